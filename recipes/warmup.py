@@ -1,0 +1,13 @@
+"""The quickstart's supervised warm-up alone [A.3]: long reasoning paths, then evaluation, no RL."""
+
+from __future__ import annotations
+
+from recipes import quickstart
+from rl.config import RunConfig
+
+DESCRIPTION = "the quickstart's long-CoT supervised warm-up and its evaluation, without RL"
+
+
+def config() -> RunConfig:
+    """The quickstart with no RL iteration."""
+    return quickstart.config().model_copy(update={"recipe": "warmup", "iterations": 0})

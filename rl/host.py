@@ -1,0 +1,61 @@
+"""The learner's process: model, optimiser and the sending end of weight transfer.
+
+A plain class. ``rl.launch`` hosts it in a Ray actor; tests use it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl.config import RunConfig
+from rl.learner import Learner
+from rl.loop import TrainReport
+from rl.warmup import Pair
+from rollout.engine import WeightUpdate
+from rollout.types import Group, WeightVersion
+from rollout.weights import WeightSender, sender
+
+
+class LearnerHost:
+    """Answers the calls of ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
+
+    def __init__(self, config: RunConfig, model_path: Path, transfer: str) -> None:
+        self.learner = Learner(config, model_path)
+        self.transfer = transfer
+        self._sender: WeightSender | None = None
+
+    def ready(self) -> None:
+        """Returns once the model is loaded."""
+
+    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
+        """See ``rl.warmup.Trainee``."""
+        return self.learner.sft_step(pairs, lr)
+
+    def train(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion, seed: int
+    ) -> TrainReport:
+        """See ``rl.loop.Policy``."""
+        return self.learner.train_iteration(groups, advantages, version, seed)
+
+    def publish(self, version: WeightVersion) -> WeightUpdate:
+        """See ``rl.loop.Policy``."""
+        if self._sender is None:
+            self._sender = sender(self.transfer)
+        return self._sender.send(self.learner.model, version)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``rl.loop.Policy``."""
+        return self.learner.score(sequences)
+
+    def save(self, folder: Path) -> None:
+        """See ``rl.loop.Policy``."""
+        self.learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Inverse of ``save``."""
+        self.learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Hugging Face model files into ``folder``."""
+        self.learner.export_hf(folder)

@@ -1,0 +1,299 @@
+"""The learner: policy, optimiser, and one iteration of k1.5's online mirror descent [A.4.4]. Knows no Ray."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+
+from rl.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, split_by_tokens
+from rl.config import RunConfig
+from rl.muon import build_optimizer
+from rl.objective import SequenceLoss, length_norms, policy_loss
+from rl.policy import causal_lm, load_model, packed_logprobs, prepare
+
+
+class NonFiniteGradients(RuntimeError):
+    """Too many steps in a row had NaN or infinite gradients (invariant 7)."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimiser step. Log-ratios are those of the forward pass, before the step's own update."""
+
+    loss: float
+    """The surrogate per sequence, as minimised."""
+    grad_norm: float
+    """Global norm before clipping; NaN or infinite when the step was skipped."""
+    skipped: bool
+    """True when the gradients were not finite: the weights did not change."""
+    logratio_mean: float
+    """Mean over sequences of Delta = log pi_theta - log pi_i, in nats per sequence [A.4.3]."""
+    logratio_std: float
+    """Standard deviation over sequences."""
+    logratio_max: float
+    """Largest absolute value over sequences."""
+    logratio_per_token: float
+    """Sum of absolute log-ratios over the trained tokens, in nats per token."""
+    saturated: float
+    """Share of sequences on which the regulariser outweighs the advantage."""
+    entropy: float
+    """Mean entropy of the next-token distribution at trained tokens, in nats."""
+    sequences: int
+    """Sequences in the minibatch."""
+    tokens: int
+    """Tokens that carried loss."""
+    lr: float
+    """Learning rate, ramp included; 0 when the step was skipped."""
+
+
+@dataclass(frozen=True)
+class IterationStats:
+    """One iteration of training."""
+
+    steps: tuple[StepMetrics, ...]
+    """Empty when nothing was trainable."""
+    gap_mean: float
+    """Mean |sampler - learner| log-prob over trained tokens of the current version, in nats; NaN without any."""
+    gap_max: float
+    """Largest such difference."""
+    update_rms: dict[str, float]
+    """RMS of the last step's update over the learning rate: ``muon`` (0.2 by design) and ``adamw``."""
+    counts: PackCounts
+    """What ``pack`` kept and left out."""
+    tokens: int
+    """Tokens that carried loss."""
+    seconds: float
+    """Wall time of reference and updates together."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps skipped for non-finite gradients."""
+        return sum(step.skipped for step in self.steps)
+
+
+class Learner:
+    """Owns the model and its optimiser. ``model_path``: a Hugging Face directory; weights are loaded in float32.
+
+    Raises ``rl.policy.PolicyError`` for a model that cannot be trained.
+    """
+
+    def __init__(self, config: RunConfig, model_path: str | Path) -> None:
+        if config.model.threads:
+            torch.set_num_threads(config.model.threads)
+        self.config = config
+        self.device = config.model.device
+        self.compute_dtype: torch.dtype = getattr(torch, config.model.compute_dtype)
+        self.model = prepare(load_model(model_path), config.model, config.seed)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
+        self.bad_streak = 0
+        """Steps with non-finite gradients in a row."""
+
+    def begin_iteration(self) -> None:
+        """A fresh optimiser: every iteration is a different optimisation problem [A.4.4]."""
+        if self.config.learner.optimizer.reset_each_iteration:
+            self.optimizer.reset()
+
+    @torch.no_grad()
+    def reference(self, minibatch: Batch) -> Batch:
+        """``minibatch`` with log-probs under the present weights, and with its sequences in micro-batch order.
+
+        The same micro-batches are cut again in training, so the log-ratio of the first step is exactly 0: a different
+        packing would differ in the last bits (invariant 5).
+        """
+        cuts = split_by_tokens(minibatch.lengths.tolist(), self.config.learner.micro_batch_tokens)
+        ordered = minibatch.select([index for cut in cuts for index in cut])
+        parts = ordered.micro_batches(self.config.learner.micro_batch_tokens)
+        return replace(ordered, reference_logprobs=torch.cat([self._logprobs(part)[0].cpu() for part in parts]))
+
+    def step(self, minibatch: Batch) -> StepMetrics:
+        """One optimiser step on a minibatch that carries its reference log-probs.
+
+        Raises ``NonFiniteGradients`` after ``max_bad_steps`` skipped steps in a row.
+        """
+        if minibatch.reference_logprobs is None:
+            raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
+        self.optimizer.zero_grad()
+        losses: list[SequenceLoss] = []
+        entropies: list[torch.Tensor] = []
+        for part in minibatch.micro_batches(self.config.learner.micro_batch_tokens):
+            logprobs, entropy = self._logprobs(part)
+            result = self._loss(part.to(self.device), logprobs)
+            (result.loss / minibatch.total).backward()  # type: ignore[no-untyped-call]
+            losses.append(replace(result, loss=result.loss.detach()))
+            entropies.append(entropy)
+        grad_norm, skipped = self._update(None)
+        return self._step_metrics(minibatch, losses, torch.cat(entropies), grad_norm, skipped)
+
+    def sft_step(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lr: float) -> float:
+        """One optimiser step on (prompt ids, response ids) pairs; returns the loss in nats per response token.
+
+        Masked cross-entropy, divided by the response tokens of the whole batch however it is cut [A.3].
+        """
+        batch = pack_demonstrations(pairs)
+        tokens = int(batch.loss_mask.sum())
+        self.optimizer.zero_grad()
+        total = 0.0
+        for part in batch.micro_batches(self.config.learner.micro_batch_tokens):
+            loss = -self._logprobs(part, temperature=1.0)[0].sum() / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self._update(lr)
+        return total
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of each token given those before it, at temperature 1, in nats; [n][len - 1]: none for the first."""
+        lengths = [len(sequence) for sequence in sequences]
+        scores: list[list[float]] = [[] for _ in sequences]
+        for cut in split_by_tokens(lengths, self.config.learner.micro_batch_tokens):
+            members = [index for index in cut if lengths[index] > 1]
+            if not members:
+                continue
+            tokens = torch.tensor([token for index in members for token in sequences[index]])
+            cu_seqlens = cumulative([lengths[index] for index in members])
+            follows = torch.ones(len(tokens), dtype=torch.bool)
+            follows[cu_seqlens[:-1].long()] = False
+            targets = follows.nonzero().flatten()
+            tokens, cu_seqlens, targets = (part.to(self.device) for part in (tokens, cu_seqlens, targets))
+            logprobs, _ = packed_logprobs(self.model, tokens, cu_seqlens, targets, compute_dtype=self.compute_dtype)
+            for index, values in zip(members, logprobs.split([lengths[i] - 1 for i in members]), strict=True):
+                scores[index] = values.tolist()
+        return scores
+
+    def train_iteration(self, batch: Batch, seed: Seed) -> IterationStats:
+        """Freeze the reference, reset the optimiser, run the configured updates on shares of ``batch``.
+
+        ``seed`` shuffles the sequences into minibatches. An empty batch trains nothing.
+        """
+        started = time.perf_counter()
+        self.begin_iteration()
+        updates = self.config.learner.updates
+        minibatches = [self.reference(minibatch) for minibatch in batch.minibatches(updates, seed)]
+        gaps = torch.cat([sampler_gaps(minibatch) for minibatch in minibatches]) if minibatches else torch.empty(0)
+        steps = tuple(self.step(minibatch) for minibatch in minibatches)
+        return IterationStats(
+            steps=steps,
+            gap_mean=gaps.mean().item() if len(gaps) else float("nan"),
+            gap_max=gaps.max().item() if len(gaps) else float("nan"),
+            update_rms=self.optimizer.update_rms() if steps else {},
+            counts=batch.counts,
+            tokens=sum(step.tokens for step in steps),
+            seconds=time.perf_counter() - started,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Weights, optimiser, and random states into the existing directory ``folder``.
+
+        Raises ``NonFiniteGradients`` rather than write weights that are not finite.
+        """
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to checkpoint them")
+        folder = Path(folder)
+        save_weights(self.model, str(folder / "model.safetensors"))
+        torch.save({"optimizer": self.optimizer.state_dict(), "bad_streak": self.bad_streak}, folder / "optimizer.pt")
+        torch.save(_random_states(), folder / "random.pt")
+
+    def load(self, folder: str | Path) -> None:
+        """Inverse of ``save``: training goes on bit for bit."""
+        folder = Path(folder)
+        load_weights(self.model, folder / "model.safetensors", device=self.device)
+        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.bad_streak = state["bad_streak"]
+        _restore_random_states(torch.load(folder / "random.pt", weights_only=True))
+
+    def export_hf(self, folder: str | Path) -> None:
+        """Model files that transformers and vLLM load, in float32, adapters merged; the tokenizer is the caller's."""
+        model = self.model
+        if model is not causal_lm(model):
+            model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
+        model.save_pretrained(folder)  # type: ignore[operator]
+
+    def _logprobs(self, part: Batch, temperature: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies [L] of the loss tokens, at the temperature that they were sampled at."""
+        return packed_logprobs(
+            self.model,
+            part.tokens.to(self.device),
+            part.cu_seqlens.to(self.device),
+            part.positions.to(self.device),
+            temperature=self.config.rollout.temperature if temperature is None else temperature,
+            compute_dtype=self.compute_dtype,
+        )
+
+    def _loss(self, part: Batch, logprobs: torch.Tensor) -> SequenceLoss:
+        objective = self.config.learner.objective
+        assert part.reference_logprobs is not None
+        norm = length_norms(part.loss_lengths, objective.length_norm, self.config.rollout.max_tokens)
+        return policy_loss(logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau)
+
+    def _update(self, lr: float | None) -> tuple[float, bool]:
+        """Clip and step; with non-finite gradients leave the weights alone. Returns (norm before clipping, skipped)."""
+        config = self.config.learner.optimizer
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
+        if np.isfinite(norm):
+            self.optimizer.step(lr)
+            self.bad_streak = 0
+            return norm, False
+        self.bad_streak += 1
+        if self.bad_streak >= config.max_bad_steps:
+            raise NonFiniteGradients(
+                f"{self.bad_streak} optimiser steps in a row had gradients of norm {norm}; the weights are those from "
+                "before them. Lower learner.optimizer.lr, or resume from an earlier checkpoint"
+            )
+        return norm, True
+
+    def _step_metrics(
+        self, minibatch: Batch, losses: list[SequenceLoss], entropy: torch.Tensor, grad_norm: float, skipped: bool
+    ) -> StepMetrics:
+        log_ratio = torch.cat([part.log_ratio for part in losses])
+        tokens = len(entropy)
+        return StepMetrics(
+            loss=sum(part.loss.item() for part in losses) / minibatch.total,
+            grad_norm=grad_norm,
+            skipped=skipped,
+            logratio_mean=log_ratio.mean().item(),
+            logratio_std=log_ratio.std(correction=0).item(),
+            logratio_max=log_ratio.abs().max().item(),
+            logratio_per_token=log_ratio.abs().sum().item() / tokens,
+            saturated=torch.cat([part.saturated for part in losses]).float().mean().item(),
+            entropy=entropy.mean().item(),
+            sequences=len(minibatch),
+            tokens=tokens,
+            lr=0.0 if skipped else self.optimizer.last_lr,
+        )
+
+
+def sampler_gaps(minibatch: Batch) -> torch.Tensor:
+    """|sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
+    if minibatch.reference_logprobs is None:
+        raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
+    difference = (minibatch.sampler_logprobs[minibatch.loss_mask] - minibatch.reference_logprobs).abs()
+    return difference[minibatch.current[minibatch.loss_mask]]
+
+
+def _random_states() -> dict[str, Any]:
+    """States of torch's (CPU), Python's and numpy's global generators as plain values and tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpy_state = [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest]
+    return {"torch": torch.get_rng_state(), "python": [version, list(words), gauss], "numpy": numpy_state}
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    version, words, gauss = states["python"]
+    kind, keys, *rest = states["numpy"]
+    torch.set_rng_state(states["torch"])
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,0 +1,218 @@
+"""The k1.5 loop, synchronous: publish -> sample one segment -> score -> train -> checkpoint [A.4.4, A.11].
+
+Everything it touches comes in as an argument, so the same function runs with Ray actors on a cluster, or with a fake
+engine and no Ray in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from rl import checkpoint
+from rl.checkpoint import RunState, Totals
+from rl.config import RunConfig
+from rl.journal import Journal
+from rl.log import IterationMetrics, MetricsLog, Timer
+from rl.measure import iteration_metrics
+from rl.rewarding import Rewarder, ScoredGroup
+from rl.stop import Interrupted, Stopper
+from rollout.engine import Delta, WeightUpdate
+from rollout.partial import fold
+from rollout.pool import Pool, PublishReport
+from rollout.types import Group, Problem, Rollout, WeightVersion, split
+
+
+class Policy(Protocol):
+    """The learner as the loop sees it: in this process, or a proxy to a Ray actor."""
+
+    def publish(self, version: WeightVersion) -> WeightUpdate:
+        """Put the current weights where engines can fetch them."""
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs at temperature 1 for the parity probe; [n][len - 1], nats."""
+
+    def train(self, groups: Sequence[ScoredGroup], version: WeightVersion, seed: int) -> TrainReport:
+        """One iteration: freeze the reference, reset the optimiser, a few mirror-descent steps."""
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimiser and RNG into an existing directory."""
+
+
+class Sampler(Protocol):
+    """Chooses problems [A.6]."""
+
+    def draw(self, n: int) -> list[Problem]:
+        """n different problems."""
+
+    def update(self, success: dict[str, float]) -> None:
+        """Problem id -> success rate of its newest finished group."""
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What the learner did in one iteration."""
+
+    metrics: dict[str, float]
+    """Rows for ``metrics.jsonl``: log-ratio, gap, entropy, norms, counts."""
+    advantages: dict[str, float]
+    """Rollout id -> advantage, for those that entered the loss."""
+
+
+class Watcher(Protocol):
+    """The live view."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self, n: int) -> None: ...
+    def iteration(self, metrics: IterationMetrics) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    policy: Policy
+    pool: Pool
+    sampler: Sampler
+    rewarder: Rewarder
+    render: Callable[[Problem], tuple[int, ...]]
+    """Problem -> prompt tokens."""
+    probe: Callable[[], list[list[int]]]
+    """Token sequences on which engine and learner must agree after each publish."""
+    evaluate: Callable[[int], None]
+    """Held-out evaluation at the start of an iteration, under the weights just published."""
+    journal: Journal
+    log: MetricsLog
+    store: Callable[[int, Sequence[ScoredGroup], dict[str, float]], None]
+    """Writes an iteration's rollouts: iteration, groups, advantages."""
+    watch: Watcher
+    stopper: Stopper
+    checkpoints: Path
+
+
+def publish(policy: Policy, pool: Pool, version: WeightVersion, probe: list[list[int]]) -> PublishReport:
+    """New weights into every engine; raises ``ParityError`` when engine and learner then disagree (invariant 1)."""
+    return pool.publish(policy.publish(version), probe, policy.score(probe))
+
+
+def new_groups(
+    problems: Sequence[Problem], iteration: int, k: int, render: Callable[[Problem], tuple[int, ...]]
+) -> list[Group]:
+    """Fresh groups of k empty rollouts each; ids are unique within the run and sort by age."""
+    groups = []
+    for index, problem in enumerate(problems):
+        name = f"{iteration:06d}.{index:04d}"
+        prompt = render(problem)
+        rollouts = tuple(Rollout(id=f"{name}/{j}", prompt_ids=prompt) for j in range(k))
+        groups.append(Group(id=name, problem=problem, rollouts=rollouts, born=iteration))
+    return groups
+
+
+def save(state: RunState, config: RunConfig, parts: Parts) -> None:
+    """Checkpoint ``state``; journals that every kept checkpoint already contains are dropped."""
+    checkpoint.save(parts.checkpoints, state, parts.policy.save, config.checkpoint.keep)
+    oldest = checkpoint.available(parts.checkpoints)[0]
+    parts.journal.drop_before(int(oldest.name))
+
+
+def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
+    """Run iterations from ``state`` on; returns the state after the last one.
+
+    On a stop signal it checkpoints and raises ``Interrupted``; the tokens of an iteration cut short stay in its journal.
+    """
+    saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
+    for i in range(state.iteration, config.iterations):
+        try:
+            after = iterate(config, state, i, parts)
+        except Interrupted:
+            if saved != state.iteration:
+                save(state, config, parts)
+            raise
+        state = after
+        last = state.iteration == config.iterations
+        if last or parts.stopper.requested or state.iteration % config.checkpoint.every == 0:
+            save(state, config, parts)
+            saved = state.iteration
+        if parts.stopper.requested and not last:
+            raise Interrupted(f"stopped after iteration {i}")
+    return state
+
+
+def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunState:
+    """One iteration [A.4.4]; the state before it -> the state after it. ``Interrupted`` leaves the learner untouched."""
+    timer = Timer()
+    with timer("publish"), parts.stopper.interruptible():
+        published = publish(parts.policy, parts.pool, i, parts.probe())
+    with timer("eval"), parts.stopper.interruptible():
+        if i > 0 and config.eval.every and i % config.eval.every == 0:
+            parts.evaluate(i)
+
+    unfinished = list(state.unfinished)
+    fresh = new_groups(parts.sampler.draw(config.rollout.groups - len(unfinished)), i, config.rollout.k, parts.render)
+    with timer("generate"), parts.stopper.interruptible():
+        groups = sample(unfinished + fresh, i, config, parts)
+    finished, unfinished = split(groups)
+
+    with timer("score"):
+        scored = parts.rewarder(finished, i)
+        parts.sampler.update(
+            {s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None}
+        )
+    with timer("train"):
+        parts.watch.stage("train", config.learner.updates)
+        report = parts.policy.train(scored, i, config.seed)
+
+    totals = add_up(state.totals, scored, groups, published, timer, i)
+    metrics = iteration_metrics(i, config, groups, scored, report, published, timer, parts.rewarder.length_weight(i))
+    parts.store(i, scored, report.advantages)
+    parts.log.write(i, metrics.to_row())
+    parts.watch.iteration(metrics)
+    return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals)
+
+
+def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> list[Group]:
+    """At most one new segment per rollout; what an earlier process drew of this iteration is taken from the journal."""
+    groups = fold(groups, parts.journal.open(i), i, config.rollout, config.engine.max_model_len)
+    parts.watch.stage("generate", sum(not rollout.finished for group in groups for rollout in group.rollouts))
+
+    def progress(deltas: list[Delta]) -> None:
+        parts.journal.append(deltas)
+        parts.watch.advance(sum(delta.done for delta in deltas))
+
+    return parts.pool.extend(groups, i, on_progress=progress)
+
+
+def add_up(
+    totals: Totals,
+    scored: Sequence[ScoredGroup],
+    groups: Sequence[Group],
+    published: PublishReport,
+    timer: Timer,
+    version: WeightVersion,
+) -> Totals:
+    """Run totals after one more iteration."""
+    finished = [rollout for item in scored for rollout in item.group.rollouts]
+    drawn = sum(
+        len(segment)
+        for group in groups
+        for rollout in group.rollouts
+        for segment in rollout.segments
+        if segment.version == version
+    )
+    seconds = dict(totals.seconds)
+    for phase, spent in timer.seconds.items():
+        seconds[phase] = seconds.get(phase, 0.0) + spent
+    return replace(
+        totals,
+        rollouts=totals.rollouts + len(finished),
+        resumed=totals.resumed + sum(len(set(rollout.versions)) > 1 for rollout in finished),
+        tokens=totals.tokens + drawn,
+        max_gap=max(totals.max_gap, published.max_gap),
+        seconds=seconds,
+    )

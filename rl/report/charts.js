@@ -1,0 +1,244 @@
+"use strict";
+// Small SVG charts over iterations. Colours come from classes; text is only ever set as text.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+function node(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function shape(tag, attributes = {}, text = null) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== null) element.textContent = text;
+  return element;
+}
+
+function compact(value) {
+  const size = Math.abs(value);
+  if (size >= 1e9) return `${trim(value / 1e9)}\u00A0G`;
+  if (size >= 1e6) return `${trim(value / 1e6)}\u00A0M`;
+  if (size >= 1e4) return `${trim(value / 1e3)}\u00A0k`;
+  if (size === 0 || size >= 1e-3) return trim(value);
+  const [mantissa, exponent] = value.toExponential(1).split("e");
+  return `${mantissa}e${Number(exponent)}`.replace("-", "\u2212").replace("e-", "e\u2212");
+}
+
+function trim(value) {
+  const text = Number(value.toPrecision(3)).toString();
+  return text.replace("-", "\u2212");
+}
+
+const FORMATS = {
+  percent: (value) => `${trim(100 * value)}\u00A0%`,
+  number: compact,
+  count: (value) => Math.round(value).toLocaleString("en"),
+  seconds: (value) => `${compact(value)}\u00A0s`,
+};
+
+// The iteration under the pointer, shared by all charts.
+const cursor = {
+  x: null,
+  listeners: [],
+  set(x) {
+    if (x === this.x) return;
+    this.x = x;
+    this.listeners.forEach((listener) => listener(x));
+  },
+};
+
+function niceTicks(low, high, count) {
+  const raw = (high - low) / Math.max(1, count);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+  const ticks = [];
+  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) {
+    ticks.push(Math.abs(tick) < step * 1e-9 ? 0 : tick);
+  }
+  return ticks;
+}
+
+function logTicks(low, high) {
+  const first = Math.ceil(Math.log10(low) - 1e-9);
+  const last = Math.floor(Math.log10(high) + 1e-9);
+  const step = Math.max(1, Math.ceil((last - first + 1) / 5));
+  const ticks = [];
+  for (let exponent = first; exponent <= last; exponent += step) ticks.push(10 ** exponent);
+  return ticks;
+}
+
+function yRange(panel) {
+  if (panel.span) return panel.span;
+  if (panel.stacked) {
+    const sums = panel.series[0].y.map((_, i) => panel.series.reduce((sum, s) => sum + (s.y[i] ?? 0), 0));
+    return [0, Math.max(...sums, 1e-12) * 1.04];
+  }
+  const values = panel.series
+    .flatMap((s) => [s.y, s.low ?? [], s.high ?? []].flat())
+    .filter((v) => v !== null && (!panel.log || v > 0));
+  if (!values.length) return panel.log ? [0.1, 1] : [0, 1];
+  let low = values.reduce((a, b) => Math.min(a, b));
+  let high = values.reduce((a, b) => Math.max(a, b));
+  if (panel.log) return [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high) + 1e-9)];
+  if (low > 0 && low < 0.6 * high) low = 0;
+  if (low === high) [low, high] = [low - Math.abs(low || 1) * 0.5, high + Math.abs(high || 1) * 0.5];
+  const pad = (high - low) * 0.06;
+  return [low === 0 ? 0 : low - pad, high + pad];
+}
+
+// Consecutive points without gaps; a gap (null) starts another run.
+function runs(xs, ...columns) {
+  const found = [[]];
+  xs.forEach((x, i) => {
+    const values = columns.map((column) => column[i]);
+    if (values.some((value) => value === null || value === undefined)) found.push([]);
+    else found.at(-1).push([x, ...values]);
+  });
+  return found.filter((run) => run.length);
+}
+
+function path(points) {
+  return points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+}
+
+function drawLine(svg, series, X, Y) {
+  if (series.low && series.high && series.kind === "line") {
+    for (const run of runs(series.x, series.low, series.high)) {
+      const there = run.map(([x, low]) => [X(x), Y(low)]);
+      const back = run.map(([x, , high]) => [X(x), Y(high)]).reverse();
+      svg.append(shape("path", { d: `${path([...there, ...back])}Z`, class: "area" }));
+    }
+  }
+  const className = { line: "stroke", faint: "faint", points: "joined" }[series.kind];
+  const sparse = series.kind === "points" && series.x.length < 3; // a line between two marks would only invent data
+  for (const run of sparse ? [] : runs(series.x, series.y)) {
+    const points = run.map(([x, y]) => [X(x), Y(y)]);
+    svg.append(shape("path", { d: path(points), class: className }));
+    if (points.length === 1 && series.kind === "line") {
+      svg.append(shape("circle", { cx: points[0][0], cy: points[0][1], r: 2.5, class: "dot" }));
+    }
+  }
+  if (series.kind === "points") drawPoints(svg, series, X, Y);
+}
+
+function drawPoints(svg, series, X, Y) {
+  series.x.forEach((x, i) => {
+    if (series.y[i] === null) return;
+    if (series.low && series.low[i] !== null) {
+      const [a, b, c] = [Y(series.low[i]), Y(series.high[i]), X(x)];
+      svg.append(shape("path", { d: `M${c} ${a}V${b}M${c - 3} ${a}h6M${c - 3} ${b}h6`, class: "whisker" }));
+    }
+    svg.append(shape("circle", { cx: X(x), cy: Y(series.y[i]), r: 3.6, class: "dot" }));
+  });
+}
+
+// Stepped areas: one path per series, so that no seams show between neighbours.
+function drawStack(svg, panel, X, Y, step) {
+  const base = panel.series[0].x.map(() => 0);
+  for (const s of panel.series) {
+    const top = base.map((below, i) => below + (s.y[i] ?? 0));
+    const edges = (heights) => s.x.flatMap((x, i) => [[X(x) - step / 2, Y(heights[i])], [X(x) + step / 2, Y(heights[i])]]);
+    const outline = `${path([...edges(top), ...edges(base).reverse()])}Z`;
+    svg.append(shape("path", { d: outline, class: `bar s${s.color}` }));
+    top.forEach((height, i) => { base[i] = height; });
+  }
+}
+
+function describe(panel, format) {
+  const parts = panel.series.filter((s) => s.legend).map((s) => {
+    const values = s.y.filter((v) => v !== null);
+    return values.length ? `${s.name} from ${format(values[0])} to ${format(values.at(-1))}` : `${s.name}: no data`;
+  });
+  return `${panel.title}. ${parts.join("; ")}. Left and right arrow keys move through the iterations.`;
+}
+
+function chart(panel, xRange) {
+  const format = FORMATS[panel.format];
+  const svg = shape("svg", { role: "img", tabindex: "0", "aria-label": describe(panel, format) });
+  const readouts = panel.series.filter((s) => s.legend).map((s) => [s, node("span", { class: "now" })]);
+  const at = node("span", { class: "at" });
+  const legend = node(
+    "div",
+    { class: "legend" },
+    ...readouts.map(([s, value]) =>
+      node("span", { class: "key" }, node("span", { class: `swatch s${s.color}` }), s.name, value)),
+    at,
+  );
+  const box = node("section", { class: "card panel" }, node("h3", {}, panel.title),
+    node("p", { class: "note" }, panel.note), svg, legend);
+  const xs = [...new Set(panel.series.flatMap((s) => s.x))].sort((a, b) => a - b);
+  let scale = null;
+  let marker = null;
+
+  function draw() {
+    const width = Math.max(240, svg.clientWidth || box.clientWidth - 38);
+    const height = box.classList.contains("wide") ? 280 : 210;
+    const [left, right, top, bottom] = [52, 10, 8, 24];
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("height", height);
+    svg.replaceChildren();
+    const [low, high] = yRange(panel);
+    const map = panel.log ? Math.log10 : (v) => v;
+    const [a, b] = [map(low), map(high)];
+    const step = (width - left - right) / (xRange[1] - xRange[0] + 1);
+    const inset = panel.stacked ? step / 2 : 0;
+    const X = (x) => left + inset + ((x - xRange[0]) / (xRange[1] - xRange[0] || 1)) * (width - left - right - 2 * inset);
+    const Y = (v) => top + (1 - (map(v) - a) / (b - a)) * (height - top - bottom);
+    const unit = panel.log ? (v) => `1e${Math.round(Math.log10(v))}`.replace("e-", "e\u2212") : format;
+    for (const tick of panel.log ? logTicks(low, high) : niceTicks(low, high, 4)) {
+      svg.append(shape("line", { x1: left, x2: width - right, y1: Y(tick), y2: Y(tick), class: "grid" }));
+      svg.append(shape("text", { x: left - 8, y: Y(tick) + 4, "text-anchor": "end", class: "tick" }, unit(tick)));
+    }
+    for (const tick of niceTicks(xRange[0], xRange[1], Math.min(8, width / 70)).filter(Number.isInteger)) {
+      svg.append(shape("text", { x: X(tick), y: height - 6, "text-anchor": "middle", class: "tick" }, String(tick)));
+    }
+    svg.append(shape("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }));
+    if (panel.stacked) drawStack(svg, panel, X, Y, step);
+    else {
+      const drawable = panel.log ? (s) => ({ ...s, y: s.y.map((v) => (v > 0 ? v : null)) }) : (s) => s;
+      const marked = panel.series.filter((s) => s.kind === "points"); // side by side where they share an iteration
+      const dodge = (s) => (s.kind === "points" ? 7 * (marked.indexOf(s) - (marked.length - 1) / 2) : 0);
+      for (const s of [...panel.series].sort((p, q) => (q.kind === "faint") - (p.kind === "faint"))) {
+        drawLine(svg.appendChild(shape("g", { class: `s${s.color}` })), drawable(s), (x) => X(x) + dodge(s), Y);
+      }
+    }
+    marker = svg.appendChild(shape("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" }));
+    scale = { X, width };
+    show(cursor.x);
+  }
+
+  function show(x) {
+    at.textContent = x === null ? "" : `iteration ${x}`;
+    for (const [s, value] of readouts) {
+      const i = x === null ? s.y.findLastIndex((v) => v !== null) : s.x.indexOf(x);
+      value.textContent = i >= 0 && s.y[i] !== null && s.y[i] !== undefined ? format(s.y[i]) : "\u2013";
+    }
+    if (!marker) return;
+    marker.setAttribute("visibility", x === null ? "hidden" : "visible");
+    if (x !== null) for (const end of ["x1", "x2"]) marker.setAttribute(end, scale.X(x));
+  }
+
+  function nearest(event) {
+    const bounds = svg.getBoundingClientRect();
+    const pixel = ((event.clientX - bounds.left) / bounds.width) * scale.width;
+    return xs.reduce((best, x) => (Math.abs(scale.X(x) - pixel) < Math.abs(scale.X(best) - pixel) ? x : best), xs[0]);
+  }
+  svg.addEventListener("pointermove", (event) => cursor.set(nearest(event)));
+  svg.addEventListener("pointerleave", () => cursor.set(null));
+  svg.addEventListener("blur", () => cursor.set(null));
+  svg.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+    if (move === undefined) return;
+    event.preventDefault();
+    const here = cursor.x === null ? (move < 0 ? xs.length : -1) : xs.indexOf(cursor.x);
+    cursor.set(xs[Math.min(xs.length - 1, Math.max(0, here + move))]);
+  });
+  cursor.listeners.push(show);
+  new ResizeObserver(draw).observe(box);
+  return box;
+}

@@ -1,0 +1,183 @@
+"""Finished rollouts as Parquet, one file per iteration, one row per rollout.
+
+``datasets.load_dataset("parquet", data_files="<run>/rollouts/*.parquet")`` reads them, as does any Parquet tool.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rl.rewarding import Decode, ScoredGroup
+from rollout.types import Rollout
+
+VERSION = b"1"
+"""Raised when a column changes its meaning; stored in the file's metadata under ``k15.rollouts``."""
+
+SCHEMA = pa.schema(
+    [
+        ("iteration", pa.int32()),  # in which the group completed
+        ("group", pa.string()),
+        ("rollout", pa.string()),  # <group>/<j>
+        ("problem", pa.string()),  # problem id
+        ("source", pa.string()),
+        ("difficulty", pa.float64()),
+        ("prompt", pa.string()),  # as the user would ask it, before the chat template
+        ("answer", pa.string()),  # reference
+        ("response", pa.string()),  # decoded; the joined segment texts
+        ("segment_texts", pa.list_(pa.string())),
+        ("segment_lengths", pa.list_(pa.int32())),  # tokens
+        ("segment_versions", pa.list_(pa.int32())),  # weight version that drew the segment
+        ("token_ids", pa.list_(pa.int32())),  # the response's tokens: the truth
+        ("logprobs", pa.list_(pa.float32())),  # sampler's, nats, one per token
+        ("length", pa.int32()),  # response tokens
+        ("stop", pa.string()),  # eos, length, repetition, aborted
+        ("correct", pa.bool_()),  # null: ungradable or never graded
+        ("score", pa.float64()),  # verifier's total in [0, 1]; null: ungradable or never graded
+        ("score_parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+        ("reason", pa.string()),  # why wrong or ungradable
+        ("extracted", pa.string()),  # answer read out of the response
+        ("length_reward", pa.float64()),  # weight included
+        ("reward", pa.float64()),  # used by training; null: masked
+        ("advantage", pa.float64()),  # null: not in the loss
+        ("trained", pa.bool_()),  # entered the loss
+    ],
+    metadata={b"k15.rollouts": VERSION},
+)
+
+
+class StoreError(RuntimeError):
+    """A rollout file cannot be read or written."""
+
+
+def segment_texts(rollout: Rollout, decode: Decode) -> tuple[str, ...]:
+    """Decoded text of each segment. Joined, they are the decoded response.
+
+    The boundaries come from decoding prefixes, not segments alone: tokenizers glue bytes and spaces across a boundary.
+    A character that is split between two segments belongs to the later one.
+    """
+    ids = rollout.token_ids
+    whole = decode(ids)
+    cuts = [0]
+    end = 0
+    for segment in rollout.segments[:-1]:
+        end += len(segment)
+        cuts.append(max(cuts[-1], _common(whole, decode(ids[:end]))))
+    return tuple(whole[start:stop] for start, stop in pairwise([*cuts, len(whole)])) if ids else ()
+
+
+def to_table(
+    iteration: int,
+    scored: Sequence[ScoredGroup],
+    advantages: Mapping[str, float],
+    length_weight: float,
+    decode: Decode,
+) -> pa.Table:
+    """The finished groups of an iteration as a table of ``SCHEMA``.
+
+    ``advantages`` holds the rollouts that entered the loss, by id; ``length_weight`` is this iteration's w.
+    """
+    rows = [
+        _row(iteration, item, j, advantages, length_weight, segment_texts(rollout, decode))
+        for item in scored
+        for j, rollout in enumerate(item.group.rollouts)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
+    """Store the table as ``rollouts/<iteration>.parquet``, written aside and renamed. Raises ``StoreError``."""
+    path = run_dir / "rollouts" / f"{iteration:06d}.parquet"
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
+                if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
+                    writer.write_table(table)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}; free space or choose another --run-dir") from error
+    return path
+
+
+def rollout_files(run_dir: Path) -> list[Path]:
+    """The run's rollout files by iteration."""
+    return sorted((run_dir / "rollouts").glob("[0-9]*.parquet"))
+
+
+def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
+    try:
+        with pq.ParquetFile(path) as file:
+            found = (file.schema_arrow.metadata or {}).get(b"k15.rollouts")
+            if found != VERSION:
+                raise StoreError(f"{path}: format {found!r}, this k15 reads {VERSION!r}; use the k15 that wrote it")
+            return file.read(columns=list(columns) if columns else None)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path}: not a readable Parquet file ({error}); remove it to go on without it") from error
+
+
+def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
+    """Remove the files of ``iteration`` and later (a resumed run writes them again); returns how many."""
+    late = [path for path in rollout_files(run_dir) if int(path.stem) >= iteration]
+    for path in late:
+        path.unlink()
+    return len(late)
+
+
+def _common(a: str, b: str) -> int:
+    """Length of the longest common prefix."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _row(
+    iteration: int,
+    item: ScoredGroup,
+    j: int,
+    advantages: Mapping[str, float],
+    length_weight: float,
+    texts: Sequence[str],
+) -> dict[str, object]:
+    problem, rollout = item.group.problem, item.group.rollouts[j]
+    score = rollout.score
+    texts = [_utf8(text) for text in texts]
+    return {
+        "iteration": iteration,
+        "group": item.group.id,
+        "rollout": rollout.id,
+        "problem": _utf8(problem.id),
+        "source": _utf8(problem.source),
+        "difficulty": problem.difficulty,
+        "prompt": _utf8(problem.prompt),
+        "answer": _utf8(problem.answer),
+        "response": "".join(texts),
+        "segment_texts": texts,
+        "segment_lengths": [len(segment) for segment in rollout.segments],
+        "segment_versions": [segment.version for segment in rollout.segments],
+        "token_ids": rollout.token_ids,
+        "logprobs": rollout.logprobs,
+        "length": rollout.length,
+        "stop": rollout.stop,
+        "correct": score.correct if score and score.gradable else None,
+        "score": score.total if score else None,
+        "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],
+        "reason": _utf8(score.reason) if score else "",
+        "extracted": _utf8(score.extracted) if score else "",
+        "length_reward": length_weight * item.length_rewards[j],
+        "reward": item.rewards[j],
+        "advantage": advantages.get(rollout.id),
+        "trained": rollout.id in advantages,
+    }
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates cannot be stored; they become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

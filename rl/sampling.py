@@ -1,0 +1,198 @@
+"""Which problems an iteration trains on: uniform, curriculum, prioritised [A.6].
+
+Sources are finite, or unlimited streams of problems by index. Every sampler draws without replacement inside a batch,
+owns its random generator, and puts all of its state into ``state_dict`` (plain JSON values), so that a resumed run
+draws the same problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rl.config import SamplingConfig
+from rollout.problems.source import ProblemError, ProblemSource
+from rollout.types import Problem
+
+POOL_DRAWS = 4
+"""Prioritised sampling of a stream remembers this many batches of problems; older ones are forgotten."""
+PROBED = 1024
+"""Problems of a stream whose difficulties set the curriculum's threshold."""
+MAX_SKIPS = 10_000
+"""Problems of a stream passed over in search of a hard or a new one; then the source is at fault."""
+
+
+class Sampler:
+    """Uniform: every known problem with equal probability, a stream in its own order.
+
+    ``batch``: the most problems one draw may ask for. ``limit``: only the first so many problems of the source. Raises
+    ``ProblemError`` when a finite source has fewer problems than a batch.
+    """
+
+    def __init__(self, source: ProblemSource, batch: int, seed: int, limit: int | None = None) -> None:
+        sizes = [size for size in (source.size, limit) if size is not None]
+        self.source = source
+        self.batch = batch
+        self.size = min(sizes) if sizes else None
+        """Problems to choose from; ``None``: an unlimited stream."""
+        self.rng = np.random.default_rng([seed, 0x5A])
+        self.draws = 0
+        """Draws so far: one per iteration."""
+        self.cursor = 0
+        """Next unseen index of a stream."""
+        if self.size is not None and self.size < batch:
+            raise ProblemError(
+                f"{self.size} training problems cannot fill a batch of {batch} different ones; "
+                "lower rollout.groups or give more problems"
+            )
+
+    def draw(self, n: int) -> list[Problem]:
+        """n different problems; each call counts as an iteration, also with n = 0."""
+        if not 0 <= n <= self.batch:
+            raise ValueError(f"asked for {n} problems, the sampler was built for 0 to {self.batch} a draw")
+        problems = [self.source[index] for index in self._choose(n)] if n else []
+        self.draws += 1
+        return problems
+
+    def update(self, success: Mapping[str, float]) -> None:
+        """Problem id -> success rate in [0, 1] of a finished group; only prioritised sampling listens."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"rng": self.rng.bit_generator.state, "draws": self.draws, "cursor": self.cursor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self.rng.bit_generator.state = state["rng"]
+        self.draws = state["draws"]
+        self.cursor = state["cursor"]
+
+    def _choose(self, n: int) -> list[int]:
+        """Indices of the next batch."""
+        if self.size is None:
+            return self._next(n)
+        return self.rng.choice(self.size, size=n, replace=False).tolist()
+
+    def _next(self, n: int, skip: frozenset[str] = frozenset(), least: float = -np.inf) -> list[int]:
+        """The next n indices of a stream with different ids, none in ``skip``, of difficulty ``least`` at least."""
+        chosen: dict[str, int] = {}
+        for index in range(self.cursor, self.cursor + n + MAX_SKIPS):
+            problem = self.source[index]
+            if problem.id not in skip and (least == -np.inf or difficulty(problem) >= least):
+                chosen.setdefault(problem.id, index)
+            if len(chosen) == n:
+                self.cursor = index + 1
+                return list(chosen.values())
+        raise ProblemError(
+            f"the problem source has no {n} fitting problems among {n + MAX_SKIPS}; widen its difficulty"
+        )
+
+
+class CurriculumSampler(Sampler):
+    """Uniform first, only hard problems from iteration ``switch`` on, as in the paper's ablation [A.6].
+
+    Hard: at or above the ``quantile`` of difficulty. Raises ``ProblemError`` when difficulties are missing or all
+    equal, or when fewer hard problems than a batch exist.
+    """
+
+    def __init__(
+        self, source: ProblemSource, batch: int, seed: int, limit: int | None, switch: int, quantile: float
+    ) -> None:
+        super().__init__(source, batch, seed, limit)
+        self.switch = switch
+        levels = [difficulty(source[index]) for index in range(PROBED if self.size is None else self.size)]
+        if min(levels) == max(levels):
+            raise ProblemError(f"curriculum sampling needs problems of different difficulty; all have {levels[0]:g}")
+        self.threshold = float(np.quantile(levels, quantile, method="higher"))
+        """Least difficulty that counts as hard."""
+        self.hard = [index for index, level in enumerate(levels) if level >= self.threshold]
+        """Hard problems of a finite source."""
+        if self.size is not None and len(self.hard) < batch:
+            raise ProblemError(
+                f"only {len(self.hard)} of {self.size} problems are hard (>= {self.threshold:g}), fewer than "
+                f"a batch of {batch}; lower sampling.hard_quantile or rollout.groups"
+            )
+
+    def _choose(self, n: int) -> list[int]:
+        if self.draws < self.switch:
+            return super()._choose(n)
+        if self.size is None:
+            return self._next(n, least=self.threshold)
+        return self.rng.choice(self.hard, size=n, replace=False).tolist()
+
+
+class PrioritizedSampler(Sampler):
+    """P(i) proportional to 1 - s_i + floor, s_i a running success rate [A.6].
+
+    Of a stream, the problems of the last ``POOL_DRAWS`` batches compete with a batch of unseen ones, which count with
+    the ``initial`` success rate; what was not drawn for longer is forgotten.
+    """
+
+    def __init__(
+        self, source: ProblemSource, batch: int, seed: int, limit: int | None, ema: float, floor: float, initial: float
+    ) -> None:
+        super().__init__(source, batch, seed, limit)
+        self.ema, self.floor, self.initial = ema, floor, initial
+        self.success: dict[int, float] = {}
+        """Index -> running success rate; of a stream, least recently drawn first."""
+        self._index: dict[str, int] = {}
+        if self.size is not None:
+            self._index = {source[index].id: index for index in range(self.size)}
+
+    def update(self, success: Mapping[str, float]) -> None:
+        for name, rate in success.items():
+            index = self._index.get(name)
+            if index is None:  # forgotten while its rollouts were still running
+                continue
+            old = self.success.get(index, self.initial)
+            self.success[index] = (1 - self.ema) * old + self.ema * rate
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"success": [[index, rate] for index, rate in self.success.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.success = dict(state["success"])
+        if self.size is None:
+            self._index = {self.source[index].id: index for index in self.success}
+
+    def _choose(self, n: int) -> list[int]:
+        if self.size is not None:
+            return self._weighted(range(self.size), n)
+        unseen_from = self.cursor
+        unseen = self._next(n, skip=frozenset(self._index))
+        chosen = self._weighted([*self.success, *unseen], n)
+        # Unseen problems that were not chosen stay unseen: the stream goes on behind the last one that was.
+        self.cursor = max([unseen_from, *(index + 1 for index in chosen if index >= unseen_from)])
+        for index in chosen:
+            self.success[index] = self.success.pop(index, self.initial)
+            self._index[self.source[index].id] = index
+        for index in list(self.success)[: -POOL_DRAWS * self.batch]:
+            del self.success[index]
+            del self._index[self.source[index].id]
+        return chosen
+
+    def _weighted(self, candidates: Sequence[int], n: int) -> list[int]:
+        weights = np.array([1.0 - self.success.get(index, self.initial) + self.floor for index in candidates])
+        picks = self.rng.choice(len(candidates), size=n, replace=False, p=weights / weights.sum())
+        return [candidates[pick] for pick in picks]
+
+
+def difficulty(problem: Problem) -> float:
+    """The problem's difficulty; raises ``ProblemError`` when its source gives none."""
+    if problem.difficulty is None:
+        raise ProblemError(f"problem {problem.id!r} has no difficulty, which sampling.kind curriculum needs")
+    return problem.difficulty
+
+
+def build_sampler(
+    config: SamplingConfig, source: ProblemSource, batch: int, seed: int, limit: int | None = None
+) -> Sampler:
+    """The sampler that ``config`` names; see the classes for ``batch``, ``limit`` and errors."""
+    if config.kind == "curriculum":
+        return CurriculumSampler(source, batch, seed, limit, config.switch_iteration, config.hard_quantile)
+    if config.kind == "prioritized":
+        return PrioritizedSampler(source, batch, seed, limit, config.ema, config.floor, config.initial_success)
+    return Sampler(source, batch, seed, limit)

@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM: stop at a place from which the run can go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A stop signal arrived while waiting. Not an ``Exception``: nothing on the way may swallow it."""
+
+
+class Stopper:
+    """Turns the first stop signal into a flag, or into ``Interrupted`` where waiting can be cut short.
+
+    A second signal raises ``KeyboardInterrupt`` at once, wherever the run is: nothing is checkpointed then, since the
+    learner may be in the middle of a step; the last checkpoint and the journal stay.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        """Number of the signal received, if any."""
+        self._waiting = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Stopper:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        if self._waiting:
+            raise Interrupted(signal.Signals(number).name)
+
+    @property
+    def requested(self) -> bool:
+        """True once a stop signal has arrived."""
+        return self.signal is not None
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """In this block a stop signal raises ``Interrupted`` instead of waiting for the block to end."""
+        if self.requested:
+            raise Interrupted("stop requested")
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False

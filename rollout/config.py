@@ -1,0 +1,97 @@
+"""Configuration of engines and sampling. Imports no torch, vLLM or Ray."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """Base of every configuration section: immutable, unknown keys rejected, docstrings are the help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class RepetitionConfig(Config):
+    """When to stop a rollout that repeats itself [A.11.2]; the paper names no detector, so all of it is a key."""
+
+    min_pattern: int = Field(8, ge=1)
+    """Shortest repeated pattern looked for, in tokens."""
+    max_pattern: int = Field(64, ge=1)
+    """Longest repeated pattern looked for, in tokens."""
+    count: int = Field(4, ge=2)
+    """Consecutive copies of the pattern that stop the rollout."""
+
+    @model_validator(mode="after")
+    def _pattern_range(self) -> Self:
+        if self.min_pattern > self.max_pattern:
+            raise ValueError(f"min_pattern ({self.min_pattern}) is above max_pattern ({self.max_pattern})")
+        return self
+
+
+class EngineConfig(Config):
+    """One rollout engine and how many of them."""
+
+    kind: Literal["vllm", "hf", "fake"] = "vllm"
+    """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible. ``fake``: tests."""
+    count: int = Field(1, ge=1)
+    """Number of engines (Ray actors)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the engine runs."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Weights and activations. CPUs without native bfloat16 are about 4 times faster in float32."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs per engine."""
+    max_model_len: int = Field(2048, ge=8)
+    """Context: prompt plus response, in tokens."""
+    max_concurrency: int = Field(256, ge=1)
+    """Requests in flight per engine."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """KV cache per engine on CPU, in GiB."""
+    gpu_memory_utilization: float = Field(0.5, gt=0, le=1)
+    """Share of the GPU that vLLM may take (the learner may sit on the same GPU)."""
+    threads: int = Field(0, ge=0)
+    """CPU threads per engine; 0: all cores that the process may use."""
+    max_batched_tokens: int = Field(8192, ge=16)
+    """Tokens per engine step at most (prefill is chunked to it)."""
+    extra: dict[str, str | int | float | bool] = {}
+    """Further vLLM engine arguments by name, passed on as they are."""
+    weight_transfer: Literal["auto", "shm", "ipc", "nccl", "local"] = "auto"
+    """How weights reach the engine. ``auto``: ``shm`` on CPU, ``ipc`` on a shared GPU, ``nccl`` otherwise."""
+
+    start_timeout_s: float = Field(300.0, gt=0)
+    """Limit for loading the model; then the engine counts as dead."""
+    call_timeout_s: float = Field(120.0, gt=0)
+    """Limit for one call (weights, scoring, health)."""
+    stall_timeout_s: float = Field(120.0, gt=0)
+    """An engine that has work and hands out no token for this long counts as dead."""
+    max_restarts: int = Field(3, ge=0)
+    """Restarts in a row without a single token in between; then the engine is given up."""
+
+
+class RolloutConfig(Config):
+    """How responses are drawn [A.4.4, A.11.2]."""
+
+    groups: int = Field(64, ge=1)
+    """Groups (problems) in flight per iteration; unfinished ones from before are counted in."""
+    k: int = Field(8, ge=2)
+    """Responses per problem; k = 1 would make every mean-baseline advantage 0 [A.4.2]."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of training rollouts; the learner's log-probs use it too."""
+    segment_tokens: int = Field(256, ge=1)
+    """Output-token budget per rollout per iteration; what is unfinished continues in a later iteration."""
+    max_tokens: int = Field(1024, ge=1)
+    """Total response length; a rollout that reaches it stops with ``length`` and scores 0."""
+    max_age: int = Field(4, ge=0)
+    """Versions that a group may lie behind; older unfinished rollouts are force-finished as ``aborted``."""
+    loss_on: Literal["current", "all"] = "current"
+    """Tokens that carry loss: those of the current version only, or all with the reference recomputed."""
+    repetition: RepetitionConfig | None = RepetitionConfig()
+    """Early stop of repeated text; ``null`` switches it off."""
+    max_failures: int = Field(3, ge=1)
+    """Engine failures after which a rollout is given up as ``aborted`` (masked and counted)."""
+    parity_bound: float = Field(1e-2, gt=0)
+    """Largest allowed |engine - learner| log-prob of the probe after each publish, in nats; above it the run stops."""
+    parity_probes: int = Field(4, ge=1)
+    """Sequences in the probe."""

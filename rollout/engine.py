@@ -1,0 +1,140 @@
+"""The Engine protocol: the seam between k15 and whatever generates tokens.
+
+Everything above it (pool, loop, evaluation) runs with any of ``VllmEngine``, ``HfEngine`` or ``FakeEngine``, in the
+process or behind a Ray actor. An engine is a mailbox: work is submitted, progress is polled. Progress arrives as it is
+made, so that the tokens of an engine that is killed are already with the pool (invariant 4), and every wait is bounded
+by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rollout.types import StopReason, WeightVersion
+
+
+class EngineError(RuntimeError):
+    """Base of all named engine failures."""
+
+
+class EngineDead(EngineError):
+    """The process behind the engine is gone or answers no more; start another."""
+
+
+class EngineTimeout(EngineError):
+    """A call did not return, or work made no progress, within its limit."""
+
+
+class AllEnginesDead(EngineError):
+    """No engine could be kept or brought alive; the run stops with this."""
+
+
+class ParityError(EngineError):
+    """Engine and learner disagree on log-probs above the bound (invariant 1)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Log-probs are reported under exactly this distribution (behaviour-policy rule)."""
+
+    temperature: float = 1.0
+    """Softmax temperature; 0 is greedy (its log-probs are reported at temperature 1)."""
+    top_p: float = 1.0
+    """Nucleus mass; training rollouts require 1.0, since the learner's log-softmax is over the full vocabulary."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End tokens; the one emitted is part of the response."""
+    repetition_min_pattern: int = 0
+    """Shortest repeated pattern that stops a rollout, in tokens; 0 switches the detection off [A.11.2]."""
+    repetition_max_pattern: int = 0
+    """Longest repeated pattern looked for, in tokens."""
+    repetition_count: int = 0
+    """How many consecutive copies of the pattern stop the rollout."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One rollout's next stretch of tokens."""
+
+    key: str
+    """Rollout id; unique among the requests in flight on one engine."""
+    token_ids: tuple[int, ...]
+    """Prompt and all response tokens so far."""
+    max_new_tokens: int
+    """Budget of this stretch, at least 1."""
+    sampling: Sampling
+    seed: int | None = None
+    """Seed of this stretch; engines that cannot seed per request say so in their docstring."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Progress on one request since the last poll: more tokens, and perhaps its end."""
+
+    key: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Same length as ``token_ids``; nats, under the request's ``Sampling``."""
+    version: WeightVersion
+    """Weights that drew these tokens."""
+    done: bool = False
+    """No further delta will come for this request."""
+    stop: StopReason | None = None
+    """Only with ``done``: EOS or REPETITION; ``None`` when the budget of the stretch was used up."""
+    error: str = ""
+    """Only with ``done``: why the engine gave this request up; the tokens so far stay valid."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since start-up, for metrics and routing."""
+
+    version: WeightVersion
+    tokens: int = 0
+    """Sampled tokens handed out."""
+    requests: int = 0
+    """Requests finished."""
+    busy_seconds: float = 0.0
+    """Wall time with at least one request in flight."""
+    weight_bytes: int = 0
+    """Bytes moved by the last weight update."""
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """Where new weights lie and how to fetch them. Plain data: it crosses process borders."""
+
+    version: WeightVersion
+    backend: str
+    """``shm`` (CPU, same node), ``ipc`` (GPU, same device), ``nccl`` (GPUs), ``local`` (same process: tests)."""
+    payload: dict[str, Any]
+    """Backend's own fields, e.g. for ``shm`` the file and each tensor's name, dtype, shape, offset."""
+
+
+class Engine(Protocol):
+    """One generator of tokens. All methods may raise ``EngineDead`` or ``EngineTimeout``."""
+
+    async def start(self) -> None:
+        """Load the model; returns once the engine can serve."""
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        """Queue work. Returns at once; progress comes through ``poll``."""
+
+    async def poll(self, wait_s: float) -> list[Delta]:
+        """Progress made since the last poll; waits at most ``wait_s`` seconds for the first piece (may be empty)."""
+
+    async def abort(self, keys: Sequence[str]) -> None:
+        """Drop the requests named; tokens drawn but not yet polled are still delivered, with ``done``."""
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of each token given those before it, at temperature 1, in nats. [n][len - 1]: none for the first."""
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """Load new weights and drop every prefix cache (invariant 2). Only with no request in flight."""
+
+    async def stats(self) -> EngineStats:
+        """Counters; also the health check: raises if the engine cannot serve."""
+
+    async def close(self) -> None:
+        """Stop and free everything; no orphan process stays. Idempotent."""

@@ -1,0 +1,170 @@
+"""A scripted engine for tests: no model, exact tokens, and faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
+from rollout.mailbox import Mailbox
+from rollout.partial import repeats
+from rollout.seeds import seed_of
+from rollout.types import StopReason
+
+Script = Callable[[Request], Sequence[int]]
+"""The tokens that a request would get with an endless budget."""
+Logprob = Callable[[Sequence[int], int, int], float]
+"""(tokens before, token, weight version) -> nats."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong, counted in tokens handed out since start."""
+
+    fail_start: bool = False
+    """``start`` raises ``EngineDead``."""
+    fail_update: bool = False
+    """``update_weights`` raises ``EngineDead``."""
+    ignore_updates: bool = False
+    """``update_weights`` reports success but changes nothing except the version: log-probs stay stale."""
+    die_after: int | None = None
+    """Dead for good after so many tokens."""
+    stall_after: int | None = None
+    """Silent, but alive, after so many tokens."""
+    error_keys: frozenset[str] = frozenset()
+    """Requests that end with an error after their first token."""
+
+
+def seeded_script(vocab: int = 32) -> Script:
+    """Endless pseudo-random tokens in 0..vocab-1 that depend only on the request's seed and the position."""
+
+    def script(request: Request) -> list[int]:
+        start = len(request.token_ids)
+        return [seed_of(request.seed, start + i) % vocab for i in range(request.max_new_tokens)]
+
+    return script
+
+
+def flat_logprob(_before: Sequence[int], _token: int, _version: int) -> float:
+    """One nat for every token, whatever the weights."""
+    return -1.0
+
+
+class FakeEngine:
+    """Hands out ``chunk`` tokens per request and poll, in submission order.
+
+    Stop tokens, budgets and repetition act as in the real engines.
+    """
+
+    def __init__(
+        self, script: Script | None = None, logprob: Logprob = flat_logprob, faults: Faults | None = None, chunk: int = 4
+    ) -> None:
+        self.script = script or seeded_script()
+        self.logprob = logprob
+        self.faults = faults or Faults()
+        self.chunk = chunk
+        self.closed = False
+        self._open: dict[str, tuple[Request, list[int]]] = {}
+        self._version = 0
+        self._weights = 0
+        self._bytes = 0
+        self._started = False
+        self._dead = False
+
+    async def start(self) -> None:
+        """See ``Engine``."""
+        if self.faults.fail_start:
+            raise EngineDead("fake engine: told not to start")
+        self._mail = Mailbox()
+        self._started = True
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        for request in requests:
+            self._mail.open(request.key)
+            self._open[request.key] = (request, [])
+
+    async def poll(self, wait_s: float) -> list[Delta]:
+        """See ``Engine``. Makes its progress here, so that tests are deterministic."""
+        self._check_alive()
+        for request, drawn in list(self._open.values()):
+            for _ in range(self.chunk):
+                if request.key not in self._open or self._spent(self.faults.stall_after):
+                    break
+                if self._spent(self.faults.die_after):
+                    self._dead = True
+                    break
+                self._step(request, drawn)
+        if self._open and self._spent(self.faults.stall_after):
+            await asyncio.sleep(wait_s)
+        deltas = await self._mail.take(0, self._version)
+        if not deltas:
+            self._check_alive()
+            await asyncio.sleep(0)
+        return deltas
+
+    def _step(self, request: Request, drawn: list[int]) -> None:
+        """Draw one token of a request."""
+        tokens = self.script(request)
+        if len(drawn) >= len(tokens):
+            self._end(request.key, error="fake engine: the script is too short")
+            return
+        before = [*request.token_ids, *drawn]
+        token = tokens[len(drawn)]
+        drawn.append(token)
+        self._mail.put(request.key, [token], [self.logprob(before, token, self._weights)])
+        s = request.sampling
+        if request.key in self.faults.error_keys:
+            self._end(request.key, error="fake engine: told to fail this request")
+        elif token in s.stop_token_ids:
+            self._end(request.key, StopReason.EOS)
+        elif len(drawn) >= request.max_new_tokens:
+            self._end(request.key)
+        elif repeats(drawn, s.repetition_min_pattern, s.repetition_max_pattern, s.repetition_count):
+            self._end(request.key, StopReason.REPETITION)
+
+    def _end(self, key: str, stop: StopReason | None = None, error: str = "") -> None:
+        del self._open[key]
+        self._mail.end(key, stop, error)
+
+    def _spent(self, limit: int | None) -> bool:
+        return limit is not None and self._mail.tokens >= limit
+
+    async def abort(self, keys: Sequence[str]) -> None:
+        """See ``Engine``; such requests end with the error ``aborted``."""
+        self._check_alive()
+        for key in keys:
+            if key in self._open:
+                self._end(key, error="aborted")
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine``."""
+        self._check_alive()
+        return [[self.logprob(s[:t], s[t], self._weights) for t in range(1, len(s))] for s in sequences]
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """See ``Engine``. Nothing is read from the payload: the version is all that the script's log-probs depend on."""
+        self._check_alive()
+        if self.faults.fail_update:
+            raise EngineDead("fake engine: told not to take weights")
+        if self._open:
+            raise ValueError(f"weights cannot change with {len(self._open)} requests in flight")
+        self._version = update.version
+        self._bytes = update.payload.get("size", 0)
+        if not self.faults.ignore_updates:
+            self._weights = update.version
+
+    async def stats(self) -> EngineStats:
+        """See ``Engine``."""
+        self._check_alive()
+        return self._mail.stats(self._version, self._bytes)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        self.closed = True
+
+    def _check_alive(self) -> None:
+        if self._dead or self.closed or not self._started:
+            raise EngineDead("fake engine: dead, closed or not started")

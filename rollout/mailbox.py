@@ -1,0 +1,94 @@
+"""Where an engine leaves progress until it is polled. Pieces of one request are joined; order per request is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rollout.engine import Delta, EngineStats
+from rollout.types import StopReason, WeightVersion
+
+LINGER_S = 0.05
+"""After the first piece a poll waits this long for more, unless nothing is in flight: many small polls cost more."""
+
+
+@dataclass
+class _Piece:
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    done: bool = False
+    stop: StopReason | None = None
+    error: str = ""
+
+
+class Mailbox:
+    """Requests in flight and their unpolled progress. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self.in_flight: set[str] = set()
+        self.tokens = 0
+        self.requests = 0
+        self._busy_s = 0.0
+        self._busy_since = 0.0
+        self._pieces: dict[str, _Piece] = {}
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    def open(self, key: str) -> None:
+        """A request begins. Raises ``ValueError`` when one of that name is in flight or not yet polled to its end."""
+        if key in self.in_flight or key in self._pieces:
+            raise ValueError(f"request {key!r} is already in flight on this engine")
+        if not self.in_flight:
+            self._busy_since = time.monotonic()
+        self.in_flight.add(key)
+        self._idle.clear()
+
+    def put(self, key: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """More tokens of a request."""
+        piece = self._pieces.setdefault(key, _Piece())
+        piece.token_ids.extend(token_ids)
+        piece.logprobs.extend(logprobs)
+        self.tokens += len(token_ids)
+        self._news.set()
+
+    def end(self, key: str, stop: StopReason | None = None, error: str = "") -> None:
+        """A request's end."""
+        piece = self._pieces.setdefault(key, _Piece())
+        piece.done, piece.stop, piece.error = True, stop, error
+        self.requests += 1
+        self.in_flight.discard(key)
+        if not self.in_flight:
+            self._busy_s += time.monotonic() - self._busy_since
+            self._idle.set()
+        self._news.set()
+
+    def wake(self) -> None:
+        """End waiting polls, e.g. because the engine died."""
+        self._news.set()
+        self._idle.set()
+
+    async def take(self, wait_s: float, version: WeightVersion) -> list[Delta]:
+        """Everything since the last call; waits at most ``wait_s`` (plus ``LINGER_S``) for a first piece."""
+        if not self._pieces:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), wait_s)
+            except TimeoutError:
+                return []
+        if self.in_flight and wait_s:
+            try:
+                await asyncio.wait_for(self._idle.wait(), min(wait_s, LINGER_S))
+            except TimeoutError:
+                pass
+        pieces, self._pieces = self._pieces, {}
+        return [
+            Delta(key, tuple(p.token_ids), tuple(p.logprobs), version, p.done, p.stop, p.error)
+            for key, p in pieces.items()
+        ]
+
+    def stats(self, version: WeightVersion, weight_bytes: int) -> EngineStats:
+        """Counters so far."""
+        running = time.monotonic() - self._busy_since if self.in_flight else 0.0
+        return EngineStats(version, self.tokens, self.requests, self._busy_s + running, weight_bytes)

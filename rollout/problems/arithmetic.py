@@ -1,0 +1,231 @@
+"""Procedural arithmetic: chains such as ``37+48-6*4`` with demonstrations that think in different depths.
+
+Every problem is a pure function of (source, split, index); no file is read. The split of a problem is decided by a keyed
+hash of its text alone, so a held-out text cannot be drawn for training, whatever the seed or the difficulty.
+
+Demonstrations are the long-CoT warm-up data of Kimi k1.5 section 2.2 in miniature. They are a deliberate *mixture of
+efforts*, as the writing that a language model is pretrained on is: some do column arithmetic, some write a step's result
+straight down, some skip steps, some only state the answer. All of them end in the right answer, and wrong steps occur only
+where the text then notices and corrects them. A small model executes the careful style far more reliably than the hasty
+ones, so the outcome reward has something to discover: that thinking pays.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from rollout.types import Problem
+
+Split = Literal["train", "heldout"]
+Style = Literal["careful", "quick"]
+Term = tuple[str, str]
+"""Sign (``+`` or ``-``) and value text: a number (``48``) or a product of two digits (``6*4``)."""
+
+HELD_OUT_SHARE = 8
+"""One text in this many is held out."""
+MAX_DRAWS = 10_000
+"""Draws until a text of the wanted split must have come up; only absurdly small difficulties can exhaust them."""
+
+LABELS = "abcdefghijklmnopqrstuvwxyz"
+"""Line labels: the first number is line ``a``, step i is line i of the alphabet."""
+
+TOKENS: tuple[str, ...] = (
+    *"0123456789+-*=",
+    *("Compute", "<think>", "</think>", "\nAnswer: ", "\nplan: ", " steps", ": ", ", ", " -> "),
+    *("\ncheck ", " ok", " not ", "\nwait, ", "\nor "),
+    *(f"\n{label} " for label in LABELS),
+)
+"""Every prompt and demonstration is a concatenation of these; a tokenizer takes the longest match."""
+
+
+def split_of(text: str) -> Split:
+    """The split that owns this text: a keyed hash of the text and of nothing else."""
+    digest = blake2b(text.encode(), key=b"k15.arithmetic.split", digest_size=8).digest()
+    return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
+
+
+def value_of(text: str) -> int:
+    """Value of a term's text: ``48`` or ``6*4``."""
+    left, times, right = text.partition("*")
+    return int(left) * int(right) if times else int(left)
+
+
+def parse(prompt: str) -> list[Term]:
+    """The lines of a prompt as signed terms; the first is positive."""
+    return [(sign or "+", value) for sign, value in re.findall(r"\n[a-z] ([+-]?)([0-9*]+)", prompt)]
+
+
+def render(terms: list[Term]) -> str:
+    """The prompt of these terms, one labelled line each."""
+    lines = (f"\n{label} {sign}{value}" for label, (sign, value) in zip(LABELS, terms, strict=False))
+    return "Compute" + "".join(lines).replace("+", "", 1)
+
+
+def apply(total: int, sign: str, value: int) -> int:
+    """``total`` plus or minus ``value``."""
+    return total + value if sign == "+" else total - value
+
+
+def columns(total: int, sign: str, value: int) -> str:
+    """Column arithmetic from the right, with carry or borrow: ``7+8=15, 3+4+1=8``."""
+    width = max(len(str(total)), len(str(value)))
+    carry, parts = 0, []
+    for place in range(width):
+        a, b = total // 10**place % 10, value // 10**place % 10
+        extra = f"{sign}1" if carry else ""
+        if sign == "+":
+            result = a + b + carry
+            carry = int(result > 9)
+        else:
+            carry_in, carry = carry, int(a - b - carry < 0)
+            a += 10 * carry
+            result = a - b - carry_in
+        parts.append(f"{a}{sign}{b}{extra}={result}")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A source of problems. ``steps`` and ``digits`` are the difficulty dial."""
+
+    steps: tuple[int, int] = (2, 5)
+    """Fewest and most additions and subtractions of a problem, inclusive; at most 25."""
+    digits: int = 2
+    """Operands and running totals have exactly this many digits (no leading zero)."""
+    products: float = 0.0
+    """Chance that an operand is written as a product of two digits, where a fitting one exists."""
+    careful: float = 0.25
+    """Share of demonstrations that work every step out in columns."""
+    mixed: float = 0.15
+    """Share of demonstrations that choose between columns and writing the result down, step by step."""
+    jumps: float = 0.1
+    """Share of demonstrations that only state the answer. The remaining share is hasty throughout."""
+    skips: float = 0.2
+    """Chance that a hasty step takes the next one along."""
+    checks: float = 0.1
+    """Chance that a step is checked: a quick one by the inverse operation, a careful one by another way."""
+    slips: float = 0.06
+    """Chance that a quick step goes wrong, is caught by a check, and is done again in columns."""
+    seed: int = 0
+    """Another seed is another stream of problems with the same splits."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps[0] <= self.steps[1] < len(LABELS):
+            raise ValueError(f"steps must satisfy 1 <= fewest <= most < {len(LABELS)}, got {self.steps}")
+        if not 1 <= self.digits <= 12:
+            raise ValueError(f"digits must lie in 1..12, got {self.digits}")
+        if min(self.careful, self.mixed, self.jumps) < 0 or self.careful + self.mixed + self.jumps > 1:
+            raise ValueError("careful, mixed and jumps are shares: non-negative, together at most 1")
+
+    @property
+    def low(self) -> int:
+        """Smallest operand and running total."""
+        return 10 ** (self.digits - 1)
+
+    @property
+    def top(self) -> int:
+        """Largest operand and running total."""
+        return 10**self.digits - 1
+
+    def problem(self, index: int, split: Split) -> Problem:
+        """Problem number ``index`` (0, 1, ...) of a split; the same text has the same id wherever it is drawn."""
+        rng = random.Random(f"k15.arithmetic/{self.seed}/{split}/{index}")
+        for _ in range(MAX_DRAWS):
+            terms, total = self._draw(rng)
+            text = render(terms)
+            if split_of(text) == split:
+                break
+        else:
+            raise ValueError(f"no {split} text found at steps={self.steps}, digits={self.digits}: widen the difficulty")
+        return Problem(
+            id="arithmetic:" + "".join(sign + value for sign, value in terms)[1:],
+            prompt=text,
+            answer=str(total),
+            verifier="arithmetic",
+            source="arithmetic",
+            difficulty=float(len(terms) - 1),
+        )
+
+    def demonstration(self, problem: Problem, rng: random.Random) -> str:
+        """A verified response, from ``<think>`` to the answer; its effort is drawn from the mixture."""
+        terms = parse(problem.prompt)
+        draw = rng.random()
+        plan = f"\nplan: {len(terms) - 1} steps" if rng.random() < 0.5 else ""
+        if draw < self.jumps:
+            body = ""
+        elif draw < self.jumps + self.careful:
+            body = plan + self._work(terms, ["careful"] * len(terms), rng)
+        elif draw < self.jumps + self.careful + self.mixed:
+            body = plan + self._work(terms, [rng.choice(("careful", "quick")) for _ in terms], rng)
+        else:
+            body = self._work(terms, ["quick"] * len(terms), rng)
+        return f"<think>{body}</think>\nAnswer: {problem.answer}"
+
+    def _draw(self, rng: random.Random) -> tuple[list[Term], int]:
+        """Terms of one problem and its value."""
+        total = rng.randint(self.low, self.top)
+        terms: list[Term] = [("+", str(total))]
+        for _ in range(rng.randint(*self.steps)):
+            room = {"+": self.top - total, "-": total - self.low}
+            sign = rng.choice([sign for sign in "+-" if room[sign] >= self.low])
+            products = [(a, b) for a in range(2, 10) for b in range(2, 10) if self.low <= a * b <= room[sign]]
+            if products and rng.random() < self.products:
+                a, b = rng.choice(products)
+                text = f"{a}*{b}"
+            else:
+                text = str(rng.randint(self.low, room[sign]))
+            terms.append((sign, text))
+            total = apply(total, sign, value_of(text))
+        return terms, total
+
+    def _work(self, terms: list[Term], styles: list[Style], rng: random.Random) -> str:
+        """The thinking: one labelled line a step; ``styles[i]`` is how term i is added."""
+        total, at, lines = value_of(terms[0][1]), 1, []
+        while at < len(terms):
+            sign, text = terms[at]
+            hasty = styles[at] == "quick"
+            if hasty and at + 1 < len(terms) and styles[at + 1] == "quick" and rng.random() < self.skips:
+                next_sign, next_text = terms[at + 1]
+                result = apply(apply(total, sign, value_of(text)), next_sign, value_of(next_text))
+                lines.append(f"\n{LABELS[at + 1]} {total}{sign}{text}{next_sign}{next_text}={result}")
+                total, at = result, at + 2
+                continue
+            step = self._quick if hasty else self._careful
+            lines.append(f"\n{LABELS[at]} " + step(total, sign, text, rng))
+            total, at = apply(total, sign, value_of(text)), at + 1
+        return "".join(lines)
+
+    def _careful(self, total: int, sign: str, text: str, rng: random.Random) -> str:
+        """A step in columns; now and then confirmed another way, through the next round number."""
+        value = value_of(text)
+        product = f"{text}={value}, " if "*" in text else ""
+        line = f"{product}{total}{sign}{value}: {columns(total, sign, value)} -> {apply(total, sign, value)}"
+        gap = -value % 10
+        middle = apply(total, sign, value + gap)
+        if gap and self._fits(middle) and value + gap <= self.top and rng.random() < self.checks:
+            back = "-" if sign == "+" else "+"
+            line += f"\nor {total}{sign}{value + gap}={middle}, {middle}{back}{gap}={apply(total, sign, value)}"
+        return line
+
+    def _quick(self, total: int, sign: str, text: str, rng: random.Random) -> str:
+        """A step written straight down; now and then checked, now and then wrong, noticed and corrected."""
+        value = value_of(text)
+        result = apply(total, sign, value)
+        back = "-" if sign == "+" else "+"
+        draw = rng.random()
+        wrong = result + rng.choice((-10, -1, 1, 10)) if draw < self.slips else result
+        seen = apply(wrong, back, value)
+        if not self._fits(wrong) or not self._fits(seen) or draw > self.slips + self.checks:
+            return f"{total}{sign}{text}={result}"
+        line = f"{total}{sign}{text}={wrong}\ncheck {wrong}{back}{value}={seen}"
+        if wrong == result:
+            return f"{line} ok"
+        return f"{line} not {total}\nwait, {total}{sign}{value}: {columns(total, sign, value)} -> {result}"
+
+    def _fits(self, number: int) -> bool:
+        """True for numbers with exactly ``digits`` digits."""
+        return self.low <= number <= self.top

@@ -1,0 +1,86 @@
+"""Configuration of problem sources. Imports no torch, vLLM or Ray."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from rewards.verify import check_verifier
+from rollout.config import Config
+
+VerifierName = Annotated[str, AfterValidator(check_verifier)]
+"""A name in ``rewards.verify.VERIFIERS``."""
+
+
+class ArithmeticSource(Config):
+    """Procedural multi-step arithmetic (``rollout.problems.arithmetic.Arithmetic``)."""
+
+    kind: Literal["arithmetic"] = "arithmetic"
+    steps: tuple[int, int] = (2, 5)
+    """Fewest and most additions and subtractions of a problem: the difficulty dial."""
+    digits: int = Field(2, ge=1, le=12)
+    """Operands and running totals have exactly this many digits."""
+    products: float = Field(0.0, ge=0, le=1)
+    """Chance that an operand is written as a product of two digits, where a fitting one exists."""
+    careful: float = Field(0.25, ge=0, le=1)
+    """Share of warm-up demonstrations that work every step out in columns."""
+    mixed: float = Field(0.15, ge=0, le=1)
+    """Share of demonstrations that choose between columns and writing the result down, step by step."""
+    jumps: float = Field(0.1, ge=0, le=1)
+    """Share of demonstrations that only state the answer; the remaining share is hasty throughout."""
+    skips: float = Field(0.2, ge=0, le=1)
+    """Chance that a hasty step takes the next one along."""
+    checks: float = Field(0.1, ge=0, le=1)
+    """Chance that a step is checked."""
+    slips: float = Field(0.06, ge=0, le=1)
+    """Chance that a quick step goes wrong, is caught by a check, and is done again in columns."""
+    seed: int = 0
+    """Another seed is another stream of problems with the same splits."""
+
+
+class CountdownSource(Config):
+    """Procedural countdown: reach a target from given numbers."""
+
+    kind: Literal["countdown"] = "countdown"
+    options: dict[str, int | float | str | bool | tuple[int, int]] = {}
+    """Fields of ``rollout.problems.countdown.Countdown``: the difficulty dial and the seed."""
+
+
+class JsonlSource(Config):
+    """Problems from a JSON Lines file with fields id, problem, answer, source."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: str
+    """The file; a relative path is looked up in $K15_DATA first, then in the working directory."""
+    verifier: VerifierName = "math"
+    """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``."""
+    where: dict[str, str | int | float | bool] = {}
+    """Keep rows whose field equals the value, e.g. ``{single_number: true}``."""
+    skip: int = Field(0, ge=0)
+    """Leave out the first rows that pass the filters (to keep splits of one file apart)."""
+    limit: int | None = Field(None, ge=1)
+    """Then keep this many."""
+    max_prompt_chars: int | None = Field(None, ge=1)
+    """Keep problems no longer than this."""
+
+
+class HubSource(Config):
+    """Problems from a Hugging Face data set."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    """Data set name or local directory, as ``datasets.load_dataset`` takes it."""
+    name: str | None = None
+    """Configuration of the data set."""
+    split: str = "train"
+    """Split of the data set."""
+    columns: dict[str, str] = {"problem": "problem", "answer": "answer"}
+    """Our field -> their column; ``problem`` and ``answer`` are needed, ``id``, ``difficulty`` are optional."""
+    verifier: VerifierName = "math"
+    """How answers are judged."""
+    limit: int | None = Field(None, ge=1)
+    """Keep the first rows only."""
+
+
+Source = Annotated[ArithmeticSource | CountdownSource | JsonlSource | HubSource, Field(discriminator="kind")]

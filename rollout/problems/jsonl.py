@@ -1,0 +1,75 @@
+"""Problems from JSON Lines: one object a line with ``id``, ``problem``, ``answer``, ``source`` and further fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rollout.problems.config import JsonlSource
+from rollout.problems.rows import problem_of
+from rollout.problems.source import ProblemError, ProblemList, find_data
+from rollout.types import Problem
+
+logger = logging.getLogger(__name__)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and object of each line; blank lines are passed over.
+
+    Raises ``ProblemError`` naming file, line and reason.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except json.JSONDecodeError as error:
+                    raise ProblemError(
+                        f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})"
+                    ) from error
+                except UnicodeDecodeError as error:
+                    raise ProblemError(f"{path}:{number}: not UTF-8 text (byte {error.start} of the line)") from error
+                except RecursionError as error:
+                    raise ProblemError(f"{path}:{number}: nested too deeply") from error
+                if not isinstance(row, dict):
+                    raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+                yield number, row
+    except OSError as error:
+        raise ProblemError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def load_jsonl(config: JsonlSource) -> ProblemList:
+    """The problems of a file that pass the filters of ``config``, in the file's order.
+
+    Rows marked ``defect`` are left out, and how many is logged. ``skip`` and ``limit`` count the rows that pass.
+    """
+    path = find_data(config.path, os.environ.get("K15_DATA"))
+    kept: list[Problem] = []
+    defects = skipped = 0
+    for number, row in read_rows(path):
+        if row.get("defect"):
+            defects += 1
+            continue
+        if any(row.get(name) != value for name, value in config.where.items()):
+            continue
+        try:
+            problem = problem_of(row, config.verifier, f"{path.stem}-{number}", path.stem)
+        except ValueError as error:
+            raise ProblemError(f"{path}:{number}: {error}") from error
+        if config.max_prompt_chars is not None and len(problem.prompt) > config.max_prompt_chars:
+            continue
+        if skipped < config.skip:
+            skipped += 1
+            continue
+        kept.append(problem)
+        if len(kept) == config.limit:
+            break
+    if defects:
+        logger.info("%s: left out %d rows marked as defect", path, defects)
+    return ProblemList(kept, str(path))

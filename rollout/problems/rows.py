@@ -1,0 +1,59 @@
+"""From one row of a data set to a ``Problem``. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rollout.types import Problem
+
+_DIFFICULTY_FIELDS = ("difficulty", "level", "grade")
+_RATING = re.compile(r"(?:level\s*)?(\d+(?:\.\d+)?)", re.IGNORECASE)
+_NAMED = {"easy": 1.0, "medium": 2.0, "hard": 3.0}
+
+
+def difficulty_of(row: Mapping[str, Any]) -> float | None:
+    """The row's ``difficulty``, ``level`` or ``grade`` as a number: ``3``, ``"Level 3"``, ``"hard"``."""
+    for name in _DIFFICULTY_FIELDS:
+        value = row.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str):
+            match = _RATING.fullmatch(value.strip())
+            if match or value.strip().lower() in _NAMED:
+                return float(match.group(1)) if match else _NAMED[value.strip().lower()]
+    return None
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """A text field; numbers are written out. Raises ``ValueError`` when it is missing, empty or something else."""
+    value = row.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if value is None or value == "":
+        raise ValueError(f"no {name}")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {type(value).__name__}, not text")
+    if not value.strip():
+        raise ValueError(f"{name} is blank")
+    return value
+
+
+def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
+    """A problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is extra.
+
+    Raises ``ValueError`` naming the field at fault, without the place: the caller knows it.
+    """
+    used = {"id", "problem", "answer", "source"}
+    return Problem(
+        id=text_of(row, "id") if row.get("id") not in (None, "") else default_id,
+        prompt=text_of(row, "problem"),
+        answer=text_of(row, "answer"),
+        verifier=verifier,
+        source=text_of(row, "source") if row.get("source") not in (None, "") else default_source,
+        difficulty=difficulty_of(row),
+        extra={key: value for key, value in row.items() if key not in used},
+    )

@@ -1,0 +1,179 @@
+"""Where problems come from: files, Hugging Face data sets and generators behind one protocol."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
+from rollout.types import Problem
+
+Split = Literal["train", "heldout"]
+
+
+class ProblemError(ValueError):
+    """A problem source cannot be used; one line: where, what, what to do."""
+
+
+class ProblemSource(Protocol):
+    """Problems by index."""
+
+    @property
+    def size(self) -> int | None:
+        """Number of problems; ``None``: unlimited, any index from 0 on is valid."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any problem does; a resumed run compares it."""
+
+    def __getitem__(self, index: int, /) -> Problem:
+        """Problem number ``index``: the same one every time."""
+
+
+class Generator(Protocol):
+    """A procedural task: a frozen dataclass whose problems are pure functions of its fields, split and index."""
+
+    @property
+    def alphabet(self) -> Sequence[str]:
+        """Tokens of which every prompt and demonstration is a concatenation."""
+
+    def problem(self, index: int, split: Split) -> Problem:
+        """Problem ``index`` of a split; no text occurs in both splits."""
+
+    def demonstration(self, problem: Problem, rng: random.Random) -> str:
+        """A verified response for the supervised warm-up."""
+
+
+@dataclass(frozen=True)
+class Procedural:
+    """An unlimited source: one split of a generator."""
+
+    generator: Generator
+    split: Split
+
+    @property
+    def size(self) -> None:
+        """Unlimited."""
+        return
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, fields and split of the generator."""
+        return hashlib.sha256(f"{self.generator!r}/{self.split}".encode()).hexdigest()
+
+    def __getitem__(self, index: int) -> Problem:
+        return self.generator.problem(index, self.split)
+
+
+class ProblemList(Sequence[Problem]):
+    """A finite source. Raises ``ProblemError`` when it is empty or an id comes twice; ``origin`` names it in errors."""
+
+    def __init__(self, problems: Sequence[Problem], origin: str) -> None:
+        if not problems:
+            raise ProblemError(f"{origin}: no problems are left to use; check the file and the filters of the source")
+        seen: set[str] = set()
+        for problem in problems:
+            if problem.id in seen:
+                raise ProblemError(f"{origin}: the id {problem.id!r} occurs twice; ids must be unique")
+            seen.add(problem.id)
+        self._problems = tuple(problems)
+        self.origin = origin
+
+    @property
+    def size(self) -> int:
+        """Number of problems."""
+        return len(self._problems)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is asked and expected, in order."""
+        digest = hashlib.sha256()
+        for problem in self._problems:
+            digest.update(json.dumps([problem.id, problem.prompt, problem.answer, problem.verifier]).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._problems)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Problem, ...]: ...
+    def __getitem__(self, index: int | slice) -> Problem | tuple[Problem, ...]:
+        return self._problems[index]
+
+
+def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
+    """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
+    try:
+        if isinstance(config, ArithmeticSource):
+            from rollout.problems.arithmetic import Arithmetic
+
+            return Arithmetic(**config.model_dump(exclude={"kind"}))
+        from rollout.problems.countdown import Countdown
+
+        known = [field.name for field in fields(Countdown)]
+        for name in config.options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"no option '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"there are: {known}")
+                )
+        return Countdown(**config.options)
+    except ValueError as error:
+        raise ProblemError(f"{config.kind} problems: {error}") from error
+
+
+def build_source(config: Source, split: Split) -> ProblemSource:
+    """The source that a configuration describes.
+
+    ``split`` matters to procedural sources, which keep the two apart by construction; files are kept apart by their
+    configuration (``skip``, ``limit``) and checked with ``check_disjoint``. Raises ``ProblemError``.
+    """
+    if isinstance(config, JsonlSource):
+        from rollout.problems.jsonl import load_jsonl
+
+        return load_jsonl(config)
+    if isinstance(config, HubSource):
+        from rollout.problems.hub import load_hub
+
+        return load_hub(config)
+    return Procedural(build_generator(config), split)
+
+
+def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:
+    """Raises ``ProblemError`` when two finite sources share a problem, by its text up to case and white space."""
+    if not isinstance(train, ProblemList) or not isinstance(heldout, ProblemList):
+        return  # procedural splits are disjoint by construction, and a file shares nothing with a generator
+
+    def text(problem: Problem) -> str:
+        return " ".join(problem.prompt.casefold().split())
+
+    known = {text(problem): problem.id for problem in train}
+    shared = [problem.id for problem in heldout if text(problem) in known]
+    if shared:
+        raise ProblemError(
+            f"{len(shared)} of {len(heldout)} held-out problems of {heldout.origin} are also training problems of "
+            f"{train.origin} (first: {shared[0]!r}); use other files, or keep them apart with skip and limit"
+        )
+
+
+def find_data(path: str, data_folder: str | None) -> Path:
+    """The file that ``path`` names: relative ones in ``data_folder`` ($K15_DATA) first, then in the working folder."""
+    given = Path(path).expanduser()
+    places = [Path(data_folder) / given, given] if data_folder and not given.is_absolute() else [given]
+    for place in places:
+        if place.exists():
+            return place
+    looked = " and ".join(str(place.parent.absolute()) for place in places)
+    hint = "" if data_folder or given.is_absolute() else "; $K15_DATA may name the folder of data files"
+    raise ProblemError(f"no problem file {given.name!r} in {looked}{hint}")

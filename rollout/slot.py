@@ -1,0 +1,210 @@
+"""One place for an engine in the pool: started, supervised, replaced when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rollout.board import Board
+from rollout.config import EngineConfig
+from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightUpdate
+
+T = TypeVar("T")
+
+POLL_S = 1.0
+"""Longest wait inside one poll."""
+BACKOFF_S = 0.5
+"""Pause before the first restart in a row; doubles with each."""
+CLOSE_S = 20.0
+"""Patience with an engine that is closed."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Weights and what engine and learner must agree on under them."""
+
+    update: WeightUpdate
+    probe: Sequence[Sequence[int]]
+    reference: Sequence[Sequence[float]]
+    """The learner's log-probs of the probe; [n][len - 1], nats."""
+    bound: float
+
+
+async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
+    """``call`` with a time limit; raises ``EngineTimeout``."""
+    try:
+        return await asyncio.wait_for(call, seconds)
+    except TimeoutError as error:
+        raise EngineTimeout(f"{what} did not finish within {seconds:.0f} s") from error
+
+
+def parity_gap(engine: Sequence[Sequence[float]], learner: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Largest absolute difference and the two log-probs that make it (engine's, learner's), in nats.
+
+    NaN counts as infinitely far. Raises ``ParityError`` when the shapes differ.
+    """
+    if [len(row) for row in engine] != [len(row) for row in learner]:
+        raise ParityError("engine and learner scored the probe to different lengths")
+    pairs = [pair for ours, theirs in zip(engine, learner, strict=True) for pair in zip(ours, theirs, strict=True)]
+    worst = max(pairs, key=_distance, default=(0.0, 0.0))
+    return _distance(worst), *worst
+
+
+def _distance(pair: tuple[float, float]) -> float:
+    gap = abs(pair[0] - pair[1])
+    return math.inf if math.isnan(gap) else gap
+
+
+class Slot:
+    """Keeps one engine alive. An engine serves only after it took the newest weights and passed the parity probe."""
+
+    def __init__(self, index: int, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
+        self.index = index
+        self.config = config
+        self.engine: Engine | None = None
+        """The engine that may serve; ``None`` while there is none."""
+        self.gap = 0.0
+        """Largest parity gap of the engine's last probe, in nats."""
+        self.last_error = ""
+        self.failures = 0
+        """Engines lost over the pool's life."""
+        self.given_up = False
+        self.in_flight: set[str] = set()
+        self._spawn = spawn
+        self._attempts = 0
+        self._revival: asyncio.Task[None] | None = None
+
+    async def ready(self, publication: Publication | None) -> bool:
+        """Wait until an engine serves here; False when the slot is given up.
+
+        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
+        """
+        if self.engine is None and not self.given_up and self._revival is None:
+            self._revival = asyncio.create_task(self._revive(publication))
+        if self._revival is not None:
+            revival = self._revival
+            try:
+                await asyncio.shield(revival)
+            finally:
+                if revival.done() and self._revival is revival:
+                    self._revival = None
+        return self.engine is not None
+
+    async def _revive(self, publication: Publication | None) -> None:
+        """Start engines until one serves, or ``max_restarts`` in a row brought no token."""
+        while self._attempts <= self.config.max_restarts:
+            if self._attempts:
+                await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
+            self._attempts += 1
+            engine = self._spawn(self.index)
+            try:
+                await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                if publication is not None:
+                    await self._install(engine, publication)
+            except ParityError:
+                await self._close(engine)
+                raise
+            except EngineError as error:
+                self.failures += 1
+                self.last_error = f"engine {self.index}: {error}"
+                await self._close(engine)
+            else:
+                self.engine = engine
+                return
+        self.given_up = True
+
+    async def adopt(self, publication: Publication) -> None:
+        """New weights into this slot's engine; an engine that fails at it is replaced."""
+        if self.engine is not None:
+            try:
+                await self._install(self.engine, publication)
+                return
+            except ParityError:
+                raise
+            except EngineError as error:
+                await self.lose(error)
+        await self.ready(publication)
+
+    async def _install(self, engine: Engine, publication: Publication) -> None:
+        limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
+        await limited(engine.update_weights(publication.update), limit, f"weight update of {name}")
+        if not publication.probe:
+            return
+        scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+        self.gap, ours, theirs = parity_gap(scores, publication.reference)
+        if not self.gap <= publication.bound:
+            raise ParityError(
+                f"{name} and the learner disagree after publish of version {version}: log-prob {ours:.6f} against "
+                f"{theirs:.6f}, {self.gap:.3g} nats apart (rollout.parity_bound is {publication.bound:.3g}); "
+                "the engine does not serve the learner's weights"
+            )
+
+    async def lose(self, error: EngineError) -> None:
+        """The engine failed: it serves no more, and its process goes."""
+        engine, self.engine = self.engine, None
+        self.in_flight = set()
+        self.failures += 1
+        self.last_error = f"engine {self.index}: {error}"
+        if engine is not None:
+            await self._close(engine)
+
+    async def serve(self, board: Board, share: Callable[[Slot], int]) -> None:
+        """Work on the board until nothing is left of it. Raises ``EngineError`` when the engine fails or stalls."""
+        engine = self.engine
+        assert engine is not None
+        moved = time.monotonic()
+        while board.unfinished:
+            taken = board.take(share(self))
+            if taken:
+                if not self.in_flight:
+                    moved = time.monotonic()
+                self.in_flight |= {request.key for request in taken}
+                await limited(engine.submit(taken), self.config.call_timeout_s, f"submit to engine {self.index}")
+            if not self.in_flight:
+                await board.changed()
+                continue
+            deltas = await limited(
+                engine.poll(POLL_S), POLL_S + self.config.call_timeout_s, f"poll of engine {self.index}"
+            )
+            if deltas:
+                moved = time.monotonic()
+                self._attempts = 0 if any(delta.token_ids for delta in deltas) else self._attempts
+                board.receive(deltas)
+                self.in_flight -= {delta.key for delta in deltas if delta.done}
+            elif time.monotonic() - moved > self.config.stall_timeout_s:
+                raise EngineTimeout(
+                    f"no token for {self.config.stall_timeout_s:.0f} s with {len(self.in_flight)} requests in flight"
+                )
+
+    async def clear(self, board: Board, seconds: float) -> None:
+        """Abort what is in flight after a cancelled call, record its last tokens, and be ready for the next call."""
+        if self.engine is None or not self.in_flight:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.engine.abort(sorted(self.in_flight))
+                while self.in_flight:
+                    deltas: list[Delta] = await self.engine.poll(0.1)
+                    board.salvage(deltas)
+                    self.in_flight -= {delta.key for delta in deltas if delta.done}
+        except (EngineError, TimeoutError) as error:
+            await self.lose(EngineError(f"did not drop its requests: {error}"))
+
+    async def close(self) -> None:
+        """Stop the engine, or the attempt to start one."""
+        if self._revival is not None:
+            self._revival.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineError):
+                await self._revival
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await self._close(engine)
+
+    async def _close(self, engine: Engine) -> None:
+        with contextlib.suppress(EngineError):  # a dead engine may say so again
+            await limited(engine.close(), CLOSE_S, f"close of engine {self.index}")

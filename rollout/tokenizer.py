@@ -1,0 +1,54 @@
+"""A tokenizer from a list of token texts, for models built from scratch.
+
+Text is cut greedily into the longest listed tokens; what is not listed becomes ``<unk>``. It is a regular fast tokenizer
+of transformers: it saves, loads, and carries a chat template, so that everything downstream treats it like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIALS = ("<pad>", "<eos>", "<unk>", "<user>", "<assistant>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '<assistant>' + message['content'] + '<eos>' }}"
+    "{% else %}{{ '<user>' + message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerFast:
+    """Tokenizer over ``tokens`` (distinct, non-empty texts) plus the special tokens; ``context`` is its maximum length.
+
+    Raises ``ValueError`` for repeated or empty texts.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    if len(set(tokens)) != len(tokens) or not all(tokens):
+        raise ValueError("tokens must be distinct and non-empty")
+    vocabulary = {token: index for index, token in enumerate([*SPECIALS, *tokens])}
+    core = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    longest_first = sorted(tokens, key=len, reverse=True)
+    pattern = "|".join(re.escape(token).replace("\\\n", "\\n") for token in longest_first)
+    core.pre_tokenizer = Split(Regex(pattern), behavior="isolated")
+    core.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,80 @@
+"""Weight transfer, vLLM end: loads the learner's shared memory into a running model. Lives in vLLM's processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from rollout.weights import ShmReader
+
+
+@dataclass
+class ShmInit(WeightTransferInitInfo):
+    """Nothing to agree on: each update says where it lies."""
+
+
+@dataclass
+class ShmUpdate(WeightTransferUpdateInfo):
+    """The payload of a ``WeightUpdate`` with backend ``shm``."""
+
+    path: str
+    size: int
+    tensors: list[list[Any]]
+
+
+class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
+    """vLLM weight transfer engine ``k15_shm``."""
+
+    init_info_cls = ShmInit
+    update_info_cls = ShmUpdate
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reader = ShmReader()
+
+    def init_transfer_engine(self, init_info: ShmInit) -> None:
+        """See vLLM; there is no rendezvous."""
+
+    def start_weight_update(self) -> None:
+        """Put every layer back into the state in which a checkpoint can be loaded: CPU linears are packed and freed."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ShmUpdate) -> None:
+        """Load all tensors straight from the learner's memory."""
+        payload = {"path": update_info.path, "size": update_info.size, "tensors": update_info.tensors}
+        self.model.load_weights(self._reader.read(payload))
+
+    def finish_weight_update(self) -> None:
+        """Pack the layers again."""
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """See vLLM."""
+        self._reader.close()
+
+
+def exit_with_parent() -> None:
+    """Make a child process of an actor die when the actor does, even by SIGKILL. No-op in the actor itself.
+
+    The sentinel is a pipe whose other end only the parent holds, so this needs no polling and no signal.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or any(thread.name == "exit-with-parent" for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()

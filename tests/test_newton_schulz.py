@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.newton_schulz import newton_schulz, newton_schulz_reference, orthogonalize
+
+SHAPES = [(8, 8), (16, 48), (48, 16), (1, 7), (7, 1)]
+
+
+def gaussian(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batched_op_equals_the_reference_in_float64(shape):
+    # The Gram matrix of the transposed problem is another sum, so the last bits differ: 1e-10.
+    matrices = [gaussian(*shape, seed=s) for s in range(3)]
+    for matrix, result in zip(matrices, orthogonalize(matrices, dtype=torch.float64), strict=True):
+        torch.testing.assert_close(result, newton_schulz_reference(matrix), rtol=0, atol=1e-10)
+
+
+def test_mixed_shapes_keep_their_order_shape_and_dtype():
+    matrices = [gaussian(4, 6), gaussian(6, 4, 1).float(), gaussian(4, 6, 2), gaussian(3, 3, 3)]
+    results = orthogonalize(matrices, dtype=torch.float64)
+    assert [(r.shape, r.dtype) for r in results] == [(m.shape, m.dtype) for m in matrices]
+    torch.testing.assert_close(results[2], newton_schulz_reference(matrices[2]), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 0.0), (torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_singular_values_land_in_the_published_band(dtype, slack):
+    # Every normalised singular value of at least 1.5e-3 lands in [0.68, 1.203] after 5 steps [B.2].
+    u, _ = torch.linalg.qr(gaussian(32, 32))
+    v, _ = torch.linalg.qr(gaussian(64, 32, 1))
+    spectrum = torch.logspace(-1.5, 0, 32, dtype=torch.float64)
+    assert (spectrum / spectrum.norm()).min() >= 1.5e-3
+    (result,) = orthogonalize([u @ spectrum.diag() @ v.T], dtype=dtype)
+    values = torch.linalg.svdvals(result.double())
+    assert values.min() >= 0.68 - slack
+    assert values.max() <= 1.203 + slack
+
+
+def test_singular_vectors_are_those_of_the_svd():
+    # O = P f(S) Q^T: in the basis of the SVD the result is diagonal, up to rounding (1e-9).
+    matrix = gaussian(12, 20)
+    p, _, qt = torch.linalg.svd(matrix, full_matrices=False)
+    inner = p.T @ newton_schulz_reference(matrix) @ qt.T
+    off_diagonal = inner - inner.diag().diag()
+    assert off_diagonal.abs().max() < 1e-9
+    assert (inner.diag() > 0.65).all()
+
+
+def test_transposition_commutes():
+    matrix = gaussian(10, 30)
+    (straight,), (turned,) = orthogonalize([matrix], dtype=torch.float64), orthogonalize([matrix.T], dtype=torch.float64)
+    assert torch.equal(straight.T, turned)
+
+
+def test_scale_does_not_matter_and_zero_stays_zero():
+    matrix = gaussian(6, 9)
+    (a,), (b,) = orthogonalize([matrix], dtype=torch.float64), orthogonalize([1e4 * matrix], dtype=torch.float64)
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)  # the epsilon of the normalisation is not scale-free
+    assert not newton_schulz(torch.zeros(2, 3, 4)).any()
+
+
+def test_large_stacks_are_cut(monkeypatch):
+    import kernels.newton_schulz.op as op
+
+    matrices = [gaussian(4, 5, seed=s) for s in range(7)]
+    together = orthogonalize(matrices, dtype=torch.float64)
+    monkeypatch.setattr(op, "MAX_STACK", 45)
+    for a, b in zip(together, orthogonalize(matrices, dtype=torch.float64), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

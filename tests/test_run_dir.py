@@ -1,0 +1,78 @@
+"""A run is a directory (invariant 8), and a resumed run is the same run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl.config import RunConfig
+from rl.run_dir import RunDir, RunDirError, difference
+
+
+def test_a_new_run_writes_config_and_info(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    assert run.open(RunConfig(), "abc") is False
+    assert RunConfig.model_validate(yaml.safe_load(run.config.read_text())) == RunConfig()
+    assert run.open(RunConfig(), "abc") is True
+
+
+def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    changed = RunConfig.model_validate({"seed": 5, "learner": {"objective": {"tau": 0.5}}})
+    with pytest.raises(RunDirError) as error:
+        run.open(changed, "abc")
+    assert "seed: 0 -> 5" in str(error.value)
+    assert "learner.objective.tau: 0.01 -> 0.5" in str(error.value)
+
+
+def test_how_far_and_how_visibly_a_run_goes_may_change(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    assert run.open(RunConfig.model_validate({"iterations": 7, "log": {"live": False}}), "abc") is True
+    assert yaml.safe_load(run.config.read_text())["iterations"] == 7
+
+
+def test_changed_problems_are_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    with pytest.raises(RunDirError, match="problems have changed"):
+        run.open(RunConfig(), "abd")
+
+
+def test_a_directory_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunDirError, match=r"holds no run \(thesis.tex"):
+        RunDir(tmp_path).open(RunConfig(), "abc")
+
+
+def test_an_unwritable_place_is_one_clear_line(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(RunDirError, match="cannot be written"):
+        RunDir(blocker / "run").open(RunConfig(), "abc")
+    with pytest.raises(RunDirError, match="cannot be written"), RunDir(blocker / "run").lock():
+        pytest.fail("no lock can be held there")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_one_clear_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunDirError, match="cannot be written"):
+        RunDir(tmp_path / "run").open(RunConfig(), "abc")
+
+
+def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
+    with RunDir(tmp_path).lock(), pytest.raises(RunDirError, match="another process"), RunDir(tmp_path).lock():
+        pytest.fail("the second lock must not be granted")
+    with RunDir(tmp_path).lock():
+        pass
+
+
+def test_difference_is_by_dotted_key() -> None:
+    assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) == []
+    assert difference({"a": {"b": 1}}, {"a": {"b": 2, "d": 3}}) == ["a.b: 1 -> 2", "a.d: (absent) -> 3"]
+    assert difference({"ray": {"address": None}}, {"ray": {"address": "auto"}}) == []

@@ -1,0 +1,40 @@
+"""Stop signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from rl.stop import Interrupted, Stopper
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_of_waiting_only_sets_the_flag(number: signal.Signals) -> None:
+    with Stopper() as stopper:
+        os.kill(os.getpid(), number)
+        assert stopper.requested
+        assert stopper.signal == number
+        with pytest.raises(Interrupted), stopper.interruptible():
+            pytest.fail("a requested stop must not start to wait")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_waiting_cuts_the_wait_short(number: signal.Signals) -> None:
+    with Stopper() as stopper, pytest.raises(Interrupted, match=number.name), stopper.interruptible():
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+
+def test_a_second_signal_ends_the_run_at_once() -> None:
+    with Stopper(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopper():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

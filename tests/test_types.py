@@ -1,0 +1,64 @@
+"""The words: segments, rollouts, groups."""
+
+from __future__ import annotations
+
+import pytest
+from factories import group, problem, rollout
+
+from rewards.score import Score
+from rollout.types import Problem, Rollout, Segment, StopReason, split
+
+
+def test_every_token_carries_the_version_that_sampled_it() -> None:
+    r = rollout("g/0", [(3, 2), (4, 3)])
+    assert r.versions == (3, 3, 4, 4, 4)
+    assert len(r.token_ids) == len(r.logprobs) == r.length == 5
+
+
+def test_versions_never_decrease() -> None:
+    with pytest.raises(ValueError, match="decrease"):
+        rollout("g/0", [(4, 2), (3, 3)])
+
+
+def test_tokens_of_one_version_are_one_segment() -> None:
+    r = Rollout("g/0", (1,)).append(Segment(2, (5,), (-1.0,)), None).append(Segment(2, (6,), (-2.0,)), StopReason.EOS)
+    assert r.segments == (Segment(2, (5, 6), (-1.0, -2.0)),)
+    assert r.finished
+    with pytest.raises(ValueError, match="already stopped"):
+        r.append(Segment(3, (7,), (-1.0,)), None)
+
+
+def test_an_empty_segment_only_sets_the_stop_reason() -> None:
+    r = rollout("g/0", [(1, 2)], stop=None).append(Segment(2, (), ()), StopReason.ABORTED)
+    assert len(r.segments) == 1
+    assert r.stop is StopReason.ABORTED
+
+
+def test_tokens_without_logprobs_are_refused() -> None:
+    with pytest.raises(ValueError, match="log-probs"):
+        Segment(0, (1, 2), (-1.0,))
+
+
+def test_a_group_completes_when_all_of_its_rollouts_do() -> None:
+    done = group("a", [rollout("a/0"), rollout("a/1")])
+    half = group("b", [rollout("b/0"), rollout("b/1", stop=None)])
+    assert split([half, done]) == ([done], [half])
+
+
+@pytest.mark.parametrize("field", ["id", "prompt", "answer", "verifier"])
+def test_an_empty_problem_field_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        Problem(**{**vars(problem()), field: ""})
+
+
+@pytest.mark.parametrize("total", [-0.1, 1.5])
+def test_a_score_lies_between_0_and_1(total: float) -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Score(total)
+
+
+def test_ungradable_is_neither_right_nor_zero() -> None:
+    score = Score.ungradable("timed out")
+    assert score.total is None
+    assert not score.gradable
+    assert not score.correct
