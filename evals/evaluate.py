@@ -9,18 +9,19 @@ from typing import Protocol
 
 from rewards.score import Score
 from rewards.stats import Estimate, bootstrap_ci, mean_ci
-from rollout.engine import Request, Sampling
+from rollout.board import Completion
+from rollout.engine import Delta, Request, Sampling
 from rollout.seeds import seed_of
-from rollout.types import Problem, Rollout, StopReason
+from rollout.types import Problem, Rollout, Segment, StopReason
 
 
 class Generator(Protocol):
     """What evaluation needs of the pool."""
 
     def generate(
-        self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None
-    ) -> list[Rollout]:
-        """One finished rollout per request, in order."""
+        self, requests: Sequence[Request], on_progress: Callable[[list[Delta]], None] | None = None
+    ) -> list[Completion]:
+        """One completion per request, in order."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def evaluate(
     max_tokens: int,
     context: int,
     seed: int,
-    on_done: Callable[[int], None] | None = None,
+    on_progress: Callable[[list[Delta]], None] | None = None,
 ) -> Result:
     """Draw ``samples`` responses to each problem and judge them.
 
@@ -86,10 +87,19 @@ def evaluate(
             )
             owners.append((problem, j))
     answers = []
-    for (problem, j), rollout in zip(owners, pool.generate(requests, on_done), strict=True):
+    completions = pool.generate(requests, on_progress)
+    for (problem, j), request, completion in zip(owners, requests, completions, strict=True):
+        rollout = finished(request, completion)
         text = decode(rollout.token_ids)
         answers.append(Answer(problem, j, text, rollout.length, rollout.stop, grade(problem, rollout)))
     return summarise(answers, samples)
+
+
+def finished(request: Request, completion: Completion) -> Rollout:
+    """The completion as a finished rollout: cut at its budget is LENGTH, given up by the pool is ABORTED."""
+    segment = Segment(completion.version, completion.token_ids, completion.logprobs)
+    stop = StopReason.ABORTED if completion.error else completion.stop or StopReason.LENGTH
+    return Rollout(request.key, request.token_ids, (segment,), stop)
 
 
 def summarise(answers: Sequence[Answer], samples: int) -> Result:

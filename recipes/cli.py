@@ -111,7 +111,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(dump(config), end="")
         return 0
-    from rl.run import run
+    from recipes.run import run
 
     return run(config, arguments.run_dir or Path("runs") / config.recipe)
 

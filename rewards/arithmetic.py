@@ -1,7 +1,8 @@
 """Exact verifier of integer answers, for the procedural ``arithmetic`` problems.
 
-A response is right when the text after its *last* ``</think>`` is ``Answer: <integer>`` and nothing else but spaces and
-line ends around it. No expression is evaluated and no text is repaired, so a response cannot talk the verifier into anything.
+A response is right when the text after its *last* ``</think>`` is ``Answer: <integer>`` and nothing else but spaces
+and line ends around it. No expression is evaluated and no text is repaired, so a response cannot talk the verifier into
+anything.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class ExpressionError(ValueError):
 
 
 class _Parser:
-    """Recursive descent over ``sum = product (+|- product)*``, ``product = atom (*|/ atom)*``, ``atom = n | ( sum )``."""
+    """Recursive descent: ``sum = product (+|- product)*``, ``product = atom (*|/ atom)*``, ``atom = n | ( sum )``."""
 
     def __init__(self, text: str) -> None:
         self.tokens = _TOKEN.findall(text)

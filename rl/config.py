@@ -160,6 +160,8 @@ class LearnerConfig(Config):
     """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [A.4.4]."""
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Tokens per forward pass; changes memory, never the result."""
+    timeout_s: float = Field(3600.0, gt=0)
+    """Limit for one call to the learner (an iteration's training, a checkpoint); then it counts as dead."""
     optimizer: OptimizerConfig = OptimizerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.learner import Learner
-from rl.loop import TrainReport
+from rl.batch import pack
+from rl.learner import IterationStats, Learner
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
 from rollout.types import Group, WeightVersion
@@ -20,7 +20,8 @@ from rollout.weights import WeightSender, sender
 class LearnerHost:
     """Answers the calls of ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
 
-    def __init__(self, config: RunConfig, model_path: Path, transfer: str) -> None:
+    def __init__(self, config: RunConfig, model_path: Path | str, transfer: str) -> None:
+        self.config = config
         self.learner = Learner(config, model_path)
         self.transfer = transfer
         self._sender: WeightSender | None = None
@@ -33,10 +34,11 @@ class LearnerHost:
         return self.learner.sft_step(pairs, lr)
 
     def train(
-        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion, seed: int
-    ) -> TrainReport:
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> IterationStats:
         """See ``rl.loop.Policy``."""
-        return self.learner.train_iteration(groups, advantages, version, seed)
+        batch = pack(groups, advantages, version, self.config.rollout.loss_on)
+        return self.learner.train_iteration(batch, (self.config.seed, version))
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""

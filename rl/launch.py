@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.config import RunConfig
-from rl.loop import TrainReport
-from rl.rewarding import ScoredGroup
 from rollout.engine import Engine, WeightUpdate
-from rollout.types import WeightVersion
+from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
+
+    from rl.learner import IterationStats
+    from rl.warmup import Pair
 
 
 class LaunchError(RuntimeError):
@@ -148,9 +149,23 @@ class RayPolicy:
         """See ``rl.loop.Policy``."""
         return self.call("score", sequences)
 
-    def train(self, groups: Sequence[ScoredGroup], version: WeightVersion, seed: int) -> TrainReport:
+    def train(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> IterationStats:
         """See ``rl.loop.Policy``."""
-        return self.call("train", groups, version, seed)
+        return self.call("train", groups, advantages, version)
+
+    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
+        """See ``rl.warmup.Trainee``."""
+        return self.call("sft", pairs, lr)
+
+    def load(self, folder: Path) -> None:
+        """See ``rl.warmup.Trainee``."""
+        self.call("load", folder)
+
+    def export(self, folder: Path) -> None:
+        """See ``rl.host.LearnerHost``."""
+        self.call("export", folder)
 
     def save(self, folder: Path) -> None:
         """See ``rl.loop.Policy``."""
@@ -162,7 +177,7 @@ def threads(wanted: int) -> int:
     return wanted or len(os.sched_getaffinity(0))
 
 
-def launch_learner(config: RunConfig, model_path: Path, group: PlacementGroup) -> RayPolicy:
+def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGroup) -> RayPolicy:
     """Start the learner actor on ``model_path`` (a Hugging Face directory)."""
     import ray
 
@@ -177,10 +192,17 @@ def launch_learner(config: RunConfig, model_path: Path, group: PlacementGroup) -
     return policy
 
 
-def launch_engine(config: RunConfig, model_path: Path, group: PlacementGroup, index: int) -> Engine:
+def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
     """An engine in an actor of its own; started by the pool, again after each death."""
     from rollout.worker import RayEngine
 
     engine = config.engine
     gpus = config.ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0
     return RayEngine(str(model_path), engine, config.seed, _options(config, group, 1 + index, gpus))
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one ends with all its processes."""
+    import ray
+
+    ray.shutdown()

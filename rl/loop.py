@@ -6,17 +6,20 @@ engine and no Ray in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rl import checkpoint
 from rl.checkpoint import RunState, Totals
 from rl.config import RunConfig
 from rl.journal import Journal
-from rl.log import IterationMetrics, MetricsLog, Timer
-from rl.measure import iteration_metrics
+from rl.learner import IterationStats
+from rl.log import MetricsLog, Timer
+from rl.measure import drawn_under, iteration_metrics
+from rl.metrics import IterationMetrics
+from rl.objective import advantages
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
@@ -34,8 +37,10 @@ class Policy(Protocol):
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probs at temperature 1 for the parity probe; [n][len - 1], nats."""
 
-    def train(self, groups: Sequence[ScoredGroup], version: WeightVersion, seed: int) -> TrainReport:
-        """One iteration: freeze the reference, reset the optimiser, a few mirror-descent steps."""
+    def train(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> IterationStats:
+        """One iteration: freeze the reference, reset the optimiser, a few mirror-descent steps. [groups][k]."""
 
     def save(self, folder: Path) -> None:
         """Weights, optimiser and RNG into an existing directory."""
@@ -50,18 +55,8 @@ class Sampler(Protocol):
     def update(self, success: dict[str, float]) -> None:
         """Problem id -> success rate of its newest finished group."""
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """JSON-able state."""
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What the learner did in one iteration."""
-
-    metrics: dict[str, float]
-    """Rows for ``metrics.jsonl``: log-ratio, gap, entropy, norms, counts."""
-    advantages: dict[str, float]
-    """Rollout id -> advantage, for those that entered the loss."""
 
 
 class Watcher(Protocol):
@@ -89,8 +84,8 @@ class Parts:
     """Held-out evaluation at the start of an iteration, under the weights just published."""
     journal: Journal
     log: MetricsLog
-    store: Callable[[int, Sequence[ScoredGroup], dict[str, float]], None]
-    """Writes an iteration's rollouts: iteration, groups, advantages."""
+    store: Callable[[int, Sequence[ScoredGroup], Mapping[str, float]], None]
+    """Writes an iteration's rollouts: iteration, groups, advantage by rollout id."""
     watch: Watcher
     stopper: Stopper
     checkpoints: Path
@@ -154,7 +149,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
             parts.evaluate(i)
 
     unfinished = list(state.unfinished)
-    fresh = new_groups(parts.sampler.draw(config.rollout.groups - len(unfinished)), i, config.rollout.k, parts.render)
+    fresh = new_groups(parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render)
     with timer("generate"), parts.stopper.interruptible():
         groups = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)
@@ -164,16 +159,32 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
         parts.sampler.update(
             {s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None}
         )
+    values = [baselined(item, config) for item in scored]
     with timer("train"):
-        parts.watch.stage("train", config.learner.updates)
-        report = parts.policy.train(scored, i, config.seed)
+        parts.watch.stage("train", 1)
+        stats = parts.policy.train([item.group for item in scored], values, i)
 
-    totals = add_up(state.totals, scored, groups, published, timer, i)
-    metrics = iteration_metrics(i, config, groups, scored, report, published, timer, parts.rewarder.length_weight(i))
-    parts.store(i, scored, report.advantages)
+    by_rollout = {
+        rollout.id: value
+        for item, row in zip(scored, values, strict=True)
+        for rollout, value in zip(item.group.rollouts, row, strict=True)
+        if value is not None and (config.rollout.loss_on == "all" or i in rollout.versions)
+    }
+    weight = parts.rewarder.length_weight(i)
+    parts.store(i, scored, by_rollout)
+    metrics = iteration_metrics(
+        i, groups, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+    )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)
+    totals = add_up(state.totals, scored, groups, published, timer, i)
     return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals)
+
+
+def baselined(item: ScoredGroup, config: RunConfig) -> list[float | None]:
+    """Advantages of one group's k rollouts on their total rewards [A.4.3, A.5]."""
+    objective = config.learner.objective
+    return advantages(item.rewards, objective.baseline, objective.tau)
 
 
 def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> list[Group]:
@@ -198,13 +209,6 @@ def add_up(
 ) -> Totals:
     """Run totals after one more iteration."""
     finished = [rollout for item in scored for rollout in item.group.rollouts]
-    drawn = sum(
-        len(segment)
-        for group in groups
-        for rollout in group.rollouts
-        for segment in rollout.segments
-        if segment.version == version
-    )
     seconds = dict(totals.seconds)
     for phase, spent in timer.seconds.items():
         seconds[phase] = seconds.get(phase, 0.0) + spent
@@ -212,7 +216,7 @@ def add_up(
         totals,
         rollouts=totals.rollouts + len(finished),
         resumed=totals.resumed + sum(len(set(rollout.versions)) > 1 for rollout in finished),
-        tokens=totals.tokens + drawn,
+        tokens=totals.tokens + drawn_under(groups, version),
         max_gap=max(totals.max_gap, published.max_gap),
         seconds=seconds,
     )

@@ -32,8 +32,8 @@ class Completion:
 class Board:
     """Hands out requests and takes in progress.
 
-    Every delta goes to ``emit`` before anything else happens with it, so that it is recorded even if the run ends now. A
-    request whose engine failed goes back to the front of the queue with the tokens it has and the budget that is left.
+    Every delta goes to ``emit`` before anything else happens with it, so that it is recorded even if the run ends now.
+    A request whose engine failed goes back to the front of the queue with the tokens it has and the budget left.
     """
 
     def __init__(self, requests: Sequence[Request], version: WeightVersion, max_failures: int, emit: Progress) -> None:
@@ -66,7 +66,7 @@ class Board:
             await self._changed.wait()
 
     def take(self, count: int) -> list[Request]:
-        """Up to ``count`` requests from the front. They are siblings mostly, so one engine's prefix cache serves them."""
+        """Up to ``count`` requests from the front: mostly siblings, which then share one engine's prefix cache."""
         taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         self._flying.update((request.key, request) for request in taken)
         return taken
@@ -75,7 +75,9 @@ class Board:
         """Progress from an engine. Raises ``EngineError`` when it was drawn under other weights than asked for."""
         wrong = next((delta for delta in deltas if delta.version != self._version), None)
         if wrong is not None:
-            raise EngineError(f"engine drew tokens under version {wrong.version} while version {self._version} is served")
+            raise EngineError(
+                f"engine drew tokens under version {wrong.version} while version {self._version} is served"
+            )
         if deltas:
             self._emit(deltas)
         for delta in deltas:

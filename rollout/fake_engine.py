@@ -58,7 +58,11 @@ class FakeEngine:
     """
 
     def __init__(
-        self, script: Script | None = None, logprob: Logprob = flat_logprob, faults: Faults | None = None, chunk: int = 4
+        self,
+        script: Script | None = None,
+        logprob: Logprob = flat_logprob,
+        faults: Faults | None = None,
+        chunk: int = 4,
     ) -> None:
         self.script = script or seeded_script()
         self.logprob = logprob
@@ -145,7 +149,7 @@ class FakeEngine:
         return [[self.logprob(s[:t], s[t], self._weights) for t in range(1, len(s))] for s in sequences]
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """See ``Engine``. Nothing is read from the payload: the version is all that the script's log-probs depend on."""
+        """See ``Engine``. The payload is not read: log-probs depend on the version alone."""
         self._check_alive()
         if self.faults.fail_update:
             raise EngineDead("fake engine: told not to take weights")

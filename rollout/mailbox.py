@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,10 +79,8 @@ class Mailbox:
             except TimeoutError:
                 return []
         if self.in_flight and wait_s:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), min(wait_s, LINGER_S))
-            except TimeoutError:
-                pass
         pieces, self._pieces = self._pieces, {}
         return [
             Delta(key, tuple(p.token_ids), tuple(p.logprobs), version, p.done, p.stop, p.error)

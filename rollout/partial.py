@@ -96,9 +96,7 @@ def fold(
     return folded
 
 
-def _fold_one(
-    rollout: Rollout, deltas: Sequence[Delta], too_old: bool, config: RolloutConfig, context: int
-) -> Rollout:
+def _fold_one(rollout: Rollout, deltas: Sequence[Delta], too_old: bool, config: RolloutConfig, context: int) -> Rollout:
     if too_old and not rollout.finished:
         return replace(rollout, stop=StopReason.ABORTED)
     stop = None

@@ -8,19 +8,18 @@ time (Ctrl-C, ``rl.stop.Interrupted``): requests in flight are dropped, the toke
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rollout.board import Board, Completion, Progress
 from rollout.config import EngineConfig, RolloutConfig
-from rollout.engine import AllEnginesDead, Delta, Engine, EngineError, EngineStats, ParityError, Request, WeightUpdate
+from rollout.engine import AllEnginesDead, Delta, Engine, EngineError, EngineStats, Request, WeightUpdate
 from rollout.partial import fold, next_request, training_sampling
 from rollout.slot import Publication, Slot, limited
 from rollout.types import Group, WeightVersion
@@ -103,7 +102,9 @@ class Pool:
         """
         return self._run(lambda _: self._publish(Publication(update, probe, reference, self.rollout.parity_bound)))
 
-    def extend(self, groups: Sequence[Group], version: WeightVersion, on_progress: Progress | None = None) -> list[Group]:
+    def extend(
+        self, groups: Sequence[Group], version: WeightVersion, on_progress: Progress | None = None
+    ) -> list[Group]:
         """Each unfinished rollout grows by at most one stretch of ``rollout.segment_tokens`` under ``version``.
 
         Tokens that a rollout already has under ``version`` count against the stretch. Groups over the age cap are
@@ -167,62 +168,50 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # ---- in the caller's thread ----
 
     def _run(self, work: Callable[[Progress], Coroutine[Any, Any, T]], on_progress: Progress | None = None) -> T:
-        """Run ``work`` on the pool's loop and wait; its progress is handed to ``on_progress`` in this thread."""
+        """Run ``work`` on the pool's loop and wait; its progress is handed to ``on_progress`` in this thread.
+
+        If waiting is cut short, the work is cancelled, and its last tokens are recorded too unless recording itself failed.
+        """
         if self._closed:
             raise RuntimeError("the pool is closed")
         news: queue.SimpleQueue[list[Delta] | None] = queue.SimpleQueue()
-        future = asyncio.run_coroutine_threadsafe(work(news.put), self._loop)
-        future.add_done_callback(lambda _: news.put(None))
-        with self._cancelled_on_error(future, news, on_progress):
-            while (deltas := news.get()) is not None:
-                if on_progress is not None:
-                    on_progress(deltas)
-        return future.result()
 
-    @contextmanager
-    def _cancelled_on_error(
-        self,
-        future: concurrent.futures.Future[T],
-        news: queue.SimpleQueue[list[Delta] | None],
-        on_progress: Progress | None,
-    ) -> Iterator[None]:
-        """If waiting is cut short (an interrupt, a full disk), cancel the work and record what it still delivers."""
+        async def run() -> T:
+            try:
+                return await work(news.put)
+            finally:
+                news.put(None)
+
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
-            yield
-        except BaseException:
+            _drain(news, on_progress)
+        except BaseException as error:
             future.cancel()
-            done = asyncio.run_coroutine_threadsafe(self._cleared(), self._loop)
-            done.add_done_callback(lambda _: news.put(None))
-            while (deltas := news.get()) is not None or not done.done():
-                if deltas and on_progress is not None:
-                    on_progress(deltas)
+            with contextlib.suppress(queue.Empty):
+                _drain(news, None if isinstance(error, Exception) else on_progress, 2 * CLEAR_S)
             raise
+        return future.result()
 
     # ---- on the pool's loop ----
 
-    async def _cleared(self) -> None:
-        """Return when a cancelled call has left the engines."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        clearing = [task for task in others if task.get_name() == "clear"]
-        await asyncio.wait([asyncio.create_task(asyncio.sleep(0)), *clearing], timeout=2 * CLEAR_S)
-
     async def _publish(self, publication: Publication) -> PublishReport:
         began = time.monotonic()
-        await asyncio.gather(*(slot.ready(self._publication) for slot in self._slots))
+        await asyncio.gather(*(slot.ready(None) for slot in self._slots if slot.reviving))
         self._publication = publication
         await asyncio.gather(*(slot.adopt(publication) for slot in self._slots))
-        serving = self._serving()
         return PublishReport(
             version=publication.update.version,
             seconds=time.monotonic() - began,
             bytes=publication.update.payload.get("size", 0),
-            max_gap=max(slot.gap for slot in serving),
+            max_gap=max(slot.gap for slot in self._serving()),
         )
 
     def _serving(self) -> list[Slot]:
@@ -238,15 +227,79 @@ class Pool:
 
     async def _generate(self, requests: Sequence[Request], emit: Progress) -> list[Completion]:
         board = Board(requests, self.version, self.rollout.max_failures, emit)
-        workers = [asyncio.create_task(self._work(slot, board)) for slot in self._slots]
+        workers = {asyncio.create_task(self._work(slot, board)) for slot in self._slots}
         try:
-            await self._all_served(board, workers)
+            running = workers
+            while running and board.unfinished:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for worker in done:
+                    worker.result()
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            clearing = asyncio.create_task(self._clear(board), name="clear")
-            await asyncio.shield(clearing)
+            await asyncio.gather(*(slot.clear(board, CLEAR_S) for slot in self._slots))
         if board.unfinished:
             self._serving()
         return board.completions()
+
+    async def _work(self, slot: Slot, board: Board) -> None:
+        """Keep one slot busy with the board, through any number of engines, until the board is empty."""
+        while board.unfinished and await slot.ready(self._publication):
+            try:
+                await slot.serve(board, lambda slot: self._share(slot, board))
+            except EngineError as error:
+                board.give_back(sorted(slot.in_flight), f"engine {slot.index} failed: {error}")
+                await slot.lose(error)
+
+    def _share(self, slot: Slot, board: Board) -> int:
+        """How many more requests this slot may take: an even share of what is left, and a few more than it can decode.
+
+        A single engine gets everything at once and schedules it itself, so what it batches together depends only on the
+        order of the requests.
+        """
+        if len(self._slots) == 1:
+            return board.waiting
+        live = sum(other.engine is not None for other in self._slots)
+        most = self.config.max_concurrency + self.config.max_concurrency // 8
+        return min(-(-board.unfinished // live), most) - len(slot.in_flight)
+
+    async def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        for slot in self._slots:
+            while await slot.ready(self._publication):
+                engine = slot.engine
+                assert engine is not None
+                try:
+                    return await limited(engine.score(sequences), self.config.call_timeout_s, "scoring")
+                except EngineError as error:
+                    await slot.lose(error)
+        self._serving()
+        raise AssertionError("unreachable: a serving slot would have scored")
+
+    async def _stats(self) -> PoolStats:
+        found = []
+        for slot in self._slots:
+            if slot.engine is None:
+                continue
+            try:
+                found.append(await limited(slot.engine.stats(), self.config.call_timeout_s, "health check"))
+            except EngineError as error:
+                await slot.lose(error)
+        failures = sum(slot.failures for slot in self._slots)
+        return PoolStats(tuple(found), failures, sum(slot.given_up for slot in self._slots))
+
+    async def _close(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*(slot.close() for slot in self._slots))
+
+
+def _drain(
+    news: queue.SimpleQueue[list[Delta] | None], on_progress: Progress | None, timeout_s: float | None = None
+) -> None:
+    """Hand progress on until the work has ended. Raises ``queue.Empty`` when nothing comes for ``timeout_s``."""
+    while (deltas := news.get(timeout=timeout_s)) is not None:
+        if on_progress is not None:
+            on_progress(deltas)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 POLL_S = 1.0
 """Longest wait inside one poll."""
-BACKOFF_S = 0.5
+BACKOFF_S = 0.2
 """Pause before the first restart in a row; doubles with each."""
 CLOSE_S = 20.0
 """Patience with an engine that is closed."""
@@ -78,6 +78,11 @@ class Slot:
         self._spawn = spawn
         self._attempts = 0
         self._revival: asyncio.Task[None] | None = None
+
+    @property
+    def reviving(self) -> bool:
+        """True while an engine is being started here."""
+        return self._revival is not None
 
     async def ready(self, publication: Publication | None) -> bool:
         """Wait until an engine serves here; False when the slot is given up.

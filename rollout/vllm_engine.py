@@ -148,8 +148,8 @@ class VllmEngine:
 
     async def _consume(self, request: Request) -> None:
         """Move one request's output into the mailbox until it ends."""
-        from vllm.inputs.engine import tokens_input
         from vllm.exceptions import VLLMClientError
+        from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         seed = None if request.seed is None else seed_of(request.seed, len(request.token_ids))

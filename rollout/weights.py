@@ -48,9 +48,9 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     A tied LM head is listed although the model stores it only once: vLLM packs it separately, and without it a publish
     reports success and serves a stale head.
     """
-    adapted = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapted: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     merged = dict(_merged(adapted))
-    head = adapted.get_output_embeddings()  # type: ignore[operator]
+    head = adapted.get_output_embeddings()
     if head is not None:
         prefix = next(name for name, module in adapted.named_modules() if module is head)
         merged.setdefault(f"{prefix}.weight", head.weight.detach())
@@ -166,7 +166,7 @@ class ShmSender:
 
 
 def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
-    """Offsets for the tensors one behind the other, and the total size in bytes. Tensors that share memory share it there."""
+    """Where each tensor goes, and the total size in bytes. Tensors that share memory share it there too."""
     specs: list[TensorSpec] = []
     placed: dict[tuple[int, torch.Size], int] = {}
     end = 0

@@ -1,13 +1,14 @@
-"""Procedural arithmetic: chains such as ``37+48-6*4`` with demonstrations that think in different depths.
+"""Procedural arithmetic: a ledger of additions and subtractions, with demonstrations that think in different depths.
 
 Every problem is a pure function of (source, split, index); no file is read. The split of a problem is decided by a keyed
 hash of its text alone, so a held-out text cannot be drawn for training, whatever the seed or the difficulty.
 
-Demonstrations are the long-CoT warm-up data of Kimi k1.5 section 2.2 in miniature. They are a deliberate *mixture of
-efforts*, as the writing that a language model is pretrained on is: some do column arithmetic, some write a step's result
-straight down, some skip steps, some only state the answer. All of them end in the right answer, and wrong steps occur only
-where the text then notices and corrects them. A small model executes the careful style far more reliably than the hasty
-ones, so the outcome reward has something to discover: that thinking pays.
+Demonstrations are the long-CoT warm-up data of k1.5 section 2.2 in miniature: they show planning (``plan``), evaluation
+(``check``), reflection (``wait``) and exploration (``or``). They are a deliberate *mixture of efforts*, as the writing
+that language models are pretrained on is: some work in columns, some write a step's result straight down, some skip
+steps, some only state the answer. All end in the right answer, and a wrong step occurs only where the text then notices
+and corrects it. A small model executes columns far more reliably than the hasty ways, so the outcome reward has
+something to discover: that thinking pays.
 """
 
 from __future__ import annotations
@@ -130,6 +131,11 @@ class Arithmetic:
     def top(self) -> int:
         """Largest operand and running total."""
         return 10**self.digits - 1
+
+    @property
+    def alphabet(self) -> tuple[str, ...]:
+        """Tokens of which every prompt and demonstration is a concatenation."""
+        return TOKENS
 
     def problem(self, index: int, split: Split) -> Problem:
         """Problem number ``index`` (0, 1, ...) of a split; the same text has the same id wherever it is drawn."""

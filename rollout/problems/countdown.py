@@ -1,7 +1,7 @@
 """Procedural countdown: reach a target from given numbers with ``+ - * /``, each number used at most once.
 
 Every intermediate result of a demonstration is a positive integer (the verifier also accepts rationals). Problems are
-solvable by construction, and the split of a problem is decided by a keyed hash of its numbers and target alone.
+solvable by construction, and the split of one is decided by a keyed hash of its numbers and target alone.
 
 A demonstration is the trace of a real depth-first search, dead ends and returns included. Searches run in random orders
 until one finds the target within ``tries`` visited states; should none do so, a search that starts with a known solution
@@ -168,6 +168,11 @@ class Countdown:
             raise ValueError(f"target must satisfy 1 <= smallest <= largest <= 999999999, got {self.target}")
         if self.tries < self.numbers[1]:
             raise ValueError(f"tries must be at least the most numbers ({self.numbers[1]}), got {self.tries}")
+
+    @property
+    def alphabet(self) -> tuple[str, ...]:
+        """Tokens of which every prompt and demonstration is a concatenation."""
+        return TOKENS
 
     def problem(self, index: int, split: Split) -> Problem:
         """Problem number ``index`` (0, 1, ...) of a split; the same numbers and target have the same id."""

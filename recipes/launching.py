@@ -1,0 +1,73 @@
+"""Learner and engines of a run, in Ray actors or in this process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.setup import Setup
+from rl.config import ScratchModel
+from rl.run_dir import RunDir
+from rollout.pool import Pool
+from rollout.pretrained import resolve_model
+
+if TYPE_CHECKING:
+    from rl.host import LearnerHost
+    from rl.launch import RayPolicy
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Who does the work."""
+
+    policy: RayPolicy | LearnerHost
+    pool: Pool
+
+
+def starting_model(setup: Setup, directory: RunDir) -> Path | str:
+    """A Hugging Face directory that learner and engines start from; weights from scratch are written once."""
+    base = setup.config.model.base
+    if not isinstance(base, ScratchModel):
+        return resolve_model(base.path)
+    if not (directory.initial / "config.json").exists():
+        from rl.policy import create_model
+
+        model = create_model(base, setup.tokenizer, setup.config.seed)
+        setup.tokenizer.save_pretrained(directory.initial)
+        model.save_pretrained(directory.initial)
+    if (directory.warmup / "warmup.json").exists():
+        return directory.warmup
+    return directory.initial
+
+
+def launch(setup: Setup, directory: RunDir, stack: ExitStack) -> Machines:
+    """Start everything; ``stack`` closes it, the pool first."""
+    config = setup.config
+    path = starting_model(setup, directory)
+    if config.ray.in_process:
+        from rl.host import LearnerHost
+        from rollout.worker import build_engine
+
+        policy = LearnerHost(config, path, "local")
+        pool = Pool(
+            lambda _: build_engine(str(path), config.engine, config.seed),
+            config.engine,
+            config.rollout,
+            setup.end,
+            config.seed,
+        )
+        stack.enter_context(pool)
+        return Machines(policy, pool)
+    from rl.launch import launch_engine, launch_learner, place, start_ray, stop_ray
+
+    start_ray(config)
+    stack.callback(stop_ray)
+    group = place(config)
+    pool = Pool(
+        lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, setup.end, config.seed
+    )
+    stack.enter_context(pool)
+    pool.start()
+    return Machines(launch_learner(config, path, group), pool)

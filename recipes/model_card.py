@@ -1,0 +1,41 @@
+"""README.md of an exported model: what it is, what made it, how well it did."""
+
+from __future__ import annotations
+
+import json
+
+from rl.config import RunConfig
+from rl.log import Evaluation, replace_file
+from rl.run_dir import RunDir
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [k15, reinforcement-learning]
+---
+# {recipe} by k15
+
+Post-trained with k15 (recipe `{recipe}`, seed {seed}, {iterations} RL iterations, git {revision}).
+
+| held out | accuracy | 95 % interval | mean tokens |
+|---|---|---|---|
+| before RL | {before.accuracy.mean:.3f} | [{before.accuracy.low:.3f}, {before.accuracy.high:.3f}] | {before.tokens.mean:.1f} |
+| after RL | {after.accuracy.mean:.3f} | [{after.accuracy.low:.3f}, {after.accuracy.high:.3f}] | {after.tokens.mean:.1f} |
+
+{after.accuracy.n} problems, {after.samples} responses each at temperature {temperature}. Loads with transformers and vLLM.
+"""
+
+
+def write_card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
+    """Write ``model/README.md``."""
+    card = CARD.format(
+        recipe=config.recipe,
+        seed=config.seed,
+        iterations=config.iterations,
+        revision=json.loads(directory.info.read_text())["git_revision"] or "unknown",
+        before=before,
+        after=after,
+        temperature=config.eval.temperature,
+    )
+    replace_file(directory.model / "README.md", card.encode())

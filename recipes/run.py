@@ -1,0 +1,348 @@
+"""A whole run: set up, warm up, evaluate, RL, evaluate, export, report. Resumes whatever the directory holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evals.evaluate import Result, evaluate
+from recipes.launching import Machines, launch
+from recipes.model_card import write_card
+from recipes.setup import Setup, prepare
+from rl import checkpoint, loop
+from rl.checkpoint import CheckpointError, RunState
+from rl.config import RunConfig, ScratchModel
+from rl.journal import Journal
+from rl.launch import LaunchError, LearnerDead
+from rl.learner import NonFiniteGradients
+from rl.live import LiveView
+from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
+from rl.report.build import ReportError, build_report
+from rl.rewarding import Rewarder, ScoredGroup, grade
+from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
+from rl.run_dir import RunDir, RunDirError
+from rl.sampling import build_sampler
+from rl.sinks import SinkError
+from rl.stop import Interrupted, Stopper
+from rl.warmup import warm_up
+from rollout.engine import Delta, EngineError, Sampling
+
+EXPECTED = (
+    RunDirError,
+    CheckpointError,
+    LaunchError,
+    LearnerDead,
+    NonFiniteGradients,
+    EngineError,
+    LogError,
+    StoreError,
+    SinkError,
+    ReportError,
+    OSError,
+    ValueError,
+)
+"""Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
+
+
+def run(config: RunConfig, run_dir: Path) -> int:
+    """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal)."""
+    with Stopper() as stopper:
+        try:
+            directory = RunDir(run_dir.resolve())
+            with directory.lock():
+                return _run(config, directory, stopper)
+        except Interrupted:
+            print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
+            return 128 + (stopper.signal or 2)
+        except EXPECTED as error:
+            print(f"k15: {error}", file=sys.stderr)
+            return 1
+
+
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
+    setup = prepare(config)
+    resumed = directory.open(config, setup.fingerprint)
+    if resumed and finished(directory, config):
+        print(f"{directory.root}: finished already; report: {directory.report}")
+        return 0
+    with ExitStack() as stack:
+        session = Session(setup, directory, stopper, stack)
+        session.warm_up()
+        state = session.restore()
+        if state.iteration == 0:
+            session.measure("before", 0, full=True)
+        state = loop.train(config, state, session.parts())
+        session.publish(config.iterations)
+        after = session.measure("after", config.iterations, full=True)
+        session.finish(state, after)
+    return 0
+
+
+def finished(directory: RunDir, config: RunConfig) -> bool:
+    """True when the directory holds the summary of a run of this many iterations."""
+    if not directory.summary.exists():
+        return False
+    return int(json.loads(directory.summary.read_text())["iterations"]) == config.iterations
+
+
+@dataclass
+class Session:
+    """One process's work on a run; everything it opens is closed by ``stack``, last first."""
+
+    setup: Setup
+    directory: RunDir
+    stopper: Stopper
+    stack: ExitStack
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of this process outside of the iterations, by phase."""
+
+    def __post_init__(self) -> None:
+        config, directory = self.setup.config, self.directory
+        start = checkpoint.available(directory.checkpoints)
+        self.watch = self.stack.enter_context(
+            LiveView(
+                directory.root.name,
+                describe(config),
+                config.iterations,
+                int(start[-1].name) if start else 0,
+                config.log.live,
+            )
+        )
+        self.log = MetricsLog(
+            directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json")
+        )
+        self.stack.callback(self.log.close)
+        began = time.monotonic()
+        self.machines: Machines = launch(self.setup, directory, self.stack)
+        self._spend("start", began)
+        rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
+        self.stack.callback(rewarder.close)
+        self.rewarder = rewarder
+        self.sampler = build_sampler(
+            config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size
+        )
+        self.published = -1
+        self.recent: list[list[int]] = []
+
+    def _spend(self, phase: str, began: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+    def warm_up(self) -> None:
+        """Supervised warm-up, unless the directory holds its result."""
+        config, target = self.setup.config, self.directory.warmup
+        if config.warmup is None or (target / "model.safetensors").exists() and (target / "warmup.json").exists():
+            return
+        began = time.monotonic()
+        losses: list[tuple[int, float]] = []
+        report = warm_up(
+            config.warmup,
+            self.setup.demonstrations(),
+            self.machines.policy,
+            self.directory.root / "warmup-checkpoints",
+            self.watch,
+            self.stopper,
+            config.seed,
+            lambda step, loss: losses.append((step, loss)),
+        )
+        self.machines.policy.export(target)
+        self.setup.tokenizer.save_pretrained(target)
+        self._spend("warmup", began)
+        row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
+        replace_file(target / "warmup.json", json.dumps(row).encode())
+
+    def restore(self) -> RunState:
+        """The newest checkpoint that verifies, or the start of RL."""
+        found = checkpoint.latest(self.directory.checkpoints, self.watch.warn)
+        state = RunState(0, sampler=self.sampler.state_dict())
+        if found is not None:
+            state, learner = found
+            self.machines.policy.load(learner)
+            self.sampler.load_state_dict(state.sampler)
+        self.log.truncate(state.iteration)
+        drop_rollouts_from(self.directory.root, state.iteration)
+        return state
+
+    def probe(self) -> list[list[int]]:
+        """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with their answers."""
+        if self.recent:
+            return self.recent
+        chosen = self.setup.heldout[: self.setup.config.rollout.parity_probes]
+        encode = self.setup.tokenizer
+        return [
+            [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
+            for problem in chosen
+        ]
+
+    def publish(self, version: int) -> None:
+        """Current weights into every engine, once per version."""
+        if self.published != version:
+            loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            self.published = version
+
+    def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
+        """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
+        for known in read_evaluations(self.directory.root):
+            if known.name == name and known.iteration == iteration:
+                return known
+        config = self.setup.config
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.publish(iteration)
+            problems = self.setup.heldout if full else self.setup.heldout[: config.eval.interim_problems]
+            result = self._evaluate(problems, config.eval.temperature, config.eval.samples)
+            greedy = self._evaluate(problems, 0.0, 1).accuracy if full and config.eval.greedy else None
+        evaluation = Evaluation(
+            name=name,
+            iteration=iteration,
+            accuracy=result.accuracy,
+            tokens=result.tokens,
+            samples=result.samples,
+            truncated=result.truncated,
+            ungradable=result.ungradable,
+            greedy=greedy,
+        )
+        write_evaluation(self.directory.root, evaluation)
+        self.watch.evaluation(name, result.accuracy.mean, result.accuracy.low, result.accuracy.high)
+        if full:
+            self._spend("eval", began)
+        return evaluation
+
+    def _evaluate(self, problems: Sequence[Any], temperature: float, samples: int) -> Result:
+        config = self.setup.config
+        self.watch.stage("evaluate", len(problems) * samples)
+        return evaluate(
+            self.machines.pool,
+            problems,
+            self.setup.render,
+            lambda problem, rollout: grade(problem, rollout, self.setup.decode, self.setup.verify),
+            self.setup.decode,
+            Sampling(temperature=temperature, stop_token_ids=self.setup.end),
+            samples,
+            config.rollout.max_tokens,
+            config.engine.max_model_len,
+            config.seed,
+            lambda deltas: self.watch.advance(count_done(deltas)),
+        )
+
+    def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
+        """An iteration's rollouts as Parquet; some of them become the next parity probe."""
+        weight = self.rewarder.length_weight(iteration)
+        table = to_table(iteration, scored, advantages, weight, self.setup.decode)
+        write_rollouts(self.directory.root, iteration, table)
+        rollouts = [rollout for item in scored for rollout in item.group.rollouts if rollout.length]
+        if rollouts:
+            chosen = rollouts[: self.setup.config.rollout.parity_probes]
+            self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
+
+    def parts(self) -> loop.Parts:
+        """What the loop works with."""
+
+        def evaluate_at(iteration: int) -> None:
+            self.published = iteration
+            self.measure(f"it{iteration:04d}", iteration, full=False)
+
+        return loop.Parts(
+            policy=self.machines.policy,
+            pool=self.machines.pool,
+            sampler=self.sampler,
+            rewarder=self.rewarder,
+            render=self.setup.render,
+            probe=self.probe,
+            evaluate=evaluate_at,
+            journal=Journal(self.directory.journal),
+            log=self.log,
+            store=self.store,
+            watch=self.watch,
+            stopper=self.stopper,
+            checkpoints=self.directory.checkpoints,
+        )
+
+    def finish(self, state: RunState, after: Evaluation) -> None:
+        """Export, summary, report, and a short table on the terminal."""
+        directory, config = self.directory, self.setup.config
+        self.machines.policy.export(directory.model)
+        self.setup.tokenizer.save_pretrained(directory.model)
+        before = self.measure("before", 0, full=True)
+        write_card(directory, config, before, after)
+        summary = summarise(config, state, before, after, self.seconds, directory)
+        replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
+        build_report(directory.root)
+        self.watch.close()
+        print(table(summary))
+
+
+def count_done(deltas: list[Delta]) -> int:
+    """Requests that ended in this piece of progress."""
+    return sum(delta.done for delta in deltas)
+
+
+def describe(config: RunConfig) -> str:
+    """The policy in a few words."""
+    base = config.model.base
+    if isinstance(base, ScratchModel):
+        return f"Llama from scratch, {base.layers} layers of {base.width}"
+    return base.path
+
+
+def summarise(
+    config: RunConfig,
+    state: RunState,
+    before: Evaluation,
+    after: Evaluation,
+    seconds: Mapping[str, float],
+    directory: RunDir,
+) -> dict[str, Any]:
+    """The contents of ``summary.json``."""
+
+    def accuracy(evaluation: Evaluation) -> dict[str, Any]:
+        estimate = evaluation.accuracy
+        row = {"mean": estimate.mean, "ci95": [estimate.low, estimate.high], "n": estimate.n, "samples": evaluation.samples}
+        return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
+
+    return {
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "accuracy_before": accuracy(before),
+        "accuracy_after": accuracy(after),
+        "mean_tokens_before": before.tokens.mean,
+        "mean_tokens_after": after.tokens.mean,
+        "iterations": state.iteration,
+        "rollouts": state.totals.rollouts,
+        "partial_rollouts_resumed": state.totals.resumed,
+        "tokens_generated": state.totals.tokens,
+        "wall_seconds": {**seconds, **{f"rl_{phase}": spent for phase, spent in state.totals.seconds.items()}},
+        "max_logprob_gap": state.totals.max_gap,
+        "model_path": str(directory.model),
+        "report_path": str(directory.report),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary for the terminal."""
+
+    def line(name: str, key: str, tokens: str) -> str:
+        row = summary[key]
+        low, high = row["ci95"]
+        greedy = row["greedy"]["mean"] if row["greedy"] else float("nan")
+        return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10.3f}{summary[tokens]:>10.1f}"
+
+    return "\n".join(
+        [
+            f"{'':<8}{'accuracy':>10}   {'95 % interval':<14}{'greedy':>10}{'tokens':>10}",
+            line("before", "accuracy_before", "mean_tokens_before"),
+            line("after", "accuracy_after", "mean_tokens_after"),
+            f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
+            f"({summary['partial_rollouts_resumed']} over several weight versions), {summary['tokens_generated']} tokens",
+            f"largest engine-learner log-prob gap {summary['max_logprob_gap']:.1e} nats",
+            f"model {summary['model_path']}",
+            f"report {summary['report_path']}",
+        ]
+    )
+
+

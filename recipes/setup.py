@@ -1,0 +1,136 @@
+"""What a run needs before any engine starts: problems, tokenizer, prompts, verifiers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rewards.score import Score
+from rewards.verify import get_verifier
+from rl.config import RunConfig, ScratchModel
+from rl.warmup import Pair
+from rollout.problems.jsonl import read_rows
+from rollout.problems.source import ProblemError, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.prompts import decode, end_tokens, render_within
+from rollout.seeds import seed_of
+from rollout.types import Problem
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The fixed surroundings of a run."""
+
+    config: RunConfig
+    train: ProblemSource
+    heldout: tuple[Problem, ...]
+    fingerprint: str
+    """SHA-256 over training and held-out problems."""
+    tokenizer: Any
+    end: tuple[int, ...]
+    """Tokens that end a response."""
+
+    def render(self, problem: Problem) -> tuple[int, ...]:
+        """Prompt tokens of a problem. Raises ``PromptError`` when they do not fit the context."""
+        problems = self.config.problems
+        limit = self.config.engine.max_model_len - 1
+        return render_within(self.tokenizer, problem, problems.instruction, problems.system, limit)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Response text without the end token."""
+        return decode(self.tokenizer, token_ids, self.end)
+
+    def verify(self, problem: Problem, response: str) -> Score:
+        """The problem's own verifier on a response."""
+        return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, problem.answer)
+
+    def demonstrations(self) -> list[Pair]:
+        """Warm-up examples as tokens: of the training split's generator, or rows of ``warmup.path`` [A.3]."""
+        warmup = self.config.warmup
+        if warmup is None:
+            return []
+        if warmup.path is not None:
+            return self._read_demonstrations(Path(warmup.path), warmup.examples)
+        if not isinstance(self.train, Procedural):
+            raise ProblemError("warmup needs warmup.path unless problems.train is a procedural source")
+        pairs = []
+        for index in range(warmup.examples):
+            problem = self.train[index]
+            rng = Random(seed_of(self.config.seed, "demonstration", index))
+            pairs.append(self._pair(self.render(problem), self.train.generator.demonstration(problem, rng)))
+        return pairs
+
+    def _read_demonstrations(self, path: Path, limit: int) -> list[Pair]:
+        pairs = []
+        for number, row in read_rows(path):
+            if len(pairs) == limit:
+                break
+            for key in ("problem", "response"):
+                if not isinstance(row.get(key), str) or not row[key]:
+                    raise ProblemError(f"{path}:{number}: {key!r} is missing or empty")
+            problem = Problem(f"{path.name}:{number}", row["problem"], "-", "exact")
+            pairs.append(self._pair(self.render(problem), row["response"]))
+        return pairs
+
+    def _pair(self, prompt: tuple[int, ...], response: str) -> Pair:
+        tokens = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        return prompt, (*tokens, self.end[0])
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Problems and tokenizer of a run. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``."""
+    train = build_source(config.problems.train, "train")
+    held_out = build_source(config.problems.heldout, "heldout")
+    check_disjoint(train, held_out)
+    size = config.problems.heldout_size
+    if held_out.size is not None and held_out.size < size:
+        raise ProblemError(f"problems.heldout has {held_out.size} problems, fewer than problems.heldout_size {size}")
+    problems = distinct(held_out, size)
+    digest = hashlib.sha256(f"{train.fingerprint}/{held_out.fingerprint}".encode()).hexdigest()
+    tokenizer, end = load_tokenizer(config, train)
+    setup = Setup(config, train, problems, digest, tokenizer, end)
+    setup.render(problems[0])
+    return setup
+
+
+def distinct(source: ProblemSource, size: int) -> tuple[Problem, ...]:
+    """The first ``size`` different problems: procedural sources may draw a text twice."""
+    found: dict[str, Problem] = {}
+    limit = source.size if source.size is not None else 20 * size
+    for index in range(limit):
+        problem = source[index]
+        found.setdefault(problem.id, problem)
+        if len(found) == size:
+            return tuple(found.values())
+    raise ProblemError(f"only {len(found)} different held-out problems found, problems.heldout_size asks for {size}")
+
+
+def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, tuple[int, ...]]:
+    """The policy's tokenizer and the tokens that end its responses."""
+    from rl.policy import check_tokenizer
+
+    base = config.model.base
+    if isinstance(base, ScratchModel):
+        from rollout.tokenizer import build_tokenizer
+
+        if not isinstance(train, Procedural):
+            raise ProblemError("a scratch model takes its vocabulary from a procedural problems.train source")
+        tokenizer = build_tokenizer(train.generator.alphabet, base.context)
+        return tokenizer, end_tokens(tokenizer)
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from rollout.pretrained import resolve_model
+
+    path = resolve_model(base.path)
+    loaded = AutoTokenizer.from_pretrained(path)
+    check_tokenizer(loaded, base.path)
+    try:
+        eos = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # a model without a generation config ends with its tokenizer's EOS
+        eos = None
+    return loaded, end_tokens(loaded, [] if eos is None else [eos] if isinstance(eos, int) else eos)
+
+

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from kernels.logprob import token_logprobs_reference
+from rl.batch import cumulative
+from rl.config import LoraConfig, ModelConfig
+from rl.policy import (
+    PolicyError,
+    build_model,
+    causal_lm,
+    check_tokenizer,
+    load_model,
+    packed_logprobs,
+    prepare,
+)
+from rollout.pretrained import ModelPathError
+from rollout.tokenizer import build_tokenizer
+from tests.learner_kit import TINY, VOCABULARY, save_tiny_model, tiny_llama
+
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+LENGTHS = [4, 9, 2, 17, 9]
+CPU = ModelConfig(base=TINY)
+
+
+def stream(seed=0):
+    """Packed tokens, their boundaries, and the indices of all tokens that have a predecessor."""
+    tokens = torch.randint(0, VOCABULARY, (sum(LENGTHS),), generator=torch.Generator().manual_seed(seed))
+    cu_seqlens = cumulative(LENGTHS)
+    follows = torch.ones(len(tokens), dtype=torch.bool)
+    follows[cu_seqlens[:-1].long()] = False
+    return tokens, cu_seqlens, follows.nonzero().flatten()
+
+
+def separate_logprobs(model, tokens, temperature=1.0):
+    """One sequence after the other through the model's own forward pass and full logits."""
+    parts, entropies = [], []
+    for sequence in tokens.split(LENGTHS):
+        logits = model(sequence[None]).logits[0, :-1] / temperature
+        logprobs = logits.log_softmax(-1)
+        parts.append(logprobs.gather(1, sequence[1:, None]).squeeze(1))
+        entropies.append(-(logprobs.exp() * logprobs).sum(-1))
+    return torch.cat(parts), torch.cat(entropies)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_equals_separate_in_values_and_gradients(checkpointing, temperature):
+    plain = tiny_llama()
+    packed = prepare(copy.deepcopy(plain), ModelConfig(base=TINY, gradient_checkpointing=checkpointing))
+    tokens, cu_seqlens, targets = stream()
+    upstream = torch.linspace(-1, 1, len(targets))
+    ours, entropy = packed_logprobs(packed, tokens, cu_seqlens, targets, temperature=temperature)
+    truth, true_entropy = separate_logprobs(plain, tokens, temperature)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)  # float32 sums in another order
+    torch.testing.assert_close(entropy, true_entropy, rtol=0, atol=1e-5)
+    (ours * upstream).sum().backward()
+    (truth * upstream).sum().backward()
+    for (name, a), (_, b) in zip(packed.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_only_the_tokens_asked_for_are_scored():
+    model = prepare(tiny_llama(), CPU)
+    tokens, cu_seqlens, targets = stream()
+    everything, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
+    some, _ = packed_logprobs(model, tokens, cu_seqlens, targets[[3, 20, 5]])
+    torch.testing.assert_close(some, everything[[3, 20, 5]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+        lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=64)),
+        lambda: tiny_llama(attention_bias=True, tie_word_embeddings=True),
+    ],
+    ids=["qwen2", "mistral", "llama-bias"],
+)
+def test_other_architectures(model):
+    torch.manual_seed(1)
+    plain = model()
+    tokens, cu_seqlens, targets = stream(2)
+    with torch.no_grad():
+        truth, _ = separate_logprobs(plain, tokens)
+        ours, _ = packed_logprobs(prepare(plain, CPU), tokens, cu_seqlens, targets)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
+
+
+def test_a_head_with_bias_is_supported():
+    model = tiny_llama()
+    model.lm_head = torch.nn.Linear(32, VOCABULARY, bias=True)
+    tokens, cu_seqlens, targets = stream()
+    with torch.no_grad():
+        hidden = torch.cat([model.base_model(s[None]).last_hidden_state[0, :-1] for s in tokens.split(LENGTHS)])
+        truth, _ = token_logprobs_reference(hidden, model.lm_head.weight, tokens[targets], model.lm_head.bias)
+        ours, _ = packed_logprobs(prepare(model, CPU), tokens, cu_seqlens, targets)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
+
+
+def test_models_whose_logits_we_would_get_wrong_are_refused():
+    with pytest.raises(PolicyError, match="final_logit_softcapping=30"):
+        prepare(Gemma2ForCausalLM(Gemma2Config(**SMALL)), CPU)
+    softcapped = Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=None))
+    with pytest.raises(ValueError, match="softcap"):
+        prepare(softcapped, CPU)
+
+    class Doubled(type(tiny_llama())):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.logits = 2 * out.logits
+            return out
+
+    torch.manual_seed(0)
+    with pytest.raises(PolicyError, match="packed log-probs differ from the model's own by"):
+        prepare(Doubled(tiny_llama().config), CPU)
+
+
+def test_dropout_is_off_so_that_the_same_function_is_computed_twice():
+    model = prepare(tiny_llama(attention_dropout=0.5), CPU)
+    tokens, cu_seqlens, targets = stream()
+    first, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
+    with torch.no_grad():
+        second, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
+    assert model.training
+    assert torch.equal(first, second)
+
+
+def test_bfloat16_autocast_keeps_float32_weights_and_stays_close():
+    model = prepare(tiny_llama(), CPU)
+    tokens, cu_seqlens, targets = stream()
+    exact, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
+    half, _ = packed_logprobs(model, tokens, cu_seqlens, targets, compute_dtype=torch.bfloat16)
+    assert half.dtype == torch.float32
+    assert not torch.equal(exact, half)
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.05)
+    half.sum().backward()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_scratch_models_depend_on_the_seed_alone_and_tie_their_embeddings():
+    tokenizer = build_tokenizer(["a", "b"], 256)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, two, other = (build_model(CPU, tokenizer, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert one.lm_head.weight is one.model.embed_tokens.weight
+    assert (one.config.eos_token_id, one.config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert one.config.vocab_size == len(tokenizer)
+
+
+def test_tokenizers_without_end_or_padding(caplog):
+    tokenizer = build_tokenizer(["a"], 16)
+    tokenizer.pad_token = None
+    check_tokenizer(tokenizer, "some/model")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert "some/model has no pad_token" in caplog.text
+    tokenizer.eos_token = None
+    with pytest.raises(PolicyError, match="some/model has no eos_token"):
+        check_tokenizer(tokenizer, "some/model")
+
+
+def test_missing_and_broken_model_directories(tmp_path):
+    with pytest.raises(ModelPathError, match="no such model directory"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"')
+    with pytest.raises(PolicyError, match="cannot be loaded as a causal LM") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_are_loaded_in_float32(tmp_path):
+    tiny_llama().bfloat16().save_pretrained(tmp_path)
+    assert {p.dtype for p in load_model(tmp_path).parameters()} == {torch.float32}
+
+
+def test_lora_trains_adapters_only_and_starts_as_the_base_model(tmp_path):
+    folder = save_tiny_model(tmp_path)
+    base = prepare(load_model(folder), CPU)
+    lora = prepare(load_model(folder), ModelConfig(base=TINY, lora=LoraConfig(rank=2), gradient_checkpointing=True), seed=3)
+    assert all("lora_" in name for name, p in lora.named_parameters() if p.requires_grad)
+    assert causal_lm(lora) is not lora
+    tokens, cu_seqlens, targets = stream()
+    ours, _ = packed_logprobs(lora, tokens, cu_seqlens, targets)
+    truth, _ = packed_logprobs(base, tokens, cu_seqlens, targets)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-6)
+    ours.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in lora.parameters())
+    with pytest.raises(PolicyError, match="target_modules"):
+        prepare(load_model(folder), ModelConfig(base=TINY, lora=LoraConfig(target_modules=("nothing",))))
