@@ -1,4 +1,8 @@
-"""A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores."""
+"""A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores.
+
+The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the careful
+kind reliably. RL finds out which kind pays: accuracy and response length grow together, then the length reward trims.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ from rl.config import (
     LearnerConfig,
     LengthRewardConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     ProblemsConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
-    SamplingConfig,
     ScratchModel,
     WarmupConfig,
 )
@@ -23,17 +27,21 @@ DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU,
 
 
 def config() -> RunConfig:
-    """Three-term sums; the response budget makes long ones continue in a later iteration."""
+    """Sums of three to five steps; the segment budget makes long responses continue in a later iteration."""
+    source = ArithmeticSource(steps=(3, 5), careful=0.3)
     return RunConfig(
         recipe="quickstart",
-        iterations=100,
-        model=ModelConfig(base=ScratchModel(layers=4, width=192, heads=6, kv_heads=6, mlp_width=512, context=512)),
-        problems=ProblemsConfig(train=ArithmeticSource(), heldout=ArithmeticSource(), heldout_size=256),
-        warmup=WarmupConfig(examples=20_000),
+        iterations=36,
+        model=ModelConfig(base=ScratchModel(layers=3, width=128, heads=4, kv_heads=4, mlp_width=384, context=512)),
+        problems=ProblemsConfig(train=source, heldout=source, heldout_size=256),
+        warmup=WarmupConfig(examples=10_500, batch_tokens=450, lr=5e-3),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
-        rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=256),
-        learner=LearnerConfig(updates=2, optimizer=OptimizerConfig(kind="muon", lr=1e-3)),
-        reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=40)),
-        sampling=SamplingConfig(kind="prioritized"),
-        eval=EvalConfig(every=20, samples=4),
+        rollout=RolloutConfig(groups=32, k=8, segment_tokens=64, max_tokens=200, loss_on="all"),
+        learner=LearnerConfig(
+            updates=4,
+            optimizer=OptimizerConfig(kind="muon", lr=7e-4, weight_decay=0.01),
+            objective=ObjectiveConfig(tau=0.05),
+        ),
+        reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=26)),
+        eval=EvalConfig(every=12, samples=2),
     )

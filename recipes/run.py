@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from evals.evaluate import Result, evaluate
 from recipes.launching import Machines, launch
 from recipes.model_card import write_card
@@ -23,7 +25,8 @@ from rl.launch import LaunchError, LearnerDead
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
 from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
-from rl.report.build import ReportError, build_report
+from rl.report.build import build_report
+from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup, grade
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.run_dir import RunDir, RunDirError
@@ -52,6 +55,7 @@ EXPECTED = (
 
 def run(config: RunConfig, run_dir: Path) -> int:
     """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal)."""
+    disable_progress_bar()  # loading bars of transformers would tear the live view
     with Stopper() as stopper:
         try:
             directory = RunDir(run_dir.resolve())
@@ -114,9 +118,7 @@ class Session:
                 config.log.live,
             )
         )
-        self.log = MetricsLog(
-            directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json")
-        )
+        self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
         began = time.monotonic()
         self.machines: Machines = launch(self.setup, directory, self.stack)
@@ -127,6 +129,8 @@ class Session:
         self.sampler = build_sampler(
             config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size
         )
+        self.journal = Journal(directory.journal)
+        self.stack.callback(self.journal.close)
         self.published = -1
         self.recent: list[list[int]] = []
 
@@ -136,7 +140,7 @@ class Session:
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
         config, target = self.setup.config, self.directory.warmup
-        if config.warmup is None or (target / "model.safetensors").exists() and (target / "warmup.json").exists():
+        if config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists()):
             return
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
@@ -255,7 +259,7 @@ class Session:
             render=self.setup.render,
             probe=self.probe,
             evaluate=evaluate_at,
-            journal=Journal(self.directory.journal),
+            journal=self.journal,
             log=self.log,
             store=self.store,
             watch=self.watch,
@@ -302,7 +306,12 @@ def summarise(
 
     def accuracy(evaluation: Evaluation) -> dict[str, Any]:
         estimate = evaluation.accuracy
-        row = {"mean": estimate.mean, "ci95": [estimate.low, estimate.high], "n": estimate.n, "samples": evaluation.samples}
+        row = {
+            "mean": estimate.mean,
+            "ci95": [estimate.low, estimate.high],
+            "n": estimate.n,
+            "samples": evaluation.samples,
+        }
         return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
 
     return {
@@ -344,5 +353,3 @@ def table(summary: Mapping[str, Any]) -> str:
             f"report {summary['report_path']}",
         ]
     )
-
-

@@ -56,7 +56,7 @@ class Setup:
             return self._read_demonstrations(Path(warmup.path), warmup.examples)
         if not isinstance(self.train, Procedural):
             raise ProblemError("warmup needs warmup.path unless problems.train is a procedural source")
-        pairs = []
+        pairs: list[Pair] = []
         for index in range(warmup.examples):
             problem = self.train[index]
             rng = Random(seed_of(self.config.seed, "demonstration", index))
@@ -64,7 +64,7 @@ class Setup:
         return pairs
 
     def _read_demonstrations(self, path: Path, limit: int) -> list[Pair]:
-        pairs = []
+        pairs: list[Pair] = []
         for number, row in read_rows(path):
             if len(pairs) == limit:
                 break
@@ -132,5 +132,3 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, tuple[
     except OSError:  # a model without a generation config ends with its tokenizer's EOS
         eos = None
     return loaded, end_tokens(loaded, [] if eos is None else [eos] if isinstance(eos, int) else eos)
-
-

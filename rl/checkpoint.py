@@ -1,9 +1,9 @@
 """Checkpoints: written aside, checksummed, renamed; the previous one stays until the new one verifies (invariant 6).
 
-    checkpoints/000012/            state at the start of iteration 12
-        state.json                 iteration, totals, sampler, unfinished groups with their segments
-        learner/                   weights, optimiser, RNG
-        manifest.json              SHA-256 and size of every file above, written last
+checkpoints/000012/            state at the start of iteration 12
+    state.json                 iteration, totals, sampler, unfinished groups with their segments
+    learner/                   weights, optimiser, RNG
+    manifest.json              SHA-256 and size of every file above, written last
 """
 
 from __future__ import annotations
@@ -168,5 +168,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> tuple[RunState, Path] |
             continue
         return _state_from_json((path / "state.json").read_text()), path / "learner"
     if candidates:
-        raise CheckpointError(f"{folder}: none of the {len(candidates)} checkpoints verifies; start in a new run directory")
+        raise CheckpointError(
+            f"{folder}: none of the {len(candidates)} checkpoints verifies; start in a new run directory"
+        )
     return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rl.config import RunConfig
 from rl.batch import pack
+from rl.config import RunConfig
 from rl.learner import IterationStats, Learner
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate

@@ -53,7 +53,9 @@ def start_ray(config: RunConfig) -> None:
         try:
             ray.init(address=address, runtime_env={"env_vars": quiet_environment()}, **shared)
         except ConnectionError as error:
-            raise LaunchError(f"no Ray cluster answers at {address!r}: {error}; start one with `ray start --head`") from error
+            raise LaunchError(
+                f"no Ray cluster answers at {address!r}: {error}; start one with `ray start --head`"
+            ) from error
         return
     cores = len(os.sched_getaffinity(0))
     ray.init(
@@ -135,7 +137,9 @@ class RayPolicy:
         try:
             return ray.get(getattr(self.actor, method).remote(*args), timeout=limit)
         except RayActorError as error:
-            raise LearnerDead(f"the learner process died during {method}: {error}; the same command resumes the run") from error
+            raise LearnerDead(
+                f"the learner process died during {method}: {error}; the same command resumes the run"
+            ) from error
         except GetTimeoutError as error:
             raise LearnerDead(f"the learner did not finish {method} within {limit:.0f} s") from error
         except RayTaskError as error:
@@ -185,7 +189,9 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
 
     gpus = config.ray.learner_gpus if config.model.device == "cuda" else 0
     options = _options(config, group, 0, gpus)
-    options["runtime_env"] = {"env_vars": {**quiet_environment(), "OMP_NUM_THREADS": str(threads(config.model.threads))}}
+    options["runtime_env"] = {
+        "env_vars": {**quiet_environment(), "OMP_NUM_THREADS": str(threads(config.model.threads))}
+    }
     actor = ray.remote(LearnerHost).options(**options).remote(config, model_path, weight_backend(config))
     policy = RayPolicy(actor, config.learner.timeout_s)
     policy.call("ready", timeout_s=config.engine.start_timeout_s)

@@ -149,16 +149,16 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
             parts.evaluate(i)
 
     unfinished = list(state.unfinished)
-    fresh = new_groups(parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render)
+    fresh = new_groups(
+        parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render
+    )
     with timer("generate"), parts.stopper.interruptible():
         groups = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)
 
     with timer("score"):
         scored = parts.rewarder(finished, i)
-        parts.sampler.update(
-            {s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None}
-        )
+        parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
     values = [baselined(item, config) for item in scored]
     with timer("train"):
         parts.watch.stage("train", 1)

@@ -29,7 +29,9 @@ class ScoredGroup:
     @property
     def success_rate(self) -> float | None:
         """Share of correct rollouts among the gradable ones; ``None`` if there are none."""
-        graded = [rollout for rollout, reward in zip(self.group.rollouts, self.rewards, strict=True) if reward is not None]
+        graded = [
+            rollout for rollout, reward in zip(self.group.rollouts, self.rewards, strict=True) if reward is not None
+        ]
         return sum(rollout.correct for rollout in graded) / len(graded) if graded else None
 
 
@@ -47,7 +49,7 @@ def grade(problem: Problem, rollout: Rollout, decode: Decode, verify: Verify) ->
         return Score.wrong("stopped for repetition")
     try:
         return verify(problem, decode(rollout.token_ids))
-    except Exception as error:  # the named boundary to graders: counted as rollouts/ungradable
+    except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as rollouts/ungradable
         return Score.ungradable(f"{type(error).__name__}: {error}")
 
 

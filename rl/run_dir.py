@@ -1,14 +1,14 @@
 """A run is a directory (invariant 8).
 
-    config.yaml      resolved configuration; ``k15 train RECIPE --config config.yaml`` starts it again
-    run.json         what produced it: git revision, versions, fingerprint of the problems
-    metrics.jsonl    one line per iteration
-    rollouts/        Parquet, one file per iteration
-    journal/         tokens of iterations since the oldest kept checkpoint
-    checkpoints/     see ``rl.checkpoint``
-    eval/            evaluations: before, after, between
-    warmup/, model/  Hugging Face exports: after the warm-up, after RL
-    summary.json, report.html, log.txt
+config.yaml      resolved configuration; ``k15 train RECIPE --config config.yaml`` starts it again
+run.json         what produced it: git revision, versions, fingerprint of the problems
+metrics.jsonl    one line per iteration
+rollouts/        Parquet, one file per iteration
+journal/         tokens of iterations since the oldest kept checkpoint
+checkpoints/     see ``rl.checkpoint``
+eval/            evaluations: before, after, between
+warmup/, model/  Hugging Face exports: after the warm-up, after RL
+summary.json, report.html, log.txt
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def git_revision(folder: Path) -> str | None:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *args], check=False, capture_output=True, text=True, timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -126,7 +128,9 @@ class RunDir:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise RunDirError(f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir") from error
+            raise RunDirError(
+                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
+            ) from error
         if self.config.exists():
             self._check_same(resolved, fingerprint)
             write_atomic(self.config, yaml.safe_dump(resolved, sort_keys=False))
@@ -167,10 +171,14 @@ class RunDir:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("w")
         except OSError as error:
-            raise RunDirError(f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir") from error
+            raise RunDirError(
+                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunDirError(f"another process is working on {self.root}; wait for it or choose another --run-dir") from None
+                raise RunDirError(
+                    f"another process is working on {self.root}; wait for it or choose another --run-dir"
+                ) from None
             yield

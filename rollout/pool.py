@@ -80,6 +80,7 @@ class Pool:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout-pool", daemon=True)
         self._thread.start()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @property
@@ -185,9 +186,13 @@ class Pool:
         news: queue.SimpleQueue[list[Delta] | None] = queue.SimpleQueue()
 
         async def run() -> T:
+            call = asyncio.current_task()
+            assert call is not None
+            self._calls.add(call)
             try:
                 return await work(news.put)
             finally:
+                self._calls.discard(call)
                 news.put(None)
 
         future = asyncio.run_coroutine_threadsafe(run(), self._loop)
@@ -289,10 +294,9 @@ class Pool:
         return PoolStats(tuple(found), failures, sum(slot.given_up for slot in self._slots))
 
     async def _close(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
         await asyncio.gather(*(slot.close() for slot in self._slots))
 
 

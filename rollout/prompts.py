@@ -29,7 +29,8 @@ def render(tokenizer: PreTrainedTokenizerBase, problem: Problem, instruction: st
     """
     if not tokenizer.chat_template:
         raise PromptError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template; set tokenizer.chat_template and save it, or use an instruct model"
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
+            "set tokenizer.chat_template and save it, or use an instruct model"
         )
     encoded = tokenizer.apply_chat_template(
         messages(problem, instruction, system), add_generation_prompt=True, tokenize=True, return_dict=True
@@ -63,6 +64,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: Sequence[int]
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], end: Sequence[int]) -> str:
     """Response text for graders and people, without the end token. Other special tokens stay visible: a policy must not
-    be able to hide text from the grader or to glue it together."""
+    be able to hide text from the grader or to glue it together.
+    """
     body = token_ids[:-1] if token_ids and token_ids[-1] in end else token_ids
     return str(tokenizer.decode(list(body), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -178,9 +178,10 @@ class Slot:
             )
             if deltas:
                 moved = time.monotonic()
-                self._attempts = 0 if any(delta.token_ids for delta in deltas) else self._attempts
                 board.receive(deltas)
                 self.in_flight -= {delta.key for delta in deltas if delta.done}
+                if any(delta.token_ids for delta in deltas):
+                    self._attempts = 0
             elif time.monotonic() - moved > self.config.stall_timeout_s:
                 raise EngineTimeout(
                     f"no token for {self.config.stall_timeout_s:.0f} s with {len(self.in_flight)} requests in flight"

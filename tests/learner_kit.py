@@ -15,6 +15,7 @@ from rl.policy import build_model
 from rollout.tokenizer import build_tokenizer
 from rollout.types import Group, Problem, Rollout, Segment, StopReason
 
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for long on a busy machine
 VOCABULARY = 25
 TINY = ScratchModel(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, context=256)
 
@@ -23,7 +24,7 @@ def run_config(**learner: object) -> RunConfig:
     """A run on the tiny model; ``learner`` overrides keys of its section."""
     return RunConfig.model_validate(
         {
-            "model": {"base": TINY},
+            "model": {"base": TINY, "threads": 1},
             "engine": {"max_model_len": 256},
             "rollout": {"max_tokens": 128, "segment_tokens": 64, "groups": 6, "k": 4},
             "learner": {"updates": 2, "micro_batch_tokens": 200, **learner},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def sequences(batch):
     bounds = batch.cu_seqlens.tolist()
     return [
         (tuple(batch.tokens[a:b].tolist()), tuple(batch.loss_mask[a:b].tolist()), batch.advantages[i].item())
-        for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(bounds))
     ]
 
 

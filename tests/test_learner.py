@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 def make(folder, model=None, **learner):
     config = run_config(**learner)
     if model:
-        config = config.model_copy(update={"model": ModelConfig(base=TINY, **model)})
+        config = config.model_copy(update={"model": ModelConfig(base=TINY, threads=1, **model)})
     return Learner(config, folder)
 
 
@@ -144,7 +144,7 @@ def test_a_step_without_a_reference_is_refused(folder):
 def test_sft_learns_and_is_invariant_to_micro_batching(folder):
     pairs = [((5, 6), (7, 8, 9, 1)), ((10,), (11, 1)), ((12, 13, 14), (5, 5, 5, 5, 5, 1))]
     small, large = make(folder, micro_batch_tokens=5), make(folder, micro_batch_tokens=1000)
-    losses = [(small.sft_step(pairs, 3e-3), large.sft_step(pairs, 3e-3)) for _ in range(30)]
+    losses = [(small.sft_step(pairs, 3e-3), large.sft_step(pairs, 3e-3)) for _ in range(20)]
     assert losses[0][0] == pytest.approx(losses[0][1], rel=1e-5)
     assert losses[0][0] == pytest.approx(math.log(25), rel=0.1)  # untrained: near uniform
     assert losses[-1][1] < 0.5 * losses[0][1]

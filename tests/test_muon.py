@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Phi3Config, Phi3ForCausalLM
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from kernels.newton_schulz import newton_schulz_reference
 from rl.config import OptimizerConfig
@@ -134,7 +142,9 @@ def test_fused_parts_move_like_separate_matrices():
 
 
 def test_interleaved_heads_experts_and_convolutions_are_cut_right():
-    rows = torch.arange(2 * 4 * 3).float().repeat_interleave(5).view(24, 5)  # 2 groups of 2 queries, 1 key, 1 value; d = 3
+    rows = (
+        torch.arange(2 * 4 * 3).float().repeat_interleave(5).view(24, 5)
+    )  # 2 groups of 2 queries, 1 key, 1 value; d = 3
     q, k, v = (part.flatten(0, -2)[:, 0].tolist() for part in interleaved(2, 2, 3)(rows))
     assert q == [*range(6), *range(12, 18)]
     assert k == [6, 7, 8, 18, 19, 20]
@@ -184,7 +194,13 @@ def part_shapes(model, ending):
 
 
 def test_fused_projections_of_real_architectures():
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 30}
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "vocab_size": 30,
+    }
     phi = Phi3ForCausalLM(Phi3Config(num_key_value_heads=2, pad_token_id=0, **small))
     assert part_shapes(phi, "qkv_proj.weight") == [(32, 32), (16, 32), (16, 32)]
     assert part_shapes(phi, "gate_up_proj.weight") == [(48, 32), (48, 32)]

@@ -52,7 +52,10 @@ def test_singular_vectors_are_those_of_the_svd():
 
 def test_transposition_commutes():
     matrix = gaussian(10, 30)
-    (straight,), (turned,) = orthogonalize([matrix], dtype=torch.float64), orthogonalize([matrix.T], dtype=torch.float64)
+    (straight,), (turned,) = (
+        orthogonalize([matrix], dtype=torch.float64),
+        orthogonalize([matrix.T], dtype=torch.float64),
+    )
     assert torch.equal(straight.T, turned)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from factories import group, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from factories import group, problem
 
 from rollout.config import RepetitionConfig, RolloutConfig
 from rollout.engine import Delta
@@ -100,7 +100,11 @@ def test_fold_makes_segments_by_version_and_leaves_the_input_alone() -> None:
 
 
 def test_fold_piecewise_equals_fold_at_once() -> None:
-    deltas = [delta("g/0", [4, 5]), delta("g/0", [], done=True, error="boom"), delta("g/0", [9], done=True, stop=StopReason.EOS)]
+    deltas = [
+        delta("g/0", [4, 5]),
+        delta("g/0", [], done=True, error="boom"),
+        delta("g/0", [9], done=True, stop=StopReason.EOS),
+    ]
     at_once = fold(single(fresh()), deltas, 0, CONFIG, CONTEXT)
     piecewise = single(fresh())
     for piece in deltas:
@@ -134,7 +138,11 @@ def test_age_cap_aborts_and_failures_abort() -> None:
     assert fold(single(fresh(), born=0), [], 3, CONFIG, CONTEXT)[0].rollouts[0].stop is StopReason.ABORTED
     failed = [delta("g/0", [4], done=True, error="x"), delta("g/0", [5], done=True, error="y")]
     (result,) = fold(single(fresh()), failed, 0, CONFIG, CONTEXT)
-    assert (result.rollouts[0].stop, result.rollouts[0].length, result.rollouts[0].failures) == (StopReason.ABORTED, 2, 2)
+    assert (result.rollouts[0].stop, result.rollouts[0].length, result.rollouts[0].failures) == (
+        StopReason.ABORTED,
+        2,
+        2,
+    )
 
 
 def test_unknown_progress_is_refused() -> None:

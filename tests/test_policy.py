@@ -4,7 +4,14 @@ import copy
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from kernels.logprob import token_logprobs_reference
 from rl.batch import cumulative
@@ -186,7 +193,9 @@ def test_weights_are_loaded_in_float32(tmp_path):
 def test_lora_trains_adapters_only_and_starts_as_the_base_model(tmp_path):
     folder = save_tiny_model(tmp_path)
     base = prepare(load_model(folder), CPU)
-    lora = prepare(load_model(folder), ModelConfig(base=TINY, lora=LoraConfig(rank=2), gradient_checkpointing=True), seed=3)
+    lora = prepare(
+        load_model(folder), ModelConfig(base=TINY, lora=LoraConfig(rank=2), gradient_checkpointing=True), seed=3
+    )
     assert all("lora_" in name for name, p in lora.named_parameters() if p.requires_grad)
     assert causal_lm(lora) is not lora
     tokens, cu_seqlens, targets = stream()

@@ -235,7 +235,9 @@ def test_a_rollout_that_always_fails_is_aborted_and_keeps_its_tokens() -> None:
 def test_wrong_version_is_never_accepted() -> None:
     class Liar(FakeEngine):
         async def poll(self, wait_s: float) -> list[Delta]:
-            return [Delta(d.key, d.token_ids, d.logprobs, 9, d.done, d.stop, d.error) for d in await super().poll(wait_s)]
+            return [
+                Delta(d.key, d.token_ids, d.logprobs, 9, d.done, d.stop, d.error) for d in await super().poll(wait_s)
+            ]
 
     heard: list[Delta] = []
     with (
@@ -373,4 +375,6 @@ def test_pool_imports_neither_ray_nor_vllm_nor_torch() -> None:
     import sys
 
     code = "import rollout.pool, sys; print(sorted({'ray', 'torch', 'vllm', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -102,7 +103,8 @@ def test_split_is_a_function_of_the_text_alone(
 def test_small_difficulties_do_not_overlap(source: Arithmetic | Countdown) -> None:
     """So few texts that both splits are drawn over and over: any leak would show."""
     ids = {split: {source.problem(index, split).id for index in range(300)} for split in SPLITS}
-    assert ids["train"] and ids["heldout"] and not ids["train"] & ids["heldout"]
+    assert all(ids.values())
+    assert not ids["train"] & ids["heldout"]
 
 
 def test_held_out_share() -> None:
@@ -204,9 +206,11 @@ def test_a_bad_reference_is_ungradable(answer: str) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["7*7", "6*7*1", "67", "6*7/(7-7)", "6 7", "6*(7", "6*7)", "-6*7", "6--7", "6//7", "6**7", "()", "6*7+", "42", "6*7 7",
-     "(" * 17 + "6*7" + ")" * 17, "+".join(["6"] * 100)],
-)  # fmt: skip
+    [
+        *("7*7", "6*7*1", "67", "6*7/(7-7)", "6 7", "6*(7", "6*7)", "-6*7", "6--7", "6//7", "6**7", "()", "6*7+", "42"),
+        *("6*7 7", "(" * 17 + "6*7" + ")" * 17, "+".join(["6"] * 100)),
+    ],
+)
 def test_countdown_refuses(expression: str) -> None:
     score = verify_countdown(f"</think>\nAnswer: {expression}", "42 from 6 7")
     assert score.total == 0.0
@@ -235,23 +239,24 @@ def test_parser_agrees_with_python_on_what_it_accepts(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "reason"),
     [
-        lambda: Arithmetic(steps=(0, 2)),
-        lambda: Arithmetic(steps=(3, 2)),
-        lambda: Arithmetic(steps=(1, 26)),
-        lambda: Arithmetic(digits=0),
-        lambda: Arithmetic(careful=0.9, mixed=0.2),
-        lambda: Countdown(numbers=(1, 3)),
-        lambda: Countdown(numbers=(3, 6)),
-        lambda: Countdown(tries=2),
-        lambda: Countdown(target=(9, 3)),
-        lambda: Countdown(target=(10_000, 20_000), numbers=(2, 2), largest=9).problem(0, "train"),
+        (lambda: Arithmetic(steps=(0, 2)), "steps must"),
+        (lambda: Arithmetic(steps=(3, 2)), "steps must"),
+        (lambda: Arithmetic(steps=(1, 26)), "steps must"),
+        (lambda: Arithmetic(digits=0), "digits must"),
+        (lambda: Arithmetic(careful=0.9, mixed=0.2), "shares"),
+        (lambda: Countdown(numbers=(1, 3)), "numbers must"),
+        (lambda: Countdown(numbers=(3, 6)), "numbers must"),
+        (lambda: Countdown(largest=1), "largest must"),
+        (lambda: Countdown(tries=2), "tries must"),
+        (lambda: Countdown(target=(9, 3)), "target must"),
+        (lambda: Countdown(target=(10_000, 20_000), numbers=(2, 2), largest=9).problem(0, "train"), "no train problem"),
     ],
 )
-def test_impossible_settings_are_refused(make: object) -> None:
-    with pytest.raises(ValueError):
-        make()  # type: ignore[operator]
+def test_impossible_settings_are_refused(make: Callable[[], object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        make()
 
 
 def test_an_unsolvable_countdown_has_no_demonstration() -> None:

@@ -108,7 +108,10 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
 
 
 def deltas(n: int) -> list[Delta]:
-    return [Delta(f"g/{j}", (j, j + 1), (-0.5, -1.25), 2, j % 2 == 0, StopReason.EOS if j % 2 == 0 else None) for j in range(n)]
+    return [
+        Delta(f"g/{j}", (j, j + 1), (-0.5, -1.25), 2, j % 2 == 0, StopReason.EOS if j % 2 == 0 else None)
+        for j in range(n)
+    ]
 
 
 def test_the_journal_gives_back_what_was_drawn(tmp_path: Path) -> None:

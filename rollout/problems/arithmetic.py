@@ -1,7 +1,7 @@
 """Procedural arithmetic: a ledger of additions and subtractions, with demonstrations that think in different depths.
 
-Every problem is a pure function of (source, split, index); no file is read. The split of a problem is decided by a keyed
-hash of its text alone, so a held-out text cannot be drawn for training, whatever the seed or the difficulty.
+Every problem is a pure function of (source, split, index); no file is read. The split of a problem is decided by a
+keyed hash of its text alone, so a held-out text cannot be drawn for training, whatever the seed or the difficulty.
 
 Demonstrations are the long-CoT warm-up data of k1.5 section 2.2 in miniature: they show planning (``plan``), evaluation
 (``check``), reflection (``wait``) and exploration (``or``). They are a deliberate *mixture of efforts*, as the writing

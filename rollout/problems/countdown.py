@@ -1,11 +1,11 @@
 """Procedural countdown: reach a target from given numbers with ``+ - * /``, each number used at most once.
 
-Every intermediate result of a demonstration is a positive integer (the verifier also accepts rationals). Problems are
-solvable by construction, and the split of one is decided by a keyed hash of its numbers and target alone.
+Every intermediate result of a demonstration is a positive integer (the verifier also accepts rationals). Problems
+are solvable by construction, and the split of one is decided by a keyed hash of its numbers and target alone.
 
 A demonstration is the trace of a real depth-first search, dead ends and returns included. Searches run in random orders
-until one finds the target within ``tries`` visited states; should none do so, a search that starts with a known solution
-is shown. That is rejection sampling of verified reasoning paths [k1.5 section 2.2].
+until one finds the target within ``tries`` visited states; should none do so, a search that starts with a known
+solution is shown. That is rejection sampling of verified reasoning paths [k1.5 section 2.2].
 """
 
 from __future__ import annotations

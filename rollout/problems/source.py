@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
 from rollout.types import Problem
@@ -128,7 +128,8 @@ def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
                 raise ValueError(
                     f"no option '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"there are: {known}")
                 )
-        return Countdown(**config.options)
+        options: dict[str, Any] = dict(config.options)
+        return Countdown(**options)
     except ValueError as error:
         raise ProblemError(f"{config.kind} problems: {error}") from error
 

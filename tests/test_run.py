@@ -1,0 +1,193 @@
+"""Whole runs in one process: the real loop, learner and pool, with the hf engine and a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from recipes import run as recipes_run
+from recipes.run import run
+from rl.config import RunConfig
+from rl.log import read_metrics
+from rl.run_dir import RunDir
+
+
+def tiny(**changes: Any) -> RunConfig:
+    base = {
+        "iterations": 4,
+        "model": {
+            "base": {"kind": "scratch", "layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "mlp_width": 32, "context": 96},
+            "threads": 1,
+        },
+        "problems": {
+            "train": {"kind": "arithmetic", "steps": [2, 2]},
+            "heldout": {"kind": "arithmetic", "steps": [2, 2]},
+            "heldout_size": 4,
+        },
+        "warmup": {"examples": 24, "batch_tokens": 256},
+        "engine": {"kind": "hf", "max_model_len": 96, "threads": 1},
+        "rollout": {"groups": 3, "k": 2, "segment_tokens": 12, "max_tokens": 30, "loss_on": "all"},
+        "reward": {"length": {"weight": 0.5, "start_iteration": 2}},
+        "learner": {"updates": 2},
+        "eval": {"every": 2, "samples": 1},
+        "checkpoint": {"every": 1},
+        "log": {"live": False},
+        "ray": {"in_process": True},
+    }
+    return RunConfig.model_validate({**base, **changes})
+
+
+LONG = {"kind": "arithmetic", "steps": [24, 24]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(tiny(), folder) == 0
+    return folder
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def tokens(folder: Path) -> list[tuple[str, list[int], list[float]]]:
+    return [
+        (row["rollout"], row["token_ids"], row["logprobs"])
+        for path in sorted((folder / "rollouts").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert tokens(one) == tokens(other)
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_a_run_is_a_directory(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "rollouts", "checkpoints", "eval", "warmup", "model"} <= names
+    assert {"summary.json", "report.html"} <= names
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["iterations"] == 4
+    assert summary["partial_rollouts_resumed"] > 0
+    assert 0 < summary["max_logprob_gap"] < 1e-4 or summary["max_logprob_gap"] == 0
+    for key in ("accuracy_before", "accuracy_after"):
+        low, high = summary[key]["ci95"]
+        assert 0 <= low <= summary[key]["mean"] <= high <= 1
+        assert summary[key]["n"] == 4
+    assert [row["iteration"] for row in read_metrics(whole)] == [0, 1, 2, 3]
+
+
+def test_the_length_reward_is_off_then_constant(whole: Path) -> None:
+    assert [row["length_weight"] for row in read_metrics(whole)] == [0.0, 0.0, 0.5, 0.5]
+
+
+def test_rollouts_hold_segments_of_several_versions(whole: Path) -> None:
+    rows = [r for path in (whole / "rollouts").glob("*.parquet") for r in pq.read_table(path).to_pylist()]
+    assert any(len(row["segment_versions"]) > 1 for row in rows)
+    for row in rows:
+        assert row["segment_versions"] == sorted(row["segment_versions"])
+        assert sum(row["segment_lengths"]) == len(row["token_ids"]) == len(row["logprobs"])
+        assert all(length <= 12 for length in row["segment_lengths"])
+
+
+def test_the_export_loads_in_transformers(whole: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(whole / "model")
+    model = AutoModelForCausalLM.from_pretrained(whole / "model")
+    assert model.config.vocab_size == len(tokenizer)
+    assert (whole / "model" / "README.md").read_text().startswith("---")
+
+
+def test_a_finished_run_is_left_alone(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole / "summary.json").stat().st_mtime_ns
+    assert run(tiny(), whole) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (whole / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_resumed_run_is_bitwise_equal(whole: Path, tmp_path: Path) -> None:
+    """Invariant 9: two iterations, then two more in another process's shoes."""
+    assert run(tiny(iterations=2), tmp_path / "run") == 0
+    assert run(tiny(), tmp_path / "run") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_driver_killed_in_the_middle_loses_no_token(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 4: the process ends right after the sampling of iteration 2, before anything of it was scored."""
+    folder = tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        original = recipes_run.Rewarder.__call__
+        patch.setattr(
+            recipes_run.Rewarder, "__call__", lambda self, groups, i: killed() if i == 2 else original(self, groups, i)
+        )
+        with pytest.raises(Killed):
+            run(tiny(), folder)
+    journal = (folder / "journal" / "000002.jsonl").read_bytes()
+    assert journal
+    assert run(tiny(), folder) == 0
+    assert_same_run(whole, folder)
+
+
+def test_a_corrupt_checkpoint_falls_back_and_ends_equal(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(tiny(iterations=3), folder) == 0
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    (newest / "learner" / "model.safetensors").write_bytes(b"rotten")
+    assert run(tiny(), folder) == 0
+    assert "falling back" in capsys.readouterr().out
+    assert_same_run(whole, folder)
+
+
+def test_a_changed_config_is_refused_with_the_difference(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    assert run(tiny(seed=3), copy) == 1
+    assert "seed: 0 -> 3" in capsys.readouterr().err
+
+
+def test_another_process_on_the_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunDir(tmp_path).lock():
+        assert run(tiny(), tmp_path) == 1
+    assert "another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"base": {"kind": "pretrained", "path": "/no/such/model"}}}, "/no/such/model"),
+        ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "/no/such.jsonl"),
+        ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 95"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(
+    changes: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny(**changes), tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("k15: ")
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
