@@ -122,6 +122,7 @@ class Session:
         self.stack.callback(self.log.close)
         began = time.monotonic()
         self.machines: Machines = launch(self.setup, directory, self.stack)
+        self.stopper.claim()
         self._spend("start", began)
         rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
         self.stack.callback(rewarder.close)

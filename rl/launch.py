@@ -58,6 +58,7 @@ def start_ray(config: RunConfig) -> None:
             ) from error
         return
     cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves the run beside any other process
     ray.init(
         num_cpus=max(cores, 1 + config.engine.count),
         include_dashboard=False,

@@ -26,13 +26,18 @@ class Stopper:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Stopper:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        self.claim()
         return self
+
+    def claim(self) -> None:
+        """Install the handlers; again after ``ray.init``, which puts its own in their place (SIGTERM would abort)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous = signal.signal(number, self._handle)
+            self._previous.setdefault(number, previous)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:

@@ -22,7 +22,15 @@ def tiny(**changes: Any) -> RunConfig:
     base = {
         "iterations": 4,
         "model": {
-            "base": {"kind": "scratch", "layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "mlp_width": 32, "context": 96},
+            "base": {
+                "kind": "scratch",
+                "layers": 1,
+                "width": 16,
+                "heads": 2,
+                "kv_heads": 2,
+                "mlp_width": 32,
+                "context": 96,
+            },
             "threads": 1,
         },
         "problems": {
@@ -179,7 +187,7 @@ def test_another_process_on_the_run_is_refused(tmp_path: Path, capsys: pytest.Ca
     ("changes", "words"),
     [
         ({"model": {"base": {"kind": "pretrained", "path": "/no/such/model"}}}, "/no/such/model"),
-        ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "/no/such.jsonl"),
+        ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "no problem file 'such.jsonl' in /no"),
         ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 95"),
     ],
 )

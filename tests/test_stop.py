@@ -38,3 +38,13 @@ def test_handlers_are_restored() -> None:
     with Stopper():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_claim_takes_the_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopper() as stopper:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stopper.claim()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopper.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -132,4 +132,3 @@ def test_the_plug_in_registers_once_and_is_an_entry_point() -> None:
     register()
     assert SHM_BACKEND in WeightTransferEngineFactory._registry
     assert "rollout.weights:register" in {point.value for point in entry_points(group="vllm.general_plugins")}
-

@@ -66,7 +66,9 @@ def gone_within(pid: int, seconds: float) -> bool:
 
 
 def make_groups() -> list[Group]:
-    return [Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(4)), 0) for i in range(2)]
+    return [
+        Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(4)), 0) for i in range(2)
+    ]
 
 
 def tokens(groups: list[Group]) -> list[list[tuple[int, ...]]]:
@@ -82,11 +84,13 @@ def test_sigkill_while_serving_loses_no_token(cluster: None, model_path: Path) -
         return made[-1]
 
     heard: list[Delta] = []
+    killed: list[int] = []
 
     def listen(deltas: list[Delta]) -> None:
         heard.extend(deltas)
-        if len(made) == 1 and sum(len(delta.token_ids) for delta in heard) >= 8:
+        if not killed and sum(len(delta.token_ids) for delta in heard) >= 8:
             assert made[0].pid is not None
+            killed.append(made[0].pid)
             os.kill(made[0].pid, signal.SIGKILL)
 
     model, sender = tiny_llama(seed=5), ShmSender()
@@ -96,7 +100,7 @@ def test_sigkill_while_serving_loses_no_token(cluster: None, model_path: Path) -
         assert report.max_gap < 1e-5 and report.bytes > 0
         result = pool.extend(make_groups(), 1, listen)
         stats = pool.stats()
-    assert len(made) == 2 and stats.failures == 1
+    assert len(killed) == 1 and len(made) == 2 and stats.failures == 1
     with Pool(lambda i: HfEngine(str(model_path), CONFIG), CONFIG, ROLLOUT, seed=1) as pool:
         pool.publish(sender.send(model, 1), [], [])
         assert tokens(result) == tokens(pool.extend(make_groups(), 1))

@@ -1,0 +1,283 @@
+"""Real vLLM on a CPU: two engine starts for the whole file, one in this process and one in a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import log_probs, tiny_llama
+
+from rollout.config import EngineConfig
+from rollout.engine import Delta, EngineDead, ParityError, Request, Sampling, WeightUpdate
+from rollout.partial import repeats
+from rollout.slot import Publication, Slot
+from rollout.types import StopReason
+from rollout.vllm_engine import VllmEngine, engine_arguments, transfer_backend
+from rollout.weights import ShmSender
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("vllm")
+
+CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, kv_cache_gib=0.1, threads=1, extra={"block_size": 32})
+PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Head dimension 32 is the smallest that vLLM's CPU attention takes; embeddings tied: the hard case."""
+    path = tmp_path_factory.mktemp("llama")
+    tiny_llama().save_pretrained(path)
+    return path
+
+
+class Running:
+    """An engine on an event loop of its own, called from plain tests."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self.engine = engine
+        self.runner = asyncio.Runner()
+        self.version = 0
+
+    def __call__(self, work: Awaitable[Any]) -> Any:
+        async def waited() -> Any:
+            return await work
+
+        return self.runner.run(waited())
+
+    def finish(self, requests: Sequence[Request]) -> dict[str, Delta]:
+        async def work() -> dict[str, Delta]:
+            await self.engine.submit(requests)
+            joined: dict[str, Delta] = {}
+            while sum(delta.done for delta in joined.values()) < len(requests):
+                for delta in await self.engine.poll(1.0):
+                    before = joined.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+                    assert len(delta.token_ids) == len(delta.logprobs)
+                    joined[delta.key] = replace(
+                        delta, token_ids=before.token_ids + delta.token_ids, logprobs=before.logprobs + delta.logprobs
+                    )
+            return joined
+
+        return self(work())
+
+    def publish(self, model: torch.nn.Module, sender: ShmSender) -> WeightUpdate:
+        self.version += 1
+        update = sender.send(model, self.version)
+        self(self.engine.update_weights(update))
+        return update
+
+
+@pytest.fixture(scope="module")
+def running(model_path: Path) -> Iterator[Running]:
+    before = dict(os.environ)
+    running = Running(VllmEngine(str(model_path), CONFIG, 0))
+    running(running.engine.start())
+    yield running
+    running(running.engine.close())
+    running(running.engine.close())
+    running.runner.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def sender() -> Iterator[ShmSender]:
+    sender = ShmSender()
+    yield sender
+    sender.close()
+
+
+def gap(ours: Sequence[Sequence[float]], model: torch.nn.Module) -> float:
+    rows = zip(ours, (log_probs(model, sequence) for sequence in PROBE), strict=True)
+    return max(abs(a - b) for x, y in rows for a, b in zip(x, y, strict=True))
+
+
+def requests(count: int = 6, tokens: int = 40, **sampling: Any) -> list[Request]:
+    s = Sampling(**sampling)
+    return [
+        Request(f"r{i}", tuple((3 * i + j) % 29 + 1 for j in range(5 + i)), tokens, s, 100 + i) for i in range(count)
+    ]
+
+
+def perturbed(seed: int = 1) -> torch.nn.Module:
+    return tiny_llama(seed=seed)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_logprobs_are_the_models_under_the_sampling_temperature(
+    running: Running, sender: ShmSender, temperature: float
+) -> None:
+    model = perturbed()
+    running.publish(model, sender)
+    work = requests(temperature=temperature)
+    for request in work:
+        delta = running.finish([request])[request.key]
+        expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
+        assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-4)
+        assert len(delta.token_ids) == 40 and delta.stop is None and not delta.error
+        assert delta.version == running.version
+
+
+def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
+    for seed in (2, 3, 4):
+        model = perturbed(seed)
+        before = running(running.engine.score(PROBE))
+        assert gap(before, model) > 0.5
+        update = running.publish(model, sender)
+        assert gap(running(running.engine.score(PROBE)), model) < 1e-4
+        stats = running(running.engine.stats())
+        assert (stats.version, stats.weight_bytes) == (running.version, update.payload["size"])
+
+
+def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSender) -> None:
+    """Without ``lm_head.weight`` vLLM reports success and serves the old head; only the probe sees it."""
+    model = perturbed(6)
+    update = sender.send(model, running.version)
+    headless = {**update.payload, "tensors": [t for t in update.payload["tensors"] if t[0] != "lm_head.weight"]}
+    running(running.engine.update_weights(WeightUpdate(running.version, "shm", headless)))
+    assert gap(running(running.engine.score(PROBE)), model) > 0.1, "the silent failure that invariant 1 is about"
+
+    slot = Slot(0, lambda _: running.engine, CONFIG)
+    slot.engine = running.engine
+    reference = [log_probs(model, sequence) for sequence in PROBE]
+    with pytest.raises(ParityError, match=r"disagree after publish.* against .*nats apart"):
+        running(slot.adopt(Publication(WeightUpdate(running.version, "shm", headless), PROBE, reference, 1e-2)))
+    running(slot.adopt(Publication(update, PROBE, reference, 1e-2)))
+    assert slot.gap < 1e-4
+
+
+def test_prefix_cache_does_not_survive_a_publish(running: Running, sender: ShmSender) -> None:
+    prompt = tuple(i % 30 + 1 for i in range(150))
+    greedy = [Request("long", prompt, 8, Sampling(temperature=0.0))]
+    for seed in (7, 8):
+        model = perturbed(seed)
+        running.publish(model, sender)
+        delta = running.finish(greedy)["long"]
+        assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *delta.token_ids])[149:], abs=1e-4)
+
+
+def test_end_token_stops_and_is_part_of_the_response(running: Running) -> None:
+    free = running.finish(requests(count=1))["r0"]
+    end = free.token_ids[20]
+    position = free.token_ids.index(end)
+    stopped = running.finish(requests(count=1, stop_token_ids=(end,)))["r0"]
+    assert stopped.token_ids == free.token_ids[: position + 1], "same seed, same noise"
+    assert stopped.stop is StopReason.EOS
+    (last,) = running.finish([replace(requests(1, stop_token_ids=(end,))[0], max_new_tokens=position + 1)]).values()
+    assert last.stop is StopReason.EOS, "an end token on the last token of the budget is an end"
+
+
+def test_repetition_stops_early(running: Running) -> None:
+    pattern = {"repetition_min_pattern": 1, "repetition_max_pattern": 8, "repetition_count": 3}
+    drawn = running.finish(requests(tokens=200, temperature=0.0, **pattern))
+    stopped = [delta for delta in drawn.values() if delta.stop is StopReason.REPETITION]
+    assert stopped, "greedy decoding of a tiny model runs into a loop"
+    for delta in stopped:
+        assert len(delta.token_ids) < 200 and repeats(delta.token_ids, 1, 8, 3)
+
+
+def test_abort_delivers_what_was_drawn(running: Running) -> None:
+    async def work() -> list[Delta]:
+        engine = running.engine
+        await engine.submit(requests(2, 240))
+        deltas = await engine.poll(5.0)
+        await engine.abort(["r0", "r1"])
+        while sum(delta.done for delta in deltas) < 2:
+            deltas += await engine.poll(1.0)
+        return deltas
+
+    deltas = running(work())
+    assert {delta.error for delta in deltas if delta.done} <= {"aborted", ""}
+    assert all(sum(len(d.token_ids) for d in deltas if d.key == key) > 0 for key in ("r0", "r1"))
+
+
+def test_misuse_is_refused_and_a_bad_request_fails_alone(running: Running) -> None:
+    too_long = Request("long", tuple([1] * 256), 4, Sampling())
+    drawn = running.finish([too_long, *requests(1, 4)])
+    assert drawn["long"].done and "256" in drawn["long"].error and not drawn["long"].token_ids
+    assert len(drawn["r0"].token_ids) == 4
+
+    async def busy() -> None:
+        await running.engine.submit(requests(1, 200))
+        with pytest.raises(ValueError, match="in flight"):
+            await running.engine.update_weights(WeightUpdate(99, "shm", {}))
+        with pytest.raises(ValueError, match="r0.*in flight"):
+            await running.engine.submit(requests(1, 200))
+
+    running(busy())
+    while not any(delta.done for delta in running(running.engine.poll(1.0))):
+        pass
+
+
+def test_untied_models_and_configuration() -> None:
+    arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
+    assert arguments["max_num_seqs"] == 7, "extra has the last word"
+    assert arguments["weight_transfer_config"] == {"backend": "k15_shm"}
+    assert 0 <= arguments["seed"] < 2**32
+    gpu = EngineConfig(device="cuda", tensor_parallel=2)
+    assert transfer_backend(gpu) == "ipc"
+    assert transfer_backend(gpu.model_copy(update={"weight_transfer": "nccl"})) == "nccl"
+    assert "enforce_eager" not in engine_arguments("m", gpu, 0)
+
+
+def children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def dead_within(pids: Sequence[int], seconds: float) -> bool:
+    import psutil
+
+    def alive(pid: int) -> bool:
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_in_a_ray_actor_killed_with_sigkill_no_core_is_left(model_path: Path, sender: ShmSender) -> None:
+    ray = pytest.importorskip("ray")
+    from rollout.worker import RayEngine
+
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    ray.init(
+        num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )  # fmt: skip
+    engine = RayEngine(str(model_path), CONFIG, 0, {"num_cpus": 0.1})
+    model = perturbed(9)
+
+    async def work() -> list[int]:
+        await engine.start()
+        await engine.update_weights(sender.send(model, 4))
+        assert gap(await engine.score(PROBE), model) < 1e-4
+        await engine.submit(requests(4, 200))
+        deltas = await engine.poll(10.0)
+        assert deltas and {delta.version for delta in deltas} == {4}
+        assert engine.pid is not None
+        cores = children(engine.pid)
+        assert cores, "vLLM's core runs in a child process"
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineDead, match="died"):
+            while True:
+                await engine.poll(1.0)
+        return cores
+
+    try:
+        cores = asyncio.run(work())
+        assert dead_within(cores, 10), "the core outlived its actor"
+        asyncio.run(engine.close())
+    finally:
+        ray.shutdown()
