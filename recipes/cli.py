@@ -118,11 +118,13 @@ def train(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """``k15 report``."""
-    if not (arguments.run_dir / "metrics.jsonl").exists():
-        raise UsageError(f"{arguments.run_dir} is no run directory (it has no metrics.jsonl)")
     from rl.report.build import build_report
+    from rl.report.data import ReportError
 
-    print(build_report(arguments.run_dir))
+    try:
+        print(build_report(arguments.run_dir))
+    except ReportError as error:
+        raise UsageError(str(error)) from error
     return 0
 
 

@@ -32,7 +32,10 @@ def config() -> RunConfig:
     return RunConfig(
         recipe="quickstart",
         iterations=36,
-        model=ModelConfig(base=ScratchModel(layers=3, width=128, heads=4, kv_heads=4, mlp_width=384, context=512)),
+        model=ModelConfig(
+            base=ScratchModel(layers=3, width=128, heads=4, kv_heads=4, mlp_width=384, context=512),
+            threads=1,  # batches of 450 tokens are too small for a second one, which waits on busy cores
+        ),
         problems=ProblemsConfig(train=source, heldout=source, heldout_size=256),
         warmup=WarmupConfig(examples=10_500, batch_tokens=450, lr=5e-3),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),

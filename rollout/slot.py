@@ -111,7 +111,7 @@ class Slot:
                 await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 if publication is not None:
                     await self._install(engine, publication)
-            except ParityError:
+            except (ParityError, asyncio.CancelledError):
                 await self._close(engine)
                 raise
             except EngineError as error:

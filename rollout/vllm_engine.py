@@ -1,7 +1,7 @@
 """vLLM behind the ``Engine`` protocol: AsyncLLM, token ids in and out, no tokenizer.
 
-On CPUs vLLM's front end stays in this process and its core runs in one child (``environment`` says why). The child ends
-with this process, however that ends.
+On CPUs vLLM's front end stays in this process and its core runs in one child (``environment`` says why). The child
+ends with this process, however that ends (``rollout.guard``).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.config import EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
+from rollout.guard import Guard
 from rollout.mailbox import Mailbox
 from rollout.seeds import seed_of
 from rollout.types import StopReason
-from rollout.weights import EXIT_WITH_PARENT, SHM_BACKEND
+from rollout.weights import SHM_BACKEND
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -29,7 +30,7 @@ SHUTDOWN_S = 5.0
 
 def environment(config: EngineConfig) -> dict[str, str]:
     """Environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
-    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1", EXIT_WITH_PARENT: "1"}
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
     env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     if config.device == "cpu":
         threads = config.threads or len(os.sched_getaffinity(0))
@@ -120,6 +121,7 @@ class VllmEngine:
         self.config = config
         self.seed = seed
         self._llm: Any = None
+        self._guard: Guard | None = None
         self._version = 0
         self._weight_bytes = 0
         self._transfer_ready = False
@@ -133,6 +135,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._mail = Mailbox()
+        self._guard = Guard()
         try:
             arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed))
             self._llm = AsyncLLM.from_engine_args(arguments)
@@ -236,6 +239,8 @@ class VllmEngine:
             if llm.output_handler is not None:
                 llm.output_handler.cancel()  # else it reports the end of the core as an error
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_S)
+        if self._guard is not None:
+            await asyncio.to_thread(self._guard.close)
 
     def _die(self, reason: str) -> None:
         self._dead = self._dead or reason

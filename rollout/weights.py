@@ -2,7 +2,7 @@
 
 On a CPU (and in one process) they go through shared memory: one anonymous memory file per buffer, two buffers in turn,
 so the update that engines hold stays valid while the next one is written, and nothing is left behind when the learner
-is killed. On GPUs the bytes travel through vLLM's own ``ipc`` and ``nccl`` trainer engines (``rollout.weights_gpu``).
+is killed. GPU transfer (vLLM's ``ipc`` and ``nccl``) is still to come.
 vLLM loads ``register`` in each of its processes through the entry point group ``vllm.general_plugins``.
 """
 
@@ -24,22 +24,16 @@ if TYPE_CHECKING:
 
 SHM_BACKEND = "k15_shm"
 """Name of our receiving end in vLLM's ``WeightTransferEngineFactory``."""
-EXIT_WITH_PARENT = "K15_EXIT_WITH_PARENT"
-"""Environment variable: a vLLM child process started with it ends when its parent does."""
 ALIGN = 64
 """Bytes; tensors in a buffer start at multiples of it."""
 
 
 def register() -> None:
-    """vLLM plug-in, run in each vLLM process: our receiving end, and children that never outlive their actor."""
+    """vLLM plug-in, run in each vLLM process: makes our receiving end known."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if SHM_BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(SHM_BACKEND, "rollout.weights_vllm", "ShmReceiver")
-    if os.environ.get(EXIT_WITH_PARENT):
-        from rollout.weights_vllm import exit_with_parent
-
-        exit_with_parent()
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -84,14 +78,10 @@ class WeightSender(Protocol):
 
 
 def sender(transfer: str) -> WeightSender:
-    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl``."""
+    """The sending end of ``shm`` or ``local``; raises ``ValueError`` for the GPU transfers, which are still to come."""
     if transfer in ("shm", "local"):
         return ShmSender(transfer)
-    if transfer in ("ipc", "nccl"):
-        from rollout.weights_gpu import gpu_sender
-
-        return gpu_sender(transfer)
-    raise ValueError(f"unknown weight transfer {transfer!r}; it is one of shm, local, ipc, nccl")
+    raise ValueError(f"weight transfer {transfer!r} is not in this version, which publishes through shm and local only")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,19 +58,3 @@ class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
     def shutdown(self) -> None:
         """See vLLM."""
         self._reader.close()
-
-
-def exit_with_parent() -> None:
-    """Make a child process of an actor die when the actor does, even by SIGKILL. No-op in the actor itself.
-
-    The sentinel is a pipe whose other end only the parent holds, so this needs no polling and no signal.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None or any(thread.name == "exit-with-parent" for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()

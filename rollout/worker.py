@@ -139,8 +139,9 @@ class RayEngine:
             return
         import ray
 
-        with contextlib.suppress(EngineError):  # dead already, or too slow: killed either way
-            await self._call("close", timeout_s=CLOSE_S)
+        if self.pid is not None:
+            with contextlib.suppress(EngineError):  # dead already, or too slow: killed either way
+                await self._call("close", timeout_s=CLOSE_S)
         actor, self._actor = self._actor, None
         if ray.is_initialized():
             ray.kill(actor)

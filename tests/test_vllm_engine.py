@@ -216,7 +216,7 @@ def test_misuse_is_refused_and_a_bad_request_fails_alone(running: Running) -> No
         pass
 
 
-def test_untied_models_and_configuration() -> None:
+def test_engine_arguments() -> None:
     arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
     assert arguments["max_num_seqs"] == 7, "extra has the last word"
     assert arguments["weight_transfer_config"] == {"backend": "k15_shm"}
