@@ -43,7 +43,7 @@ class LearnerHost:
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
-            self._sender = sender(self.transfer)
+            self._sender = sender(self.transfer, self.config.engine.count, self.config.engine.tensor_parallel)
         return self._sender.send(self.learner.model, version)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -76,10 +76,6 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    if weight_backend(config) != "shm":
-        raise LaunchError(
-            f"weight transfer {weight_backend(config)!r} is not in this version; set engine.device and model.device to cpu"
-        )
     engine, gpu = config.engine, {}
     if config.model.device == "cuda":
         gpu = {"GPU": config.ray.learner_gpus}

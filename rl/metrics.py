@@ -101,7 +101,7 @@ class IterationMetrics:
     """Tokens up to the length cap that stopping repeated text left undrawn."""
 
     logratio_mean: float | None = _as("logratio/mean")
-    """Mean over sequences of log pi / pi_i after the iteration's last update [A.4.3]."""
+    """Mean over sequences of log pi / pi_i at the forward pass of the iteration's last step [A.4.3]."""
     logratio_std: float | None = _as("logratio/std")
     """Standard deviation over sequences."""
     logratio_max: float | None = _as("logratio/max")

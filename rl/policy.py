@@ -78,14 +78,6 @@ def load_model(path: str | Path) -> PreTrainedModel:
         raise PolicyError(f"model {path} cannot be loaded as a causal LM: {reason}") from error
 
 
-def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """The model that a run starts from, as a plain float32 transformers model: from scratch or pretrained."""
-    if isinstance(config.base, ScratchModel):
-        return create_model(config.base, tokenizer, seed)
-    check_tokenizer(tokenizer, config.base.path)
-    return load_model(config.base.path)
-
-
 def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0) -> nn.Module:
     """Make a model trainable by k15: device, packed attention, no dropout, adapters, checkpointing.
 

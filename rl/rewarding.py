@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from rewards.length import length_rewards
+from rewards.length import length_rewards, length_weight
 from rewards.score import Score
 from rl.config import RewardConfig
 from rollout.types import Group, Problem, Rollout, StopReason
@@ -88,7 +88,7 @@ class Rewarder:
     def length_weight(self, iteration: int) -> float:
         """w of this iteration: 0 during the reward's warm-up, then constant [A.5]."""
         length = self.config.length
-        return 0.0 if length is None or iteration < length.start_iteration else length.weight
+        return 0.0 if length is None else length_weight(iteration, length.weight, length.start_iteration)
 
     def __call__(self, groups: Sequence[Group], iteration: int) -> list[ScoredGroup]:
         """Scores of all rollouts of all groups, in order."""

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rollout.board import Board
@@ -77,6 +77,7 @@ class Slot:
         self.in_flight: set[str] = set()
         self._spawn = spawn
         self._attempts = 0
+        self._seen: Publication | None = None
         self._revival: asyncio.Task[None] | None = None
 
     @property
@@ -110,6 +111,7 @@ class Slot:
             try:
                 await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 if publication is not None:
+                    self._check_repeatable(publication)
                     await self._install(engine, publication)
             except (ParityError, asyncio.CancelledError):
                 await self._close(engine)
@@ -123,10 +125,16 @@ class Slot:
                 return
         self.given_up = True
 
+    def _check_repeatable(self, publication: Publication) -> None:
+        """A broadcast needs all engines and the learner at once; a restarted engine cannot have it again."""
+        if publication.update.backend == "nccl" and publication is self._seen:
+            raise EngineError("a restarted engine cannot receive an nccl publish again; resume the run to go on")
+
     async def adopt(self, publication: Publication) -> None:
         """New weights into this slot's engine; an engine that fails at it is replaced."""
         if self.engine is not None:
             try:
+                self._seen = publication
                 await self._install(self.engine, publication)
                 return
             except ParityError:
@@ -137,7 +145,8 @@ class Slot:
 
     async def _install(self, engine: Engine, publication: Publication) -> None:
         limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
-        await limited(engine.update_weights(publication.update), limit, f"weight update of {name}")
+        update = replace(publication.update, payload={**publication.update.payload, "engine": self.index})
+        await limited(engine.update_weights(update), limit, f"weight update of {name}")
         if not publication.probe:
             return
         scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")

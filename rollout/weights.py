@@ -77,11 +77,15 @@ class WeightSender(Protocol):
         """Give back buffers and connections. Idempotent."""
 
 
-def sender(transfer: str) -> WeightSender:
-    """The sending end of ``shm`` or ``local``; raises ``ValueError`` for the GPU transfers, which are still to come."""
+def sender(transfer: str, engines: int = 1, ranks: int = 1) -> WeightSender:
+    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which must know all ``engines`` of ``ranks`` GPUs)."""
     if transfer in ("shm", "local"):
         return ShmSender(transfer)
-    raise ValueError(f"weight transfer {transfer!r} is not in this version, which publishes through shm and local only")
+    if transfer in ("ipc", "nccl"):
+        from rollout.weights_gpu import gpu_sender
+
+        return gpu_sender(transfer, engines, ranks)
+    raise ValueError(f"unknown weight transfer {transfer!r}; it is one of shm, local, ipc, nccl")
 
 
 @dataclass(frozen=True)

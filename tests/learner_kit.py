@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rewards.score import Score
 from rl.batch import Batch, pack
-from rl.config import ModelConfig, RunConfig, ScratchModel
-from rl.policy import build_model
+from rl.config import RunConfig, ScratchModel
+from rl.policy import create_model
 from rollout.tokenizer import build_tokenizer
 from rollout.types import Group, Problem, Rollout, Segment, StopReason
 
@@ -34,7 +34,7 @@ def run_config(**learner: object) -> RunConfig:
 
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     tokenizer = build_tokenizer([chr(97 + i) for i in range(VOCABULARY - 5)], 256)
-    build_model(ModelConfig(base=TINY), tokenizer, seed).save_pretrained(folder)
+    create_model(TINY, tokenizer, seed).save_pretrained(folder)
     return folder
 
 

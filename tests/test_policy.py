@@ -18,9 +18,9 @@ from rl.batch import cumulative
 from rl.config import LoraConfig, ModelConfig
 from rl.policy import (
     PolicyError,
-    build_model,
     causal_lm,
     check_tokenizer,
+    create_model,
     load_model,
     packed_logprobs,
     prepare,
@@ -156,7 +156,7 @@ def test_scratch_models_depend_on_the_seed_alone_and_tie_their_embeddings():
     tokenizer = build_tokenizer(["a", "b"], 256)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    one, two, other = (build_model(CPU, tokenizer, seed) for seed in (1, 1, 2))
+    one, two, other = (create_model(TINY, tokenizer, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
