@@ -27,7 +27,7 @@ from rollout.worker import RayEngine, environment
 pytestmark = pytest.mark.slow
 
 CONFIG = EngineConfig(kind="hf", max_model_len=256, max_concurrency=8, threads=1, call_timeout_s=60)
-ROLLOUT = RolloutConfig(segment_tokens=60, max_tokens=200, repetition=None)
+ROLLOUT = RolloutConfig(segment_tokens=200, max_tokens=200, repetition=None)
 OPTIONS = {"num_cpus": 0.1}
 
 
@@ -67,7 +67,7 @@ def gone_within(pid: int, seconds: float) -> bool:
 
 def make_groups() -> list[Group]:
     return [
-        Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(4)), 0) for i in range(2)
+        Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(4)), 0) for i in range(4)
     ]
 
 
@@ -85,11 +85,13 @@ def test_sigkill_while_serving_loses_no_token(cluster: None, model_path: Path) -
 
     heard: list[Delta] = []
     killed: list[int] = []
+    at_kill: list[int] = []
 
     def listen(deltas: list[Delta]) -> None:
         heard.extend(deltas)
         if not killed and sum(len(delta.token_ids) for delta in heard) >= 8:
             assert made[0].pid is not None
+            at_kill.append(sum(delta.done for delta in heard))
             killed.append(made[0].pid)
             os.kill(made[0].pid, signal.SIGKILL)
 
@@ -100,6 +102,7 @@ def test_sigkill_while_serving_loses_no_token(cluster: None, model_path: Path) -
         assert report.max_gap < 1e-5 and report.bytes > 0
         result = pool.extend(make_groups(), 1, listen)
         stats = pool.stats()
+    assert at_kill[0] < 16, "the engine was done before it could be killed: give it more work"
     assert len(killed) == 1 and len(made) == 2 and stats.failures == 1
     with Pool(lambda i: HfEngine(str(model_path), CONFIG), CONFIG, ROLLOUT, seed=1) as pool:
         pool.publish(sender.send(model, 1), [], [])
