@@ -26,7 +26,7 @@ from rollout.weights import ShmSender
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm")
 
-CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, kv_cache_gib=0.1, threads=1, extra={"block_size": 32})
+CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]
 
 
@@ -281,3 +281,13 @@ def test_in_a_ray_actor_killed_with_sigkill_no_core_is_left(model_path: Path, se
         asyncio.run(engine.close())
     finally:
         ray.shutdown()
+
+
+def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:
+    """More prefill than ``max_batched_tokens`` is cut into chunks, which vLLM cannot do with a seeded request on a CPU."""
+    long = [
+        Request(f"long{i}", tuple((7 * i + j) % 29 + 1 for j in range(100)), 4, Sampling(), 7 + i) for i in range(8)
+    ]
+    drawn = running.finish(long)
+    assert [len(drawn[request.key].token_ids) for request in long] == [4] * 8
+    assert not any(delta.error for delta in drawn.values())
