@@ -208,7 +208,7 @@ def _logratio(run: RunData) -> Panel:
 
     series = [Series("mean ± std", _x(run), mean, 0, shifted(-1), shifted(1))]
     series.append(_line(run, "largest |value|", "logratio/max", 5))
-    note = "log π/πᵢ of whole responses after the last update, in nats: how far the iteration moved the policy."
+    note = "log π/πᵢ of whole responses at the last step, in nats: how far the iteration had moved the policy by then."
     return Panel("Log-ratio", note, "number", _with_data(series))
 
 
