@@ -133,6 +133,8 @@ class Session:
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
+        self.max_gap = 0.0
+        """Largest gap of the probes outside of the iterations, in nats."""
         self.recent: list[list[int]] = []
 
     def _spend(self, phase: str, began: float) -> None:
@@ -174,20 +176,19 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with their answers."""
-        if self.recent:
-            return self.recent
-        chosen = self.setup.heldout[: self.setup.config.rollout.parity_probes]
-        encode = self.setup.tokenizer
-        return [
+        """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with answers."""
+        config, encode = self.setup.config, self.setup.tokenizer
+        first = [
             [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
-            for problem in chosen
+            for problem in self.setup.heldout[: config.rollout.parity_probes]
         ]
+        return scorable(self.recent or first, config.engine.max_model_len)
 
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
         if self.published != version:
-            loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            self.max_gap = max(self.max_gap, report.max_gap)
             self.published = version
 
     def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
@@ -275,11 +276,16 @@ class Session:
         self.setup.tokenizer.save_pretrained(directory.model)
         before = self.measure("before", 0, full=True)
         write_card(directory, config, before, after)
-        summary = summarise(config, state, before, after, self.seconds, directory)
+        summary = summarise(config, state, before, after, self.seconds, self.max_gap, directory)
         replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
         build_report(directory.root)
         self.watch.close()
         print(table(summary))
+
+
+def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
+    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
+    return [list(sequence[: context - 1]) for sequence in sequences]
 
 
 def count_done(deltas: list[Delta]) -> int:
@@ -301,6 +307,7 @@ def summarise(
     before: Evaluation,
     after: Evaluation,
     seconds: Mapping[str, float],
+    max_gap: float,
     directory: RunDir,
 ) -> dict[str, Any]:
     """The contents of ``summary.json``."""
@@ -327,7 +334,7 @@ def summarise(
         "partial_rollouts_resumed": state.totals.resumed,
         "tokens_generated": state.totals.tokens,
         "wall_seconds": {**seconds, **{f"rl_{phase}": spent for phase, spent in state.totals.seconds.items()}},
-        "max_logprob_gap": state.totals.max_gap,
+        "max_logprob_gap": max(state.totals.max_gap, max_gap),
         "model_path": str(directory.model),
         "report_path": str(directory.report),
     }

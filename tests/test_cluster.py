@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -22,8 +24,8 @@ problems:
   heldout: {kind: arithmetic, steps: [2, 2]}
   heldout_size: 4
 warmup: {examples: 24, batch_tokens: 256}
-engine: {kind: ENGINE, max_model_len: 96, max_concurrency: 16, kv_cache_gib: 0.1}
-rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 30, loss_on: all}
+engine: {kind: ENGINE, max_model_len: 48, max_concurrency: 16, kv_cache_gib: 0.1}
+rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 40, loss_on: all}
 learner: {updates: 2}
 eval: {every: 0, samples: 1, greedy: false}
 checkpoint: {every: 1}
@@ -36,7 +38,9 @@ def start(folder: Path, engine: str, *extra: str) -> subprocess.Popen[str]:
     config.write_text(TINY.replace("ENGINE", engine))
     k15 = Path(sys.executable).parent / "k15"
     command = [str(k15), "train", "--config", str(config), "--run-dir", str(folder / "run"), *extra]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -59,11 +63,17 @@ def test_the_whole_loop_on_ray_and_vllm(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["iterations"] == 3
     assert summary["partial_rollouts_resumed"] > 0
-    assert summary["max_logprob_gap"] < 1e-4
+    assert 0 < summary["max_logprob_gap"] < 1e-4
+    rows = [
+        row for path in (tmp_path / "run" / "rollouts").glob("*.parquet") for row in pq.read_table(path).to_pylist()
+    ]
+    assert any(row["stop"] == "length" for row in rows), "no rollout filled the context, which a probe must survive"
     assert_gone(list(seen.values()))
 
 
-def test_sigterm_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM goes to the driver; Ctrl-C in a terminal goes to every process of its group."""
     process = start(tmp_path, "hf", "--iterations", "500")
     checkpoints = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -72,9 +82,12 @@ def test_sigterm_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> Non
         assert time.monotonic() < deadline, "no checkpoint within two minutes"
         time.sleep(0.2)
     children = family(process)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + signal.SIGTERM, output
+    assert process.returncode == 128 + number, output
     assert "the same command resumes" in output
     assert_gone(children)
     newest = int(sorted(checkpoints.iterdir())[-1].name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from recipes import run as recipes_run
-from recipes.run import run
+from recipes.run import run, scorable
 from rl.config import RunConfig
 from rl.log import read_metrics
 from rl.run_dir import RunDir
@@ -199,3 +200,16 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert error.startswith("k15: ")
     assert words in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_probe_leaves_the_engine_room_for_one_token() -> None:
+    assert scorable([range(5), range(8), range(9)], 8) == [[0, 1, 2, 3, 4], [*range(7)], [*range(7)]]
+
+
+def test_a_run_without_rl_reports_the_gap_of_its_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = recipes_run.loop.publish
+    monkeypatch.setattr(
+        recipes_run.loop, "publish", lambda *given: replace(original(*given), max_gap=0.007)
+    )  # what the hf engine reports may be exactly 0
+    assert run(tiny(iterations=0), tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_logprob_gap"] == 0.007
