@@ -194,6 +194,8 @@ def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> list
 
     def progress(deltas: list[Delta]) -> None:
         parts.journal.append(deltas)
+        for error in dict.fromkeys(delta.error for delta in deltas if delta.error):
+            parts.watch.warn(f"{sum(delta.error == error for delta in deltas)} rollouts cut short: {error}")
         parts.watch.advance(sum(delta.done for delta in deltas))
 
     return parts.pool.extend(groups, i, on_progress=progress)
