@@ -24,7 +24,7 @@ RL post-training for reasoning language models after Kimi k1.5.
 start here
   k15 train quickstart                          train a small model from scratch on this CPU, about ten minutes
   k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
-  k15 sample runs/quickstart --prompt 'Compute 37+48-6*4.'
+  k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
 
 recipes and their keys
   k15 recipes                                   what can be trained

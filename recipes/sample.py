@@ -147,6 +147,8 @@ def sample_responses(
     try:
         problem = Problem(id="prompt", prompt=prompt, answer="(none)", verifier="exact")
         tokens = render(tokenizer, problem, chosen.instruction, chosen.system)
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+            print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
         for j in range(n):
             response = respond(
                 model, tokenizer, tokens, temperature=temperature, max_tokens=max_tokens, seed=seed + j, out=sys.stdout

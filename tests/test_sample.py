@@ -139,3 +139,10 @@ def test_smollm2_comes_out_of_its_package(tmp_path: Path, monkeypatch: pytest.Mo
     answer = sample_responses(Chosen(str(folder)), "What is the capital of France?", temperature=0.0, max_tokens=30)[0]
     assert "Paris" in answer.text
     assert answer.stop is StopReason.EOS
+
+
+def test_a_prompt_outside_of_the_vocabulary_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample_responses(Chosen(str(model)), "aab ", n=1, max_tokens=4)
+    assert "vocabulary lacks" not in capsys.readouterr().err
+    sample_responses(Chosen(str(model)), "aaz", n=1, max_tokens=4)
+    assert "vocabulary lacks" in capsys.readouterr().err
