@@ -62,12 +62,6 @@ class Journal:
             if int(path.stem) < iteration:
                 path.unlink()
 
-    def drop_from(self, iteration: int) -> None:
-        """Forget iterations at or after this one (their starting state has changed)."""
-        for path in self._files():
-            if int(path.stem) >= iteration:
-                path.unlink()
-
     def close(self) -> None:
         """Close the open file, if any."""
         if self._file is not None:

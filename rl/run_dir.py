@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from typing import Any
 import yaml
 
 from rl.config import RunConfig
+from rl.log import replace_file
 
 CHANGEABLE = ("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems")
 """Keys that a resumed run may change: they alter how far and how visibly it runs, not what it computes."""
@@ -87,16 +87,6 @@ def _versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` in one step: a reader, or a crash, sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
 class RunDir:
     """Paths of a run, and the rules for using a directory that already holds one."""
 
@@ -133,7 +123,7 @@ class RunDir:
             ) from error
         if self.config.exists():
             self._check_same(resolved, fingerprint)
-            write_atomic(self.config, yaml.safe_dump(resolved, sort_keys=False))
+            replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
             return True
         others = [path.name for path in self.root.iterdir() if path.name != ".lock"]
         if others:
@@ -146,8 +136,8 @@ class RunDir:
             "versions": _versions(),
             "problems_sha256": fingerprint,
         }
-        write_atomic(self.info, json.dumps(info, indent=2))
-        write_atomic(self.config, yaml.safe_dump(resolved, sort_keys=False))
+        replace_file(self.info, json.dumps(info, indent=2).encode())
+        replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
         return False
 
     def _check_same(self, resolved: dict[str, Any], fingerprint: str) -> None:

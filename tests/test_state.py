@@ -142,5 +142,4 @@ def test_journals_are_dropped_by_iteration(tmp_path: Path) -> None:
     for iteration in range(5):
         journal.open(iteration)
     journal.drop_before(2)
-    journal.drop_from(4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.jsonl", "000003.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.jsonl", "000003.jsonl", "000004.jsonl"]
