@@ -20,11 +20,18 @@ Post-trained with k15 (recipe `{recipe}`, seed {seed}, {iterations} RL iteration
 
 | held out | accuracy | 95 % interval | mean tokens |
 |---|---|---|---|
-| before RL | {before.accuracy.mean:.3f} | [{before.accuracy.low:.3f}, {before.accuracy.high:.3f}] | {before.tokens.mean:.1f} |
-| after RL | {after.accuracy.mean:.3f} | [{after.accuracy.low:.3f}, {after.accuracy.high:.3f}] | {after.tokens.mean:.1f} |
+{before}
+{after}
 
-{after.accuracy.n} problems, {after.samples} responses each at temperature {temperature}. Loads with transformers and vLLM.
+{n} problems, {samples} responses each at temperature {temperature}. Loads with transformers and vLLM.
 """
+
+
+def row(name: str, evaluation: Evaluation) -> str:
+    """A line of the card's table."""
+    accuracy = evaluation.accuracy
+    interval = f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
+    return f"| {name} | {accuracy.mean:.3f} | {interval} | {evaluation.tokens.mean:.1f} |"
 
 
 def write_card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
@@ -34,8 +41,10 @@ def write_card(directory: RunDir, config: RunConfig, before: Evaluation, after: 
         seed=config.seed,
         iterations=config.iterations,
         revision=json.loads(directory.info.read_text())["git_revision"] or "unknown",
-        before=before,
-        after=after,
+        before=row("before RL", before),
+        after=row("after RL", after),
+        n=after.accuracy.n,
+        samples=after.samples,
         temperature=config.eval.temperature,
     )
     replace_file(directory.model / "README.md", card.encode())

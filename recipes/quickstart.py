@@ -1,7 +1,7 @@
 """A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores.
 
-The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the careful
-kind reliably. RL finds out which kind pays: accuracy and response length grow together, then the length reward trims.
+The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the
+careful kind reliably. RL finds out which kind pays: accuracy and response length grow together.
 """
 
 from __future__ import annotations

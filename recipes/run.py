@@ -355,7 +355,8 @@ def table(summary: Mapping[str, Any]) -> str:
             line("before", "accuracy_before", "mean_tokens_before"),
             line("after", "accuracy_after", "mean_tokens_after"),
             f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
-            f"({summary['partial_rollouts_resumed']} over several weight versions), {summary['tokens_generated']} tokens",
+            f"({summary['partial_rollouts_resumed']} over several weight versions), "
+            f"{summary['tokens_generated']} tokens",
             f"largest engine-learner log-prob gap {summary['max_logprob_gap']:.1e} nats",
             f"model {summary['model_path']}",
             f"report {summary['report_path']}",

@@ -81,7 +81,7 @@ class Setup:
 
 
 def prepare(config: RunConfig) -> Setup:
-    """Problems and tokenizer of a run. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``."""
+    """Problems and tokenizer. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``."""
     train = build_source(config.problems.train, "train")
     held_out = build_source(config.problems.heldout, "heldout")
     check_disjoint(train, held_out)

@@ -92,7 +92,8 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
         remove_placement_group(group)
         raise LaunchError(
             f"the Ray cluster cannot place learner and engines within {timeout_s:.0f} s: asked for {bundles} "
-            f"({'on one node' if transfer in ('shm', 'ipc') else 'on any nodes'}), cluster has {ray.cluster_resources()}"
+            f"({'on one node' if transfer in ('shm', 'ipc') else 'on any nodes'}), "
+            f"cluster has {ray.cluster_resources()}"
         )
     return group
 

@@ -119,7 +119,7 @@ def save(state: RunState, config: RunConfig, parts: Parts) -> None:
 def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
     """Run iterations from ``state`` on; returns the state after the last one.
 
-    On a stop signal it checkpoints and raises ``Interrupted``; the tokens of an iteration cut short stay in its journal.
+    On a stop signal it checkpoints and raises ``Interrupted``; tokens of an iteration cut short stay in its journal.
     """
     saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
     for i in range(state.iteration, config.iterations):
@@ -140,7 +140,7 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
 
 
 def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunState:
-    """One iteration [A.4.4]; the state before it -> the state after it. ``Interrupted`` leaves the learner untouched."""
+    """One iteration [A.4.4]; state before -> state after it. ``Interrupted`` leaves the learner untouched."""
     timer = Timer()
     with timer("publish"), parts.stopper.interruptible():
         published = publish(parts.policy, parts.pool, i, parts.probe())

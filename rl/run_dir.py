@@ -144,13 +144,14 @@ class RunDir:
         changed = difference(yaml.safe_load(self.config.read_text()), resolved)
         if changed:
             raise RunDirError(
-                f"{self.root} holds a run with another configuration; resume it unchanged or choose another --run-dir:\n  "
-                + "\n  ".join(changed)
+                f"{self.root} holds a run with another configuration; resume it unchanged or "
+                "choose another --run-dir:\n  " + "\n  ".join(changed)
             )
         recorded = json.loads(self.info.read_text())["problems_sha256"]
         if recorded != fingerprint:
             raise RunDirError(
-                f"{self.root}: the problems have changed since the run began (sha256 {recorded[:12]} -> {fingerprint[:12]}); "
+                f"{self.root}: the problems have changed since the run began "
+                f"(sha256 {recorded[:12]} -> {fingerprint[:12]}); "
                 "restore the data or choose another --run-dir"
             )
 

@@ -79,7 +79,8 @@ def fold(
     """``groups`` after the progress in ``deltas``, with every stop rule applied as of ``version``.
 
     Groups older than ``config.max_age`` versions are force-finished first; progress on them is not expected. Folding in
-    one go or piece by piece gives the same groups. Raises ``ValueError`` for progress on an unknown or a finished rollout.
+    one go or piece by piece gives the same groups. Raises ``ValueError`` for progress on an unknown or finished
+    rollout.
     """
     progress: dict[str, list[Delta]] = defaultdict(list)
     for delta in deltas:

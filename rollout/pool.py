@@ -1,7 +1,7 @@
 """The pool: one synchronous front for all engines. It routes, balances, retries and restarts, and never waits for ever.
 
-An event loop in a thread of its own talks to the engines; callers block in plain functions and may be interrupted at any
-time (Ctrl-C, ``rl.stop.Interrupted``): requests in flight are dropped, the tokens drawn so far still reach
+An event loop in a thread of its own talks to the engines; callers block in plain functions and may be interrupted at
+any time (Ctrl-C, ``rl.stop.Interrupted``): requests in flight are dropped, the tokens drawn so far still reach
 ``on_progress``, and the pool stays usable and closable. Imports neither Ray nor vLLM.
 """
 
@@ -179,7 +179,7 @@ class Pool:
     def _run(self, work: Callable[[Progress], Coroutine[Any, Any, T]], on_progress: Progress | None = None) -> T:
         """Run ``work`` on the pool's loop and wait; its progress is handed to ``on_progress`` in this thread.
 
-        If waiting is cut short, the work is cancelled, and its last tokens are recorded too unless recording itself failed.
+        If waiting is cut short, the work is cancelled, and its last tokens are recorded too unless recording failed.
         """
         if self._closed:
             raise RuntimeError("the pool is closed")

@@ -78,7 +78,7 @@ class WeightSender(Protocol):
 
 
 def sender(transfer: str, engines: int = 1, ranks: int = 1) -> WeightSender:
-    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which must know all ``engines`` of ``ranks`` GPUs)."""
+    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which knows all ``engines`` of ``ranks`` GPUs)."""
     if transfer in ("shm", "local"):
         return ShmSender(transfer)
     if transfer in ("ipc", "nccl"):

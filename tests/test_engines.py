@@ -74,7 +74,9 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(model_path: Path
         delta = drawn[request.key]
         expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
         assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-5)
-        assert len(delta.token_ids) == 20 and delta.stop is None and delta.version == 0
+        assert len(delta.token_ids) == 20
+        assert delta.stop is None
+        assert delta.version == 0
 
 
 def test_same_submissions_give_the_same_bits_and_seeds_matter(model_path: Path) -> None:
@@ -139,7 +141,8 @@ def test_update_weights_from_shared_memory(model_path: Path) -> None:
     assert max(abs(a - b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True)) > 0.1
     assert {delta.version for delta in drawn.values()} == {3}
     assert (stats.version, stats.requests, stats.tokens) == (3, 2, 8)
-    assert stats.weight_bytes > 0 and stats.busy_seconds > 0
+    assert stats.weight_bytes > 0
+    assert stats.busy_seconds > 0
     sender.close()
 
 
@@ -177,7 +180,7 @@ def test_engines_refuse_misuse_alike(model_path: Path, make: Callable[[str], Eng
 
     async def work(engine: Engine) -> None:
         await engine.submit(requests(1, 50))
-        with pytest.raises(ValueError, match="r0.*in flight"):
+        with pytest.raises(ValueError, match=r"r0.*in flight"):
             await engine.submit(requests(1, 50))
         with pytest.raises(ValueError, match="in flight"):
             await engine.update_weights(WeightUpdate(1, "local", {"size": 0}))
@@ -192,7 +195,8 @@ def test_a_request_beyond_the_context_ends_with_an_error_of_its_own(model_path: 
     work = [*requests(1, 5), Request("long", tuple(range(1, 30)), 120, Sampling())]
     drawn = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, work))
     assert "context of 128" in drawn["long"].error
-    assert drawn["r0"].error == "" and len(drawn["r0"].token_ids) == 5
+    assert drawn["r0"].error == ""
+    assert len(drawn["r0"].token_ids) == 5
 
 
 def test_a_missing_model_is_a_dead_engine(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_nothing_to_train_is_no_error(folder):
 
 
 def test_a_step_without_a_reference_is_refused(folder):
-    with pytest.raises(ValueError, match="Learner.reference"):
+    with pytest.raises(ValueError, match=r"Learner\.reference"):
         make(folder).step(make_batch())
 
 

@@ -80,12 +80,16 @@ def test_next_request_resends_everything_with_one_seed_per_rollout() -> None:
     first = next_request(fresh(), 0, CONFIG, CONTEXT, sampling, seed=1)
     grown = fresh().append(Segment(0, (5, 6), (0.0, 0.0)), None)
     second = next_request(grown, 1, CONFIG, CONTEXT, sampling, seed=1)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert second.token_ids == (1, 2, 3, 5, 6)
     assert first.seed == second.seed
-    assert sampling.stop_token_ids == (7,) and sampling.top_p == 1.0 and sampling.repetition_count == 3
+    assert sampling.stop_token_ids == (7,)
+    assert sampling.top_p == 1.0
+    assert sampling.repetition_count == 3
     other = next_request(fresh("g/1"), 0, CONFIG, CONTEXT, sampling, seed=1)
-    assert other is not None and other.seed != first.seed
+    assert other is not None
+    assert other.seed != first.seed
 
 
 def test_fold_makes_segments_by_version_and_leaves_the_input_alone() -> None:

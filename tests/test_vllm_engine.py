@@ -121,7 +121,9 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(
         delta = running.finish([request])[request.key]
         expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
         assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-4)
-        assert len(delta.token_ids) == 40 and delta.stop is None and not delta.error
+        assert len(delta.token_ids) == 40
+        assert delta.stop is None
+        assert not delta.error
         assert delta.version == running.version
 
 
@@ -180,7 +182,8 @@ def test_repetition_stops_early(running: Running) -> None:
     stopped = [delta for delta in drawn.values() if delta.stop is StopReason.REPETITION]
     assert stopped, "greedy decoding of a tiny model runs into a loop"
     for delta in stopped:
-        assert len(delta.token_ids) < 200 and repeats(delta.token_ids, 1, 8, 3)
+        assert len(delta.token_ids) < 200
+        assert repeats(delta.token_ids, 1, 8, 3)
 
 
 def test_abort_delivers_what_was_drawn(running: Running) -> None:
@@ -201,14 +204,16 @@ def test_abort_delivers_what_was_drawn(running: Running) -> None:
 def test_misuse_is_refused_and_a_bad_request_fails_alone(running: Running) -> None:
     too_long = Request("long", tuple([1] * 256), 4, Sampling())
     drawn = running.finish([too_long, *requests(1, 4)])
-    assert drawn["long"].done and "256" in drawn["long"].error and not drawn["long"].token_ids
+    assert drawn["long"].done
+    assert "256" in drawn["long"].error
+    assert not drawn["long"].token_ids
     assert len(drawn["r0"].token_ids) == 4
 
     async def busy() -> None:
         await running.engine.submit(requests(1, 200))
         with pytest.raises(ValueError, match="in flight"):
             await running.engine.update_weights(WeightUpdate(99, "shm", {}))
-        with pytest.raises(ValueError, match="r0.*in flight"):
+        with pytest.raises(ValueError, match=r"r0.*in flight"):
             await running.engine.submit(requests(1, 200))
 
     running(busy())
@@ -265,7 +270,8 @@ def test_in_a_ray_actor_killed_with_sigkill_no_core_is_left(model_path: Path, se
         assert gap(await engine.score(PROBE), model) < 1e-4
         await engine.submit(requests(4, 200))
         deltas = await engine.poll(10.0)
-        assert deltas and {delta.version for delta in deltas} == {4}
+        assert deltas
+        assert {delta.version for delta in deltas} == {4}
         assert engine.pid is not None
         cores = children(engine.pid)
         assert cores, "vLLM's core runs in a child process"
@@ -284,7 +290,7 @@ def test_in_a_ray_actor_killed_with_sigkill_no_core_is_left(model_path: Path, se
 
 
 def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:
-    """More prefill than ``max_batched_tokens`` is cut into chunks, which vLLM cannot do with a seeded request on a CPU."""
+    """More prefill than ``max_batched_tokens``: vLLM would cut it, which kills seeded requests on a CPU."""
     long = [
         Request(f"long{i}", tuple((7 * i + j) % 29 + 1 for j in range(100)), 4, Sampling(), 7 + i) for i in range(8)
     ]

@@ -18,7 +18,8 @@ from rollout.weights import SHM_BACKEND, ShmReader, ShmSender, layout, named_wei
 def test_named_weights_are_the_checkpoint_plus_the_tied_head(tied: bool) -> None:
     model = tiny_llama(tied)
     weights = dict(named_weights(model))
-    assert set(weights) == set(model.state_dict()) and "lm_head.weight" in weights
+    assert set(weights) == set(model.state_dict())
+    assert "lm_head.weight" in weights
     for name, tensor in weights.items():
         assert torch.equal(tensor, model.state_dict()[name])
         assert not tensor.requires_grad

@@ -99,11 +99,14 @@ def test_sigkill_while_serving_loses_no_token(cluster: None, model_path: Path) -
     probe = [[1, 2, 3, 4, 5, 6, 7]]
     with Pool(spawn, CONFIG, ROLLOUT, seed=1) as pool:
         report = pool.publish(sender.send(model, 1), probe, [log_probs(model, probe[0])])
-        assert report.max_gap < 1e-5 and report.bytes > 0
+        assert report.max_gap < 1e-5
+        assert report.bytes > 0
         result = pool.extend(make_groups(), 1, listen)
         stats = pool.stats()
     assert at_kill[0] < 16, "the engine was done before it could be killed: give it more work"
-    assert len(killed) == 1 and len(made) == 2 and stats.failures == 1
+    assert len(killed) == 1
+    assert len(made) == 2
+    assert stats.failures == 1
     with Pool(lambda i: HfEngine(str(model_path), CONFIG), CONFIG, ROLLOUT, seed=1) as pool:
         pool.publish(sender.send(model, 1), [], [])
         assert tokens(result) == tokens(pool.extend(make_groups(), 1))
@@ -143,7 +146,8 @@ def test_errors_are_named(cluster: None, model_path: Path, tmp_path: Path) -> No
 
 def test_environment_is_set_before_the_engine_is_imported() -> None:
     vllm = environment(EngineConfig(threads=3))
-    assert vllm["OMP_NUM_THREADS"] == "3" and vllm["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert vllm["OMP_NUM_THREADS"] == "3"
+    assert vllm["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment(EngineConfig(device="cuda")).get("VLLM_ENABLE_V1_MULTIPROCESSING") is None
     assert environment(EngineConfig(kind="hf", threads=2)) == {"OMP_NUM_THREADS": "2"}
 
