@@ -1,7 +1,7 @@
 """A tokenizer from a list of token texts, for models built from scratch.
 
 Text is cut greedily into the longest listed tokens; what is not listed becomes ``<unk>``. It is a regular fast
-tokenizer of transformers: it saves, loads, and carries a chat template, so everything downstream treats it as any other.
+tokenizer of transformers: it saves, loads, and carries a chat template, so all code downstream treats it as any other.
 """
 
 from __future__ import annotations

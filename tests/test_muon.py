@@ -58,7 +58,7 @@ def test_update_rule_step_by_step_in_float64():
 
 
 def test_equals_torch_muon_in_float32(monkeypatch):
-    # torch keeps an average and iterates in bfloat16; in float32 the conventions differ by rounding and epsilon (1e-4).
+    # torch keeps an average and iterates in bfloat16; in float32 the conventions differ by rounding and epsilon : 1e-4.
     import torch.optim._muon as theirs
 
     def in_float32(grad, coefficients, steps, eps):
