@@ -7,6 +7,7 @@ learner and engine on the same GPU (fractions of it), ``nccl`` gives each its ow
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,19 @@ def quiet_environment() -> dict[str, str]:
     }
 
 
+def check_interpreter(path: str) -> None:
+    """Refuse a Python that Ray cannot start workers with: it hands the path to a shell without quoting it."""
+    if any(character.isspace() for character in path):
+        raise LaunchError(
+            f"Ray cannot start workers from {path!r}: the path has a space; move the checkout and its .venv"
+        )
+
+
 def start_ray(config: RunConfig) -> None:
     """Connect to the cluster of ``ray.address`` or $RAY_ADDRESS (as in ``ray job submit``), or start a local one."""
     for name, value in quiet_environment().items():
         os.environ.setdefault(name, value)
+    check_interpreter(sys.executable)
     import ray
 
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
