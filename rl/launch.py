@@ -46,7 +46,7 @@ def check_interpreter(path: str) -> None:
     """Refuse a Python that Ray cannot start workers with: it hands the path to a shell without quoting it."""
     if any(character.isspace() for character in path):
         raise LaunchError(
-            f"Ray cannot start workers from {path!r}: the path has a space; move the checkout and its .venv"
+            f"Ray cannot start workers from {path!r}: its path has a space; move the checkout"
         )
 
 
