@@ -45,9 +45,7 @@ def quiet_environment() -> dict[str, str]:
 def check_interpreter(path: str) -> None:
     """Refuse a Python that Ray cannot start workers with: it hands the path to a shell without quoting it."""
     if any(character.isspace() for character in path):
-        raise LaunchError(
-            f"Ray cannot start workers from {path!r}: its path has a space; move the checkout"
-        )
+        raise LaunchError(f"Ray cannot start workers from {path!r}: its path has a space; move the checkout")
 
 
 def start_ray(config: RunConfig) -> None:
