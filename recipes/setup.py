@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +49,17 @@ class Setup:
         return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, problem.answer)
 
     def demonstrations(self) -> list[Pair]:
-        """Warm-up examples as tokens: of the training split's generator, or rows of ``warmup.path`` [A.3]."""
+        """Warm-up examples as tokens [A.3]: of the training split's generator, of a file, or of training problems."""
         warmup = self.config.warmup
         if warmup is None:
             return []
         if warmup.path is not None:
             return self._read_demonstrations(Path(warmup.path), warmup.examples)
+        if warmup.response is not None:
+            problems = distinct(self.train, min(warmup.examples, self.train.size or warmup.examples))
+            return [self._pair(self.render(problem), fill_in(warmup.response, problem)) for problem in problems]
         if not isinstance(self.train, Procedural):
-            raise ProblemError("warmup needs warmup.path unless problems.train is a procedural source")
+            raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
         pairs: list[Pair] = []
         for index in range(warmup.examples):
             problem = self.train[index]
@@ -78,6 +82,23 @@ class Setup:
     def _pair(self, prompt: tuple[int, ...], response: str) -> Pair:
         tokens = self.tokenizer(response, add_special_tokens=False)["input_ids"]
         return prompt, (*tokens, self.end[0])
+
+
+def fill_in(template: str, problem: Problem) -> str:
+    """``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
+
+    Raises ``ProblemError`` when the problem has no such field. Other braces stay: ``boxed{{answer}}`` becomes
+    ``boxed{42}``.
+    """
+    fields = {"problem": problem.prompt, "answer": problem.answer, **problem.extra}
+
+    def value(match: re.Match[str]) -> str:
+        found = fields.get(match.group(1))
+        if found is None:
+            raise ProblemError(f"problem {problem.id!r} has no {match.group(1)!r}, which warmup.response asks for")
+        return str(found)
+
+    return re.sub(r"\{([A-Za-z_]\w*)\}", value, template)
 
 
 def prepare(config: RunConfig) -> Setup:

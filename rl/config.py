@@ -100,15 +100,23 @@ class WarmupConfig(Config):
     """Long-CoT supervised warm-up [A.3]; the paper gives no size, epochs or learning rate."""
 
     examples: int = Field(20_000, ge=1)
-    """Demonstrations drawn from the training split of a procedural source, or rows of ``path``."""
+    """Demonstrations: drawn from a procedural source's training split, or the first rows of ``path`` or problems."""
     path: str | None = None
     """JSONL with ``problem`` and ``response`` instead of procedural demonstrations."""
+    response: str | None = None
+    """Or: make them of training problems from a file, by filling in their fields: ``"{rationale}\\n#### {answer}"``."""
     epochs: int = Field(1, ge=1)
     """Passes over the examples."""
     batch_tokens: int = Field(8192, ge=1)
     """Tokens per optimiser step, prompt included."""
     lr: float = Field(2e-3, gt=0)
     """Peak learning rate; linear warm-up over the first 5 %, then cosine to a tenth."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.path is not None and self.response is not None:
+            raise ValueError("warmup.path and warmup.response exclude each other: give one of them")
+        return self
 
 
 class ObjectiveConfig(Config):

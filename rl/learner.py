@@ -111,8 +111,7 @@ class Learner:
         The same micro-batches are cut again in training, so the log-ratio of the first step is exactly 0: a different
         packing would differ in the last bits (invariant 5).
         """
-        cuts = split_by_tokens(minibatch.lengths.tolist(), self.config.learner.micro_batch_tokens)
-        ordered = minibatch.select([index for cut in cuts for index in cut])
+        ordered = self._in_micro_batch_order(minibatch)
         parts = ordered.micro_batches(self.config.learner.micro_batch_tokens)
         return replace(ordered, reference_logprobs=torch.cat([self._logprobs(part)[0].cpu() for part in parts]))
 
@@ -123,17 +122,17 @@ class Learner:
         """
         if minibatch.reference_logprobs is None:
             raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
-        self.optimizer.zero_grad()
-        losses: list[SequenceLoss] = []
-        entropies: list[torch.Tensor] = []
-        for part in minibatch.micro_batches(self.config.learner.micro_batch_tokens):
-            logprobs, entropy = self._logprobs(part)
-            result = self._loss(part.to(self.device), logprobs)
-            (result.loss / minibatch.total).backward()  # type: ignore[no-untyped-call]
-            losses.append(replace(result, loss=result.loss.detach()))
-            entropies.append(entropy)
-        grad_norm, skipped = self._update(None)
-        return self._step_metrics(minibatch, losses, torch.cat(entropies), grad_norm, skipped)
+        return self._descend(minibatch)[0]
+
+    def first_step(self, minibatch: Batch) -> tuple[StepMetrics, Batch]:
+        """The step that opens an iteration, and ``minibatch`` with the reference log-probs that it had.
+
+        The policy is still its own reference, so the log-probs that carry the gradient serve as both: the log-ratio is
+        0, exactly as if ``reference`` had been called first, and a forward pass is saved.
+        """
+        ordered = self._in_micro_batch_order(minibatch)
+        metrics, logprobs = self._descend(ordered)
+        return metrics, replace(ordered, reference_logprobs=logprobs)
 
     def sft_step(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lr: float) -> float:
         """One optimiser step on (prompt ids, response ids) pairs; returns the loss in nats per response token.
@@ -178,10 +177,12 @@ class Learner:
         """
         started = time.perf_counter()
         self.begin_iteration()
-        updates = self.config.learner.updates
-        minibatches = [self.reference(minibatch) for minibatch in batch.minibatches(updates, seed)]
-        gaps = torch.cat([sampler_gaps(minibatch) for minibatch in minibatches]) if minibatches else torch.empty(0)
-        steps = tuple(self.step(minibatch) for minibatch in minibatches)
+        minibatches = batch.minibatches(self.config.learner.updates, seed)
+        later = [self.reference(minibatch) for minibatch in minibatches[1:]]
+        opening = [self.first_step(minibatch) for minibatch in minibatches[:1]]
+        referenced = [minibatch for _, minibatch in opening] + later
+        gaps = torch.cat([sampler_gaps(minibatch) for minibatch in referenced]) if referenced else torch.empty(0)
+        steps = (*(metrics for metrics, _ in opening), *(self.step(minibatch) for minibatch in later))
         return IterationStats(
             steps=steps,
             gap_mean=gaps.mean().item() if len(gaps) else float("nan"),
@@ -220,6 +221,32 @@ class Learner:
         if model is not causal_lm(model):
             model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
         model.save_pretrained(folder)  # type: ignore[operator]
+
+    def _in_micro_batch_order(self, minibatch: Batch) -> Batch:
+        """``minibatch`` with its sequences in the order in which its micro-batches take them."""
+        cuts = split_by_tokens(minibatch.lengths.tolist(), self.config.learner.micro_batch_tokens)
+        return minibatch.select([index for cut in cuts for index in cut])
+
+    def _descend(self, minibatch: Batch) -> tuple[StepMetrics, torch.Tensor]:
+        """One optimiser step, and the log-probs [m] of the loss tokens before it (detached, CPU).
+
+        Without reference log-probs these are the reference.
+        """
+        self.optimizer.zero_grad()
+        losses: list[SequenceLoss] = []
+        entropies: list[torch.Tensor] = []
+        before: list[torch.Tensor] = []
+        for part in minibatch.micro_batches(self.config.learner.micro_batch_tokens):
+            logprobs, entropy = self._logprobs(part)
+            before.append(logprobs.detach().cpu())
+            known = part.reference_logprobs is not None
+            anchored = part if known else replace(part, reference_logprobs=before[-1])
+            result = self._loss(anchored.to(self.device), logprobs)
+            (result.loss / minibatch.total).backward()  # type: ignore[no-untyped-call]
+            losses.append(replace(result, loss=result.loss.detach()))
+            entropies.append(entropy)
+        grad_norm, skipped = self._update(None)
+        return self._step_metrics(minibatch, losses, torch.cat(entropies), grad_norm, skipped), torch.cat(before)
 
     def _logprobs(self, part: Batch, temperature: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies [L] of the loss tokens, at the temperature that they were sampled at."""

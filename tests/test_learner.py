@@ -52,6 +52,17 @@ def test_tau_has_no_effect_with_one_update_and_has_with_two(folder):
     assert distance(after(0.01, 2), after(5.0, 2)) > 0
 
 
+def test_the_first_step_is_its_own_reference_bit_for_bit(folder):
+    fused, apart = make(folder, micro_batch_tokens=90), make(folder, micro_batch_tokens=90)
+    metrics, referenced = fused.first_step(make_batch())
+    expected = apart.reference(make_batch())
+    assert torch.equal(referenced.reference_logprobs, expected.reference_logprobs)
+    assert metrics == apart.step(expected)
+    assert metrics.logratio_max == 0.0
+    for one, other in zip(fused.parameters, apart.parameters, strict=True):
+        assert torch.equal(one, other)
+
+
 def gradients(learner, batch):
     """Gradient of the loss on a whole batch whose reference differs from the policy."""
     minibatch = learner.reference(batch)

@@ -97,6 +97,17 @@ def test_filters_then_skip_then_limit(tmp_path: Path) -> None:
     assert len(load_jsonl(all_of_them)) == 5
 
 
+def test_shuffled_splits_of_a_file_are_apart_and_whole(tmp_path: Path) -> None:
+    write(tmp_path / "f.jsonl", *[row(i) for i in range(20)])
+    everything = JsonlSource(path=str(tmp_path / "f.jsonl"), shuffle=1)
+    first, rest = (everything.model_copy(update=part) for part in ({"limit": 8}, {"skip": 8}))
+    ids = [problem.id for problem in load_jsonl(everything)]
+    assert sorted(ids) == sorted(f"p{i}" for i in range(20))
+    assert ids != [f"p{i}" for i in range(20)]
+    assert [p.id for p in load_jsonl(first)] + [p.id for p in load_jsonl(rest)] == ids
+    assert ids != [p.id for p in load_jsonl(everything.model_copy(update={"shuffle": 2}))]
+
+
 def test_files_are_looked_up_in_k15_data_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, here = tmp_path / "data", tmp_path / "here"
     data.mkdir()

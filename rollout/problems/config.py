@@ -57,8 +57,10 @@ class JsonlSource(Config):
     """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``."""
     where: dict[str, str | int | float | bool] = {}
     """Keep rows whose field equals the value, e.g. ``{single_number: true}``."""
+    shuffle: int | None = None
+    """Seed that shuffles the rows that pass the filters; ``null``: the file's order. Sorted files need it."""
     skip: int = Field(0, ge=0)
-    """Leave out the first rows that pass the filters (to keep splits of one file apart)."""
+    """Then leave out the first rows (to keep splits of one file apart)."""
     limit: int | None = Field(None, ge=1)
     """Then keep this many."""
     max_prompt_chars: int | None = Field(None, ge=1)

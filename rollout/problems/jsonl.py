@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rollout.problems.config import JsonlSource
 from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, ProblemList, find_data
+from rollout.seeds import seed_of
 from rollout.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -45,13 +47,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def load_jsonl(config: JsonlSource) -> ProblemList:
-    """The problems of a file that pass the filters of ``config``, in the file's order.
+    """The problems of a file that pass the filters of ``config``, in the file's order or shuffled.
 
-    Rows marked ``defect`` are left out, and how many is logged. ``skip`` and ``limit`` count the rows that pass.
+    Rows marked ``defect`` are left out, and how many is logged. ``skip`` and ``limit`` count the rows that pass, after
+    shuffling. The whole file is read, so that a malformed line is found wherever it is.
     """
     path = find_data(config.path, os.environ.get("K15_DATA"))
-    kept: list[Problem] = []
-    defects = skipped = 0
+    passed: list[Problem] = []
+    defects = 0
     for number, row in read_rows(path):
         if row.get("defect"):
             defects += 1
@@ -64,12 +67,10 @@ def load_jsonl(config: JsonlSource) -> ProblemList:
             raise ProblemError(f"{path}:{number}: {error}") from error
         if config.max_prompt_chars is not None and len(problem.prompt) > config.max_prompt_chars:
             continue
-        if skipped < config.skip:
-            skipped += 1
-            continue
-        kept.append(problem)
-        if len(kept) == config.limit:
-            break
+        passed.append(problem)
     if defects:
         logger.info("%s: left out %d rows marked as defect", path, defects)
-    return ProblemList(kept, str(path))
+    if config.shuffle is not None:
+        Random(seed_of(config.shuffle, "jsonl")).shuffle(passed)
+    end = None if config.limit is None else config.skip + config.limit
+    return ProblemList(passed[config.skip : end], str(path))
