@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource
+from rollout.problems.countdown import Countdown
 from rollout.problems.hub import load_hub
 from rollout.problems.jsonl import load_jsonl
 from rollout.problems.rows import difficulty_of
@@ -189,11 +191,12 @@ def test_values_that_a_generator_refuses_are_named() -> None:
         build_source(ArithmeticSource(steps=(5, 2)), "train")
 
 
-def test_countdown_options_are_the_fields_of_its_generator() -> None:
-    pytest.importorskip("rollout.problems.countdown", reason="written separately")
+def test_countdown_keys_are_the_fields_of_its_generator() -> None:
     assert build_source(CountdownSource(), "train")[0].verifier == "countdown"
-    with pytest.raises(ProblemError, match=r"no option 'sede'; did you mean 'seed'\?"):
-        build_source(CountdownSource(options={"sede": 1}), "train")
+    assert len(build_source(CountdownSource(numbers=(5, 5)), "train")[0].prompt.split("\n")[0].split()) == 6
+    with pytest.raises(ProblemError, match=r"countdown problems: tries must be at least the most numbers \(5\)"):
+        build_source(CountdownSource(numbers=(5, 5), tries=4), "train")
+    assert CountdownSource().model_dump(exclude={"kind"}) == {f.name: f.default for f in fields(Countdown)}
 
 
 @pytest.fixture(scope="module")

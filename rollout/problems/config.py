@@ -43,8 +43,16 @@ class CountdownSource(Config):
     """Procedural countdown: reach a target from given numbers."""
 
     kind: Literal["countdown"] = "countdown"
-    options: dict[str, int | float | str | bool | tuple[int, int]] = {}
-    """Fields of ``rollout.problems.countdown.Countdown``: the difficulty dial and the seed."""
+    numbers: tuple[int, int] = (3, 4)
+    """Fewest and most given numbers, from 2 to 5: the difficulty dial."""
+    largest: int = Field(25, ge=2, le=999_999)
+    """Given numbers lie in 1..largest."""
+    target: tuple[int, int] = (10, 99)
+    """Smallest and largest target."""
+    tries: int = Field(12, ge=2)
+    """States that a demonstration's search may visit; at least the most numbers."""
+    seed: int = 0
+    """Another seed is another stream of problems with the same splits."""
 
 
 class JsonlSource(Config):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Literal, Protocol, overload
 
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
 from rollout.types import Problem
@@ -121,15 +120,7 @@ def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
             return Arithmetic(**config.model_dump(exclude={"kind"}))
         from rollout.problems.countdown import Countdown
 
-        known = [field.name for field in fields(Countdown)]
-        for name in config.options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"no option '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"there are: {known}")
-                )
-        options: dict[str, Any] = dict(config.options)
-        return Countdown(**options)
+        return Countdown(**config.model_dump(exclude={"kind"}))
     except ValueError as error:
         raise ProblemError(f"{config.kind} problems: {error}") from error
 
