@@ -35,7 +35,7 @@ def config() -> RunConfig:
     """
     path = f"package:{OFFLINE_PACKAGE}" if find_spec(OFFLINE_PACKAGE) else HUB_NAME
     problems = JsonlSource(
-        path="asdiv.jsonl", verifier="gsm8k", where={"single_number": True}, max_prompt_chars=160, shuffle=0
+        path="asdiv.jsonl", verifier="gsm8k", where={"single_number": True}, max_prompt_chars=140, shuffle=0
     )
     return RunConfig(
         recipe="smollm2",
@@ -45,13 +45,12 @@ def config() -> RunConfig:
             train=problems.model_copy(update={"skip": HELD_OUT}),
             heldout=problems.model_copy(update={"limit": HELD_OUT}),
             heldout_size=HELD_OUT,
-            system="You solve word problems.",
-            instruction="Give an equation, then the answer after ####.",
+            system="Solve.",  # else the template puts a longer one of its own there; prompts are most of the tokens
         ),
-        warmup=WarmupConfig(examples=320, response="{equation}\n#### {answer}", batch_tokens=2048, lr=1e-4),
+        warmup=WarmupConfig(examples=320, response="{equation}\n#### {answer}", batch_tokens=2048, lr=3e-4),
         engine=EngineConfig(kind="vllm", max_model_len=256, max_concurrency=64, kv_cache_gib=1.0),
         rollout=RolloutConfig(groups=8, k=8, segment_tokens=48, max_tokens=96),
-        learner=LearnerConfig(updates=1, micro_batch_tokens=4096, optimizer=OptimizerConfig(lr=3e-5)),
+        learner=LearnerConfig(updates=1, micro_batch_tokens=4096, optimizer=OptimizerConfig(lr=1e-4)),
         reward=RewardConfig(length=LengthRewardConfig(weight=0.1, start_iteration=40)),
         sampling=SamplingConfig(kind="prioritized"),
         eval=EvalConfig(every=20, samples=2, temperature=1.0, interim_problems=64),

@@ -128,9 +128,12 @@ class Learner:
         """The step that opens an iteration, and ``minibatch`` with the reference log-probs that it had.
 
         The policy is still its own reference, so the log-probs that carry the gradient serve as both: the log-ratio is
-        0, exactly as if ``reference`` had been called first, and a forward pass is saved.
+        0, exactly as if ``reference`` had been called first, and a forward pass is saved. While it is 0, sequences
+        without advantage (groups all right or all wrong) have no gradient: they count, but are run only if there are
+        no others.
         """
-        ordered = self._in_micro_batch_order(minibatch)
+        with_signal = minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
+        ordered = self._in_micro_batch_order(with_signal if len(with_signal) else minibatch)
         metrics, logprobs = self._descend(ordered)
         return metrics, replace(ordered, reference_logprobs=logprobs)
 

@@ -63,6 +63,19 @@ def test_the_first_step_is_its_own_reference_bit_for_bit(folder):
         assert torch.equal(one, other)
 
 
+def test_sequences_without_advantage_are_not_run_in_the_first_step_and_change_nothing(folder):
+    batch = make_batch()
+    batch = replace(batch, advantages=batch.advantages * (torch.arange(len(batch)) % 3 > 0))
+    short, whole = make(folder), make(folder)
+    metrics, referenced = short.first_step(batch)
+    expected = whole.step(whole.reference(batch))
+    assert len(referenced) == metrics.sequences == int((batch.advantages != 0).sum()) < len(batch)
+    assert metrics.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert metrics.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+    nothing, _ = short.first_step(replace(batch, advantages=torch.zeros(len(batch))))
+    assert (nothing.grad_norm, nothing.sequences) == (0.0, len(batch))
+
+
 def gradients(learner, batch):
     """Gradient of the loss on a whole batch whose reference differs from the policy."""
     minibatch = learner.reference(batch)
