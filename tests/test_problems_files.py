@@ -97,6 +97,8 @@ def test_filters_then_skip_then_limit(tmp_path: Path) -> None:
     assert [problem.id for problem in load_jsonl(config)] == ["p2", "p4", "p6"]
     all_of_them = config.model_copy(update={"skip": 0, "limit": None})
     assert len(load_jsonl(all_of_them)) == 5
+    some = JsonlSource.model_validate({"path": str(tmp_path / "f.jsonl"), "where": {"id": ["p3", "p8"]}})
+    assert [problem.id for problem in load_jsonl(some)] == ["p3", "p8"]
 
 
 def test_shuffled_splits_of_a_file_are_apart_and_whole(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from rollout.config import Config
 VerifierName = Annotated[str, AfterValidator(check_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
 
+Value = str | int | float | bool
+"""A plain value of a row's field."""
+
 
 class ArithmeticSource(Config):
     """Procedural multi-step arithmetic (``rollout.problems.arithmetic.Arithmetic``)."""
@@ -63,8 +66,8 @@ class JsonlSource(Config):
     """The file; a relative path is looked up in $K15_DATA first, then in the working directory."""
     verifier: VerifierName = "math"
     """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``."""
-    where: dict[str, str | int | float | bool] = {}
-    """Keep rows whose field equals the value, e.g. ``{single_number: true}``."""
+    where: dict[str, Value | tuple[Value, ...]] = {}
+    """Keep rows whose field equals the value, or one of the values: ``{single_number: true, grade: [1, 2]}``."""
     shuffle: int | None = None
     """Seed that shuffles the rows that pass the filters; ``null``: the file's order. Sorted files need it."""
     skip: int = Field(0, ge=0)

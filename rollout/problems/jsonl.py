@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rollout.problems.config import JsonlSource
+from rollout.problems.config import JsonlSource, Value
 from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, ProblemList, find_data
 from rollout.seeds import seed_of
@@ -46,6 +46,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ProblemError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def matches(value: Any, wanted: Value | tuple[Value, ...]) -> bool:
+    """Whether a row's field is what the filter wants, or one of the values that it wants."""
+    return value in wanted if isinstance(wanted, tuple) else value == wanted
+
+
 def load_jsonl(config: JsonlSource) -> ProblemList:
     """The problems of a file that pass the filters of ``config``, in the file's order or shuffled.
 
@@ -59,7 +64,7 @@ def load_jsonl(config: JsonlSource) -> ProblemList:
         if row.get("defect"):
             defects += 1
             continue
-        if any(row.get(name) != value for name, value in config.where.items()):
+        if not all(matches(row.get(name), wanted) for name, wanted in config.where.items()):
             continue
         try:
             problem = problem_of(row, config.verifier, f"{path.stem}-{number}", path.stem)
