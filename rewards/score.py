@@ -28,6 +28,11 @@ class Score:
             raise ValueError(f"Score.total is {self.total}; it must lie in [0, 1] (or be None: ungradable)")
 
     @property
+    def verdict(self) -> str:
+        """``correct``, ``wrong`` (anything short of the full reward) or ``ungradable``."""
+        return "ungradable" if self.total is None else "correct" if self.total == 1.0 else "wrong"
+
+    @property
     def gradable(self) -> bool:
         """False when the grader failed on this response."""
         return self.total is not None
@@ -48,6 +53,6 @@ class Score:
         return cls(0.0, parts, reason, extracted)
 
     @classmethod
-    def ungradable(cls, reason: str) -> Score:
-        """The grader itself failed (time-out, crash): no reward, masked and counted."""
-        return cls(None, {}, reason)
+    def ungradable(cls, reason: str, extracted: str = "") -> Score:
+        """The grader itself failed (time-out, crash, unusable reference): no reward, masked and counted."""
+        return cls(None, {}, reason, extracted)
