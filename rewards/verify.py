@@ -8,10 +8,11 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
+from rewards.reference import Reference
 from rewards.score import Score
 
-Verifier = Callable[[str, str], Score]
-"""``(response, answer) -> Score``. Raises only when the grader or the reference answer is at fault."""
+Verifier = Callable[[str, Reference], Score]
+"""``(response, reference) -> Score``. Raises only when the grader or the reference is at fault."""
 
 VERIFIERS: dict[str, str] = {
     "math": "rewards.math.verify:verify_math",
@@ -19,23 +20,29 @@ VERIFIERS: dict[str, str] = {
     "exact": "rewards.exact:verify_exact",
     "arithmetic": "rewards.arithmetic:verify_arithmetic",
     "countdown": "rewards.countdown:verify_countdown",
+    "code": "rewards.code.verify:verify_code",
 }
 """Name -> ``module:function``."""
-TIMED = frozenset({"math"})
-"""Those that may take long and so have a time limit."""
+TIMED = frozenset({"math", "gsm8k"})
+"""Those that may take long and so have a time limit; code has the limits of its problem."""
+WHOLE = frozenset({"code"})
+"""Those that judge against the whole ``Reference``; the others take the response and its answer."""
 
 
 @cache
-def get_verifier(name: str, timeout_s: float = 5.0) -> Verifier:
-    """The verifier called ``name``; those that can take long stop after ``timeout_s`` seconds (then: ungradable).
+def get_verifier(name: str, timeout_s: float = 1.0) -> Verifier:
+    """The verifier called ``name``; those that can take long stop after ``timeout_s`` seconds.
 
     Raises ``ValueError`` with the nearest name for one that does not exist.
     """
     check_verifier(name)
     module, _, function = VERIFIERS[name].partition(":")
     found: Any = getattr(import_module(module), function)
-    judge: Verifier = partial(found, timeout_s=timeout_s) if name in TIMED else found
-    return judge
+    if name in WHOLE:
+        whole: Verifier = found
+        return whole
+    judge = partial(found, timeout_s=timeout_s) if name in TIMED else found
+    return lambda response, reference: judge(response, reference.answer)
 
 
 def check_verifier(name: str) -> str:
@@ -47,3 +54,14 @@ def check_verifier(name: str) -> str:
             + (f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERIFIERS)}")
         )
     return name
+
+
+def question(name: str, reference: Reference) -> str:
+    """How a problem is put to a model: its statement; for ``code`` also what the program must look like.
+
+    Raises ``ValueError`` when no program could be judged against it, e.g. for want of tests.
+    """
+    if name != "code":
+        return reference.problem
+    text: str = import_module("rewards.code.statement").question(reference)
+    return text

@@ -132,6 +132,44 @@ def test_a_package_that_does_not_import_is_removed_and_one_that_does_stays(
     assert "torchaudio" not in said
 
 
+@pytest.mark.parametrize(("user", "installs"), [(0, True), (1000, False)])
+def test_missing_bubblewrap_is_installed_by_root_and_explained_to_others(
+    user: int, installs: bool, setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = setup.ROOT / "bin"
+    tools.mkdir()
+    for name, script in (("apt-get", 'echo "$@" >> "$(dirname "$0")/asked"'), ("env", 'shift; exec "$@"')):
+        (tools / name).write_text(f"#!/bin/sh\nPATH=$PATH:/usr/bin:/bin\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    setup.ensure_bubblewrap()
+    said = capsys.readouterr().out
+    if installs:
+        assert (tools / "asked").read_text().splitlines()[-1].endswith("install --no-install-recommends bubblewrap")
+        assert not said
+    else:
+        assert said.count("\n") == 1
+        assert "sudo apt-get install bubblewrap" in said
+        assert not (tools / "asked").exists()
+
+
+def test_set_up_goes_on_when_bubblewrap_cannot_be_installed(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = setup.ROOT / "bin"
+    tools.mkdir()
+    for name in ("apt-get", "env"):
+        (tools / name).write_text("#!/bin/sh\necho no network; exit 100\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    setup.ensure_bubblewrap()
+    said = capsys.readouterr().out
+    assert "no network" in said
+    assert "apt-get install bubblewrap" in said
+
+
 def test_make_without_a_fitting_python_says_so_in_one_line() -> None:
     done = subprocess.run(["make", "-s", "setup", "PYTHON="], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0

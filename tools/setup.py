@@ -181,6 +181,25 @@ def verify(extras: set[str]) -> None:
             raise SetupError(f"transformers or vLLM cannot be imported: {said}")
 
 
+def ensure_bubblewrap() -> None:
+    """The sandbox of the code reward: installed where it is missing and this user may, else a line that says how.
+
+    Never stops the set-up: everything but judging programs works without it, and judging says so itself.
+    """
+    if shutil.which("bwrap"):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        print("  bubblewrap is missing; judging programs needs it: sudo apt-get install bubblewrap")
+        return
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
+    VENV.mkdir(exist_ok=True)  # the log's folder
+    try:
+        run([*apt, "update"], "updating the package lists")
+        run([*apt, "install", "--no-install-recommends", "bubblewrap"], "installing bubblewrap")
+    except SetupError as error:
+        print(f"  warning: {error}\n  judging programs needs bubblewrap: apt-get install bubblewrap")
+
+
 def set_up(extras: set[str]) -> None:
     """Bring ``.venv`` to the state that ``extras`` ask for."""
     problem = platform_problem(
@@ -193,6 +212,7 @@ def set_up(extras: set[str]) -> None:
         raise SetupError(problem)
     with (ROOT / "pyproject.toml").open() as lock:  # two makes at once take turns
         fcntl.flock(lock, fcntl.LOCK_EX)
+        ensure_bubblewrap()
         if extras <= installed_extras():
             return
         started = time.monotonic()

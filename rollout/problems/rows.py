@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rewards.reference import Reference
+from rewards.verify import question
 from rollout.types import Problem
 
 _DIFFICULTY_FIELDS = ("difficulty", "level", "grade")
@@ -45,15 +47,19 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
     """A problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is extra.
 
+    Its prompt is the ``problem``, or what the verifier makes of it; ``extra`` then holds the original as ``statement``.
     Raises ``ValueError`` naming the field at fault, without the place: the caller knows it.
     """
     used = {"id", "problem", "answer", "source"}
+    statement, answer = text_of(row, "problem"), text_of(row, "answer")
+    extra = {key: value for key, value in row.items() if key not in used}
+    prompt = question(verifier, Reference(answer, statement, extra))
     return Problem(
         id=text_of(row, "id") if row.get("id") not in (None, "") else default_id,
-        prompt=text_of(row, "problem"),
-        answer=text_of(row, "answer"),
+        prompt=prompt,
+        answer=answer,
         verifier=verifier,
         source=text_of(row, "source") if row.get("source") not in (None, "") else default_source,
         difficulty=difficulty_of(row),
-        extra={key: value for key, value in row.items() if key not in used},
+        extra=extra if prompt == statement else {**extra, "statement": statement},
     )

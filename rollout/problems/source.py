@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, overload
 
+from rewards.verify import WHOLE
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
 from rollout.types import Problem
 
@@ -94,7 +95,9 @@ class ProblemList(Sequence[Problem]):
         """Hash of what is asked and expected, in order."""
         digest = hashlib.sha256()
         for problem in self._problems:
-            digest.update(json.dumps([problem.id, problem.prompt, problem.answer, problem.verifier]).encode())
+            tests = [problem.extra] if problem.verifier in WHOLE else []
+            parts = [problem.id, problem.prompt, problem.answer, problem.verifier, *tests]
+            digest.update(json.dumps(parts, default=str).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:

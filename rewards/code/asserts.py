@@ -1,0 +1,126 @@
+"""Problems whose tests are code with asserts (HumanEval, MBPP): the program in one sandbox, the test code in another.
+
+The two never meet. Test code runs against a transcript of calls (``rewards.code.checks``); calls that it lacks are made
+in the program's sandbox (``rewards.code.candidate``), and the tests run again. The first list of calls does not depend
+on the program, so it is worked out once per problem; one program then costs two runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rewards.code.calls import Reply, Runner, make_calls, script_job
+from rewards.code.languages import LANGUAGES
+from rewards.code.problem import AssertProblem
+from rewards.code.rules import Rules, limits_of
+from rewards.code.types import Limits
+from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, refused
+
+MAX_ROUNDS = 8
+"""Rounds of calls; each adds at least one call that depends on earlier results."""
+MAX_KEPT = 10_000
+"""Problems whose first calls are kept."""
+CHECKING = Limits(cpu_s=20, wall_s=60)
+"""What test code may use."""
+
+
+_first_reports: dict[AssertProblem, dict[str, Any]] = {}
+
+
+class TestsBroken(Exception):
+    """The test code did not run to its end; one line."""
+
+    __test__ = False
+
+
+def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rules) -> Judgement:
+    """The verdict on a program. Raises ``SandboxFailure``."""
+    try:
+        report = _first_report(problem, runner)
+    except TestsBroken as error:
+        return refused(Verdict.SE, f"the problem's tests do not run: {error}", 0)
+    faults = [reason for _, verdict, reason in report["checks"] if verdict == Verdict.SE]
+    if faults or report["complete"]:
+        faults += [*report["ended"][1:], "the problem's tests never call the program"]
+        return refused(Verdict.SE, faults[0], 0)
+    limits = limits_of(problem.allowance, LANGUAGES["python"], rules)
+    cpu_s, peak = 0.0, None
+    known: dict[str, list[Reply]] = {}
+    for _ in range(MAX_ROUNDS):
+        run = make_calls(runner, whole(problem, code), problem.prelude, report["calls"], limits, _never)
+        cpu_s, peak = cpu_s + run.cpu_s, max(peak or 0, run.memory_bytes or 0) or None
+        if run.refused:
+            return refused(Verdict.CE, run.refused, 0, cpu_s)
+        known = extended(known, report["calls"], run.replies)
+        try:
+            report = _report(problem, known, runner)
+        except TestsBroken as error:
+            return refused(Verdict.WA, f"the tests do not run to their end on its results: {error}", 0, cpu_s)
+        if report["complete"]:
+            return _judged(report, cpu_s, peak)
+    # Not ungradable: with results that lead the tests on and on, a program could get itself masked.
+    return refused(Verdict.WA, f"the tests need more than {MAX_ROUNDS} rounds of calls on its results", 0, cpu_s)
+
+
+def whole(problem: AssertProblem, code: str) -> str:
+    """The program: ``code`` itself when it defines the wanted function, else what it completes."""
+    if not problem.entry or re.search(rf"^(?:async\s+)?(?:def\s+)?{re.escape(problem.entry)}\b", code, re.M):
+        return code
+    return problem.prelude + code
+
+
+def extended(known: dict[str, list[Reply]], calls: list[Any], replies: tuple[Reply, ...]) -> dict[str, list[Reply]]:
+    """A transcript with the replies of one more round: replies by call, in order of occurrence.
+
+    The first reply to a call stands, so that a program that answers differently each time cannot lead the tests astray.
+    """
+    latest: dict[str, list[Reply]] = {}
+    for call, reply in zip(calls, replies, strict=True):
+        latest.setdefault(json.dumps(call), []).append(reply)
+    for key, old in known.items():
+        latest[key] = old + latest.get(key, [])[len(old) :]
+    return latest
+
+
+def _never(_: int, __: Reply) -> bool:
+    """No reply is wrong by itself: the tests decide. But a call without a reply ends the run."""
+    return False
+
+
+def _first_report(problem: AssertProblem, runner: Runner) -> dict[str, Any]:
+    """The first calls of a problem's tests: the same for every program, so they are kept."""
+    if problem not in _first_reports:
+        if len(_first_reports) >= MAX_KEPT:
+            _first_reports.clear()
+        _first_reports[problem] = _report(problem, {}, runner)
+    return _first_reports[problem]
+
+
+def _report(problem: AssertProblem, known: dict[str, list[Reply]], runner: Runner) -> dict[str, Any]:
+    plan = {
+        "prelude": problem.test_prelude,
+        "remote": problem.remote,
+        "tests": problem.tests,
+        "replies": known,
+    }
+    outcome = runner.run(script_job("checks", {"plan.json": json.dumps(plan).encode()}, CHECKING))
+    if not outcome.ok:
+        raise TestsBroken(failure_of(outcome)[1])
+    report: dict[str, Any] = json.loads(outcome.channel)[0]
+    return report
+
+
+def _judged(report: dict[str, Any], cpu_s: float, peak: int | None) -> Judgement:
+    """The verdict of a complete run of the tests."""
+    lines = [*report["checks"]]
+    if report["ended"]:
+        lines.append([0, *report["ended"]])
+    if not lines:
+        return refused(Verdict.WA, "with its results the tests come to no assert", 0, cpu_s)
+    results = [
+        TestResult(Verdict(verdict), f"line {line} of the tests: {reason}" if reason else "")
+        for line, verdict, reason in lines
+    ]
+    return judgement(results, cpu_s, peak)

@@ -1,0 +1,240 @@
+"""Judging one program: compile it, run it on the tests of its problem, say what came of it.
+
+Expected outputs and results stay here, outside of the sandbox that the program runs in; see ``docs/code_rewards.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from rewards.code.asserts import judge_asserts
+from rewards.code.calls import Patient, Reply, Runner, make_calls
+from rewards.code.compare import same_output, same_value
+from rewards.code.languages import COMPILING, LANGUAGES, Language
+from rewards.code.packages import PackageMissing, wanted_files
+from rewards.code.plain import NotPlain, decode, encode
+from rewards.code.problem import (
+    FUNCTIONAL_PRELUDE,
+    Allowance,
+    AssertProblem,
+    Checker,
+    CodeProblem,
+    FunctionalProblem,
+    StdinProblem,
+)
+from rewards.code.rules import DEFAULT, Rules, limits_of
+from rewards.code.types import Job, Limits, Outcome, ProgramMissing, SandboxFailure
+from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, last_line, refused
+
+CHECKER_WRONG = (1, 2)
+"""Exit codes of a checker that found the output wrong (testlib: wrong answer, presentation error)."""
+_CHECKED = ("input.txt", "output.txt", "answer.txt")
+_SYNTAX = ("SyntaxError:", "IndentationError:", "TabError:")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is judged."""
+
+    code: str
+    language: str = "python"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program that is ready to run."""
+
+    language: Language
+    files: dict[str, bytes]
+    cpu_s: float = 0.0
+    """CPU seconds of compiling."""
+
+
+def judge(problem: CodeProblem, program: Program, runner: Runner, rules: Rules = DEFAULT) -> Judgement:
+    """The verdict on a program. Never raises for anything that a program does or a sandbox fails at.
+
+    A failure of the sandbox is SE. A language that the problem does not take, or that is not installed, is CE.
+    """
+    runner = Patient(runner)
+    total = 0 if isinstance(problem, AssertProblem) else len(problem.tests)
+    if program.language not in problem.languages:
+        known = ", ".join(problem.languages)
+        return refused(Verdict.CE, f"language {program.language!r} is not taken here, only: {known}", total)
+    try:
+        if isinstance(problem, StdinProblem):
+            return _judge_stdin(problem, program, runner, rules)
+        if isinstance(problem, FunctionalProblem):
+            return _judge_functional(problem, program, runner, rules)
+        return judge_asserts(problem, program.code, runner, rules)
+    except ProgramMissing:
+        return refused(Verdict.CE, f"{LANGUAGES[program.language].needs} is not installed", total)
+    except (SandboxFailure, PackageMissing) as failure:
+        return refused(Verdict.SE, str(failure), total)
+
+
+def build(code: str, language: Language, runner: Runner) -> Built | tuple[Verdict, str]:
+    """The program compiled, or as it is; or verdict and reason. Raises ``SandboxFailure``."""
+    source = code.encode(errors="replace")
+    if not language.compiler:
+        packages = wanted_files(code) if language is LANGUAGES["python"] else {}
+        return Built(language, {**packages, language.source: source})
+    outcome = runner.run(Job(language.compiler, {language.source: source}, limits=COMPILING, collect=(language.built,)))
+    if not outcome.ok or language.built not in outcome.files:
+        return Verdict.CE, _compiler_said(outcome)
+    return Built(language, {language.built: outcome.files[language.built]}, outcome.cpu_s)
+
+
+def run_program(built: Built, stdin: bytes, limits: Limits, runner: Runner) -> Outcome:
+    """One run of a built program. Raises ``SandboxFailure``."""
+    return runner.run(Job(built.language.run, built.files, stdin, limits))
+
+
+def _compiler_said(outcome: Outcome) -> str:
+    errors = [line for line in outcome.stderr[:100_000].splitlines() if b"error" in line]
+    if errors:
+        return last_line(errors[0])
+    return "the compiler failed: " + failure_of(outcome)[1]
+
+
+def _judge_stdin(problem: StdinProblem, program: Program, runner: Runner, rules: Rules) -> Judgement:
+    language = LANGUAGES[program.language]
+    limits = limits_of(problem.allowance, language, rules)
+    built = build(program.code, language, runner)
+    if isinstance(built, tuple):
+        return refused(*built, len(problem.tests))
+    check = _checking(problem, runner, rules)
+    if isinstance(check, str):
+        return refused(Verdict.SE, check, len(problem.tests))
+
+    def one(test: tuple[bytes, bytes]) -> TestResult:
+        given, expected = test
+        own = replace(limits, output_bytes=max(limits.output_bytes, 2 * len(expected)))
+        outcome = run_program(built, given, own, runner)
+        verdict, reason = check(outcome, given, expected) if outcome.ok else _run_failure(outcome)
+        return TestResult(verdict, reason, outcome.cpu_s, outcome.memory_bytes)
+
+    results = run_tests(one, problem.tests, rules)
+    if results[0].verdict is Verdict.CE:
+        return refused(Verdict.CE, results[0].reason, len(problem.tests), results[0].cpu_s or 0.0)
+    peaks = [result.memory_bytes for result in results if result.memory_bytes is not None]
+    cpu_s = built.cpu_s + sum(result.cpu_s or 0.0 for result in results)
+    return judgement(results, cpu_s, max(peaks, default=None))
+
+
+def run_tests(
+    one: Callable[[tuple[bytes, bytes]], TestResult], tests: Sequence[tuple[bytes, bytes]], rules: Rules
+) -> list[TestResult]:
+    """Results in order, ``rules.workers`` tests at a time; after the first failure the rest is skipped if the rules
+    say so. What runs beside the first failure is reported as skipped too, so that results do not depend on timing.
+    """
+    results: list[TestResult] = []
+    with ThreadPoolExecutor(rules.workers, thread_name_prefix="test") as threads:
+        while len(results) < len(tests):
+            step = rules.workers if rules.stop_at_failure else len(tests)
+            wave = list(threads.map(one, tests[len(results) : len(results) + step]))
+            failed = next((i for i, result in enumerate(wave) if result.verdict is not Verdict.AC), None)
+            if rules.stop_at_failure and failed is not None:
+                results += wave[: failed + 1]
+                break
+            results += wave
+    return results + [TestResult(Verdict.SKIPPED, "an earlier test failed")] * (len(tests) - len(results))
+
+
+def _run_failure(outcome: Outcome) -> tuple[Verdict, str]:
+    verdict, reason = failure_of(outcome)
+    said = last_line(outcome.stderr)
+    return (Verdict.CE, said) if verdict is Verdict.RE and said.startswith(_SYNTAX) else (verdict, reason)
+
+
+Check = Callable[[Outcome, bytes, bytes], tuple[Verdict, str]]
+"""Verdict on an outcome that ended well, given input and expected output."""
+
+
+def _checking(problem: StdinProblem, runner: Runner, rules: Rules) -> Check | str:
+    """How outputs are judged, or why the problem's checker cannot be used."""
+    if problem.checker is None:
+        return lambda outcome, _, expected: _compared(outcome.stdout, expected, problem.tolerance)
+    checker: Checker = problem.checker
+    language = LANGUAGES[checker.language]
+    try:
+        built = build(checker.code, language, runner)
+    except ProgramMissing:
+        return f"the checker needs {language.needs}, which is not installed"
+    if isinstance(built, tuple):
+        return f"the checker does not compile: {built[1]}"
+    limits = limits_of(Allowance(), language, rules)
+    return lambda outcome, given, expected: _checked(built, given, outcome.stdout, expected, limits, runner)
+
+
+def _compared(found: bytes, expected: bytes, tolerance: float | None) -> tuple[Verdict, str]:
+    same, reason = same_output(found, expected, tolerance)
+    return (Verdict.AC, "") if same else (Verdict.WA, reason)
+
+
+def _checked(
+    built: Built, given: bytes, found: bytes, expected: bytes, limits: Limits, runner: Runner
+) -> tuple[Verdict, str]:
+    """A checker's word: called with the names of input, output and expected output; exit 0 accepts, 1 and 2 reject.
+
+    A checker that ends in any other way rejects too, if it accepts the expected output itself: it was the output that
+    broke it, and no program may break a checker to get itself masked.
+    """
+
+    def said(output: bytes) -> Outcome:
+        files = {**built.files, "input.txt": given, "output.txt": output, "answer.txt": expected}
+        return runner.run(Job((*built.language.run, *_CHECKED), files, limits=limits))
+
+    outcome = said(found)
+    if outcome.ok:
+        return Verdict.AC, ""
+    reason = last_line(outcome.stdout + outcome.stderr) or failure_of(outcome)[1]
+    if outcome.exit_code in CHECKER_WRONG or said(expected).ok:
+        return Verdict.WA, f"checker: {reason}"
+    return Verdict.SE, f"the checker failed: {reason}"
+
+
+def _judge_functional(problem: FunctionalProblem, program: Program, runner: Runner, rules: Rules) -> Judgement:
+    calls = [
+        ["method", "Solution", problem.name, encode(list(args)), encode(dict[str, object]())]
+        for args, _ in problem.tests
+    ]
+
+    def one(index: int, reply: Reply) -> TestResult:
+        return result_of(reply, problem.tests[index][1], problem.tolerance)
+
+    def wrong(index: int, reply: Reply) -> bool:
+        return one(index, reply).verdict is not Verdict.AC
+
+    limits = limits_of(problem.allowance, LANGUAGES["python"], rules)
+    stop = wrong if rules.stop_at_failure else None
+    run = make_calls(runner, program.code, FUNCTIONAL_PRELUDE, calls, limits, stop)
+    if run.refused:
+        return refused(Verdict.CE, run.refused, len(calls), run.cpu_s)
+    return judgement([one(i, reply) for i, reply in enumerate(run.replies)], run.cpu_s, run.memory_bytes)
+
+
+def result_of(reply: Reply, expected: object, tolerance: float | None) -> TestResult:
+    """A reply judged against the expected JSON value."""
+    kind, *rest = reply
+    if kind == "failed":
+        return TestResult(Verdict(rest[0]), rest[1])
+    if kind == "raised":
+        return TestResult(Verdict.RE, f"{rest[0]}: {rest[1]}"[:200])
+    if kind != "value":
+        return TestResult(Verdict.WA, f"returned a {rest[0]}, which is not plain data")
+    try:
+        found = decode(rest[0])
+    except NotPlain as error:
+        return TestResult(Verdict.WA, str(error))
+    if same_value(found, expected, tolerance):
+        return TestResult(Verdict.AC)
+    return TestResult(Verdict.WA, f"returned {_short(found)}, not {_short(expected)}")
+
+
+def _short(value: object) -> str:
+    if type(value) is int and value.bit_length() > 300:
+        return "a huge int"
+    text = ascii(value) if type(value) in (str, int, float, bool, type(None)) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."

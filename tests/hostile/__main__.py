@@ -1,0 +1,47 @@
+"""Run every case and print a Markdown table of what happened: ``python -m tests.hostile``."""
+
+import argparse
+import sys
+from dataclasses import replace
+
+from rewards.code.sandbox import open_sandbox
+from rewards.code.types import Outcome
+from tests.hostile.escapes import ESCAPES
+from tests.hostile.floods import FLOODS
+from tests.hostile.rights import RIGHTS
+
+CASES = [*FLOODS, *ESCAPES, *RIGHTS]
+
+
+def told(outcome: Outcome) -> str:
+    """An outcome in a few words."""
+    words = outcome.stdout[:120].decode(errors="replace").strip().replace("\n", "; ").replace("|", "/")
+    status = f" {outcome.exit_code}" if outcome.ending.value in ("exit", "signal") else ""
+    text = f": `{words}`" if words and outcome.ending.value != "output" else ""
+    return f"{outcome.ending.value}{status}{text}"
+
+
+def main() -> int:
+    """Exit status 1 when a case is not as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sandbox", default="auto", help="bubblewrap, crun (auto)")
+    parser.add_argument("--slowness", type=float, default=1.0, help="multiplies all times allowed (1)")
+    options = parser.parse_args()
+    right = 0
+    with open_sandbox(options.sandbox, slots=1) as sandbox:
+        facts = sandbox.describe()
+        print(f"{facts.backend}, cgroup {facts.cgroup}, {facts.identity}\n\n| case | what happened | |\n|---|---|---|")
+        for case in CASES:
+            job, slow = case.job(), options.slowness
+            limits = replace(job.limits, cpu_s=slow * job.limits.cpu_s, wall_s=slow * job.limits.wall_s)
+            outcome = sandbox.run(replace(job, limits=limits))
+            good = case.check(outcome, facts)
+            right += good
+            verdict = "as it must" if good else f"WRONG {outcome.stderr[-300:]!r}"
+            print(f"| {case.name} | {told(outcome)} | {verdict} |", flush=True)
+    print(f"\n{right} of {len(CASES)} as they must")
+    return 0 if right == len(CASES) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
