@@ -1,0 +1,215 @@
+"""MoBA against full attention, side by side: ``python -m benchmarks.moba --device cpu --lengths 8192,32768``.
+
+One JSON line per length and pass; ``ratio`` is the baseline's median time over ours. Baseline of forward and
+forward+backward: causal scaled_dot_product_attention (on CUDA: its flash and cuDNN backends, one line each). Baseline
+of decode: one query over the whole cache, which lies in order. Times in seconds, memory in MiB above the inputs. On a
+machine that others use too, ``--threads 1 --clock cpu`` counts the processor time of one thread instead of waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels.moba import MobaConfig, Span, coverage, moba_attention, moba_paged_attention, new_page_sums, write_pages
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measurement, as printed."""
+
+    device: str
+    dtype: str
+    heads: int
+    kv_heads: int
+    dim: int
+    block_size: int
+    top_k: int
+    length: int
+    pass_: str
+    baseline: str
+    seconds: float
+    baseline_seconds: float
+    ratio: float
+    peak_mib: float
+    baseline_peak_mib: float
+    threads: int
+    clock: str
+    density: float
+    """Query-key pairs attended over those of causal attention; for decode, bytes read over the dense cache's."""
+
+    def json(self) -> str:
+        fields = {name.rstrip("_"): value for name, value in asdict(self).items()}
+        return json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in fields.items()})
+
+
+class Peak:
+    """Peak memory in MiB between entering and leaving, above what was in use on entering."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self.mib = 0.0
+
+    def _status(self, key: str) -> float:
+        return int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+    def __enter__(self) -> Peak:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated() / 2**20
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            self.before = self._status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = torch.cuda.max_memory_allocated() / 2**20 if self.cuda else self._status("VmHWM")
+        self.mib = now - self.before
+
+
+def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], args: argparse.Namespace) -> list[float]:
+    """Median seconds of both and peak memory of both; alternating, 3 to 10 rounds after one to warm up."""
+    device, clock = args.device, time.process_time if args.clock == "cpu" else time.perf_counter
+
+    def once(call: Callable[[], object]) -> float:
+        start = clock()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return clock() - start
+
+    peaks = []
+    for call in (ours, theirs):
+        with Peak(device) as peak:
+            once(call)
+        peaks.append(peak.mib)
+    rounds = [(once(ours), once(theirs))]
+    while len(rounds) < 3 or (len(rounds) < 10 and sum(map(sum, rounds)) < args.seconds):
+        rounds.append((once(ours), once(theirs)))
+    return [statistics.median(side) for side in zip(*rounds, strict=True)] + peaks
+
+
+def passes(attention: Attention, tensors: list[torch.Tensor], grad: torch.Tensor) -> dict[str, Callable[[], object]]:
+    def forward() -> object:
+        with torch.no_grad():
+            return attention(*tensors)
+
+    def both() -> object:
+        return torch.autograd.grad(attention(*tensors), tensors, grad)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    turned = [part.transpose(0, 1)[None] for part in (q, k, v)]
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(*turned, is_causal=True, enable_gqa=grouped)[0].transpose(0, 1)
+
+
+def baselines(device: str) -> dict[str, list[SDPBackend] | None]:
+    if not device.startswith("cuda"):
+        return {"sdpa": None}
+    return {"sdpa-flash": [SDPBackend.FLASH_ATTENTION], "sdpa-cudnn": [SDPBackend.CUDNN_ATTENTION]}
+
+
+def attention_lines(args: argparse.Namespace, length: int) -> Iterator[Line]:
+    config, dtype = MobaConfig(args.block_size, args.top_k), getattr(torch, args.dtype)
+    shapes = [(length, heads, args.dim) for heads in (args.heads, args.kv_heads, args.kv_heads)]
+    tensors = [torch.randn(shape, device=args.device).to(dtype).requires_grad_() for shape in shapes]
+    grad, cu = torch.randn_like(tensors[0]), torch.tensor([0, length])
+
+    def moba(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return moba_attention(q, k, v, cu, config.block_size, config.top_k)
+
+    density = coverage(config, [Span(0, length, 0, length)]).density
+    for name, backend in baselines(args.device).items():
+        with sdpa_kernel(backend) if backend else nullcontext():
+            ours, theirs = passes(moba, tensors, grad), passes(sdpa, tensors, grad)
+            for pass_ in args.passes:
+                if pass_ in ours:
+                    figures = side_by_side(ours[pass_], theirs[pass_], args)
+                    yield line(args, length, pass_, name, figures, density)
+
+
+def decode_line(args: argparse.Namespace, length: int) -> Line:
+    """One new token of one sequence over a cache of ``length`` tokens, pages in random order."""
+    config, dtype, size = MobaConfig(args.block_size, args.top_k), getattr(torch, args.dtype), args.page_size
+    count = -(-length // size)
+    cache = torch.randn((count, args.kv_heads, 2 * size, args.dim), device=args.device).to(dtype)
+    keys, values = cache.chunk(2, dim=2)
+    sums = new_page_sums(keys)
+    sums.copy_(keys.sum(dim=2, dtype=sums.dtype))
+    table = torch.randperm(count, device=args.device).int()[None]
+    lengths, cu = torch.tensor([length]), torch.tensor([0, 1])
+    q = torch.randn((1, args.heads, args.dim), device=args.device).to(dtype)
+    new = torch.randn((1, args.kv_heads, args.dim), device=args.device).to(dtype)
+    slot = table[0, (length - 1) // size].long()[None] * size + (length - 1) % size
+
+    def sparse() -> object:
+        write_pages(new, new, keys, values, sums, slot)
+        return moba_paged_attention(q, keys, values, sums, table, lengths, cu, config)
+
+    # Dense decode at its best: the same tokens lie in order already, nothing is gathered.
+    flat_k, flat_v = (torch.randn((1, args.kv_heads, length, args.dim), device=args.device).to(dtype) for _ in "kv")
+    grouped = args.heads != args.kv_heads
+
+    def dense() -> object:
+        return F.scaled_dot_product_attention(q.transpose(0, 1)[None], flat_k, flat_v, enable_gqa=grouped)
+
+    figures = side_by_side(sparse, dense, args)
+    # K and V of the chosen blocks for each query head (the own block once per key head at best is not counted on), and
+    # the page sums in float32, against K and V of everything.
+    chosen = 2 * args.heads * config.attended(length - 1) * dtype.itemsize
+    read = chosen + args.kv_heads * (length // size) * 4
+    return line(
+        args, length, "decode", "sdpa-contiguous", figures, read / (2 * args.kv_heads * length * dtype.itemsize)
+    )
+
+
+def line(args: argparse.Namespace, length: int, pass_: str, name: str, figures: list[float], density: float) -> Line:
+    ours, theirs, peak, baseline_peak = figures
+    what = (args.device, args.dtype, args.heads, args.kv_heads, args.dim, args.block_size, args.top_k)
+    return Line(
+        *what, length, pass_, name, ours, theirs, theirs / ours, peak, baseline_peak, args.threads, args.clock, density
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--lengths", default="8192,32768", type=lambda text: [int(n) for n in text.split(",")])
+    parser.add_argument("--passes", default="forward,forward+backward,decode", type=lambda text: text.split(","))
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--heads", default=8, type=int)
+    parser.add_argument("--kv-heads", default=8, type=int)
+    parser.add_argument("--dim", default=64, type=int)
+    parser.add_argument("--block-size", default=512, type=int)
+    parser.add_argument("--top-k", default=3, type=int)
+    parser.add_argument("--page-size", default=64, type=int)
+    parser.add_argument("--seconds", default=10.0, type=float, help="stop repeating one measurement after this long")
+    parser.add_argument("--threads", default=torch.get_num_threads(), type=int)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for length in args.lengths:
+        for measured in attention_lines(args, length):
+            print(measured.json(), flush=True)
+        if "decode" in args.passes:
+            print(decode_line(args, length).json(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What all Triton kernels of MoBA share: how they are tuned, and how their tiles are shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""True under TRITON_INTERPRET=1: kernels run on CPU tensors, slowly, for tests; nothing is tuned then."""
+
+
+def tuned(choices: list[dict[str, int]], key: list[str], restore: list[str] | None = None) -> Callable[[Any], Any]:
+    """Autotune a kernel over ``choices``: its own constants, ``num_warps``, ``num_stages``; once per value of ``key``.
+
+    ``restore`` names arguments that the kernel adds to, so that trial runs leave no trace in them. Under the
+    interpreter the first choice is taken.
+    """
+    configs = []
+    for choice in choices[:1] if INTERPRETED else choices:
+        own = {name: value for name, value in choice.items() if not name.startswith("num_")}
+        launch = {name: value for name, value in choice.items() if name.startswith("num_")}
+        configs.append(triton.Config(own, **launch))
+    return triton.autotune(configs, key=key, restore_value=restore)
+
+
+def columns(dim: int) -> int:
+    """Width of a tile that holds ``dim`` channels: the next power of two, at least what a tensor core takes."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def tile_rows(dim: int) -> int:
+    """Queries per tile."""
+    if INTERPRETED:
+        return 16
+    return 128 if dim <= 128 else 64
+
+
+def precision(dtype: torch.dtype, half: str = "tf32") -> str:
+    """How float32 products are computed: in full for float32 inputs, as ``half`` says where inputs are half as long."""
+    return "ieee" if dtype == torch.float32 else half
