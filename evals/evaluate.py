@@ -1,27 +1,65 @@
-"""Held-out evaluation with the run's own pool, template and verifier: in the loop and offline alike [A.12]."""
+"""From problems to graded answers: the one path that evaluation takes, in the loop and offline [A.12].
+
+    asks  ->  responder (pool, endpoint or given responses)  ->  record  ->  graders  ->  record  ->  answers
+
+Grading runs on threads of its own while the responder goes on, so engines do not wait for graders.
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from rewards.score import Score
 from rewards.stats import Estimate, bootstrap_ci, mean_ci
-from rollout.board import Completion
-from rollout.engine import Delta, Request, Sampling
+from rollout.grading import verdict
 from rollout.seeds import seed_of
-from rollout.types import Problem, Rollout, Segment, StopReason
+from rollout.types import Problem, StopReason
+
+GRADERS = max(4, len(os.sched_getaffinity(0)))
+"""Grading threads; graders of maths and code wait on worker processes."""
+
+Verify = Callable[[Problem, str], Score]
+"""``(problem, response text) -> Score``."""
+Key = tuple[str, int]
+"""Problem id and number of the sample."""
 
 
-class Generator(Protocol):
-    """What evaluation needs of the pool."""
+@dataclass(frozen=True)
+class Ask:
+    """One response wanted."""
 
-    def generate(
-        self, requests: Sequence[Request], on_progress: Callable[[list[Delta]], None] | None = None
-    ) -> list[Completion]:
-        """One completion per request, in order."""
+    problem: Problem
+    sample: int
+    """Which of the problem's n responses, from 0."""
+    seed: int = 0
+    """Seed of its randomness, for responders that can be seeded."""
+
+    @property
+    def key(self) -> Key:
+        """What the answer is filed under."""
+        return self.problem.id, self.sample
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back for an ``Ask``."""
+
+    text: str
+    """As it is graded: without the end token; with the tag that opens the thinking if the prompt ended in it."""
+    stop: StopReason | None
+    """``ABORTED`` when the responder gave up; ``None`` for given responses that do not say."""
+    tokens: int | None
+    """Response tokens, the end token included; ``None``: unknown."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens themselves, where they are known."""
+    error: str = ""
+    """Why it was aborted."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +68,109 @@ class Answer:
 
     problem: Problem
     sample: int
-    """Which of the problem's n responses, from 0."""
-    text: str
-    tokens: int
-    stop: StopReason | None
+    response: Response
     score: Score
+
+
+Done = Callable[[Ask, Response], None]
+
+
+class ResponderError(RuntimeError):
+    """No more responses can be had; the message says why and what to do. Those so far are on record."""
+
+
+class Responder(Protocol):
+    """Whatever answers."""
+
+    def respond(self, asks: Sequence[Ask], done: Done) -> None:
+        """Hand each response to ``done``, in the calling thread, as soon as it is complete; all of them, once each."""
+
+
+class Record(Protocol):
+    """Where responses and scores are kept so that neither is ever made twice (``evals.journal``)."""
+
+    @property
+    def responses(self) -> Mapping[Key, Response]:
+        """Kept by an earlier process."""
+
+    @property
+    def scores(self) -> Mapping[Key, Score]:
+        """Kept by an earlier process."""
+
+    def keep_response(self, key: Key, response: Response) -> None:
+        """On disk when this returns."""
+
+    def keep_score(self, key: Key, score: Score) -> None:
+        """On disk when this returns; may be called from any thread."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on."""
+
+    on_response: Callable[[Response], None] = lambda _: None
+    """Called in the thread of ``evaluate`` for each new response."""
+    on_answer: Callable[[Answer], None] = lambda _: None
+    """Called for each answer from grading threads, one at a time."""
+
+
+def asks_of(problems: Sequence[Problem], samples: int, seed: int) -> list[Ask]:
+    """``samples`` asks of each problem.
+
+    Seeds depend on (seed, problem id, sample) only, so engines that honour them repeat an evaluation exactly.
+    """
+    return [Ask(problem, j, seed_of(seed, "eval", problem.id, j)) for problem in problems for j in range(samples)]
+
+
+def evaluate(
+    responder: Responder, asks: Sequence[Ask], verify: Verify, record: Record | None = None, watch: Watch | None = None
+) -> list[Answer]:
+    """One graded answer per ask, in order. What ``record`` holds is neither drawn nor graded again.
+
+    What was aborted or ungradable in an earlier process is tried once more. What the responder raises passes through;
+    by then every complete response is in the record.
+    """
+    watch = watch or Watch()
+    responses = {key: r for key, r in (record.responses if record else {}).items() if r.stop is not StopReason.ABORTED}
+    scores = record.scores if record else {}
+    lock = threading.Lock()
+    graded: dict[Key, Future[Answer]] = {}
+
+    def judge(ask: Ask, response: Response) -> Answer:
+        known = scores.get(ask.key) if ask.key in responses else None
+        if known and not known.gradable:
+            known = None
+        score = known or verdict(response.stop, lambda: verify(ask.problem, response.text))
+        if record and not known:
+            record.keep_score(ask.key, score)
+        answer = Answer(ask.problem, ask.sample, response, score)
+        with lock:
+            watch.on_answer(answer)
+        return answer
+
+    graders = ThreadPoolExecutor(GRADERS, thread_name_prefix="grade")
+
+    def done(ask: Ask, response: Response) -> None:
+        if ask.key in graded:
+            raise ValueError(f"two responses for {ask.key}")
+        if record:
+            record.keep_response(ask.key, response)
+        watch.on_response(response)
+        graded[ask.key] = graders.submit(judge, ask, response)
+
+    try:
+        for ask in asks:
+            if ask.key in responses:
+                graded[ask.key] = graders.submit(judge, ask, responses[ask.key])
+        responder.respond([ask for ask in asks if ask.key not in responses], done)
+        return [graded[ask.key].result() for ask in asks]
+    finally:
+        graders.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation of one model on one set of problems under one sampling."""
+    """An evaluation of one model on one set of problems under one sampling, in a few numbers."""
 
     accuracy: Estimate
     """avg@n over problems with its 95 % interval; ungradable responses are left out."""
@@ -52,68 +183,25 @@ class Result:
     """Share of responses that the grader failed on."""
     samples: int
     """Responses per problem."""
-    answers: tuple[Answer, ...]
 
 
-def evaluate(
-    pool: Generator,
-    problems: Sequence[Problem],
-    render: Callable[[Problem], tuple[int, ...]],
-    grade: Callable[[Problem, Rollout], Score],
-    decode: Callable[[Sequence[int]], str],
-    sampling: Sampling,
-    samples: int,
-    max_tokens: int,
-    context: int,
-    seed: int,
-    on_progress: Callable[[list[Delta]], None] | None = None,
-) -> Result:
-    """Draw ``samples`` responses to each problem and judge them.
-
-    Seeds depend on (seed, problem id, sample) only, so engines that honour them repeat an evaluation exactly.
-    """
-    requests, owners = [], []
-    for problem in problems:
-        prompt = render(problem)
-        for j in range(samples):
-            requests.append(
-                Request(
-                    key=f"{problem.id}#{j}",
-                    token_ids=prompt,
-                    max_new_tokens=min(max_tokens, context - len(prompt)),
-                    sampling=sampling,
-                    seed=seed_of(seed, "eval", problem.id, j),
-                )
-            )
-            owners.append((problem, j))
-    answers = []
-    completions = pool.generate(requests, on_progress)
-    for (problem, j), request, completion in zip(owners, requests, completions, strict=True):
-        rollout = finished(request, completion)
-        text = decode(rollout.token_ids)
-        answers.append(Answer(problem, j, text, rollout.length, rollout.stop, grade(problem, rollout)))
-    return summarise(answers, samples)
-
-
-def finished(request: Request, completion: Completion) -> Rollout:
-    """The completion as a finished rollout: cut at its budget is LENGTH, given up by the pool is ABORTED."""
-    segment = Segment(completion.version, completion.token_ids, completion.logprobs)
-    stop = StopReason.ABORTED if completion.error else completion.stop or StopReason.LENGTH
-    return Rollout(request.key, request.token_ids, (segment,), stop)
-
-
-def summarise(answers: Sequence[Answer], samples: int) -> Result:
-    """Statistics of graded answers; problems are the independent units."""
-    by_problem: dict[str, list[Answer]] = {}
+def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Answers grouped by problem, in order of first appearance."""
+    groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        by_problem.setdefault(answer.problem.id, []).append(answer)
-    groups = list(by_problem.values())
+        groups.setdefault(answer.problem.id, []).append(answer)
+    return list(groups.values())
+
+
+def result_of(answers: Sequence[Answer], samples: int) -> Result:
+    """Statistics of graded answers whose lengths are known; problems are the independent units."""
+    groups = by_problem(answers)
+    lengths = [[float(a.response.tokens or 0) for a in group] for group in groups]
     return Result(
         accuracy=mean_ci([[float(a.score.correct) for a in group if a.score.gradable] for group in groups]),
-        tokens=bootstrap_ci([[float(a.tokens) for a in group] for group in groups]),
-        median_tokens=statistics.median(answer.tokens for answer in answers),
-        truncated=sum(answer.stop is StopReason.LENGTH for answer in answers) / len(answers),
+        tokens=bootstrap_ci(lengths),
+        median_tokens=statistics.median(length for row in lengths for length in row),
+        truncated=sum(answer.response.stop is StopReason.LENGTH for answer in answers) / len(answers),
         ungradable=sum(not answer.score.gradable for answer in answers) / len(answers),
         samples=samples,
-        answers=tuple(answers),
     )

@@ -1,0 +1,115 @@
+"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evals.evaluate import Verify
+from evals.votes import Same, same_maths
+from rewards.reference import Reference
+from rewards.score import Score
+from rewards.verify import get_verifier
+from rollout.problems.config import HubSource
+from rollout.types import Problem
+
+Row = Mapping[str, Any]
+"""A row of a data file: ``problem``, ``answer``, perhaps ``id``, ``source`` and further fields."""
+
+GRADER_TIMEOUT_S = 5.0
+"""Limit of one maths verdict; beyond it the response is ungradable."""
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+"""What most published results on maths benchmarks ask for."""
+
+
+def plain(problem: Problem) -> str:
+    """The problem as it stands; problems of the verifier ``code`` say themselves what the program must look like."""
+    return problem.prompt
+
+
+def followed_by(instruction: str) -> Callable[[Problem], str]:
+    """An ``ask``: the problem, an empty line, the instruction."""
+    return lambda problem: f"{problem.prompt}\n\n{instruction}"
+
+
+def by_name(problem: Problem, response: str) -> Score:
+    """The verdict of the verifier that the problem names."""
+    reference = Reference(problem.answer, problem.prompt, problem.extra)
+    return get_verifier(problem.verifier, GRADER_TIMEOUT_S)(response, reference)
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Where solved examples for few-shot and many-shot prompts come from: never the benchmark's own problems."""
+
+    file: str
+    """Local file with ``problem`` and what ``solve`` needs."""
+    hub: HubSource
+    solve: Callable[[Row], str]
+    """The assistant's turn: a worked solution that ends the way the instruction asks for."""
+    convert: Callable[[Row], Row] = dict
+    """From a row of the hub's data set to a row of the local layout."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a generated benchmark has to fit."""
+
+    count: Callable[[str], int]
+    """Tokens of a text (an estimate where no tokenizer is at hand)."""
+    lengths: tuple[int, ...]
+    """Context lengths to fill, in tokens."""
+    depths: tuple[int, ...]
+    """Where to hide, in per cent of the context."""
+    trials: int
+    """Problems per length and depth."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark."""
+
+    name: str
+    """What the command line calls it; also the name of its file, up to ``_``."""
+    title: str
+    """What people call it."""
+    published: str
+    """The settings behind published numbers, and how the defaults here relate to them."""
+    file: str = ""
+    """Name of the local file, in the layout of ``Row``; empty for generated benchmarks."""
+    hub: HubSource | None = None
+    """Where else the problems are."""
+    convert: Callable[[Row], Row] = dict
+    """From a row of the hub's data set to a row of the local layout."""
+    keep: Callable[[Row], bool] = bool
+    """Rows that belong to the benchmark; the default keeps all."""
+    make: Callable[[Needs], Sequence[Problem]] | None = None
+    """Generates the problems instead."""
+    ask: Callable[[Problem], str] = plain
+    """The user's turn."""
+    system: str = ""
+    """System message; empty: none."""
+    verifier: str = "math"
+    """Name in ``rewards.verify.VERIFIERS``."""
+    verify: Verify = by_name
+    """Judges a response; the default asks ``verifier``."""
+    same: Same | None = same_maths
+    """Whether two extracted answers are one vote (maj@k); ``None``: answers cannot be compared."""
+    samples: int = 1
+    """Responses per problem."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 32_768
+    """Longest response; less where the model's context is shorter."""
+    breakdown: tuple[str, ...] = ()
+    """Fields of ``Problem.extra`` by which scores are split."""
+    dated: str = ""
+    """Field with the date of a problem (ISO), for ``--from`` and ``--until``."""
+    shots: Shots | None = None
+    """Solved examples for ``--shots``."""
+
+    def with_settings(self, **changes: Any) -> Benchmark:
+        """The same with other settings; those that are ``None`` stay."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,76 @@
+"""Two evaluations on the same problems, compared problem by problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evals.results import BenchmarkResult, PerProblem, Results, ResultsError
+from evals.stats import Paired, paired
+
+_MATTERS = ("temperature", "top_p", "max_tokens", "shots", "thinking", "system", "prompt")
+"""Settings that are told when they differ: the comparison is then one of more than the models."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One benchmark in two evaluations."""
+
+    benchmark: str
+    title: str
+    first: float
+    """Mean rate over the shared problems."""
+    second: float
+    paired: Paired
+    left_out: int
+    """Problems that only one of the two has a graded response to."""
+    differences: tuple[str, ...]
+    """Settings that differ, as ``name: a -> b``."""
+
+
+def compare(first: Results, second: Results) -> list[Comparison]:
+    """Every benchmark that both have. Raises ``ResultsError`` when they share none, or the problems differ."""
+    theirs = {result.name: result for result in second.benchmarks}
+    shared = [(own, theirs[own.name]) for own in first.benchmarks if own.name in theirs]
+    if not shared:
+        raise ResultsError(
+            f"nothing to compare: the first has {_names(first)}, the second {_names(second)}; evaluate both on "
+            "the same benchmark"
+        )
+    return [_compare(a, b) for a, b in shared]
+
+
+def _compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
+    rows_a, rows_b = _rows(a.problems), _rows(b.problems)
+    ids = [name for name in rows_a if rows_a[name] and rows_b.get(name)]
+    if not ids:
+        raise ResultsError(f"{a.name}: the two evaluations share no graded problem; were they given the same --data?")
+    left, right = [rows_a[name] for name in ids], [rows_b[name] for name in ids]
+    changed = [
+        f"{key}: {a.settings.get(key)} -> {b.settings.get(key)}"
+        for key in _MATTERS
+        if a.settings.get(key) != b.settings.get(key)
+    ]
+    if a.fingerprint != b.fingerprint and len(ids) == len(rows_a.keys() | rows_b.keys()):
+        changed.append("problems: same ids, other texts or references")
+    return Comparison(
+        a.name,
+        a.title,
+        _mean(left),
+        _mean(right),
+        paired(left, right),
+        len(rows_a.keys() | rows_b.keys()) - len(ids),
+        tuple(changed),
+    )
+
+
+def _rows(problems: Sequence[PerProblem]) -> dict[str, list[bool]]:
+    return {item.id: [v == "correct" for v in item.verdicts if v != "ungradable"] for item in problems}
+
+
+def _mean(rows: Sequence[Sequence[bool]]) -> float:
+    return sum(sum(row) / len(row) for row in rows) / len(rows)
+
+
+def _names(results: Results) -> str:
+    return ", ".join(result.name for result in results.benchmarks) or "none"

@@ -1,0 +1,94 @@
+"""One benchmark from its problems to its numbers, outside of a training run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evals.benchmark import Benchmark
+from evals.data import Loaded
+from evals.evaluate import Answer, Ask, Responder, Response, Watch, evaluate
+from evals.journal import opened
+from evals.results import BenchmarkResult, Context, Speed, measure
+from evals.view import EvalView
+
+BusySeconds = Callable[[], tuple[float, int]]
+"""Engine seconds with work so far, over all engines, and how many engines there are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark to be evaluated."""
+
+    benchmark: Benchmark
+    """With the settings that hold."""
+    loaded: Loaded
+    asks: Sequence[Ask]
+    responder: Responder
+    settings: dict[str, Any]
+    """What is stored as the settings; with ``identity`` it decides whether a record may be continued."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What else must be the same: the model's files or the endpoint."""
+    first_prompt: str = ""
+    pass_ks: tuple[int, ...] = ()
+    busy: BusySeconds | None = None
+
+
+def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Answer]]:
+    """Draw, grade and measure. With a ``folder`` all is kept there, and an interrupted evaluation goes on."""
+    with ExitStack() as stack:
+        record = stack.enter_context(opened(folder, _settings(task))) if folder else None
+        wanted = {ask.key for ask in task.asks}
+        on_record = sum(key in wanted for key in record.responses) if record else 0
+        view = stack.enter_context(EvalView(task.benchmark.title, len(task.asks), on_record))
+        clock = Clock(view.watch, task.busy)
+        answers = evaluate(task.responder, task.asks, task.benchmark.verify, record, clock.watch)
+    context = Context(
+        benchmark=task.benchmark,
+        origin=task.loaded.origin,
+        fingerprint=task.loaded.fingerprint,
+        defects=task.loaded.defects,
+        problems_in_data=len(task.loaded.problems),
+        settings=task.settings,
+        pass_ks=task.pass_ks,
+        speed=clock.speed(),
+        first_prompt=task.first_prompt,
+    )
+    return measure(context, answers), answers
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """What may not change between two processes that share a record. More samples or problems may be added."""
+    fixed = {key: value for key, value in task.settings.items() if key not in ("samples", "limit")}
+    return {"benchmark": task.benchmark.name, **fixed, **task.identity}
+
+
+class Clock:
+    """Times the responses and passes on what it sees."""
+
+    def __init__(self, inner: Watch, busy: BusySeconds | None) -> None:
+        self.watch = replace(inner, on_response=self._on_response)
+        self._inner, self._busy = inner, busy
+        self._before = busy() if busy else (0.0, 0)
+        self._began = self._last = time.monotonic()
+        self._responses = self._tokens = 0
+
+    def _on_response(self, response: Response) -> None:
+        self._last = time.monotonic()
+        self._responses += 1
+        self._tokens += response.tokens or 0
+        self._inner.on_response(response)
+
+    def speed(self) -> Speed | None:
+        """``None`` when no response was drawn."""
+        if not self._responses:
+            return None
+        seconds, busy = self._last - self._began, None
+        if self._busy and seconds > 0:
+            after, engines = self._busy()
+            busy = (after - self._before[0]) / (seconds * engines) if engines else None
+        return Speed(self._responses, self._tokens, seconds, busy)

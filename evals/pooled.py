@@ -1,0 +1,81 @@
+"""Responses from the pool that training uses."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from evals.evaluate import Ask, Done, Response
+from rollout.board import Completion
+from rollout.engine import Delta, Request, Sampling
+from rollout.types import Problem, StopReason
+
+_OPENED = re.compile(r"(?:<think>|<thinking>|\u25c1think\u25b7)\s*$")
+_TAIL = 8
+"""Tokens at the end of a prompt that may hold the tag."""
+
+
+class Generator(Protocol):
+    """What evaluation needs of the pool."""
+
+    def generate(
+        self, requests: Sequence[Request], on_progress: Callable[[list[Delta]], None] | None = None
+    ) -> list[Completion]:
+        """One completion per request, in order."""
+
+
+def opened_thinking(prompt_tail: str) -> str:
+    """The tag that opens the thinking, when a prompt ends in it: the model then writes only the closing one."""
+    found = _OPENED.search(prompt_tail)
+    return found.group() if found else ""
+
+
+@dataclass(frozen=True)
+class PoolResponder:
+    """Asks the pool, with prompts rendered by the model's own template."""
+
+    pool: Generator
+    render: Callable[[Problem], tuple[int, ...]]
+    """Prompt tokens of a problem; at least one token must be left of the context."""
+    decode: Callable[[Sequence[int]], str]
+    """Response text without the end token."""
+    sampling: Sampling
+    max_tokens: int
+    """Longest response."""
+    context: int
+    """The engines' limit on prompt and response."""
+
+    def respond(self, asks: Sequence[Ask], done: Done) -> None:
+        """See ``Responder``. Raises ``AllEnginesDead``; a response that failed too often is handed over aborted."""
+        prompts = {ask.problem.id: self.render(ask.problem) for ask in asks}
+        waiting = {f"{ask.problem.id}#{ask.sample}": ask for ask in asks}
+        requests = [
+            Request(
+                key=key,
+                token_ids=prompts[ask.problem.id],
+                max_new_tokens=min(self.max_tokens, self.context - len(prompts[ask.problem.id])),
+                sampling=self.sampling,
+                seed=ask.seed,
+            )
+            for key, ask in waiting.items()
+        ]
+        drawn: dict[str, list[int]] = defaultdict(list)
+
+        def finish(key: str, tokens: Sequence[int], stop: StopReason, error: str = "") -> None:
+            ask = waiting.pop(key)
+            text = opened_thinking(self.decode(prompts[ask.problem.id][-_TAIL:])) + self.decode(tokens)
+            done(ask, Response(text, stop, len(tokens), tuple(tokens), error))
+
+        def progress(deltas: list[Delta]) -> None:
+            for delta in deltas:
+                drawn[delta.key].extend(delta.token_ids)
+                if delta.done and not delta.error:  # after an error the pool may go on elsewhere
+                    finish(delta.key, drawn.pop(delta.key), delta.stop or StopReason.LENGTH)
+
+        for completion in self.pool.generate(requests, progress):
+            if completion.key in waiting:
+                stop = StopReason.ABORTED if completion.error else completion.stop or StopReason.LENGTH
+                finish(completion.key, completion.token_ids, stop, completion.error)

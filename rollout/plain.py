@@ -1,0 +1,43 @@
+"""Model output made safe to look at. Pure functions.
+
+A response can hold terminal escapes, bidirectional overrides and invisible characters: enough to rewrite a terminal or
+to make a report show what was never sampled. Such characters are replaced by visible names; ordinary text of any script
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_HIDDEN = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\xad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, bidi marks, zero-width space
+    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # separators, bidi embeddings and isolates, invisible operators
+    "\ud800-\udfff"  # lone surrogates
+    "\U000e0000-\U000e007f"  # tag characters
+    "]"
+)
+
+
+def _name(match: re.Match[str]) -> str:
+    return f"\u2039U+{ord(match.group()):04X}\u203a"  # not Unicode's control pictures: few fonts have them
+
+
+def visible(text: str) -> str:
+    """``text`` with control, bidirectional and invisible characters shown; newlines and tabs are kept."""
+    return _HIDDEN.sub(_name, text)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """``visible`` text on one line, cut to ``limit`` characters with an ellipsis."""
+    line = visible(" ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "\u2026"
+
+
+def clip(text: str, limit: int) -> str:
+    """``text`` itself, or its head and tail around a note of how many characters are left out."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
