@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from recipes.setup import Setup
 from rl.config import ScratchModel
+from rl.disk import writing
 from rl.run_dir import RunDir
 from rollout.pool import Pool
 from rollout.pretrained import resolve_model
@@ -31,19 +33,22 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
     base = setup.config.model.base
     if not isinstance(base, ScratchModel):
         return resolve_model(base.path)
-    if not (directory.initial / "config.json").exists():
+    if not directory.initial.exists():
         from rl.policy import create_model
 
         model = create_model(base, setup.tokenizer, setup.config.seed)
-        setup.tokenizer.save_pretrained(directory.initial)
-        model.save_pretrained(directory.initial)
+        aside = directory.initial.with_name(".initial.tmp")
+        with writing(directory.root):
+            setup.tokenizer.save_pretrained(aside)
+            model.save_pretrained(aside)
+        aside.rename(directory.initial)
     if (directory.warmup / "warmup.json").exists():
         return directory.warmup
     return directory.initial
 
 
-def launch(setup: Setup, directory: RunDir, stack: ExitStack) -> Machines:
-    """Start everything; ``stack`` closes it, the pool first."""
+def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
+    """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
     config = setup.config
     path = starting_model(setup, directory)
     if config.ray.in_process:
@@ -52,7 +57,7 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack) -> Machines:
 
         policy = LearnerHost(config, path, "local")
         pool = Pool(
-            lambda _: build_engine(str(path), config.engine, config.seed),
+            lambda _: build_engine(str(path), config.engine, config.seed, config.model.attention),
             config.engine,
             config.rollout,
             setup.end,
@@ -60,10 +65,10 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack) -> Machines:
         )
         stack.enter_context(pool)
         return Machines(policy, pool)
-    from rl.launch import launch_engine, launch_learner, place, start_ray, stop_ray
+    from rl.launch import connected, launch_engine, launch_learner, place
 
-    start_ray(config)
-    stack.callback(stop_ray)
+    stack.enter_context(connected(config))
+    connected_to_ray()
     group = place(config)
     pool = Pool(
         lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, setup.end, config.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,28 +14,31 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from evals.evaluate import Result, evaluate
+from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
+from evals.pooled import PoolResponder
+from evals.store import write_samples
 from recipes.launching import Machines, launch
 from recipes.model_card import write_card
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig, ScratchModel
+from rl.disk import writing
 from rl.journal import Journal
-from rl.launch import LaunchError, LearnerDead
+from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
 from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
 from rl.report.build import build_report
 from rl.report.data import ReportError
-from rl.rewarding import Rewarder, ScoredGroup, grade
+from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.run_dir import RunDir, RunDirError
 from rl.sampling import build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
-from rollout.engine import Delta, EngineError, Sampling
+from rollout.engine import EngineError, Sampling
 
 EXPECTED = (
     RunDirError,
@@ -59,20 +63,30 @@ def run(config: RunConfig, run_dir: Path) -> int:
     with Stopper() as stopper:
         try:
             directory = RunDir(run_dir.resolve())
+            check_run_dir(directory.root)
             with directory.lock():
                 return _run(config, directory, stopper)
         except Interrupted:
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
-            return 128 + (stopper.signal or 2)
+            return 128 + (stopper.signal or signal.SIGTERM)
         except EXPECTED as error:
-            print(f"k15: {error}", file=sys.stderr)
+            print(f"k15: {located(error, run_dir)}", file=sys.stderr)
             return 1
+
+
+def located(error: Exception, run_dir: Path) -> str:
+    """The error's message; a failed write to an open file does not say where it was."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return f"{run_dir}: {error.strerror}; once that is mended the same command goes on"
+    return str(error)
 
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
     setup = prepare(config)
     resumed = directory.open(config, setup.fingerprint)
     if resumed and finished(directory, config):
+        if not directory.report.exists():
+            build_report(directory.root)
         print(f"{directory.root}: finished already; report: {directory.report}")
         return 0
     with ExitStack() as stack:
@@ -121,8 +135,8 @@ class Session:
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
         began = time.monotonic()
-        self.machines: Machines = launch(self.setup, directory, self.stack)
-        self.stopper.claim()
+        with self.stopper.interruptible():
+            self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
         self.stack.callback(rewarder.close)
@@ -157,11 +171,16 @@ class Session:
             config.seed,
             lambda step, loss: losses.append((step, loss)),
         )
-        self.machines.policy.export(target)
-        self.setup.tokenizer.save_pretrained(target)
+        self.export(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
+
+    def export(self, folder: Path) -> None:
+        """The policy and its tokenizer as Hugging Face files."""
+        self.machines.policy.export(folder)
+        with writing(folder):
+            self.setup.tokenizer.save_pretrained(folder)
 
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""
@@ -201,8 +220,10 @@ class Session:
         with self.stopper.interruptible():
             self.publish(iteration)
             problems = self.setup.heldout if full else self.setup.heldout[: config.eval.interim_problems]
-            result = self._evaluate(problems, config.eval.temperature, config.eval.samples)
-            greedy = self._evaluate(problems, 0.0, 1).accuracy if full and config.eval.greedy else None
+            result = self._evaluate(name, problems, config.eval.temperature, config.eval.samples)
+            greedy = None
+            if full and config.eval.greedy:
+                greedy = self._evaluate(f"{name}-greedy", problems, 0.0, 1).accuracy
         evaluation = Evaluation(
             name=name,
             iteration=iteration,
@@ -219,22 +240,24 @@ class Session:
             self._spend("eval", began)
         return evaluation
 
-    def _evaluate(self, problems: Sequence[Any], temperature: float, samples: int) -> Result:
+    def _evaluate(self, name: str, problems: Sequence[Any], temperature: float, samples: int) -> Result:
+        """Its answers go to ``eval/<name>.parquet``."""
         config = self.setup.config
         self.watch.stage("evaluate", len(problems) * samples)
-        return evaluate(
+        responder = PoolResponder(
             self.machines.pool,
-            problems,
             self.setup.render,
-            lambda problem, rollout: grade(problem, rollout, self.setup.decode, self.setup.verify),
             self.setup.decode,
             Sampling(temperature=temperature, stop_token_ids=self.setup.end),
-            samples,
             config.rollout.max_tokens,
             config.engine.max_model_len,
-            config.seed,
-            lambda deltas: self.watch.advance(count_done(deltas)),
         )
+        asks = asks_of(problems, samples, config.seed)
+        watch = Watch(on_response=lambda _: self.watch.advance(1))
+        answers = evaluate(responder, asks, self.setup.verify, watch=watch)
+        self.directory.evals.mkdir(exist_ok=True)
+        write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
+        return result_of(answers, samples)
 
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """An iteration's rollouts as Parquet; some of them become the next parity probe."""
@@ -272,8 +295,7 @@ class Session:
     def finish(self, state: RunState, after: Evaluation) -> None:
         """Export, summary, report, and a short table on the terminal."""
         directory, config = self.directory, self.setup.config
-        self.machines.policy.export(directory.model)
-        self.setup.tokenizer.save_pretrained(directory.model)
+        self.export(directory.model)
         before = self.measure("before", 0, full=True)
         write_card(directory, config, before, after)
         summary = summarise(config, state, before, after, self.seconds, self.max_gap, directory)
@@ -286,11 +308,6 @@ class Session:
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
     """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
     return [list(sequence[: context - 1]) for sequence in sequences]
-
-
-def count_done(deltas: list[Delta]) -> int:
-    """Requests that ended in this piece of progress."""
-    return sum(delta.done for delta in deltas)
 
 
 def describe(config: RunConfig) -> str:

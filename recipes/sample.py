@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rl.plain import visible
+from rollout.plain import visible
 from rollout.pretrained import ModelPathError, resolve_model
 from rollout.prompts import PromptError, decode, end_tokens, render
 from rollout.types import Problem, StopReason
@@ -76,10 +76,16 @@ def load(chosen: Chosen) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from rollout import moba
+
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(chosen.path)
-        return AutoModelForCausalLM.from_pretrained(chosen.path, dtype=torch.float32).eval(), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=torch.float32).eval()
+        block = moba.read(model.config.get_text_config())
+        if block is not None:  # trained with block attention
+            moba.use(model, block, otherwise="sdpa")
+        return model, tokenizer
     except (OSError, ValueError) as error:
         raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rewards.reference import Reference
 from rewards.score import Score
 from rewards.verify import get_verifier
 from rl.config import RunConfig, ScratchModel
@@ -46,7 +47,8 @@ class Setup:
 
     def verify(self, problem: Problem, response: str) -> Score:
         """The problem's own verifier on a response."""
-        return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, problem.answer)
+        reference = Reference(problem.answer, problem.prompt, problem.extra)
+        return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, reference)
 
     def demonstrations(self) -> list[Pair]:
         """Warm-up examples as tokens [A.3]: of the training split's generator, of a file, or of training problems."""
@@ -141,15 +143,11 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, tuple[
             raise ProblemError("a scratch model takes its vocabulary from a procedural problems.train source")
         tokenizer = build_tokenizer(train.generator.alphabet, base.context)
         return tokenizer, end_tokens(tokenizer)
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
-    from rollout.pretrained import resolve_model
+    from rollout.pretrained import generation_end, resolve_model
 
     path = resolve_model(base.path)
     loaded = AutoTokenizer.from_pretrained(path)
     check_tokenizer(loaded, base.path)
-    try:
-        eos = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # a model without a generation config ends with its tokenizer's EOS
-        eos = None
-    return loaded, end_tokens(loaded, [] if eos is None else [eos] if isinstance(eos, int) else eos)
+    return loaded, end_tokens(loaded, generation_end(path))

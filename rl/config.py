@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rollout.config import Config, EngineConfig, RolloutConfig
+from rollout.attention import AttentionConfig
+from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
 from rollout.problems.config import ArithmeticSource, Source
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
@@ -69,6 +70,8 @@ class ModelConfig(Config):
     """What the policy starts from."""
     lora: LoraConfig | None = None
     """Adapters; ``null``: full fine-tuning."""
+    attention: AttentionConfig = AttentionConfig()
+    """Block attention and context extension, in the learner and in the engines."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -190,8 +193,8 @@ class RewardConfig(Config):
     """Length reward; ``null``: none."""
     repetition_penalty: float = Field(0.0, ge=0, le=1)
     """Subtracted from the reward of a rollout that was stopped for repetition."""
-    grader_timeout_s: float = Field(5.0, gt=0)
-    """Wall limit per graded response; beyond it the rollout is ungradable, masked and counted."""
+    grader_timeout_s: float = Field(1.0, gt=0)
+    """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
 
 
 class SamplingConfig(Config):
@@ -295,9 +298,18 @@ class RunConfig(Config):
                 f"engine.max_model_len ({engine.max_model_len})"
             )
         base = self.model.base
-        if isinstance(base, ScratchModel) and engine.max_model_len > base.context:
+        extended = self.model.attention.rotary
+        if isinstance(base, ScratchModel) and engine.max_model_len > base.context and not extended:
             raise ValueError(
-                f"engine.max_model_len ({engine.max_model_len}) is above model.base.context ({base.context})"
+                f"engine.max_model_len ({engine.max_model_len}) is above model.base.context ({base.context}), and "
+                "model.attention.rotary does not extend it"
+            )
+        self._check_moba()
+        if extended and 0 < extended[-1].trained * extended[-1].factor < engine.max_model_len:
+            covered = extended[-1].trained * extended[-1].factor
+            raise ValueError(
+                f"the last stage of model.attention.rotary covers {covered:.0f} tokens (trained x factor), and "
+                f"engine.max_model_len is {engine.max_model_len}"
             )
         if rollout.groups * rollout.k % self.learner.updates:
             raise ValueError(
@@ -309,3 +321,18 @@ class RunConfig(Config):
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
         return self
+
+    def _check_moba(self) -> None:
+        moba, base, engine = self.model.attention.moba, self.model.base, self.engine
+        if moba is None:
+            return
+        if isinstance(base, ScratchModel) and moba.full_last_layers >= base.layers:
+            raise ValueError(
+                f"model.attention.moba.full_last_layers ({moba.full_last_layers}) leaves none of the {base.layers} "
+                "layers of model.base with block attention; set model.attention.moba to null for full attention"
+            )
+        if engine.kind == "vllm" and moba.block_size % PAGE_TOKENS:
+            raise ValueError(
+                f"model.attention.moba.block_size ({moba.block_size}) is not a multiple of {PAGE_TOKENS}, the tokens "
+                "of a page of vLLM's cache"
+            )

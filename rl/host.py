@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rl.batch import pack
 from rl.config import RunConfig
+from rl.disk import writing
 from rl.learner import IterationStats, Learner
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
@@ -37,6 +38,7 @@ class LearnerHost:
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
         """See ``rl.loop.Policy``."""
+        self.learner.enter(version)
         batch = pack(groups, advantages, version, self.config.rollout.loss_on)
         return self.learner.train_iteration(batch, (self.config.seed, version))
 
@@ -44,6 +46,7 @@ class LearnerHost:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
             self._sender = sender(self.transfer, self.config.engine.count, self.config.engine.tensor_parallel)
+        self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -52,7 +55,8 @@ class LearnerHost:
 
     def save(self, folder: Path) -> None:
         """See ``rl.loop.Policy``."""
-        self.learner.save(folder)
+        with writing(folder):
+            self.learner.save(folder)
 
     def load(self, folder: Path) -> None:
         """Inverse of ``save``."""
@@ -60,4 +64,6 @@ class LearnerHost:
 
     def export(self, folder: Path) -> None:
         """Hugging Face model files into ``folder``."""
-        self.learner.export_hf(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            self.learner.export_hf(folder)

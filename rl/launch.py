@@ -7,13 +7,18 @@ learner and engine on the same GPU (fractions of it), ``nccl`` gives each its ow
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.config import RunConfig
+from rl.stop import Interrupted
 from rollout.engine import Engine, WeightUpdate
+from rollout.guard import Guard
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
@@ -31,15 +36,28 @@ class LearnerDead(RuntimeError):
     """The learner's process is gone or answers no more; the run resumes from its last checkpoint."""
 
 
+def check_run_dir(root: Path) -> None:
+    """Refuse to keep a run in Ray's copy of ``ray job submit --working-dir``, which Ray deletes. ``LaunchError``."""
+    if "working_dir_files" in root.parts:
+        raise LaunchError(
+            f"{root} lies in Ray's temporary copy of --working-dir, which is deleted after the job; "
+            "give an absolute --run-dir on a disk that stays"
+        )
+
+
 def quiet_environment() -> dict[str, str]:
-    """Environment of every process of a run: no usage reports, no hub probing of local paths, modest logs."""
-    return {
+    """Environment of every process of a run: no usage reports, modest logs; what the driver's has set stays."""
+    defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's default of 15 starves the run beside any other process
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_LOGGING_LEVEL": "WARNING",
         "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "SPT_NOENV": "1",  # Ray's process titles must not overwrite the mark by which the guard knows its processes
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # on a cluster each actor's bars would end up in the driver's output
     }
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def check_interpreter(path: str) -> None:
@@ -48,32 +66,74 @@ def check_interpreter(path: str) -> None:
         raise LaunchError(f"Ray cannot start workers from {path!r}: its path has a space; move the checkout")
 
 
-def start_ray(config: RunConfig) -> None:
-    """Connect to the cluster of ``ray.address`` or $RAY_ADDRESS (as in ``ray job submit``), or start a local one."""
-    for name, value in quiet_environment().items():
-        os.environ.setdefault(name, value)
+@contextmanager
+def connected(config: RunConfig) -> Iterator[None]:
+    """Ray, for the length of a block: the cluster of ``ray.address`` or $RAY_ADDRESS (as in ``ray job submit``), or a
+    local one that ends with the block and with this process, however that ends.
+
+    Raises ``LaunchError``, and ``Interrupted`` on SIGTERM while connecting.
+    """
+    os.environ.update(quiet_environment())
+    # A submitted job brings an environment of its own. It is part of this process's, hence of ours: ours may win.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     check_interpreter(sys.executable)
     import ray
 
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    shared: dict[str, Any] = {"namespace": "k15", "logging_level": "ERROR", "configure_logging": True}
-    if address:
+    with ExitStack() as stack:
+        if not address:
+            stack.callback(Guard().close)
+        stack.callback(ray.shutdown)
         try:
-            ray.init(address=address, runtime_env={"env_vars": quiet_environment()}, **shared)
-        except ConnectionError as error:
-            raise LaunchError(
-                f"no Ray cluster answers at {address!r}: {error}; start one with `ray start --head`"
-            ) from error
-        return
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves the run beside any other process
-    ray.init(
-        num_cpus=max(cores, 1 + config.engine.count),
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": quiet_environment()},
-        **shared,
-    )
+            _join(address) if address else _start_local(config)
+        except SystemExit as stop:  # how Ray's own handler of SIGTERM, in place by now, ends a process
+            raise Interrupted("SIGTERM") from stop
+        yield
+
+
+def _shared() -> dict[str, Any]:
+    return {"namespace": "k15", "logging_level": "ERROR", "runtime_env": {"env_vars": quiet_environment()}}
+
+
+def _join(address: str) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        _knock(address)
+        ray.init(address=address, **_shared())
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise LaunchError(
+            f"no Ray cluster answers at {address!r} ({reason}); start one with `ray start --head`, or, if one "
+            "runs there, give this process its token (see docs/ray.md)"
+        ) from error
+    except AuthenticationError as error:
+        raise LaunchError(
+            f"the Ray cluster at {address!r} wants its token and there is none here; copy it to ~/.ray/auth_token or "
+            "point $RAY_AUTH_TOKEN_PATH to it (see docs/ray.md)"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` when nothing listens at ``host:port``: Ray itself would try for minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _start_local(config: RunConfig) -> None:
+    import ray
+
+    Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
+    cores = max(len(os.sched_getaffinity(0)), 1 + config.engine.count)
+    try:
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
+    except Exception as error:  # Ray raises a bare Exception when its processes do not come up within 30 s
+        reason = str(error).partition("\n")[0]
+        raise LaunchError(
+            f"Ray did not start on this machine: {reason} The same command tries again; other load may have to go first"
+        ) from error
 
 
 def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
@@ -128,6 +188,12 @@ def _options(config: RunConfig, group: PlacementGroup, bundle: int, gpus: float)
     }
 
 
+def memory_use(message: str) -> str:
+    """``22.54GB used / 23.54GB limit`` out of the page that Ray writes about a memory kill."""
+    found = re.search(r"[\d.]+ ?GB used / [\d.]+ ?GB limit", message)
+    return found.group() if found else message.partition("\n")[0][:200]
+
+
 class RayPolicy:
     """The learner in its actor, as ``rl.loop.Policy``. Every call has a limit and a named error."""
 
@@ -141,7 +207,7 @@ class RayPolicy:
         Raises ``LearnerDead`` when the actor is gone or silent; exceptions of the method itself arrive as they are.
         """
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
         limit = timeout_s or self.timeout_s
         try:
@@ -152,6 +218,12 @@ class RayPolicy:
             ) from error
         except GetTimeoutError as error:
             raise LearnerDead(f"the learner did not finish {method} within {limit:.0f} s") from error
+        except OutOfMemoryError as error:
+            raise LearnerDead(
+                f"Ray ended the learner during {method} because the machine ran out of memory "
+                f"({memory_use(str(error))}); end other programs or lower learner.micro_batch_tokens, "
+                "then the same command resumes the run"
+            ) from error
         except RayTaskError as error:
             raise error.cause from error
 
@@ -214,11 +286,5 @@ def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGro
 
     engine = config.engine
     gpus = config.ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0
-    return RayEngine(str(model_path), engine, config.seed, _options(config, group, 1 + index, gpus))
-
-
-def stop_ray() -> None:
-    """Leave the cluster; a local one ends with all its processes."""
-    import ray
-
-    ray.shutdown()
+    options = _options(config, group, 1 + index, gpus)
+    return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)

@@ -19,7 +19,9 @@ from rl.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, s
 from rl.config import RunConfig
 from rl.muon import build_optimizer
 from rl.objective import SequenceLoss, length_norms, policy_loss
-from rl.policy import causal_lm, load_model, packed_logprobs, prepare
+from rl.policy import causal_lm, load_model, packed_logprobs, prepare, use_attention
+from rollout import moba
+from rollout.types import WeightVersion
 
 
 class NonFiniteGradients(RuntimeError):
@@ -74,6 +76,10 @@ class IterationStats:
     """Tokens that carried loss."""
     seconds: float
     """Wall time of reference and updates together."""
+    density: float | None = None
+    """Share of full causal attention computed for the batch, over all layers; ``None`` without block attention."""
+    full_share: float | None = None
+    """Share of the batch's tokens that see their whole past in the block layers; ``None`` without block attention."""
 
     @property
     def skipped(self) -> int:
@@ -98,6 +104,10 @@ class Learner:
         self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
+
+    def enter(self, version: WeightVersion) -> None:
+        """Compute attention as configured for the iteration of weights ``version``."""
+        use_attention(self.model, self.config.model, version)
 
     def begin_iteration(self) -> None:
         """A fresh optimiser: every iteration is a different optimisation problem [A.4.4]."""
@@ -186,6 +196,7 @@ class Learner:
         referenced = [minibatch for _, minibatch in opening] + later
         gaps = torch.cat([sampler_gaps(minibatch) for minibatch in referenced]) if referenced else torch.empty(0)
         steps = (*(metrics for metrics, _ in opening), *(self.step(minibatch) for minibatch in later))
+        density, full_share = self._attention_shares(batch)
         return IterationStats(
             steps=steps,
             gap_mean=gaps.mean().item() if len(gaps) else float("nan"),
@@ -194,7 +205,15 @@ class Learner:
             counts=batch.counts,
             tokens=sum(step.tokens for step in steps),
             seconds=time.perf_counter() - started,
+            density=density,
+            full_share=full_share,
         )
+
+    def _attention_shares(self, batch: Batch) -> tuple[float | None, float | None]:
+        if self.config.model.attention.moba is None or not len(batch):
+            return None, None
+        text = causal_lm(self.model).config.get_text_config()
+        return moba.shares(moba.read(text), batch.lengths.tolist(), text.num_hidden_layers)
 
     def save(self, folder: str | Path) -> None:
         """Weights, optimiser, and random states into the existing directory ``folder``.

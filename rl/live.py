@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rl.metrics import IterationMetrics
-from rl.plain import one_line
+from rollout.plain import one_line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ROWS = 10

@@ -18,6 +18,7 @@ from typing import Any
 from rewards.stats import Estimate
 from rl.metrics import PHASES, IterationMetrics, Value
 from rl.sinks import open_sinks
+from rollout.files import replace_file
 
 __all__ = [
     "Evaluation",
@@ -181,19 +182,6 @@ class Timer:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write aside, sync, rename: readers see the old content or the new, never a part. Raises ``OSError``."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -66,6 +66,8 @@ def iteration_metrics(
         update_rms_muon=stats.update_rms.get("muon"),
         update_rms_adamw=stats.update_rms.get("adamw"),
         steps_skipped=stats.skipped,
+        attention_density=stats.density,
+        attention_full_share=stats.full_share,
         lr=last.lr if last else None,
         seconds=dict(seconds),
         time_total=sum(seconds.values()),

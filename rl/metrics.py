@@ -124,6 +124,11 @@ class IterationMetrics:
     """RMS of AdamW's parameter update over the learning rate."""
     steps_skipped: int = _as("steps/skipped", 0)
     """Optimiser steps skipped for NaN or infinite gradients (invariant 7)."""
+    attention_density: float | None = _as("attention/density")
+    """Share of full causal attention that was computed for the trained sequences, over all layers; only with
+    block attention."""
+    attention_full_share: float | None = _as("attention/full_share")
+    """Share of their tokens that saw their whole past in block layers too, as early positions do; likewise."""
     lr: float | None = _as("lr")
     """Learning rate of the iteration's last step."""
     staleness_mean: float | None = _as("staleness/mean")

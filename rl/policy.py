@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from kernels.logprob import token_logprobs
+from kernels.rope import install as install_rotary
 from kernels.varlen import NAME as PACKED_ATTENTION
 from kernels.varlen import register as register_packed_attention
 from rl.config import LoraConfig, ModelConfig, ScratchModel
+from rollout import moba, rotary
 from rollout.pretrained import ModelPathError, resolve_model
+from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,7 +82,7 @@ def load_model(path: str | Path) -> PreTrainedModel:
 
 
 def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0) -> nn.Module:
-    """Make a model trainable by k15: device, packed attention, no dropout, adapters, checkpointing.
+    """Make a model trainable by k15: device, packed or block attention, no dropout, adapters, checkpointing.
 
     Dropout is switched off because the log-ratio must be exactly 0 at an iteration's first step (invariant 5), which
     needs the same function twice. Raises ``PolicyError`` when our packed forward disagrees with the model's own.
@@ -91,7 +94,9 @@ def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0) -> nn.Mo
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     _check_head(model)
+    _check_attention(model, config)
     _use_packed_attention(model, config)
+    use_attention(model, config, version=0)
     policy: nn.Module = model
     if config.lora is not None:
         policy = _add_lora(model, config.lora, seed)
@@ -114,16 +119,42 @@ def _check_head(model: PreTrainedModel) -> None:
         raise PolicyError(f"{type(model).__name__} has no linear LM head; k15 trains causal LMs with one")
 
 
-def _use_packed_attention(model: PreTrainedModel, config: ModelConfig) -> None:
-    """Switch to packed attention, and check on a few tokens that it computes what the model's own forward does."""
+def _check_attention(model: PreTrainedModel, config: ModelConfig) -> None:
+    """Refuse what RL cannot work with, and to train a block-attention model with full attention by accident."""
+    try:
+        rotary.check(model)
+    except ValueError as error:
+        raise PolicyError(str(error)) from error
+    trained_with = moba.read(model.config.get_text_config())
+    if trained_with is not None and config.attention.moba is None:
+        raise PolicyError(
+            f"this {type(model).__name__} was trained with block attention ({trained_with}): set model.attention.moba "
+            f"to the same, or remove {moba.NAME!r} from its config.json to go on with full attention"
+        )
+
+
+def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion) -> None:
+    """What attention computes in RL iteration ``version``: block or full attention [C.4], and the context stage."""
     from transformers.utils import is_flash_attn_2_available
 
+    flash = config.device == "cuda" and config.compute_dtype == "bfloat16" and is_flash_attn_2_available()
+    full = "flash_attention_2" if flash else PACKED_ATTENTION
+    try:
+        rotary.use(causal_lm(policy), config.attention.stage(version))
+        moba.use(causal_lm(policy), config.attention.block(version), otherwise=full)
+    except ValueError as error:
+        raise PolicyError(f"model.attention: {error}") from error
+
+
+def _use_packed_attention(model: PreTrainedModel, config: ModelConfig) -> None:
+    """Switch to packed attention and our rotation; check on a few tokens that they compute what the model's own do."""
     tokens = torch.arange(12, device=config.device) % model.config.get_text_config().vocab_size
     cu_seqlens = torch.tensor([0, 5, 12], dtype=torch.int32, device=config.device)
     targets = torch.tensor([*range(1, 5), *range(6, 12)], device=config.device)
     with torch.no_grad():
         own = torch.cat([model(part[None]).logits[0, :-1].float().log_softmax(-1) for part in (tokens[:5], tokens[5:])])
         own = own.gather(1, tokens[targets, None]).squeeze(1)
+        install_rotary(model)
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
         ours, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
@@ -133,8 +164,6 @@ def _use_packed_attention(model: PreTrainedModel, config: ModelConfig) -> None:
             f"{type(model).__name__}: packed log-probs differ from the model's own by {gap:.3g} nats "
             f"(bound {PROBE_BOUND}); its attention or head does something the learner does not implement"
         )
-    if config.device == "cuda" and config.compute_dtype == "bfloat16" and is_flash_attn_2_available():
-        model.set_attn_implementation("flash_attention_2")
 
 
 def _add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from rewards.length import length_rewards, length_weight
 from rewards.score import Score
 from rl.config import RewardConfig
+from rollout.grading import verdict
 from rollout.types import Group, Problem, Rollout, StopReason
 
 Decode = Callable[[Sequence[int]], str]
@@ -36,21 +37,8 @@ class ScoredGroup:
 
 
 def grade(problem: Problem, rollout: Rollout, decode: Decode, verify: Verify) -> Score:
-    """The verdict on one finished rollout.
-
-    A truncated response is wrong even if the right answer stands in it [A.5]; an aborted one was never answered and
-    is ungradable. An exception inside a verifier is the grader's failure, not the policy's: ungradable, with its text.
-    """
-    if rollout.stop is StopReason.ABORTED:
-        return Score.ungradable("aborted")
-    if rollout.stop is StopReason.LENGTH:
-        return Score.wrong("truncated at the length cap")
-    if rollout.stop is StopReason.REPETITION:
-        return Score.wrong("stopped for repetition")
-    try:
-        return verify(problem, decode(rollout.token_ids))
-    except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as rollouts/ungradable
-        return Score.ungradable(f"{type(error).__name__}: {error}")
+    """The verdict on one finished rollout; ``rollout.grading.verdict`` has the rules."""
+    return verdict(rollout.stop, lambda: verify(problem, decode(rollout.token_ids)))
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:

@@ -5,6 +5,7 @@ Each is imported only when asked for, and before the run starts: a missing packa
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush and end."""
+
+
+def identity(run_dir: Path) -> str:
+    """A name for trackers that resume runs by name: another directory of the same name is another run."""
+    path = run_dir.resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 class TensorboardSink:
@@ -53,12 +60,16 @@ class TensorboardSink:
 
 
 class WandbSink:
-    """A Weights & Biases run that has the run directory's name; resumed under the same name."""
+    """A Weights & Biases run that has the run directory's name; going on in the directory resumes it."""
 
     def __init__(self, run_dir: Path, project: str, config: Mapping[str, Any]) -> None:
-        name = run_dir.resolve().name
         self._run = _load("wandb", "wandb").init(
-            project=project, name=name, id=name, dir=str(run_dir), config=dict(config), resume="allow"
+            project=project,
+            name=run_dir.resolve().name,
+            id=identity(run_dir),
+            dir=str(run_dir),
+            config=dict(config),
+            resume="allow",
         )
 
     def write(self, iteration: int, row: Mapping[str, float]) -> None:
@@ -74,11 +85,11 @@ class WandbSink:
 
 
 class TrackioSink:
-    """A Trackio run that has the run directory's name; resumed under the same name."""
+    """A Trackio run named after the run directory; going on in the directory resumes it."""
 
     def __init__(self, run_dir: Path, project: str, config: Mapping[str, Any]) -> None:
         self._run = _load("trackio", "trackio").init(
-            project=project, name=run_dir.resolve().name, config=dict(config), resume="allow"
+            project=project, name=identity(run_dir), config=dict(config), resume="allow"
         )
 
     def write(self, iteration: int, row: Mapping[str, float]) -> None:

@@ -6,6 +6,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+PAGE_TOKENS = 32
+"""Tokens per page of vLLM's key-value cache: as fast as larger pages on a CPU, and siblings share short prompts."""
+
 
 class Config(BaseModel):
     """Base of every configuration section: immutable, unknown keys rejected, docstrings are the help text."""
@@ -67,7 +70,7 @@ class EngineConfig(Config):
     stall_timeout_s: float = Field(120.0, gt=0)
     """An engine that has work and hands out no token for this long counts as dead."""
     max_restarts: int = Field(3, ge=0)
-    """Restarts in a row without a single token in between; then the engine is given up."""
+    """Restarts in a row without a finished request in between; then the engine is given up."""
 
 
 class RolloutConfig(Config):
@@ -89,8 +92,9 @@ class RolloutConfig(Config):
     """Tokens that carry loss: those of the current version only, or all with the reference recomputed."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Early stop of repeated text; ``null`` switches it off."""
-    max_failures: int = Field(3, ge=1)
-    """Engine failures after which a rollout is given up as ``aborted`` (masked and counted)."""
+    max_failures: int = Field(5, ge=1)
+    """Engine failures after which a rollout is given up as ``aborted`` (masked and counted). Above
+    engine.max_restarts + 1 an engine that only dies ends the run, not its rollouts."""
     parity_bound: float = Field(1e-2, gt=0)
     """Largest allowed |engine - learner| log-prob of the probe after each publish, in nats; above it the run stops."""
     parity_probes: int = Field(4, ge=1)

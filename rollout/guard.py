@@ -1,8 +1,9 @@
-"""Ends the child processes of an engine when the engine's process is gone, even by SIGKILL and even while it starts.
+"""Ends the descendants of a process when that process is gone, even by SIGKILL and even while they start.
 
-Run as a script by a plain interpreter (``python -I -S guard.py TOKEN``), so it imports nothing of k15. Its standard
-input is a pipe whose other end only the engine's process holds: end of file means that the process ended. Every process
-that was started with ``K15_ENGINE=TOKEN`` in its environment is then killed. Needs /proc (Linux).
+An engine guards the processes that vLLM starts, a run those of its local Ray cluster. Run as a script by a plain
+interpreter (``python -I -S guard.py TOKEN``), so it imports nothing of k15. Its standard input is a pipe whose other
+end only the guarded process holds: end of file means that the process ended. Every process that was started with the
+token in ``K15_GUARDS`` in its environment is then killed. Needs /proc (Linux).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import sys
 import time
 import uuid
 
-MARK = "K15_ENGINE"
-"""Environment variable that marks the children of one engine."""
+MARK = "K15_GUARDS"
+"""Environment variable with the tokens of all guards above a process: whoever goes, all that hangs from it goes."""
 
 
 class Guard:
@@ -25,9 +26,9 @@ class Guard:
     def __init__(self) -> None:
         self.token = uuid.uuid4().hex
         command = [sys.executable, "-I", "-S", __file__, self.token]
-        # A session of its own: Ctrl-C in the terminal must not end the guard before its engine.
+        # A session of its own: Ctrl-C in the terminal must not end the guard before its process.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        os.environ[MARK] = self.token
+        os.environ[MARK] = f"{os.environ.get(MARK, '')} {self.token}".strip()
 
     def close(self, patience_s: float = 5.0) -> None:
         """End what is left of the children, and the guard. Idempotent."""
@@ -43,13 +44,14 @@ def marked(token: str) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if f"{MARK}={token}".encode() in file.read().split(b"\0"):
+                mark = next((item for item in file.read().split(b"\0") if item.startswith(f"{MARK}=".encode())), b"")
+                if token.encode() in mark.partition(b"=")[2].split():
                     found.append(int(name))
     return found
 
 
 def main(token: str) -> None:
-    """Wait for the engine's end, then kill until nothing marked is left (children may be starting children)."""
+    """Wait for the end of the guarded process, then kill until nothing marked is left: some may be starting others."""
     sys.stdin.buffer.read()
     end = time.monotonic() + 10
     while (pids := marked(token)) and time.monotonic() < end:

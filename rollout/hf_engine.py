@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from rollout.attention import PLAIN, AttentionConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
 from rollout.mailbox import Mailbox
 from rollout.seeds import seed_of
+from rollout.types import WeightVersion
 from rollout.weights import ShmReader
 
 if TYPE_CHECKING:
@@ -30,9 +32,12 @@ STREAM_INTERVAL = 16
 class HfEngine:
     """One transformers model on a thread of its own. Requests without a seed get one from the engine's."""
 
-    def __init__(self, model_path: str, config: EngineConfig, seed: int = 0) -> None:
+    def __init__(
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig = PLAIN
+    ) -> None:
         self.model_path = model_path
         self.config = config
+        self.attention = attention
         self.seed = seed
         self._model: PreTrainedModel | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
@@ -50,7 +55,7 @@ class HfEngine:
         self._loop = asyncio.get_running_loop()
         self._mail = Mailbox()
         try:
-            self._model = await self._in_thread(load, self.model_path, self.config)
+            self._model = await self._in_thread(load, self.model_path, self.config, self.attention)
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineDead(f"transformers could not load {self.model_path}: {error}") from error
 
@@ -127,6 +132,7 @@ class HfEngine:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
         try:
             await self._in_thread(load_weights, self._model, self._reader, update.payload)
+            await self._in_thread(use_attention, self._model, self.attention, update.version)
         except (OSError, KeyError, RuntimeError) as error:
             raise EngineDead(f"weight update {update.version} failed: {error}") from error
         self._version = update.version
@@ -158,12 +164,22 @@ class HfEngine:
             raise EngineDead(self._dead)
 
 
-def load(model_path: str, config: EngineConfig) -> PreTrainedModel:
+def use_attention(model: PreTrainedModel, attention: AttentionConfig, version: WeightVersion) -> None:
+    """What attention computes under weights ``version``."""
+    from rollout import moba, rotary
+
+    rotary.use(model, attention.stage(version))
+    if attention.moba is not None:
+        moba.use(model, attention.block(version), otherwise="sdpa")
+
+
+def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLAIN) -> PreTrainedModel:
     """The model for inference, on the device and in the type that ``config`` names."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, config.dtype))
+    use_attention(model, attention, version=0)
     return model.to(config.device).eval()
 
 

@@ -49,6 +49,17 @@ def resolve_model(path: str) -> str:
     return path
 
 
+def generation_end(path: str) -> list[int]:
+    """End tokens of a model's generation config; none for a model without one: it ends with its tokenizer's EOS."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        return []
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
 def gguf_of(package: str) -> Path:
     """The only GGUF file of an installed package; the package itself is not imported. Raises ``ModelPathError``."""
     if not package.isidentifier():

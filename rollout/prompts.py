@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rollout.types import Problem
@@ -23,9 +23,17 @@ def messages(problem: Problem, instruction: str, system: str) -> list[dict[str, 
 
 
 def render(tokenizer: PreTrainedTokenizerBase, problem: Problem, instruction: str, system: str) -> tuple[int, ...]:
+    """Prompt tokens of a problem; see ``render_chat``."""
+    return render_chat(tokenizer, messages(problem, instruction, system))
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, str]], **arguments: bool
+) -> tuple[int, ...]:
     """Prompt tokens: the model's own chat template with its generation prompt; never a doubled BOS.
 
-    Raises ``PromptError`` when the tokenizer has no chat template.
+    ``arguments`` are the template's own, e.g. ``enable_thinking``. Raises ``PromptError`` when the tokenizer has no
+    chat template.
     """
     if not tokenizer.chat_template:
         raise PromptError(
@@ -33,7 +41,7 @@ def render(tokenizer: PreTrainedTokenizerBase, problem: Problem, instruction: st
             "set tokenizer.chat_template and save it, or use an instruct model"
         )
     encoded = tokenizer.apply_chat_template(
-        messages(problem, instruction, system), add_generation_prompt=True, tokenize=True, return_dict=True
+        [dict(message) for message in chat], add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
     )
     return tuple(int(token) for token in encoded["input_ids"])
 

@@ -102,7 +102,10 @@ class Slot:
         return self.engine is not None
 
     async def _revive(self, publication: Publication | None) -> None:
-        """Start engines until one serves, or ``max_restarts`` in a row brought no token."""
+        """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
+
+        Tokens are not enough: an engine that draws a few and dies, every time, would be restarted for ever.
+        """
         while self._attempts <= self.config.max_restarts:
             if self._attempts:
                 await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
@@ -189,8 +192,8 @@ class Slot:
                 moved = time.monotonic()
                 board.receive(deltas)
                 self.in_flight -= {delta.key for delta in deltas if delta.done}
-                if any(delta.token_ids for delta in deltas):
-                    self._attempts = 0
+                if any(delta.done and not delta.error for delta in deltas):
+                    self._attempts = 1  # this life
             elif time.monotonic() - moved > self.config.stall_timeout_s:
                 raise EngineTimeout(
                     f"no token for {self.config.stall_timeout_s:.0f} s with {len(self.in_flight)} requests in flight"

@@ -11,12 +11,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rollout.config import EngineConfig
+from rollout.attention import PLAIN, AttentionConfig
+from rollout.config import PAGE_TOKENS, EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
 from rollout.guard import Guard
 from rollout.mailbox import Mailbox
 from rollout.seeds import seed_of
-from rollout.types import StopReason
+from rollout.types import StopReason, WeightVersion
 from rollout.weights import SHM_BACKEND
 
 if TYPE_CHECKING:
@@ -59,8 +60,13 @@ def transfer_backend(config: EngineConfig) -> str:
     return SHM_BACKEND if chosen in ("shm", "local") else chosen
 
 
-def engine_arguments(model_path: str, config: EngineConfig, seed: int) -> dict[str, Any]:
-    """Keyword arguments of vLLM's ``AsyncEngineArgs``; ``config.extra`` has the last word."""
+def engine_arguments(
+    model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
+) -> dict[str, Any]:
+    """Keyword arguments of vLLM's ``AsyncEngineArgs``; ``config.extra`` has the last word.
+
+    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes.
+    """
     arguments: dict[str, Any] = {
         "model": model_path,
         "skip_tokenizer_init": True,
@@ -85,11 +91,20 @@ def engine_arguments(model_path: str, config: EngineConfig, seed: int) -> dict[s
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(config.max_batched_tokens, config.max_concurrency, config.max_model_len),
             "enforce_eager": True,  # compiling takes 25 s for 5 % more tokens per second on a tiny model
-            "block_size": 32,  # as fast as the CPU default of 128, and siblings share prompts from 32 tokens on
+            "block_size": PAGE_TOKENS,
             "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
         }
     else:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    overrides: dict[str, Any] = {}
+    if attention.moba is not None:
+        overrides["moba"] = attention.moba.model_dump()
+        if config.device == "cuda":
+            arguments |= {"attention_backend": "CUSTOM", "block_size": PAGE_TOKENS}  # rollout.moba_vllm_gpu
+    if attention.rotary:
+        overrides["max_position_embeddings"] = config.max_model_len  # beyond what the model was trained for
+    if overrides:
+        arguments |= {"hf_overrides": overrides, "worker_extension_cls": "rollout.vllm_worker.AttentionWorker"}
     return arguments | config.extra
 
 
@@ -129,9 +144,12 @@ class VllmEngine:
     is in the batch, so single tokens may still differ between runs.
     """
 
-    def __init__(self, model_path: str, config: EngineConfig, seed: int = 0) -> None:
+    def __init__(
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig = PLAIN
+    ) -> None:
         self.model_path = model_path
         self.config = config
+        self.attention = attention
         self.seed = seed
         self._llm: Any = None
         self._guard: Guard | None = None
@@ -149,7 +167,7 @@ class VllmEngine:
         self._mail = Mailbox()
         self._guard = Guard()
         try:
-            arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed))
+            arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed, self.attention))
             self._llm = AsyncLLM.from_engine_args(arguments)
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error
@@ -230,11 +248,21 @@ class VllmEngine:
             await self._llm.start_weight_update()
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
             await self._llm.finish_weight_update(str(update.version))
+            await self._enter(update.version)
             await self._llm.reset_prefix_cache()
         except EngineDeadError as failure:
             raise EngineDead(f"vLLM's core died while it took new weights: {failure}") from failure
         self._version = update.version
         self._weight_bytes = update.payload["size"]
+
+    async def _enter(self, version: WeightVersion) -> None:
+        """What attention computes under weights ``version``."""
+        if self.attention.moba is not None:
+            on = self.attention.block(version) is not None
+            await self._llm.collective_rpc("switch_moba", args=(on,))
+        stage = self.attention.stage(version)
+        if stage is not None:
+            await self._llm.collective_rpc("set_rotary", args=(stage.model_dump(),))
 
     async def stats(self) -> EngineStats:
         """See ``Engine``."""

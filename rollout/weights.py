@@ -29,11 +29,15 @@ ALIGN = 64
 
 
 def register() -> None:
-    """vLLM plug-in, run in each vLLM process: makes our receiving end known."""
+    """vLLM plug-in, run in each vLLM process: makes our receiving end and our attention backend known."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     if SHM_BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(SHM_BACKEND, "rollout.weights_vllm", "ShmReceiver")
+    # Only imported where vLLM picks its CPU backend; without a ``moba`` entry in the model it is that backend.
+    register_backend(AttentionBackendEnum.CPU_ATTN, "rollout.moba_vllm.MobaCpuBackend")
+    register_backend(AttentionBackendEnum.CUSTOM, "rollout.moba_vllm_gpu.MobaFlashBackend")
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from rollout.attention import PLAIN, AttentionConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Engine, EngineDead, EngineError, EngineStats, EngineTimeout, Request, WeightUpdate
 
@@ -17,16 +18,16 @@ CLOSE_S = 15.0
 """Patience with an engine that is told to close; then its actor is killed."""
 
 
-def build_engine(model_path: str, config: EngineConfig, seed: int) -> Engine:
-    """The engine that ``config.kind`` names, not yet started."""
+def build_engine(model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN) -> Engine:
+    """The engine that ``config.kind`` names, not yet started. ``attention`` is the learner's."""
     if config.kind == "vllm":
         from rollout.vllm_engine import VllmEngine
 
-        return VllmEngine(model_path, config, seed)
+        return VllmEngine(model_path, config, seed, attention)
     if config.kind == "hf":
         from rollout.hf_engine import HfEngine
 
-        return HfEngine(model_path, config, seed)
+        return HfEngine(model_path, config, seed, attention)
     from rollout.fake_engine import FakeEngine
 
     return FakeEngine()
@@ -44,8 +45,8 @@ def environment(config: EngineConfig) -> dict[str, str]:
 class RolloutWorker:
     """Hosts one engine; its methods are the engine's."""
 
-    def __init__(self, model_path: str, config: EngineConfig, seed: int) -> None:
-        self._engine = build_engine(model_path, config, seed)
+    def __init__(self, model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN) -> None:
+        self._engine = build_engine(model_path, config, seed, attention)
 
     async def start(self) -> int:
         """Start the engine; returns this process's id."""
@@ -89,12 +90,18 @@ class RayEngine:
     """
 
     def __init__(
-        self, model_path: str, config: EngineConfig, seed: int = 0, options: dict[str, Any] | None = None
+        self,
+        model_path: str,
+        config: EngineConfig,
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+        attention: AttentionConfig = PLAIN,
     ) -> None:
         self.model_path = model_path
         self.config = config
         self.seed = seed
         self.options = options or {}
+        self.attention = attention
         self.pid: int | None = None
         """Process id of the actor, once started."""
         self._actor: Any = None
@@ -106,7 +113,8 @@ class RayEngine:
         runtime_env = dict(self.options.get("runtime_env", {}))
         runtime_env["env_vars"] = {**environment(self.config), **runtime_env.get("env_vars", {})}
         options = {"max_concurrency": CALLS_AT_ONCE, **self.options, "runtime_env": runtime_env}
-        self._actor = ray.remote(RolloutWorker).options(**options).remote(self.model_path, self.config, self.seed)
+        worker = ray.remote(RolloutWorker).options(**options)
+        self._actor = worker.remote(self.model_path, self.config, self.seed, self.attention)
         self.pid = await self._call("start", timeout_s=self.config.start_timeout_s)
 
     async def submit(self, requests: Sequence[Request]) -> None:

@@ -53,3 +53,36 @@ def test_children_end_with_their_parent_and_bystanders_do_not(how: str) -> None:
             process.kill()
             process.wait()
         parent.stdout.close()
+
+
+NESTED = """
+import subprocess, sys, time
+from rollout.guard import Guard
+outer = Guard()
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+time.sleep(600)
+"""
+INNER = """
+import subprocess, sys, time
+from rollout.guard import Guard
+inner = Guard()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, inner._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_guard_above_ends_what_is_under_a_guard_below() -> None:
+    """As when a run dies whose engine has children: the inner guard dies with its engine, the child must not stay."""
+    parent = subprocess.Popen([sys.executable, "-c", NESTED, INNER], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child, guard = map(int, parent.stdout.readline().split())
+    assert running(child)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 10
+    while (running(child) or running(guard)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not running(child)
+    assert not running(guard)

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from pathlib import Path
+
 import pytest
 
-from rl.launch import LaunchError, check_interpreter
+from rl.config import RunConfig
+from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, quiet_environment
 
 
 def test_a_path_with_a_space_is_refused_at_once() -> None:
     with pytest.raises(LaunchError, match="has a space"):
         check_interpreter("/home/me/my projects/k15/.venv/bin/python")
     check_interpreter("/home/me/k15/.venv/bin/python")
+
+
+def test_a_run_directory_that_ray_would_delete_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="absolute --run-dir"):
+        check_run_dir(Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0/runs/quickstart"))
+    check_run_dir(tmp_path)
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray alone tries for more than three minutes."""
+    for name in ("RAY_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", *quiet_environment()):
+        monkeypatch.setenv(name, "")  # so that what is set below goes again
+        monkeypatch.delenv(name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    began = time.monotonic()
+    config = RunConfig.model_validate({"ray": {"address": f"127.0.0.1:{port}"}})
+    with pytest.raises(LaunchError, match=f"no Ray cluster answers at '127.0.0.1:{port}'.*refused"), connected(config):
+        pytest.fail("there is nothing to connect to")
+    assert time.monotonic() - began < 60
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    assert quiet_environment()["VLLM_LOGGING_LEVEL"] == "INFO"
+    assert quiet_environment()["VLLM_NO_USAGE_STATS"] == "1"

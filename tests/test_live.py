@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rl.live import LiveView, clock, iteration_line, sparkline
 from rl.metrics import IterationMetrics
-from rl.plain import clip, one_line, visible
+from rollout.plain import clip, one_line, visible
 
 ROW = IterationMetrics(
     iteration=4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import types
@@ -20,7 +21,7 @@ from rewards.stats import Estimate, mean_ci
 from rl.log import Evaluation, LogError, MetricsLog, Timer, read_evaluations, read_metrics, write_evaluation
 from rl.metrics import PHASES, IterationMetrics, of_rollouts
 from rl.rewarding import reward_group
-from rl.sinks import SinkError, open_sinks
+from rl.sinks import SinkError, identity, open_sinks
 from rollout.types import StopReason
 
 
@@ -197,7 +198,11 @@ def test_trackers_get_finite_numbers_by_step(tmp_path: Path, monkeypatch: pytest
         log.close()
         assert [call[0] for call in calls] == ["init", "log", "finish"]
         options = calls[0][1]
-        assert (options["project"], options["name"], options["resume"]) == ("proj", "demo", "allow")
+        assert (options["project"], options["resume"]) == ("proj", "allow")
+        assert options["name"].startswith("demo")
+        assert (
+            options.get("id", options["name"]) == identity(tmp_path / "demo") != identity(tmp_path / "other" / "demo")
+        )
         assert calls[1][1] == ({"a": 1.0, "nonfinite": 1}, 7)
 
 
@@ -213,3 +218,34 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(0, 0.5), (1, 1.5), (2, 9.0)]
+
+
+def rows(tmp_path: Path, sink: str) -> None:
+    """A run of three iterations that falls back to its second and goes on."""
+    for first, last in ((0, 3), (2, 4)):
+        log = MetricsLog(tmp_path / "demo", [sink], "proj", {"seed": 1, "model": {"layers": [1, 2]}})
+        log.truncate(first)
+        for i in range(first, last):
+            log.write(i, {"reward/mean": 0.5 + i, "bad": float("nan")})
+        log.close()
+
+
+def test_wandb_keeps_offline_runs_in_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    pytest.importorskip("wandb")
+    rows(tmp_path, "wandb")
+    files = list((tmp_path / "demo" / "wandb").glob(f"offline-run-*/run-{identity(tmp_path / 'demo')}.wandb"))
+    assert files
+    assert all(path.stat().st_size > 0 for path in files)
+
+
+def test_trackio_resumes_the_run_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    rows(tmp_path, "trackio")
+    with sqlite3.connect(tmp_path / "trackio" / "proj.db") as database:
+        found = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert {name for name, _, _ in found} == {identity(tmp_path / "demo")}
+    assert [step for _, step, _ in found] == [0, 1, 2, 2, 3]
+    assert json.loads(found[-1][2])["reward/mean"] == 3.5

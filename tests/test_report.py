@@ -21,9 +21,9 @@ from rl.report import ReportError, build_report
 from rl.report.build import verdict
 from rl.report.data import read_run
 from rl.report.figures import sections, smooth
-from rl.report.page import embed
 from rl.report.samples import Candidate, choose, load_samples
 from rl.rollout_store import to_table, write_rollouts
+from rollout.page import embed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

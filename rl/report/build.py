@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from rl.log import Evaluation, LogError, replace_file
 from rl.report.data import ReportError, RunData, read_run
 from rl.report.figures import sections
-from rl.report.page import render
 from rl.report.samples import Samples, load_samples
+from rollout.page import render
 
 FILE = "report.html"
 
@@ -24,7 +25,9 @@ def build_report(run_dir: Path) -> Path:
         run = read_run(run_dir)
     except LogError as error:
         raise ReportError(str(error)) from error
-    page = render(f"{run.name} \N{MIDDLE DOT} k15", payload(run, load_samples(run_dir)))
+    files = resources.files("rl.report")
+    script = (files / "charts.js").read_text("utf-8") + (files / "page.js").read_text("utf-8")
+    page = render(f"{run.name} \N{MIDDLE DOT} k15", payload(run, load_samples(run_dir)), script, "rollouts")
     path = run_dir / FILE
     try:
         replace_file(path, page.encode())

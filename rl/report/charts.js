@@ -1,45 +1,4 @@
-"use strict";
 // Small SVG charts over iterations. Colours come from classes; text is only ever set as text.
-
-const data = JSON.parse(document.getElementById("data").textContent);
-
-function node(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
-function shape(tag, attributes = {}, text = null) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  if (text !== null) element.textContent = text;
-  return element;
-}
-
-function compact(value) {
-  const size = Math.abs(value);
-  if (size >= 1e9) return `${trim(value / 1e9)}\u00A0G`;
-  if (size >= 1e6) return `${trim(value / 1e6)}\u00A0M`;
-  if (size >= 1e4) return `${trim(value / 1e3)}\u00A0k`;
-  if (size === 0 || size >= 1e-3) return trim(value);
-  const [mantissa, exponent] = value.toExponential(1).split("e");
-  return `${mantissa}e${Number(exponent)}`.replace("-", "\u2212").replace("e-", "e\u2212");
-}
-
-function trim(value) {
-  const text = Number(value.toPrecision(3)).toString();
-  return text.replace("-", "\u2212");
-}
-
-const FORMATS = {
-  percent: (value) => `${trim(100 * value)}\u00A0%`,
-  number: compact,
-  count: (value) => Math.round(value).toLocaleString("en"),
-  seconds: (value) => `${compact(value)}\u00A0s`,
-};
 
 // The iteration under the pointer, shared by all charts.
 const cursor = {

@@ -2,35 +2,6 @@
 
 const PAGE_SIZE = 25;
 
-function number(value, digits = 3) {
-  return value === null || value === undefined ? "\u2013" : Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits }).replace("-", "\u2212");
-}
-
-function duration(seconds) {
-  if (seconds < 60) return `${number(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
-function percent(value) {
-  return `${(100 * value).toFixed(1)}\u00A0%`;
-}
-
-function tag(label, value) {
-  if (value === null || value === undefined || value === "") return null;
-  return node("span", { class: "tag" }, `${label} `, node("b", {}, String(value)));
-}
-
-function themeButton() {
-  const button = node("button", { type: "button", "aria-label": "Switch between light and dark" }, "\u25D0");
-  button.addEventListener("click", () => {
-    const root = document.documentElement;
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
-  return button;
-}
-
 function header() {
   const facts = data.facts;
   const revision = typeof facts.git_revision === "string" ? facts.git_revision.slice(0, 12) : null;

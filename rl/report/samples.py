@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl.plain import clip
 from rl.rollout_store import StoreError, read_rollouts, rollout_files
+from rollout.plain import clip
 
 SHOWN = 300
 """Rollouts in the page at most."""

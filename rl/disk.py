@@ -1,0 +1,31 @@
+"""A full or failing disk, whichever library meets it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SIGNS = ("(os error ", "inline_container", "iostream error")
+"""In the messages of safetensors and tokenizers (Rust's I/O errors), and of torch's archive writer."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around saving into the existing ``folder``: raises ``OSError`` for what libraries make of a failed write.
+
+    safetensors has an error type of its own, tokenizers raises a bare ``Exception``, torch complains about positions.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not any(sign in str(error) for sign in _SIGNS):
+            raise
+        reason = str(error).partition("\n")[0]
+        free = shutil.disk_usage(folder).free / 2**20
+        raise OSError(
+            f"cannot write {folder}: {reason}, {free:.1f} MiB free there; with more space the same command goes on"
+        ) from error
