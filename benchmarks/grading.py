@@ -9,7 +9,8 @@ r"""How right, how fast and how robust the maths grader is, beside math-verify u
 - `speed`: the same items per second, with `workers` processes that are warm; one unmeasured pass, then rounds that
   alternate between the graders. `cold` is `k15 grade` as a command, start included.
 - `hostile`: every attack of tests/hostile_math.py, one at a time in a process that is killed after `cap` seconds:
-  acceptances, verdicts that would mask a wrong answer (ungradable, a hang, a crash), the slowest item.
+  acceptances, verdicts that would mask a wrong answer (ungradable, a hang, a crash), the slowest item. `cpu_seconds`
+  are those of the calling process, without k15's grading process.
 """
 
 from __future__ import annotations
@@ -152,7 +153,10 @@ def _serve(connection: Connection, grader: str) -> None:
     grade_all(grader, [Item(r"\sqrt{8}", r"\boxed{2\sqrt{2}}", "boxed")])  # imports
     connection.send("ready")
     while True:
-        connection.send(grade_all(grader, [connection.recv()])[0])
+        item = connection.recv()
+        before = time.process_time()
+        verdict = grade_all(grader, [item])[0]
+        connection.send((verdict, time.process_time() - before))
 
 
 class Cage:
@@ -170,19 +174,20 @@ class Cage:
         theirs.close()
         self._ours.recv()
 
-    def grade(self, item: Item) -> tuple[str, float]:
-        """Verdict and seconds; ``hang`` at the cap, ``crash`` when the process ends."""
+    def grade(self, item: Item) -> tuple[str, float, float]:
+        """Verdict, wall seconds and processor seconds; ``hang`` at the cap, ``crash`` when the process ends."""
         began = time.perf_counter()
+        cpu = 0.0
         try:
             self._ours.send(item)
-            verdict = self._ours.recv() if self._ours.poll(self._cap_s) else "hang"
+            verdict, cpu = self._ours.recv() if self._ours.poll(self._cap_s) else ("hang", 0.0)
         except EOFError:
             verdict = "crash"
         took = time.perf_counter() - began
         if verdict in ("hang", "crash"):
             self.close()
             self._start()
-        return verdict, took
+        return verdict, took, cpu
 
     def close(self) -> None:
         """End the process."""
@@ -201,12 +206,13 @@ def measure_hostile(cap_s: float, every: int) -> None:
         verdicts: Counter[str] = Counter()
         accepted: Counter[str] = Counter()
         slowest, kind = 0.0, ""
-        seconds = []
+        seconds, processor = [], []
         for attack in attacks:
-            verdict, took = cage.grade(Item(attack.gold, attack.response, attack.rule))
+            verdict, took, cpu = cage.grade(Item(attack.gold, attack.response, attack.rule))
             verdicts[verdict] += 1
             accepted[attack.kind] += verdict == "correct"
             seconds.append(took)
+            processor.append(cpu)
             if took > slowest:
                 slowest, kind = took, f"{attack.kind}: {attack.response[:60]}"
         cage.close()
@@ -214,6 +220,7 @@ def measure_hostile(cap_s: float, every: int) -> None:
             "kind": "hostile", "grader": grader, "items": len(attacks), "accepted": verdicts["correct"],
             "verdicts": dict(verdicts), "accepted_by_kind": {name: count for name, count in accepted.items() if count},
             "seconds": {"median": round(median(seconds), 5), "worst": round(slowest, 3)}, "slowest": kind,
+            "cpu_seconds": {"median": round(median(processor), 5), "worst": round(max(processor), 3)},
             "cap_s": cap_s,
         }  # fmt: skip
         if grader == "k15":

@@ -18,6 +18,8 @@ def after_thinking(response: str) -> str:
     Nothing when the thinking never ended: when an opening tag follows the last closing one, or there is no closing one.
     ``<think>``, ``<THINK time="3">``, ``<thinking>``, ``< think >`` and Kimi's ``◁think▷`` are all tags.
     """
+    if ">" not in response and "\u25b7" not in response:  # no tag ends anywhere
+        return response
     end, opened = 0, False
     for tag in _TAG.finditer(response):
         if tag["close"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, quiet_environment
+from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, memory_use, quiet_environment
 
 
 def test_a_path_with_a_space_is_refused_at_once() -> None:
@@ -43,3 +43,13 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
     assert quiet_environment()["VLLM_LOGGING_LEVEL"] == "INFO"
     assert quiet_environment()["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_a_memory_kill_is_told_in_one_line() -> None:
+    """Ray's own text is a page; before, it came with a traceback."""
+    page = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 8) was "
+        "22.54GB used / 23.54GB limit (0.957469)\nOOM kill reason: memory use above the threshold\nTop 10 memory users:"
+    )
+    assert memory_use(page) == "22.54GB used / 23.54GB limit"
+    assert memory_use("something else\nand more") == "something else"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -74,3 +76,30 @@ def test_large_stacks_are_cut(monkeypatch):
     monkeypatch.setattr(op, "MAX_STACK", 45)
     for a, b in zip(together, orthogonalize(matrices, dtype=torch.float64), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("matrices", "rows", "columns"), [(1, 64, 64), (3, 70, 131), (2, 1, 5), (2, 130, 33)])
+def test_symmetric_triton_kernel_interpreted(monkeypatch, matrices, rows, columns) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    from kernels.newton_schulz import triton_kernel
+
+    kernel = importlib.reload(triton_kernel)
+    try:
+        x = torch.randn(matrices, columns, rows).mT  # strides of a transposed matrix
+        gram = kernel.symmetric_product(x)
+        torch.testing.assert_close(gram, x @ x.mT, atol=1e-4, rtol=1e-5)
+        assert torch.equal(gram, gram.mT)
+        both = kernel.symmetric_product(gram, gram, alpha=2.0315, beta=-4.775)
+        torch.testing.assert_close(both, 2.0315 * gram @ gram - 4.775 * gram, atol=1e-2, rtol=1e-4)
+    finally:
+        monkeypatch.undo()
+        importlib.reload(triton_kernel)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_symmetric_products_on_the_device(dtype) -> None:
+    stack = torch.randn(4, 512, 1024, device="cuda", dtype=dtype)
+    ours, theirs = newton_schulz(stack), newton_schulz(stack.cpu().float())
+    torch.testing.assert_close(ours.float().cpu(), theirs, atol=1e-3 if dtype == torch.float32 else 5e-2, rtol=0)

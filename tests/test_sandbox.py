@@ -326,7 +326,7 @@ def test_facts(sandbox: Sandbox) -> None:
     assert facts.backend == "bubblewrap"
     assert facts.slots == 1
     assert set(facts.enforced) == {"memory", "processes", "cores", "cpu", "wall", "output", "disk", "files"}
-    assert bool(facts.degraded) == (facts.cgroup == "none")
+    assert facts.degraded or facts.cgroup != "none"
 
 
 def test_shared_sandbox_is_one() -> None:

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewards.math.finished import unfinished
+from rewards.math.forms import (
+    EXPRESSION,
+    FLIPPED,
+    chained_alike,
+    either_clock,
+    intervals,
+    is_constant,
+    named_reference,
+    named_value,
+    ratio_of,
+    unnamed,
+)
 from rewards.math.tree import (
     CONSTANTS,
     Based,
@@ -33,10 +45,6 @@ from rewards.math.units import conversion
 
 Decide = Callable[[Expr, Expr, Fraction | None], bool]
 """Whether a reference and a found expression have the same value, up to a tolerance if one is given."""
-
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", ":": ":", "~": "~"}
-_CLOSING = {"(": ")", "[": "]"}
-_EXPRESSION = (Num, Sym, Op, Unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class Comparer:
         """The rules of ``rewards.math.grade`` on two trees."""
         if gold == found:
             return SAME
-        gold, found = _either_clock(_intervals(gold), _intervals(found))
+        gold, found = either_clock(intervals(gold), intervals(found))
         if isinstance(gold, Listing | SetOf):
             return self.collections(gold, found)
         if isinstance(found, Listing):
@@ -84,7 +92,7 @@ class Comparer:
             return self.relations(gold, found)
         if isinstance(gold, Based) or isinstance(found, Based):
             return _bases(gold, found)
-        if isinstance(gold, _EXPRESSION) and isinstance(found, _EXPRESSION):
+        if isinstance(gold, EXPRESSION) and isinstance(found, EXPRESSION):
             return self.values(gold, found)
         if type(gold) is not type(found):
             return differs(f"{_kind(found)} where {_kind(gold)} is asked")
@@ -121,7 +129,7 @@ class Comparer:
         if isinstance(gold, SetOf) and isinstance(found, SetOf):
             expected, items = self.distinct(expected), self.distinct(items)
         # "x = 1, 2": the name counts for all that follow it.
-        return self.unordered(_unnamed(expected), _unnamed(items))
+        return self.unordered(unnamed(expected), unnamed(items))
 
     def distinct(self, items: Sequence[Node]) -> tuple[Node, ...]:
         """Items of a set without repetitions."""
@@ -172,10 +180,10 @@ class Comparer:
 
     def relations(self, gold: Node, found: Node) -> Verdict:
         """Equations, inequalities and named values (``x = 5``)."""
-        if isinstance(found, Relation) and len(found.signs) > 1 and not _chained_alike(gold, found):
+        if isinstance(found, Relation) and len(found.signs) > 1 and not chained_alike(gold, found):
             return differs("a chain of equations" if "=" in found.signs else "a chain of relations")
-        named_gold, named_found = _named_reference(gold), named_value(found)
-        if named_gold and not named_found and isinstance(found, Relation) and _is_constant(named_gold[1]):
+        named_gold, named_found = named_reference(gold), named_value(found)
+        if named_gold and not named_found and isinstance(found, Relation) and is_constant(named_gold[1]):
             return differs("not solved")
         if named_gold and named_found:
             if named_gold[0] != named_found[0] and not isinstance(named_gold[0], Text):
@@ -186,8 +194,8 @@ class Comparer:
         if named_gold and not isinstance(found, Relation):
             return self.compare(named_gold[1], found)
         if not isinstance(gold, Relation) or not isinstance(found, Relation):
-            ratio = _ratio(gold)
-            if ratio is not None and isinstance(found, _EXPRESSION):
+            ratio = ratio_of(gold)
+            if ratio is not None and isinstance(found, EXPRESSION):
                 return self.values(ratio, found)
             return differs("a relation where a value is asked" if isinstance(found, Relation) else "no relation")
         return self.equations(gold, found)
@@ -196,11 +204,11 @@ class Comparer:
         """Two relations: side by side, turned around, or one a multiple of the other."""
         assert isinstance(gold, Relation)
         assert isinstance(found, Relation)
-        turned = Relation(found.sides[::-1], tuple(_FLIPPED[sign] for sign in found.signs[::-1]))
+        turned = Relation(found.sides[::-1], tuple(FLIPPED[sign] for sign in found.signs[::-1]))
         for candidate in (found, turned):
             if candidate.signs == gold.signs and self.ordered(gold.sides, candidate.sides).same:
                 return SAME
-        one, other = _ratio(gold), _ratio(found)
+        one, other = ratio_of(gold), ratio_of(found)
         if one is not None and other is not None:
             return self.values(one, other)
         if gold.signs == found.signs == ("=",) and self.multiples(gold, found):
@@ -212,7 +220,7 @@ class Comparer:
 
         The quotient D/E is constant exactly when D(x) E(y) = D(y) E(x) for independent x and y.
         """
-        if not all(isinstance(side, _EXPRESSION) for side in (*gold.sides, *found.sides)):
+        if not all(isinstance(side, EXPRESSION) for side in (*gold.sides, *found.sides)):
             return False
         one = difference(*gold.sides)  # type: ignore[arg-type]
         other = difference(*found.sides)  # type: ignore[arg-type]
@@ -247,113 +255,6 @@ class Comparer:
         if factor != 1:
             found = Op("mul", (Num(factor), found))
         return SAME if self.decide(gold, found, self.tolerance) else differs("another value")
-
-
-def named_value(node: Node) -> tuple[Node, Node] | None:
-    r"""Name and value of ``x = 5``, ``f(x) = 2x``, ``\text{Area} = 3``, ``5 = x``; ``None`` for other nodes."""
-    if not isinstance(node, Relation) or node.signs not in (("=",), ("~",)):
-        return None
-    left, right = node.sides
-    if _is_name(left):
-        return left, right
-    return (right, left) if _is_name(right) else None
-
-
-def _named_reference(node: Node) -> tuple[Node, Node] | None:
-    """The same for a reference, where ``a + b = 0`` and ``AB = CD`` are equations in their own right."""
-    named = named_value(node)
-    if named is None:
-        return None
-    name, value = named
-    if isinstance(name, Op) and name.name == "add":
-        return None
-    if isinstance(name, Op) and name.name == "mul" and not _variable(name) and not _is_constant(value):
-        return None
-    return named
-
-
-def _is_name(node: Node) -> bool:
-    """Letters and brackets only: nothing that would have to be solved for."""
-    if isinstance(node, Seq):
-        return all(_is_name(item) for item in node.items)
-    if isinstance(node, Text):
-        return not any(sign.isdigit() for sign in node.words)
-    if isinstance(node, Op) and node.name == "add":  # m + n = 116
-        return all(isinstance(arg, Sym) and _is_name(arg) for arg in node.args)
-    if isinstance(node, Op):
-        return node.name in ("mul", "div", "abs") and all(_is_name(arg) for arg in node.args)
-    return isinstance(node, Sym) and node.name not in CONSTANTS
-
-
-def _is_constant(node: Node) -> bool:
-    return isinstance(node, _EXPRESSION) and not symbols(node)
-
-
-def _unnamed(items: Sequence[Node]) -> tuple[Node, ...]:
-    """Values of a list in which the first, or every one, has a name."""
-    names = [named_value(item) for item in items]
-    if names and names[0] and all(name is None or name[0] == names[0][0] for name in names):
-        return tuple(name[1] if name else item for name, item in zip(names, items, strict=True))
-    return tuple(items)
-
-
-def _chained_alike(gold: Node, found: Relation) -> bool:
-    return isinstance(gold, Relation) and len(gold.signs) == len(found.signs)
-
-
-def _ratio(node: Node) -> Expr | None:
-    """The quotient that ``a : b`` stands for, if it has one."""
-    if not isinstance(node, Relation) or node.signs != (":",):
-        return None
-    upper, lower = node.sides
-    if not isinstance(upper, _EXPRESSION) or not isinstance(lower, _EXPRESSION) or lower == Num(Fraction(0)):
-        return None
-    return Op("div", (upper, lower))
-
-
-def _either_clock(gold: Node, found: Node) -> tuple[Node, Node]:
-    """``3:15`` beside something that is no time is a ratio."""
-
-    def ratio(node: Node) -> Node:
-        if not isinstance(node, Clock) or node.half:
-            return node
-        return Relation((Num(Fraction(node.hour)), Num(Fraction(node.minute))), (":",))
-
-    return (gold, found) if isinstance(gold, Clock) and isinstance(found, Clock) else (ratio(gold), ratio(found))
-
-
-def _plain_interval(node: Node) -> Node:
-    """An inequality on one variable as the interval it describes; other nodes as they are."""
-    if not isinstance(node, Relation) or not set(node.signs) <= {"<", ">", "<=", ">="}:
-        return node
-    sides, signs = node.sides, node.signs
-    if signs[0] in (">", ">="):
-        sides, signs = sides[::-1], tuple(_FLIPPED[sign] for sign in signs[::-1])
-    if not set(signs) <= {"<", "<="}:
-        return node
-    infinity: Expr = Sym("infty")
-    if len(sides) == 2 and _variable(sides[0]) and not _variable(sides[1]):
-        return Seq("(", (Op("neg", (infinity,)), sides[1]), ")" if signs[0] == "<" else "]")
-    if len(sides) == 2 and _variable(sides[1]) and not _variable(sides[0]):
-        return Seq("(" if signs[0] == "<" else "[", (sides[0], infinity), ")")
-    if len(sides) == 3 and _variable(sides[1]):
-        return Seq("(" if signs[0] == "<" else "[", (sides[0], sides[2]), ")" if signs[1] == "<" else "]")
-    return node
-
-
-def _intervals(node: Node) -> Node:
-    """Inequalities on a variable as the set they describe: one an interval, several with "or" a union."""
-    if not isinstance(node, Listing) or not all(isinstance(item, Relation) for item in node.items):
-        return _plain_interval(node)
-    parts = tuple(_plain_interval(item) for item in node.items)
-    return Union(parts) if all(isinstance(part, Seq) for part in parts) else node
-
-
-def _variable(node: Node) -> bool:
-    """A lone name: ``x``, ``f(x)``."""
-    if isinstance(node, Op) and node.name == "mul" and len(node.args) == 2:
-        return all(isinstance(arg, Sym) for arg in node.args) and _is_name(node)
-    return isinstance(node, Sym) and node.name not in CONSTANTS
 
 
 def _outer_unit(node: Expr) -> Expr:
@@ -409,6 +310,6 @@ def _bases(gold: Node, found: Node) -> Verdict:
 
 
 def _kind(node: Node) -> str:
-    if isinstance(node, _EXPRESSION):
+    if isinstance(node, EXPRESSION):
         return "a value"
     return {"Seq": "a bracketed list", "Union": "a union"}.get(type(node).__name__, f"a {type(node).__name__.lower()}")

@@ -293,13 +293,14 @@ def _delegates(directory: Path) -> bool:
     """Whether groups below ``directory`` can have limits, which are switched on where that is allowed."""
     control = directory / "cgroup.subtree_control"
     try:
-        missing = set(_V2_CONTROLLERS) - set(control.read_text().split())
-        if missing:
+        there = set(control.read_text().split())
+        if missing := set(_V2_CONTROLLERS) - there:
             control.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
     except OSError:
         return False
-    with contextlib.suppress(OSError):
-        control.write_text(f"+{_SHARE}")
+    if _SHARE not in there:
+        with contextlib.suppress(OSError):
+            control.write_text(f"+{_SHARE}")
     return True
 
 
