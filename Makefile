@@ -19,9 +19,12 @@ demo:  ## train a small reasoning model from scratch on this CPU; report in runs
 	$(SET_UP) cpu
 	@.venv/bin/k15 train quickstart --run-dir runs/demo
 
+# In two parts: many quick ones on all cores, then those with real Ray and vLLM, one at a time. 5: none was selected.
 test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
 	$(SET_UP) cpu,dev
-	@$(PY) -m pytest --session-timeout=900 --durations=10 $(PYTEST_ARGS)
+	@run() { "$$@" || [ $$? -eq 5 ]; }; \
+	run $(PY) -m pytest -n auto -m "not slow and not gpu" --session-timeout=600 --durations=10 $(PYTEST_ARGS); \
+	run $(PY) -m pytest -m "slow and not gpu" --session-timeout=600 --durations=10 $(PYTEST_ARGS)
 
 test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev

@@ -9,6 +9,7 @@ machine that others use too, ``--threads 1 --clock cpu`` counts the processor ti
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
 import statistics
@@ -71,6 +72,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated() / 2**20
         else:
+            ctypes.CDLL(None).malloc_trim(0)  # what others freed must not count as room to grow into
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
             self.before = self._status("VmRSS")
         return self

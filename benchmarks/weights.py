@@ -156,7 +156,7 @@ def measure_publishes(model: str, rounds: int, folder: Path) -> tuple[str, int, 
     directory = RunDir(folder.resolve())
     directory.open(config, setup.fingerprint)
     with ExitStack() as stack:
-        machines = launch(setup, directory, stack)
+        machines = launch(setup, directory, stack, lambda: None)
         vocabulary = len(setup.tokenizer)
         probe = [[(7 * i + 13 * j) % vocabulary for j in range(PROBE_TOKENS)] for i in range(PROBES)]
         found, size = [], 0

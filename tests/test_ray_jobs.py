@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
 
 BIN = Path(sys.executable).parent
 SMALL = """
@@ -58,7 +58,7 @@ class Head:
         """``ray job submit``, which follows the job's output to its end unless ``--no-wait`` says otherwise."""
         ray = [str(BIN / "ray"), "job", "submit", "--address", self.url, "--submission-id", name]
         return subprocess.run(
-            [*ray, *command], env={**self.environment, **environment}, capture_output=True, text=True, timeout=120
+            [*ray, *command], env={**self.environment, **environment}, capture_output=True, text=True, timeout=240
         )
 
     def members(self) -> list[psutil.Process]:
@@ -121,7 +121,7 @@ def head() -> Iterator[Head]:
             return False
 
     try:
-        until(serves, 60, "the head")
+        until(serves, 120, "the head")
         yield cluster
     finally:
         process.terminate()  # not `ray stop`: it would end every Ray process of this machine
@@ -162,11 +162,11 @@ def test_a_job_trains_on_the_cluster_and_stopped_it_resumes(head: Head, tmp_path
         assert job["status"] in ("PENDING", "RUNNING"), job
         return bool(list(checkpoints.glob("[0-9]*")))
 
-    until(saved, 100, "a checkpoint")
+    until(saved, 200, "a checkpoint")
     assert {"LearnerHost", "RolloutWorker"} <= living_actors(head), "the run is not on the cluster it was submitted to"
     assert len([one for one in head.members() if one.name() == "gcs_server"]) == 1, "the job began its own cluster"
     head.get("/api/jobs/first/stop", method="POST")
-    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", 60, "the stop")
+    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", 90, "the stop")
     assert "the same command resumes" in head.get("/api/jobs/first/logs")["logs"]
     until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), 30, "the end of the actors")
 

@@ -103,10 +103,13 @@ def choose_blocks(q: torch.Tensor, means: torch.Tensor, tables: Tables, routed: 
     """
     heads, dim = q.shape[1:]
     chosen = torch.empty((*q.shape[:2], routed), dtype=torch.int32, device=q.device)
+    blocks = 16 if INTERPRETED else 64 if dim <= 128 else 32  # as many as shared memory holds
+    if routed > (64 if dim <= 128 else 32):
+        raise ValueError(f"MoBA on cuda takes top_k up to 65, and up to 33 where D > 128; got {routed + 1}, D {dim}")
     if routed:
         kept = max(2, triton.next_power_of_2(routed))
         shape: dict[str, Any] = {"ROWS": tables.rows, "COLUMNS": columns(dim), "KEPT": kept}
-        shape |= {"BLOCKS": max(16 if INTERPRETED else 64, kept), "PRECISION": precision(q.dtype, "tf32x3")}
+        shape |= {"BLOCKS": max(blocks, kept), "PRECISION": precision(q.dtype, "tf32x3")}
         _gate_kernel[(tables.tiles, heads)](
             q, means, chosen, tables.tile_row, tables.tile_count, tables.tile_block, tables.tile_base,
             q.stride(0), q.stride(1), heads, means.shape[1], dim, routed, **shape,

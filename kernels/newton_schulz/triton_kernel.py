@@ -27,7 +27,7 @@ def _symmetric_kernel(  # type: ignore[no-untyped-def]
         column = column_tile * TILE + tl.arange(0, TILE)
         left = x + matrix * stride_xn + row[:, None] * stride_xr
         right = x + matrix * stride_xn + column[None, :] * stride_xr
-        total = tl.zeros([TILE, TILE], tl.float32)
+        total = tl.full([TILE, TILE], 0.0, tl.float32)
         for start in range(0, columns, DEPTH):
             inner = start + tl.arange(0, DEPTH)
             a = tl.load(
