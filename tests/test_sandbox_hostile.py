@@ -36,7 +36,16 @@ def test_all_cases_as_an_ordinary_user(tmp_path: Path) -> None:
     """In a user namespace, without control groups: the same verdicts."""
     for folder in ("rewards", "tests/hostile"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", SYSTEM_PYTHON, "-m", "tests.hostile"]
+    command = [
+        "setpriv",
+        f"--reuid={USER}",
+        f"--regid={USER}",
+        "--clear-groups",
+        SYSTEM_PYTHON,
+        "-m",
+        "tests.hostile",
+        "--slots=3",
+    ]
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == "root" and folder != Path("/") and str(folder) != "/tmp":
             folder.chmod(0o755)

@@ -10,6 +10,7 @@ import resource
 import socket
 import struct
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,17 @@ ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 
 
+@cache
+def program_of(machine: str, counted: bool) -> list[tuple[int, int, int, int]]:
+    """The filter's instructions."""
+    return list(struct.iter_unpack("<HBBI", build_filter(machine, counted)))
+
+
 def decide(machine: str, number: int, *arguments: int, audit: int | None = None, counted: bool = True) -> int:
     """What the filter answers: its program, interpreted by the kernel's rules."""
     arch = ARCHITECTURES[machine].audit if audit is None else audit
     data = struct.pack("<IIQ6Q", number, arch, 0, *(*arguments, *[0] * (6 - len(arguments))))
-    program = list(struct.iter_unpack("<HBBI", build_filter(machine, counted)))
+    program = program_of(machine, counted)
     at = accumulator = 0
     while True:
         code, if_true, if_false, k = program[at]

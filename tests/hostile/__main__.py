@@ -3,10 +3,12 @@
 import argparse
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from rewards.code.sandbox import open_sandbox
-from rewards.code.types import Outcome
+from rewards.code.types import Job, Outcome
+from tests.hostile.case import Case
 from tests.hostile.escapes import ESCAPES
 from tests.hostile.floods import FLOODS
 from tests.hostile.rights import RIGHTS
@@ -22,22 +24,28 @@ def told(outcome: Outcome) -> str:
     return f"{outcome.ending.value}{status}{text}"
 
 
+def patient(case: Case, slowness: float) -> Job:
+    """The case's job, with so many times its time."""
+    job = case.job()
+    limits = replace(job.limits, cpu_s=slowness * job.limits.cpu_s, wall_s=slowness * job.limits.wall_s)
+    return replace(job, limits=limits)
+
+
 def main() -> int:
     """Exit status 1 when a case is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sandbox", default="auto", help="bubblewrap, crun (auto)")
     parser.add_argument("--slowness", type=float, default=1.0, help="multiplies all times allowed (1)")
+    parser.add_argument("--slots", type=int, default=1, help="programs at one time (1)")
     parser.add_argument("--only", default="", help="a regular expression for names of cases (all)")
     options = parser.parse_args()
     cases = [case for case in CASES if re.search(options.only, case.name)]
     right = 0
-    with open_sandbox(options.sandbox, slots=1) as sandbox:
+    with open_sandbox(options.sandbox, options.slots) as sandbox, ThreadPoolExecutor(options.slots) as pool:
         facts = sandbox.describe()
         print(f"{facts.backend}, cgroup {facts.cgroup}, {facts.identity}\n\n| case | what happened | |\n|---|---|---|")
-        for case in cases:
-            job, slow = case.job(), options.slowness
-            limits = replace(job.limits, cpu_s=slow * job.limits.cpu_s, wall_s=slow * job.limits.wall_s)
-            outcome = sandbox.run(replace(job, limits=limits))
+        outcomes = pool.map(sandbox.run, [patient(case, options.slowness) for case in cases])
+        for case, outcome in zip(cases, outcomes, strict=True):
             good = case.check(outcome, facts)
             right += good
             verdict = "as it must" if good else f"WRONG {outcome.stderr[-300:]!r}"
