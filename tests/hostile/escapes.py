@@ -23,7 +23,8 @@ def _no_files(outcome: Outcome, facts: SandboxFacts) -> bool:
 
 def _own_processes(outcome: Outcome, facts: SandboxFacts) -> bool:
     lines = outcome.stdout.decode().splitlines()
-    return len(lines) == 3 and int(lines[0]) <= 3 and lines[1:] == ["b''", "True"]
+    harmless = {"PATH", "HOME", "TMPDIR", "LANG"}  # crun's first process has the program's own environment
+    return len(lines) == 3 and int(lines[0]) <= 3 and set(lines[1].split()) <= harmless and lines[2] == "True"
 
 
 ESCAPES = [
@@ -78,7 +79,7 @@ print(b.recv(10).decode())
         """
 pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
 print(len(pids))
-print(open("/proc/1/environ", "rb").read())
+print(*(word.split("=")[0] for word in open("/proc/1/environ").read().split("\\0")))
 print(os.getpid() <= 9)
 """,
         _own_processes,
