@@ -23,8 +23,8 @@ demo:  ## train a small reasoning model from scratch on this CPU; report in runs
 test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
 	$(SET_UP) cpu,dev
 	@run() { "$$@" || [ $$? -eq 5 ]; }; \
-	run $(PY) -m pytest -n auto -m "not slow and not gpu" --session-timeout=600 --durations=10 $(PYTEST_ARGS); \
-	run $(PY) -m pytest -m "slow and not gpu" --session-timeout=600 --durations=10 $(PYTEST_ARGS)
+	run $(PY) -m pytest -n auto -m "not slow and not gpu" --session-timeout=900 --durations=10 $(PYTEST_ARGS); \
+	run $(PY) -m pytest -m "slow and not gpu" --session-timeout=900 --durations=10 $(PYTEST_ARGS)
 
 test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev
