@@ -1,6 +1,7 @@
 r"""How right, how fast and how robust the maths grader is, beside math-verify used plainly.
 
-    python -m benchmarks.grading [--data DIR] [--rounds 5] [--workers 2] [--cap 3] [--part files|hostile] [--smoke]
+    python -m benchmarks.grading [--data DIR] [--rounds 5] [--workers 2] [--part files|hostile] [--cap 3] [--every 1]
+                                 [--smoke]
 
 - `agreement`: verdicts on graded_math_outputs.jsonl and graded_gsm8k_outputs.jsonl (in --data or $K15_DATA; fields
   `prediction`, `answer`, `expected`), with the ids of all disagreements. Both graders see the same text. math-verify is
@@ -238,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cap", type=float, default=3.0, help="seconds after which a grader is killed (hostile)")
     parser.add_argument("--part", choices=["files", "hostile"], help="only that (both)")
+    parser.add_argument("--every", type=int, default=1, help="of the attacks, only every so manyth (1)")
     parser.add_argument("--smoke", action="store_true", help="one round and every twentieth attack")
     given = parser.parse_args(arguments)
     emit({"kind": "environment"} | environment())
@@ -246,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif given.part != "hostile":
         measure_files(Path(given.data), 1 if given.smoke else given.rounds, given.workers)
     if given.part != "files":
-        measure_hostile(given.cap, 20 if given.smoke else 1)
+        measure_hostile(given.cap, 20 if given.smoke else given.every)
     return 0
 
 
