@@ -9,9 +9,12 @@ iteration draws at most so many tokens per response, and what is unfinished cont
 engine's batch stays wide, and a wide batch costs little more per step than a narrow one.
 
 Arms
-  full      32 problems x 8 per iteration, each response drawn to its end
-  partial   at most 96 tokens per response and iteration, and as many more problems in flight as make about the same
-            number of responses *finish* per iteration
+  full      --groups problems x 8 responses per iteration, each response drawn to its end
+  partial   at most 96 tokens per response and iteration, and --in-flight problems instead, so that about as many
+            responses *finish* per iteration as in the other arm
+
+The gain is what waiting costs: it shrinks with the number of responses per iteration (more of them decode beside the
+longest one) and with the share of the learner in an iteration, which partial rollouts leave alone.
 
 Held equal: the warmed-up model (same architecture as the quickstart's, warmed up on the mixture, kept in runs/bench),
 problems, k, caps, sampling, engine, objective, optimiser steps per iteration, learner threads, cores. Loss is on all
@@ -49,8 +52,6 @@ STEPS = {2: 0.30, 3: 0.30, 4: 0.20, 6: 0.10, 12: 0.06, 24: 0.04}
 CAREFUL = 0.5
 """Share of demonstrations in columns: long enough that the model can follow them through a long problem."""
 MAX_TOKENS, CONTEXT, SEGMENT = 700, 832, 96
-GROUPS = {"full": 32, "partial": 64}
-"""Problems in flight."""
 
 
 def mixture(count: int, split: Split, seed: int) -> list[tuple[Problem, str]]:
@@ -106,12 +107,12 @@ def base_config(folder: Path, smoke: bool) -> RunConfig:
     )
 
 
-def arm_config(base: RunConfig, model: Path, arm: str, seed: int, iterations: int, smoke: bool) -> RunConfig:
-    """RL from the warmed-up model, as ``arm`` runs it."""
+def arm_config(base: RunConfig, model: Path, arm: str, seed: int, iterations: int, groups: int) -> RunConfig:
+    """RL from the warmed-up model, as ``arm`` runs it, with ``groups`` problems in flight."""
     config = from_checkpoint(base, model)
     file = str(base.warmup.path) if base.warmup else ""
     train_source = JsonlSource(path=file, verifier="arithmetic")
-    rollout = config.rollout.model_copy(update={"groups": GROUPS[arm] // (8 if smoke else 1)})
+    rollout = config.rollout.model_copy(update={"groups": groups})
     if arm == "partial":
         rollout = rollout.model_copy(update={"segment_tokens": SEGMENT})
     return config.model_copy(
@@ -193,10 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.partial", description=__doc__, formatter_class=raw)
     parser.add_argument("--smoke", action="store_true", help="two small iterations per arm: does it run at all?")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (0,1,2)")
-    parser.add_argument("--iterations", type=int, default=20, help="iterations of each run (20)")
+    parser.add_argument("--iterations", type=int, default=24, help="iterations of each run (24)")
+    parser.add_argument("--groups", type=int, default=16, help="problems per iteration without partial rollouts (16)")
+    parser.add_argument("--in-flight", type=int, default=28, help="problems in flight with them (28)")
     chosen = parser.parse_args(arguments)
     seeds = [0] if chosen.smoke else [int(seed) for seed in chosen.seeds.split(",")]
     iterations = 2 if chosen.smoke else chosen.iterations
+    groups = {"full": 4, "partial": 8} if chosen.smoke else {"full": chosen.groups, "partial": chosen.in_flight}
     facts = environment()
     name = "mixture-smoke" if chosen.smoke else "mixture"
     base = base_config(CACHE / f"{name}-data", chosen.smoke)
@@ -205,10 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in seeds:
         for arm, rows in results.items():
             say(f"{arm}, seed {seed}")
-            config = arm_config(base, model, arm, seed, iterations, chosen.smoke)
+            config = arm_config(base, model, arm, seed, iterations, groups[arm])
             rows.append(row_of(train(config, CACHE / "partial" / f"{arm}-{seed}")))
             emit({"benchmark": "partial", "arm": arm, "seed": seed, **rows[-1]})
-    shape = {"steps": STEPS, "max_tokens": MAX_TOKENS, "segment_tokens": SEGMENT, "groups": GROUPS}
+    shape = {"steps": STEPS, "max_tokens": MAX_TOKENS, "segment_tokens": SEGMENT, "groups": groups}
     emit(
         {
             "benchmark": "partial",

@@ -12,16 +12,16 @@ from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.kv_cache_interface import AttentionSpec
 
-from kernels.moba import MobaConfig, moba_paged_attention, new_page_sums, write_pages
+from kernels.moba import MobaConfig, new_page_sums
 from rollout import moba
 from rollout.attention import BlockAttentionConfig
 
-Pages = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values as [pages, H_kv, page, D] views of a layer's cache."""
-
 
 class BlockLayer:
-    """Mixed into vLLM's implementation of a layer. Beside the cache it keeps one sum of keys per page."""
+    """Mixed into vLLM's implementation of a layer. Beside the cache it keeps one sum of keys per page.
+
+    A sum belongs to its page's content, as the keys do: prefix sharing, preemption and reuse need no bookkeeping.
+    """
 
     gate: MobaConfig | None = None
     """What the layer computes; ``None``: full attention, by vLLM."""
@@ -54,36 +54,25 @@ class BlockLayer:
         self.gate = self.own_gate = moba.gate(block)
 
     def switch(self, on: bool) -> None:
-        """Block or full attention from now on. The cache must be empty: the two may lay it out differently."""
+        """Block or full attention from now on. The cache must be empty: full attention keeps no sums."""
         self.gate = self.own_gate if on else None
 
-    def write_blocks(self, key: torch.Tensor, value: torch.Tensor, pages: Pages, slots: torch.Tensor) -> None:
-        """New keys and values [T, H_kv, D], perhaps padded at the end, to their slots."""
-        tokens = slots.shape[0]
-        write_pages(key[:tokens], value[:tokens], *pages, self._sums(pages[0]), slots)
-
-    def attend_blocks(self, query: torch.Tensor, pages: Pages, metadata: Any, scale: float, out: torch.Tensor) -> None:
-        """query and out [T, H, D], perhaps padded at the end; metadata is vLLM's for this step."""
-        if self.gate is None:
-            raise ValueError("attend_blocks on a layer with full attention")
-        if metadata.causal is not True:
-            raise ValueError("block attention is causal, and vLLM asks for attention that is not")
-        tokens = metadata.num_actual_tokens
-        tables = (metadata.block_table, metadata.seq_lens, metadata.query_start_loc)
-        out[:tokens] = moba_paged_attention(query[:tokens], *pages, self._sums(pages[0]), *tables, self.gate, scale)
-
-    def _sums(self, keys: torch.Tensor) -> torch.Tensor:
+    def sums_of(self, keys: torch.Tensor) -> torch.Tensor:
+        """``page_sums``, made when the cache [pages, H_kv, page, D] is first used."""
         if self.page_sums is None or self.page_sums.shape[0] != keys.shape[0]:
             self.page_sums = new_page_sums(keys)
         return self.page_sums
 
 
-def announce(vllm_config: VllmConfig, layer_names: Sequence[str], spec: AttentionSpec) -> None:
-    """Tell the block layers of a cache group that they are; called when vLLM has the model and its cache layout."""
+def announce(vllm_config: VllmConfig, layer_names: Sequence[str], spec: AttentionSpec) -> list[BlockLayer]:
+    """Tell the block layers of a cache group that they are, and return them; called when the model is there."""
     text = vllm_config.model_config.hf_text_config
     block = moba.read(text)
     if block is None:
-        return
+        return []
+    told = []
     for name, layer in get_layers_from_vllm_config(vllm_config, Attention, list(layer_names)).items():
         if not block.is_full(extract_layer_index(name), text.num_hidden_layers):
             layer.impl.become_block_layer(name, block, spec.block_size)
+            told.append(layer.impl)
+    return told

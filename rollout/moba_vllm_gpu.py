@@ -13,7 +13,8 @@ from vllm.v1.attention.backends.flash_attn import (
 )
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec
 
-from rollout.moba_layer import BlockLayer, Pages, announce
+from kernels.moba import moba_paged_attention, write_pages
+from rollout.moba_layer import BlockLayer, announce
 
 
 class MobaFlashBackend(FlashAttentionBackend):
@@ -46,7 +47,7 @@ class MobaFlashMetadataBuilder(FlashAttentionMetadataBuilder):
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec) -> AttentionCGSupport:  # noqa: ARG003
-        """See vLLM; block layers read lengths on the host, so attention stays outside of captured graphs."""
+        """See vLLM; prompts read lengths on the host, so attention stays outside of captured graphs."""
         return AttentionCGSupport.NEVER
 
 
@@ -65,7 +66,9 @@ class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
         if self.gate is None:
             super().do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
         else:
-            self.write_blocks(key, value, pages_of(kv_cache), slot_mapping)
+            tokens = slot_mapping.shape[0]
+            keys, values = pages_of(kv_cache)
+            write_pages(key[:tokens], value[:tokens], keys, values, self.sums_of(keys), slot_mapping)
 
     def forward(
         self,
@@ -83,11 +86,26 @@ class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
         if self.gate is None or attn_metadata is None:
             arguments = (query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale)
             return super().forward(layer, *arguments)
-        self.attend_blocks(query, pages_of(kv_cache), attn_metadata, self.scale, output)
+        if attn_metadata.causal is not True:
+            raise ValueError("block attention is causal, and vLLM asks for attention that is not")
+        tokens = attn_metadata.num_actual_tokens
+        keys, values = pages_of(kv_cache)
+        output[:tokens] = moba_paged_attention(
+            query[:tokens],
+            keys,
+            values,
+            self.sums_of(keys),
+            attn_metadata.block_table,
+            attn_metadata.seq_lens,
+            attn_metadata.query_start_loc,
+            self.gate,
+            self.scale,
+            attn_metadata.max_query_len,
+        )
         return output
 
 
-def pages_of(kv_cache: torch.Tensor) -> Pages:
+def pages_of(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys beside values within a token, as FlashAttention has them."""
     keys, values = kv_cache.chunk(2, dim=-1)
     return keys, values

@@ -228,6 +228,41 @@ def test_publishes_and_switches_leave_nothing_behind(pair: Pair) -> None:
             assert (far(scores, pair.dense.score(rows)) < TIGHT) == (version >= FULL), "full attention is vLLM's own"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("groups", "dim"), [(4, 64), (1, 128), (2, 96)])
+def test_block_attention_over_vllms_own_cpu_pages(dtype: torch.dtype, groups: int, dim: int) -> None:
+    """Chunks and decode in every dtype, whatever order vLLM keeps a page's keys in, against one-shot prefill."""
+    from vllm import _custom_ops as ops
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    from rollout import moba_pages
+
+    current_platform.import_kernels()
+    gate, isa = MobaConfig(32, 3, 128), _get_attn_isa(dtype, 32, dim, "auto")
+    kernel = moba_pages.Kernel(HEADS, groups, dim, dtype, isa)
+    q, k, v = (torch.randn(300, heads, dim, dtype=dtype) for heads in (HEADS, groups, groups))
+    cache = torch.zeros(11, groups, 32, 2 * dim, dtype=dtype)
+    sums = torch.full((11, groups, dim), float("nan"))
+    table = torch.randperm(11)[None].int()
+    out, start = torch.empty_like(q), 0
+    for size in (75, 1, 90, 16, *[1] * 10, 64, *[1] * 44):
+        rows = torch.arange(start, start := start + size)
+        slots = table[0, rows // 32].long() * 32 + rows % 32
+        ops.cpu_attn_reshape_and_cache(k[rows], v[rows], *moba_pages.halves(cache), slots, isa)
+        moba_pages.add_to_sums(sums, k[rows], slots, 32)
+        work = moba_pages.plan(kernel, gate, [0, size], [start], table)
+        part = torch.empty(size, HEADS, dim, dtype=dtype)
+        step = (q[rows], k[rows], v[rows])
+        moba_pages.attend(work, gate, dim**-0.5, isa, step, cache, sums, table, part)
+        out[rows] = part
+    keys, values = moba_pages.gather(cache, table[0], 300, isa)
+    assert torch.equal(keys, k)
+    assert torch.equal(values, v)
+    expected = moba_attention(q, k, v, torch.tensor([0, 300]), 32, 3, full_below=128)
+    torch.testing.assert_close(out, expected, atol=2e-2 if dtype.itemsize == 2 else 1e-5, rtol=0)
+
+
 def test_a_gpu_block_layer_shares_flashattentions_cache_layout() -> None:
     """The layer's own code on CPU tensors: uneven chunks, then decode, equal one-shot prefill."""
     from types import SimpleNamespace
@@ -245,7 +280,7 @@ def test_a_gpu_block_layer_shares_flashattentions_cache_layout() -> None:
         slots = table[0, rows // 32].long() * 32 + rows % 32
         layer.do_kv_cache_update(torch.nn.Identity(), k[rows], v[rows], cache, slots)
         lengths = {"seq_lens": torch.tensor([start]), "query_start_loc": torch.tensor([0, size])}
-        step = SimpleNamespace(num_actual_tokens=size, causal=True, block_table=table, **lengths)
+        step = SimpleNamespace(num_actual_tokens=size, max_query_len=size, causal=True, block_table=table, **lengths)
         part = torch.empty(size, HEADS, HEAD_DIM)
         layer.forward(torch.nn.Identity(), q[rows], k[rows], v[rows], cache, step, part)
         out[rows] = part

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits held at once when the caller names no chunk: 16 MiB in float32, whatever the vocabulary."""
+CHUNK_ELEMENTS = 1 << 26
+"""Logits held at once when the caller names no chunk: 256 MiB in float32, whatever the vocabulary. Fewer make the
+products so narrow that reading the head's weights takes most of the time."""
+LOWEST = -1e4
+"""Log-probs below this count as this in the entropy, to which they add nothing: exp of it is 0."""
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
@@ -18,6 +21,14 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
     return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total += a @ b, without a product of the head's size beside it where the dtypes allow that."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -40,8 +51,8 @@ class _TokenLogprobs(torch.autograd.Function):
             normalizer[rows] = torch.logsumexp(logits, dim=-1)
             logp[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normalizer[rows]
             # Masked logits (-inf) have probability 0 and must not make the entropy NaN.
-            shifted = logits.sub_(normalizer[rows, None])
-            entropy[rows] = -(shifted.exp() * shifted).nan_to_num_(0.0).sum(dim=-1)
+            shifted = logits.sub_(normalizer[rows, None]).clamp_min_(LOWEST)
+            entropy[rows] = -torch.linalg.vecdot(shifted.exp(), shifted)
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy)
@@ -67,7 +78,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad_logits, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += grad_logits.mT @ hidden[rows]
+                _add_product(grad_weight, grad_logits.mT, hidden[rows])
         cast_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         cast_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
         return grad_hidden, cast_weight, cast_bias, None, None, None

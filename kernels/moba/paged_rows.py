@@ -10,8 +10,8 @@ from kernels.moba.gate import top_blocks
 from kernels.moba.layout import MobaConfig
 from kernels.moba.reference import gate_dtype
 
-GATHERED = 1 << 22
-"""Elements of keys gathered at once."""
+GATHERED = 1 << 19
+"""Elements of keys gathered at once, as many of values: what a core's cache holds until they are used."""
 
 
 def attend_rows(
@@ -41,7 +41,7 @@ def attend_rows(
         part = _attend(queries, key_pages, value_pages, tables[rows], position[rows], blocks, whole, config, scale)
         out[rows] = part.flatten(1, 2).to(out.dtype)
     for rows in _batches(position, order[dense:], config, q.shape[1] * q.shape[2], routed=True):
-        blocks = _choose(q[rows], page_sums, tables[rows], position[rows], config, key_pages.shape[2])
+        blocks = choose_rows(q[rows], page_sums, tables[rows], position[rows], config, key_pages.shape[2])
         each = q[rows, :, None]
         whole = config.routed  # such rows have more past blocks than they may choose
         part = _attend(each, key_pages, value_pages, tables[rows], position[rows], blocks, whole, config, scale)
@@ -67,7 +67,7 @@ def _keys_read(position: int, config: MobaConfig, routed: bool) -> int:
     return max(config.top_k * config.block_size, blocks) if routed else blocks * config.block_size
 
 
-def _choose(
+def choose_rows(
     q: torch.Tensor,
     page_sums: torch.Tensor,
     tables: torch.Tensor,
@@ -105,6 +105,30 @@ def _attend(
     Every row sees all of its first ``whole`` blocks; in the others, keys beyond its position are hidden. Computed in
     float32 (float64 stays), as the sums are.
     """
+    rows, groups, count = blocks.shape
+    head = torch.arange(groups, device=q.device) * key_pages.shape[1] // groups
+    step = max(1, GATHERED // (rows * count * config.block_size * q.shape[3]))
+    parts = []
+    for start in range(0, groups, step):
+        some = slice(start, start + step)
+        pages = (key_pages, value_pages, tables, head[some])
+        parts.append(_attend_heads(q[:, some], *pages, position, blocks[:, some], whole, config, scale))
+    return torch.cat(parts, dim=1)
+
+
+def _attend_heads(
+    q: torch.Tensor,
+    key_pages: torch.Tensor,
+    value_pages: torch.Tensor,
+    tables: torch.Tensor,
+    head: torch.Tensor,
+    position: torch.Tensor,
+    blocks: torch.Tensor,
+    whole: int,
+    config: MobaConfig,
+    scale: float,
+) -> torch.Tensor:
+    """The same for some of the G heads, whose key heads are ``head``."""
     page_size, dtype = key_pages.shape[2], gate_dtype(q.dtype)
     rows, groups = blocks.shape[:2]
     per_block = config.block_size // page_size
@@ -113,11 +137,8 @@ def _attend(
     beyond = logical * page_size > position[:, None, None, None]
     index = logical.clamp_max(tables.shape[1] - 1).view(rows, -1)
     pages = tables.gather(1, index.to(torch.int64)).view(logical.shape).masked_fill_(beyond, 0)
-    head = torch.arange(groups, device=q.device) * key_pages.shape[1] // groups
-    head = head[None, :, None, None].expand_as(pages)
-    keys, values = (
-        part[pages, head].view(rows, groups, -1, q.shape[-1]).to(dtype) for part in (key_pages, value_pages)
-    )
+    taken = (_take(part, pages, head[:, None, None]) for part in (key_pages, value_pages))
+    keys, values = (part.view(rows, groups, -1, q.shape[-1]).to(dtype) for part in taken)
     scores = (q.to(dtype) * scale) @ keys.mT  # [R, G, w, S * B]
     uncertain = blocks[..., whole:, None] * config.block_size + torch.arange(config.block_size, device=q.device)
     hidden = (uncertain > position[:, None, None, None]).flatten(2)
@@ -125,3 +146,11 @@ def _attend(
     scores[..., start:].masked_fill_(hidden[:, :, None], float("-inf"))
     values[:, :, start:].masked_fill_(hidden[..., None], 0.0)  # what lies there may be NaN, and 0 * NaN is NaN
     return scores.softmax(dim=-1) @ values
+
+
+def _take(part: torch.Tensor, pages: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """Pages [...] of heads [...] (broadcast) out of [pages, H_kv, page_size, D], as a fresh tensor."""
+    heads = part.shape[1]
+    if part.stride(0) == heads * part.stride(1):  # then pages and heads are one axis, and whole pages are copied
+        return part.flatten(0, 1).index_select(0, (pages * heads + head).flatten())
+    return part[pages, head.expand_as(pages)]
