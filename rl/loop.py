@@ -153,7 +153,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
         parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render
     )
     with timer("generate"), parts.stopper.interruptible():
-        groups = sample(unfinished + fresh, i, config, parts)
+        groups, replayed = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)
 
     with timer("score"):
@@ -173,7 +173,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
     metrics = iteration_metrics(
-        i, groups, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+        i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
     )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)
@@ -187,9 +187,13 @@ def baselined(item: ScoredGroup, config: RunConfig) -> list[float | None]:
     return advantages(item.rewards, objective.baseline, objective.tau)
 
 
-def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> list[Group]:
-    """At most one new segment per rollout; what an earlier process drew of this iteration is taken from the journal."""
+def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tuple[list[Group], int]:
+    """At most one new segment per rollout; what an earlier process drew of this iteration is taken from the journal.
+
+    Returns the groups and the number of tokens that came from there.
+    """
     groups = fold(groups, parts.journal.open(i), i, config.rollout, config.engine.max_model_len)
+    replayed = drawn_under(groups, i)
     parts.watch.stage("generate", sum(not rollout.finished for group in groups for rollout in group.rollouts))
 
     def progress(deltas: list[Delta]) -> None:
@@ -198,7 +202,7 @@ def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> list
             parts.watch.warn(f"{sum(delta.error == error for delta in deltas)} rollouts cut short: {error}")
         parts.watch.advance(sum(delta.done for delta in deltas))
 
-    return parts.pool.extend(groups, i, on_progress=progress)
+    return parts.pool.extend(groups, i, on_progress=progress), replayed
 
 
 def add_up(

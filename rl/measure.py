@@ -29,6 +29,7 @@ def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
 def iteration_metrics(
     version: WeightVersion,
     groups: Sequence[Group],
+    replayed: int,
     scored: Sequence[ScoredGroup],
     advantages: Mapping[str, float],
     stats: IterationStats,
@@ -40,6 +41,7 @@ def iteration_metrics(
     """The complete row of iteration ``version``.
 
     ``groups`` are all groups after sampling, ``scored`` the finished ones among them; ``advantages`` by rollout id.
+    ``replayed`` tokens come from an earlier process's journal and took no time in this one.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     finished = [rollout for item in scored for rollout in item.group.rollouts]
@@ -71,7 +73,7 @@ def iteration_metrics(
         lr=last.lr if last else None,
         seconds=dict(seconds),
         time_total=sum(seconds.values()),
-        throughput_sampled=sampled / generate if generate else None,
+        throughput_sampled=(sampled - replayed) / generate if generate and sampled > replayed else None,
         throughput_trained=stats.tokens / train if train else None,
         memory_rss=psutil.Process().memory_info().rss,
     )

@@ -139,7 +139,7 @@ class IterationMetrics:
     time_total: float | None = _as("time/total")
     """Wall time of the whole iteration."""
     throughput_sampled: float | None = _as("throughput/sampled")
-    """Sampled tokens per second of the generate phase."""
+    """Tokens sampled by this process per second of the generate phase; ``None`` when all came from a journal."""
     throughput_trained: float | None = _as("throughput/trained")
     """Trained tokens per second of the train phase."""
 

@@ -45,8 +45,9 @@ def sampled(faults: list[Faults | None], folder: Path) -> list[str]:
     with Pool(spawn, CONFIG.engine, CONFIG.rollout) as pool:
         pool.publish(WeightUpdate(0, "local", {"size": 8}), [], [])
         parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool)
-        drawn = sample(groups, 0, CONFIG, parts)
+        drawn, replayed = sample(groups, 0, CONFIG, parts)
         parts.journal.close()
+    assert replayed == 0
     assert all(rollout.length == 12 for group in drawn for rollout in group.rollouts)
     return watch.warnings
 
