@@ -6,5 +6,6 @@ RECIPES: dict[str, str] = {
     "quickstart": "recipes.quickstart",
     "warmup": "recipes.warmup",
     "smollm2": "recipes.smollm2",
+    "long2short": "recipes.long2short",
 }
-"""Recipe name -> module. A module has ``DESCRIPTION: str`` (one line) and ``config() -> RunConfig``."""
+"""Recipe name -> module: ``DESCRIPTION: str`` (one line) and ``config() -> RunConfig``, or ``ShortenConfig``."""

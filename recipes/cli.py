@@ -18,10 +18,12 @@ from recipes import RECIPES
 from recipes.eval_cli import add_commands as add_eval_commands
 from recipes.eval_cli import split_extra
 from recipes.reward_cli import add_commands as add_reward_commands
+from recipes.shorten_cli import OPTIONS as SHORTEN_OPTIONS
+from recipes.shorten_cli import add_command as add_shorten_command
 from recipes.usage import UsageError, count, not_negative
 
 if TYPE_CHECKING:
-    from rl.config import RunConfig
+    from rl.config import Config, RunConfig
 
 HELP = """\
 RL post-training for reasoning language models after Kimi k1.5.
@@ -40,6 +42,9 @@ evaluate
   k15 eval math500 --model runs/quickstart      score a model, a server or given answers on benchmarks, with intervals
   k15 compare evaluations/a evaluations/b       is B better than A? difference, interval, p-value
   k15 serve runs/quickstart                     an OpenAI-compatible server with the run's model
+
+make it short
+  k15 shorten runs/demo --method all --out runs/short   merge, shortest rejection, DPO and RL, on one plot
 
 recipes and their keys
   k15 recipes                                   what can be trained
@@ -60,8 +65,12 @@ examples
 """
 
 
-def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_keys(
+    arguments: Sequence[str], options: Sequence[str] = ("config", "run-dir")
+) -> tuple[list[str], list[tuple[str, str]]]:
     """The arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
+
+    ``options`` are those of the command itself that take a value.
 
     Done before argparse sees them: it would take the value of an option that it does not know for the recipe.
     """
@@ -70,10 +79,10 @@ def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     while rest:
         argument = rest.pop(0)
         name, has_value, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and name in ("config", "run-dir") and not has_value:
+        if argument.startswith("--") and name in options and not has_value:
             own += [argument, *rest[:1]]
             del rest[:1]
-        elif not argument.startswith("--") or name in ("", "config", "run-dir", "dry-run", "help"):
+        elif not argument.startswith("--") or name in ("", *options, "dry-run", "help"):
             own.append(argument)
         elif has_value:
             pairs.append((name, value))
@@ -84,13 +93,26 @@ def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return own, pairs
 
 
-def recipe_config(name: str) -> RunConfig:
-    """The configuration of a recipe. Raises ``UsageError`` for a name that is none."""
+def recipe_config(name: str) -> Config:
+    """The configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
+
+    Raises ``UsageError`` for a name that is none.
+    """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
         raise UsageError(f"unknown recipe '{name}'; {hint}")
-    config: RunConfig = importlib.import_module(RECIPES[name]).config()
+    config: Config = importlib.import_module(RECIPES[name]).config()
+    return config
+
+
+def training_recipe(name: str) -> RunConfig:
+    """The configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
+    from rl.config import RunConfig
+
+    config = recipe_config(name)
+    if not isinstance(config, RunConfig):
+        raise UsageError(f"recipe '{name}' shortens a trained model: k15 shorten MODEL_OR_RUN --recipe {name} ...")
     return config
 
 
@@ -109,7 +131,7 @@ def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, st
                 f"{file} is for recipe '{written_for}', not '{recipe}'; leave the recipe out to use the file"
             )
         known = recipe is not None or written_for in RECIPES
-        return load(recipe_config(written_for) if known else RunConfig(), tree, pairs)
+        return load(training_recipe(written_for) if known else RunConfig(), tree, pairs)
     except ConfigError as error:
         raise UsageError(*error.lines) from error
 
@@ -219,6 +241,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same responses (0)")
     add_reward_commands(command)
     add_eval_commands(command)
+    add_shorten_command(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
     one.add_argument("recipe", metavar="RECIPE")
@@ -237,6 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             named = [argument for argument in own if argument in RECIPES]
             asks = {"-h", "--help"} & set(own)
             given = ["config", named[0]] if named and asks else ["train", *own]
+        if given[:1] == ["shorten"]:
+            own, pairs = split_keys(given[1:], SHORTEN_OPTIONS)
+            given = ["shorten", *own]
         given, extra = split_extra(given) if given[:1] == ["serve"] else (given, ())
         parsed = parser().parse_args(given)
         parsed.pairs, parsed.extra = pairs, extra

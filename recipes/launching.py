@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.setup import Setup
-from rl.config import ScratchModel
+from rl.config import RunConfig, ScratchModel
 from rl.disk import writing
 from rl.run_dir import RunDir
 from rollout.pool import Pool
@@ -76,3 +76,18 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: 
     stack.enter_context(pool)
     pool.start()
     return Machines(launch_learner(config, path, group), pool)
+
+
+def launch_learner_alone(
+    config: RunConfig, path: Path, stack: ExitStack, connected_to_ray: Callable[[], None]
+) -> RayPolicy | LearnerHost:
+    """A learner without engines, for supervised training; otherwise as ``launch``."""
+    if config.ray.in_process:
+        from rl.host import LearnerHost
+
+        return LearnerHost(config, path, "local")
+    from rl.launch import connected, launch_learner, place
+
+    stack.enter_context(connected(config))
+    connected_to_ray()
+    return launch_learner(config, path, place(config))

@@ -363,8 +363,8 @@ def table(summary: Mapping[str, Any]) -> str:
     def line(name: str, key: str, tokens: str) -> str:
         row = summary[key]
         low, high = row["ci95"]
-        greedy = row["greedy"]["mean"] if row["greedy"] else float("nan")
-        return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10.3f}{summary[tokens]:>10.1f}"
+        greedy = f"{row['greedy']['mean']:.3f}" if row["greedy"] else "-"
+        return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10}{summary[tokens]:>10.1f}"
 
     return "\n".join(
         [

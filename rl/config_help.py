@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rl.config import Config, RunConfig
+from rl.config import Config
 from rl.config_io import sections
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -78,6 +78,6 @@ def _section(path: str, cls: type[Config], values: Config | None, note: str) -> 
             yield from _section(key, section, value if active else None, state)
 
 
-def describe(config: RunConfig) -> str:
+def describe(config: Config) -> str:
     """Every key with its type, bounds, value in ``config`` and meaning; sections in the order of the file."""
-    return "\n".join(_section("", RunConfig, config, "")).lstrip("\n")
+    return "\n".join(_section("", type(config), config, "")).lstrip("\n")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from rl.config import Config, RunConfig
 
 Tree = Mapping[str, Any]
+C = TypeVar("C", bound=Config)
+"""A whole configuration: ``RunConfig``, or another command's."""
 
 
 class ConfigError(ValueError):
@@ -42,7 +44,7 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def dump(config: RunConfig) -> str:
+def dump(config: Config) -> str:
     """The resolved configuration as YAML; ``load`` reads it back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 
@@ -63,9 +65,9 @@ def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
             yield from paths(section, f"{prefix}{name}.")
 
 
-def unknown_key(path: str) -> str:
+def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
     """One line on a key that does not exist, with the nearest one that does."""
-    known = list(dict.fromkeys(paths()))
+    known = list(dict.fromkeys(paths(cls)))
     parent = path.rpartition(".")[0]
     if parent in known and not any(key.startswith(parent + ".") for key in known):
         return f"unknown key '{path}': '{parent}' is one value; give it whole, e.g. --{parent} '{{name: value}}'"
@@ -122,37 +124,43 @@ def nested(path: str, text: str) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def load(base: RunConfig, file: Tree | None = None, overrides: Sequence[tuple[str, str]] = ()) -> RunConfig:
+def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]] = ()) -> C:
     """``base``, then a file's values, then ``(dotted key, text)`` pairs; later pairs win. Raises ``ConfigError``.
 
     A pair that sets a ``kind`` acts before the others, so that the order of pairs does not matter to it.
     """
-    known = set(paths())
-    unknown = [unknown_key(path) for path, _ in overrides if path not in known]
+    cls = type(base)
+    known = set(paths(cls))
+    unknown = [unknown_key(path, cls) for path, _ in overrides if path not in known]
     if unknown:
         raise ConfigError(*unknown)
-    tree = merge(RunConfig, base.model_dump(), file or {})
+    tree = merge(cls, base.model_dump(), file or {})
     for path, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".kind")):
-        tree = merge(RunConfig, tree, nested(path, text))
-    return validate(tree)
+        tree = merge(cls, tree, nested(path, text))
+    return checked(cls, tree)
 
 
 def validate(tree: Tree) -> RunConfig:
+    """A run's configuration from plain data; see ``checked``."""
+    return checked(RunConfig, tree)
+
+
+def checked(cls: type[C], tree: Tree) -> C:
     """A configuration from plain data. Raises ``ConfigError`` with one line per mistake."""
     try:
-        return RunConfig.model_validate(tree)
+        return cls.model_validate(tree)
     except ValidationError as error:
         lines: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
-            path = dotted(detail["loc"])
-            lines.setdefault(path, []).append(_explain(path, detail))
+            path = dotted(detail["loc"], cls)
+            lines.setdefault(path, []).append(_explain(path, detail, cls))
         raise ConfigError(*(" or ".join(dict.fromkeys(texts)) for texts in lines.values())) from error
 
 
-def dotted(location: Sequence[str | int]) -> str:
+def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
     """Pydantic's location of an error as the key that a user wrote: without the tags of unions."""
     names: list[str] = []
-    choices: dict[str, type[Config]] = {"": RunConfig}
+    choices: dict[str, type[Config]] = {"": cls}
     for part in location:
         if "" not in choices and str(part) in choices:  # the tag that says which kind was chosen
             choices = {"": choices[str(part)]}
@@ -165,13 +173,13 @@ def dotted(location: Sequence[str | int]) -> str:
     return ".".join(names)
 
 
-def _explain(path: str, detail: Mapping[str, Any]) -> str:
+def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
     """One mistake in one line."""
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        if path in set(paths()):
+        if path in set(paths(cls)):
             return f"'{path}' does not go with the chosen {path.rpartition('.')[0]}.kind"
-        return unknown_key(path)
+        return unknown_key(path, cls)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         expected = detail["ctx"].get("expected_tags", "") or "a kind"
         return f"{path}.kind: {detail['ctx'].get('tag', 'missing')!r} is none of {expected}"
@@ -179,7 +187,7 @@ def _explain(path: str, detail: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return f"{path}: {message}" if path else message
     if kind == "model_type":
-        inner = next(key for key in paths() if key.startswith(path + "."))
+        inner = next(key for key in paths(cls) if key.startswith(path + "."))
         return f"{path}: this is a section; set its keys, e.g. {inner}"
     if kind == "missing":
         return f"{path}: a value is required"

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,21 +263,42 @@ def threads(wanted: int) -> int:
     return wanted or len(os.sched_getaffinity(0))
 
 
+def _learner_options(config: RunConfig, group: PlacementGroup) -> dict[str, Any]:
+    gpus = config.ray.learner_gpus if config.model.device == "cuda" else 0
+    variables = {**quiet_environment(), "OMP_NUM_THREADS": str(threads(config.model.threads))}
+    return _options(config, group, 0, gpus) | {"runtime_env": {"env_vars": variables}}
+
+
 def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGroup) -> RayPolicy:
     """Start the learner actor on ``model_path`` (a Hugging Face directory)."""
     import ray
 
     from rl.host import LearnerHost
 
-    gpus = config.ray.learner_gpus if config.model.device == "cuda" else 0
-    options = _options(config, group, 0, gpus)
-    options["runtime_env"] = {
-        "env_vars": {**quiet_environment(), "OMP_NUM_THREADS": str(threads(config.model.threads))}
-    }
+    options = _learner_options(config, group)
     actor = ray.remote(LearnerHost).options(**options).remote(config, model_path, weight_backend(config))
     policy = RayPolicy(actor, config.learner.timeout_s)
     policy.call("ready", timeout_s=config.engine.start_timeout_s)
     return policy
+
+
+def stream(config: RunConfig, group: PlacementGroup, steps: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+    """Run the generator function ``steps`` where the learner would be, and hand out what it yields.
+
+    Raises ``LearnerDead`` when its process is gone; exceptions of the function itself arrive as they are.
+    """
+    import ray
+    from ray.exceptions import RayTaskError, WorkerCrashedError
+
+    options = _learner_options(config, group) | {"max_retries": 0, "num_returns": "streaming"}
+    del options["max_restarts"]
+    try:
+        for item in ray.remote(steps).options(**options).remote(*args):
+            yield ray.get(item)
+    except WorkerCrashedError as error:
+        raise LearnerDead(f"the training process died: {error}; the same command goes on") from error
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:

@@ -70,7 +70,8 @@ class EngineConfig(Config):
     stall_timeout_s: float = Field(120.0, gt=0)
     """An engine that has work and hands out no token for this long counts as dead."""
     max_restarts: int = Field(3, ge=0)
-    """Restarts in a row without a finished request in between; then the engine is given up."""
+    """Restarts in a row without a finished request in between, or iterations in a row each of which lost an engine;
+    beyond, the engine is given up."""
 
 
 class RolloutConfig(Config):

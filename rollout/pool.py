@@ -225,8 +225,9 @@ class Pool:
         if not slots:
             errors = [slot.last_error for slot in self._slots if slot.last_error]
             raise AllEnginesDead(
-                f"all {len(self._slots)} rollout engines are dead and {self.config.max_restarts} restarts in a row did "
-                f"not help; last error: {errors[-1] if errors else 'none recorded'}"
+                f"all {len(self._slots)} rollout engines are dead: {self.config.max_restarts} restarts in a row, or "
+                f"restarts in so many iterations in a row, did not help; last error: "
+                f"{errors[-1] if errors else 'none recorded'}"
             )
         return slots
 

@@ -77,6 +77,8 @@ class Slot:
         self.in_flight: set[str] = set()
         self._spawn = spawn
         self._attempts = 0
+        self._lost_before = 0
+        self._bad_rounds = 0
         self._seen: Publication | None = None
         self._revival: asyncio.Task[None] | None = None
 
@@ -134,7 +136,17 @@ class Slot:
             raise EngineError("a restarted engine cannot receive an nccl publish again; resume the run to go on")
 
     async def adopt(self, publication: Publication) -> None:
-        """New weights into this slot's engine; an engine that fails at it is replaced."""
+        """New weights into this slot's engine; an engine that fails at it is replaced.
+
+        A slot that lost an engine under each of the last ``max_restarts + 1`` publishes is given up: it may finish some
+        requests in every life, but most of the time it restarts.
+        """
+        self._bad_rounds = self._bad_rounds + 1 if self.failures > self._lost_before else 0
+        self._lost_before = self.failures
+        if self._bad_rounds > self.config.max_restarts:
+            self.given_up = True
+            await self.close()
+            return
         if self.engine is not None:
             try:
                 self._seen = publication

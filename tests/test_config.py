@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from recipes import RECIPES
 from recipes.cli import recipe_config
-from rl.config import RunConfig
+from rl.config import Config, RunConfig
 from rl.config_help import describe
-from rl.config_io import ConfigError, dump, load, parse_yaml, paths, read_file, validate
+from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate
 from rollout.problems.config import ArithmeticSource, JsonlSource
 
 BASE = RunConfig()
 
 
 @pytest.mark.parametrize("config", [BASE, *(recipe_config(name) for name in RECIPES)], ids=["default", *RECIPES])
-def test_yaml_and_back(config: RunConfig) -> None:
-    assert validate(parse_yaml(dump(config))) == config
-    assert load(BASE, parse_yaml(dump(config))) == config  # whatever it is merged into
+def test_yaml_and_back(config: Config) -> None:
+    assert checked(type(config), parse_yaml(dump(config))) == config
+    assert load(type(config)(), parse_yaml(dump(config))) == config  # whatever it is merged into
 
 
 @settings(deadline=None)  # timings of shared machines vary

@@ -214,6 +214,28 @@ def test_engines_that_die_before_their_first_token_are_given_up() -> None:
     assert all(delta.error for delta in heard)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_engine_that_dies_in_every_iteration_is_given_up(count: int) -> None:
+    """It finishes requests in each life, so that restarts in a row alone would never end."""
+
+    def spawn(index: int) -> Engine:
+        return engine(Faults(die_after=50) if index == 0 else None)
+
+    def one_iteration(pool: Pool, version: int) -> list[Group]:
+        pool.publish(update(version), PROBE, reference(version))
+        return pool.extend(make_groups(born=version), version)
+
+    with pool_of(spawn, count=count, max_restarts=2) as pool:
+        for version in range(3):
+            one_iteration(pool, version)
+        if count == 1:
+            with pytest.raises(AllEnginesDead, match="iterations in a row"):
+                one_iteration(pool, 3)
+        else:
+            assert all(group.rollouts for group in one_iteration(pool, 3))
+            assert pool.stats().given_up == 1
+
+
 def test_one_slot_given_up_leaves_the_others_working() -> None:
     def spawn(index: int) -> Engine:
         return engine(Faults(fail_start=True) if index == 0 else None)

@@ -27,6 +27,7 @@ ARITHMETIC = [
     Arithmetic(steps=(2, 8), digits=3, products=0.3, seed=7),
     Arithmetic(steps=(4, 4), digits=12),
     Arithmetic(careful=1.0, mixed=0.0, jumps=0.0, checks=1.0),
+    Arithmetic(careful=1.0, mixed=0.0, jumps=0.0, thorough=1.0),
     Arithmetic(careful=0.0, mixed=1.0, jumps=0.0, slips=0.5, checks=0.5),
     Arithmetic(careful=0.0, mixed=0.0, jumps=0.0, slips=1.0),
     Arithmetic(careful=0.0, mixed=0.0, jumps=1.0),

@@ -22,7 +22,7 @@ from typing import Literal
 from rollout.types import Problem
 
 Split = Literal["train", "heldout"]
-Style = Literal["careful", "quick"]
+Style = Literal["careful", "quick", "thorough"]
 Term = tuple[str, str]
 """Sign (``+`` or ``-``) and value text: a number (``48``) or a product of two digits (``6*4``)."""
 
@@ -109,6 +109,8 @@ class Arithmetic:
     """Chance that a hasty step takes the next one along."""
     checks: float = 0.1
     """Chance that a step is checked: a quick one by the inverse operation, a careful one by another way."""
+    thorough: float = 0.0
+    """Share of careful demonstrations that do every step twice: as right as once, and twice as long."""
     slips: float = 0.06
     """Chance that a quick step goes wrong, is caught by a check, and is done again in columns."""
     seed: int = 0
@@ -121,6 +123,8 @@ class Arithmetic:
             raise ValueError(f"digits must lie in 1..12, got {self.digits}")
         if min(self.careful, self.mixed, self.jumps) < 0 or self.careful + self.mixed + self.jumps > 1:
             raise ValueError("careful, mixed and jumps are shares: non-negative, together at most 1")
+        if not 0 <= self.thorough <= 1:
+            raise ValueError(f"thorough is a share, got {self.thorough}")
 
     @property
     def low(self) -> int:
@@ -164,7 +168,8 @@ class Arithmetic:
         if draw < self.jumps:
             body = ""
         elif draw < self.jumps + self.careful:
-            body = plan + self._work(terms, ["careful"] * len(terms), rng)
+            style: Style = "thorough" if self.thorough and rng.random() < self.thorough else "careful"
+            body = plan + self._work(terms, [style] * len(terms), rng)
         elif draw < self.jumps + self.careful + self.mixed:
             body = plan + self._work(terms, [rng.choice(("careful", "quick")) for _ in terms], rng)
         else:
@@ -200,21 +205,27 @@ class Arithmetic:
                 lines.append(f"\n{LABELS[at + 1]} {total}{sign}{text}{next_sign}{next_text}={result}")
                 total, at = result, at + 2
                 continue
-            step = self._quick if hasty else self._careful
-            lines.append(f"\n{LABELS[at]} " + step(total, sign, text, rng))
+            line = self._quick(total, sign, text, rng) if hasty else self._careful(total, sign, text, styles[at], rng)
+            lines.append(f"\n{LABELS[at]} {line}")
             total, at = apply(total, sign, value_of(text)), at + 1
         return "".join(lines)
 
-    def _careful(self, total: int, sign: str, text: str, rng: random.Random) -> str:
-        """A step in columns; now and then confirmed another way, through the next round number."""
-        value = value_of(text)
+    def _careful(self, total: int, sign: str, text: str, style: Style, rng: random.Random) -> str:
+        """A step in columns; now and then confirmed another way, through the next round number.
+
+        A thorough one is done twice, in columns both times.
+        """
+        value, result = value_of(text), apply(total, sign, value_of(text))
         product = f"{text}={value}, " if "*" in text else ""
-        line = f"{product}{total}{sign}{value}: {columns(total, sign, value)} -> {apply(total, sign, value)}"
+        work = f"{total}{sign}{value}: {columns(total, sign, value)} -> {result}"
+        if style == "thorough":
+            return f"{product}{work}\ncheck {work} ok"
+        line = product + work
         gap = -value % 10
         middle = apply(total, sign, value + gap)
         if gap and self._fits(middle) and value + gap <= self.top and rng.random() < self.checks:
             back = "-" if sign == "+" else "+"
-            line += f"\nor {total}{sign}{value + gap}={middle}, {middle}{back}{gap}={apply(total, sign, value)}"
+            line += f"\nor {total}{sign}{value + gap}={middle}, {middle}{back}{gap}={result}"
         return line
 
     def _quick(self, total: int, sign: str, text: str, rng: random.Random) -> str:

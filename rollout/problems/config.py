@@ -36,6 +36,8 @@ class ArithmeticSource(Config):
     """Chance that a hasty step takes the next one along."""
     checks: float = Field(0.1, ge=0, le=1)
     """Chance that a step is checked."""
+    thorough: float = Field(0.0, ge=0, le=1)
+    """Share of careful demonstrations that do every step twice: as right as once, and twice as long."""
     slips: float = Field(0.06, ge=0, le=1)
     """Chance that a quick step goes wrong, is caught by a check, and is done again in columns."""
     seed: int = 0

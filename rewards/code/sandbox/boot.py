@@ -135,7 +135,7 @@ class Machine:
 
     def _slot(self, index: int) -> Slot:
         folder = Path(self.folder) if self.folder else system.BASE / "slots"
-        place = Place(folder / str(index), limited=self.isolated)
+        place = Place(folder / str(index), system.fork_mounts() if self.isolated else None)
         backend = self._backend(place.root)
         return Slot(
             place=place,

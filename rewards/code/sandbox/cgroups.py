@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.code.sandbox.groups import OWN_PROCESSES, Group, Polled, kill_quietly
+from rewards.code.sandbox.groups import OWN_PROCESSES, Group, Polled, kill_quietly, set_value
 from rewards.code.types import Limits
 
 PREFIX = "k15-sandbox-"
@@ -63,17 +63,17 @@ class GroupV1(Group):
 
     def prepare(self, limits: Limits) -> None:
         if self._swap_counted:  # must never be below the other limit
-            (self._memory / "memory.memsw.limit_in_bytes").write_text("-1")
-        (self._memory / "memory.limit_in_bytes").write_text(str(limits.memory_bytes))
+            set_value(self._memory / "memory.memsw.limit_in_bytes", "-1")
+        set_value(self._memory / "memory.limit_in_bytes", str(limits.memory_bytes))
         if self._swap_counted:
-            (self._memory / "memory.memsw.limit_in_bytes").write_text(str(limits.memory_bytes))
-        (self._at["pids"] / "pids.max").write_text(str(limits.processes + OWN_PROCESSES))
-        (self._memory / "memory.max_usage_in_bytes").write_text("0")
+            set_value(self._memory / "memory.memsw.limit_in_bytes", str(limits.memory_bytes))
+        set_value(self._at["pids"] / "pids.max", str(limits.processes + OWN_PROCESSES))
+        set_value(self._memory / "memory.max_usage_in_bytes", "0")
         self._usage = int((self._memory / "memory.usage_in_bytes").read_text())
         self._ooms = _keyed(self._memory / "memory.oom_control", "oom_kill")
         if _SHARE in self._at:
-            (self._at[_SHARE] / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-            (self._at[_SHARE] / "cpu.cfs_quota_us").write_text(str(int(limits.cores * _PERIOD_US)))
+            set_value(self._at[_SHARE] / "cpu.cfs_period_us", str(_PERIOD_US))
+            set_value(self._at[_SHARE] / "cpu.cfs_quota_us", str(int(limits.cores * _PERIOD_US)))
         self._cpu_ns = self._cpu_now()
 
     def enter(self) -> None:
@@ -116,13 +116,13 @@ class GroupV2(Group):
 
     def prepare(self, limits: Limits) -> None:
         self._start_peak()
-        (self._at / "memory.max").write_text(str(limits.memory_bytes))
+        set_value(self._at / "memory.max", str(limits.memory_bytes))
         for name, value in (("memory.swap.max", "0"), ("memory.oom.group", "0")):
             if (self._at / name).exists():
-                (self._at / name).write_text(value)
-        (self._at / "pids.max").write_text(str(limits.processes + OWN_PROCESSES))
+                set_value(self._at / name, value)
+        set_value(self._at / "pids.max", str(limits.processes + OWN_PROCESSES))
         if (self._at / "cpu.max").exists():
-            (self._at / "cpu.max").write_text(f"{int(limits.cores * _PERIOD_US)} {_PERIOD_US}")
+            set_value(self._at / "cpu.max", f"{int(limits.cores * _PERIOD_US)} {_PERIOD_US}")
         self._usage = int((self._at / "memory.current").read_text())
         self._ooms = _keyed(self._at / "memory.events", "oom_kill")
         self._cpu_us = _keyed(self._at / "cpu.stat", "usage_usec")

@@ -31,13 +31,25 @@ class Place:
     """Where a slot's files are on this side. ``work``, ``tmp`` and ``shm`` below it are what the program sees."""
 
     root: Path
-    limited: bool
-    """A tmpfs with limits of its own for every run; otherwise a plain folder."""
+    mounts: int | None
+    """Descriptor of the mount namespace in which ``root`` is a tmpfs with limits of its own for every run; ``None``: a
+    plain folder.
+
+    It is this slot's alone. A backend starts with a copy of all mounts that it finds: would it find those of another
+    slot, files discarded there would stay in memory, and count in that slot's group, until this copy is gone."""
+
+    def _enter(self) -> None:
+        if self.mounts is not None:
+            kernel.enter_mounts(self.mounts)
 
     def create(self, files: Mapping[str, bytes], limits: Limits, uid: int) -> None:
-        """An empty place with these files in ``work``, all owned by ``uid``. Raises ``OSError``."""
+        """An empty place with these files in ``work``, all owned by ``uid``. Raises ``OSError``.
+
+        The process is in the slot's mounts afterwards, where the run has to be started.
+        """
+        self._enter()
         self.root.mkdir(mode=0o700, exist_ok=True)
-        if self.limited:
+        if self.mounts is not None:
             given = sum((len(content) // _PAGE + 1) * _PAGE for content in files.values())
             inodes = limits.files + _OWN_INODES + sum(path.count("/") + 1 for path in files)
             options = f"size={limits.disk_bytes + given + _OWN_BYTES},nr_inodes={inodes},mode=711"
@@ -57,6 +69,7 @@ class Place:
 
     def collect(self, paths: Iterable[str], cap: int) -> dict[str, bytes]:
         """Regular files below ``work``, each up to ``cap`` bytes; what is missing, a link or no file is left out."""
+        self._enter()
         found = {}
         for path in paths:
             content = _read_regular(self.root / "work", path.split("/"), cap)
@@ -65,10 +78,11 @@ class Place:
         return found
 
     def discard(self) -> None:
-        """Everything in it is gone."""
-        if self.limited and os.path.ismount(self.root):
+        """Everything in it is gone, its memory free again."""
+        self._enter()
+        if self.mounts is not None and os.path.ismount(self.root):
             kernel.unmount(str(self.root))
-        elif not self.limited:
+        elif self.mounts is None:
             shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from rewards.code.types import Limits
 OWN_PROCESSES = 2
 """bubblewrap's monitor and the first process of the pid namespace, which count beside the program's own."""
 _GONE_WITHIN_S = 10.0
+_SETTLED_WITHIN_S = 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -72,6 +74,24 @@ def kill_quietly(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def set_value(path: Path, value: str) -> None:
+    """Write a control file. Raises ``OSError`` that names it, which the kernel's answer to a write does not.
+
+    EBUSY says that a limit is below what is in use and that nothing could be reclaimed just then. No process is left in
+    a group between two runs, so that what is in use is page cache, which may be busy for a moment, not for good.
+    """
+    deadline = time.monotonic() + _SETTLED_WITHIN_S
+    while True:
+        try:
+            path.write_text(value)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        else:
+            return
+        time.sleep(0.002)
 
 
 class Polled(Group):

@@ -25,6 +25,11 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
+def enter_mounts(namespace: int) -> None:
+    """See what is mounted in the namespace behind this descriptor from now on, standing at its root."""
+    _check(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(CLONE_NEWNS)), "setns")
+
+
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     """Attach a file system or, with MS_BIND, a folder or file."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]

@@ -45,6 +45,12 @@ def own_mounts() -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
 
+def fork_mounts() -> int:
+    """A descriptor of a new copy of this process's mounts, which the process is in from now on."""
+    kernel.unshare(kernel.CLONE_NEWNS)
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _part_of_system(python: str) -> bool:
     return python == "/usr" or python.startswith("/usr/")
 

@@ -17,7 +17,11 @@ from typing import Any
 
 from rewards.code.types import Ending, Job, Limits, Outcome
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_FUTURE_WRITE = 0x10  # not yet in fcntl (Python 3.11)
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE
+"""F_SEAL_WRITE would first wait until nobody else holds one of the pages, and fail with EBUSY after 150 ms: the kernel
+holds pages for longer at times, when it reclaims or moves memory. The other seal forbids the same but for mappings made
+before it, and there are none: content is only ever written through ``write``. Linux 5.1."""
 _LENGTH = 8
 _MOST_FDS = 4
 

@@ -1,0 +1,93 @@
+"""Procedural text with facts to recall, the language of ``benchmarks.moba_quality``: made from seeds, without end.
+
+A sequence is prose of made-up words, letter by letter, with facts strewn in. A fact is a key and its value, one token
+each. The first time that a key occurs in a sequence, its value is a coin toss of ``VALUES`` sides; from then on it is
+the same value again, which a model knows only if its attention finds the earlier place, however far back that is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz ."
+VALUES = 16
+KEYS = 64
+VALUE_0 = len(LETTERS)
+"""Token id of the first value."""
+KEY_0 = VALUE_0 + VALUES
+"""Token id of the first key."""
+VOCABULARY = KEY_0 + KEYS
+
+WORDS = 256
+"""Words of the language."""
+SUCCESSORS = 4
+"""Words that may follow a word: local structure, learned with any attention."""
+
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How many facts a sequence has, and how far back they lie."""
+
+    keys: int = 24
+    """Keys in use per sequence, drawn anew for each; the mean distance back to a key's last occurrence is the length
+    of so many facts."""
+    every: int = 2
+    """Words between facts on average."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch."""
+
+    tokens: Tokens
+    """Token ids [n, length]."""
+    distance: Tokens
+    """[n, length]: where a token is a recalled value, tokens back to its key's last occurrence; 0 elsewhere."""
+
+
+class Language:
+    """Words and their order, fixed by ``seed``; sequences differ by the seed that they are drawn with."""
+
+    def __init__(self, facts: Facts, seed: int = 0) -> None:
+        rng = np.random.default_rng([seed, 0])
+        self.facts = facts
+        lengths = rng.integers(2, 7, WORDS)
+        self._words = [[*rng.integers(0, 26, n).tolist(), LETTERS.index(" ")] for n in lengths]
+        self._next = rng.integers(0, WORDS, (WORDS, SUCCESSORS))
+
+    def draw(self, count: int, length: int, seed: tuple[int, ...]) -> Sequences:
+        """``count`` sequences of ``length`` tokens; equal seeds give equal sequences."""
+        rng = np.random.default_rng([*seed, 1])
+        rows = [self._one(length, rng) for _ in range(count)]
+        tokens, distance = (np.array(part, dtype=np.int64) for part in zip(*rows, strict=True))
+        return Sequences(tokens, distance)
+
+    def _one(self, length: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        keys = (KEY_0 + rng.permutation(KEYS)[: self.facts.keys]).tolist()
+        values = (VALUE_0 + rng.integers(0, VALUES, len(keys))).tolist()
+        # Every word has at least three tokens, so that so many draws always do.
+        which = rng.integers(0, SUCCESSORS, length).tolist()
+        is_fact = (rng.random(length) * self.facts.every < 1).tolist()
+        about = rng.integers(0, len(keys), length).tolist()
+        word = int(rng.integers(0, WORDS))
+        tokens: list[int] = []
+        distance: list[int] = []
+        last: dict[int, int] = {}
+        for step in range(length):
+            if len(tokens) >= length:
+                break
+            if is_fact[step]:
+                key = about[step]
+                seen = last.get(key)
+                last[key] = len(tokens)
+                tokens += [keys[key], values[key]]
+                distance += [0, 0 if seen is None else last[key] - seen]
+            tokens += self._words[word]
+            distance += [0] * len(self._words[word])
+            word = int(self._next[word, which[step]])
+        return tokens[:length], distance[:length]

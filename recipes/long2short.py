@@ -1,0 +1,33 @@
+"""long2short on the demo model: all four ways and their combination on two CPU cores, judged on one plot [A.10].
+
+`make long2short` after `make demo`. The demo's policy works every step out in columns; the shorter ways that it met in
+its warm-up are cheaper, and it can learn on which steps they are safe.
+"""
+
+from __future__ import annotations
+
+from recipes.quickstart import config as quickstart
+from recipes.shorten.config import (
+    DpoConfig,
+    FineTuneConfig,
+    JudgeConfig,
+    SampleConfig,
+    SecondPhaseConfig,
+    ShortenConfig,
+)
+from rl.config import LengthRewardConfig
+
+DESCRIPTION = "the demo model's long reasoning made short, four ways: k15 shorten runs/demo --recipe long2short"
+
+
+def config() -> ShortenConfig:
+    """Sized for a model of 0.6 million parameters."""
+    return ShortenConfig(
+        recipe="long2short",
+        run=quickstart(),
+        sample=SampleConfig(problems=512, n=8),
+        rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
+        dpo=DpoConfig(lr=5e-5, batch_pairs=32, micro_batch_pairs=32, epochs=1),
+        rl=SecondPhaseConfig(iterations=60, max_tokens=100, length=LengthRewardConfig(weight=0.5, start_iteration=0)),
+        judge=JudgeConfig(samples=4),
+    )

@@ -1,0 +1,4 @@
+"""long2short: from a long-CoT policy to a short one, four ways, compared on one token-efficiency plot [A.10].
+
+``Variant`` is what the stages hand to the report.
+"""

@@ -1,0 +1,110 @@
+"""Responses of a model to problems, graded and on record: for choosing from, and for judging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.benchmark import Benchmark
+from evals.data import Loaded
+from evals.evaluate import Answer, Ask, Done, Responder, asks_of
+from evals.offline import Task, run_task
+from evals.pooled import PoolResponder
+from evals.store import write_samples
+from recipes.engines import open_pool
+from recipes.eval_tasks import files_fingerprint
+from recipes.setup import Setup
+from rl.stop import Stopper
+from rollout.engine import Sampling
+from rollout.pool import Pool
+from rollout.problems.source import ProblemList
+from rollout.types import Problem
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked, and how often."""
+
+    name: str
+    """Column ``benchmark`` of the Parquet file."""
+    title: str
+    """For the progress bar."""
+    problems: tuple[Problem, ...]
+    samples: int
+    """Responses per problem."""
+    temperature: float
+
+
+def responder(setup: Setup, pool: Pool, temperature: float) -> PoolResponder:
+    """Asks as the run does, with the run's cap."""
+    return PoolResponder(
+        pool,
+        setup.render,
+        setup.decode,
+        Sampling(temperature=temperature, stop_token_ids=setup.end),
+        setup.config.rollout.max_tokens,
+        setup.config.engine.max_model_len,
+    )
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """Starts engines on ``model`` only if something is left to ask, and stops them after that."""
+
+    setup: Setup
+    model: Path
+    temperature: float
+    stopper: Stopper
+
+    def respond(self, asks: Sequence[Ask], done: Done) -> None:
+        """See ``Responder``."""
+        if not asks:
+            return
+        config = self.setup.config
+        with ExitStack() as stack, self.stopper.interruptible():
+            pool = open_pool(str(self.model), config.engine, config.ray, self.setup.end, config.seed, None, stack)
+            self.stopper.claim()  # Ray has put its own handlers in the place of ours
+            responder(self.setup, pool, self.temperature).respond(asks, done)
+
+
+def answer_all(setup: Setup, questions: Questions, answering: Responder, model: Path, folder: Path) -> list[Answer]:
+    """One graded answer per ask, in order, on record in ``folder`` and as ``samples.parquet`` there.
+
+    What an earlier process drew is not drawn again. Raises ``JournalError`` when the folder holds answers of another
+    model or under other settings.
+    """
+    loaded = Loaded(
+        problems=questions.problems,
+        origin=questions.name,
+        first=questions.problems[0],
+        fingerprint=ProblemList(questions.problems, questions.name).fingerprint,
+        defects=0,
+    )
+    config = setup.config
+    benchmark = Benchmark(
+        name=questions.name,
+        title=questions.title,
+        published="",
+        verify=setup.verify,
+        samples=questions.samples,
+        temperature=questions.temperature,
+        max_tokens=config.rollout.max_tokens,
+    )
+    task = Task(
+        benchmark=benchmark,
+        loaded=loaded,
+        asks=asks_of(questions.problems, questions.samples, config.seed),
+        responder=answering,
+        settings={
+            "samples": questions.samples,
+            "temperature": questions.temperature,
+            "max_tokens": config.rollout.max_tokens,
+            "seed": config.seed,
+        },
+        identity={"model": files_fingerprint(model), "problems": loaded.fingerprint},
+    )
+    _, answers = run_task(task, folder)
+    write_samples(folder / "samples.parquet", [(questions.name, answers)])
+    return answers

@@ -1,0 +1,127 @@
+"""The keys of ``k15 shorten``. Imports no torch, vLLM or Ray.
+
+k1.5 gives n = 8, the plain average and the factor 1.5; batch sizes, learning rates, beta, the second RL phase's cap and
+weight are not published, so they are keys and the defaults are ours [A.10, A.15].
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rl.config import LengthRewardConfig, RunConfig
+from rollout.config import Config
+
+
+class SampleConfig(Config):
+    """Responses that rejection sampling and DPO choose from; drawn from training problems only."""
+
+    problems: int = Field(1024, ge=1)
+    """Training problems asked; a file with fewer is used whole."""
+    n: int = Field(8, ge=2)
+    """Responses per problem [A.10]; with fewer than 2 there is nothing to choose from."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+
+
+class MergeConfig(Config):
+    """Weight averaging."""
+
+    weight: float = Field(0.5, ge=0, le=1)
+    """Share of the short model [A.10]; the long one has the rest."""
+    method: str = "linear"
+    """``linear``: the paper's plain average. Others (slerp, ties, dare_ties, ...) are mergekit's, by its names."""
+
+
+class FineTuneConfig(Config):
+    """Supervised fine-tuning on the shortest correct responses."""
+
+    epochs: int = Field(2, ge=1)
+    """Passes over them."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens per optimiser step, prompt included."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate of the run's optimiser; linear warm-up over 5 %, then cosine to a tenth."""
+
+
+class DpoConfig(Config):
+    """Direct preference optimisation with TRL's ``DPOTrainer``."""
+
+    beta: float = Field(0.1, gt=0)
+    """Strength of the tie to the long model."""
+    lr: float = Field(1e-6, gt=0)
+    """Peak learning rate of AdamW; linear warm-up over 10 %, then cosine."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the pairs."""
+    batch_pairs: int = Field(32, ge=1)
+    """Pairs per optimiser step."""
+    micro_batch_pairs: int = Field(8, ge=1)
+    """Pairs per forward pass; changes memory, not the result."""
+    longer: float = Field(1.5, ge=1)
+    """A correct response is rejected when it is at least this many times as long as the chosen one [A.10]."""
+    pairs_per_problem: int = Field(4, ge=1)
+    """Pairs of one problem at most, those with the longest rejected responses first."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the chosen response's cross-entropy beside the DPO loss; not in the paper, 0 is its loss."""
+
+    @model_validator(mode="after")
+    def _micro(self) -> Self:
+        if self.batch_pairs % self.micro_batch_pairs:
+            raise ValueError(
+                f"batch_pairs ({self.batch_pairs}) is not divisible by micro_batch_pairs ({self.micro_batch_pairs})"
+            )
+        return self
+
+
+class SecondPhaseConfig(Config):
+    """long2short RL: a second phase with the length reward on from the start and a much smaller cap."""
+
+    iterations: int = Field(100, ge=1)
+    """RL iterations."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest response in training; ``null``: half of ``run.rollout.max_tokens``. Judged under the run's own cap."""
+    length: LengthRewardConfig = LengthRewardConfig(weight=0.5, start_iteration=0)
+    """The length reward [A.5], from iteration 0 on."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate; ``null``: the run's."""
+    selection_problems: int = Field(128, ge=1)
+    """Training problems on which the base checkpoint is chosen: never the held-out ones."""
+    selection_samples: int = Field(2, ge=1)
+    """Responses per such problem and checkpoint."""
+
+
+class JudgeConfig(Config):
+    """How all variants are judged: the same held-out problems, seeds and cap for each."""
+
+    samples: int = Field(4, ge=1)
+    """Responses per held-out problem (avg@n), at ``run.eval.temperature``."""
+
+
+class ShortenConfig(Config):
+    """long2short: from a long-CoT policy to a short one."""
+
+    recipe: str = "custom"
+    """Name of the recipe it came from."""
+    run: RunConfig = RunConfig()
+    """How the model is asked, sampled, trained and graded: a run's own configuration when one is shortened."""
+    sample: SampleConfig = SampleConfig()
+    merge: MergeConfig = MergeConfig()
+    rejection: FineTuneConfig = FineTuneConfig()
+    dpo: DpoConfig = DpoConfig()
+    rl: SecondPhaseConfig = SecondPhaseConfig()
+    judge: JudgeConfig = JudgeConfig()
+
+    @property
+    def cap(self) -> int:
+        """Longest training response of the second RL phase."""
+        return self.rl.max_tokens or max(1, self.run.rollout.max_tokens // 2)
+
+    @model_validator(mode="after")
+    def _smaller_cap(self) -> Self:
+        if self.cap >= self.run.rollout.max_tokens:
+            raise ValueError(
+                f"rl.max_tokens ({self.cap}) is not smaller than run.rollout.max_tokens "
+                f"({self.run.rollout.max_tokens}): the second phase needs a significantly smaller cap"
+            )
+        return self

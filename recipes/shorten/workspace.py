@@ -1,0 +1,105 @@
+"""The output folder of ``k15 shorten``: one folder per stage, each with what it was made from and how.
+
+OUT/
+  long/ short/                      judged as they are
+  samples-long/ samples-merge/      responses to training problems: record, samples.parquet
+  merge/ rejection/ merge_rejection/ dpo/ rl/     stage.json, model/, and what the stage needs to go on
+  judged/NAME/                      held-out responses of each variant: record, samples.parquet
+  results.json, report.html, efficiency.png
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rl.run_dir import flatten
+from rollout.files import replace_file
+
+UNIMPORTANT = ("run.log.", "run.ray.", "run.checkpoint.", "run.recipe")
+"""Inputs that change how a stage runs, not what comes out of it."""
+
+
+class WorkspaceError(ValueError):
+    """The output folder cannot be used; one line: why, and what to do."""
+
+
+class Workspace:
+    """Which stages there are, and whether what they were made from still holds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        """Of a stage."""
+        return self.root / name
+
+    def model(self, name: str) -> Path:
+        """Where a stage puts its model; RL's is in its run directory."""
+        return self.root / name / ("run/model" if name == "rl" else "model")
+
+    def note(self, name: str) -> str | None:
+        """How a finished stage was made; ``None`` while it is not finished."""
+        file = self.folder(name) / "stage.json"
+        if not file.exists():
+            return None
+        found = json.loads(file.read_bytes()).get("note")
+        return None if found is None else str(found)
+
+    def begin(self, name: str, inputs: dict[str, Any]) -> Path:
+        """The folder of a stage, new or to be continued with the same inputs.
+
+        Raises ``WorkspaceError`` when it holds what was made from other inputs; the difference is shown.
+        """
+        folder, new = self.folder(name), json.loads(json.dumps(inputs, default=str))
+        file = folder / "stage.json"
+        if file.exists():
+            changed = differences(json.loads(file.read_bytes())["inputs"], new)
+            if changed:
+                raise WorkspaceError(
+                    f"{folder} was made from other inputs ({'; '.join(changed[:5])}); remove that folder to make it "
+                    "again, or choose another --out"
+                )
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(name, {"inputs": new, "note": None})
+        return folder
+
+    def finish(self, name: str, note: str) -> None:
+        """Mark a stage as complete."""
+        inputs = json.loads((self.folder(name) / "stage.json").read_bytes())["inputs"]
+        self._write(name, {"inputs": inputs, "note": note})
+
+    def _write(self, name: str, row: dict[str, Any]) -> None:
+        replace_file(self.folder(name) / "stage.json", (json.dumps(row, indent=1) + "\n").encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time. Raises ``WorkspaceError`` when another is at work or nothing can be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise WorkspaceError(f"{self.root} cannot be written: {error.strerror}; choose another --out") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkspaceError(
+                    f"another process is working on {self.root}; wait for it or choose another --out"
+                ) from None
+            yield
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys that differ, as ``key: old -> new``, without the unimportant ones."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "(absent)") != after.get(key, "(absent)") and not key.startswith(UNIMPORTANT)
+    ]

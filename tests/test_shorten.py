@@ -1,0 +1,248 @@
+"""`k15 shorten` from end to end: a tiny run in this process, every method, resumption, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM
+
+from recipes.cli import main
+from recipes.run import run
+from recipes.shorten.config import ShortenConfig
+from recipes.shorten.second_phase import second_phase
+from rl.config import RunConfig
+
+TINY = {
+    "iterations": 3,
+    "model": {
+        "base": {
+            "kind": "scratch",
+            "layers": 1,
+            "width": 32,
+            "heads": 2,
+            "kv_heads": 2,
+            "mlp_width": 64,
+            "context": 96,
+        },
+        "threads": 1,
+    },
+    "problems": {
+        "train": {"kind": "arithmetic", "steps": [1, 1], "digits": 1, "careful": 0.4, "jumps": 0.4},
+        "heldout": {"kind": "arithmetic", "steps": [1, 1], "digits": 1},
+        "heldout_size": 6,
+    },
+    "warmup": {"examples": 2500, "batch_tokens": 256, "lr": 1e-2},
+    "engine": {"kind": "hf", "max_model_len": 96, "threads": 1},
+    "rollout": {"groups": 4, "k": 4, "segment_tokens": 24, "max_tokens": 40, "loss_on": "all"},
+    "reward": {"length": {"weight": 0.5, "start_iteration": 0}},
+    "learner": {"updates": 2},
+    "eval": {"every": 0, "samples": 2},
+    "checkpoint": {"every": 1, "keep": 3},
+    "log": {"live": False},
+    "ray": {"in_process": True},
+}
+KEYS = {
+    "--sample.problems": "12",
+    "--sample.n": "6",
+    "--rejection.batch_tokens": "256",
+    "--dpo.longer": "1.1",
+    "--dpo.batch_pairs": "8",
+    "--rl.iterations": "2",
+    "--rl.max_tokens": "24",
+    "--rl.selection_problems": "6",
+    "--judge.samples": "2",
+}
+MADE = ("merge", "rejection", "merge_rejection", "dpo", "rl")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run(RunConfig.model_validate(TINY), folder) == 0
+    return folder
+
+
+def arguments(model: Path | str, out: Path, method: str = "all", **changes: str) -> list[str]:
+    keys = KEYS | {f"--{name.replace('__', '.')}": value for name, value in changes.items()}
+    return ["shorten", str(model), "--method", method, "--out", str(out), *(p for pair in keys.items() for p in pair)]
+
+
+@pytest.fixture(scope="module")
+def shortened(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("short") / "all"
+    assert main(arguments(trained, out)) == 0
+    return out
+
+
+def model_of(out: Path, name: str) -> Path:
+    return out / name / ("run/model" if name == "rl" else "model")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_each_method_makes_another_model_that_loads(shortened: Path, trained: Path, name: str) -> None:
+    made = AutoModelForCausalLM.from_pretrained(model_of(shortened, name)).state_dict()
+    long = AutoModelForCausalLM.from_pretrained(trained / "model").state_dict()
+    assert made.keys() == long.keys()
+    assert all(tensor.isfinite().all() for tensor in made.values())
+    assert any(not made[key].equal(long[key]) for key in long)
+    assert json.loads((shortened / name / "stage.json").read_text())["note"]
+    assert (model_of(shortened, name) / "tokenizer.json").exists()
+
+
+def test_all_are_judged_on_the_same_heldout_problems_and_none_was_learned_from(shortened: Path) -> None:
+    judged = {
+        name: pq.read_table(shortened / "judged" / name / "samples.parquet").to_pylist()
+        for name in ("long", "short", *MADE)
+    }
+    asked = {name: [(row["problem"], row["sample"]) for row in rows] for name, rows in judged.items()}
+    assert all(one == asked["long"] for one in asked.values())
+    assert len(asked["long"]) == 12
+    learned = {
+        row["problem"]
+        for name in ("samples-long", "samples-merge")
+        for row in pq.read_table(shortened / name / "samples.parquet").to_pylist()
+    }
+    rl = {
+        row["problem"]
+        for path in (shortened / "rl/run/rollouts").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
+    assert learned
+    assert rl
+    assert not (learned | rl) & {problem for problem, _ in asked["long"]}
+
+
+def test_the_second_phase_keeps_the_smaller_cap(shortened: Path) -> None:
+    lengths = [
+        row["length"]
+        for path in (shortened / "rl/run/rollouts").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert max(lengths) <= 24
+
+
+def test_the_base_of_rl_is_chosen_among_the_runs_checkpoints_on_training_problems(shortened: Path) -> None:
+    selection = json.loads((shortened / "rl" / "selection.json").read_text())
+    assert [one["iteration"] for one in selection["candidates"]] == [1, 2, 3]
+    best = max(selection["candidates"], key=lambda one: (one["efficiency"], one["iteration"]))
+    assert f"iteration {best['iteration']}:" in selection["why"]
+    rows = pq.read_table(shortened / "rl/selection" / "000001" / "samples.parquet").to_pylist()
+    heldout = pq.read_table(shortened / "judged/long/samples.parquet").to_pylist()
+    assert not {row["problem"] for row in rows} & {row["problem"] for row in heldout}
+
+
+def test_results_report_and_plot_are_written(shortened: Path) -> None:
+    data = json.loads((shortened / "results.json").read_text())
+    assert {one["name"] for one in data["variants"]} == {"long", "short", *MADE}
+    assert (
+        "<svg" in (shortened / "report.html").read_text()
+        or "createElementNS" in (shortened / "report.html").read_text()
+    )
+    assert (shortened / "efficiency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_time_nothing_is_made_or_asked_again(shortened: Path, trained: Path) -> None:
+    watched = [*shortened.glob("*/responses.jsonl"), *shortened.glob("judged/*/responses.jsonl")]
+    watched += [model_of(shortened, name) / "model.safetensors" for name in MADE]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in watched}
+    assert len(watched) == 2 + 7 + 5
+    assert main(arguments(trained, shortened)) == 0
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in watched} == before
+
+
+def test_interrupted_sampling_goes_on_and_repeats_nothing(shortened: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    shutil.copytree(shortened / "samples-long", out / "samples-long")
+    record = out / "samples-long" / "responses.jsonl"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(lines[:40]))
+    stage = out / "samples-long" / "stage.json"
+    stage.write_text(json.dumps(json.loads(stage.read_text()) | {"note": None}))
+    assert main(arguments(trained, out, "dpo")) == 0
+    again = record.read_text().splitlines(keepends=True)
+    assert again[:40] == lines[:40]
+    keys = [(row["id"], row["sample"]) for row in map(json.loads, again)]
+    assert len(keys) == len(set(keys)) == 72
+
+
+def test_other_keys_for_a_finished_stage_are_refused(
+    shortened: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(trained, shortened, "dpo", dpo__beta="0.7")) == 0  # finished: its keys are not looked at
+    (shortened / "dpo" / "stage.json").write_text(
+        json.dumps(json.loads((shortened / "dpo" / "stage.json").read_text()) | {"note": None})
+    )
+    assert main(arguments(trained, shortened, "dpo", dpo__beta="0.7")) == 2
+    assert "dpo.beta: 0.1 -> 0.7" in capsys.readouterr().err
+
+
+def test_no_correct_response_stops_with_a_reason(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = tmp_path / "p.jsonl"
+    rows = [{"id": f"{i}", "problem": f"Compute\na {i}\nb +1", "answer": "impossible"} for i in range(10)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    extra = ["--problems", str(problems), "--verifier", "arithmetic"]
+    assert main([*arguments(trained, tmp_path / "out", "rejection"), *extra]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "none of the 48 responses to 8 training problems is correct" in error
+
+
+def test_bad_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*given: str) -> str:
+        assert main([*given]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    out = str(tmp_path / "out")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    model = str(trained / "model")
+    assert "sample.n" in refused(*arguments(trained, tmp_path / "o", sample__n="1"))
+    assert "rl.max_tokens (40)" in refused(*arguments(trained, tmp_path / "o", rl__max_tokens="40"))
+    assert "--problems FILE" in refused("shorten", model, "--method", "dpo", "--out", out)
+    assert "empty.jsonl" in refused("shorten", model, "--method", "dpo", "--out", out, "--problems", str(empty))
+    assert "metrics.jsonl:1" in refused(
+        "shorten", model, "--method", "dpo", "--out", out, "--problems", str(trained / "metrics.jsonl")
+    )
+    good = tmp_path / "good.jsonl"
+    good.write_text("".join(json.dumps({"id": f"{i}", "problem": f"{i}?", "answer": "1"}) + "\n" for i in range(9)))
+    assert "--short-model" in refused("shorten", model, "--method", "merge", "--out", out, "--problems", str(good))
+    assert "did you mean 'dpo.beta'" in refused(*arguments(trained, tmp_path / "o", dpo__betta="1"))
+    assert "no such model directory" in refused(*arguments(trained, tmp_path / "o", **{"short-model": "./none"}))
+    with pytest.raises(SystemExit):
+        main(["shorten", str(trained), "--method", "prune", "--out", out])
+    assert "merge, rejection" in capsys.readouterr().err
+
+
+def test_a_short_model_with_another_tokenizer_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained / "warmup", other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second, *_ = [token for token in vocabulary if token.isdigit()]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert main(arguments(trained, tmp_path / "out", "merge", **{"short-model": str(other)})) == 2
+    assert "tokenizer" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "merge" / "model").exists()
+
+
+def test_the_second_phase_is_the_run_but_for_what_makes_responses_short() -> None:
+    config = ShortenConfig.model_validate({"run": {**TINY, "ray": {}}, "rl": {"max_tokens": 16, "lr": 5e-4}})
+    phase = second_phase(config, Path("/base"))
+    assert (phase.rollout.max_tokens, phase.rollout.segment_tokens) == (16, 16)
+    assert phase.reward.length
+    assert phase.reward.length.start_iteration == 0
+    assert phase.warmup is None
+    assert phase.model.base.model_dump() == {"kind": "pretrained", "path": "/base"}
+    assert phase.learner.optimizer.lr == 5e-4
+    changed = {"recipe", "seed", "iterations", "model", "warmup", "rollout", "learner", "reward", "eval"}
+    before: dict[str, Any] = config.run.model_dump()
+    assert {key for key, value in phase.model_dump().items() if value != before[key]} <= changed
