@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu check format setup smollm2-offline clean clean-venv
+.PHONY: help demo long2short test test-gpu check format setup smollm2-offline clean clean-venv
 
 # The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -18,6 +18,11 @@ help:  ## this list
 demo:  ## train a small reasoning model from scratch on this CPU; report in runs/demo/report.html
 	$(SET_UP) cpu
 	@.venv/bin/k15 train quickstart --run-dir runs/demo
+
+long2short:  ## after `make demo`: its model made short, four ways, on one plot; runs/long2short/report.html
+	@[ -f runs/demo/summary.json ] || { echo "long2short: there is no finished runs/demo yet: make demo" >&2; exit 1; }
+	$(SET_UP) cpu
+	@.venv/bin/k15 shorten runs/demo --recipe long2short --method all --out runs/long2short
 
 # In two parts: many quick ones on all cores, then those with real Ray and vLLM, one at a time. 5: none was selected.
 test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)

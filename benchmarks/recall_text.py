@@ -33,11 +33,13 @@ Tokens = npt.NDArray[np.int64]
 class Facts:
     """How many facts a sequence has, and how far back they lie."""
 
-    keys: int = 24
-    """Keys in use per sequence, drawn anew for each; the mean distance back to a key's last occurrence is the length
-    of so many facts."""
-    every: int = 2
+    keys: int = 16
+    """Keys in use per sequence, drawn anew for each."""
+    every: int = 1
     """Words between facts on average."""
+    recent: int = 4
+    """Half of the facts repeat one of so many facts before, as texts stay with a subject for a while; the others take
+    any key, and lie as far back as the sequence is long."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,18 @@ class Language:
         which = rng.integers(0, SUCCESSORS, length).tolist()
         is_fact = (rng.random(length) * self.facts.every < 1).tolist()
         about = rng.integers(0, len(keys), length).tolist()
+        back = rng.integers(-2 * self.facts.recent, 0, length).tolist()
         word = int(rng.integers(0, WORDS))
         tokens: list[int] = []
         distance: list[int] = []
         last: dict[int, int] = {}
+        told: list[int] = []
         for step in range(length):
             if len(tokens) >= length:
                 break
             if is_fact[step]:
-                key = about[step]
+                key = told[back[step]] if -len(told) <= back[step] and back[step] >= -self.facts.recent else about[step]
+                told.append(key)
                 seen = last.get(key)
                 last[key] = len(tokens)
                 tokens += [keys[key], values[key]]

@@ -17,8 +17,6 @@ from rollout.types import Problem
 Row = Mapping[str, Any]
 """A row of a data file: ``problem``, ``answer``, perhaps ``id``, ``source`` and further fields."""
 
-GRADER_TIMEOUT_S = 5.0
-"""Limit of one maths verdict; beyond it the response is ungradable."""
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 """What most published results on maths benchmarks ask for."""
 
@@ -36,7 +34,7 @@ def followed_by(instruction: str) -> Callable[[Problem], str]:
 def by_name(problem: Problem, response: str) -> Score:
     """The verdict of the verifier that the problem names."""
     reference = Reference(problem.answer, problem.prompt, problem.extra)
-    return get_verifier(problem.verifier, GRADER_TIMEOUT_S)(response, reference)
+    return get_verifier(problem.verifier)(response, reference)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rewards.math.grade import grade
+from rewards.score import GRADER_TIMEOUT_S
 
 CHUNK = 64
 """Lines that go to a process at a time."""
@@ -45,7 +46,7 @@ class Grading:
     """Name of the field with the response."""
     tolerance: str | None = None
     """Name of a field with an absolute tolerance; lines without it are compared exactly."""
-    timeout_s: float = 1.0
+    timeout_s: float = GRADER_TIMEOUT_S
     """Wall limit for one comparison in a grading process, seconds."""
 
 

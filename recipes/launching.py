@@ -29,7 +29,12 @@ class Machines:
 
 
 def starting_model(setup: Setup, directory: RunDir) -> Path | str:
-    """A Hugging Face directory that learner and engines start from; weights from scratch are written once."""
+    """A Hugging Face directory that learner and engines start from; weights from scratch are written once.
+
+    After a warm-up it is that of the warm-up: a run that was killed before its first checkpoint starts RL there.
+    """
+    if (directory.warmup / "warmup.json").exists():
+        return directory.warmup
     base = setup.config.model.base
     if not isinstance(base, ScratchModel):
         return resolve_model(base.path)
@@ -42,8 +47,6 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
             setup.tokenizer.save_pretrained(aside)
             model.save_pretrained(aside)
         aside.rename(directory.initial)
-    if (directory.warmup / "warmup.json").exists():
-        return directory.warmup
     return directory.initial
 
 

@@ -25,9 +25,14 @@ def config() -> ShortenConfig:
     return ShortenConfig(
         recipe="long2short",
         run=quickstart(),
-        sample=SampleConfig(problems=512, n=8),
+        sample=SampleConfig(problems=384, n=8),
         rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
         dpo=DpoConfig(lr=5e-5, batch_pairs=32, micro_batch_pairs=32, epochs=1),
-        rl=SecondPhaseConfig(iterations=60, max_tokens=100, length=LengthRewardConfig(weight=0.5, start_iteration=0)),
+        rl=SecondPhaseConfig(
+            iterations=36,
+            max_tokens=150,
+            length=LengthRewardConfig(weight=0.5, start_iteration=0),
+            selection_problems=64,
+        ),
         judge=JudgeConfig(samples=4),
     )

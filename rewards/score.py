@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+GRADER_TIMEOUT_S = 1.0
+"""Wall limit of one maths verdict, in training, evaluation and commands alike: an answer that spends it is wrong, so
+that with limits of their own they could differ on the same response."""
+
 
 @dataclass(frozen=True)
 class Score:

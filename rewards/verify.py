@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from rewards.reference import Reference
-from rewards.score import Score
+from rewards.score import GRADER_TIMEOUT_S, Score
 
 Verifier = Callable[[str, Reference], Score]
 """``(response, reference) -> Score``. Raises only when the grader or the reference is at fault."""
@@ -30,7 +30,7 @@ WHOLE = frozenset({"code"})
 
 
 @cache
-def get_verifier(name: str, timeout_s: float = 1.0) -> Verifier:
+def get_verifier(name: str, timeout_s: float = GRADER_TIMEOUT_S) -> Verifier:
     """The verifier called ``name``; those that can take long stop after ``timeout_s`` seconds.
 
     Raises ``ValueError`` with the nearest name for one that does not exist.

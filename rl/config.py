@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rewards.score import GRADER_TIMEOUT_S
 from rollout.attention import AttentionConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
 from rollout.problems.config import ArithmeticSource, Source
@@ -193,7 +194,7 @@ class RewardConfig(Config):
     """Length reward; ``null``: none."""
     repetition_penalty: float = Field(0.0, ge=0, le=1)
     """Subtracted from the reward of a rollout that was stopped for repetition."""
-    grader_timeout_s: float = Field(1.0, gt=0)
+    grader_timeout_s: float = Field(GRADER_TIMEOUT_S, gt=0)
     """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from evals.benchmark import Benchmark, Needs
 from evals.benchmarks import UnknownBenchmark, get, names
 from evals.benchmarks.livecodebench import convert, private_tests
 from evals.data import Choice, load, load_shots
+from rewards.math.compare import Verdict
+from rewards.reference import Reference
+from rewards.verify import TIMED, get_verifier
+from rl.config import RewardConfig
 from rollout.problems.source import ProblemError
 from rollout.types import Problem
 
@@ -49,6 +54,27 @@ def test_a_benchmark_is_complete(name: str) -> None:
     assert 0 <= benchmark.temperature <= 1
     assert (benchmark.temperature == 0) <= (benchmark.samples == 1), "greedy samples are all the same"
     assert (benchmark.make is None) == (benchmark.file.endswith(".jsonl") and benchmark.hub is not None)
+
+
+def test_training_and_evaluation_give_an_answer_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that spends its time is wrong: with another limit the verdict on one response could be another."""
+    limits: list[float] = []
+
+    class Pool:
+        def ask(self, gold: str, answer: str, limit_s: float, tolerance: Fraction | None) -> Verdict:
+            limits.append(limit_s)
+            return Verdict(True)
+
+    monkeypatch.setattr("rewards.math.judge.shared_pool", lambda engine: Pool())
+    gold, response = r"\sqrt{2} + \sqrt{3}", r"\boxed{\sqrt{5 + 2\sqrt{6}}}"
+    wanted = RewardConfig().grader_timeout_s
+    assert get_verifier("math", wanted)(response, Reference(gold)).correct
+    timed = [name for name in names() if get(name).verifier in TIMED]
+    for name in timed:
+        benchmark = get(name)
+        assert benchmark.verify(Problem("x", "p", gold, verifier=benchmark.verifier), response).correct, name
+    assert limits == [wanted] * (1 + len(timed))
+    assert len(timed) >= 7
 
 
 @pytest.mark.parametrize("name", [name for name in names() if get(name).file])

@@ -216,3 +216,17 @@ def test_a_run_without_rl_reports_the_gap_of_its_probes(tmp_path: Path, monkeypa
     )  # what the hf engine reports may be exactly 0
     assert run(tiny(iterations=0), tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_logprob_gap"] == 0.007
+
+
+def test_a_pretrained_run_killed_after_its_warm_up_starts_rl_from_it(whole: Path, tmp_path: Path) -> None:
+    """Without a checkpoint yet, the warm-up's export is all there is of it."""
+    base = {"kind": "pretrained", "path": str(whole / "initial")}
+    config = tiny(model={"base": base, "threads": 1}, iterations=1)
+    assert run(config, tmp_path / "first") == 0
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("config.yaml", "run.json"):
+        shutil.copy(tmp_path / "first" / name, again)
+    shutil.copytree(tmp_path / "first" / "warmup", again / "warmup")
+    assert run(config, again) == 0
+    assert_same_run(tmp_path / "first", again)

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rewards.code.sandbox import Sandbox, cgroups, groups, open_sandbox, system, wire
 from rewards.code.sandbox.groups import Group
+from rewards.code.sandbox.supervisor import Supervisor
 from rewards.code.types import MIB, Ending, Job, Limits
 from tests.sandbox_kit import python
 
@@ -74,6 +76,31 @@ def test_sealing_does_not_wait_for_others_to_let_go_of_a_page(monkeypatch: pytes
     assert set(refused(fd).values()) == {True}
     for each in (fd, read, write):
         os.close(each)
+
+
+def test_news_of_a_closed_descriptor_are_not_taken_for_those_of_its_successor() -> None:
+    """One run ends and another starts in one round of events: both may have had the same number for a descriptor."""
+    supervisor = Supervisor([], [], "")
+    pipes = [os.pipe() for _ in range(3)]
+    first, second, quiet = (read for read, _ in pipes)
+    called: list[str] = []
+
+    def replace_other(other: int) -> None:
+        called.append("first")
+        supervisor._forget(other)
+        os.dup2(quiet, other)  # nothing to read from this one
+        supervisor._watch(other, lambda: called.append("successor"))
+        supervisor.closing = True
+
+    for fd, other in ((first, second), (second, first)):
+        os.write(pipes[0 if fd == first else 1][1], b"x")
+        supervisor._watch(fd, partial(replace_other, other))
+    parent = os.dup(quiet)
+    supervisor.serve(parent)
+    assert called == ["first"]
+    supervisor._epoll.close()
+    for fd in (parent, *pipes[0], *pipes[1], *pipes[2]):
+        os.close(fd)
 
 
 @contextmanager

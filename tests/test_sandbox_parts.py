@@ -214,7 +214,7 @@ def test_good_paths(path: str) -> None:
 
 
 def test_plain_place(tmp_path: Path) -> None:
-    place = Place(tmp_path / "slot", limited=False)
+    place = Place(tmp_path / "slot", mounts=None)
     place.create({"a/b/c": b"1", "a/b/d": b"2"}, Limits(), os.geteuid())
     (place.root / "work" / "link").symlink_to("a/b/c")
     assert place.collect(("a/b/c", "link", "a", "none/x"), 10) == {"a/b/c": b"1"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ TINY = {
             "kind": "scratch",
             "layers": 1,
             "width": 32,
-            "heads": 2,
-            "kv_heads": 2,
+            "heads": 1,
+            "kv_heads": 1,
             "mlp_width": 64,
             "context": 96,
         },
@@ -246,3 +248,36 @@ def test_the_second_phase_is_the_run_but_for_what_makes_responses_short() -> Non
     changed = {"recipe", "seed", "iterations", "model", "warmup", "rollout", "learner", "reward", "eval"}
     before: dict[str, Any] = config.run.model_dump()
     assert {key for key, value in phase.model_dump().items() if value != before[key]} <= changed
+
+
+def test_a_lora_policy_is_shortened_with_adapters_and_comes_out_whole(trained: Path, tmp_path: Path) -> None:
+    adapters = {"rank": 4, "target_modules": ["q_proj", "down_proj"]}
+    policy = {"base": {"kind": "pretrained", "path": str(trained / "model")}, "lora": adapters, "threads": 1}
+    source, out = tmp_path / "run", tmp_path / "out"
+    assert run(RunConfig.model_validate({**TINY, "iterations": 1, "model": policy, "warmup": None}), source) == 0
+    short = {"short-model": str(trained / "warmup")}
+    assert main(arguments(source, out, "merge,dpo,rl", rl__iterations="1", **short)) == 0
+    base = AutoModelForCausalLM.from_pretrained(source / "model").state_dict()
+    for name in ("merge", "dpo", "rl"):
+        made = AutoModelForCausalLM.from_pretrained(model_of(out, name)).state_dict()
+        assert made.keys() == base.keys()
+        changed = {key for key in base if not made[key].equal(base[key])}
+        assert changed
+        assert name == "merge" or all("q_proj" in key or "down_proj" in key for key in changed)
+
+
+@pytest.mark.slow
+def test_on_ray_with_vllm(trained: Path, tmp_path: Path) -> None:
+    """The command as a user types it: engines, fine-tuning, DPO and RL in actors of a cluster of its own."""
+    program = Path(sys.executable).with_name("k15")
+    out = tmp_path / "out"
+    keys = {"run__ray__in_process": "false", "run__engine__kind": "vllm", "run__engine__kv_cache_gib": "0.1"}
+    command = [str(program), *arguments(trained, out, "rejection,dpo,rl", **keys)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "long2short RL" in done.stdout
+    long = AutoModelForCausalLM.from_pretrained(trained / "model").state_dict()
+    for name in ("rejection", "dpo", "rl"):
+        made = AutoModelForCausalLM.from_pretrained(model_of(out, name)).state_dict()
+        assert any(not made[key].equal(long[key]) for key in long)
+    assert json.loads((out / "rl/run/summary.json").read_text())["max_logprob_gap"] < 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evals.benchmark import BOXED, GRADER_TIMEOUT_S, Benchmark, Row, Shots, followed_by
+from evals.benchmark import BOXED, Benchmark, Row, Shots, followed_by
 from rewards.score import Score
 from rollout.problems.config import HubSource
 from rollout.types import Problem
@@ -33,7 +33,7 @@ def verify(problem: Problem, response: str) -> Score:
 
     rule = "boxed" if boxes(after_thinking(response)) else "gsm8k"
     gold = problem.answer.rpartition("####")[2].strip()
-    return grade(gold, response, rule=rule, timeout_s=GRADER_TIMEOUT_S)
+    return grade(gold, response, rule=rule)
 
 
 BENCHMARK = Benchmark(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from evals.benchmark import BOXED, GRADER_TIMEOUT_S, Benchmark, Row
+from evals.benchmark import BOXED, Benchmark, Row
 from rewards.score import Score
 from rollout.problems.config import HubSource
 from rollout.types import Problem
@@ -37,7 +37,7 @@ def verify(problem: Problem, response: str) -> Score:
 
     error = problem.extra.get("error")
     tolerance = Fraction(str(error)) if error else None
-    return grade(problem.answer, response, tolerance=tolerance, timeout_s=GRADER_TIMEOUT_S)
+    return grade(problem.answer, response, tolerance=tolerance)
 
 
 BENCHMARK = Benchmark(

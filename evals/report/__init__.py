@@ -100,8 +100,10 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
     }
 
 
-def histogram(answers: Sequence[Answer]) -> dict[str, Any] | None:
+def histogram(answers: Sequence[Answer], longest: int = 0) -> dict[str, Any] | None:
     """Counts of response lengths by verdict; in characters when the tokens are not known.
+
+    The bins reach up to ``longest`` at least, so that histograms of several models can have the same ones.
 
     ``edges`` [b + 1] bound the bins, ``right``, ``wrong`` and ``ungradable`` [b] count. ``None`` without answers.
     """
@@ -109,8 +111,9 @@ def histogram(answers: Sequence[Answer]) -> dict[str, Any] | None:
     lengths = [answer.response.tokens or 0 if known else len(answer.response.text) for answer in answers]
     if not lengths:
         return None
-    width = _nice(max(lengths) / BINS)
-    bins = max(lengths) // width + 1
+    reach = max(longest, *lengths)
+    width = _nice(reach / BINS)
+    bins = reach // width + 1
     counts = {verdict: [0] * bins for verdict in ("correct", "wrong", "ungradable")}
     for answer, length in zip(answers, lengths, strict=True):
         counts[answer.score.verdict][length // width] += 1

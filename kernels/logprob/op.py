@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 26
-"""Logits held at once when the caller names no chunk: 256 MiB in float32, whatever the vocabulary. Fewer make the
-products so narrow that reading the head's weights takes most of the time."""
+CHUNK_ELEMENTS = 1 << 25
+"""Logits held at once when the caller names no chunk: 128 MiB in float32, whatever the vocabulary."""
+CACHED_ELEMENTS = 1 << 18
+"""Logits per CPU core that the passes after the product work on at a time: they find them in the core's cache. Over a
+whole chunk each pass would wait for main memory, and together they took as long as the product."""
 LOWEST = -1e4
 """Log-probs below this count as this in the entropy, to which they add nothing: exp of it is 0."""
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
-    """[chunk, V] in float32 (float64 stays): the product runs in the inputs' dtype, everything after it in full."""
-    logits = hidden @ weight.mT
+def _full(logits: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
+    """What the softmax is taken of, from a product in the inputs' dtype: float32, or float64 where it was that."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
-    return logits if temperature == 1.0 else logits.div_(temperature)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def _chunks(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows of ``hidden``, their products with ``weight`` [rows, V]); each product takes the place of the one before."""
+    buffer = hidden.new_empty((min(chunk, hidden.shape[0]), weight.shape[0]))
+    for start in range(0, hidden.shape[0], chunk):
+        rows = slice(start, min(start + chunk, hidden.shape[0]))
+        yield rows, torch.mm(hidden[rows], weight.mT, out=buffer[: rows.stop - rows.start])
+
+
+def _parts(rows: slice, logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """A chunk in pieces for the passes after the product: that fit into caches on CPUs, in one piece elsewhere."""
+    count = rows.stop - rows.start
+    if logits.device.type == "cpu":  # a row is one core's work
+        count = torch.get_num_threads() * max(1, CACHED_ELEMENTS // logits.shape[1])
+    for part in logits.split(max(1, count)):
+        yield slice(rows.start, rows.start + len(part)), part
+        rows = slice(rows.start + len(part), rows.stop)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -44,41 +64,40 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logp = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
-        entropy, normalizer = torch.empty_like(logp), torch.empty_like(logp)
-        for start in range(0, hidden.shape[0], chunk):
-            rows = slice(start, start + chunk)
-            logits = _logits(hidden[rows], weight, bias, temperature)
-            normalizer[rows] = torch.logsumexp(logits, dim=-1)
-            logp[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normalizer[rows]
-            # Masked logits (-inf) have probability 0 and must not make the entropy NaN.
-            shifted = logits.sub_(normalizer[rows, None]).clamp_min_(LOWEST)
-            entropy[rows] = -torch.linalg.vecdot(shifted.exp(), shifted)
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
+        entropy = torch.empty_like(logp)
+        for chunk_rows, products in _chunks(hidden, weight, chunk):
+            for rows, part in _parts(chunk_rows, products):
+                logprobs = _full(part, bias, temperature).log_softmax(-1)
+                logp[rows] = logprobs.gather(1, targets[rows, None]).squeeze(1)
+                # Masked logits (-inf) have probability 0 and must not make the entropy NaN.
+                logprobs.clamp_min_(LOWEST)
+                entropy[rows] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+        ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
+        hidden, weight, bias, targets = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dtype, grad = grads[0].dtype, grads[0] / ctx.temperature
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=normalizer.dtype, device=weight.device) if need_weight else None
-        grad_bias = torch.zeros(bias.shape, dtype=normalizer.dtype, device=bias.device) if need_bias else None
-        for start in range(0, hidden.shape[0], ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            logits = _logits(hidden[rows], weight, bias, ctx.temperature)
-            # d logp / d logits = (onehot - softmax) / temperature, scaled by the incoming gradient of each token.
-            scale = grads[0][rows, None].to(logits.dtype) / ctx.temperature
-            grad_logits = logits.sub_(normalizer[rows, None]).exp_().mul_(-scale)
-            grad_logits.scatter_add_(1, targets[rows, None], scale)
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(dim=0)
-            grad_logits = grad_logits.to(hidden.dtype)
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
+        for chunk_rows, products in _chunks(hidden, weight, ctx.chunk):
+            for rows, part in _parts(chunk_rows, products):
+                # d logp / d logits = (onehot - softmax) / temperature, scaled by the incoming gradient of each token.
+                scale = grad[rows, None]
+                grad_logits = _full(part, bias, ctx.temperature).softmax(-1).mul_(-scale)
+                grad_logits.scatter_add_(1, targets[rows, None], scale)
+                if grad_bias is not None:
+                    grad_bias += grad_logits.sum(dim=0)
+                part.copy_(grad_logits)
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[rows])
+                torch.mm(products, weight, out=grad_hidden[chunk_rows])
             if grad_weight is not None:
-                _add_product(grad_weight, grad_logits.mT, hidden[rows])
+                _add_product(grad_weight, products.mT, hidden[chunk_rows])
         cast_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         cast_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
         return grad_hidden, cast_weight, cast_bias, None, None, None

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import hypot, inf
 
 from recipes.shorten.results import TITLES, Variant
+from rewards.stats import Estimate
 
 CUT = 0.40
 """A method counts as a good cut when it saves this share of the tokens ..."""
 LOSS = 0.02
 """... and loses at most this much accuracy."""
+SLACK = 1e-9
+"""Differences of rates carry rounding: a loss of exactly 2 points is within 2 points."""
 PAPER_ORDER = ("rl", "dpo", "merge_rejection", "merge")
 """Token efficiency as k1.5 ranks it, best first [A.13]."""
-
-
-def pareto(variants: Sequence[Variant]) -> frozenset[str]:
-    """Names on the front: no other variant is at least as accurate and at most as long, and one of both strictly."""
-    return frozenset(one.name for one in variants if not any(dominates(other, one) for other in variants))
 
 
 def dominates(one: Variant, other: Variant) -> bool:
@@ -26,72 +25,162 @@ def dominates(one: Variant, other: Variant) -> bool:
     return better and (one.accuracy.mean > other.accuracy.mean or one.tokens.mean < other.tokens.mean)
 
 
-def efficiency(variant: Variant) -> float:
-    """Accuracy per 100 tokens, in percentage points; 0 for a model that says nothing."""
-    return 1e4 * variant.accuracy.mean / variant.tokens.mean if variant.tokens.mean else 0.0
+def dominated_by(one: Variant, variants: Sequence[Variant]) -> tuple[str, ...]:
+    """Names of the ``variants`` that dominate ``one``, in their order."""
+    return tuple(other.name for other in variants if dominates(other, one))
+
+
+def pareto(variants: Sequence[Variant]) -> frozenset[str]:
+    """Names on the front: no other variant is at least as accurate and at most as long, and one of both strictly."""
+    return frozenset(one.name for one in variants if not dominated_by(one, variants))
+
+
+def ratio(top: Estimate, bottom: Estimate) -> Estimate:
+    """``top`` over ``bottom``, both >= 0, with a 95 % interval from theirs; 0 when ``bottom`` is 0.
+
+    The two half-widths are added in quadrature, as if they were independent. Ours are of the same problems and mostly
+    rise and fall together, so the interval is rather too wide than too narrow.
+    """
+    a, b, n = top.mean, bottom.mean, min(top.n, bottom.n)
+    if b <= 0:
+        return Estimate(0.0, 0.0, inf, n)
+    low = a / b - hypot((a - top.low) / b, a / b - a / bottom.high)
+    high = a / b + hypot((top.high - a) / b, a / bottom.low - a / b) if bottom.low > 0 else inf
+    return Estimate(a / b, max(0.0, low), high, n)
+
+
+def efficiency(variant: Variant) -> Estimate:
+    """Accuracy per token, as percentage points per 100 tokens; 0 for a model that says nothing.
+
+    One number ranks, but it favours short and poor answers: the front says what is worth having.
+    """
+    found = ratio(variant.accuracy, variant.tokens)
+    return Estimate(1e4 * found.mean, 1e4 * found.low, 1e4 * found.high, found.n)
+
+
+def decided(one: Variant, other: Variant) -> bool:
+    """Whether the 95 % interval of the difference in accuracy per token leaves 0 out."""
+    ahead, behind = sorted((efficiency(one), efficiency(other)), key=lambda e: e.mean, reverse=True)
+    return ahead.mean - behind.mean > hypot(ahead.mean - ahead.low, behind.high - behind.mean)
+
+
+def token_change(variant: Variant, long: Variant) -> Estimate:
+    """Mean response tokens over the long model's, minus 1, with its 95 % interval."""
+    found = ratio(variant.tokens, long.tokens)
+    return Estimate(found.mean - 1, found.low - 1, found.high - 1, found.n)
+
+
+HEAD = (
+    f"{'':<19}{'accuracy':>8}  {'95 %':<14}{'tokens':>7}{'median':>8}  {'tokens against long':<20}"
+    f"  {'points against long':<20}{'cap hit':>8}{'ungradable':>12}  front"
+)
 
 
 def table(variants: Sequence[Variant]) -> str:
-    """For the terminal."""
+    """For the terminal: intervals are 95 %."""
     front = pareto(variants)
-    lines = [
-        f"{'':<20}{'accuracy':>9}  {'95 % interval':<15}{'tokens':>8}{'median':>8}{'cut':>7}  "
-        f"{'accuracy against long':<24}{'cap hit':>8}{'ungradable':>12}  front"
-    ]
-    for one in variants:
-        interval = f"[{100 * one.accuracy.low:.1f}, {100 * one.accuracy.high:.1f}]"
-        cut, against = "", ""
-        if one.change is not None:
-            cut = f"{-100 * one.change.tokens:.0f} %"
-            against = f"{100 * one.change.accuracy:+.1f} [{100 * one.change.low:+.1f}, {100 * one.change.high:+.1f}]"
-        lines.append(
-            f"{TITLES[one.name]:<20}{100 * one.accuracy.mean:>7.1f} %  {interval:<15}{one.tokens.mean:>8.1f}"
-            f"{one.median_tokens:>8.0f}{cut:>7}  {against:<24}{100 * one.truncated:>6.1f} %"
-            f"{100 * one.ungradable:>10.1f} %  {'yes' if one.name in front else '-'}"
-        )
-    return "\n".join(lines)
+    long = next((one for one in variants if one.name == "long"), None)
+    return "\n".join([HEAD, *(_row(one, long, one.name in front) for one in variants)])
+
+
+def _row(one: Variant, long: Variant | None, on_front: bool) -> str:
+    tokens = points = ""
+    if one.change is not None:
+        points = f"{_signed(one.change.accuracy)} [{_signed(one.change.low)}, {_signed(one.change.high)}]"
+        if long is not None:
+            change = token_change(one, long)
+            tokens = f"{100 * change.mean:+.0f} % [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
+    interval = f"[{100 * one.accuracy.low:.1f}, {100 * one.accuracy.high:.1f}]"
+    return (
+        f"{TITLES[one.name]:<19}{100 * one.accuracy.mean:>6.1f} %  {interval:<14}{one.tokens.mean:>7.1f}"
+        f"{one.median_tokens:>8.1f}  {tokens:<20}  {points:<20}{100 * one.truncated:>6.1f} %"
+        f"{100 * one.ungradable:>10.1f} %  {'yes' if on_front else '-'}"
+    )
+
+
+def _signed(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}"
 
 
 def verdict(variants: Sequence[Variant]) -> list[str]:
     """What the comparison shows, in plain sentences."""
     made = [one for one in variants if one.change is not None and one.name != "short"]
-    if not made:
-        return ["nothing to compare: only the long model was judged"]
-    return [_cuts(made), _ranking(made), _front(variants)]
+    long = next((one for one in variants if one.name == "long"), None)
+    if long is None or not made:
+        return ["There is nothing to compare: no method was judged beside the long model."]
+    return [_cuts(made, long), *_ranking(made), *_paper(made), _front(variants)]
 
 
-def _cuts(made: Sequence[Variant]) -> str:
-    good = [one for one in made if one.change and one.change.tokens <= -CUT and one.change.accuracy >= -LOSS]
-    goal = f"{100 * CUT:.0f} % of the tokens at {100 * LOSS:.0f} points of accuracy or less"
+def _cuts(made: Sequence[Variant], long: Variant) -> str:
+    """Who saves enough at a small loss, and whether the intervals agree."""
+    goal = f"at least {100 * CUT:.0f} % of the tokens at a loss of at most {100 * LOSS:.0f} points of accuracy"
+    pairs = [(one, one.change) for one in made if one.change is not None]
+    good = [(v, c) for v, c in pairs if c.tokens <= SLACK - CUT and c.accuracy >= -LOSS - SLACK]
     if not good:
-        return f"no method saves {goal}"
-    return f"{_and([TITLES[one.name] for one in good])} save{'s' if len(good) == 1 else ''} {goal}"
+        return f"No method saves {goal}."
+    named = [f"{TITLES[v.name]} ({100 * c.tokens:+.0f} % tokens, {_signed(c.accuracy)} points)" for v, c in good]
+    worse = [
+        f"{TITLES[v.name]} (down to {_signed(c.low)} points, {100 * token_change(v, long).high:+.0f} % tokens)"
+        for v, c in good
+        if c.low < -LOSS - SLACK or token_change(v, long).high > SLACK - CUT
+    ]
+    caution = f" The 95 % intervals do not exclude a worse trade for {_and(worse)}." if worse else ""
+    return f"These save {goal}: {_and(named)}.{caution}"
 
 
-def _ranking(made: Sequence[Variant]) -> str:
-    """The order by accuracy per token, and how far it is the paper's."""
-    order = sorted(made, key=efficiency, reverse=True)
-    found = "accuracy per token: " + " > ".join(f"{TITLES[one.name]} ({efficiency(one):.0f})" for one in order)
-    ranked = [one for one in order if one.name in PAPER_ORDER]
+def _ranking(made: Sequence[Variant]) -> list[str]:
+    if len(made) < 2:
+        return []
+    order = _by_efficiency(made)
+    named = ", ".join(f"{TITLES[one.name]} {efficiency(one).mean:.3g}" for one in order)
+    return [f"Points of accuracy per 100 tokens, best first: {named}.{_undecided(order)}"]
+
+
+def _paper(made: Sequence[Variant]) -> list[str]:
+    """How far the order is the paper's."""
+    ranked = _by_efficiency([one for one in made if one.name in PAPER_ORDER])
     claimed = [name for name in PAPER_ORDER if name in {one.name for one in ranked}]
     if len(claimed) < 2:
-        return found
-    paper = " > ".join(TITLES[name] for name in claimed)
+        return []
+    paper = f"k1.5 ranks {' > '.join(TITLES[name] for name in claimed)}"
     if [one.name for one in ranked] == claimed:
-        return f"{found}; k1.5 ranks them so, too ({paper})"
-    undecided = [f"{TITLES[one.name]} and {TITLES[two.name]}" for one, two in pairwise(ranked) if _overlap(one, two)]
-    note = f"; undecided, since both intervals overlap: {_and(undecided)}" if undecided else ""
-    return f"{found}; k1.5's order is another: {paper}{note}"
+        return [f"{paper}; so do these numbers.{_undecided(ranked)}"]
+    turned = [(b, a) for i, b in enumerate(ranked) for a in ranked[i + 1 :] if _rank(b) > _rank(a)]
+    surely = [f"{TITLES[b.name]} over {TITLES[a.name]}" for b, a in turned if decided(b, a)]
+    maybe = [f"{TITLES[b.name]} over {TITLES[a.name]}" for b, a in turned if not decided(b, a)]
+    parts = [f"these numbers say {' > '.join(TITLES[one.name] for one in ranked)}"]
+    parts += [f"turned round beyond the 95 % intervals: {', '.join(surely)}"] if surely else []
+    parts += [f"turned round, but not decided: {', '.join(maybe)}"] if maybe else []
+    return [f"{paper}; {'; '.join(parts)}."]
 
 
-def _overlap(one: Variant, two: Variant) -> bool:
-    return all(a.low <= b.high and b.low <= a.high for a, b in ((one.accuracy, two.accuracy), (one.tokens, two.tokens)))
+def _rank(variant: Variant) -> int:
+    return PAPER_ORDER.index(variant.name)
+
+
+def _by_efficiency(variants: Sequence[Variant]) -> list[Variant]:
+    return sorted(variants, key=lambda one: efficiency(one).mean, reverse=True)
+
+
+def _undecided(order: Sequence[Variant]) -> str:
+    pairs = [f"{TITLES[one.name]} / {TITLES[two.name]}" for one, two in pairwise(order) if not decided(one, two)]
+    return f" Not decided at 95 %: {_and(pairs)}." if pairs else ""
 
 
 def _front(variants: Sequence[Variant]) -> str:
+    """The front, and for every other variant the best one that makes it pointless."""
+    by_length = sorted(variants, key=lambda one: one.tokens.mean)
+    beaten: dict[str, list[str]] = {}
+    for one in by_length:
+        rivals = [other for other in variants if dominates(other, one)]
+        if rivals:
+            best = max(rivals, key=lambda other: (other.accuracy.mean, -other.tokens.mean))
+            beaten.setdefault(TITLES[best.name], []).append(TITLES[one.name])
     front = pareto(variants)
-    names = [TITLES[one.name] for one in sorted(variants, key=lambda v: v.tokens.mean) if one.name in front]
-    return f"on the Pareto front, from short to long: {', '.join(names)}"
+    on = ", ".join(TITLES[one.name] for one in by_length if one.name in front)
+    rest = [f" {best} is at least as accurate and as short as {_and(names)}." for best, names in beaten.items()]
+    return f"On the Pareto front by the point estimates, from short to long: {on}.{''.join(rest)}"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -161,11 +161,15 @@ def _checking(problem: StdinProblem, runner: Runner, rules: Rules) -> Check | st
     try:
         built = build(checker.code, language, runner)
     except ProgramMissing:
-        return f"the checker needs {language.needs}, which is not installed"
+        return _checker_needs(language)
     if isinstance(built, tuple):
         return f"the checker does not compile: {built[1]}"
     limits = limits_of(Allowance(), language, rules)
     return lambda outcome, given, expected: _checked(built, given, outcome.stdout, expected, limits, runner)
+
+
+def _checker_needs(language: Language) -> str:
+    return f"the checker needs {language.needs}, which is not installed"
 
 
 def _compared(found: bytes, expected: bytes, tolerance: float | None) -> tuple[Verdict, str]:
@@ -184,7 +188,10 @@ def _checked(
 
     def said(output: bytes) -> Outcome:
         files = {**built.files, "input.txt": given, "output.txt": output, "answer.txt": expected}
-        return runner.run(Job((*built.language.run, *_CHECKED), files, limits=limits))
+        try:
+            return runner.run(Job((*built.language.run, *_CHECKED), files, limits=limits))
+        except ProgramMissing as missing:  # the program, which would be CE, has run
+            raise SandboxFailure(_checker_needs(built.language)) from missing
 
     outcome = said(found)
     if outcome.ok:

@@ -9,7 +9,7 @@ from rewards.exact import verify_exact
 from rewards.math.extract import MARK, Found, bare_answer, final_box, final_number
 from rewards.math.judge import judge
 from rewards.response import after_thinking
-from rewards.score import Score
+from rewards.score import GRADER_TIMEOUT_S, Score
 
 RULES = ("boxed", "gsm8k", "exact")
 """How the answer stands in a response: see ``grade``."""
@@ -24,7 +24,7 @@ def grade(
     rule: str = "boxed",
     bare: bool = False,
     tolerance: Fraction | None = None,
-    timeout_s: float = 1.0,
+    timeout_s: float = GRADER_TIMEOUT_S,
 ) -> Score:
     r"""The verdict on one response: ``correct``, ``wrong`` or ``ungradable``, a reason and the extracted answer.
 

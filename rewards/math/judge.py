@@ -11,7 +11,7 @@ from rewards.math.exact import Beyond, TooLarge, identical, rational
 from rewards.math.parse import read, read_gold
 from rewards.math.pool import GraderFailure, shared_pool
 from rewards.math.tree import Expr, Unreadable
-from rewards.score import Score
+from rewards.score import GRADER_TIMEOUT_S, Score
 
 MAX_ANSWER = 1000
 """An answer longer than this many characters, and four times the reference, is refused unread."""
@@ -35,7 +35,7 @@ def decide_exactly(gold: Expr, found: Expr, tolerance: Fraction | None) -> bool:
         raise Undecided from error
 
 
-def judge(gold: str, answer: str, tolerance: Fraction | None = None, timeout_s: float = 1.0) -> Score:
+def judge(gold: str, answer: str, tolerance: Fraction | None = None, timeout_s: float = GRADER_TIMEOUT_S) -> Score:
     """Whether ``answer``, already extracted, is the reference ``gold``; the rules are those of ``grade``."""
     shown = answer[:MAX_ANSWER]
     try:

@@ -34,6 +34,18 @@ function trim(value) {
   return text.replace("-", "\u2212");
 }
 
+// Round numbers from low to high, about so many.
+function niceTicks(low, high, count) {
+  const raw = (high - low) / Math.max(1, count);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+  const ticks = [];
+  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) {
+    ticks.push(Math.abs(tick) < step * 1e-9 ? 0 : tick);
+  }
+  return ticks;
+}
+
 const FORMATS = {
   percent: (value) => `${trim(100 * value)}\u00A0%`,
   number: compact,

@@ -1,4 +1,4 @@
-"""``report.html`` and ``results.json`` of ``k15 shorten``."""
+"""``report.html`` and ``results.json`` of ``k15 shorten``: plot, table, findings, lengths, answers side by side."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from evals.evaluate import Answer, by_problem
 from evals.report import histogram
-from recipes.shorten.efficiency import efficiency, pareto, verdict
-from recipes.shorten.results import TITLES, Change, Variant
-from rewards.stats import Estimate
+from recipes.shorten.efficiency import dominated_by, efficiency, token_change, verdict
+from recipes.shorten.plot import limits
+from recipes.shorten.results import TITLES, Variant
 from rollout.files import replace_file
 from rollout.page import render
 from rollout.plain import clip, one_line
@@ -23,6 +25,17 @@ PROBLEMS_SHOWN = 60
 """Held-out problems in the page at most, an even spread."""
 TEXT_LIMIT = 8_000
 """Characters of one text; beyond it head and tail are shown."""
+TEXT_BUDGET = 3_000_000
+"""Characters of all answers together."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """``results.json``."""
+
+    schema: str
+    facts: dict[str, str]
+    variants: list[Variant]
 
 
 class ShortenResultsError(ValueError):
@@ -43,27 +56,43 @@ class PageData:
 
 def write_report(path: Path, page: PageData) -> None:
     """Write the page, self-contained. Raises ``OSError``."""
-    script = (resources.files("recipes.shorten.report") / "report.js").read_text("utf-8")
-    replace_file(
-        path, render(f"{one_line(page.title, 80)} \N{MIDDLE DOT} k15", payload(page), script, "problems").encode()
-    )
+    title = f"{one_line(page.title, 80)} \N{MIDDLE DOT} k15"
+    replace_file(path, render(title, payload(page), page_script(), "problems").encode())
+
+
+def page_script() -> str:
+    """What draws ``payload``, beside ``dom.js``."""
+    files = resources.files("recipes.shorten.report")
+    return (files / "plot.js").read_text("utf-8") + (files / "report.js").read_text("utf-8")
 
 
 def payload(page: PageData) -> dict[str, Any]:
     """Plain JSON data for ``report.js``."""
-    front = pareto(page.variants)
-    rows = []
-    for one in page.variants:
-        row = asdict(one)
-        row |= {"title": TITLES[one.name], "front": one.name in front, "efficiency": efficiency(one)}
-        row["histogram"] = histogram(page.answers[one.name]) if one.name in page.answers else None
-        rows.append(row)
+    longest = max((a.response.tokens or 0 for own in page.answers.values() for a in own), default=0)
     return {
         "title": page.title,
-        "variants": rows,
+        "variants": [_row(one, page, longest) for one in page.variants],
+        "axes": {
+            "tokens": limits([one.tokens for one in page.variants]),
+            "accuracy": limits([one.accuracy for one in page.variants], 1.0),
+        },
         "verdict": verdict(page.variants),
         "problems": _problems(page),
         "facts": [[name, value] for name, value in page.facts.items()],
+    }
+
+
+def _row(one: Variant, page: PageData, longest: int) -> dict[str, Any]:
+    rivals = dominated_by(one, page.variants)
+    long = next((other for other in page.variants if other.name == "long"), None)
+    return {
+        **asdict(one),
+        "title": TITLES[one.name],
+        "front": not rivals,
+        "rivals": [TITLES[name] for name in rivals],
+        "efficiency": asdict(efficiency(one)),
+        "token_change": asdict(token_change(one, long)) if long and one.change else None,
+        "histogram": histogram(page.answers.get(one.name, ()), longest),
     }
 
 
@@ -74,19 +103,20 @@ def _problems(page: PageData) -> list[dict[str, Any]]:
     }
     first = next(iter(groups.values()), {})
     ids = list(first)
+    limit = min(TEXT_LIMIT, TEXT_BUDGET // max(1, PROBLEMS_SHOWN * len(groups)))
     chosen = ids if len(ids) <= PROBLEMS_SHOWN else [ids[i * len(ids) // PROBLEMS_SHOWN] for i in range(PROBLEMS_SHOWN)]
     return [
         {
             "id": key,
             "question": clip(first[key][0].problem.prompt, TEXT_LIMIT),
             "reference": clip(first[key][0].problem.answer, 2000),
-            "answers": [_shown(name, own[key]) for name, own in groups.items() if key in own],
+            "answers": [_shown(name, own[key], limit) for name, own in groups.items() if key in own],
         }
         for key in chosen
     ]
 
 
-def _shown(name: str, group: Sequence[Answer]) -> dict[str, Any]:
+def _shown(name: str, group: Sequence[Answer], limit: int) -> dict[str, Any]:
     answer = group[0]
     graded = [one.score.correct for one in group if one.score.gradable]
     return {
@@ -96,30 +126,34 @@ def _shown(name: str, group: Sequence[Answer]) -> dict[str, Any]:
         "tokens": answer.response.tokens,
         "right": sum(graded),
         "of": len(graded),
-        "response": clip(answer.response.text, TEXT_LIMIT),
+        "response": clip(answer.response.text, limit),
     }
 
 
 def write_results(path: Path, variants: Sequence[Variant], facts: Mapping[str, str]) -> None:
     """Write ``results.json``, atomically. Raises ``OSError``."""
-    data = {"schema": SCHEMA, "facts": dict(facts), "variants": [asdict(one) for one in variants]}
-    replace_file(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+    file = _File(SCHEMA, dict(facts), list(variants))
+    replace_file(path, (json.dumps(asdict(file), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_results(path: Path) -> tuple[list[Variant], dict[str, str]]:
     """Inverse of ``write_results``. Raises ``ShortenResultsError``."""
     try:
         data = json.loads(path.read_bytes())
-        if data["schema"] != SCHEMA:
-            raise ShortenResultsError(f"{path}: schema {data['schema']!r}, this k15 reads {SCHEMA!r}; judge again")
-        return [_variant(row) for row in data["variants"]], data["facts"]
     except OSError as error:
         raise ShortenResultsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ShortenResultsError(f"{path}: no results of `k15 shorten` ({error})") from error
-
-
-def _variant(row: dict[str, Any]) -> Variant:
-    change = row["change"] and Change(**row["change"])
-    parts = {"accuracy": Estimate(**row["accuracy"]), "tokens": Estimate(**row["tokens"]), "change": change}
-    return Variant(**{**row, **parts})
+    except ValueError as error:
+        raise ShortenResultsError(f"{path}: not JSON ({error})") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise ShortenResultsError(f"{path}: schema {schema!r}, this k15 reads {SCHEMA!r}; judge again")
+    try:
+        found = TypeAdapter(_File).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ShortenResultsError(f"{path}: not a complete results file: {where}: {first['msg']}") from error
+    unknown = [one.name for one in found.variants if one.name not in TITLES]
+    if unknown:
+        raise ShortenResultsError(f"{path}: no such variant: {one_line(unknown[0], 40)!r}")
+    return found.variants, found.facts

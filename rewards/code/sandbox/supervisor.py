@@ -47,9 +47,11 @@ class Supervisor:
                 if run.next_check <= now:
                     run.check(now)
             pause = min((run.next_check - now for run in self.runs.values()), default=None)
-            for fd, _ in self._epoll.poll(None if pause is None else max(0.0, pause)):
-                handler = self._handlers.get(fd)
-                if handler:
+            ready = self._epoll.poll(None if pause is None else max(0.0, pause))
+            for fd, handler in [(fd, self._handlers[fd]) for fd, _ in ready]:
+                # one of the handlers before may have closed this descriptor, and another been given its number since:
+                # a run that is thought to have ended would then be waited for until it does
+                if self._handlers.get(fd) is handler:
                     handler()
 
     def _close(self) -> None:
