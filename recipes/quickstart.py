@@ -30,7 +30,7 @@ DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU,
 
 def config() -> RunConfig:
     """Sums of three to five steps; the segment budget makes long responses continue in a later iteration."""
-    source = ArithmeticSource(steps=(3, 5), careful=0.45, thorough=0.7)
+    source = ArithmeticSource(steps=(3, 5), careful=0.6, thorough=0.7)
     return RunConfig(
         recipe="quickstart",
         iterations=36,
@@ -39,7 +39,7 @@ def config() -> RunConfig:
             threads=1,  # batches of 450 tokens are too small for a second one, which waits on busy cores
         ),
         problems=ProblemsConfig(train=source, heldout=source, heldout_size=256),
-        warmup=WarmupConfig(examples=12_000, batch_tokens=450, lr=5e-3),
+        warmup=WarmupConfig(examples=13_000, batch_tokens=450, lr=5e-3),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
         rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=300, loss_on="all"),
         learner=LearnerConfig(
