@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."
 VALUES = 16
-KEYS = 64
+KEYS = 32
 VALUE_0 = len(LETTERS)
 """Token id of the first value."""
 KEY_0 = VALUE_0 + VALUES
@@ -35,7 +35,7 @@ class Facts:
 
     keys: int = 16
     """Keys in use per sequence, drawn anew for each."""
-    every: int = 1
+    words: float = 1.0
     """Words between facts on average."""
     recent: int = 4
     """Half of the facts repeat one of so many facts before, as texts stay with a subject for a while; the others take
@@ -72,9 +72,9 @@ class Language:
     def _one(self, length: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         keys = (KEY_0 + rng.permutation(KEYS)[: self.facts.keys]).tolist()
         values = (VALUE_0 + rng.integers(0, VALUES, len(keys))).tolist()
-        # Every word has at least three tokens, so that so many draws always do.
+        # Every draw gives at least two tokens, so that so many always do.
         which = rng.integers(0, SUCCESSORS, length).tolist()
-        is_fact = (rng.random(length) * self.facts.every < 1).tolist()
+        is_fact = (rng.random(length) * (1 + self.facts.words) < 1).tolist()
         about = rng.integers(0, len(keys), length).tolist()
         back = rng.integers(-2 * self.facts.recent, 0, length).tolist()
         word = int(rng.integers(0, WORDS))
@@ -92,7 +92,8 @@ class Language:
                 last[key] = len(tokens)
                 tokens += [keys[key], values[key]]
                 distance += [0, 0 if seen is None else last[key] - seen]
-            tokens += self._words[word]
-            distance += [0] * len(self._words[word])
-            word = int(self._next[word, which[step]])
+            else:
+                tokens += self._words[word]
+                distance += [0] * len(self._words[word])
+                word = int(self._next[word, which[step]])
         return tokens[:length], distance[:length]

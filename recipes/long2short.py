@@ -27,7 +27,7 @@ def config() -> ShortenConfig:
         run=quickstart(),
         sample=SampleConfig(problems=384, n=8),
         rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
-        dpo=DpoConfig(lr=5e-5, batch_pairs=32, micro_batch_pairs=32, epochs=1),
+        dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32, micro_batch_pairs=32),
         rl=SecondPhaseConfig(
             iterations=36,
             max_tokens=150,

@@ -267,6 +267,7 @@ def test_a_lora_policy_is_shortened_with_adapters_and_comes_out_whole(trained: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_on_ray_with_vllm(trained: Path, tmp_path: Path) -> None:
     """The command as a user types it: engines, fine-tuning, DPO and RL in actors of a cluster of its own."""
     program = Path(sys.executable).with_name("k15")
