@@ -15,7 +15,7 @@ its own GRPO loss and AdamW at the best of the rates that --trl-lr was tried wit
 `k15 train` with Ray, vLLM, the parity probe, journal and checkpoints on.
 
 Arms
-  k15           the quickstart's settings: at most 96 tokens per response and iteration (partial rollouts)
+  k15           the quickstart's settings: at most 64 tokens per response and iteration (partial rollouts)
   k15-full      the same without partial rollouts
   k15-inproc    the same as k15-full without Ray and vLLM: transformers' generation in one process
   trl           GRPOTrainer with transformers' generate on padded batches

@@ -1,8 +1,7 @@
 """A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores.
 
 The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the
-careful kind reliably. RL finds out which kind pays: accuracy and response length grow together. Most careful paths do
-every step twice, which is right and costs twice as much: what is left for the length reward, and for long2short.
+careful kind reliably. RL finds out which kind pays: accuracy and response length grow together.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU,
 
 def config() -> RunConfig:
     """Sums of three to five steps; the segment budget makes long responses continue in a later iteration."""
-    source = ArithmeticSource(steps=(3, 5), careful=0.6, thorough=0.7)
+    source = ArithmeticSource(steps=(3, 5), careful=0.3)
     return RunConfig(
         recipe="quickstart",
         iterations=36,
@@ -39,9 +38,9 @@ def config() -> RunConfig:
             threads=1,  # batches of 450 tokens are too small for a second one, which waits on busy cores
         ),
         problems=ProblemsConfig(train=source, heldout=source, heldout_size=256),
-        warmup=WarmupConfig(examples=13_000, batch_tokens=450, lr=5e-3),
+        warmup=WarmupConfig(examples=10_500, batch_tokens=450, lr=5e-3),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
-        rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=300, loss_on="all"),
+        rollout=RolloutConfig(groups=32, k=8, segment_tokens=64, max_tokens=200, loss_on="all"),
         learner=LearnerConfig(
             updates=4,
             optimizer=OptimizerConfig(kind="muon", lr=7e-4, weight_decay=0.01),

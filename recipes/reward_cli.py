@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from recipes.usage import AddCommand, UsageError, count, positive
-from rewards.score import GRADER_TIMEOUT_S
 
 GRADE_HELP = """\
 Each line of FILE is a JSON object with the fields gold and prediction; the same line comes out with verdict (correct,
@@ -53,13 +52,7 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--gold-field", default="gold", metavar="NAME", help="field of the reference (gold)")
     one.add_argument("--prediction-field", default="prediction", metavar="NAME", help="of the response (prediction)")
     one.add_argument("--tolerance-field", metavar="NAME", help="of an absolute tolerance, e.g. error (none: exact)")
-    one.add_argument(
-        "--timeout",
-        type=positive,
-        default=GRADER_TIMEOUT_S,
-        metavar="S",
-        help=f"limit of one comparison, seconds ({GRADER_TIMEOUT_S:g})",
-    )
+    one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
     one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
     one.add_argument("--problems", type=Path, required=True, metavar="P.jsonl", help="problems with tests")
@@ -89,6 +82,7 @@ def add_commands(command: AddCommand) -> None:
 def grade(arguments: argparse.Namespace) -> int:
     """``k15 grade``."""
     from recipes.grade import GradeError, Grading, run
+    from rewards.score import GRADER_TIMEOUT_S
 
     how = Grading(
         rule=arguments.rule,
@@ -96,7 +90,7 @@ def grade(arguments: argparse.Namespace) -> int:
         gold=arguments.gold_field,
         prediction=arguments.prediction_field,
         tolerance=arguments.tolerance_field,
-        timeout_s=arguments.timeout,
+        timeout_s=arguments.timeout or GRADER_TIMEOUT_S,
     )
     try:
         return run(arguments.file, arguments.out, how, arguments.workers)
