@@ -73,7 +73,7 @@ def test_a_checkpoint_on_a_benchmark(
     assert result["first_prompt"].endswith("<assistant>")
     assert result["responses"] == 6
     assert result["speed"]["tokens"] == result["tokens"]["mean"] * 6
-    assert 0.5 < result["speed"]["busy"] <= 1.01
+    assert 0 < result["speed"]["busy"] <= 1.01  # how near to 1 is the machine's load
     assert (tmp_path / "report.html").stat().st_size > 10_000
     first = drawn(tmp_path / "samples.parquet")
     assert main(command) == 0  # everything is on record
