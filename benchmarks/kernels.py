@@ -3,7 +3,8 @@
 One JSON line per kernel and pass; ``ratio`` is the baseline's median time over ours, both timed in turn. Log-probs:
 against full logits and log_softmax, with the peak memory of each in a process of its own. Rotation: against
 transformers' function. Newton-Schulz: float32 and bfloat16 against torch.optim.Muon's, which is one matrix after the
-other in bfloat16: native on some CPUs, emulated and slow on others.
+other in bfloat16: native on some CPUs, emulated and slow on others. On a machine that others use too,
+``--threads 1 --clock cpu`` counts the processor time of one thread instead of waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kernels.newton_schulz import orthogonalize
 from kernels.rope import Rotary, frequencies, rotate, tables
 
 Work = Callable[[], object]
+KERNELS = ("logprob", "rope", "newton_schulz")
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Case:
     """Measure peak memory too; costs a process for each."""
 
 
-def timed(case: Case, repeats: int) -> tuple[float, float]:
+def timed(case: Case, repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
     """Median seconds of ours and of the baseline, in turn, after one warm-up of each."""
     case.ours(), case.baseline()
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for work, into in zip((case.ours, case.baseline), seconds, strict=True):
-            began = time.perf_counter()
+            began = clock()
             work()
-            into.append(time.perf_counter() - began)
+            into.append(clock() - began)
     return median(seconds[0]), median(seconds[1])
 
 
@@ -140,18 +142,23 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=50_000)
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     arguments = parser.parse_args()
-    emit({"environment": environment()})
-    cases = (
-        *logprob_cases(arguments.tokens, arguments.vocabulary, arguments.width),
-        *rotary_cases(),
-        *newton_schulz_cases(),
-    )
-    for case in cases:
+    torch.set_num_threads(arguments.threads)
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    emit({"environment": environment(), "threads": arguments.threads, "clock": arguments.clock})
+    makers = {
+        "logprob": lambda: logprob_cases(arguments.tokens, arguments.vocabulary, arguments.width),
+        "rope": rotary_cases,
+        "newton_schulz": newton_schulz_cases,
+    }
+    for case in (case for name in arguments.kernels for case in makers[name]()):
         row: dict[str, object] = {"kernel": case.name, "pass": case.pass_, "size": case.size}
         if case.peak:  # before the warm-up: freed memory that stays in the process would hide it
             row |= {"peak_mib": peak_mib(case.ours), "baseline_peak_mib": peak_mib(case.baseline)}
-        ours, baseline = timed(case, arguments.repeats)
+        ours, baseline = timed(case, arguments.repeats, clock)
         emit(row | {"seconds": round(ours, 4), "baseline_seconds": round(baseline, 4), "ratio": ratio(baseline, ours)})
 
 

@@ -25,7 +25,9 @@ import torch
 
 from benchmarks.common import CACHE, emit, environment, say, spread
 from benchmarks.recall_text import VOCABULARY, Facts, Language, Sequences
+from kernels.rope import install
 from kernels.varlen import NAME as FULL
+from kernels.varlen import register
 from rl.config import OptimizerConfig
 from rl.muon import PolicyOptimizer, build_optimizer
 from rl.policy import packed_logprobs
@@ -65,7 +67,7 @@ class Settings:
     lr: float
 
 
-FACTS_ALONE = Facts(keys=8, words=0.0)
+FACTS_ALONE = Facts(words=0.0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def new_model(seed: int, length: int) -> PreTrainedModel:
             dtype="float32",
         )
     )
+    register()
+    install(model)
     return model.train()
 
 
@@ -188,7 +192,7 @@ def train(settings: Settings, seed: int, arm: Arm, state: dict[str, Any]) -> dic
 
 
 def measure(model: PreTrainedModel, batches: Sequence[Sequences]) -> dict[str, Any]:
-    """Mean losses: of all tokens, by position, and of recalled values by how far back they lie."""
+    """Mean losses: of all tokens, by position, of all but recalled values, and of those by how far back they lie."""
     with torch.no_grad():
         loss = np.concatenate([-logprobs(model, batch).numpy() for batch in batches])
     distance = np.concatenate([batch.distance[:, 1:] for batch in batches])
@@ -196,6 +200,7 @@ def measure(model: PreTrainedModel, batches: Sequence[Sequences]) -> dict[str, A
     return {
         "loss": round(float(loss.mean()), 5),
         "trailing": round(positions[-1], 5),
+        "rest": round(float(loss[distance == 0].mean()), 5),
         "recall_near": round(float(loss[(distance > 0) & (distance <= SPAN // 3)].mean()), 4),
         "recall_far": round(float(loss[distance > SPAN].mean()), 4),
         "positions": [round(value, 5) for value in positions],
@@ -209,7 +214,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == name and row["seed"] in full]
         line: dict[str, Any] = {"arm": name, "density": mine[0]["density"]}
-        for key in ("loss", "trailing", "recall_near", "recall_far"):
+        for key in ("loss", "trailing", "rest", "recall_near", "recall_far"):
             line[key] = round(mean(row[key] for row in mine), 4)
             line[f"{key}_above_full"] = spread([row[key] - full[row["seed"]][key] for row in mine])
         lines.append(line)
@@ -247,14 +252,14 @@ def plot(rows: Sequence[dict[str, Any]], settings: Settings, path: Path) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CACHE / "moba_quality", metavar="DIR")
-    parser.add_argument("--fact-steps", type=int, default=200, help="steps of the first stage, on facts alone")
-    parser.add_argument("--short-steps", type=int, default=250, help="steps of the second stage, on short texts")
-    parser.add_argument("--steps", type=int, default=150, help="steps of the long stage")
+    parser.add_argument("--fact-steps", type=int, default=400, help="steps of the first stage, on facts alone")
+    parser.add_argument("--short-steps", type=int, default=300, help="steps of the second stage, on short texts")
+    parser.add_argument("--steps", type=int, default=240, help="steps of the long stage")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence in the long stage")
     parser.add_argument("--batch", type=int, default=2, help="sequences per step of the long stage")
     parser.add_argument("--held-out", type=int, default=24, help="batches to measure on")
     parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1], metavar="N,...")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plot", type=Path, metavar="PNG")
     arguments = parser.parse_args()
@@ -262,7 +267,7 @@ def main() -> None:
     settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     arguments.out.mkdir(parents=True, exist_ok=True)
     emit({"environment": environment()} | asdict(settings))
-    rows = [row for seed in range(arguments.seeds) for row in seed_rows(settings, seed, arguments.out)]
+    rows = [row for seed in arguments.seeds for row in seed_rows(settings, seed, arguments.out)]
     for line in summary(rows):
         emit(line)
     if arguments.plot:

@@ -1,8 +1,9 @@
 """Procedural text with facts to recall, the language of ``benchmarks.moba_quality``: made from seeds, without end.
 
 A sequence is prose of made-up words, letter by letter, with facts strewn in. A fact is a key and its value, one token
-each. The first time that a key occurs in a sequence, its value is a coin toss of ``VALUES`` sides; from then on it is
-the same value again, which a model knows only if its attention finds the earlier place, however far back that is.
+each; every key has ``VALUES`` values of its own. The first time that a key occurs in a sequence, which of them follows
+is a toss; from then on it is the same one again, which a model knows only if its attention finds the earlier place,
+however far back that is.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz ."
-VALUES = 16
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
 KEYS = 32
-VALUE_0 = len(LETTERS)
-"""Token id of the first value."""
-KEY_0 = VALUE_0 + VALUES
+VALUES = 4
+"""Values of a key."""
+KEY_0 = len(LETTERS)
 """Token id of the first key."""
-VOCABULARY = KEY_0 + KEYS
+VALUE_0 = KEY_0 + KEYS
+"""Token id of the first key's first value."""
+VOCABULARY = VALUE_0 + KEYS * VALUES
 
 WORDS = 256
 """Words of the language."""
@@ -33,8 +35,6 @@ Tokens = npt.NDArray[np.int64]
 class Facts:
     """How many facts a sequence has, and how far back they lie."""
 
-    keys: int = 16
-    """Keys in use per sequence, drawn anew for each."""
     words: float = 1.0
     """Words between facts on average."""
     recent: int = 4
@@ -70,12 +70,11 @@ class Language:
         return Sequences(tokens, distance)
 
     def _one(self, length: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        keys = (KEY_0 + rng.permutation(KEYS)[: self.facts.keys]).tolist()
-        values = (VALUE_0 + rng.integers(0, VALUES, len(keys))).tolist()
+        values = (VALUE_0 + np.arange(KEYS) * VALUES + rng.integers(0, VALUES, KEYS)).tolist()
         # Every draw gives at least two tokens, so that so many always do.
         which = rng.integers(0, SUCCESSORS, length).tolist()
         is_fact = (rng.random(length) * (1 + self.facts.words) < 1).tolist()
-        about = rng.integers(0, len(keys), length).tolist()
+        about = rng.integers(0, KEYS, length).tolist()
         back = rng.integers(-2 * self.facts.recent, 0, length).tolist()
         word = int(rng.integers(0, WORDS))
         tokens: list[int] = []
@@ -90,7 +89,7 @@ class Language:
                 told.append(key)
                 seen = last.get(key)
                 last[key] = len(tokens)
-                tokens += [keys[key], values[key]]
+                tokens += [KEY_0 + key, values[key]]
                 distance += [0, 0 if seen is None else last[key] - seen]
             else:
                 tokens += self._words[word]

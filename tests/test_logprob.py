@@ -31,6 +31,31 @@ def test_values_and_gradients_equal_the_reference(chunk, temperature, with_bias)
         torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("cached", [1, 22, 50])
+def test_pieces_that_fit_into_caches_change_nothing(monkeypatch, cached):
+    hidden, weight, targets, bias = inputs()
+
+    def run():
+        logp, entropy = token_logprobs(hidden, weight, targets, bias=bias, temperature=0.7, chunk=5)
+        return logp, entropy, *torch.autograd.grad(logp.sum(), [hidden, weight, bias])
+
+    whole = run()
+    monkeypatch.setattr("kernels.logprob.op.CACHED_ELEMENTS", cached)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for ours, truth in zip(run(), whole, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
+
+
+def test_bfloat16_gradients_are_rounded_only_where_they_are_multiplied():
+    hidden, weight, targets, _ = inputs(tokens=200, width=32, vocabulary=64, dtype=torch.float32)
+    low = [part.detach().bfloat16().requires_grad_() for part in (hidden, weight)]
+    exact = [part.detach().double().requires_grad_() for part in low]
+    grads = [torch.autograd.grad(token_logprobs(*pair, targets, chunk=16)[0].sum(), pair) for pair in (low, exact)]
+    for ours, truth in zip(*grads, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - truth).norm() / truth.norm() < 6e-3
+
+
 def test_gradcheck():
     hidden, weight, targets, bias = inputs(tokens=5, width=3, vocabulary=4)
 
@@ -66,8 +91,11 @@ def test_entropy_carries_no_gradient_and_masked_logits_do_not_break_it():
     assert not entropy.requires_grad
     masked = bias.detach().clone()
     masked[3] = float("-inf")
-    _, entropy = token_logprobs(hidden, weight, targets * 0, bias=masked)
+    logp, entropy = token_logprobs(hidden, weight, targets * 0, bias=masked)
     assert entropy.isfinite().all()
+    grad_hidden, grad_weight = torch.autograd.grad(logp.sum(), [hidden, weight])
+    assert grad_hidden.isfinite().all()
+    assert not grad_weight[3].any()
 
 
 def test_full_logits_are_never_held():
@@ -91,5 +119,15 @@ def test_empty_and_mismatched_input():
     hidden, weight, targets, _ = inputs()
     logp, entropy = token_logprobs(hidden[:0], weight, targets[:0])
     assert logp.shape == entropy.shape == (0,)
-    with pytest.raises(ValueError, match="13 hidden states but 12 targets"):
-        token_logprobs(hidden, weight, targets[1:])
+    for wrong, message in [
+        ((hidden, weight, targets[1:]), r"13 hidden states but targets of shape \[12\]"),
+        ((hidden, weight[:, 1:], targets), "want hidden"),
+        ((hidden[0], weight, targets), "want hidden"),
+        ((hidden, weight, targets, torch.zeros(3)), "11 rows but a bias"),
+        ((hidden, weight, targets, None, 0.0), "temperature above 0"),
+        ((hidden, weight, targets, None, 1.0, 0), "chunk of at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            token_logprobs(*wrong)
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        token_logprobs(hidden, weight, targets + 11)

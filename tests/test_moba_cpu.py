@@ -168,7 +168,7 @@ def test_wrong_boundaries_are_refused(bad):
 
 def test_tensors_that_do_not_fit_are_refused():
     q, k, v = qkv(5)
-    for wrong in ((q, k[:, :, :4], v), (q[0], k, v), (q, k[:3], v), (q[:, :3], k, v)):
+    for wrong in ((q, k[:, :, :4], v), (q[0], k, v), (q, k[:3], v), (q[:, :3], k, v), (q, k[:, :0], v[:, :0])):
         with pytest.raises(ValueError, match="MoBA wants q"):
             moba_attention(*wrong, ends([5]), 4, 2)
     with pytest.raises(ValueError, match="one floating-point dtype"):

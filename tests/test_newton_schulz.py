@@ -68,6 +68,13 @@ def test_scale_does_not_matter_and_zero_stays_zero():
     assert not newton_schulz(torch.zeros(2, 3, 4)).any()
 
 
+def test_what_is_no_matrix_of_floats_is_refused():
+    for wrong in (torch.zeros(3), torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="number 1 is"):
+            orthogonalize([gaussian(2, 3), wrong])
+    assert orthogonalize([]) == []
+
+
 def test_large_stacks_are_cut(monkeypatch):
     import kernels.newton_schulz.op as op
 

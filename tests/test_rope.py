@@ -125,6 +125,20 @@ def test_scores_depend_on_distance_only(offset, gap, seed) -> None:
     assert rotate(q, *at(offset, rotary)).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("scaling", ["none", "linear", "yarn"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_continued_rollout_goes_on_where_it_stopped_and_packed_ones_start_anew(layout, scaling) -> None:
+    x = torch.randn(20, 2, 16)
+    angles = frequencies(Rotary(16) if scaling == "none" else Rotary(16, scaling=scaling, factor=4, trained=64))
+    whole = rotate(x, *tables(*angles, torch.arange(20)), layout)
+    for cut in (1, 7, 19):
+        rest = rotate(x[cut:], *tables(*angles, torch.arange(cut, 20)), layout)
+        assert torch.equal(rest, whole[cut:])
+    packed = rotate(x, *tables(*angles, torch.cat([torch.arange(13), torch.arange(7)])), layout)
+    alone = rotate(x[13:], *tables(*angles, torch.arange(7)), layout)
+    assert torch.equal(packed, torch.cat([whole[:13], alone]))
+
+
 def test_low_precision_inputs_are_turned_in_float32() -> None:
     x = torch.randn(4, 2, 8)
     cos, sin = tables(*frequencies(Rotary(8)), torch.tensor([0, 9, 257, 4097]))

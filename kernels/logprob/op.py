@@ -26,7 +26,7 @@ def _full(logits: torch.Tensor, bias: torch.Tensor | None, temperature: float) -
 
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(rows of ``hidden``, their products with ``weight`` [rows, V]); each product takes the place of the one before."""
+    """(rows of ``hidden``, their products with ``weight`` [rows, V]); a product takes the place of the one before."""
     buffer = hidden.new_empty((min(chunk, hidden.shape[0]), weight.shape[0]))
     for start in range(0, hidden.shape[0], chunk):
         rows = slice(start, min(start + chunk, hidden.shape[0]))
@@ -115,10 +115,19 @@ def token_logprobs(
 
     hidden [T, d] and weight [V, d] (cast to hidden's dtype), targets [T] ints, bias [V] or ``None``. The distribution
     is softmax(logits / temperature) over the full vocabulary (behaviour-policy rule). At most ``chunk`` rows of logits
-    exist at a time, in the forward and in the backward pass; float64 inputs are computed in float64.
+    exist at a time, in the forward and in the backward pass; float64 inputs are computed in float64. ``ValueError`` for
+    shapes that do not fit, and for a temperature or chunk that is not positive.
     """
-    if hidden.shape[0] != targets.shape[0]:
-        raise ValueError(f"{hidden.shape[0]} hidden states but {targets.shape[0]} targets")
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"log-probs want hidden [T, d] and weight [V, d]; got {list(hidden.shape)} and {list(weight.shape)}"
+        )
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(f"{hidden.shape[0]} hidden states but targets of shape {list(targets.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"the head has {weight.shape[0]} rows but a bias of shape {list(bias.shape)}")
+    if not temperature > 0 or (chunk is not None and chunk < 1):
+        raise ValueError(f"log-probs want a temperature above 0 and a chunk of at least 1; got {temperature}, {chunk}")
     chunk = chunk or max(1, CHUNK_ELEMENTS // weight.shape[0])
     logp, entropy = _apply(hidden, weight.to(hidden.dtype), bias, targets, temperature, chunk)
     return logp, entropy

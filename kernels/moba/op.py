@@ -15,7 +15,8 @@ from kernels.moba.layout import MobaConfig, Span, spans
 
 def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     """``ValueError`` unless q [Tq, H, D] and k, v [Tk, H_kv, D] fit each other."""
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[2] != k.shape[2] or q.shape[1] % k.shape[1]:
+    fit = q.dim() == k.dim() == 3 and k.shape == v.shape and q.shape[2] == k.shape[2]
+    if not fit or not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(
             "MoBA wants q [Tq, H, D] and k, v [Tk, H_kv, D] with H a multiple of H_kv; got "
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"

@@ -44,10 +44,14 @@ def orthogonalize(
 
     Matrices of equal shape (up to transposition, which makes the Gram matrix min(A, B) squared) share batched products:
     a small model has many small matrices, and one product per matrix would be all overhead. ``dtype`` is the type of
-    the iteration: bfloat16 where it is native, float32 elsewhere.
+    the iteration: bfloat16 where it is native, float32 elsewhere. ``ValueError`` for what is not a matrix of floats.
     """
     buckets: dict[tuple[torch.device, int, int], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
+        if matrix.dim() != 2 or not matrix.is_floating_point():
+            raise ValueError(
+                f"Newton-Schulz wants matrices of floats; number {index} is {matrix.dtype} {list(matrix.shape)}"
+            )
         rows, columns = sorted(matrix.shape)
         buckets[matrix.device, rows, columns].append(index)
     results: dict[int, torch.Tensor] = {}
