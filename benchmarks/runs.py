@@ -93,7 +93,7 @@ def quickstart_model(smoke: bool) -> Path:
     if not smoke:
         return warmed_up("quickstart", config)
     assert config.warmup is not None
-    short = config.warmup.model_copy(update={"examples": 300})
+    short = config.warmup.model_copy(update={"examples": 300, "then": ()})
     problems = config.problems.model_copy(update={"heldout_size": 8})
     evaluation = config.eval.model_copy(update={"samples": 1, "greedy": False})
     return warmed_up(

@@ -162,7 +162,7 @@ class Session:
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
         report = warm_up(
-            config.warmup,
+            config.warmup.stages,
             self.setup.demonstrations(),
             self.machines.policy,
             self.directory.root / "warmup-checkpoints",

@@ -13,10 +13,18 @@ from typing import Any
 from rewards.reference import Reference
 from rewards.score import Score
 from rewards.verify import get_verifier
-from rl.config import RunConfig, ScratchModel
+from rl.config import RunConfig, ScratchModel, WarmupStage
 from rl.warmup import Pair
+from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
 from rollout.problems.jsonl import read_rows
-from rollout.problems.source import ProblemError, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.problems.source import (
+    ProblemError,
+    ProblemSource,
+    Procedural,
+    build_generator,
+    build_source,
+    check_disjoint,
+)
 from rollout.prompts import decode, end_tokens, render_within
 from rollout.seeds import seed_of
 from rollout.types import Problem
@@ -50,23 +58,33 @@ class Setup:
         reference = Reference(problem.answer, problem.prompt, problem.extra)
         return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, reference)
 
-    def demonstrations(self) -> list[Pair]:
-        """Warm-up examples as tokens [A.3]: of the training split's generator, of a file, or of training problems."""
-        warmup = self.config.warmup
-        if warmup is None:
+    def demonstrations(self) -> list[list[Pair]]:
+        """Warm-up examples of each stage as tokens [A.3]: from the task's generator, a file, or training problems."""
+        if self.config.warmup is None:
             return []
-        if warmup.path is not None:
-            return self._read_demonstrations(Path(warmup.path), warmup.examples)
-        if warmup.response is not None:
-            problems = distinct(self.train, min(warmup.examples, self.train.size or warmup.examples))
-            return [self._pair(self.render(problem), fill_in(warmup.response, problem)) for problem in problems]
-        if not isinstance(self.train, Procedural):
+        found: list[list[Pair]] = []
+        drawn = 0
+        for stage in self.config.warmup.stages:
+            if stage.path is not None:
+                found.append(self._read_demonstrations(Path(stage.path), stage.examples))
+            elif stage.response is not None:
+                problems = distinct(self.train, min(stage.examples, self.train.size or stage.examples))
+                found.append([self._pair(self.render(each), fill_in(stage.response, each)) for each in problems])
+            else:
+                found.append(self._draw_demonstrations(stage, drawn))
+                drawn += stage.examples
+        return found
+
+    def _draw_demonstrations(self, stage: WarmupStage, first: int) -> list[Pair]:
+        source = self.config.problems.train
+        if not isinstance(source, ArithmeticSource | CountdownSource):
             raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
+        generator = build_generator(with_mixture(source, stage.mixture))
         pairs: list[Pair] = []
-        for index in range(warmup.examples):
+        for index in range(first, first + stage.examples):
             problem = self.train[index]
             rng = Random(seed_of(self.config.seed, "demonstration", index))
-            pairs.append(self._pair(self.render(problem), self.train.generator.demonstration(problem, rng)))
+            pairs.append(self._pair(self.render(problem), generator.demonstration(problem, rng)))
         return pairs
 
     def _read_demonstrations(self, path: Path, limit: int) -> list[Pair]:

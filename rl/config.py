@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from rewards.score import GRADER_TIMEOUT_S
 from rollout.attention import AttentionConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
-from rollout.problems.config import ArithmeticSource, Source
+from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
 
@@ -100,8 +100,8 @@ class ProblemsConfig(Config):
     """System message, if the chat template takes one; empty: none."""
 
 
-class WarmupConfig(Config):
-    """Long-CoT supervised warm-up [A.3]; the paper gives no size, epochs or learning rate."""
+class WarmupStage(Config):
+    """One pass of the supervised warm-up: which demonstrations, and how they are learnt."""
 
     examples: int = Field(20_000, ge=1)
     """Demonstrations: drawn from a procedural source's training split, or the first rows of ``path`` or problems."""
@@ -109,6 +109,8 @@ class WarmupConfig(Config):
     """JSONL with ``problem`` and ``response`` instead of procedural demonstrations."""
     response: str | None = None
     """Or: make them of training problems from a file, by filling in their fields: ``"{rationale}\\n#### {answer}"``."""
+    mixture: dict[str, float] = {}
+    """Dials of the procedural source that differ for these demonstrations: ``{thorough: 0.8}``."""
     epochs: int = Field(1, ge=1)
     """Passes over the examples."""
     batch_tokens: int = Field(8192, ge=1)
@@ -120,7 +122,21 @@ class WarmupConfig(Config):
     def _one_origin(self) -> Self:
         if self.path is not None and self.response is not None:
             raise ValueError("warmup.path and warmup.response exclude each other: give one of them")
+        if self.mixture and (self.path is not None or self.response is not None):
+            raise ValueError("warmup.mixture is for demonstrations of a procedural source, not for path or response")
         return self
+
+
+class WarmupConfig(WarmupStage):
+    """Long-CoT supervised warm-up [A.3]; the paper gives no size, epochs or learning rate."""
+
+    then: tuple[WarmupStage, ...] = ()
+    """Further passes, one after the other, each with examples and a schedule of its own."""
+
+    @property
+    def stages(self) -> tuple[WarmupStage, ...]:
+        """All passes in order."""
+        return (self, *self.then)
 
 
 class ObjectiveConfig(Config):
@@ -305,6 +321,8 @@ class RunConfig(Config):
                 f"engine.max_model_len ({engine.max_model_len}) is above model.base.context ({base.context}), and "
                 "model.attention.rotary does not extend it"
             )
+        for stage in self.warmup.stages if self.warmup else ():
+            with_mixture(self.problems.train, stage.mixture)
         self._check_moba()
         if extended and 0 < extended[-1].trained * extended[-1].factor < engine.max_model_len:
             covered = extended[-1].trained * extended[-1].factor

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rl import checkpoint
 from rl.checkpoint import RunState
-from rl.config import WarmupConfig
+from rl.config import WarmupStage
 from rl.stop import Interrupted, Stopper
 from rollout.seeds import seed_of
 
@@ -67,33 +67,58 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def plan(lengths: Sequence[int], config: WarmupConfig, seed: int) -> list[list[int]]:
-    """Example indices of each optimiser step: every epoch in an order of its own, about ``batch_tokens`` a step.
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step."""
+
+    stage: int
+    examples: tuple[int, ...]
+    """Indices into the stage's demonstrations."""
+    lr: float
+
+
+def batches(lengths: Sequence[int], batch_tokens: int, order: Sequence[int]) -> list[tuple[int, ...]]:
+    """The examples of each step of one epoch, about ``batch_tokens`` a step; ``lengths`` [n] in tokens.
 
     A rest smaller than half a batch joins the step before it.
     """
-    steps: list[list[int]] = []
-    for epoch in range(config.epochs):
-        order = list(range(len(lengths)))
-        random.Random(seed_of(seed, "warmup", epoch)).shuffle(order)
-        batch: list[int] = []
-        tokens = 0
-        for index in order:
-            batch.append(index)
-            tokens += lengths[index]
-            if tokens >= config.batch_tokens:
-                steps.append(batch)
-                batch, tokens = [], 0
-        if batch and (tokens >= config.batch_tokens / 2 or not steps):
-            steps.append(batch)
-        elif batch:
-            steps[-1].extend(batch)
+    found: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    tokens = 0
+    for index in order:
+        batch.append(index)
+        tokens += lengths[index]
+        if tokens >= batch_tokens:
+            found.append(tuple(batch))
+            batch, tokens = [], 0
+    if batch and found and tokens < batch_tokens / 2:
+        found[-1] += tuple(batch)
+    elif batch:
+        found.append(tuple(batch))
+    return found
+
+
+def plan(stages: Sequence[WarmupStage], lengths: Sequence[Sequence[int]], seed: int) -> list[Step]:
+    """All steps of the warm-up; ``lengths[s][i]`` is the tokens of demonstration i of stage s.
+
+    Every epoch has an order of its own; every stage has its own learning-rate schedule.
+    """
+    steps: list[Step] = []
+    epoch = 0
+    for number, (stage, sizes) in enumerate(zip(stages, lengths, strict=True)):
+        drawn: list[tuple[int, ...]] = []
+        for _ in range(stage.epochs):
+            order = list(range(len(sizes)))
+            random.Random(seed_of(seed, "warmup", epoch)).shuffle(order)
+            drawn += batches(sizes, stage.batch_tokens, order)
+            epoch += 1
+        steps += [Step(number, batch, learning_rate(at, len(drawn), stage.lr)) for at, batch in enumerate(drawn)]
     return steps
 
 
 def warm_up(
-    config: WarmupConfig,
-    pairs: Sequence[Pair],
+    stages: Sequence[WarmupStage],
+    demonstrations: Sequence[Sequence[Pair]],
     policy: Trainee,
     checkpoints: Path,
     watch: Progress,
@@ -101,26 +126,26 @@ def warm_up(
     seed: int,
     record: Callable[[int, float], None],
 ) -> WarmupReport:
-    """Train on all ``pairs``; resumes from ``checkpoints``. ``record(step, loss)`` is called after each step.
+    """Train on the demonstrations of each stage; resumes from ``checkpoints``. Each step calls ``record(step, loss)``.
 
     On a stop signal it checkpoints and raises ``Interrupted``.
     """
-    batches = plan([len(prompt) + len(response) for prompt, response in pairs], config, seed)
+    sizes = [[len(prompt) + len(response) for prompt, response in pairs] for pairs in demonstrations]
+    steps = plan(stages, sizes, seed)
     first = 0
     if found := checkpoint.latest(checkpoints, watch.warn):
         first = found[0].iteration
         policy.load(found[1])
-    watch.stage("warm-up", len(batches))
+    watch.stage("warm-up", len(steps))
     watch.advance(first)
     losses: list[float] = []
-    for step in range(first, len(batches)):
-        batch = [pairs[index] for index in batches[step]]
-        losses.append(policy.sft(batch, learning_rate(step, len(batches), config.lr)))
-        record(step, losses[-1])
+    for number, step in enumerate(steps[first:], first):
+        losses.append(policy.sft([demonstrations[step.stage][index] for index in step.examples], step.lr))
+        record(number, losses[-1])
         watch.advance(1)
-        if stopper.requested or (step + 1) % CHECKPOINT_STEPS == 0:
-            checkpoint.save(checkpoints, RunState(step + 1), policy.save, keep=2)
+        if stopper.requested or (number + 1) % CHECKPOINT_STEPS == 0:
+            checkpoint.save(checkpoints, RunState(number + 1), policy.save, keep=2)
         if stopper.requested:
-            raise Interrupted(f"stopped after warm-up step {step}")
-    tokens = sum(len(pairs[i][0]) + len(pairs[i][1]) for batch in batches for i in batch)
-    return WarmupReport(len(batches), tokens, tuple(losses))
+            raise Interrupted(f"stopped after warm-up step {number}")
+    tokens = sum(sizes[step.stage][index] for step in steps for index in step.examples)
+    return WarmupReport(len(steps), tokens, tuple(losses))

@@ -11,7 +11,7 @@ from recipes.launching import launch_learner_alone
 from recipes.setup import Setup
 from recipes.shorten.config import FineTuneConfig
 from recipes.shorten.progress import Steps
-from rl.config import PretrainedModel, RunConfig, WarmupConfig
+from rl.config import PretrainedModel, RunConfig, WarmupStage
 from rl.disk import writing
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
@@ -37,14 +37,14 @@ def on_model(run: RunConfig, model: Path) -> RunConfig:
 def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> WarmupReport:
     """Train on ``pairs`` and write ``folder/model``; goes on from the last checkpoint of an interrupted training."""
     config = on_model(start.setup.config, start.model)
-    schedule = WarmupConfig(examples=len(pairs), epochs=keys.epochs, batch_tokens=keys.batch_tokens, lr=keys.lr)
+    schedule = WarmupStage(examples=len(pairs), epochs=keys.epochs, batch_tokens=keys.batch_tokens, lr=keys.lr)
     with ExitStack() as stack:
         with start.stopper.interruptible():
             policy = launch_learner_alone(config, start.model, stack, start.stopper.claim)
         watch = stack.enter_context(Steps())
         report = warm_up(
-            schedule,
-            pairs,
+            [schedule],
+            [pairs],
             policy,
             start.folder / "checkpoints",
             watch,

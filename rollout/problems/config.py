@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from rewards.verify import check_verifier
 from rollout.config import Config
 
 VerifierName = Annotated[str, AfterValidator(check_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
+
+PROCEDURAL = ("arithmetic", "countdown")
+"""Kinds of sources that draw their problems, and demonstrations for them."""
+
+S = TypeVar("S", bound=Config)
 
 Value = str | int | float | bool
 """A plain value of a row's field."""
@@ -99,3 +105,22 @@ class HubSource(Config):
 
 
 Source = Annotated[ArithmeticSource | CountdownSource | JsonlSource | HubSource, Field(discriminator="kind")]
+
+
+def with_mixture(source: S, mixture: Mapping[str, float]) -> S:
+    """``source`` with other dials. Raises ``ValueError`` (one line) when it lacks a dial or refuses its value."""
+    if not mixture:
+        return source
+    kind = getattr(source, "kind", "")
+    if kind not in PROCEDURAL:
+        raise ValueError("warmup mixture: only procedural problems have demonstrations of their own")
+    known = [name for name in type(source).model_fields if name not in ("kind", "seed")]
+    for name in mixture:
+        if name not in known:
+            raise ValueError(f"warmup mixture: {kind} problems have no {name!r}; they have {', '.join(known)}")
+    try:
+        return type(source).model_validate({**source.model_dump(), **mixture})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"warmup mixture: {where}: {first['msg']}") from error
