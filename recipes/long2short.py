@@ -30,8 +30,8 @@ def config() -> ShortenConfig:
         dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32, micro_batch_pairs=32),
         rl=SecondPhaseConfig(
             iterations=36,
-            max_tokens=100,
-            length=LengthRewardConfig(weight=0.5, start_iteration=0),
+            max_tokens=140,
+            length=LengthRewardConfig(weight=1.0, start_iteration=0),
             selection_problems=64,
         ),
         judge=JudgeConfig(samples=4),

@@ -43,7 +43,7 @@ def config() -> RunConfig:
             examples=10_500,
             batch_tokens=450,
             lr=5e-3,
-            then=(WarmupStage(examples=2000, mixture={"thorough": 0.8}, batch_tokens=450, lr=1.5e-3),),
+            then=(WarmupStage(examples=2000, mixture={"thorough": 0.9}, batch_tokens=450, lr=1.5e-3),),
         ),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
         rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=300, loss_on="all"),
@@ -52,7 +52,7 @@ def config() -> RunConfig:
             optimizer=OptimizerConfig(kind="muon", lr=7e-4, weight_decay=0.01),
             objective=ObjectiveConfig(tau=0.05),
         ),
-        reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=30)),
+        reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=31)),
         eval=EvalConfig(every=12, samples=2),
         checkpoint=CheckpointConfig(every=3, keep=12),  # long2short chooses among them
     )

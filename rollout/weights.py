@@ -2,7 +2,7 @@
 
 On a CPU (and in one process) they go through shared memory: one anonymous memory file per buffer, two buffers in turn,
 so the update that engines hold stays valid while the next one is written, and nothing is left behind when the learner
-is killed. GPU transfer (vLLM's ``ipc`` and ``nccl``) is still to come.
+is killed. GPU transfer is in ``rollout.weights_gpu``.
 vLLM loads ``register`` in each of its processes through the entry point group ``vllm.general_plugins``.
 """
 
