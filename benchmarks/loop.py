@@ -6,7 +6,7 @@ Both start from the quickstart's warmed-up model (0.6 M parameters, trained once
 of three to five steps from the same stream of problems.
 
 Held equal: model and float32; problems, prompt tokens, verifier, and the rule that a truncated response is wrong; 256
-responses in flight (32 problems x 8); at most 200 tokens; temperature 1 without top-k or top-p; 4 optimiser steps per
+responses in flight (32 problems x 8); at most 300 tokens; temperature 1 without top-k or top-p; 4 optimiser steps per
 iteration, all on responses of that iteration's draw; gradient clip 1; this machine's cores; 256 held-out problems, one
 response each at temperature 1, after every iteration.
 
@@ -15,7 +15,7 @@ its own GRPO loss and AdamW at the best of the rates that --trl-lr was tried wit
 `k15 train` with Ray, vLLM, the parity probe, journal and checkpoints on.
 
 Arms
-  k15           the quickstart's settings: at most 64 tokens per response and iteration (partial rollouts)
+  k15           the quickstart's settings: at most 96 tokens per response and iteration (partial rollouts)
   k15-full      the same without partial rollouts
   k15-inproc    the same as k15-full without Ray and vLLM: transformers' generation in one process
   trl           GRPOTrainer with transformers' generate on padded batches

@@ -1,7 +1,8 @@
 """A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores.
 
 The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the
-careful kind reliably. RL finds out which kind pays: accuracy and response length grow together.
+careful kind reliably. A second stage adds paths that work most steps out twice. RL finds out which kind pays: accuracy
+and response length grow together. What is written twice is what the recipe long2short can take away again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from rl.config import (
 )
 from rollout.problems.config import ArithmeticSource
 
-DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU, about ten minutes"
+DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU, five to ten minutes"
 
 
 def config() -> RunConfig:
-    """Sums of three to five steps; the segment budget makes long responses continue in a later iteration."""
+    """Sums of three to five steps; the segment budget makes long responses continue in a later iteration.
+
+    The thorough paths come second, at a lower rate: learnt from the start, lines that repeat the line before teach to
+    copy from there, and some seeds never read the problem (docs/log.md).
+    """
     source = ArithmeticSource(steps=(3, 5), careful=0.3)
     return RunConfig(
         recipe="quickstart",
