@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from evals.results import BenchmarkResult, PerProblem, Results, ResultsError
 from evals.stats import Paired, paired
+from evals.store import read_rights
 
 _MATTERS = ("temperature", "top_p", "max_tokens", "shots", "thinking", "system", "prompt")
 """Settings that are told when they differ: the comparison is then one of more than the models."""
@@ -38,6 +40,16 @@ def compare(first: Results, second: Results) -> list[Comparison]:
             "the same benchmark"
         )
     return [_compare(a, b) for a, b in shared]
+
+
+def change(before: Path, after: Path) -> Paired | None:
+    """What changed from one file of samples (``evals.store``) to another, problem by problem.
+
+    ``None`` when they share no problem with a graded response in both. Raises ``OSError`` for unreadable files.
+    """
+    first, second = read_rights(before), read_rights(after)
+    ids = [name for name in first if first[name] and second.get(name)]
+    return paired([first[name] for name in ids], [second[name] for name in ids]) if ids else None
 
 
 def _compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:

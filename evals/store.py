@@ -77,6 +77,17 @@ def write_samples(path: Path, answers: Sequence[tuple[str, Sequence[Answer]]]) -
         aside.unlink(missing_ok=True)
 
 
+def read_rights(path: Path) -> dict[str, list[bool]]:
+    """Problem id -> is each of its responses correct; ungradable ones are left out. Raises ``OSError``."""
+    table = pq.read_table(path, columns=["problem", "verdict"])
+    rights: dict[str, list[bool]] = {}
+    for name, verdict in zip(table["problem"].to_pylist(), table["verdict"].to_pylist(), strict=True):
+        own = rights.setdefault(name, [])
+        if verdict != "ungradable":
+            own.append(verdict == "correct")
+    return rights
+
+
 def _utf8(text: str) -> str:
     """Lone surrogates cannot be stored; they become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

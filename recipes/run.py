@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from evals.compare import change
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
@@ -339,11 +340,14 @@ def summarise(
         }
         return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
 
+    paired = change(directory.evals / "before.parquet", directory.evals / "after.parquet")
     return {
         "recipe": config.recipe,
         "seed": config.seed,
         "accuracy_before": accuracy(before),
         "accuracy_after": accuracy(after),
+        "accuracy_change": paired
+        and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
         "mean_tokens_before": before.tokens.mean,
         "mean_tokens_after": after.tokens.mean,
         "iterations": state.iteration,
@@ -366,11 +370,17 @@ def table(summary: Mapping[str, Any]) -> str:
         greedy = f"{row['greedy']['mean']:.3f}" if row["greedy"] else "-"
         return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10}{summary[tokens]:>10.1f}"
 
+    moved = []
+    if paired := summary["accuracy_change"]:
+        low, high = paired["ci95"]
+        interval = f"[{low:+.3f}, {high:+.3f}]"
+        moved = [f"{'change':<8}{paired['mean']:>+10.3f}  {interval}   problem by problem, p = {paired['p']:.2g}"]
     return "\n".join(
         [
             f"{'':<8}{'accuracy':>10}   {'95 % interval':<14}{'greedy':>10}{'tokens':>10}",
             line("before", "accuracy_before", "mean_tokens_before"),
             line("after", "accuracy_after", "mean_tokens_after"),
+            *moved,
             f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
             f"({summary['partial_rollouts_resumed']} over several weight versions), "
             f"{summary['tokens_generated']} tokens",

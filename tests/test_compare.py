@@ -10,7 +10,9 @@ import pytest
 from eval_kit import answer, problem
 
 from evals.benchmark import Benchmark
+from evals.compare import change
 from evals.results import Context, Results, measure, write_results
+from evals.store import write_samples
 from recipes.cli import main
 
 BENCHMARK = Benchmark("toy", "Toy", "Published so.", same=None)
@@ -24,6 +26,24 @@ def write(folder: Path, right: set[int], ungradable: frozenset[int] = frozenset(
     folder.mkdir()
     write_results(folder / "results.json", Results(folder.name, {}, (measure(context, found),)))
     return folder
+
+
+def test_change_between_files_of_samples(tmp_path: Path) -> None:
+    """Problem by problem; ungradable responses and problems without another leave no trace."""
+
+    def store(name: str, verdicts: list[list[str]]) -> Path:
+        rows = [answer(problem(i), j, v) for i, own in enumerate(verdicts) for j, v in enumerate(own)]
+        write_samples(tmp_path / name, [("toy", rows)])
+        return tmp_path / name
+
+    before = store("a.parquet", [["wrong", "wrong"]] * 6 + [["correct", "ungradable"], ["ungradable", "ungradable"]])
+    after = store("b.parquet", [["correct", "wrong"]] * 6 + [["correct", "correct"], ["correct", "correct"]])
+    found = change(before, after)
+    assert found is not None
+    assert (found.problems, found.better, found.worse) == (7, 6, 0)
+    assert found.difference == pytest.approx(3 / 7)
+    assert found.p == pytest.approx(2 / 2**6)
+    assert change(before, store("c.parquet", [["ungradable"]])) is None
 
 
 def test_a_clear_difference_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

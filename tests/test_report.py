@@ -222,6 +222,22 @@ def test_verdict_says_when_it_may_be_chance(tmp_path: Path) -> None:
     assert "may be chance" in verdict(read_run(tmp_path))
 
 
+def test_verdict_tells_the_paired_change_of_a_finished_run(tmp_path: Path) -> None:
+    MetricsLog(tmp_path).close()
+    rng = np.random.default_rng(0)
+    evaluate(tmp_path, "before", 0, 0.5, rng, n=40)
+    evaluate(tmp_path, "after", 10, 0.52, rng, n=40)
+    summary = {"accuracy_change": {"mean": 0.053, "ci95": [0.014, 0.092], "p": 0.0106, "n": 40}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = verdict(read_run(tmp_path))
+    assert text.endswith(
+        "intervals overlap. Problem by problem it changed by +5.3 points [+1.4, +9.2], p\u00a0=\u00a00.011."
+    )
+    summary["accuracy_change"]["ci95"] = [-0.01, 0.092]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "this may be chance" in verdict(read_run(tmp_path))
+
+
 def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:
     candidates = [Candidate(i // 100, i % 100, ("wrong", "stop eos")) for i in range(10_000)]
     candidates[77] = Candidate(0, 77, ("ungraded", "stop eos"))

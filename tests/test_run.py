@@ -93,6 +93,9 @@ def test_a_run_is_a_directory(whole: Path) -> None:
         low, high = summary[key]["ci95"]
         assert 0 <= low <= summary[key]["mean"] <= high <= 1
         assert summary[key]["n"] == 4
+    change = summary["accuracy_change"]
+    assert change["mean"] == pytest.approx(summary["accuracy_after"]["mean"] - summary["accuracy_before"]["mean"])
+    assert change["ci95"][0] <= change["mean"] <= change["ci95"][1]
     assert [row["iteration"] for row in read_metrics(whole)] == [0, 1, 2, 3]
 
 

@@ -70,10 +70,21 @@ def verdict(run: RunData) -> str:
     apart = before.accuracy.high < after.accuracy.low or after.accuracy.high < before.accuracy.low
     word = "rose" if change > 0 else "fell" if change < 0 else "stayed"
     moved = f"by {abs(change):.1f} points to" if change else "at"
-    overlap = "do not overlap" if apart else "overlap, so this may be chance"
+    paired = (run.summary or {}).get("accuracy_change") if after.name == "after" else None
+    overlap = "do not overlap" if apart else "overlap" if paired else "overlap, so this may be chance"
     return (
         f"Held-out accuracy {word} {moved} {_percent(after.accuracy.mean)} over {after.iteration - before.iteration} "
-        f"iterations; the 95\u00a0% intervals {overlap}."
+        f"iterations; the 95\u00a0% intervals {overlap}." + (f" {_paired(paired)}" if paired else "")
+    )
+
+
+def _paired(change: dict[str, Any]) -> str:
+    """The change problem by problem, which the same problems before and after allow to tell more closely."""
+    low, high = (100 * limit for limit in change["ci95"])
+    chance = "" if low > 0 or high < 0 else ": this may be chance"
+    return (
+        f"Problem by problem it changed by {100 * change['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], "
+        f"p\u00a0=\u00a0{change['p']:.2g}{chance}."
     )
 
 

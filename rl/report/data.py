@@ -34,8 +34,13 @@ class RunData:
     """Iterations the configuration asks for; ``None`` when unknown."""
     model: str
     """What the policy started from, in words; empty when unknown."""
-    complete: bool
-    """True once ``summary.json`` is there."""
+    summary: dict[str, Any] | None
+    """``summary.json``; ``None`` until the run is finished."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run is finished."""
+        return self.summary is not None
 
     def column(self, key: str) -> list[float | None]:
         """One metric over the rows; ``None`` where a row lacks it."""
@@ -72,7 +77,7 @@ def read_run(run_dir: Path) -> RunData:
         evaluations=read_evaluations(run_dir),
         planned=planned if isinstance(planned, int) else None,
         model=_model_words(config),
-        complete=(run_dir / "summary.json").exists(),
+        summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
     )
 
 
