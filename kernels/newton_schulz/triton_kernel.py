@@ -1,6 +1,7 @@
 """Triton: the two symmetric products of a Newton-Schulz step at half their work [B.2].
 
-S = X Xᵀ and c S² + b S are symmetric, so only tiles on and below the diagonal are computed; each is stored twice.
+S = X Xᵀ and c S² + b S are symmetric, so only tiles on and below the diagonal are computed; each element on or
+below it is stored twice, which makes the result symmetric to the last bit.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _symmetric_kernel(  # type: ignore[no-untyped-def]
             )
             total = tl.dot(a, b, total, input_precision=PRECISION)
         total *= alpha
-        inside = (row < rows)[:, None] & (column < rows)[None, :]
+        # On the diagonal's own tiles the upper half is dropped: its sums may differ from the lower half's in the last bit.
+        inside = (row < rows)[:, None] & (column < rows)[None, :] & (row[:, None] >= column[None, :])
         at = matrix * rows * rows + row[:, None] * rows + column[None, :]
         if ADDS:
             total += beta * tl.load(add + at, mask=inside, other=0).to(tl.float32)
