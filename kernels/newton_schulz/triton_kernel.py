@@ -39,7 +39,7 @@ def _symmetric_kernel(  # type: ignore[no-untyped-def]
             )
             total = tl.dot(a, b, total, input_precision=PRECISION)
         total *= alpha
-        # On the diagonal's own tiles the upper half is dropped: its sums may differ from the lower half's in the last bit.
+        # Of the diagonal's own tiles the upper half is dropped: its sums may differ from the lower's in the last bit.
         inside = (row < rows)[:, None] & (column < rows)[None, :] & (row[:, None] >= column[None, :])
         at = matrix * rows * rows + row[:, None] * rows + column[None, :]
         if ADDS:
