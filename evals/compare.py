@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,23 +47,21 @@ def change(before: Path, after: Path) -> Paired | None:
 
     ``None`` when they share no problem with a graded response in both. Raises ``OSError`` for unreadable files.
     """
-    first, second = read_rights(before), read_rights(after)
-    ids = [name for name in first if first[name] and second.get(name)]
-    return paired([first[name] for name in ids], [second[name] for name in ids]) if ids else None
+    first, second = _shared(read_rights(before), read_rights(after))
+    return paired(first, second) if first else None
 
 
 def _compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
     rows_a, rows_b = _rows(a.problems), _rows(b.problems)
-    ids = [name for name in rows_a if rows_a[name] and rows_b.get(name)]
-    if not ids:
+    left, right = _shared(rows_a, rows_b)
+    if not left:
         raise ResultsError(f"{a.name}: the two evaluations share no graded problem; were they given the same --data?")
-    left, right = [rows_a[name] for name in ids], [rows_b[name] for name in ids]
     changed = [
         f"{key}: {a.settings.get(key)} -> {b.settings.get(key)}"
         for key in _MATTERS
         if a.settings.get(key) != b.settings.get(key)
     ]
-    if a.fingerprint != b.fingerprint and len(ids) == len(rows_a.keys() | rows_b.keys()):
+    if a.fingerprint != b.fingerprint and len(left) == len(rows_a.keys() | rows_b.keys()):
         changed.append("problems: same ids, other texts or references")
     return Comparison(
         a.name,
@@ -71,9 +69,17 @@ def _compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
         _mean(left),
         _mean(right),
         paired(left, right),
-        len(rows_a.keys() | rows_b.keys()) - len(ids),
+        len(rows_a.keys() | rows_b.keys()) - len(left),
         tuple(changed),
     )
+
+
+def _shared(
+    first: Mapping[str, list[bool]], second: Mapping[str, list[bool]]
+) -> tuple[list[list[bool]], list[list[bool]]]:
+    """Rows of the problems with a graded response in both, in the same order."""
+    ids = [name for name in first if first[name] and second.get(name)]
+    return [first[name] for name in ids], [second[name] for name in ids]
 
 
 def _rows(problems: Sequence[PerProblem]) -> dict[str, list[bool]]:

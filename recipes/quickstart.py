@@ -1,8 +1,8 @@
 """A small Llama from scratch learns to work sums out: warm-up, k1.5 RL, evaluation, on two CPU cores.
 
 The warm-up data mix careful and hasty reasoning, all of it with right answers; the small model executes only the
-careful kind reliably. A second stage adds paths that work most steps out twice. RL finds out which kind pays: accuracy
-and response length grow together. What is written twice is what the recipe long2short can take away again.
+careful kind reliably. In a second stage most careful paths work every step out twice. RL finds out which kind pays:
+accuracy and response length grow together. What is written twice, the recipe long2short can take away again.
 """
 
 from __future__ import annotations

@@ -233,9 +233,10 @@ def test_verdict_tells_the_paired_change_of_a_finished_run(tmp_path: Path) -> No
     assert text.endswith(
         "intervals overlap. Problem by problem it changed by +5.3 points [+1.4, +9.2], p\u00a0=\u00a00.011."
     )
-    summary["accuracy_change"]["ci95"] = [-0.01, 0.092]
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert "this may be chance" in verdict(read_run(tmp_path))
+    for doubt in ({"ci95": [-0.01, 0.092]}, {"p": 0.053}):
+        doubtful = {"accuracy_change": summary["accuracy_change"] | doubt}
+        (tmp_path / "summary.json").write_text(json.dumps(doubtful))
+        assert "this may be chance" in verdict(read_run(tmp_path))
 
 
 def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:

@@ -81,7 +81,7 @@ def verdict(run: RunData) -> str:
 def _paired(change: dict[str, Any]) -> str:
     """The change problem by problem, which the same problems before and after allow to tell more closely."""
     low, high = (100 * limit for limit in change["ci95"])
-    chance = "" if low > 0 or high < 0 else ": this may be chance"
+    chance = ": this may be chance" if low <= 0 <= high or change["p"] > 0.05 else ""
     return (
         f"Problem by problem it changed by {100 * change['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], "
         f"p\u00a0=\u00a0{change['p']:.2g}{chance}."
