@@ -187,6 +187,7 @@ function chart(panel, xRange) {
     cursor.set(xs[Math.min(xs.length - 1, Math.max(0, here + move))]);
   });
   cursor.listeners.push(show);
+  queueMicrotask(draw); // when it is on the page, without waiting for a frame
   new ResizeObserver(draw).observe(box);
   return box;
 }

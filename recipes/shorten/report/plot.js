@@ -196,7 +196,9 @@ function plot() {
     zero.setAttribute("aria-pressed", String(zero.getAttribute("aria-pressed") !== "true"));
     draw();
   });
-  // In the next frame: drawing changes the height of what is observed.
+  // At once when it is on the page, without waiting for a frame. Later in the next frame: drawing changes the height of
+  // what is observed.
+  queueMicrotask(draw);
   new ResizeObserver(() => requestAnimationFrame(() => { if (svg.clientWidth !== drawn) draw(); })).observe(box);
   return box;
 }
