@@ -1,10 +1,10 @@
 """The learner's small kernels against what they replace: ``python -m benchmarks.kernels``.
 
 One JSON line per kernel and pass; ``ratio`` is the baseline's median time over ours, both timed in turn. Log-probs:
-against full logits and log_softmax, with the peak memory of each in a process of its own. Rotation: against
-transformers' function. Newton-Schulz: float32 and bfloat16 against torch.optim.Muon's, which is one matrix after the
-other in bfloat16: native on some CPUs, emulated and slow on others. On a machine that others use too,
-``--threads 1 --clock cpu`` counts the processor time of one thread instead of waiting.
+against full logits and log_softmax, with the peak memory of each in a process of its own; without them where they do
+not fit into memory. Rotation: against transformers' function. Newton-Schulz: float32 and bfloat16 against
+torch.optim.Muon's, which is one matrix after the other in bfloat16: native on some CPUs, emulated and slow on others.
+On a machine that others use too, ``--threads 1 --clock cpu`` counts one thread's processor time instead of waiting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import psutil
 import torch
 
 from benchmarks.common import emit, environment, median, ratio
@@ -35,21 +37,23 @@ class Case:
     pass_: str
     size: str
     ours: Work
-    baseline: Work
+    baseline: Work | None
+    """``None``: this machine has not the memory for it."""
     peak: bool = False
     """Measure peak memory too; costs a process for each."""
 
 
-def timed(case: Case, repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Median seconds of ours and of the baseline, in turn, after one warm-up of each."""
-    case.ours(), case.baseline()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for work, into in zip((case.ours, case.baseline), seconds, strict=True):
+def timed(case: Case, repeats: int, clock: Callable[[], float]) -> list[float]:
+    """Median seconds of ours and of the baseline, if there is one, in turn, after one warm-up of each."""
+    works = [work for work in (case.ours, case.baseline) if work is not None]
+    seconds: list[list[float]] = [[] for _ in works]
+    for repeat in range(repeats + 1):
+        for work, into in zip(works, seconds, strict=True):
             began = clock()
             work()
-            into.append(clock() - began)
-    return median(seconds[0]), median(seconds[1])
+            if repeat:
+                into.append(clock() - began)
+    return [median(each) for each in seconds]
 
 
 def peak_mib(work: Work) -> float:
@@ -87,9 +91,13 @@ def logprob_cases(tokens: int, vocabulary: int, width: int) -> Iterator[Case]:
             logp.sum().backward()
 
     size = f"{tokens} tokens x {vocabulary}, width {width}"
+    logits_gib = tokens * vocabulary * 4 / 2**30
     for backward in (False, True):
         name = "forward+backward" if backward else "forward"
-        yield Case("logprob", name, size, lambda b=backward: ours(b), lambda b=backward: full(b), peak=True)
+        # Logits and log-probs; backward, their gradient too.
+        fits = logits_gib * (3 if backward else 2) < 0.8 * psutil.virtual_memory().total / 2**30
+        baseline = partial(full, backward) if fits else None
+        yield Case("logprob", name, size, partial(ours, backward), baseline, peak=True)
 
 
 def rotary_cases() -> Iterator[Case]:
@@ -157,9 +165,13 @@ def main() -> None:
     for case in (case for name in arguments.kernels for case in makers[name]()):
         row: dict[str, object] = {"kernel": case.name, "pass": case.pass_, "size": case.size}
         if case.peak:  # before the warm-up: freed memory that stays in the process would hide it
-            row |= {"peak_mib": peak_mib(case.ours), "baseline_peak_mib": peak_mib(case.baseline)}
-        ours, baseline = timed(case, arguments.repeats, clock)
-        emit(row | {"seconds": round(ours, 4), "baseline_seconds": round(baseline, 4), "ratio": ratio(baseline, ours)})
+            row["peak_mib"] = peak_mib(case.ours)
+            row["baseline_peak_mib"] = peak_mib(case.baseline) if case.baseline else None
+        ours, *baseline = timed(case, arguments.repeats, clock)
+        row["seconds"] = round(ours, 4)
+        if baseline:
+            row |= {"baseline_seconds": round(baseline[0], 4), "ratio": ratio(baseline[0], ours)}
+        emit(row)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """MoBA against full attention, side by side: ``python -m benchmarks.moba --device cpu --lengths 8192,32768``.
 
 One JSON line per length and pass; ``ratio`` is the baseline's median time over ours. Baseline of forward and
-forward+backward: causal scaled_dot_product_attention (on CUDA: its flash and cuDNN backends, one line each). Baseline
-of decode: one query over the whole cache, which lies in order. Times in seconds, memory in MiB above the inputs. On a
-machine that others use too, ``--threads 1 --clock cpu`` counts the processor time of one thread instead of waiting.
+forward+backward: causal scaled_dot_product_attention (on CUDA: its flash and cuDNN backends, one line each). Baselines
+of decode, one query over the whole cache: the same attention with the cache in order, nothing to be gathered; and on a
+CPU with vLLM its dense paged kernel, against k15's vLLM backend on the same cache. Times in seconds, memory in MiB
+above the inputs. On a machine that others use too, ``--threads 1 --clock cpu`` counts the processor time of one thread
+instead of waiting.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -172,13 +175,59 @@ def decode_line(args: argparse.Namespace, length: int) -> Line:
         return F.scaled_dot_product_attention(q.transpose(0, 1)[None], flat_k, flat_v, enable_gqa=grouped)
 
     figures = side_by_side(sparse, dense, args)
-    # K and V of the chosen blocks for each query head (the own block once per key head at best is not counted on), and
-    # the page sums in float32, against K and V of everything.
-    chosen = 2 * args.heads * config.attended(length - 1) * dtype.itemsize
-    read = chosen + args.kv_heads * (length // size) * 4
-    return line(
-        args, length, "decode", "sdpa-contiguous", figures, read / (2 * args.kv_heads * length * dtype.itemsize)
-    )
+    return line(args, length, "decode", "sdpa-contiguous", figures, decode_density(args, config, length))
+
+
+def vllm_decode_line(args: argparse.Namespace, length: int) -> Line:
+    """The same in vLLM's CPU cache, by k15's backend and by vLLM's: one layer of a step that is planned already."""
+    from vllm import _custom_ops as ops
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    from rollout.moba_pages import Kernel, add_to_sums, attend, halves, plan
+
+    dtype, size = getattr(torch, args.dtype), args.page_size
+    isa, count = _get_attn_isa(dtype, size, args.dim), -(-length // size)
+    cache = torch.empty((count, args.kv_heads, size, 2 * args.dim), dtype=dtype)
+    pages, sums = halves(cache), torch.zeros((count, args.kv_heads, args.dim))
+    table = torch.randperm(count).int()[None]
+    slots = (table[0, :, None].long() * size + torch.arange(size)).flatten()[:length]
+
+    def write(k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
+        ops.cpu_attn_reshape_and_cache(k, v, *pages, slots, isa)
+
+    k, v = (torch.randn((length, args.kv_heads, args.dim)).to(dtype) for _ in "kv")
+    write(k, v, slots)
+    add_to_sums(sums, k, slots, size)
+    q, out = (torch.randn((1, args.heads, args.dim)).to(dtype) for _ in "qo")
+
+    def step(config: MobaConfig) -> Callable[[], object]:
+        work = plan(Kernel(args.heads, args.kv_heads, args.dim, dtype, isa), config, [0, 1], [length], table)
+
+        def run() -> object:
+            write(k[-1:], v[-1:], slots[-1:])
+            if work.routed:
+                add_to_sums(sums, k[-1:], slots[-1:], size)
+            attend(work, config, args.dim**-0.5, isa, (q, k[-1:], v[-1:]), cache, sums, table, out)
+            return out
+
+        return run
+
+    config = MobaConfig(args.block_size, args.top_k)
+    everything = MobaConfig(args.block_size, args.top_k, full_below=-(-length // args.block_size) * args.block_size)
+    figures = side_by_side(step(config), step(everything), args)
+    return line(args, length, "decode", "vllm-paged", figures, decode_density(args, config, length))
+
+
+def decode_density(args: argparse.Namespace, config: MobaConfig, length: int) -> float:
+    """Bytes that one query reads over those of all keys and values.
+
+    It reads keys and values of the chosen blocks for each query head (heads that share keys may choose the same ones;
+    that is not counted on) and the page sums, in float32.
+    """
+    size = getattr(torch, args.dtype).itemsize
+    chosen = 2 * args.heads * config.attended(length - 1) * size
+    sums = args.kv_heads * (length // args.page_size) * 4
+    return float((chosen + sums) / (2 * args.kv_heads * length * size))
 
 
 def line(args: argparse.Namespace, length: int, pass_: str, name: str, figures: list[float], density: float) -> Line:
@@ -211,6 +260,8 @@ def main() -> None:
             print(measured.json(), flush=True)
         if "decode" in args.passes:
             print(decode_line(args, length).json(), flush=True)
+            if args.device == "cpu" and find_spec("vllm"):
+                print(vllm_decode_line(args, length).json(), flush=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_large_stacks_are_cut(monkeypatch):
 
     matrices = [gaussian(4, 5, seed=s) for s in range(7)]
     together = orthogonalize(matrices, dtype=torch.float64)
-    monkeypatch.setattr(op, "MAX_STACK", 45)
+    monkeypatch.setattr(op, "CPU_STACK", 45)
     for a, b in zip(together, orthogonalize(matrices, dtype=torch.float64), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 

@@ -12,6 +12,9 @@ from kernels.newton_schulz.reference import COEFFICIENTS, EPS
 MAX_STACK = 1 << 27
 """Elements stacked at once; bounds the extra memory at four buffers of half a GiB (float32) on large models."""
 
+CPU_STACK = 1 << 21
+"""The same on CPUs, whose caches hold a stack of this size from one product to the next."""
+
 SYMMETRIC_ROWS = 256
 """Fewer rows than this are a few tiles, and cuBLAS does them faster than a kernel that skips half of them."""
 
@@ -55,8 +58,8 @@ def orthogonalize(
         rows, columns = sorted(matrix.shape)
         buckets[matrix.device, rows, columns].append(index)
     results: dict[int, torch.Tensor] = {}
-    for (_, rows, columns), members in buckets.items():
-        width = max(1, MAX_STACK // (rows * columns))
+    for (device, rows, columns), members in buckets.items():
+        width = max(1, (CPU_STACK if device.type == "cpu" else MAX_STACK) // (rows * columns))
         for start in range(0, len(members), width):
             part = members[start : start + width]
             wide = [matrices[i] if matrices[i].shape[0] == rows else matrices[i].mT for i in part]
