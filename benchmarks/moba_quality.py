@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=CACHE / "moba_quality", metavar="DIR")
     parser.add_argument("--fact-steps", type=int, default=400, help="steps of the first stage, on facts alone")
     parser.add_argument("--short-steps", type=int, default=300, help="steps of the second stage, on short texts")
-    parser.add_argument("--steps", type=int, default=240, help="steps of the long stage")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of the long stage")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence in the long stage")
     parser.add_argument("--batch", type=int, default=2, help="sequences per step of the long stage")
     parser.add_argument("--held-out", type=int, default=24, help="batches to measure on")

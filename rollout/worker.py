@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from rollout.attention import PLAIN, AttentionConfig
+from rollout.attention import AttentionConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Engine, EngineDead, EngineError, EngineStats, EngineTimeout, Request, WeightUpdate
 
@@ -18,19 +18,25 @@ CLOSE_S = 15.0
 """Patience with an engine that is told to close; then its actor is killed."""
 
 
-def build_engine(model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN) -> Engine:
-    """The engine that ``config.kind`` names, not yet started. ``attention`` is the learner's."""
+def build_engine(model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig | None = None) -> Engine:
+    """The engine that ``config.kind`` names, not yet started.
+
+    ``attention`` is the learner's; ``None``, where there is no learner: what the model was trained with.
+    """
+    if config.kind == "fake":
+        from rollout.fake_engine import FakeEngine
+
+        return FakeEngine()
+    from rollout import moba
+
+    attention = moba.trained_with(model_path) if attention is None else attention
     if config.kind == "vllm":
         from rollout.vllm_engine import VllmEngine
 
         return VllmEngine(model_path, config, seed, attention)
-    if config.kind == "hf":
-        from rollout.hf_engine import HfEngine
+    from rollout.hf_engine import HfEngine
 
-        return HfEngine(model_path, config, seed, attention)
-    from rollout.fake_engine import FakeEngine
-
-    return FakeEngine()
+    return HfEngine(model_path, config, seed, attention)
 
 
 def environment(config: EngineConfig) -> dict[str, str]:
@@ -45,7 +51,9 @@ def environment(config: EngineConfig) -> dict[str, str]:
 class RolloutWorker:
     """Hosts one engine; its methods are the engine's."""
 
-    def __init__(self, model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN) -> None:
+    def __init__(
+        self, model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig | None = None
+    ) -> None:
         self._engine = build_engine(model_path, config, seed, attention)
 
     async def start(self) -> int:
@@ -95,7 +103,7 @@ class RayEngine:
         config: EngineConfig,
         seed: int = 0,
         options: dict[str, Any] | None = None,
-        attention: AttentionConfig = PLAIN,
+        attention: AttentionConfig | None = None,
     ) -> None:
         self.model_path = model_path
         self.config = config

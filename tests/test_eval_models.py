@@ -18,6 +18,11 @@ from recipes.engines import count_engines
 from recipes.eval import slug
 from recipes.run import run
 from recipes.serve import Serving, command_of
+from rollout import moba
+from rollout.attention import BlockAttentionConfig
+from rollout.config import EngineConfig
+from rollout.worker import build_engine
+from tests.tiny_models import tiny_llama
 
 ROWS = [{"id": f"q{i}", "problem": f"{i} + 2?", "answer": str(i + 2), "level": 1} for i in range(3)]
 
@@ -174,7 +179,7 @@ def test_output_folders_have_harmless_names() -> None:
 
 
 def test_serve_is_vllms_server_with_the_models_context(model: Path) -> None:
-    command = command_of(Serving("runs/mine", extra=("--api-key", "k")), str(model), 512, "cpu")
+    command = command_of(Serving("runs/mine", extra=("--api-key", "k")), str(model), 512, "cpu", block_attention=False)
     text = " ".join(command)
     assert "--model " + str(model) in text
     assert "--served-model-name mine" in text
@@ -182,4 +187,19 @@ def test_serve_is_vllms_server_with_the_models_context(model: Path) -> None:
     assert "--max-model-len 512" in text
     assert "--no-enable-chunked-prefill" in text
     assert text.endswith("--api-key k")
-    assert "float32" not in " ".join(command_of(Serving("m"), "m", None, "cuda"))
+    assert "float32" not in " ".join(command_of(Serving("m"), "m", None, "cuda", block_attention=False))
+
+
+def test_a_model_of_block_attention_is_judged_and_served_with_it(tmp_path: Path) -> None:
+    """It would answer with full attention otherwise, and nothing would say so."""
+    block = BlockAttentionConfig(block_size=32, top_k=2)
+    policy = tiny_llama()
+    moba.use(policy, block, otherwise="sdpa")
+    policy.save_pretrained(tmp_path)
+    for kind in ("hf", "vllm"):
+        assert build_engine(str(tmp_path), EngineConfig(kind=kind), 0).attention.moba == block  # type: ignore[attr-defined]
+    cpu, gpu = (
+        " ".join(command_of(Serving("m"), "m", None, device, block_attention=True)) for device in ("cpu", "cuda")
+    )
+    assert "--block-size 32" in cpu
+    assert "--block-size 32 --attention-backend CUSTOM" in gpu
