@@ -37,7 +37,7 @@ from rollout.attention import BlockAttentionConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LAYERS, WIDTH, HEADS, MLP = 3, 64, 2, 176
+LAYERS, HEADS = 3, 2
 SPAN = 192
 """Keys that a query sees at most: block size times top_k, the same in all sparse arms."""
 BINS = 8
@@ -65,6 +65,8 @@ class Settings:
     held_out: int
     """Batches of long texts to measure on."""
     lr: float
+    width: int
+    """Of the model; its two heads have half of it each."""
 
 
 FACTS_ALONE = Facts(words=0.0)
@@ -96,15 +98,15 @@ def arms(steps: int) -> list[Arm]:
     ]
 
 
-def new_model(seed: int, length: int) -> PreTrainedModel:
+def new_model(seed: int, length: int, width: int) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=MLP,
+            hidden_size=width,
+            intermediate_size=11 * width // 4,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=HEADS,
@@ -140,7 +142,7 @@ def update(model: PreTrainedModel, optimizer: PolicyOptimizer, batch: Sequences,
 def start(settings: Settings, seed: int, path: Path) -> dict[str, Any]:
     """Weights and optimiser after the short stages, from ``path`` if it is there."""
     if not path.exists():
-        model = new_model(seed, settings.length)
+        model = new_model(seed, settings.length, settings.width)
         moba.use(model, None, otherwise=FULL)
         optimizer = build_optimizer(model, optimizer_config(settings))
         facts = short_batches(settings, FACTS_ALONE, settings.fact_steps, SPAN // 3, seed)
@@ -168,7 +170,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
 def train(settings: Settings, seed: int, arm: Arm, state: dict[str, Any]) -> dict[str, Any]:
     """The long stage of one arm, and its losses on held-out sequences, with the attention that it ended with."""
     began = time.process_time()
-    language, model = Language(Facts()), new_model(seed, settings.length)
+    language, model = Language(Facts()), new_model(seed, settings.length, settings.width)
     moba.use(model, None, otherwise=FULL)
     optimizer = build_optimizer(model, optimizer_config(settings))
     model.load_state_dict(state["model"])
@@ -259,6 +261,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="sequences per step of the long stage")
     parser.add_argument("--held-out", type=int, default=24, help="batches to measure on")
     parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--width", type=int, default=64, help="of the model")
     parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1], metavar="N,...")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plot", type=Path, metavar="PNG")

@@ -16,7 +16,7 @@ from kernels.varlen import NAME as FULL
 from rollout import moba
 
 torch.set_num_threads(1)
-TINY = Settings(fact_steps=1, short_steps=1, steps=10, length=256, batch=1, held_out=1, lr=1e-2)
+TINY = Settings(fact_steps=1, short_steps=1, steps=10, length=256, batch=1, held_out=1, lr=1e-2, width=64)
 
 
 def test_a_recalled_value_is_the_one_that_its_distance_points_to() -> None:
@@ -46,7 +46,7 @@ def test_sequences_follow_from_their_seed() -> None:
 
 
 def test_all_arms_are_full_attention_up_to_the_span_and_none_beyond() -> None:
-    model = new_model(0, 512)
+    model = new_model(0, 512, 64)
 
     def under(arm: Arm, length: int) -> torch.Tensor:
         moba.use(model, arm.block, otherwise=FULL)
