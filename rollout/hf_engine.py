@@ -33,11 +33,13 @@ class HfEngine:
     """One transformers model on a thread of its own. Requests without a seed get one from the engine's."""
 
     def __init__(
-        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig = PLAIN
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
     ) -> None:
+        """``attention`` of ``None`` becomes, at the start, what the model was trained with."""
         self.model_path = model_path
         self.config = config
-        self.attention = attention
+        self.attention = PLAIN if attention is None else attention
+        self._model_says = attention is None
         self.seed = seed
         self._model: PreTrainedModel | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
@@ -54,7 +56,11 @@ class HfEngine:
         """See ``Engine``."""
         self._loop = asyncio.get_running_loop()
         self._mail = Mailbox()
+        from rollout import moba
+
         try:
+            if self._model_says:
+                self.attention = await self._in_thread(moba.trained_with, self.model_path)
             self._model = await self._in_thread(load, self.model_path, self.config, self.attention)
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineDead(f"transformers could not load {self.model_path}: {error}") from error

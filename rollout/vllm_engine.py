@@ -145,11 +145,13 @@ class VllmEngine:
     """
 
     def __init__(
-        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig = PLAIN
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
     ) -> None:
+        """``attention`` of ``None`` becomes, at the start, what the model was trained with."""
         self.model_path = model_path
         self.config = config
-        self.attention = attention
+        self.attention = PLAIN if attention is None else attention
+        self._model_says = attention is None
         self.seed = seed
         self._llm: Any = None
         self._guard: Guard | None = None
@@ -164,9 +166,13 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from rollout import moba
+
         self._mail = Mailbox()
         self._guard = Guard()
         try:
+            if self._model_says:
+                self.attention = moba.trained_with(self.model_path)
             arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed, self.attention))
             self._llm = AsyncLLM.from_engine_args(arguments)
         except (RuntimeError, ValueError, OSError, TypeError) as error:

@@ -23,20 +23,17 @@ def build_engine(model_path: str, config: EngineConfig, seed: int, attention: At
 
     ``attention`` is the learner's; ``None``, where there is no learner: what the model was trained with.
     """
-    if config.kind == "fake":
-        from rollout.fake_engine import FakeEngine
-
-        return FakeEngine()
-    from rollout import moba
-
-    attention = moba.trained_with(model_path) if attention is None else attention
     if config.kind == "vllm":
         from rollout.vllm_engine import VllmEngine
 
         return VllmEngine(model_path, config, seed, attention)
-    from rollout.hf_engine import HfEngine
+    if config.kind == "hf":
+        from rollout.hf_engine import HfEngine
 
-    return HfEngine(model_path, config, seed, attention)
+        return HfEngine(model_path, config, seed, attention)
+    from rollout.fake_engine import FakeEngine
+
+    return FakeEngine()
 
 
 def environment(config: EngineConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -196,8 +197,14 @@ def test_a_model_of_block_attention_is_judged_and_served_with_it(tmp_path: Path)
     policy = tiny_llama()
     moba.use(policy, block, otherwise="sdpa")
     policy.save_pretrained(tmp_path)
-    for kind in ("hf", "vllm"):
-        assert build_engine(str(tmp_path), EngineConfig(kind=kind), 0).attention.moba == block  # type: ignore[attr-defined]
+    engine = build_engine(str(tmp_path), EngineConfig(kind="hf"), 0)
+
+    async def start() -> None:
+        await engine.start()
+        await engine.close()
+
+    asyncio.run(start())
+    assert engine.attention.moba == block  # type: ignore[attr-defined]
     cpu, gpu = (
         " ".join(command_of(Serving("m"), "m", None, device, block_attention=True)) for device in ("cpu", "cuda")
     )

@@ -351,3 +351,11 @@ def test_k15_train_with_block_attention_in_both(tmp_path: Path) -> None:
     assert max(row["length/max"] for row in rows) > BLOCK.dense_tokens
     entry = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["moba"]
     assert (entry["block_size"], entry["top_k"], entry["full_last_layers"]) == (32, 2, 1)
+
+    async def attention() -> AttentionConfig:
+        engine = VllmEngine(str(tmp_path / "run" / "model"), CONFIG)  # as `k15 eval` opens it
+        await engine.start()
+        await engine.close()
+        return engine.attention
+
+    assert asyncio.run(attention()).moba == BlockAttentionConfig.model_validate(entry)
