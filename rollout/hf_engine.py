@@ -54,10 +54,10 @@ class HfEngine:
 
     async def start(self) -> None:
         """See ``Engine``."""
-        self._loop = asyncio.get_running_loop()
-        self._mail = Mailbox()
         from rollout import moba
 
+        self._loop = asyncio.get_running_loop()
+        self._mail = Mailbox()
         try:
             if self._model_says:
                 self.attention = await self._in_thread(moba.trained_with, self.model_path)

@@ -201,6 +201,7 @@ def test_a_model_of_block_attention_is_judged_and_served_with_it(tmp_path: Path)
 
     async def start() -> None:
         await engine.start()
+        assert engine._model.config._attn_implementation == moba.NAME  # type: ignore[attr-defined]
         await engine.close()
 
     asyncio.run(start())
