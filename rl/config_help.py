@@ -73,6 +73,9 @@ def _section(path: str, cls: type[Config], values: Config | None, note: str) -> 
         for kind, section in sections(field.annotation).items():
             active = isinstance(value, section)
             state = "" if active else f" (off; any of its keys switches it on, --{key} null off)"
+            if get_origin(field.annotation) is tuple:
+                yield from _section(f"{key}[i]", section, None, f" (a list of these: --{key} '[{{...}}, ...]')")
+                continue
             if kind:
                 state = f" [kind {kind}, chosen]" if active else f" [kind {kind}, not chosen]"
             yield from _section(key, section, value if active else None, state)
