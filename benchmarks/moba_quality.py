@@ -37,7 +37,10 @@ from rollout.attention import BlockAttentionConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LAYERS, HEADS = 3, 2
+LAYERS, HEADS, HEAD_DIM = 3, 2, 64
+ROPE_BASE = 500_000.0
+"""As in Llama 3. 19 of a head's 32 pairs turn less than once within 1,024 tokens (with 10,000: 14), and it is by those
+that a query finds a key by what it is, however far back."""
 SPAN = 192
 """Keys that a query sees at most: block size times top_k, the same in all sparse arms."""
 BINS = 8
@@ -61,15 +64,17 @@ class Settings:
     length: int
     """Tokens of a long text."""
     batch: int
-    """Long texts per step; short ones are as many as have about as many tokens together."""
+    """Long texts per step; shorter sequences are as many as have about as many tokens together."""
     held_out: int
     """Batches of long texts to measure on."""
+    words: float
+    """Words between facts in the long stage. In short texts there is one, so that recall is not lost on them."""
     lr: float
     width: int
-    """Of the model; its two heads have half of it each."""
+    """Of the model."""
 
 
-FACTS_ALONE = Facts(words=0.0)
+FACTS_ALONE = Facts(words=0.0, keys=8, recent=0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def arms(steps: int) -> list[Arm]:
             block_size=size, top_k=SPAN // size, full_last_layers=full_last_layers, full_from=full_from
         )
 
-    sizes = (96, 64, 32, 16)
+    sizes = (64, 32, 16, 8)
     return [
         Arm("full", None),
         *(Arm(f"blocks of {size}, top {SPAN // size}", block(size)) for size in sizes),
@@ -110,7 +115,9 @@ def new_model(seed: int, length: int, width: int) -> PreTrainedModel:
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=HEADS,
+            head_dim=HEAD_DIM,
             max_position_embeddings=length,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
             tie_word_embeddings=True,
             dtype="float32",
         )
@@ -157,8 +164,8 @@ def start(settings: Settings, seed: int, path: Path) -> dict[str, Any]:
 
 
 def short_batches(settings: Settings, facts: Facts, steps: int, length: int, seed: int) -> Iterator[Sequences]:
-    """Sequences of ``length`` tokens, in batches with half the tokens of a long one."""
-    language, count = Language(facts), max(1, settings.batch * settings.length // (2 * length))
+    """Sequences of ``length`` tokens, in batches with about as many tokens as a long one."""
+    language, count = Language(facts), max(1, settings.batch * settings.length // length)
     for step in range(steps):
         yield language.draw(count, length, (seed, length, step))
 
@@ -170,7 +177,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
 def train(settings: Settings, seed: int, arm: Arm, state: dict[str, Any]) -> dict[str, Any]:
     """The long stage of one arm, and its losses on held-out sequences, with the attention that it ended with."""
     began = time.process_time()
-    language, model = Language(Facts()), new_model(seed, settings.length, settings.width)
+    language, model = Language(Facts(settings.words)), new_model(seed, settings.length, settings.width)
     moba.use(model, None, otherwise=FULL)
     optimizer = build_optimizer(model, optimizer_config(settings))
     model.load_state_dict(state["model"])
@@ -198,6 +205,10 @@ def measure(model: PreTrainedModel, batches: Sequence[Sequences]) -> dict[str, A
     with torch.no_grad():
         loss = np.concatenate([-logprobs(model, batch).numpy() for batch in batches])
     distance = np.concatenate([batch.distance[:, 1:] for batch in batches])
+    if not (distance > SPAN).any():
+        raise SystemExit(
+            f"no held-out fact lies more than {SPAN} tokens back: give longer texts (--length) or more of them"
+        )
     positions = [float(part.mean()) for part in np.array_split(loss, BINS, axis=1)]
     return {
         "loss": round(float(loss.mean()), 5),
@@ -254,15 +265,18 @@ def plot(rows: Sequence[dict[str, Any]], settings: Settings, path: Path) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CACHE / "moba_quality", metavar="DIR")
-    parser.add_argument("--fact-steps", type=int, default=400, help="steps of the first stage, on facts alone")
-    parser.add_argument("--short-steps", type=int, default=300, help="steps of the second stage, on short texts")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of the long stage")
+    parser.add_argument("--fact-steps", type=int, default=600, help="steps of the first stage, on facts alone")
+    parser.add_argument("--short-steps", type=int, default=600, help="steps of the second stage, on short texts")
+    parser.add_argument("--steps", type=int, default=700, help="steps of the long stage")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence in the long stage")
-    parser.add_argument("--batch", type=int, default=2, help="sequences per step of the long stage")
+    parser.add_argument("--batch", type=int, default=4, help="sequences per step of the long stage")
     parser.add_argument("--held-out", type=int, default=24, help="batches to measure on")
-    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--words", type=float, default=3.0, help="words between facts in the long stage")
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--width", type=int, default=64, help="of the model")
-    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1], metavar="N,...")
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2], metavar="N,..."
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plot", type=Path, metavar="PNG")
     arguments = parser.parse_args()

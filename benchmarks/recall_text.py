@@ -1,9 +1,10 @@
 """Procedural text with facts to recall, the language of ``benchmarks.moba_quality``: made from seeds, without end.
 
 A sequence is prose of made-up words, letter by letter, with facts strewn in. A fact is a key and its value, one token
-each; every key has ``VALUES`` values of its own. The first time that a key occurs in a sequence, which of them follows
-is a toss; from then on it is the same one again, which a model knows only if its attention finds the earlier place,
-however far back that is.
+each; all keys share ``VALUES`` values. The first time that a key occurs in a sequence, which of them follows is a toss;
+from then on it is the same one again, which a model knows only if its attention finds the earlier place, however far
+back that is. A value does not tell whose it is, so this takes two layers: one in which the value takes note of the key
+before it, and a later one in which the key, met again, finds that value.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import numpy.typing as npt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 KEYS = 32
-VALUES = 4
-"""Values of a key."""
+VALUES = 8
+"""Values that a key can have, the same for all keys."""
 KEY_0 = len(LETTERS)
 """Token id of the first key."""
 VALUE_0 = KEY_0 + KEYS
-"""Token id of the first key's first value."""
-VOCABULARY = VALUE_0 + KEYS * VALUES
+"""Token id of the first value."""
+VOCABULARY = VALUE_0 + VALUES
 
 WORDS = 256
 """Words of the language."""
@@ -37,9 +38,12 @@ class Facts:
 
     words: float = 1.0
     """Words between facts on average."""
+    keys: int = KEYS
+    """Keys that a sequence is about, drawn anew for each. With few, facts repeat soon, and a model learns fast that
+    they do."""
     recent: int = 4
     """Half of the facts repeat one of so many facts before, as texts stay with a subject for a while; the others take
-    any key, and lie as far back as the sequence is long."""
+    any of the sequence's keys, and lie as far back as it is long. With 0 all do."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,12 @@ class Language:
         return Sequences(tokens, distance)
 
     def _one(self, length: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        values = (VALUE_0 + np.arange(KEYS) * VALUES + rng.integers(0, VALUES, KEYS)).tolist()
+        values = (VALUE_0 + rng.integers(0, VALUES, KEYS)).tolist()
         # Every draw gives at least two tokens, so that so many always do.
         which = rng.integers(0, SUCCESSORS, length).tolist()
         is_fact = (rng.random(length) * (1 + self.facts.words) < 1).tolist()
-        about = rng.integers(0, KEYS, length).tolist()
-        back = rng.integers(-2 * self.facts.recent, 0, length).tolist()
+        about = rng.choice(rng.permutation(KEYS)[: self.facts.keys], length).tolist()
+        back = rng.integers(-2 * max(1, self.facts.recent), 0, length).tolist()
         word = int(rng.integers(0, WORDS))
         tokens: list[int] = []
         distance: list[int] = []

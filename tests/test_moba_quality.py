@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,24 @@ import pytest
 import torch
 
 from benchmarks import moba_quality
-from benchmarks.moba_quality import SPAN, Arm, Settings, arms, logprobs, new_model, plot, seed_rows, summary
-from benchmarks.recall_text import KEY_0, VALUE_0, VALUES, VOCABULARY, Facts, Language
+from benchmarks.moba_quality import (
+    FACTS_ALONE,
+    SPAN,
+    Arm,
+    Settings,
+    arms,
+    logprobs,
+    new_model,
+    plot,
+    seed_rows,
+    summary,
+)
+from benchmarks.recall_text import KEY_0, KEYS, VALUE_0, VALUES, VOCABULARY, Facts, Language
 from kernels.varlen import NAME as FULL
 from rollout import moba
 
 torch.set_num_threads(1)
-TINY = Settings(fact_steps=1, short_steps=1, steps=10, length=256, batch=1, held_out=1, lr=1e-2, width=64)
+TINY = Settings(fact_steps=1, short_steps=1, steps=10, length=512, batch=2, held_out=1, words=1.0, lr=1e-2, width=64)
 
 
 def test_a_recalled_value_is_the_one_that_its_distance_points_to() -> None:
@@ -30,11 +42,16 @@ def test_a_recalled_value_is_the_one_that_its_distance_points_to() -> None:
                 assert distance[at] == 0
                 continue
             key = tokens[at - 1]
-            assert (token - VALUE_0) // VALUES == key - KEY_0
+            assert KEY_0 <= key < VALUE_0
             assert distance[at] == at - last.get(key, at)
             if key in last:
                 assert tokens[last[key]] == token
             last[key] = at
+    owners = {
+        (tokens[at - 1], tokens[at]) for tokens in drawn.tokens.tolist() for at in range(700) if tokens[at] >= VALUE_0
+    }
+    assert len({value for _, value in owners}) == VALUES
+    assert len(owners) > 2 * KEYS, "a value tells its key"
     assert (drawn.distance > SPAN).sum() > 20, "nothing that a sparse query could miss"
 
 
@@ -43,6 +60,13 @@ def test_sequences_follow_from_their_seed() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert (Language(Facts(words=0.0)).draw(1, 50, (1,)).tokens >= KEY_0).all()
+
+
+def test_facts_alone_are_about_few_keys_so_that_they_repeat_soon() -> None:
+    drawn = Language(FACTS_ALONE).draw(4, 64, (0,)).tokens
+    per_sequence = [{token for token in tokens if KEY_0 <= token < VALUE_0} for tokens in drawn.tolist()]
+    assert all(len(keys) <= FACTS_ALONE.keys for keys in per_sequence)
+    assert len(set().union(*per_sequence)) > FACTS_ALONE.keys, "each sequence draws keys of its own"
 
 
 def test_all_arms_are_full_attention_up_to_the_span_and_none_beyond() -> None:
@@ -68,13 +92,18 @@ def test_finished_arms_are_kept_and_compared_seed_by_seed(tmp_path: Path, monkey
     rows = seed_rows(TINY, 0, tmp_path)
     assert [row["density"] for row in rows] == [
         1.0,
-        pytest.approx(moba.shares(arms(10)[1].block, [256], 3)[0], abs=1e-4),
+        pytest.approx(moba.shares(arms(10)[1].block, [TINY.length], 3)[0], abs=1e-4),
     ]
     assert all(0 < row["loss"] < 6 and len(row["positions"]) == moba_quality.BINS for row in rows)
     monkeypatch.setattr(moba_quality, "train", lambda *_: pytest.fail("a finished arm was trained again"))
     assert seed_rows(TINY, 0, tmp_path) == rows
     plot(rows, TINY, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_texts_without_far_facts_are_refused_instead_of_measured_as_nan(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="longer texts"):
+        seed_rows(replace(TINY, length=128), 0, tmp_path)
 
 
 def test_differences_are_between_arms_of_one_seed() -> None:

@@ -14,7 +14,7 @@ from kernels.moba.layout import MobaConfig, Span
 from kernels.moba.pieces import Piece, Routed, Tiles, cut_routed, dense_pieces, routed_queries, tiles_by_block
 from kernels.moba.reference import gate_dtype
 
-GATHERED = 1 << 21
+GATHERED = 1 << 19
 """Elements of queries and keys gathered for one call: bounds the extra memory, whatever the skew of the choice."""
 CHOICES = 1 << 22
 """Entries of the choice that are turned around at once."""
