@@ -274,9 +274,7 @@ def main() -> None:
     parser.add_argument("--words", type=float, default=3.0, help="words between facts in the long stage")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--width", type=int, default=64, help="of the model")
-    parser.add_argument(
-        "--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2], metavar="N,..."
-    )
+    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1], metavar="N,...")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plot", type=Path, metavar="PNG")
     arguments = parser.parse_args()
