@@ -56,7 +56,7 @@ class Settings:
     """What a result depends on beside its arm and seed; results of other settings are not mixed with them."""
 
     fact_steps: int
-    """Steps on short sequences of facts alone: there a small model finds out within seconds how to recall one."""
+    """Steps on short sequences of facts alone: there a small model soon finds out how to recall one."""
     short_steps: int
     """Steps on texts that are no longer than what a sparse query sees."""
     steps: int
