@@ -68,7 +68,7 @@ class Settings:
     held_out: int
     """Batches of long texts to measure on."""
     words: float
-    """Words between facts in the long stage. In short texts there is one, so that recall is not lost on them."""
+    """Words between facts in the long stage. In short texts there is one: they are too short to repeat fewer."""
     lr: float
     width: int
     """Of the model."""
@@ -174,8 +174,19 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
     return OptimizerConfig(lr=settings.lr, weight_decay=0.0)
 
 
-def train(settings: Settings, seed: int, arm: Arm, state: dict[str, Any]) -> dict[str, Any]:
-    """The long stage of one arm, and its losses on held-out sequences, with the attention that it ended with."""
+def held_out_texts(settings: Settings) -> list[Sequences]:
+    """What all arms and seeds are measured on."""
+    language = Language(Facts(settings.words))
+    batches = [language.draw(settings.batch, settings.length, (HELD_OUT, n)) for n in range(settings.held_out)]
+    if not any((batch.distance > SPAN).any() for batch in batches):
+        raise SystemExit(f"no held-out fact lies more than {SPAN} tokens back: longer texts (--length) are needed")
+    return batches
+
+
+def train(
+    settings: Settings, seed: int, arm: Arm, state: dict[str, Any], held_out: Sequence[Sequences]
+) -> dict[str, Any]:
+    """The long stage of one arm, and its losses on ``held_out``, with the attention that it ended with."""
     began = time.process_time()
     language, model = Language(Facts(settings.words)), new_model(seed, settings.length, settings.width)
     moba.use(model, None, otherwise=FULL)
@@ -188,7 +199,6 @@ def train(settings: Settings, seed: int, arm: Arm, state: dict[str, Any]) -> dic
         batch = language.draw(settings.batch, settings.length, (seed, settings.length, step))
         # Constant, then down to 0 over the second half.
         losses.append(update(model, optimizer, batch, settings.lr * min(1.0, 2 - 2 * step / settings.steps)))
-    held_out = [language.draw(settings.batch, settings.length, (HELD_OUT, n)) for n in range(settings.held_out)]
     return {
         "arm": arm.name,
         "seed": seed,
@@ -205,10 +215,6 @@ def measure(model: PreTrainedModel, batches: Sequence[Sequences]) -> dict[str, A
     with torch.no_grad():
         loss = np.concatenate([-logprobs(model, batch).numpy() for batch in batches])
     distance = np.concatenate([batch.distance[:, 1:] for batch in batches])
-    if not (distance > SPAN).any():
-        raise SystemExit(
-            f"no held-out fact lies more than {SPAN} tokens back: give longer texts (--length) or more of them"
-        )
     positions = [float(part.mean()) for part in np.array_split(loss, BINS, axis=1)]
     return {
         "loss": round(float(loss.mean()), 5),
@@ -294,9 +300,10 @@ def seed_rows(settings: Settings, seed: int, out: Path) -> list[dict[str, Any]]:
     key = "-".join(str(value) for value in asdict(settings).values())
     kept = out / f"{key}-seed{seed}.jsonl"
     done = {row["arm"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    held_out = held_out_texts(settings)
     for arm in arms(settings.steps):
         if arm.name not in done:
-            row = train(settings, seed, arm, start(settings, seed, kept.with_suffix(".pt")))
+            row = train(settings, seed, arm, start(settings, seed, kept.with_suffix(".pt")), held_out)
             with kept.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             done[arm.name] = row

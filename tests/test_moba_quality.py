@@ -101,7 +101,10 @@ def test_finished_arms_are_kept_and_compared_seed_by_seed(tmp_path: Path, monkey
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_texts_without_far_facts_are_refused_instead_of_measured_as_nan(tmp_path: Path) -> None:
+def test_texts_without_far_facts_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moba_quality, "start", lambda *_: pytest.fail("trained for a loss that would be NaN"))
     with pytest.raises(SystemExit, match="longer texts"):
         seed_rows(replace(TINY, length=128), 0, tmp_path)
 

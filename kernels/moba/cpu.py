@@ -15,7 +15,8 @@ from kernels.moba.pieces import Piece, Routed, Tiles, cut_routed, dense_pieces, 
 from kernels.moba.reference import gate_dtype
 
 GATHERED = 1 << 19
-"""Elements of queries and keys gathered for one call: bounds the extra memory, whatever the skew of the choice."""
+"""Elements of queries and keys gathered for one call: bounds the extra memory, whatever the skew of the choice.
+Measured on two cores (docs/log.md); with many more a call may be too small to keep them busy."""
 CHOICES = 1 << 22
 """Entries of the choice that are turned around at once."""
 
