@@ -30,6 +30,7 @@ from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
 from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
+from rl.movement import Unmoved
 from rl.report.build import build_report
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
@@ -39,7 +40,9 @@ from rl.sampling import build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
+from rollout import architecture
 from rollout.engine import EngineError, Sampling
+from rollout.pretrained import resolve_model
 
 EXPECTED = (
     RunDirError,
@@ -47,6 +50,7 @@ EXPECTED = (
     LaunchError,
     LearnerDead,
     NonFiniteGradients,
+    Unmoved,
     EngineError,
     LogError,
     StoreError,
@@ -160,6 +164,7 @@ class Session:
         config, target = self.setup.config, self.directory.warmup
         if config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists()):
             return
+        self.rehearse()
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
         report = warm_up(
@@ -176,6 +181,14 @@ class Session:
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
+
+    def rehearse(self) -> None:
+        """Engine and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.publish(0)
+        self.published = -1  # the warm-up changes them
+        self._spend("start", began)
 
     def export(self, folder: Path) -> None:
         """The policy and its tokenizer as Hugging Face files."""
@@ -196,12 +209,18 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with answers."""
+        """Sequences for the parity probe: the newest finished rollouts.
+
+        At first held-out prompts with answers, and one that goes beyond the sliding windows that rollouts will exceed.
+        """
         config, encode = self.setup.config, self.setup.tokenizer
         first = [
             [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
             for problem in self.setup.heldout[: config.rollout.parity_probes]
         ]
+        long = beyond_windows(config)
+        if long and first:
+            first.append((first[0] * (1 + long // len(first[0])))[:long])
         return scorable(self.recent or first, config.engine.max_model_len)
 
     def publish(self, version: int) -> None:
@@ -309,6 +328,18 @@ class Session:
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
     """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
     return [list(sequence[: context - 1]) for sequence in sequences]
+
+
+def beyond_windows(config: RunConfig) -> int:
+    """Tokens of a sequence that no sliding window of the policy spans; 0 where none is as short as the context."""
+    base, context = config.model.base, config.engine.max_model_len
+    if isinstance(base, ScratchModel):
+        return 0
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(resolve_model(base.path)).get_text_config()
+    narrow = [window for window in architecture.windows(text) if window < context]
+    return min(context, 2 * narrow[-1]) if narrow else 0
 
 
 def describe(config: RunConfig) -> str:
