@@ -339,7 +339,7 @@ def beyond_windows(config: RunConfig) -> int:
 
     text = AutoConfig.from_pretrained(resolve_model(base.path)).get_text_config()
     narrow = [window for window in architecture.windows(text) if window < context]
-    return min(context, 2 * narrow[-1]) if narrow else 0
+    return min(context, narrow[-1] + 64) if narrow else 0
 
 
 def describe(config: RunConfig) -> str:
