@@ -184,7 +184,10 @@ def attention_forward(
     is not implemented here is refused, never ignored.
     """
     if cu_seq_lens_q is None or attention_mask is not None or query.shape[0] != 1:
-        raise ValueError(f"attention {NAME!r} takes packed input only: batch size 1, cu_seq_lens_q, no attention mask")
+        raise ValueError(
+            f"attention {NAME!r} takes packed input only (batch size 1, cu_seq_lens_q, no attention mask), and "
+            f"{type(module).__name__} hands on something else"
+        )
     refuse_unknown(NAME, module, options)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
