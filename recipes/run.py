@@ -8,18 +8,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from evals.compare import change
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
+from recipes.finish import Outcome, conclude, finished, table
 from recipes.launching import Machines, launch
-from recipes.model_card import write_card
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
@@ -101,13 +100,6 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
         after = session.measure("after", config.iterations, full=True)
         session.finish(state, after)
     return 0
-
-
-def finished(directory: RunDir, config: RunConfig) -> bool:
-    """True when the directory holds the summary of a run of this many iterations."""
-    if not directory.summary.exists():
-        return False
-    return int(json.loads(directory.summary.read_text())["iterations"]) == config.iterations
 
 
 @dataclass
@@ -298,10 +290,7 @@ class Session:
         directory, config = self.directory, self.setup.config
         self.export(directory.model)
         before = self.measure("before", 0, full=True)
-        write_card(directory, config, before, after)
-        summary = summarise(config, state, before, after, self.seconds, self.max_gap, directory)
-        replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
-        build_report(directory.root)
+        summary = conclude(directory, config, Outcome(state, before, after, self.seconds, self.max_gap))
         self.watch.close()
         print(table(summary))
 
@@ -317,75 +306,3 @@ def describe(config: RunConfig) -> str:
     if isinstance(base, ScratchModel):
         return f"Llama from scratch, {base.layers} layers of {base.width}"
     return base.path
-
-
-def summarise(
-    config: RunConfig,
-    state: RunState,
-    before: Evaluation,
-    after: Evaluation,
-    seconds: Mapping[str, float],
-    max_gap: float,
-    directory: RunDir,
-) -> dict[str, Any]:
-    """The contents of ``summary.json``."""
-
-    def accuracy(evaluation: Evaluation) -> dict[str, Any]:
-        estimate = evaluation.accuracy
-        row = {
-            "mean": estimate.mean,
-            "ci95": [estimate.low, estimate.high],
-            "n": estimate.n,
-            "samples": evaluation.samples,
-        }
-        return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
-
-    paired = change(directory.evals / "before.parquet", directory.evals / "after.parquet")
-    return {
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "accuracy_before": accuracy(before),
-        "accuracy_after": accuracy(after),
-        "accuracy_change": paired
-        and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
-        "mean_tokens_before": before.tokens.mean,
-        "mean_tokens_after": after.tokens.mean,
-        "iterations": state.iteration,
-        "rollouts": state.totals.rollouts,
-        "partial_rollouts_resumed": state.totals.resumed,
-        "tokens_generated": state.totals.tokens,
-        "wall_seconds": {**seconds, **{f"rl_{phase}": spent for phase, spent in state.totals.seconds.items()}},
-        "max_logprob_gap": max(state.totals.max_gap, max_gap),
-        "model_path": str(directory.model),
-        "report_path": str(directory.report),
-    }
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The summary for the terminal."""
-
-    def line(name: str, key: str, tokens: str) -> str:
-        row = summary[key]
-        low, high = row["ci95"]
-        greedy = f"{row['greedy']['mean']:.3f}" if row["greedy"] else "-"
-        return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10}{summary[tokens]:>10.1f}"
-
-    moved = []
-    if paired := summary["accuracy_change"]:
-        low, high = paired["ci95"]
-        interval = f"[{low:+.3f}, {high:+.3f}]"
-        moved = [f"{'change':<8}{paired['mean']:>+10.3f}  {interval}   problem by problem, p = {paired['p']:.2g}"]
-    return "\n".join(
-        [
-            f"{'':<8}{'accuracy':>10}   {'95 % interval':<14}{'greedy':>10}{'tokens':>10}",
-            line("before", "accuracy_before", "mean_tokens_before"),
-            line("after", "accuracy_after", "mean_tokens_after"),
-            *moved,
-            f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
-            f"({summary['partial_rollouts_resumed']} over several weight versions), "
-            f"{summary['tokens_generated']} tokens",
-            f"largest engine-learner log-prob gap {summary['max_logprob_gap']:.1e} nats",
-            f"model {summary['model_path']}",
-            f"report {summary['report_path']}",
-        ]
-    )
