@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from evals.compare import change
+from evals.stats import Paired
+from recipes import promise
 from recipes.model_card import write_card
+from rewards.stats import Estimate
 from rl.checkpoint import RunState
 from rl.config import RunConfig
+from rl.health import Course, Finding, Row, findings
 from rl.log import Evaluation, replace_file
 from rl.report.build import build_report
 from rl.run_dir import RunDir
@@ -30,13 +34,16 @@ class Outcome:
     """Wall time outside of the iterations, by phase."""
     max_gap: float
     """Largest gap of the parity probes outside of the iterations, in nats."""
+    rows: Sequence[Row]
+    """The iterations, as in ``metrics.jsonl``."""
 
 
 def finished(directory: RunDir, config: RunConfig) -> bool:
-    """True when the directory holds the summary of a run of this many iterations."""
+    """True when the directory holds the summary of a run of this many iterations under this promise."""
     if not directory.summary.exists():
         return False
-    return int(json.loads(directory.summary.read_text())["iterations"]) == config.iterations
+    summary = json.loads(directory.summary.read_text())
+    return int(summary["iterations"]) == config.iterations and promise.is_judged(summary, config.promise)
 
 
 def conclude(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
 
     paired = change(directory.evals / "before.parquet", directory.evals / "after.parquet")
+    void = promise.voids(config)
+    found = told(config, outcome, paired, judge_promise=not void)
     return {
         "recipe": config.recipe,
         "seed": config.seed,
@@ -70,6 +79,8 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "accuracy_after": accuracy(after),
         "accuracy_change": paired
         and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
+        "findings": [asdict(finding) for finding in found],
+        "promise": promise.entry(config, void, any(finding.code == "promise-broken" for finding in found)),
         "mean_tokens_before": before.tokens.mean,
         "mean_tokens_after": after.tokens.mean,
         "iterations": state.iteration,
@@ -81,6 +92,20 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "model_path": str(directory.model),
         "report_path": str(directory.report),
     }
+
+
+def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promise: bool) -> list[Finding]:
+    """What a person should know of the run."""
+    course = Course(
+        iterations=config.iterations,
+        k=config.rollout.k,
+        rows=outcome.rows,
+        before=outcome.before,
+        after=outcome.after,
+        change=paired and Estimate(paired.difference, paired.low, paired.high, paired.problems),
+        promise=config.promise if judge_promise else None,
+    )
+    return findings(course)
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -103,6 +128,7 @@ def table(summary: Mapping[str, Any]) -> str:
             line("before", "accuracy_before", "mean_tokens_before"),
             line("after", "accuracy_after", "mean_tokens_after"),
             *moved,
+            *judgement(summary),
             f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
             f"({summary['partial_rollouts_resumed']} over several weight versions), "
             f"{summary['tokens_generated']} tokens",
@@ -111,3 +137,14 @@ def table(summary: Mapping[str, Any]) -> str:
             f"report {summary['report_path']}",
         ]
     )
+
+
+def judgement(summary: Mapping[str, Any]) -> list[str]:
+    """The recipe's promise, and what a person should know, a line each."""
+    lines = []
+    if promised := summary.get("promise"):
+        if promised["void"]:
+            lines.append(f"the recipe's promise ({promised['words']}) is not judged: {', '.join(promised['void'])}")
+        elif promised["kept"]:
+            lines.append(f"the recipe's promise is kept: {promised['words']}")
+    return lines + [f"attention: {finding['message']}; {finding['advice']}" for finding in summary.get("findings", ())]
