@@ -9,8 +9,8 @@ seed is run under every capability that this CPU has, the thread counts taking t
 two runs at a time. Further keys (``--iterations 30``) go to `k15 train`.
 
 The bar, for *every* run: held-out accuracy between 0.15 and 0.50 before RL, at least 25 points more after it with 95 %
-intervals intervals that do not touch, and at least 0.60 in the end. Runs are kept in runs/bench/robustness; the same command goes
-on where it was stopped. The exit code is 1 when a run misses the bar or fails.
+intervals that do not touch, and at least 0.60 in the end. Runs are kept in runs/bench/robustness; the same command
+goes on where it was stopped. The exit code is 1 when a run misses the bar or fails.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.common import CACHE, ROOT, emit, environment, median, say
 from benchmarks.runs import tail
+from recipes.promise import BROKEN
 
 FOLDER = CACHE / "robustness"
 BEFORE, GAIN, FINAL = (0.15, 0.50), 0.25, 0.60
@@ -150,12 +151,11 @@ def run(case: Case, further: Sequence[str]) -> tuple[Case, int, Path]:
 
 
 def results(cases: Sequence[Case], jobs: int, further: Sequence[str]) -> Iterator[tuple[Case, Outcome | None]]:
-    """Outcomes in the order of ``cases``; ``None`` for a run that left no summary."""
+    """Outcomes in the order of ``cases``; ``None`` for a run that failed."""
     with ThreadPoolExecutor(jobs) as pool:
         for case, code, folder in pool.map(lambda case: run(case, further), cases):
-            log = folder.with_suffix(".log")
-            if "another" in tail(log) or not (folder / "summary.json").exists():
-                say(f"{case.name} ended with {code}:\n{tail(log)}")
+            if code not in (0, BROKEN):
+                say(f"{case.name} ended with {code}:\n{tail(folder.with_suffix('.log'))}")
                 yield case, None
                 continue
             yield case, outcome(case.name, json.loads((folder / "summary.json").read_text()))

@@ -18,6 +18,7 @@ from rl.config import (
     ObjectiveConfig,
     OptimizerConfig,
     ProblemsConfig,
+    PromiseConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
@@ -62,5 +63,6 @@ def config() -> RunConfig:
         ),
         reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=17)),
         eval=EvalConfig(every=10, samples=2),
+        promise=PromiseConfig(gain=0.25, final=0.6),
         checkpoint=CheckpointConfig(every=2, keep=10),  # long2short chooses among them
     )

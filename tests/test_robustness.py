@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import robustness
 from benchmarks.robustness import Case, capabilities, grid, numbers, outcome, table
+from recipes.promise import BROKEN
 
 
 def summary(before: tuple[float, float, float], after: tuple[float, float, float]) -> dict[str, Any]:
@@ -86,14 +89,24 @@ def test_the_table_has_every_run_with_least_and_median() -> None:
     assert "0.730" in lines[4]
 
 
-def test_a_finished_run_is_read_and_not_repeated(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("code", "exit_code"), [(0, 0), (BROKEN, 1), (1, 1)])
+def test_a_run_short_of_the_bar_or_failed_makes_the_exit_code_1(
+    code: int, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(robustness, "FOLDER", tmp_path)
-    for case in grid([0, 1], ["default"], [1, 2]):
-        (tmp_path / case.name).mkdir()
-        (tmp_path / case.name / "summary.json").write_text(json.dumps(summary((0.4, 0.36, 0.44), (0.88, 0.85, 0.91))))
-    assert robustness.main(["--seeds", "0,1", "--capabilities", "default"]) == 0
+    """A broken promise is a complete run; any other exit code is none, whatever an earlier run left in the folder."""
+
+    def ended(case: Case, further: Sequence[str]) -> tuple[Case, int, Path]:
+        assert list(further) == ["--rollout.k", "4"]
+        after = (0.88, 0.85, 0.91) if code != BROKEN else (0.50, 0.46, 0.54)
+        folder = tmp_path / case.name
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(summary((0.4, 0.36, 0.44), after)))
+        folder.with_suffix(".log").write_text("no room\n")
+        return case, code, folder
+
+    monkeypatch.setattr(robustness, "run", ended)
+    assert robustness.main(["--seeds", "0,1", "--capabilities", "default", "--rollout.k", "4"]) == exit_code
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["run"] for row in rows[1:-1]] == ["default-t1-s0", "default-t2-s1"]
-    assert rows[-1]["missed"] == rows[-1]["failed"] == 0
+    assert rows[-1]["failed"] == (2 if code == 1 else 0)
+    assert rows[-1]["missed"] == (2 if code == BROKEN else 0)
