@@ -17,19 +17,17 @@ from transformers.utils.logging import disable_progress_bar
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.finish import Outcome, conclude, finished, table
+from recipes.finish import Outcome, complete, conclude, finished, model_writer, rehearse, table
 from recipes.launching import Machines, launch
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig, ScratchModel
-from rl.disk import writing
 from rl.journal import Journal
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
-from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
-from rl.report.build import build_report
+from rl.log import Evaluation, LogError, MetricsLog, find_evaluation, replace_file, write_evaluation
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
@@ -39,6 +37,7 @@ from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout.engine import EngineError, Sampling
+from rollout.export import ExportError
 
 EXPECTED = (
     RunDirError,
@@ -47,6 +46,7 @@ EXPECTED = (
     LearnerDead,
     NonFiniteGradients,
     EngineError,
+    ExportError,
     LogError,
     StoreError,
     SinkError,
@@ -84,13 +84,13 @@ def located(error: Exception, run_dir: Path) -> str:
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
     setup = prepare(config)
     resumed = directory.open(config, setup.fingerprint)
-    if resumed and finished(directory, config):
-        if not directory.report.exists():
-            build_report(directory.root)
+    if resumed and (summary := finished(directory, config)):
+        complete(setup, directory, summary, stopper)
         print(f"{directory.root}: finished already; report: {directory.report}")
         return 0
     with ExitStack() as stack:
         session = Session(setup, directory, stopper, stack)
+        rehearse(directory, setup, session.write_model)
         session.warm_up()
         state = session.restore()
         if state.iteration == 0:
@@ -131,6 +131,7 @@ class Session:
         with self.stopper.interruptible():
             self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
+        self.write_model = model_writer(self.machines.policy, self.setup)
         rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
         self.stack.callback(rewarder.close)
         self.rewarder = rewarder
@@ -164,16 +165,10 @@ class Session:
             config.seed,
             lambda step, loss: losses.append((step, loss)),
         )
-        self.export(target)
+        self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
-
-    def export(self, folder: Path) -> None:
-        """The policy and its tokenizer as Hugging Face files."""
-        self.machines.policy.export(folder)
-        with writing(folder):
-            self.setup.tokenizer.save_pretrained(folder)
 
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""
@@ -205,9 +200,8 @@ class Session:
 
     def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
         """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
-        for known in read_evaluations(self.directory.root):
-            if known.name == name and known.iteration == iteration:
-                return known
+        if known := find_evaluation(self.directory.root, name, iteration):
+            return known
         config = self.setup.config
         began = time.monotonic()
         with self.stopper.interruptible():
@@ -286,13 +280,14 @@ class Session:
         )
 
     def finish(self, state: RunState, after: Evaluation) -> None:
-        """Export, summary, report, and a short table on the terminal."""
-        directory, config = self.directory, self.setup.config
-        self.export(directory.model)
+        """Summary, report, model, and a short table on the terminal; then what of them failed is raised."""
         before = self.measure("before", 0, full=True)
-        summary = conclude(directory, config, Outcome(state, before, after, self.seconds, self.max_gap))
+        outcome = Outcome(state, before, after, self.seconds, self.max_gap)
+        ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
         self.watch.close()
-        print(table(summary))
+        print(table(ending.summary))
+        for failure in ending.failures:
+            raise failure
 
 
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
