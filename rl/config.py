@@ -249,6 +249,18 @@ class EvalConfig(Config):
     """Also one greedy response per problem before and after."""
 
 
+class PromiseConfig(Config):
+    """What a recipe promises of its end, on held-out problems; judged when the run is finished (`recipes/README.md`).
+
+    The 95 % intervals of the accuracies before and after RL must be apart, too.
+    """
+
+    gain: float = Field(0.0, ge=0, le=1)
+    """Least gain in accuracy."""
+    final: float = Field(0.0, ge=0, le=1)
+    """Least accuracy after RL."""
+
+
 class LogConfig(Config):
     """Where metrics go besides ``metrics.jsonl``."""
 
@@ -301,6 +313,8 @@ class RunConfig(Config):
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     eval: EvalConfig = EvalConfig()
+    promise: PromiseConfig | None = None
+    """What the end has to be like for exit code 0; ``null``: anything. A recipe's own is void once its keys change."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     ray: RayConfig = RayConfig()
