@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 from evals.compare import change
 from evals.evaluate import Answer, Response
+from evals.stats import Paired
 from evals.store import write_samples
+from recipes import promise
 from recipes.launching import launch_learner_alone, starting_model
 from recipes.model_card import card
 from recipes.setup import Setup
@@ -23,6 +25,7 @@ from rl import checkpoint
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig
 from rl.disk import writing
+from rl.health import Course, Finding, Row, findings
 from rl.launch import LearnerDead
 from rl.log import Evaluation, IterationMetrics, MetricsLog, find_evaluation, replace_file, write_evaluation
 from rl.report.build import build_report
@@ -63,6 +66,8 @@ class Outcome:
     """Wall time outside of the iterations, by phase."""
     max_gap: float
     """Largest gap of the parity probes outside of the iterations, in nats."""
+    rows: Sequence[Row]
+    """The iterations, as in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ class Ending:
 
 
 def finished(directory: RunDir, config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a run of this many iterations, if the directory holds one."""
+    """The summary of a run of this many iterations under this promise, if the directory holds one."""
     if not directory.summary.exists():
         return None
     summary: dict[str, Any] = json.loads(directory.summary.read_text())
-    return summary if summary["iterations"] == config.iterations else None
+    same = summary["iterations"] == config.iterations and promise.is_judged(summary, config.promise)
+    return summary if same else None
 
 
 def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model: WriteModel) -> Ending:
@@ -157,7 +163,7 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
         for evaluation in invented:
             write_evaluation(trial.root, evaluation)
             write_samples(trial.evals / f"{evaluation.name}.parquet", [("heldout", answers)])
-        outcome = Outcome(RunState(setup.config.iterations), *invented, {}, 0.0)
+        outcome = Outcome(RunState(setup.config.iterations), *invented, {}, 0.0, ())
         for failure in conclude(trial, setup.config, outcome, write_model).failures:
             raise failure
     finally:
@@ -209,6 +215,8 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
 
     paired = change(directory.evals / "before.parquet", directory.evals / "after.parquet")
+    void = promise.voids(config)
+    found = told(config, outcome, paired, judge_promise=not void)
     return {
         "recipe": config.recipe,
         "seed": config.seed,
@@ -216,6 +224,8 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "accuracy_after": accuracy(after),
         "accuracy_change": paired
         and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
+        "findings": [asdict(finding) for finding in found],
+        "promise": promise.entry(config, void, any(finding.code == "promise-broken" for finding in found)),
         "mean_tokens_before": before.tokens.mean,
         "mean_tokens_after": after.tokens.mean,
         "iterations": state.iteration,
@@ -227,6 +237,20 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "model_path": None,
         "report_path": str(directory.report),
     }
+
+
+def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promise: bool) -> list[Finding]:
+    """What a person should know of the run."""
+    course = Course(
+        iterations=config.iterations,
+        k=config.rollout.k,
+        rows=outcome.rows,
+        before=outcome.before,
+        after=outcome.after,
+        change=paired and Estimate(paired.difference, paired.low, paired.high, paired.problems),
+        promise=config.promise if judge_promise else None,
+    )
+    return findings(course)
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -249,6 +273,7 @@ def table(summary: Mapping[str, Any]) -> str:
             line("before", "accuracy_before", "mean_tokens_before"),
             line("after", "accuracy_after", "mean_tokens_after"),
             *moved,
+            *judgement(summary),
             f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
             f"({summary['partial_rollouts_resumed']} over several weight versions), "
             f"{summary['tokens_generated']} tokens",
@@ -257,3 +282,14 @@ def table(summary: Mapping[str, Any]) -> str:
             f"report {summary['report_path']}",
         ]
     )
+
+
+def judgement(summary: Mapping[str, Any]) -> list[str]:
+    """The recipe's promise, and what a person should know, a line each."""
+    lines = []
+    if promised := summary.get("promise"):
+        if promised["void"]:
+            lines.append(f"the recipe's promise ({promised['words']}) is not judged: {', '.join(promised['void'])}")
+        elif promised["kept"]:
+            lines.append(f"the recipe's promise is kept: {promised['words']}")
+    return lines + [f"attention: {finding['message']}; {finding['advice']}" for finding in summary.get("findings", ())]

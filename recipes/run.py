@@ -17,17 +17,28 @@ from transformers.utils.logging import disable_progress_bar
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.finish import Outcome, complete, conclude, finished, model_writer, rehearse, table
+from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.launching import Machines, launch
+from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig, ScratchModel
+from rl.health import Course, Row, findings
 from rl.journal import Journal
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
-from rl.log import Evaluation, LogError, MetricsLog, find_evaluation, replace_file, write_evaluation
+from rl.log import (
+    Evaluation,
+    LogError,
+    MetricsLog,
+    find_evaluation,
+    read_metrics,
+    replace_file,
+    write_evaluation,
+)
+from rl.metrics import IterationMetrics
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
@@ -38,6 +49,7 @@ from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
+from rollout.progress import console_on, waiting
 
 EXPECTED = (
     RunDirError,
@@ -58,7 +70,11 @@ EXPECTED = (
 
 
 def run(config: RunConfig, run_dir: Path) -> int:
-    """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal)."""
+    """Train into ``run_dir``, resuming what is there.
+
+    Returns the exit code: 0, 1, 128 + signal, or ``promise.BROKEN`` when the run is complete and its recipe promised
+    more.
+    """
     disable_progress_bar()  # loading bars of transformers would tear the live view
     with Stopper() as stopper:
         try:
@@ -82,24 +98,27 @@ def located(error: Exception, run_dir: Path) -> str:
 
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
-    setup = prepare(config)
+    with waiting("reading problems", console_on("stdout")):
+        setup = prepare(config)
     resumed = directory.open(config, setup.fingerprint)
     if resumed and (summary := finished(directory, config)):
-        complete(setup, directory, summary, stopper)
-        print(f"{directory.root}: finished already; report: {directory.report}")
-        return 0
+        with waiting("writing what is missing", console_on("stdout")):
+            complete(setup, directory, summary, stopper)
+        lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
+        print("\n".join(lines))
+        return exit_code(summary)
     with ExitStack() as stack:
         session = Session(setup, directory, stopper, stack)
+        session.watch.stage("trying how the run ends")
         rehearse(directory, setup, session.write_model)
         session.warm_up()
         state = session.restore()
-        if state.iteration == 0:
-            session.measure("before", 0, full=True)
+        session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
+        session.inspect()
         state = loop.train(config, state, session.parts())
         session.publish(config.iterations)
         after = session.measure("after", config.iterations, full=True)
-        session.finish(state, after)
-    return 0
+        return session.finish(state, after)
 
 
 @dataclass
@@ -128,6 +147,7 @@ class Session:
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
         began = time.monotonic()
+        self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
             self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
@@ -144,6 +164,11 @@ class Session:
         self.max_gap = 0.0
         """Largest gap of the probes outside of the iterations, in nats."""
         self.recent: list[list[int]] = []
+        self.before: Evaluation | None = None
+        self.rows: list[Row] = []
+        """Iterations done, as in ``metrics.jsonl``."""
+        self.told: set[str] = set()
+        """Codes of the findings that this process has shown."""
 
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
@@ -154,6 +179,7 @@ class Session:
         if config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists()):
             return
         began = time.monotonic()
+        self.watch.stage("writing demonstrations")
         losses: list[tuple[int, float]] = []
         report = warm_up(
             config.warmup.stages,
@@ -165,6 +191,7 @@ class Session:
             config.seed,
             lambda step, loss: losses.append((step, loss)),
         )
+        self.watch.stage("export")
         self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
@@ -180,6 +207,7 @@ class Session:
             self.sampler.load_state_dict(state.sampler)
         self.log.truncate(state.iteration)
         drop_rollouts_from(self.directory.root, state.iteration)
+        self.rows = read_metrics(self.directory.root)
         return state
 
     def probe(self) -> list[list[int]]:
@@ -194,6 +222,7 @@ class Session:
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
         if self.published != version:
+            self.watch.stage("publish weights")
             report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
             self.max_gap = max(self.max_gap, report.max_gap)
             self.published = version
@@ -240,7 +269,7 @@ class Session:
             config.engine.max_model_len,
         )
         asks = asks_of(problems, samples, config.seed)
-        watch = Watch(on_response=lambda _: self.watch.advance(1))
+        watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
         answers = evaluate(responder, asks, self.setup.verify, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
@@ -255,6 +284,16 @@ class Session:
         if rollouts:
             chosen = rollouts[: self.setup.config.rollout.parity_probes]
             self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
+
+    def inspect(self, metrics: IterationMetrics | None = None) -> None:
+        """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
+        if metrics:
+            self.rows.append(metrics.to_row())
+        config = self.setup.config
+        for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
+            if finding.code not in self.told:
+                self.told.add(finding.code)
+                self.watch.finding(finding)
 
     def parts(self) -> loop.Parts:
         """What the loop works with."""
@@ -274,20 +313,26 @@ class Session:
             journal=self.journal,
             log=self.log,
             store=self.store,
+            inspect=self.inspect,
             watch=self.watch,
             stopper=self.stopper,
             checkpoints=self.directory.checkpoints,
         )
 
-    def finish(self, state: RunState, after: Evaluation) -> None:
-        """Summary, report, model, and a short table on the terminal; then what of them failed is raised."""
+    def finish(self, state: RunState, after: Evaluation) -> int:
+        """Summary, report, model, and a short table on the terminal; then what of them failed is raised.
+
+        Returns the exit code.
+        """
         before = self.measure("before", 0, full=True)
-        outcome = Outcome(state, before, after, self.seconds, self.max_gap)
+        self.watch.stage("writing report and model")
+        outcome = Outcome(state, before, after, self.seconds, self.max_gap, self.rows)
         ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
         self.watch.close()
         print(table(ending.summary))
         for failure in ending.failures:
             raise failure
+        return exit_code(ending.summary)
 
 
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
