@@ -184,8 +184,8 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
         return None
     return Finding(
         "promise-broken",
-        f"this recipe promises more than this run holds: {'; '.join(missing)}",
-        "it is a fault of the recipe on this machine: please report it with summary.json and run.json; "
+        f"the recipe's promise is broken: {'; '.join(missing)}",
+        "an unchanged recipe should keep it on any machine: please report summary.json and run.json; "
         "--seed N --run-dir DIR tries another draw",
     )
 

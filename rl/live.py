@@ -20,6 +20,8 @@ from rollout.progress import Clock, Lines, Track, console_on, grid, is_picture, 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ROWS = 10
 _WARNINGS = 3
+_FINDING_LINES = 4
+"""Lines of the picture kept free for each finding."""
 
 
 def sparkline(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> str:
@@ -186,7 +188,8 @@ class LiveView:
         columns = _COLUMNS if self._console.width >= 88 else _COLUMNS[:6]
         for name, _ in columns:
             table.add_column(name, justify="right", no_wrap=True)
-        rows = self._rows[-max(1, min(_ROWS, self._console.height - 12)) :]
+        rest = 12 + _FINDING_LINES * len(self._findings)
+        rows = self._rows[-max(1, min(_ROWS, self._console.height - rest)) :]
         for m in rows:
             table.add_row(*(cell(m) for _, cell in columns), style="bold" if m is rows[-1] else "")
         return table
