@@ -247,7 +247,7 @@ def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promi
         rows=outcome.rows,
         before=outcome.before,
         after=outcome.after,
-        change=paired and Estimate(paired.difference, paired.low, paired.high, paired.problems),
+        change=Estimate(paired.difference, paired.low, paired.high, paired.problems) if paired else None,
         promise=config.promise if judge_promise else None,
     )
     return findings(course)

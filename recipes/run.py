@@ -207,7 +207,7 @@ class Session:
             self.sampler.load_state_dict(state.sampler)
         self.log.truncate(state.iteration)
         drop_rollouts_from(self.directory.root, state.iteration)
-        self.rows = read_metrics(self.directory.root)
+        self.rows = [*read_metrics(self.directory.root)]
         return state
 
     def probe(self) -> list[list[int]]:

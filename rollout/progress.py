@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,8 +152,34 @@ class Track:
             self.current = None
 
 
-class Lines(Track):
-    """Plain lines without escape codes, for logs. Use as a context manager, or ``close()`` it.
+class View(Track, ABC):
+    """A track that people see. Use as a context manager, or ``close()`` it."""
+
+    @abstractmethod
+    def print(self, line: str) -> None:
+        """One line of another kind."""
+
+    @abstractmethod
+    def announce(self, line: str) -> None:
+        """One line on the present stage, whose end will then be seen however soon it comes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The last stage is over. Idempotent."""
+
+    def warn(self, text: str) -> None:
+        """See ``Progress``."""
+        self.print(f"warning: {one_line(text, 600)}")
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Lines(View):
+    """Plain lines without escape codes, for logs.
 
     A stage that is over before a line is due says nothing; one that has spoken also says its end.
     """
@@ -170,18 +197,11 @@ class Lines(Track):
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
         """See ``Progress``."""
         with self.lock:
             self.end()
             super().stage(name, total, earlier)
-
-    def warn(self, text: str) -> None:
-        """See ``Progress``."""
-        self.print(f"warning: {one_line(text, 600)}")
 
     def print(self, line: str) -> None:
         """One line, whatever the stage; the next one of the stage is due ``LINE_EVERY_S`` later."""
@@ -228,8 +248,8 @@ class Lines(Track):
                 return
 
 
-class Bar(Track):
-    """A row that is redrawn in place, for terminals. Use as a context manager, or ``close()`` it."""
+class Bar(View):
+    """A row that is redrawn in place, for terminals."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic, transient: bool = False) -> None:
         """``transient``: nothing stays of it in the end."""
@@ -240,13 +260,6 @@ class Bar(Track):
     def __enter__(self) -> Self:
         self._live.start()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def warn(self, text: str) -> None:
-        """See ``Progress``."""
-        self.print(f"warning: {one_line(text, 600)}")
 
     def announce(self, line: str) -> None:
         """One line on the present stage; the bar says the rest."""
@@ -281,8 +294,8 @@ def is_picture(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def progress(console: Console | None = None, clock: Clock = time.monotonic, transient: bool = False) -> Lines | Bar:
-    """Whichever of the two fits ``console`` (standard error); use as a context manager."""
+def progress(console: Console | None = None, clock: Clock = time.monotonic, transient: bool = False) -> View:
+    """The view that fits ``console`` (standard error)."""
     console = console or console_on("stderr")
     return Bar(console, clock, transient) if is_picture(console) else Lines(console, clock)
 
