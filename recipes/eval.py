@@ -21,7 +21,6 @@ from evals.report import write_report
 from evals.results import BenchmarkResult, Results, write_results
 from evals.store import write_samples
 from rollout.plain import clip, one_line, visible
-from rollout.progress import waiting
 
 HELDOUT = "heldout"
 """The held-out problems of a run directory, as its own evaluation puts them."""
@@ -114,8 +113,7 @@ def evaluate_all(options: Options) -> int:
         elif options.model.startswith(("http://", "https://")):
             engine, tasks = endpoint_tasks(options)
         else:
-            with waiting("starting engines"):
-                engine, tasks = pool_tasks(options, stack)
+            engine, tasks = pool_tasks(options, stack)
         found: list[tuple[BenchmarkResult, list[Answer]]] = []
         for task in tasks:
             show_prompt(task)
