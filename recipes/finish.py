@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from evals.compare import change
+from evals.evaluate import Answer, Response
 from evals.stats import Paired
+from evals.store import write_samples
 from recipes import promise
-from recipes.model_card import write_card
+from recipes.launching import launch_learner_alone, starting_model
+from recipes.model_card import card
+from recipes.setup import Setup
+from rewards.score import Score
 from rewards.stats import Estimate
-from rl.checkpoint import RunState
+from rl import checkpoint
+from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig
+from rl.disk import writing
 from rl.health import Course, Finding, Row, findings
-from rl.log import Evaluation, replace_file
+from rl.launch import LearnerDead
+from rl.log import Evaluation, IterationMetrics, MetricsLog, find_evaluation, replace_file, write_evaluation
 from rl.report.build import build_report
+from rl.report.data import ReportError
 from rl.run_dir import RunDir
+from rl.stop import Stopper
+from rollout.export import ExportError, save_tokenizer
+
+UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
+"""Failures of one part of the end that leave the other parts to be written."""
+
+
+class Exporter(Protocol):
+    """The learner, as the end of a run needs it."""
+
+    def export(self, folder: Path, dtype: str) -> None:
+        """Hugging Face model files into ``folder``."""
+
+
+class WriteModel(Protocol):
+    """Writes a model as it stands, with its tokenizer."""
+
+    def __call__(self, target: Path, dtype: str = "float32", readme: str = "") -> None:
+        """Into the directory ``target``, in the place of what it holds. Raises ``ExportError`` or ``OSError``."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +70,138 @@ class Outcome:
     """The iterations, as in ``metrics.jsonl``."""
 
 
-def finished(directory: RunDir, config: RunConfig) -> bool:
-    """True when the directory holds the summary of a run of this many iterations under this promise."""
+@dataclass(frozen=True)
+class Ending:
+    """How far the end of a run got."""
+
+    summary: dict[str, Any]
+    """As written."""
+    failures: tuple[Exception, ...]
+    """What report and model failed with; none of them costs the other, or the summary."""
+
+
+def finished(directory: RunDir, config: RunConfig) -> dict[str, Any] | None:
+    """The summary of a run of this many iterations under this promise, if the directory holds one."""
     if not directory.summary.exists():
-        return False
-    summary = json.loads(directory.summary.read_text())
-    return int(summary["iterations"]) == config.iterations and promise.is_judged(summary, config.promise)
+        return None
+    summary: dict[str, Any] = json.loads(directory.summary.read_text())
+    same = summary["iterations"] == config.iterations and promise.is_judged(summary, config.promise)
+    return summary if same else None
 
 
-def conclude(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:
-    """Model card, summary and report of a run whose model is exported; returns the summary."""
-    write_card(directory, config, outcome.before, outcome.after)
+def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model: WriteModel) -> Ending:
+    """Summary, report, and the model with its card, in this order; a failure is kept and the rest goes on."""
     summary = summarise(directory, config, outcome)
-    replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
-    build_report(directory.root)
+    _write_summary(directory, summary)
+    failures: list[Exception] = []
+    try:
+        build_report(directory.root)
+    except UNFINISHED as error:
+        failures.append(error)
+    try:
+        summary = deliver(directory, config, summary, write_model)
+    except UNFINISHED as error:
+        failures.append(error)
+    return Ending(summary, tuple(failures))
+
+
+def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
+    """Whatever an earlier process failed to write at the end of the run: its report, its model."""
+    if not directory.report.exists():
+        build_report(directory.root)
+    if summary["model_path"] is not None:
+        return
+    config = setup.config
+    found = checkpoint.latest(directory.checkpoints, lambda text: print(f"k15: {text}", file=sys.stderr))
+    if config.iterations and (found is None or found[0].iteration != config.iterations):
+        raise CheckpointError(
+            f"{directory.checkpoints}: the checkpoint of iteration {config.iterations}, which model/ would be exported "
+            f"from, is gone; remove {directory.summary} to run the iterations since the last one again"
+        )
+    with ExitStack() as stack:
+        with stopper.interruptible():
+            policy = launch_learner_alone(config, starting_model(setup, directory), stack, stopper.claim)
+        if found is not None:
+            policy.load(found[1])
+        deliver(directory, config, summary, model_writer(policy, setup))
+
+
+def deliver(directory: RunDir, config: RunConfig, summary: dict[str, Any], write_model: WriteModel) -> dict[str, Any]:
+    """The trained model with its card into ``model/``; only then does the summary, which is returned, name it.
+
+    Another run's end, with fewer iterations, is removed first: what ``model/`` holds is always what the summary tells.
+    """
+    shutil.rmtree(directory.model, ignore_errors=True)
+    before, after = (find_evaluation(directory.root, *at) for at in (("before", 0), ("after", config.iterations)))
+    if before is None or after is None:
+        raise ExportError(f"{directory.evals}: before.json or after.json, which the model card tells of, is gone")
+    write_model(directory.model, config.model.export_dtype, card(directory, config, before, after))
+    summary = {**summary, "model_path": str(directory.model)}
+    _write_summary(directory, summary)
     return summary
 
 
+def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
+    """Everything that ends a run, tried on the model as it is and on invented results, before anything is spent.
+
+    Raises what would have failed at the end.
+    """
+    trial = RunDir(directory.root / ".rehearsal")
+    shutil.rmtree(trial.root, ignore_errors=True)
+    trial.evals.mkdir(parents=True)
+    try:
+        for path in (directory.config, directory.info):
+            shutil.copy(path, trial.root)
+        log = MetricsLog(trial.root)
+        log.write(0, IterationMetrics(iteration=0, version=0).to_row())
+        log.close()
+        problem = setup.heldout[0]
+        answers = [Answer(problem, 0, Response(problem.answer, None, None), Score.wrong("rehearsal"))]
+        nothing = Estimate(0.0, 0.0, 0.0, 1)
+        ends = (("before", 0), ("after", setup.config.iterations))
+        before, after = (Evaluation(name, at, nothing, nothing, 1) for name, at in ends)
+        for evaluation in (before, after):
+            write_evaluation(trial.root, evaluation)
+            write_samples(trial.evals / f"{evaluation.name}.parquet", [("heldout", answers)])
+        outcome = Outcome(RunState(setup.config.iterations), before, after, {}, 0.0, ())
+        for failure in conclude(trial, setup.config, outcome, write_model).failures:
+            raise failure
+    finally:
+        shutil.rmtree(trial.root, ignore_errors=True)
+
+
+def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
+    """How ``policy`` and its tokenizer become a directory of Hugging Face files, which appears when it is whole."""
+
+    def write(target: Path, dtype: str = "float32", readme: str = "") -> None:
+        aside = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            policy.export(aside, dtype)
+            with writing(aside):
+                save_tokenizer(setup.tokenizer, aside, setup.source)
+                if readme:
+                    (aside / "README.md").write_text(readme)
+            shutil.rmtree(target, ignore_errors=True)
+            aside.rename(target)
+        except (OSError, LearnerDead):
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ExportError(f"{target} cannot be written: {reason}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    return write
+
+
+def _write_summary(directory: RunDir, summary: Mapping[str, Any]) -> None:
+    replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
+
+
 def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:
-    """The contents of ``summary.json``."""
+    """The contents of ``summary.json``, before the model is exported."""
     state, before, after = outcome.state, outcome.before, outcome.after
 
     def accuracy(evaluation: Evaluation) -> dict[str, Any]:
@@ -89,7 +234,7 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "tokens_generated": state.totals.tokens,
         "wall_seconds": {**outcome.seconds, **{f"rl_{phase}": spent for phase, spent in state.totals.seconds.items()}},
         "max_logprob_gap": max(state.totals.max_gap, outcome.max_gap),
-        "model_path": str(directory.model),
+        "model_path": None,
         "report_path": str(directory.report),
     }
 
@@ -133,7 +278,7 @@ def table(summary: Mapping[str, Any]) -> str:
             f"({summary['partial_rollouts_resumed']} over several weight versions), "
             f"{summary['tokens_generated']} tokens",
             f"largest engine-learner log-prob gap {summary['max_logprob_gap']:.1e} nats",
-            f"model {summary['model_path']}",
+            f"model {summary['model_path'] or 'not exported: the same command tries again'}",
             f"report {summary['report_path']}",
         ]
     )

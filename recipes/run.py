@@ -17,22 +17,28 @@ from transformers.utils.logging import disable_progress_bar
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.finish import Outcome, conclude, finished, judgement, table
+from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.launching import Machines, launch
 from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig, ScratchModel
-from rl.disk import writing
 from rl.health import Course, Row, findings
 from rl.journal import Journal
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
-from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, read_metrics, replace_file, write_evaluation
+from rl.log import (
+    Evaluation,
+    LogError,
+    MetricsLog,
+    find_evaluation,
+    read_metrics,
+    replace_file,
+    write_evaluation,
+)
 from rl.metrics import IterationMetrics
-from rl.report.build import build_report
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
@@ -42,6 +48,7 @@ from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout.engine import EngineError, Sampling
+from rollout.export import ExportError
 from rollout.progress import console_on, waiting
 
 EXPECTED = (
@@ -51,6 +58,7 @@ EXPECTED = (
     LearnerDead,
     NonFiniteGradients,
     EngineError,
+    ExportError,
     LogError,
     StoreError,
     SinkError,
@@ -93,15 +101,16 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config)
     resumed = directory.open(config, setup.fingerprint)
-    if resumed and finished(directory, config):
-        if not directory.report.exists():
-            build_report(directory.root)
-        summary = json.loads(directory.summary.read_text())
+    if resumed and (summary := finished(directory, config)):
+        with waiting("writing what is missing", console_on("stdout")):
+            complete(setup, directory, summary, stopper)
         lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
         session = Session(setup, directory, stopper, stack)
+        session.watch.stage("trying how the run ends")
+        rehearse(directory, setup, session.write_model)
         session.warm_up()
         state = session.restore()
         session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
@@ -142,6 +151,7 @@ class Session:
         with self.stopper.interruptible():
             self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
+        self.write_model = model_writer(self.machines.policy, self.setup)
         rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
         self.stack.callback(rewarder.close)
         self.rewarder = rewarder
@@ -181,17 +191,11 @@ class Session:
             config.seed,
             lambda step, loss: losses.append((step, loss)),
         )
-        self.export(target)
+        self.watch.stage("export")
+        self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
-
-    def export(self, folder: Path) -> None:
-        """The policy and its tokenizer as Hugging Face files."""
-        self.watch.stage("export")
-        self.machines.policy.export(folder)
-        with writing(folder):
-            self.setup.tokenizer.save_pretrained(folder)
 
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""
@@ -225,9 +229,8 @@ class Session:
 
     def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
         """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
-        for known in read_evaluations(self.directory.root):
-            if known.name == name and known.iteration == iteration:
-                return known
+        if known := find_evaluation(self.directory.root, name, iteration):
+            return known
         config = self.setup.config
         began = time.monotonic()
         with self.stopper.interruptible():
@@ -317,15 +320,19 @@ class Session:
         )
 
     def finish(self, state: RunState, after: Evaluation) -> int:
-        """Export, summary, report, and a short table on the terminal; returns the exit code."""
-        directory, config = self.directory, self.setup.config
-        self.export(directory.model)
+        """Summary, report, model, and a short table on the terminal; then what of them failed is raised.
+
+        Returns the exit code.
+        """
         before = self.measure("before", 0, full=True)
-        self.watch.stage("report")
-        summary = conclude(directory, config, Outcome(state, before, after, self.seconds, self.max_gap, self.rows))
+        self.watch.stage("writing report and model")
+        outcome = Outcome(state, before, after, self.seconds, self.max_gap, self.rows)
+        ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
         self.watch.close()
-        print(table(summary))
-        return exit_code(summary)
+        print(table(ending.summary))
+        for failure in ending.failures:
+            raise failure
+        return exit_code(ending.summary)
 
 
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:

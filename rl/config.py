@@ -81,6 +81,9 @@ class ModelConfig(Config):
     """Autocast type of the forward pass; master weights are always float32."""
     threads: int = Field(0, ge=0)
     """CPU threads of the learner; 0: all cores that the process may use."""
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in ``model/`` at the end of the run. The master weights are float32; bfloat16 halves the
+    files, and a run or merge that starts from them starts from rounded weights."""
 
 
 class ProblemsConfig(Config):

@@ -87,8 +87,8 @@ def weak_start(course: Course) -> Finding | None:
         return None
     return Finding(
         "weak-start",
-        f"before RL {_percent(rate)} of the held-out responses are right: at most {_percent(mixed)} of the groups of "
-        f"{course.k} can hold right and wrong ones, and only those teach anything",
+        f"before RL only {_percent(rate)} of the held-out responses are right: at most {100 * mixed:.0f} % of the "
+        f"groups of {course.k} can hold right and wrong ones, which alone teach anything",
         f"what helps: {MORE_SIGNAL}",
     )
 
@@ -177,7 +177,7 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
     if b.mean - a.mean < promise.gain:
         missing.append(f"gained {100 * (b.mean - a.mean):+.1f} points, not {100 * promise.gain:.0f}")
     if a.high >= b.low:
-        missing.append("the 95 % interval after RL is not above that before")
+        missing.append("95 % interval not above that before RL")
     if b.mean < promise.final:
         missing.append(f"ended at {_percent(b.mean)}, not {_percent(promise.final)}")
     if not missing:
@@ -185,8 +185,7 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
     return Finding(
         "promise-broken",
         f"the recipe's promise is broken: {'; '.join(missing)}",
-        "an unchanged recipe should keep it on any machine: please report summary.json and run.json; "
-        "--seed N --run-dir DIR tries another draw",
+        "please report summary.json and run.json; --seed N --run-dir DIR tries another draw",
     )
 
 

@@ -249,9 +249,9 @@ class RayPolicy:
         """See ``rl.warmup.Trainee``."""
         self.call("load", folder)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, dtype: str = "float32") -> None:
         """See ``rl.host.LearnerHost``."""
-        self.call("export", folder)
+        self.call("export", folder, dtype)
 
     def save(self, folder: Path) -> None:
         """See ``rl.loop.Policy``."""

