@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from rewards.code.calls import Patient, Runner, script_job
-from rewards.code.compare import Tolerance, same_output
+from rewards.code.compare import Leeway, Tolerance, same_output
 from rewards.code.judge import Built, Program, build, run_program
 from rewards.code.languages import LANGUAGES
 from rewards.code.packages import package_files
@@ -220,7 +220,7 @@ def agreed(
         for who, output in enumerate(row):
             if output is None:
                 continue
-            same = next((found for found in classes if same_output(output, found[0], tolerance)[0]), None)
+            same = next((found for found in classes if same_output(output, found[0], Leeway(tolerance))[0]), None)
             if same is None:
                 classes.append((output, {who}))
             else:

@@ -200,7 +200,7 @@ while True: time.sleep(1000)
         "limits raised",
         """
 import resource
-for name in ("CPU", "FSIZE", "NOFILE", "CORE", "STACK"):
+for name in ("CPU", "FSIZE", "NOFILE", "CORE"):
     kind = getattr(resource, f"RLIMIT_{name}")
     soft, hard = resource.getrlimit(kind)
     try:
