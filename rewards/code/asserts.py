@@ -21,7 +21,7 @@ from rewards.code.rules import Rules, limits_of
 from rewards.code.types import Limits
 from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, refused
 
-MAX_ROUNDS = 8
+MAX_ROUNDS = 16
 """Rounds of calls; each adds at least one call that depends on earlier results."""
 MAX_KEPT = 10_000
 """Problems whose first calls are kept."""

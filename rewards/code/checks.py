@@ -156,7 +156,7 @@ class Session:
         known_reply = known[occurrence]
         if "failed" in known_reply:
             raise Failed(*known_reply["failed"])
-        kind, *rest = parse(known_reply["claim"]) or [""]
+        kind, *rest = _read(known_reply["claim"])
         if kind == "value":
             return self.value(rest[0])
         if kind == "object":
@@ -205,6 +205,17 @@ class Session:
         verdict, reason]; ``ended``: verdict and reason when the tests broke off outside of an assert, else empty.
         """
         return {"complete": self.complete, "together": self.together, "checks": self.checks, "ended": ended}
+
+
+def _read(claim: str) -> list[Any]:
+    """The parts of a reply. Test code may read and write integers of any length, but the program does so at its own
+    cost: long ones travel in hexadecimal.
+    """
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+    try:
+        return parse(claim) or [""]
+    finally:
+        sys.set_int_max_str_digits(0)
 
 
 def special(value: Any) -> dict[str, Any] | None:
