@@ -65,7 +65,7 @@ def test_training_and_evaluation_give_an_answer_the_same_time(monkeypatch: pytes
             limits.append(limit_s)
             return Verdict(True)
 
-    monkeypatch.setattr("rewards.math.judge.shared_pool", lambda engine: Pool())
+    monkeypatch.setattr("rewards.math.judge.shared_pool", lambda: Pool())
     gold, response = r"\sqrt{2} + \sqrt{3}", r"\boxed{\sqrt{5 + 2\sqrt{6}}}"
     wanted = RewardConfig().grader_timeout_s
     assert get_verifier("math", wanted)(response, Reference(gold)).correct
