@@ -19,7 +19,7 @@ from evals.benchmark import Benchmark, Needs
 from evals.benchmarks import UnknownBenchmark, get, names
 from evals.benchmarks.livecodebench import convert, private_tests
 from evals.data import Choice, load, load_shots
-from rewards.math.compare import Verdict
+from rewards.math.verdict import Verdict
 from rewards.reference import Reference
 from rewards.verify import TIMED, get_verifier
 from rl.config import RewardConfig

@@ -27,6 +27,7 @@ _GROUPED = [
 ]
 _MODULES = re.compile(r"\b(?:np|numpy|math)\.(?=[a-z])")
 """Python's way to write a function, as some references have it."""
+_COUNTRY = re.compile(r"\b(?:US|AU|CA|NZ|HK) ?\\?\$(?=\s?[0-9])")
 _SEPARATOR = re.compile(r"[^0-9]")
 _SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|enspace|enskip)(?![A-Za-z])|~|\s+")
 _RUNS = re.compile(r" {2,}")
@@ -48,7 +49,7 @@ def clean(text: str) -> str:
     """
     if _HIDDEN.search(text):
         raise Unreadable("invisible or control characters")
-    text = _MODULES.sub("", ascii_signs(text))
+    text = _COUNTRY.sub(r"\\$", _MODULES.sub("", ascii_signs(text)))
     text = _SIZES.sub(" ", text)
     text = _MATH_MARKS.sub(" ", text)
     text = _BARS.sub("|", text)
@@ -58,7 +59,7 @@ def clean(text: str) -> str:
         text = grouped.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
     text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ","))
     text = text.strip()
-    return text.rstrip(" .,;")
+    return text.rstrip(" .,;\\")
 
 
 def join_commas(text: str) -> str:

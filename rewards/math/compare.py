@@ -71,7 +71,10 @@ class Comparer:
         """The rules of ``rewards.math.grade`` on two trees."""
         if gold == found:
             return SAME
-        gold, found = either_clock(as_set(gold), as_set(found))
+        both = isinstance(gold, Relation) and isinstance(found, Relation)
+        described = either_clock(as_set(gold), as_set(found))
+        if not both or not any(isinstance(node, Relation) for node in described):
+            gold, found = described
         if gold == found:
             return SAME
         sets = self.sets(gold, found)
@@ -179,36 +182,37 @@ class Comparer:
         gold, found = _outer_unit(gold), _outer_unit(found)
         gold_unit, gold = (gold.name, gold.value) if isinstance(gold, Unit) else ("", gold)
         found_unit, found = (found.name, found.value) if isinstance(found, Unit) else ("", found)
-        scaled = _in_unit(gold, gold_unit, found, found_unit)
-        if scaled is None:
+        units = _in_unit(gold, gold_unit, found, found_unit)
+        if units is None:
             return differs(f"unit {found_unit[:20]!r} where {gold_unit[:20]!r} is asked")
+        expected, factor = units
         if any(isinstance(part, Sym) and part.name == "infty" for part in walk(gold)):
             return SAME if _infinity(gold) == _infinity(found) != 0 else differs("another value")
         if any(isinstance(part, Sym) and part.name == "infty" for part in walk(found)):
             return differs("another value")
         found = _same_constant(gold, found)
-        reason = unfinished(found, gold, closed_forms=self.tolerance is not None)
+        reason = unfinished(found, expected, closed_forms=self.tolerance is not None)
         if reason:
             return differs(reason)
-        gold, found = scaled(gold, found)
         self.engine.reason = ""
-        if self.engine.equal(gold, found, self.tolerance):
+        if self.engine.equal(expected, found if factor is None else Op("mul", (factor, found)), self.tolerance):
             return SAME
         return differs(self.engine.reason or "another value")
 
 
-def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str):  # type: ignore[no-untyped-def]
-    """What brings both values to one unit: a function of the two; ``None`` when they do not compare."""
-    angle = Op("div", (Sym("pi"), Num(Fraction(180))))
+_ANGLE = Op("div", (Sym("pi"), Num(Fraction(180))))
+"""A degree in radians."""
 
-    def in_radians(node: Expr) -> Expr:
-        return Op("mul", (node, angle))
 
+def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str) -> tuple[Expr, Expr | None] | None:
+    """The reference, and what the answer is multiplied with, so that both are in one unit; ``None`` when they do not
+    compare.
+    """
     has_pi = (Sym("pi") in walk(gold), Sym("pi") in walk(found))
     if found_unit == "deg" and (gold_unit == "rad" or (not gold_unit and has_pi[0])):
-        return lambda one, other: (one, in_radians(other))
+        return gold, _ANGLE
     if gold_unit == "deg" and (found_unit == "rad" or (not found_unit and has_pi[1] and not has_pi[0])):
-        return lambda one, other: (in_radians(one), other)
+        return Op("mul", (gold, _ANGLE)), None
     if not gold_unit and found_unit == "%" and not _counts_per_cent(gold):
         return None
     if not gold_unit and found_unit in ("deg", "degC", "degF") and not is_numeral(gold):
@@ -216,7 +220,7 @@ def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str):  # type:
     factor = conversion(gold_unit, found_unit)
     if factor is None:
         return None
-    return lambda one, other: (one, other if factor == 1 else Op("mul", (Num(factor), other)))
+    return gold, None if factor == 1 else Num(factor)
 
 
 def _counts_per_cent(node: Expr) -> bool:

@@ -23,6 +23,8 @@ class NoReference(Exception):
 
 MAX_BITS = 10_000
 """Most bits that are worked with: 3,000 digits."""
+_TOLD = 40
+"""Bits of a value that must be known for it to be one."""
 _ZERO_BITS = 4
 """How often the usual precision two values must lie below their errors to be taken for 0."""
 
@@ -106,6 +108,8 @@ def _agree(
             raise TooLarge("more digits than are worked with")
         needed = min(needed, MAX_BITS)
         size = max(magnitude(one[0]), magnitude(other[0]))
+        if bits >= MAX_BITS and noise > max(size - least // 2, -least):
+            raise Beyond("a value that cannot be told")
         if bits >= needed and (
             size - noise >= least // 2 or bits >= min(MAX_BITS, _ZERO_BITS * least) or noise <= EXACT // 2
         ):
@@ -119,11 +123,16 @@ def _power(exponent: int) -> Any:
 
 def steady(node: Expr, point: Point, bits: int) -> Value:
     """A value; with more bits where the usual ones do not tell. Raises ``Beyond``, ``TooLarge``, ``Uncertain``."""
+    tries = 0
     while True:
         try:
-            return at(node, point, bits)[0]
+            value = at(node, point, bits)[0]
+            if value[1] <= max(magnitude(value[0]) - _TOLD, -bits // 2):
+                return value
+            raise Uncertain("a value that cannot be told")
         except Uncertain:
-            if bits >= 4 * 200 + bits // 2 or bits >= MAX_BITS:
+            tries += 1
+            if tries > 3 or bits >= MAX_BITS:
                 raise
             bits = min(MAX_BITS, 2 * bits)
 

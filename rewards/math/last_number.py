@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
+from rewards.math.clean import clean
 from rewards.math.extract import Found, bare_answer, boxes, final_box
 from rewards.math.parse import read
 from rewards.math.signs import ascii_signs
@@ -82,7 +83,7 @@ def is_number(text: str) -> bool:
     if len(text) > 400:
         return True
     try:
-        return any(isinstance(node, Num | Op | Unit) for node in read(text))
+        return any(isinstance(node, Num | Op | Unit) for node in read(clean(text)))
     except Unreadable:
         return False
 

@@ -16,7 +16,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from rewards.math.clean import clean, flat, is_list_of_numbers, join_commas
+from rewards.math.clean import flat, is_list_of_numbers, join_commas
 from rewards.math.operands import CURRENCIES, Operands, accented
 from rewards.math.quantities import product, quantity, same_kind
 from rewards.math.resolve import has_letter_unit, resolve
@@ -255,7 +255,9 @@ class Parser(Operands):
                 if terms and self.take("-"):  # 2 + -3
                     sign = "+" if sign == "-" else "-"
                 term = self.product()
-                if sign == "-":
+                if sign == "-" and isinstance(term, Matrix):
+                    term = product(negated(Num(Fraction(1))), term)
+                elif sign == "-":
                     term = Based(f"-{term.digits}", term.base) if isinstance(term, Based) else negated(expression(term))
             elif terms:
                 break
@@ -414,12 +416,12 @@ def _variants(text: str) -> list[Node]:
 
 
 def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
-    """All readings of an answer, the likelier first: ``1,234`` is a number, or else two answers.
+    """All readings of a cleaned answer, the likelier first: ``1,234`` is a number, or else two answers.
 
     A ``trusted`` text says what it means: groups of digits that could be two answers are two. Raises ``Unreadable``
     with the reason when there is no reading.
     """
-    text = _without_braces(clean(text))
+    text = _without_braces(text)
     texts = [text] if trusted and is_list_of_numbers(text) else list(dict.fromkeys((join_commas(text), text)))
     readings: dict[Node, None] = {}
     reason = ""
@@ -449,5 +451,5 @@ def _without_braces(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def read_gold(text: str) -> tuple[Node, ...]:
-    """The readings of a reference answer, kept: each is compared with many responses."""
+    """The readings of a cleaned reference, kept: each is compared with many responses."""
     return read(text, trusted=True)

@@ -56,8 +56,10 @@ def points(reference: Expr, names: frozenset[str] = frozenset()) -> tuple[Point,
         return ({},)
     random = Random(repr(reference))
     natural = is_natural(reference)
-    candidates = [_random_point(every, scale, natural, random) for scale in SCALES]
+    candidates = [_random_point(every, scale, natural, random) for scale in SCALES * (4 if natural else 1)]
     real = [point for point in candidates if _has_value(reference, point, True)]
+    if natural:
+        real = ([point for point in real if _chooses(reference, point)] or real)[: len(SCALES)]
     if len(real) < ENOUGH and not natural:
         for point in _search(reference, every, random):
             real.append(point)
@@ -90,6 +92,19 @@ def _has_value(node: Expr, point: Point, real: bool) -> bool:
     except (Beyond, TooLarge, Uncertain):
         return False
     return not real or Sym("i") in walk(node) or not mp.im(number) or mp.mag(mp.im(number)) <= error
+
+
+def _chooses(node: Expr, point: Point) -> bool:
+    """Whether every binomial at a point chooses no more than there are: where it does, other forms have no value."""
+    for part in walk(node):
+        if isinstance(part, Op) and part.name == "binom":
+            try:
+                upper, lower = (at(arg, point, _LOW)[0][0] for arg in part.args)
+            except (Beyond, TooLarge, Uncertain):
+                return False
+            if mp.re(upper) < mp.re(lower):
+                return False
+    return True
 
 
 def _bounds(node: Expr) -> list[Expr]:

@@ -71,11 +71,14 @@ class Relations:
     ) -> Verdict:
         """Two named values: one name, or one function of a variable that may be called otherwise."""
         one, other = function_name(named_gold[0]), function_name(named_found[0])
-        if one and other and one[0] == other[0] and one[1] != other[1] and isinstance(named_found[1], EXPRESSION):
-            return self.compare(named_gold[1], replaced(named_found[1], {other[1]: Sym(one[1])}))
+        value = named_found[1]
+        if one and other and one[0] == other[0] and one[1] != other[1] and isinstance(value, EXPRESSION):
+            if one[1] in symbols(value):
+                return differs("another variable")
+            return self.compare(named_gold[1], replaced(value, {other[1]: Sym(one[1])}))
         if named_gold[0] != named_found[0] and not isinstance(named_gold[0], Text):
             return self.equations(gold, found)
-        return self.compare(named_gold[1], named_found[1])
+        return self.compare(named_gold[1], value)
 
     def equations(self, gold: Node, found: Node) -> Verdict:
         """Two relations: side by side, turned around, one a multiple of the other, or solved for another name."""

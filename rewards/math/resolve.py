@@ -48,6 +48,9 @@ def _is_prose(run: list[Token], before: Token | None, after: Token | None, found
     closed = after is None or after.value in _CLOSING or after.value in _RELATIONS
     if not (opened and closed):
         return False
+    letters = [word for word in run if word.kind == "word" and len(word.value) == 1 and word.value.islower()]
+    if len(letters) < len(run) and any(letter.value != "a" for letter in letters):
+        return False  # "if x", "all even n"
     if all(word.kind == "text" for word in run):
         return True
     if before is not None and before.value in ("(", "[", "{") and len(found) > 1 and found[-2].kind in ("name", "cmd"):
@@ -77,7 +80,8 @@ def _one(token: Token, after: Token | None, found: list[Token], units: bool) -> 
     if before is not None and _ends_value(before) and _is_unit(token, found, after, units):
         _append_text(word, token.spaced, found)
         return
-    if token.upright and word in LETTER_UNITS and _in_unit(found):
+    prefixed = before is not None and before.value == "mu" and measure(f"μ{word}") is not None
+    if token.upright and (prefixed or (word in LETTER_UNITS and _in_unit(found))):
         found.append(Token("text", word, token.spaced, True))
         return
     joins = before is not None and before.kind == "text" and token.spaced
@@ -108,10 +112,8 @@ def _after_slash(found: list[Token]) -> bool:
 
 
 def _in_unit(found: list[Token]) -> bool:
-    r"""Whether a fraction of units, or a prefix, has just begun after a value: ``5\frac{\mathrm{m}}{\mathrm{s}}``."""
+    r"""Whether a fraction of units has just begun after a value: ``5\frac{\mathrm{m}}{\mathrm{s}}``."""
     values = [token.value for token in found[-5:]]
-    if values[-1:] == ["mu"]:
-        return True
     if values[-2:] == ["frac", "{"]:
         return len(found) > 2 and _ends_value(found[-3])
     return values[-2:] == ["}", "{"] and len(found) > 4 and found[-3].kind == "text"
@@ -124,11 +126,9 @@ def _is_unit(token: Token, found: list[Token], after: Token | None, units: bool)
         return True
     if len(word) == 1:
         degrees = "circ" in [before.value for before in found[-2:]] and word in "CF"
-        ends = (
-            after is None
-            or after.value in _CLOSING
-            or after.value in ("/", "^", "cdot")
-            or after.kind in ("text", "word")
+        next_kind = after.kind if after is not None else ""
+        ends = next_kind in ("", "text", "word", "num") or (
+            after is not None and after.value in (*_CLOSING, "/", "^", "cdot")
         )
         if token.upright:
             return degrees or (word in LETTER_UNITS and ends)

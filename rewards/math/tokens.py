@@ -31,7 +31,7 @@ class Token:
 
 _TEXT = frozenset({"text", "mbox", "textbf", "textit", "textrm", "texttt", "textnormal", "textsf", "operatorname"})
 _UPRIGHT = frozenset({"mathrm", "mathsf", "rm", "sf"})
-_FONT = words("mathbf mathit boldsymbol bm mathcal mathfrak bf it tt mathop operatornamewithlimits")
+_FONT = words("mathbf mathit boldsymbol bm mathcal mathfrak bf it tt mathop ensuremath")
 FUNCTIONS = words("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth log ln lg exp")
 """Function names, with or without backslash."""
 NAMED = {
@@ -184,6 +184,8 @@ def _prose(content: str, spaced: bool, tokens: list[Token], is_text: bool, depth
             tokens.append(Token("num", part.removeprefix("-"), True))
         elif _MATHS.fullmatch(part):
             tokens.extend(tokenize(part.replace("°", "^\\circ "), depth + 1))
+        elif part in ("\\$", "to"):
+            tokens.append(Token("op", "$" if part == "\\$" else ":", spaced))
         elif part in FUNCTIONS or part in NAMED or (part in _CALLED and not is_text):
             tokens.append(Token("cmd", NAMED.get(part, part) if part not in _CALLED else part, spaced))
         elif re.match(r"mod\b", part):
@@ -206,6 +208,8 @@ def _word(word: str, spaced: bool, tokens: list[Token], upright: bool) -> None:
     """Append a run of bare letters: a separator, a function, or a word to be resolved."""
     if word in ("and", "or"):
         tokens.append(Token("op", word, True))
+    elif word == "to" and tokens and tokens[-1].kind == "num":
+        tokens.append(Token("op", ":", True))
     elif word in FUNCTIONS or word in NAMED:
         tokens.append(Token("cmd", NAMED.get(word, word), spaced))
     else:

@@ -70,6 +70,8 @@ _ALIASES = {
 _NAMES = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 _AMBIGUOUS = frozenset({"A", "C", "F", "K", "T", "H", "t", "M"})
 """Letters that are a unit only beside a reference that has one of their kind: 3 K may be three thousand."""
+_SAME_WORD = ({"£", "lb"}, {"deg", "degC"}, {"deg", "degF"})
+"""Units of one name: pounds, degrees."""
 LETTER_UNITS = words("m s g h L l N J W V")
 """Single letters that are a unit after a value, upright or after a space."""
 BARE = (
@@ -259,6 +261,8 @@ def conversion(gold: str, found: str) -> Fraction | None:
     if not gold:
         return None if found in _AMBIGUOUS else Fraction(1)
     if not found or gold == found:
+        return Fraction(1)
+    if {gold, found} in _SAME_WORD:
         return Fraction(1)
     one, other = measure(gold), measure(found)
     if one is None and other is None:
