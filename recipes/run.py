@@ -40,6 +40,7 @@ from rl.sampling import build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
+from rollout.endings import declare_end
 from rollout.engine import EngineError, Sampling
 
 EXPECTED = (
@@ -199,6 +200,7 @@ class Session:
         self.machines.policy.export(folder)
         with writing(folder):
             self.setup.tokenizer.save_pretrained(folder)
+            declare_end(folder, self.setup.end)
 
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""

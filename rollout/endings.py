@@ -49,10 +49,12 @@ def declared_end(model: str) -> list[int]:
 def declare_end(folder: Path, end: Sequence[int]) -> None:
     """Make ``generation_config.json`` of an exported model name all of ``end``, so that other programs stop there too.
 
-    Whatever else stands in the file stays.
+    Whatever else stands in the file stays, and all of it where it names them already.
     """
     path = folder / "generation_config.json"
     content = json.loads(path.read_bytes()) if path.exists() else {}
+    if set(end) <= set(_ids(content.get("eos_token_id"))):
+        return
     content["eos_token_id"] = list(end) if len(end) > 1 else end[0]
     replace_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
