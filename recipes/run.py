@@ -85,8 +85,8 @@ def located(error: Exception, run_dir: Path) -> str:
 
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
-    setup = prepare(config)
-    resumed = directory.open(config, setup.fingerprint)
+    setup = prepare(config, directory.began_with())
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and finished(directory, config):
         if not directory.report.exists():
             build_report(directory.root)

@@ -14,7 +14,7 @@ from rewards.verify import get_verifier
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
 from rollout.endings import end_tokens
 from rollout.fit import Limits, Screen
-from rollout.problems.source import ProblemError, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
 from rollout.prompts import PromptError, Transcript, messages, render_chat
 from rollout.templates import check_template
 from rollout.types import Problem
@@ -36,6 +36,11 @@ class Setup:
     screen: Screen
     notes: tuple[str, ...] = ()
     """One line each on data that was left out."""
+
+    @property
+    def judged_on(self) -> str:
+        """SHA-256 of the held-out problems in use."""
+        return ProblemList(self.heldout, "held-out problems").fingerprint
 
     @property
     def tokenizer(self) -> Any:
@@ -72,26 +77,48 @@ def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], tu
     return lambda problem: render_chat(tokenizer, messages(problem, problems.instruction, problems.system))
 
 
-def prepare(config: RunConfig) -> Setup:
+def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     """Problems and tokenizer, with every problem checked that can be.
 
-    Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``.
+    ``began``: what a run that is resumed began with. Its problems keep their numbers, and those that ``config`` has no
+    longer are left out. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``.
     """
     problems = config.problems
-    train = build_source(problems.train, "train")
+    began = began or problems
+    train = build_source(began.train, "train")
     held_out = build_source(problems.heldout, "heldout")
+    judges = held_out if began.heldout == problems.heldout else build_source(began.heldout, "heldout")
+    left_out = frozenset[int]()
+    if began.train != problems.train:
+        left_out = gone(train, build_source(problems.train, "train"))
     check_disjoint(train, held_out)
     tokenizer, vocabulary, model = load_tokenizer(config, train)
     transcript = Transcript(tokenizer, endings(tokenizer, vocabulary, model), problems.system)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
-    screen = Screen(train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None))
+    screen = Screen(
+        train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out
+    )
     size = min(train.size or 0, problems.train_size or train.size or 0)
     screen.check(size)
-    digest = hashlib.sha256(f"{train.fingerprint}/{held_out.fingerprint}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{train.fingerprint}/{judges.fingerprint}".encode()).hexdigest()
     notes = tuple(line for line in (screen.note("training problems"), note) if line)
     return Setup(config, train, chosen, digest, transcript, limits, screen, notes)
+
+
+def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
+    """Numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has others."""
+    if not isinstance(before, ProblemList) or not isinstance(after, ProblemList):
+        raise ProblemError("problems.train: a run that is resumed keeps its source; only files can have rows left out")
+    known, kept = {problem.id: problem for problem in before}, {problem.id for problem in after}
+    added = [problem.id for problem in after if known.get(problem.id) != problem]
+    if added:
+        raise ProblemError(
+            f"problems.train: {len(added)} problems would come in that the run began without (first: {added[0]!r}); a "
+            "run that is resumed may only leave some out"
+        )
+    return frozenset(index for index, problem in enumerate(before) if problem.id not in kept)
 
 
 def choose_heldout(

@@ -152,9 +152,9 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
             parts.evaluate(i)
 
     unfinished = list(state.unfinished)
-    fresh = new_groups(
-        parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render
-    )
+    problems = parts.sampler.draw(max(0, config.rollout.groups - len(unfinished)))
+    parts.journal.drawn(i, [problem.id for problem in problems])
+    fresh = new_groups(problems, i, config.rollout.k, parts.render)
     with timer("generate"), parts.stopper.interruptible():
         groups, replayed = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)

@@ -61,6 +61,8 @@ class Screen:
     limits: Limits
     refuse: bool
     """Whether an overlong prompt is an error."""
+    left_out: frozenset[int] = frozenset()
+    """Problems that are not wanted any more, whether they fit or not."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Index -> prompt tokens of the overlong problems met so far."""
     _measured: set[int] = field(default_factory=set)
@@ -79,7 +81,7 @@ class Screen:
         self._measure(index)
         if self.refuse and index in self.lengths:
             raise PromptError(self._refusal(index))
-        return index not in self.lengths
+        return index not in self.lengths and index not in self.left_out
 
     def note(self, what: str) -> str:
         """One line on what was left out; empty when all fit. ``what``: the kind of problems, for people."""
@@ -92,7 +94,7 @@ class Screen:
         )
 
     def _measure(self, index: int) -> None:
-        if index in self._measured:
+        if index in self._measured or index in self.left_out:
             return
         problem, place = self.source[index], self.source.place(index)
         try:

@@ -250,3 +250,19 @@ def test_leaving_a_problem_out_changes_no_draw_before_it_would_come_up(kind: str
     again = [[problem.id for problem in without.draw(8)] for _ in range(12)]
     assert again[: first[last]] == draws[: first[last]]
     assert all(last not in names and len(set(names)) == 8 for names in again)
+
+
+def test_a_resumed_run_may_leave_rows_out_and_keeps_the_numbers_of_the_others(model: Path, tmp_path: Path) -> None:
+    file = rows(tmp_path / "train.jsonl", {37: 60})
+    begun = config(model, tmp_path, file)
+    source = begun.problems.train.model_copy(update={"max_prompt_chars": 30})
+    narrowed = begun.model_copy(update={"problems": begun.problems.model_copy(update={"train": source})})
+    before, after = prepare(begun), prepare(narrowed, begun.problems)
+    assert (after.fingerprint, after.judged_on) == (before.fingerprint, before.judged_on)
+    plain, without = drawn(before), drawn(after)
+    came_up = plain.index("train-37") // 4 * 4
+    assert without[:came_up] == plain[:came_up]
+    assert "train-37" not in without
+    assert drawn(prepare(narrowed, narrowed.problems)) != without[: len(plain)]  # as a new run: other numbers
+    with pytest.raises(ProblemError, match=r"1 problems would come in that the run began without \(first: 'train-37'"):
+        prepare(begun, narrowed.problems)
