@@ -32,6 +32,7 @@ from rl.report.build import build_report
 from rl.report.data import ReportError
 from rl.run_dir import RunDir
 from rl.stop import Stopper
+from rollout.endings import declare_end
 from rollout.export import ExportError, save_tokenizer
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
@@ -181,6 +182,7 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
             policy.export(aside, dtype)
             with writing(aside):
                 save_tokenizer(setup.tokenizer, aside, setup.source)
+                declare_end(aside, setup.end)
                 if readme:
                     (aside / "README.md").write_text(readme)
             shutil.rmtree(target, ignore_errors=True)

@@ -42,7 +42,7 @@ def responder(setup: Setup, pool: Pool, temperature: float) -> PoolResponder:
     return PoolResponder(
         pool,
         setup.render,
-        setup.decode,
+        setup.transcript.graded,
         Sampling(temperature=temperature, stop_token_ids=setup.end),
         setup.config.rollout.max_tokens,
         setup.config.engine.max_model_len,

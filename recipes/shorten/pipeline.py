@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from recipes.setup import Setup, distinct, prepare
+from recipes.setup import Setup, prepare
 from recipes.shorten.answering import OnDemand, Questions, answer_all
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.dpo import TokenPair, optimise
@@ -203,15 +203,12 @@ class Shortening:
         return answer_all(self.setup, questions, OnDemand(self.setup, model, temperature, self.stopper), model, folder)
 
     def _problems_to_sample(self) -> tuple[Problem, ...]:
-        train, wanted = self.setup.train, self.config.sample.problems
-        return distinct(train, wanted if train.size is None else min(wanted, train.size))
+        return tuple(self.setup.train[index] for index in self.setup.usable(self.config.sample.problems))
 
     def _problems_for_selection(self) -> tuple[Problem, ...]:
         """Training problems, as far as possible others than those that are sampled."""
-        train, wanted = self.setup.train, self.config.rl.selection_problems
-        sampled = len(self._problems_to_sample())
-        size = sampled + wanted if train.size is None else min(sampled + wanted, train.size)
-        return distinct(train, size)[-wanted:]
+        wanted, sampled = self.config.rl.selection_problems, len(self._problems_to_sample())
+        return tuple(self.setup.train[index] for index in self.setup.usable(sampled + wanted)[-wanted:])
 
     def _facts(self) -> dict[str, str]:
         from recipes.eval import facts
