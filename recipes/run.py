@@ -18,7 +18,7 @@ from evals.compare import change
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.launching import Machines, launch
+from recipes.launching import Launcher, Machines, launch
 from recipes.model_card import write_card
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
@@ -58,15 +58,18 @@ EXPECTED = (
 """Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
 
 
-def run(config: RunConfig, run_dir: Path) -> int:
-    """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal)."""
+def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
+    """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal).
+
+    ``launcher``: where learner and engines come from.
+    """
     disable_progress_bar()  # loading bars of transformers would tear the live view
     with Stopper() as stopper:
         try:
             directory = RunDir(run_dir.resolve())
             check_run_dir(directory.root)
             with directory.lock():
-                return _run(config, directory, stopper)
+                return _run(config, directory, stopper, launcher)
         except Interrupted:
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -82,7 +85,7 @@ def located(error: Exception, run_dir: Path) -> str:
     return str(error)
 
 
-def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
     setup = prepare(config)
     resumed = directory.open(config, setup.fingerprint)
     if resumed and finished(directory, config):
@@ -91,7 +94,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
         print(f"{directory.root}: finished already; report: {directory.report}")
         return 0
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack)
+        session = Session(setup, directory, stopper, stack, launcher)
         session.warm_up()
         state = session.restore()
         if state.iteration == 0:
@@ -118,6 +121,7 @@ class Session:
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
+    launcher: Launcher
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of this process outside of the iterations, by phase."""
 
@@ -137,7 +141,7 @@ class Session:
         self.stack.callback(self.log.close)
         began = time.monotonic()
         with self.stopper.interruptible():
-            self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
+            self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
         self.stack.callback(rewarder.close)
