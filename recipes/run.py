@@ -19,7 +19,7 @@ from evals.pooled import PoolResponder
 from evals.store import write_samples
 from recipes.demonstrations import demonstrations
 from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
-from recipes.launching import Machines, launch
+from recipes.launching import Launcher, Machines, launch
 from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
@@ -70,8 +70,8 @@ EXPECTED = (
 """Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
 
 
-def run(config: RunConfig, run_dir: Path) -> int:
-    """Train into ``run_dir``, resuming what is there.
+def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
+    """Train into ``run_dir``, resuming what is there. ``launcher``: where learner and engines come from.
 
     Returns the exit code: 0, 1, 128 + signal, or ``promise.BROKEN`` when the run is complete and its recipe promised
     more.
@@ -82,7 +82,7 @@ def run(config: RunConfig, run_dir: Path) -> int:
             directory = RunDir(run_dir.resolve())
             check_run_dir(directory.root)
             with directory.lock():
-                return _run(config, directory, stopper)
+                return _run(config, directory, stopper, launcher)
         except Interrupted:
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -98,7 +98,7 @@ def located(error: Exception, run_dir: Path) -> str:
     return str(error)
 
 
-def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config, directory.began_with())
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
@@ -109,7 +109,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack)
+        session = Session(setup, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         rehearse(directory, setup, session.write_model)
         session.warm_up()
@@ -130,6 +130,7 @@ class Session:
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
+    launcher: Launcher
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of this process outside of the iterations, by phase."""
 
@@ -162,7 +163,7 @@ class Session:
         began = time.monotonic()
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
-            self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
+            self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
         rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)

@@ -6,7 +6,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,18 +56,8 @@ def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
     config = on_model(start.setup.config, start.model)
     job = Job(config, keys, str(start.model), str(start.folder))
     last = Step(0, 0, "")
-    with ExitStack() as stack, start.stopper.interruptible():
-        steps: Iterator[Step]
-        if config.ray.in_process:
-            steps = train(job, pairs)
-        else:
-            from rl.launch import connected, place, stream
-
-            stack.enter_context(connected(config))
-            start.stopper.claim()
-            steps = stream(config, place(config), train, job, pairs)
-        watch = stack.enter_context(progress())
-        for step in steps:
+    with start.stopper.interruptible(), progress() as watch:
+        for step in start.workers.process(config, start.model).stream(train, job, pairs):
             if not last.total:
                 watch.stage("DPO", step.total, earlier=step.done - 1)
             watch.say(step.said)
