@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ON_RAY = ("test_math_contexts", "test_moba_vllm", "test_sandbox_service", "test_worker")
 """Files whose slow tests share the cluster below."""
-TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_shorten")
-"""Files whose quick tests share a trained run or verdicts, which take long to make."""
+TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten")
+"""Files whose quick tests share what takes long to make: a trained run, verdicts, a venv."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
