@@ -12,6 +12,7 @@ from recipes.setup import Setup
 from rl.config import RunConfig, ScratchModel
 from rl.disk import writing
 from rl.run_dir import RunDir
+from rollout.export import save_model, save_tokenizer
 from rollout.pool import Pool
 from rollout.pretrained import resolve_model
 
@@ -44,8 +45,9 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
         model = create_model(base, setup.tokenizer, setup.config.seed)
         aside = directory.initial.with_name(".initial.tmp")
         with writing(directory.root):
-            setup.tokenizer.save_pretrained(aside)
-            model.save_pretrained(aside)
+            aside.mkdir(exist_ok=True)
+            save_tokenizer(setup.tokenizer, aside)
+            save_model(model, aside)
         aside.rename(directory.initial)
     return directory.initial
 

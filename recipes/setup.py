@@ -43,6 +43,14 @@ class Setup:
     end: tuple[int, ...]
     """Tokens that end a response."""
 
+    @property
+    def source(self) -> Path | None:
+        """Directory of the base model's files, whose tokenizer goes along with exports; none for one from scratch."""
+        from rollout.pretrained import files_of, resolve_model
+
+        base = self.config.model.base
+        return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
+
     def render(self, problem: Problem) -> tuple[int, ...]:
         """Prompt tokens of a problem. Raises ``PromptError`` when they do not fit the context."""
         problems = self.config.problems

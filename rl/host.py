@@ -62,8 +62,8 @@ class LearnerHost:
         """Inverse of ``save``."""
         self.learner.load(folder)
 
-    def export(self, folder: Path) -> None:
-        """Hugging Face model files into ``folder``."""
+    def export(self, folder: Path, dtype: str = "float32") -> None:
+        """Hugging Face model files into ``folder``, weights in ``dtype``."""
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
-            self.learner.export_hf(folder)
+            self.learner.export_hf(folder, dtype)

@@ -49,6 +49,16 @@ def resolve_model(path: str) -> str:
     return path
 
 
+def files_of(path: str | Path) -> Path | None:
+    """The directory that holds a loaded model's files: itself, or the hub's cache of it; ``None`` for neither."""
+    from transformers.utils import cached_file
+
+    if Path(path).is_dir():
+        return Path(path)
+    found = cached_file(str(path), "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(found).parent if found else None
+
+
 def generation_end(path: str) -> list[int]:
     """End tokens of a model's generation config; none for a model without one: it ends with its tokenizer's EOS."""
     from transformers import GenerationConfig
@@ -110,6 +120,8 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from rollout.export import save_model, save_tokenizer
+
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -118,5 +130,5 @@ def _convert(source: Path, target: Path) -> None:
         del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    save_model(model, target)
+    save_tokenizer(tokenizer, target)

@@ -25,16 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def pool() -> Iterator[GraderPool]:
-    pool = GraderPool("values", 1)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def sympy_pool() -> Iterator[GraderPool]:
-    """SymPy, unlike our own evaluation, does hang on a tower of powers."""
-    pool = GraderPool("math_verify", 1)
-    pool.ask("1", "1", 60)
+    pool = GraderPool(1)
     yield pool
     pool.close()
 
@@ -47,18 +38,22 @@ def boxed(answer: str) -> str:
     return rf"\boxed{{{answer}}}"
 
 
-def test_an_answer_that_spends_the_limit_is_wrong_and_the_next_item_still_grades(sympy_pool: GraderPool) -> None:
-    spent = cpu_seconds()
-    verdict = sympy_pool.ask("3", BOMB, 1.0)
-    assert (verdict.same, verdict.reason) == (False, "cannot be worked out within 1 s")
-    assert cpu_seconds() - spent < 5
-    assert sympy_pool.ask("3", "3", 20).same
+SLOW = "+".join(rf"\sin({n}^{{{n}}}\sqrt{{{n}}})" for n in range(2, 60))
+"""What takes a few hundredths of a second: longer than the limits here."""
 
 
-def test_a_reference_that_spends_the_limit_is_a_failure(sympy_pool: GraderPool) -> None:
-    with pytest.raises(GraderFailure, match="took longer than 1 s"):
-        sympy_pool.ask(BOMB, "3", 1.0)
-    assert sympy_pool.ask("3", "3", 20).same
+def test_an_answer_that_spends_its_processor_time_is_wrong_and_the_next_item_still_grades(pool: GraderPool) -> None:
+    assert right(pool)
+    verdict = pool.ask(r"\sin 2+\sqrt{8}", SLOW, 0.01)
+    assert (verdict.same, verdict.reason) == (False, "cannot be worked out within 0.01 s")
+    assert right(pool)
+
+
+def test_a_reference_that_spends_the_limit_is_a_failure(pool: GraderPool) -> None:
+    assert right(pool)
+    with pytest.raises(GraderFailure, match=r"took longer than 0\.01 s"):
+        pool.ask(SLOW, r"\sqrt{8}", 0.01)
+    assert right(pool)
 
 
 def test_a_worker_without_processor_time_is_a_failure_not_a_verdict(pool: GraderPool) -> None:
@@ -66,11 +61,12 @@ def test_a_worker_without_processor_time_is_a_failure_not_a_verdict(pool: Grader
     (worker,) = pool._living
     os.kill(worker.pid, signal.SIGSTOP)  # what a starved machine looks like
     with pytest.raises(GraderFailure, match="took longer"):
-        pool.ask(r"\sqrt{8}", "3", 0.5)
+        pool.ask(r"\sqrt{8}", "3", 0.05)
     assert right(pool)
 
 
-def test_a_worker_that_waits_for_a_processor_gets_more_time(pool: GraderPool) -> None:
+def test_a_worker_that_waits_for_a_processor_is_waited_for(pool: GraderPool) -> None:
+    """The limit is one of processor time: a verdict does not depend on what else the machine does."""
     assert right(pool)
     (worker,) = pool._living
     os.kill(worker.pid, signal.SIGSTOP)
@@ -88,12 +84,12 @@ def test_dead_workers_and_a_dead_nursery_are_replaced(pool: GraderPool) -> None:
     assert right(pool)
 
 
-def test_a_crash_without_cause_is_repaired_within_the_item(sympy_pool: GraderPool) -> None:
-    assert sympy_pool.ask("3", "3", 20).same
-    worker = sympy_pool._living[-1]
+def test_a_crash_without_cause_is_repaired_within_the_item(pool: GraderPool) -> None:
+    assert right(pool)
+    (worker,) = pool._living
+    os.kill(worker.pid, signal.SIGSTOP)  # so that it is surely at work when it is killed
     threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
-    verdict = sympy_pool.ask("3", BOMB, 2.0)  # killed in the middle, then tried again, then out of time
-    assert verdict.reason == "cannot be worked out within 2 s" or "ends the grading" in verdict.reason
+    assert pool.ask(r"\sqrt{8}", r"2\sqrt{2}", 20).same
 
 
 def test_memory_is_limited(pool: GraderPool) -> None:
@@ -174,7 +170,7 @@ def test_a_fork_while_other_threads_grade() -> None:
 def test_no_process_outlives_its_owner(end: str) -> None:
     code = (
         "import os, sys\nfrom rewards.math.pool import GraderPool, shared_pool\n"
-        "from rewards.math.grade import grade\ngrade('\\\\sqrt{8}', '\\\\boxed{3}')\npool = shared_pool('values')\n"
+        "from rewards.math.grade import grade\ngrade('\\\\sqrt{8}', '\\\\boxed{3}')\npool = shared_pool()\n"
         "print(pool._nursery.process.pid, pool._living[0].pid, flush=True)\nsys.stdin.read()"
     )
     owner = subprocess.Popen(
@@ -190,8 +186,9 @@ def test_no_process_outlives_its_owner(end: str) -> None:
 
 
 def test_a_grader_that_cannot_start_is_ungradable(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = GraderPool("no_such_engine", 1)
-    with pytest.raises(GraderFailure, match="math grader does not start: KeyError"):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    pool = GraderPool(1)
+    with pytest.raises(GraderFailure, match="math grader does not start"):
         pool.ask("1", "1", 1)
     pool.close()
 

@@ -130,6 +130,7 @@ def test_environment_is_set_before_the_engine_is_imported() -> None:
     vllm = environment(EngineConfig(threads=3))
     assert vllm["OMP_NUM_THREADS"] == "3"
     assert vllm["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert vllm["TORCH_COMPILE_DISABLE"] == "1"  # no compiler at run time, no code compiled for another CPU
     assert environment(EngineConfig(device="cuda")).get("VLLM_ENABLE_V1_MULTIPROCESSING") is None
     assert environment(EngineConfig(kind="hf", threads=2)) == {"OMP_NUM_THREADS": "2"}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from recipes.shorten.config import DpoConfig
-from recipes.shorten.progress import Steps
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
 from rl.disk import writing
+from rollout.progress import progress
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Prompt, chosen and rejected token ids; responses as sampled, with their end token if they have one."""
@@ -67,10 +67,10 @@ def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
             stack.enter_context(connected(config))
             start.stopper.claim()
             steps = stream(config, place(config), train, job, pairs)
-        watch = stack.enter_context(Steps())
+        watch = stack.enter_context(progress())
         for step in steps:
             if not last.total:
-                watch.stage("DPO", step.total)
+                watch.stage("DPO", step.total, earlier=step.done - 1)
             watch.say(step.said)
             watch.advance(step.done - last.done)
             last = step

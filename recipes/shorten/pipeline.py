@@ -31,6 +31,7 @@ from rl.config import RunConfig
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair
+from rollout.progress import waiting
 from rollout.types import Problem
 
 NEEDS_SAMPLES = {"rejection": "long", "dpo": "long", "merge_rejection": "merge"}
@@ -103,7 +104,8 @@ class Shortening:
         folder = self._begin("merge", keys, short=_fingerprint(self.order.short))
         if not (folder / "model").exists():
             base = self._merge_base()
-            merge(self.order.long, self.order.short, folder / "model", keys.weight, keys.method, base)
+            with waiting("merging long and short"):
+                merge(self.order.long, self.order.short, folder / "model", keys.weight, keys.method, base)
         self.space.finish(
             "merge", f"{keys.method}, {1 - keys.weight:g} x long + {keys.weight:g} x short ({self.order.short})"
         )

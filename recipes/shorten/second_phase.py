@@ -33,6 +33,7 @@ def second_phase(config: ShortenConfig, base: Path) -> RunConfig:
     segment = min(run.rollout.segment_tokens, cap)
     changes = {
         "recipe": "long2short-rl",
+        "promise": None,  # was the first phase's
         "seed": run.seed + 1,
         "iterations": config.rl.iterations,
         "rollout": run.rollout.model_copy(update={"max_tokens": cap, "segment_tokens": segment}),

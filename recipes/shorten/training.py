@@ -10,11 +10,11 @@ from pathlib import Path
 from recipes.launching import launch_learner_alone
 from recipes.setup import Setup
 from recipes.shorten.config import FineTuneConfig
-from recipes.shorten.progress import Steps
 from rl.config import PretrainedModel, RunConfig, WarmupStage
 from rl.disk import writing
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
+from rollout.progress import progress
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
     with ExitStack() as stack:
         with start.stopper.interruptible():
             policy = launch_learner_alone(config, start.model, stack, start.stopper.claim)
-        watch = stack.enter_context(Steps())
+        watch = stack.enter_context(progress())
         report = warm_up(
             [schedule],
             [pairs],
@@ -50,7 +50,7 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
             watch,
             start.stopper,
             config.seed,
-            lambda _, loss: watch.say(f"loss {loss:.3f}"),
+            lambda *_: None,
         )
         policy.export(start.folder / "model")
         with writing(start.folder):
