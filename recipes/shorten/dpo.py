@@ -99,6 +99,8 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
     from transformers.trainer_utils import get_last_checkpoint
 
     from rl.policy import check_tokenizer
+    from rollout.export import save_model, save_tokenizer
+    from rollout.pretrained import files_of
 
     if job.config.model.threads:
         torch.set_num_threads(job.config.model.threads)
@@ -114,8 +116,10 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
         if not parameter.isfinite().all():
             raise DpoError(f"DPO made {name} NaN or infinite: lower dpo.lr, remove {folder} and run the command again")
     with writing(folder):
-        (policy.merge_and_unload() if job.config.model.lora else policy).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
+        source = files_of(job.model)
+        (folder / "model").mkdir(exist_ok=True)
+        save_model(policy, folder / "model", source)
+        save_tokenizer(tokenizer, folder / "model", source)
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evals.evaluate import result_of
+from recipes.finish import model_writer
 from recipes.launching import Machines, starting_model
 from recipes.setup import Setup, prepare
 from recipes.shorten.answering import Questions, answer_all, responder
@@ -17,7 +18,6 @@ from recipes.shorten.training import on_model
 from recipes.shorten.workers import Workers, probe
 from rl import checkpoint, loop
 from rl.config import RunConfig
-from rl.disk import writing
 from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
@@ -81,9 +81,7 @@ class Chooser:
         candidates = [self._candidate(machines, path, problems, folder) for path in paths]
         chosen = best_base(candidates)
         machines.policy.load(paths[candidates.index(chosen)] / "learner")
-        machines.policy.export(base)
-        with writing(base):
-            self.setup.tokenizer.save_pretrained(base)
+        model_writer(machines.policy, self.setup)(base)
         why = explain(candidates, chosen)
         rows = [{**asdict(candidate), "efficiency": candidate.efficiency} for candidate in candidates]
         replace_file(chosen_file, (json.dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())

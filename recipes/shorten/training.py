@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.finish import model_writer
 from recipes.setup import Setup
 from recipes.shorten.config import FineTuneConfig
 from recipes.shorten.workers import Workers
 from rl.config import PretrainedModel, RunConfig, WarmupStage
-from rl.disk import writing
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
 from rollout.progress import progress
@@ -54,7 +54,5 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
             config.seed,
             lambda *_: None,
         )
-        policy.export(start.folder / "model")
-        with writing(start.folder):
-            start.setup.tokenizer.save_pretrained(start.folder / "model")
+        model_writer(policy, start.setup)(start.folder / "model")
     return report
