@@ -18,6 +18,7 @@ from evals.prompting import Conversation, Renderer
 from recipes.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
 from rollout.problems.source import ProblemList
+from rollout.progress import waiting
 from rollout.types import Problem
 
 LONGEST_NEEDLE = 131_072
@@ -153,7 +154,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.engines import open_pool
     from recipes.eval_models import LocalModel, engine_config, heldout
-    from rollout.prompts import decode
+    from rollout.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
     model = LocalModel.find(options.model)
@@ -172,8 +173,9 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     needed = max(most + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
-    pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
-    pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
+    with waiting("starting engines"):
+        pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
+        pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
 
     def busy() -> tuple[float, int]:
         stats = pool.stats()
@@ -181,11 +183,12 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
 
     tasks = []
     for item, renderer in zip(items, renderers, strict=True):
-        benchmark = item.benchmark
+        benchmark, asked = item.benchmark, item.conversation
+        transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         responder = PoolResponder(
             pool,
             renderer,
-            lambda tokens: decode(model.tokenizer, tokens, model.end),
+            transcript.graded,
             Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end),
             benchmark.max_tokens,
             engine.max_model_len,

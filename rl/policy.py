@@ -89,7 +89,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest:
     model.to(config.device)
     switch_off_dropout(model)
     if not isinstance(model.get_output_embeddings(), nn.Linear):
-        raise PolicyError(f"{called(model)} has no linear LM head; k15 trains causal LMs with one")
+        raise PolicyError(f"{type(model).__name__} has no linear LM head; k15 trains causal LMs with one")
     _check_attention(model, config, longest)
     policy: nn.Module = model
     if config.lora is not None:
@@ -100,11 +100,6 @@ def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest:
     _use_packed_attention(policy, longest)
     use_attention(model, config, version=0)
     return policy.train()
-
-
-def called(model: PreTrainedModel) -> str:
-    """A model for messages: its class, and where it came from."""
-    return f"{type(model).__name__} of {model.name_or_path}" if model.name_or_path else type(model).__name__
 
 
 def switch_off_dropout(model: PreTrainedModel) -> None:
@@ -124,7 +119,7 @@ def switch_off_dropout(model: PreTrainedModel) -> None:
 
 def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int | None) -> None:
     """Refuse what RL cannot work with, and to train a block-attention model with full attention by accident."""
-    name, text = called(model), model.config.get_text_config()
+    name, text = type(model).__name__, model.config.get_text_config()
     try:
         rotary.check(model)
     except ValueError as error:
@@ -176,10 +171,12 @@ def _use_packed_attention(policy: nn.Module, longest: int | None) -> None:
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
         fault = probe.difference(own, probe.packed_pass(policy.train(), longest))
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         fault = str(error)
+    except (RuntimeError, AttributeError, KeyError, TypeError) as error:  # from deep inside of somebody's forward pass
+        fault = f"{type(error).__name__}: {error}"
     if fault:
-        raise PolicyError(f"{called(model)} cannot be trained: {fault.splitlines()[0]}")
+        raise PolicyError(f"{type(model).__name__} cannot be trained: {fault.splitlines()[0]}")
 
 
 def _add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
@@ -197,7 +194,7 @@ def _add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if tied and any(hasattr(end, "get_delta_weight") for end in ends):
         raise PolicyError(
-            f"model.lora.target_modules {targets}: {called(model)} ties its LM head to the embeddings, and an "
+            f"model.lora.target_modules {targets}: {type(model).__name__} ties its LM head to the embeddings, and an "
             "adapter on one of them would part them; leave both out"
         )
     return policy

@@ -107,7 +107,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         replace(r, score=r.score and replace(r.score, reason=HOSTILE, extracted=HOSTILE)) for r in scored.group.rollouts
     )
     scored = replace(scored, group=scored.group.with_rollouts(bad))
-    write_rollouts(root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda ids: HOSTILE))
+    write_rollouts(
+        root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda _, ids: HOSTILE if ids else "")
+    )
     (root / "config.yaml").write_text(f"recipe: {json.dumps('</script><b>')}\nmodel: {{base: {{path: '<i>x'}}}}\n")
     (root / "run.json").write_text(json.dumps({"recipe": "</script><script>", "</style>": "<x>"}))
     return root
@@ -239,6 +241,29 @@ def test_verdict_tells_the_paired_change_of_a_finished_run(tmp_path: Path) -> No
         assert "this may be chance" in verdict(read_run(tmp_path))
 
 
+def test_a_finished_run_s_report_shows_what_its_summary_found(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", iterations=2, groups=1)
+    found = [{"code": "no-gain", "message": "no <gain>", "advice": "train longer"}]
+    promised = {"words": "25 points", "kept": False, "void": []}
+    (root / "summary.json").write_text(json.dumps({"findings": found, "promise": promised}))
+    data = data_of(build_report(root))
+    assert data["findings"] == found
+    assert data["promise"] == "Its recipe's promise is broken: 25 points."
+    for more, words in (({"kept": True}, "is kept"), ({"void": ["seed: 0 -> 1"]}, "is not judged: seed: 0 -> 1")):
+        (root / "summary.json").write_text(json.dumps({"promise": promised | more}))
+        data = data_of(build_report(root))
+        assert (data["findings"], words in data["promise"]) == ([], True)
+
+
+def test_an_unfinished_run_s_report_shows_what_is_wrong_so_far(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", iterations=2, groups=1, finished=False)
+    assert data_of(build_report(root))["findings"] == []
+    (root / "config.yaml").write_text("iterations: 40\nrollout: {k: 2}\n")
+    data = data_of(build_report(root))
+    assert [finding["code"] for finding in data["findings"]] == ["weak-start"]
+    assert data["promise"] == ""
+
+
 def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:
     candidates = [Candidate(i // 100, i % 100, ("wrong", "stop eos")) for i in range(10_000)]
     candidates[77] = Candidate(0, 77, ("ungraded", "stop eos"))
@@ -263,7 +288,7 @@ def test_samples_hold_every_kind_and_long_texts_are_clipped(tmp_path: Path) -> N
         assert {row[kind] for row in samples.rows} == {row[kind] for row in everything}
     assert any(len(row["segments"]) > 1 for row in samples.rows)
     scored = score_group(make_group(30, 0, np.random.default_rng(0), 1.0))
-    long = to_table(30, [scored], {}, 0.2, lambda ids: decode(ids) + "x" * 100_000)
+    long = to_table(30, [scored], {}, 0.2, lambda _, ids: decode(ids) + "x" * 100_000 if ids else "")
     write_rollouts(root, 30, long)
     texts = [s["text"] for row in load_samples(root, 10_000).rows if row["iteration"] == 30 for s in row["segments"]]
     assert max(map(len, texts)) < 13_000
