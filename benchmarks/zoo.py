@@ -50,6 +50,10 @@ def config_of(path: Path, kind: str) -> RunConfig:
     )
 
 
+class Refused(RuntimeError):
+    """The engine cannot serve the model, or computes something else, before anything is spent."""
+
+
 class Session:
     """A learner and one engine in this process, and rollouts between them."""
 
@@ -99,12 +103,15 @@ def new_groups() -> list[Group]:
 def train(path: Path, kind: str, scratch: Path) -> float:
     """Two iterations on the model at ``path``; returns the largest engine-learner gap in nats.
 
-    Raises ``PolicyError`` when the model is refused at the start, ``ParityError`` when learner and engine part, and
-    ``AssertionError`` when a checkpoint or the exported model is not what was trained.
+    Raises ``PolicyError`` or ``Refused`` when learner or engine refuse the model at the start, ``ParityError`` when
+    they part later, and ``AssertionError`` when a checkpoint or the exported model is not what was trained.
     """
     with session(path, kind) as run:
         probe = [list(range(3, VOCABULARY)), list(PROMPT)]
-        run.publish(0, probe)
+        try:
+            run.publish(0, probe)
+        except EngineError as error:
+            raise Refused(f"{kind} engine: {error}") from error
         groups = run.iterate(0, new_groups())
         run.publish(1, probe)
         groups = run.iterate(1, groups)
@@ -133,7 +140,7 @@ def judge(model: Model, kind: str) -> tuple[str, str]:
         path = save(model, Path(folder) / "model")
         try:
             gap = train(path, kind, Path(folder))
-        except PolicyError as refusal:
+        except (PolicyError, Refused) as refusal:
             return "refused", str(refusal)
         except (EngineError, AssertionError, RuntimeError, ValueError) as failure:
             return "fails", f"{type(failure).__name__}: {failure}"

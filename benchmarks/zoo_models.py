@@ -25,8 +25,14 @@ def _rope(kind: str, **values: Any) -> dict[str, Any]:
 LLAMA3 = _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
 YARN = _rope("yarn", factor=4.0, original_max_position_embeddings=64)
 PARTIAL = _rope("default", partial_rotary_factor=0.25)
+UNLIKE = "packed sequences would be computed wrongly"
 MIXED = ["sliding_attention", "full_attention"]
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+LLAMA4 = {"num_local_experts": 2, "attention_chunk_size": WINDOW, "interleave_moe_layer_step": 2,
+          "intermediate_size_mlp": 64, "no_rope_layers": [1, 0],
+          "layer_types": ["chunked_attention", "full_attention"]}  # fmt: skip
+LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+          "linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}
 FALCON = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
@@ -81,7 +87,8 @@ MODELS = (
           "sliding windows, soft-capped scores and logits"),
     Model("Gemma 3", "Gemma3Text", GEMMA3, "sliding windows"),
     Model("Gemma 3, with vision", "Gemma3", {"text_config": GEMMA3, "vision_config": VISION, "image_token_index": 63,
-          "mm_tokens_per_image": 4, **ENDS}, "its text model is trained, the vision tower frozen"),
+          "mm_tokens_per_image": 4, **ENDS}, "its text model is trained, the vision tower frozen",
+          refused_by_vllm="vLLM wants torchvision and the image processor"),
     Model("Phi 3", "Phi3", {**SIZES, "sliding_window": WINDOW}, "fused projections, sliding window"),
     Model("GPT-NeoX", "GPTNeoX", {**SIZES, "rope_parameters": PARTIAL, "tie_word_embeddings": False,
           "hidden_dropout": 0.1}, "parallel residual, fused projections, partial rotation"),
@@ -93,8 +100,14 @@ MODELS = (
           "dropout without modules, sliding window"),
     Model("Cohere", "Cohere", {**SIZES, "logit_scale": 0.25}, "scaled logits, interleaved rotation"),
     Model("OPT", "OPT", {**SIZES, **OPT}, "dropout without modules, learned positions"),
+    Model("Llama 4", "Llama4Text", {**HEADS, **LLAMA4}, "chunked attention, experts", refused=UNLIKE),
+    Model("Qwen 3.5", "Qwen3_5Text", {**HEADS, **LINEAR}, "layers of linear attention", refused=UNLIKE),
+    Model("Mamba", "Mamba", {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, **ENDS},
+          "no attention", refused=UNLIKE),
+    Model("Bloom", "Bloom", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 2, **ENDS},
+          "biased scores", refused=UNLIKE),
     Model("Falcon", "Falcon", {**FALCON, **ENDS},
-          "attention without transformers' interface", refused="its attention cannot be packed"),
+          "attention without transformers' interface", refused=UNLIKE),
     Model("gpt-oss", "GptOss", {**HEADS, "num_local_experts": 4, "sliding_window": WINDOW, "layer_types": MIXED,
           "rope_parameters": _rope("default")},
           "attention sinks", refused="attention sinks are not implemented"),

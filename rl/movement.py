@@ -38,9 +38,8 @@ class Watch:
 
     def before(self) -> None:
         """With the gradients in place. Raises ``Unmoved`` for a parameter that the backward pass did not reach."""
-        # An expert that no token was sent to has no gradient; experts count as one.
-        reached = {_as_one(name) for name, p in self._parameters.items() if p.grad is not None}
-        silent = [name for name in self._parameters if _as_one(name) not in reached]
+        reached = {as_one(name) for name, p in self._parameters.items() if p.grad is not None}
+        silent = [name for name in self._parameters if as_one(name) not in reached]
         if silent:
             raise Unmoved(f"{_listed(silent)} got no gradient in the first step: k15 does not train this model right")
         # An adapter's A has no gradient while its B is 0, and a key bias never has one.
@@ -77,7 +76,8 @@ def _at(parameter: nn.Parameter, where: torch.Tensor) -> torch.Tensor:
     return parameter.detach().flatten()[where]
 
 
-def _as_one(name: str) -> str:
+def as_one(name: str) -> str:
+    """A parameter's name with the number of its expert left out: an expert that no token was sent to is not unused."""
     return _EXPERT.sub(r"\1*", name)
 
 

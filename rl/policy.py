@@ -15,6 +15,7 @@ from kernels.varlen import register as register_packed_attention
 from rl import probe
 from rl.config import LoraConfig, ModelConfig, ScratchModel
 from rl.forward import causal_lm
+from rl.movement import as_one
 from rollout import architecture, moba, rotary
 from rollout.pretrained import ModelPathError, resolve_model
 from rollout.types import WeightVersion
@@ -164,8 +165,9 @@ def _use_packed_attention(policy: nn.Module, longest: int | None) -> None:
         if whole := architecture.own_attention(model.config.get_text_config()):
             model.set_attn_implementation(whole)
         own = probe.own_pass(policy.eval(), longest)
+        reached = {as_one(name) for name in own.gradients}
         for name, parameter in policy.named_parameters():
-            if name not in own.gradients:
+            if as_one(name) not in reached:
                 parameter.requires_grad_(False)
         install_rotary(model)
         register_packed_attention()
