@@ -96,6 +96,15 @@ RIGHT = {
         "def f(n):\n    yield n\n    raise ValueError('end')",
         ["try:\n    list(f(1))\n    done = False\nexcept ValueError:\n    done = True\nassert done", "assert f(1)"],
     ),
+    "objects that several asserts make, each with calls of its own": (
+        "class P:\n    def __init__(s, x): s.x = x\n    def get(s): return s.x",
+        [
+            "assert P(1).get() == 1 and P(2).get() == 2",
+            "assert P(3).x == 3",
+            "assert [P(i).get() for i in range(3)] == [0, 1, 2]",
+            "assert [P(i).x for i in range(4, 7)] == [4, 5, 6] and P(1).get() == 1",
+        ],
+    ),
     "huge integers": (
         "def f(n): return 10 ** n",
         ["assert f(5000) == 10 ** 5000", "assert len(str(f(9000))) == 9001", "assert str(f(5000)) == '1' + '0' * 5000"],
