@@ -17,11 +17,13 @@ from rewards.code.languages import LANGUAGES
 from rewards.code.problem import AssertProblem
 from rewards.code.replies import Reply
 from rewards.code.rules import Rules, limits_of
-from rewards.code.types import Limits
+from rewards.code.types import MIB, Limits
 from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, refused
 
 MAX_ROUNDS = 16
 """Rounds of calls; each adds at least one call that depends on earlier results."""
+MAX_KNOWN = 32 * MIB
+"""Bytes of all results that the tests see."""
 MAX_KEPT = 10_000
 """Problems whose first calls are kept."""
 CHECKING = Limits(cpu_s=10, wall_s=600)
@@ -70,6 +72,8 @@ def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rule
             return refused(Verdict.CE, run.refused, 0, cpu_s)
         # The first reply to a call stands: a program that answers differently each time cannot lead the tests astray.
         known = dict(zip(report.calls, run.replies, strict=True)) | known
+        if sum(len(reply.claim) for reply in known.values()) > MAX_KNOWN:
+            return refused(Verdict.WA, f"its results are longer than {MAX_KNOWN} bytes", 0, cpu_s)
         try:
             report = _report(problem, known, runner)
         except TestsBroken as error:

@@ -22,7 +22,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -199,9 +199,9 @@ class Session:
             call = ["next", ref, MORE * count]
             count = call[2]
 
-    def check(self, line: int) -> Check:
-        """Context of one assert."""
-        return Check(self, line)
+    def check(self, line: int, caught: Callable[[], tuple[Any, ...]]) -> Check:
+        """Context of one assert; ``caught`` gives the types that handlers around it name."""
+        return Check(self, line, caught)
 
     def settle(self, line: int, verdict: str, reason: str) -> None:
         """The outcome of one check."""
@@ -236,11 +236,15 @@ def special(value: Any) -> dict[str, Any] | None:
 
 
 class Check:
-    """Counts one assert and goes on with the next."""
+    """Counts one assert and goes on with the next.
 
-    def __init__(self, session: Session, line: int) -> None:
+    An exception of the program that the tests catch around the assert, by its own type, is what they expect.
+    """
+
+    def __init__(self, session: Session, line: int, caught: Callable[[], tuple[Any, ...]]) -> None:
         self.session = session
         self.line = line
+        self.caught = caught
 
     def __enter__(self) -> None:
         self.session.depth += 1
@@ -255,9 +259,18 @@ class Check:
             return False
         if isinstance(error, Unknown):
             self.session.complete = False
+        elif isinstance(error, Raised) and isinstance(error, expected(self.caught())):
+            self.session.settle(self.line, "AC", "")
+            return False
         else:
             self.session.settle(self.line, *verdict_of(error))
         return True
+
+
+def expected(caught: tuple[Any, ...]) -> tuple[type, ...]:
+    """The exceptions that handlers name, but for those that stand for all, or for an assert itself."""
+    flat = [kind for part in caught for kind in (part if isinstance(part, tuple) else (part,))]
+    return tuple(kind for kind in flat if kind not in (Exception, BaseException, AssertionError))
 
 
 def verdict_of(error: BaseException) -> tuple[str, str]:
@@ -272,14 +285,31 @@ def verdict_of(error: BaseException) -> tuple[str, str]:
 
 
 class CountAsserts(ast.NodeTransformer):
-    """Puts every ``assert`` into a ``with`` that counts it."""
+    """Puts every ``assert`` into a ``with`` that counts it, and that knows which exceptions are caught around it."""
+
+    def __init__(self) -> None:
+        self.caught: list[ast.expr] = []
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """Only the body is guarded by the handlers. One that catches everything expects nothing in particular."""
+        outer = self.caught
+        self.caught = [*outer, *(handler.type for handler in node.handlers if handler.type is not None)]
+        node.body = [self.visit(statement) for statement in node.body]
+        self.caught = outer
+        for part in (node.handlers, node.orelse, node.finalbody):
+            part[:] = [self.visit(statement) for statement in part]
+        return node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         name = ast.Name("_k15_check", ast.Load())
         if isinstance(node.test, ast.Constant):  # "assert True": says nothing about the program
             return node
-        item = ast.withitem(ast.Call(name, [ast.Constant(node.lineno)], []))
+        caught = ast.Lambda(_NO_ARGUMENTS, ast.Tuple([*self.caught], ast.Load()))
+        item = ast.withitem(ast.Call(name, [ast.Constant(node.lineno), caught], []))
         return ast.copy_location(ast.With([item], [node]), node)
+
+
+_NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
 
 
 def run(plan: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
