@@ -130,7 +130,7 @@ def _judged(report: Report, cpu_s: float, peak: int | None) -> Judgement:
     """The verdict of a complete run of the tests."""
     lines = [*report.checks]
     if report.ended:
-        lines.append((0, *report.ended))
+        lines.append((0, report.ended[0], report.ended[1]))
     if not lines:
         return refused(Verdict.WA, "with its results the tests come to no assert", 0, cpu_s)
     results = [

@@ -185,7 +185,7 @@ class Session:
 
     def items(self, ref: str, count: int) -> Iterator[Any]:
         """What an object of the program gives when it is gone through."""
-        call = ["iterate", ref, count]
+        call: list[Any] = ["iterate", ref, count]
         while True:
             found = self.ask(call)
             ref = json.loads(self.calls[-1])[0]
