@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import hashlib
 import json
 import os
 import random
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -126,7 +126,7 @@ class Session:
 
     def __init__(self, replies: dict[str, dict[str, Any]]) -> None:
         self.replies = replies
-        self.seen: Counter[tuple[int, int, str]] = Counter()
+        self.made: Counter[tuple[int, int]] = Counter()
         self.entered = 0
         self.calls: list[str] = []
         self.together = False
@@ -168,10 +168,10 @@ class Session:
         raise Failed("WA", "wrote to the result channel")
 
     def name(self, text: str) -> str:
-        """A name for a call: the same in each run of the tests, however many calls others get to make before it."""
-        place = (self.entered, self.depth, text)
-        self.seen[place] += 1
-        return hashlib.blake2b(repr((*place, self.seen[place])).encode(), digest_size=9).hexdigest()
+        """A name for a call: the same in each run of the tests, however many calls other asserts get to make before."""
+        place = (self.entered, self.depth)
+        self.made[place] += 1
+        return f"{self.entered}.{self.depth}.{self.made[place]}.{zlib.crc32(text.encode()):x}"
 
     def value(self, encoded: Any) -> Any:
         """A fresh copy of a result. NaN equals nothing, so it is no right answer to anything."""
