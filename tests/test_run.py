@@ -233,3 +233,24 @@ def test_a_pretrained_run_killed_after_its_warm_up_starts_rl_from_it(whole: Path
     shutil.copytree(tmp_path / "first" / "warmup", again / "warmup")
     assert run(config, again) == 0
     assert_same_run(tmp_path / "first", again)
+
+
+def test_a_stream_with_an_overlong_problem_goes_on_with_the_remedy_of_its_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(overlong: str) -> RunConfig:
+        train = {"kind": "arithmetic", "steps": [2, 20], "seed": 4}  # problem 5 does not fit
+        heldout = {"kind": "arithmetic", "steps": [2, 2]}
+        problems = {"train": train, "heldout": heldout, "heldout_size": 4, "overlong": overlong}
+        return tiny(problems=problems, warmup=None, iterations=3)
+
+    folder = tmp_path / "run"
+    assert run(stream("refuse"), folder) == 1
+    said = capsys.readouterr().err
+    assert "arithmetic problem 5 (train): the prompt of problem" in said
+    assert said.endswith("; set problems.overlong to drop\n")
+    assert len(read_metrics(folder)) > 0  # it had come up in a later iteration
+    assert run(stream("drop"), folder) == 0
+    assert [row["problems/overlong"] for row in read_metrics(folder)][-1] == 1
+    assert run(stream("drop"), tmp_path / "whole") == 0
+    assert_same_run(tmp_path / "whole", folder)
