@@ -85,7 +85,7 @@ def located(error: Exception, run_dir: Path) -> str:
 
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
-    setup = prepare(config, directory.began_with())
+    setup = prepare(config, directory.began_with(config))
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and finished(directory, config):
         if not directory.report.exists():
