@@ -24,12 +24,16 @@ long2short:  ## after `make demo`: its model made short, four ways, on one plot;
 	$(SET_UP) cpu
 	@.venv/bin/k15 shorten runs/demo --recipe long2short --method all --out runs/long2short
 
-# In two parts: many quick ones on all cores, then those with real Ray and vLLM, one at a time. 5: none was selected.
+# In two parts: many quick ones, one more at a time than there are cores (some wait for programs that sleep), then those
+# with real Ray and vLLM, two at a time where memory allows it. What shares an engine or a run stays together in one
+# process (tests/conftest.py). 5: none was selected.
+QUICK_AT_ONCE ?= $(shell expr $$(nproc) + 1)
+SLOW_AT_ONCE ?= $(shell awk '/MemAvailable/ { print ($$2 > 12e6 ? 2 : 1) }' /proc/meminfo)
 test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
 	$(SET_UP) cpu,dev
 	@run() { "$$@" || [ $$? -eq 5 ]; }; \
-	run $(PY) -m pytest -n auto -m "not slow and not gpu" --session-timeout=900 --durations=10 $(PYTEST_ARGS); \
-	run $(PY) -m pytest -m "slow and not gpu" --session-timeout=900 --durations=10 $(PYTEST_ARGS)
+	run $(PY) -m pytest -n $(QUICK_AT_ONCE) --dist loadgroup -m "not slow and not gpu" --durations=10 $(PYTEST_ARGS); \
+	run $(PY) -m pytest -n $(SLOW_AT_ONCE) --dist loadgroup -m "slow and not gpu" --durations=10 $(PYTEST_ARGS)
 
 test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev

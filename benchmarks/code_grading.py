@@ -125,7 +125,7 @@ def mutants(code: str, entry: str | None, count: int, rng: random.Random) -> lis
 def one_process(item: Known) -> str:
     """The tests of a problem as code to follow the program: the usual harness. Exit code 0 means that all passed."""
     if isinstance(item.problem, FunctionalProblem):
-        tolerance = item.problem.tolerance or 0.0
+        tolerance = item.problem.leeway.tolerance or 0.0
         return f"""
 import json as _j, sys as _s
 def _same(a, b):

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.common import CACHE, ROOT, MemoryWatch, say
 from benchmarks.curve import Curve, RunWatch
 from recipes import quickstart
+from recipes.promise import BROKEN
 from rl.config import ModelConfig, PretrainedModel, RunConfig
 from rl.config_io import dump
 
@@ -52,7 +53,7 @@ def train(config: RunConfig, run_dir: Path, target: float | None = None) -> Trai
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
         with MemoryWatch(process.pid) as memory:
             stopped = _follow(process, watch, target)
-    if process.returncode and not stopped:
+    if process.returncode not in (0, BROKEN) and not stopped:
         raise RunFailed(f"{' '.join(command)} ended with {process.returncode}:\n" + tail(log))
     return Trained(watch.curve(), run_dir, time.monotonic() - began, memory.peak)
 

@@ -1,6 +1,7 @@
 """The command ``k15``. Everything heavy is imported by the command that needs it, so that help is instant.
 
-Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong, 3 the run is complete and has not
+reached what its recipe promises (``recipes.promise``), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ into a directory that holds the same run resumes it.
 examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
   k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
+
+exit codes
+  0 done   1 failed; the message says what to do, and mostly the same command goes on   2 wrong command or key
+  3 complete, with all files, but short of what the recipe promises (key `promise`; not judged once the recipe's keys
+    are changed, but for the seed and those that say where and how visibly it runs)   130, 143 stopped by a signal
 """
 
 
@@ -144,7 +150,10 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(dump(config), end="")
         return 0
-    from recipes.run import run
+    from rollout.progress import console_on, waiting
+
+    with waiting("loading libraries", console_on("stdout")):
+        from recipes.run import run
 
     return run(config, arguments.run_dir or Path("runs") / config.recipe)
 

@@ -19,6 +19,7 @@ from recipes.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, war
 from rollout.engine import Sampling
 from rollout.fit import Limits
 from rollout.problems.source import ProblemList
+from rollout.progress import waiting
 from rollout.templates import PromptError
 from rollout.types import Problem
 
@@ -177,8 +178,9 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
-    pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
-    pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
+    with waiting("starting engines"):
+        pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
+        pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
 
     def busy() -> tuple[float, int]:
         stats = pool.stats()

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rewards.code.compare import stated_tolerance
 from rewards.code.extract import Extracted, extract
 from rewards.code.generate import PAPER, Made, Source, Stage, Yield, make_tests, summary
 from rewards.code.generator_prompt import generator_prompt
@@ -20,6 +19,7 @@ from rewards.code.languages import LANGUAGES
 from rewards.code.packages import PackageMissing, package_files
 from rewards.code.problem import Allowance
 from rewards.code.sandbox import open_sandbox
+from rewards.code.stated import stated_tolerance
 from rewards.code.types import SandboxFailure
 from rollout.problems.jsonl import read_rows
 from rollout.problems.source import ProblemError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from rl.config import RunConfig
-from rl.log import Evaluation, replace_file
+from rl.log import Evaluation
 from rl.run_dir import RunDir
 
 CARD = """\
@@ -34,9 +34,9 @@ def row(name: str, evaluation: Evaluation) -> str:
     return f"| {name} | {accuracy.mean:.3f} | {interval} | {evaluation.tokens.mean:.1f} |"
 
 
-def write_card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> None:
-    """Write ``model/README.md``."""
-    card = CARD.format(
+def card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> str:
+    """The text of ``model/README.md``."""
+    return CARD.format(
         recipe=config.recipe,
         seed=config.seed,
         iterations=config.iterations,
@@ -47,4 +47,3 @@ def write_card(directory: RunDir, config: RunConfig, before: Evaluation, after: 
         samples=after.samples,
         temperature=config.eval.temperature,
     )
-    replace_file(directory.model / "README.md", card.encode())

@@ -8,30 +8,38 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from evals.compare import change
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
 from recipes.demonstrations import demonstrations
-from recipes.launching import Machines, launch
-from recipes.model_card import write_card
+from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
+from recipes.launching import Launcher, Machines, launch
+from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
 from rl.config import RunConfig, ScratchModel
-from rl.disk import writing
+from rl.health import Course, Row, findings
 from rl.journal import Journal
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner import NonFiniteGradients
 from rl.live import LiveView
-from rl.log import Evaluation, LogError, MetricsLog, read_evaluations, replace_file, write_evaluation
-from rl.report.build import build_report
+from rl.log import (
+    Evaluation,
+    LogError,
+    MetricsLog,
+    find_evaluation,
+    read_metrics,
+    replace_file,
+    write_evaluation,
+)
+from rl.metrics import IterationMetrics
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
@@ -40,8 +48,9 @@ from rl.sampling import build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
-from rollout.endings import declare_end
 from rollout.engine import EngineError, Sampling
+from rollout.export import ExportError
+from rollout.progress import console_on, waiting
 
 EXPECTED = (
     RunDirError,
@@ -50,6 +59,7 @@ EXPECTED = (
     LearnerDead,
     NonFiniteGradients,
     EngineError,
+    ExportError,
     LogError,
     StoreError,
     SinkError,
@@ -60,15 +70,19 @@ EXPECTED = (
 """Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
 
 
-def run(config: RunConfig, run_dir: Path) -> int:
-    """Train into ``run_dir``, resuming what is there; returns the exit code (0, 1, or 128 + signal)."""
+def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
+    """Train into ``run_dir``, resuming what is there. ``launcher``: where learner and engines come from.
+
+    Returns the exit code: 0, 1, 128 + signal, or ``promise.BROKEN`` when the run is complete and its recipe promised
+    more.
+    """
     disable_progress_bar()  # loading bars of transformers would tear the live view
     with Stopper() as stopper:
         try:
             directory = RunDir(run_dir.resolve())
             check_run_dir(directory.root)
             with directory.lock():
-                return _run(config, directory, stopper)
+                return _run(config, directory, stopper, launcher)
         except Interrupted:
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -84,32 +98,28 @@ def located(error: Exception, run_dir: Path) -> str:
     return str(error)
 
 
-def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
-    setup = prepare(config, directory.began_with(config))
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
+    with waiting("reading problems", console_on("stdout")):
+        setup = prepare(config, directory.began_with(config))
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
-    if resumed and finished(directory, config):
-        if not directory.report.exists():
-            build_report(directory.root)
-        print(f"{directory.root}: finished already; report: {directory.report}")
-        return 0
+    if resumed and (summary := finished(directory, config)):
+        with waiting("writing what is missing", console_on("stdout")):
+            complete(setup, directory, summary, stopper)
+        lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
+        print("\n".join(lines))
+        return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack)
+        session = Session(setup, directory, stopper, stack, launcher)
+        session.watch.stage("trying how the run ends")
+        rehearse(directory, setup, session.write_model)
         session.warm_up()
         state = session.restore()
-        if state.iteration == 0:
-            session.measure("before", 0, full=True)
+        session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
+        session.inspect()
         state = loop.train(config, state, session.parts())
         session.publish(config.iterations)
         after = session.measure("after", config.iterations, full=True)
-        session.finish(state, after)
-    return 0
-
-
-def finished(directory: RunDir, config: RunConfig) -> bool:
-    """True when the directory holds the summary of a run of this many iterations."""
-    if not directory.summary.exists():
-        return False
-    return int(json.loads(directory.summary.read_text())["iterations"]) == config.iterations
+        return session.finish(state, after)
 
 
 @dataclass
@@ -120,6 +130,7 @@ class Session:
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
+    launcher: Launcher
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of this process outside of the iterations, by phase."""
 
@@ -150,9 +161,11 @@ class Session:
             for note in notes:
                 self.watch.warn(note)
         began = time.monotonic()
+        self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
-            self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
+            self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
+        self.write_model = model_writer(self.machines.policy, self.setup)
         rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
         self.stack.callback(rewarder.close)
         self.rewarder = rewarder
@@ -162,6 +175,11 @@ class Session:
         self.max_gap = 0.0
         """Largest gap of the probes outside of the iterations, in nats."""
         self.recent: list[list[int]] = []
+        self.before: Evaluation | None = None
+        self.rows: list[Row] = []
+        """Iterations done, as in ``metrics.jsonl``."""
+        self.told: set[str] = set()
+        """Codes of the findings that this process has shown."""
 
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
@@ -190,17 +208,11 @@ class Session:
             config.seed,
             lambda step, loss: losses.append((step, loss)),
         )
-        self.export(target)
+        self.watch.stage("export")
+        self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
-
-    def export(self, folder: Path) -> None:
-        """The policy and its tokenizer as Hugging Face files."""
-        self.machines.policy.export(folder)
-        with writing(folder):
-            self.setup.tokenizer.save_pretrained(folder)
-            declare_end(folder, self.setup.end)
 
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""
@@ -212,6 +224,7 @@ class Session:
             self.sampler.load_state_dict(state.sampler)
         self.log.truncate(state.iteration)
         drop_rollouts_from(self.directory.root, state.iteration)
+        self.rows = [*read_metrics(self.directory.root)]
         return state
 
     def probe(self) -> list[list[int]]:
@@ -226,15 +239,15 @@ class Session:
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
         if self.published != version:
+            self.watch.stage("publish weights")
             report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
             self.max_gap = max(self.max_gap, report.max_gap)
             self.published = version
 
     def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
         """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
-        for known in read_evaluations(self.directory.root):
-            if known.name == name and known.iteration == iteration:
-                return known
+        if known := find_evaluation(self.directory.root, name, iteration):
+            return known
         config = self.setup.config
         began = time.monotonic()
         with self.stopper.interruptible():
@@ -273,7 +286,7 @@ class Session:
             config.engine.max_model_len,
         )
         asks = asks_of(problems, samples, config.seed)
-        watch = Watch(on_response=lambda _: self.watch.advance(1))
+        watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
         answers = evaluate(responder, asks, self.setup.verify, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
@@ -288,6 +301,16 @@ class Session:
         if rollouts:
             chosen = rollouts[: self.setup.config.rollout.parity_probes]
             self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
+
+    def inspect(self, metrics: IterationMetrics | None = None) -> None:
+        """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
+        if metrics:
+            self.rows.append(metrics.to_row())
+        config = self.setup.config
+        for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
+            if finding.code not in self.told:
+                self.told.add(finding.code)
+                self.watch.finding(finding)
 
     def parts(self) -> loop.Parts:
         """What the loop works with."""
@@ -307,22 +330,26 @@ class Session:
             journal=self.journal,
             log=self.log,
             store=self.store,
+            inspect=self.inspect,
             watch=self.watch,
             stopper=self.stopper,
             checkpoints=self.directory.checkpoints,
         )
 
-    def finish(self, state: RunState, after: Evaluation) -> None:
-        """Export, summary, report, and a short table on the terminal."""
-        directory, config = self.directory, self.setup.config
-        self.export(directory.model)
+    def finish(self, state: RunState, after: Evaluation) -> int:
+        """Summary, report, model, and a short table on the terminal; then what of them failed is raised.
+
+        Returns the exit code.
+        """
         before = self.measure("before", 0, full=True)
-        write_card(directory, config, before, after)
-        summary = summarise(config, state, before, after, self.seconds, self.max_gap, directory)
-        replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
-        build_report(directory.root)
+        self.watch.stage("writing report and model")
+        outcome = Outcome(state, before, after, self.seconds, self.max_gap, self.rows)
+        ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
         self.watch.close()
-        print(table(summary))
+        print(table(ending.summary))
+        for failure in ending.failures:
+            raise failure
+        return exit_code(ending.summary)
 
 
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
@@ -336,75 +363,3 @@ def describe(config: RunConfig) -> str:
     if isinstance(base, ScratchModel):
         return f"Llama from scratch, {base.layers} layers of {base.width}"
     return base.path
-
-
-def summarise(
-    config: RunConfig,
-    state: RunState,
-    before: Evaluation,
-    after: Evaluation,
-    seconds: Mapping[str, float],
-    max_gap: float,
-    directory: RunDir,
-) -> dict[str, Any]:
-    """The contents of ``summary.json``."""
-
-    def accuracy(evaluation: Evaluation) -> dict[str, Any]:
-        estimate = evaluation.accuracy
-        row = {
-            "mean": estimate.mean,
-            "ci95": [estimate.low, estimate.high],
-            "n": estimate.n,
-            "samples": evaluation.samples,
-        }
-        return row | {"greedy": evaluation.greedy and asdict(evaluation.greedy)}
-
-    paired = change(directory.evals / "before.parquet", directory.evals / "after.parquet")
-    return {
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "accuracy_before": accuracy(before),
-        "accuracy_after": accuracy(after),
-        "accuracy_change": paired
-        and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
-        "mean_tokens_before": before.tokens.mean,
-        "mean_tokens_after": after.tokens.mean,
-        "iterations": state.iteration,
-        "rollouts": state.totals.rollouts,
-        "partial_rollouts_resumed": state.totals.resumed,
-        "tokens_generated": state.totals.tokens,
-        "wall_seconds": {**seconds, **{f"rl_{phase}": spent for phase, spent in state.totals.seconds.items()}},
-        "max_logprob_gap": max(state.totals.max_gap, max_gap),
-        "model_path": str(directory.model),
-        "report_path": str(directory.report),
-    }
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The summary for the terminal."""
-
-    def line(name: str, key: str, tokens: str) -> str:
-        row = summary[key]
-        low, high = row["ci95"]
-        greedy = f"{row['greedy']['mean']:.3f}" if row["greedy"] else "-"
-        return f"{name:<8}{row['mean']:>10.3f}   [{low:.3f}, {high:.3f}]{greedy:>10}{summary[tokens]:>10.1f}"
-
-    moved = []
-    if paired := summary["accuracy_change"]:
-        low, high = paired["ci95"]
-        interval = f"[{low:+.3f}, {high:+.3f}]"
-        moved = [f"{'change':<8}{paired['mean']:>+10.3f}  {interval}   problem by problem, p = {paired['p']:.2g}"]
-    return "\n".join(
-        [
-            f"{'':<8}{'accuracy':>10}   {'95 % interval':<14}{'greedy':>10}{'tokens':>10}",
-            line("before", "accuracy_before", "mean_tokens_before"),
-            line("after", "accuracy_after", "mean_tokens_after"),
-            *moved,
-            f"{summary['iterations']} iterations, {summary['rollouts']} rollouts "
-            f"({summary['partial_rollouts_resumed']} over several weight versions), "
-            f"{summary['tokens_generated']} tokens",
-            f"largest engine-learner log-prob gap {summary['max_logprob_gap']:.1e} nats",
-            f"model {summary['model_path']}",
-            f"report {summary['report_path']}",
-        ]
-    )

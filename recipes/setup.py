@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from recipes.demonstrations import refuses
@@ -51,6 +52,14 @@ class Setup:
     def end(self) -> tuple[int, ...]:
         """Tokens that end a response; the first is what demonstrations teach."""
         return self.transcript.end
+
+    @property
+    def source(self) -> Path | None:
+        """Directory of the base model's files, whose tokenizer goes along with exports; none for one from scratch."""
+        from rollout.pretrained import files_of, resolve_model
+
+        base = self.config.model.base
+        return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
 
     def render(self, problem: Problem) -> tuple[int, ...]:
         """Prompt tokens of a problem."""

@@ -118,14 +118,17 @@ def _on_problems(run: RunConfig, arguments: argparse.Namespace, is_run: bool) ->
 def _carry_out(
     arguments: argparse.Namespace, config: ShortenConfig, run_dir: Path | None, original: RunConfig | None
 ) -> int:
-    from recipes.sample import SampleError, find_model
-    from recipes.shorten.merge import MergeError
-    from recipes.shorten.pipeline import NothingToLearn, Order
-    from recipes.shorten.pipeline import shorten as work
-    from recipes.shorten.workspace import WorkspaceError
-    from rl.launch import LaunchError
-    from rollout.problems.source import ProblemError
-    from rollout.prompts import PromptError
+    from rollout.progress import waiting
+
+    with waiting("loading libraries"):
+        from recipes.sample import SampleError, find_model
+        from recipes.shorten.merge import MergeError
+        from recipes.shorten.pipeline import NothingToLearn, Order
+        from recipes.shorten.pipeline import shorten as work
+        from recipes.shorten.workspace import WorkspaceError
+        from rl.launch import LaunchError
+        from rollout.problems.source import ProblemError
+        from rollout.prompts import PromptError
 
     try:
         short = _short_model(arguments, run_dir)

@@ -81,6 +81,9 @@ class ModelConfig(Config):
     """Autocast type of the forward pass; master weights are always float32."""
     threads: int = Field(0, ge=0)
     """CPU threads of the learner; 0: all cores that the process may use."""
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in ``model/`` at the end of the run. The master weights are float32; bfloat16 halves the
+    files, and a run or merge that starts from them starts from rounded weights."""
 
 
 class ProblemsConfig(Config):
@@ -250,6 +253,18 @@ class EvalConfig(Config):
     """Also one greedy response per problem before and after."""
 
 
+class PromiseConfig(Config):
+    """What a recipe promises of its end, on held-out problems; judged when the run is finished (`recipes/README.md`).
+
+    The 95 % intervals of the accuracies before and after RL must be apart, too.
+    """
+
+    gain: float = Field(0.0, ge=0, le=1)
+    """Least gain in accuracy."""
+    final: float = Field(0.0, ge=0, le=1)
+    """Least accuracy after RL."""
+
+
 class LogConfig(Config):
     """Where metrics go besides ``metrics.jsonl``."""
 
@@ -302,6 +317,8 @@ class RunConfig(Config):
     reward: RewardConfig = RewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     eval: EvalConfig = EvalConfig()
+    promise: PromiseConfig | None = None
+    """What the end has to be like for exit code 0; ``null``: anything. A recipe's own is void once its keys change."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     ray: RayConfig = RayConfig()

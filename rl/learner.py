@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ from rl.muon import build_optimizer
 from rl.objective import SequenceLoss, length_norms, policy_loss
 from rl.policy import PolicyError, causal_lm, load_model, packed_logprobs, prepare, use_attention
 from rollout import moba
+from rollout.export import save_model
+from rollout.pretrained import files_of
 from rollout.types import WeightVersion
 
 
@@ -99,6 +100,8 @@ class Learner:
         self.config = config
         self.device = config.model.device
         self.compute_dtype: torch.dtype = getattr(torch, config.model.compute_dtype)
+        self.source = files_of(model_path)
+        """Directory of the files that the model was loaded from; some go along with an export."""
         try:
             self.model = prepare(load_model(model_path), config.model, config.seed)
         except PolicyError as error:
@@ -240,12 +243,12 @@ class Learner:
         self.bad_streak = state["bad_streak"]
         _restore_random_states(torch.load(folder / "random.pt", weights_only=True))
 
-    def export_hf(self, folder: str | Path) -> None:
-        """Model files that transformers and vLLM load, in float32, adapters merged; the tokenizer is the caller's."""
-        model = self.model
-        if model is not causal_lm(model):
-            model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
-        model.save_pretrained(folder)  # type: ignore[operator]
+    def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
+        """Model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
+
+        Raises ``rollout.export.ExportError``.
+        """
+        save_model(self.model, Path(folder), self.source, dtype)
 
     def _in_micro_batch_order(self, minibatch: Batch) -> Batch:
         """``minibatch`` with its sequences in the order in which its micro-batches take them."""

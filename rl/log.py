@@ -26,6 +26,7 @@ __all__ = [
     "LogError",
     "MetricsLog",
     "Timer",
+    "find_evaluation",
     "read_evaluations",
     "read_metrics",
     "replace_file",
@@ -163,6 +164,12 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
         except (ValueError, TypeError, KeyError) as error:
             raise LogError(f"{path}: not an evaluation of this version ({error}); remove it to go on") from error
     return sorted(found, key=lambda item: (item.iteration, item.name != "before", item.name))
+
+
+def find_evaluation(run_dir: Path, name: str, iteration: int) -> Evaluation | None:
+    """The evaluation of that name after so many iterations, if the run has it."""
+    found = (item for item in read_evaluations(run_dir) if item.name == name and item.iteration == iteration)
+    return next(found, None)
 
 
 class Timer:

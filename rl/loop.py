@@ -25,6 +25,7 @@ from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
 from rollout.partial import fold
 from rollout.pool import Pool, PublishReport
+from rollout.progress import Progress
 from rollout.types import Group, Problem, Rollout, WeightVersion, split
 
 
@@ -63,13 +64,11 @@ class Sampler(Protocol):
         """JSON-able state."""
 
 
-class Watcher(Protocol):
+class Watcher(Progress, Protocol):
     """The live view."""
 
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def iteration(self, metrics: IterationMetrics) -> None: ...
-    def warn(self, text: str) -> None: ...
+    def iteration(self, metrics: IterationMetrics) -> None:
+        """An iteration is complete."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,8 @@ class Parts:
     log: MetricsLog
     store: Callable[[int, Sequence[ScoredGroup], Mapping[str, float]], None]
     """Writes an iteration's rollouts: iteration, groups, advantage by rollout id."""
+    inspect: Callable[[IterationMetrics], None]
+    """Looks at each iteration for signs that the run cannot work."""
     watch: Watcher
     stopper: Stopper
     checkpoints: Path
@@ -115,6 +116,7 @@ def new_groups(
 
 def save(state: RunState, config: RunConfig, parts: Parts) -> None:
     """Checkpoint ``state``; journals that every kept checkpoint already contains are dropped."""
+    parts.watch.stage("checkpoint")
     checkpoint.save(parts.checkpoints, state, parts.policy.save, config.checkpoint.keep)
     oldest = checkpoint.available(parts.checkpoints)[0]
     parts.journal.drop_before(int(oldest.name))
@@ -146,6 +148,7 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
 def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunState:
     """One iteration [A.4.4]; state before -> state after it. ``Interrupted`` leaves the learner untouched."""
     timer = Timer()
+    parts.watch.stage("publish weights")
     with timer("publish"), parts.stopper.interruptible():
         published = publish(parts.policy, parts.pool, i, parts.probe())
     with timer("eval"), parts.stopper.interruptible():
@@ -160,12 +163,13 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
         groups, replayed = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)
 
+    parts.watch.stage("score")
     with timer("score"):
         scored = parts.rewarder(finished, i)
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
     values = [baselined(item, config) for item in scored]
     with timer("train"):
-        parts.watch.stage("train", 1)
+        parts.watch.stage("train")
         stats = parts.policy.train([item.group for item in scored], values, i)
 
     by_rollout = {
@@ -184,6 +188,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)
+    parts.inspect(metrics)
     totals = add_up(state.totals, scored, groups, published, timer, i)
     return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals)
 
@@ -207,7 +212,8 @@ def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tupl
         parts.journal.append(deltas)
         for error in dict.fromkeys(delta.error for delta in deltas if delta.error):
             parts.watch.warn(f"{sum(delta.error == error for delta in deltas)} rollouts cut short: {error}")
-        parts.watch.advance(sum(delta.done for delta in deltas))
+        through = sum(delta.done and not delta.error for delta in deltas)
+        parts.watch.advance(through, sum(len(delta.token_ids) for delta in deltas))
 
     return parts.pool.extend(groups, i, on_progress=progress), replayed
 

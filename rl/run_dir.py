@@ -17,7 +17,7 @@ import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +30,12 @@ from pydantic import ValidationError
 from rl.config import ProblemsConfig, RunConfig
 from rl.log import replace_file
 
-CHANGEABLE = ("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems")
-"""Keys that a resumed run may change: they alter how far and how visibly it runs, not what it computes."""
+CHANGEABLE = (
+    *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
+    "promise",
+)
+"""Keys that a resumed run may change: they alter how far and how visibly it runs and how its end is judged, not what it
+computes."""
 CLEANING = (
     "problems.overlong",
     "rollout.min_response_tokens",
@@ -56,15 +60,15 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys whose values differ and may not, as ``key: old -> new``."""
+def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (*CHANGEABLE, *CLEANING)) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
     before, after = flatten(old), flatten(new)
     missing = "(absent)"
     return [
         f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, missing) != after.get(key, missing)
-        and not any(key == allowed or key.startswith(allowed + ".") for allowed in (*CHANGEABLE, *CLEANING))
+        and not any(key == allowed or key.startswith(allowed + ".") for allowed in free)
     ]
 
 

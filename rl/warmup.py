@@ -10,12 +10,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from rl import checkpoint
 from rl.checkpoint import RunState
 from rl.config import WarmupStage
 from rl.stop import Interrupted, Stopper
+from rollout.progress import Progress
 from rollout.seeds import seed_of
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -23,6 +25,8 @@ Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 CHECKPOINT_STEPS = 500
 """Optimiser steps between checkpoints of the warm-up."""
+SHOWN_STEPS = 20
+"""Newest steps whose mean loss is shown; one step's is mostly noise."""
 
 
 class Trainee(Protocol):
@@ -36,14 +40,6 @@ class Trainee(Protocol):
 
     def load(self, folder: Path) -> None:
         """Inverse of ``save``."""
-
-
-class Progress(Protocol):
-    """The live view."""
-
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -136,12 +132,13 @@ def warm_up(
     if found := checkpoint.latest(checkpoints, watch.warn):
         first = found[0].iteration
         policy.load(found[1])
-    watch.stage("warm-up", len(steps))
+    watch.stage("warm-up", len(steps), earlier=first)
     watch.advance(first)
     losses: list[float] = []
     for number, step in enumerate(steps[first:], first):
         losses.append(policy.sft([demonstrations[step.stage][index] for index in step.examples], step.lr))
         record(number, losses[-1])
+        watch.say(f"loss {fmean(losses[-SHOWN_STEPS:]):.3f}")
         watch.advance(1)
         if stopper.requested or (number + 1) % CHECKPOINT_STEPS == 0:
             checkpoint.save(checkpoints, RunState(number + 1), policy.save, keep=2)

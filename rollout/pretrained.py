@@ -50,6 +50,16 @@ def resolve_model(path: str) -> str:
     return path
 
 
+def files_of(path: str | Path) -> Path | None:
+    """The directory that holds a loaded model's files: itself, or the hub's cache of it; ``None`` for neither."""
+    from transformers.utils import cached_file
+
+    if Path(path).is_dir():
+        return Path(path)
+    found = cached_file(str(path), "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(found).parent if found else None
+
+
 def context_of(config: Any) -> int | None:
     """Positions that a model was made for, by its transformers configuration; ``None`` where it names no limit, as
     models without position embeddings do.
@@ -112,6 +122,8 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from rollout.export import save_model, save_tokenizer
+
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -120,5 +132,5 @@ def _convert(source: Path, target: Path) -> None:
         del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    save_model(model, target)
+    save_tokenizer(tokenizer, target)

@@ -42,6 +42,9 @@ def environment(config: EngineConfig) -> dict[str, str]:
             "OMP_NUM_THREADS": str(threads),
             # Threads that wait for each other must sleep, not spin: learner and engine share the cores.
             "OMP_WAIT_POLICY": "PASSIVE",
+            # A handful of small functions would be compiled with g++ at the first step: 6 s (three times that on a slow
+            # CPU), a compiler to have, and code kept for another CPU to trip over; a wide step is no faster for it.
+            "TORCH_COMPILE_DISABLE": "1",
             # Each publish frees and allocates the whole model; keeping that memory in the heap spares the page faults,
             # a third of the time of a publish.
             "MALLOC_MMAP_MAX_": "0",

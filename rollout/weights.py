@@ -46,29 +46,58 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     A tied LM head is listed although the model stores it only once: vLLM packs it separately, and without it a publish
     reports success and serves a stale head.
     """
-    adapted: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    adapted = _without_peft(model)
     merged = dict(_merged(adapted))
     head = adapted.get_output_embeddings()
     if head is not None:
         prefix = next(name for name, module in adapted.named_modules() if module is head)
         merged.setdefault(f"{prefix}.weight", head.weight.detach())
+    yield from _in_checkpoint(adapted, merged).items()
+
+
+def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a checkpoint of ``model``, under its name there, adapters merged, tied ones once."""
+    adapted = _without_peft(model)
+    merged = dict(_merged(adapted))
+    kept = set(adapted.state_dict())
+    buffers = {_plain(name): buffer.detach() for name, buffer in adapted.named_buffers() if name in kept}
+    yield from _in_checkpoint(adapted, {**merged, **buffers}).items()
+
+
+def _without_peft(model: nn.Module) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def _in_checkpoint(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``weights`` as the family's checkpoints have them: transformers stacks experts, for example."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    yield from revert_weight_conversion(adapted, merged).items()
+    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, weights)
+    return reverted
 
 
 def _merged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters under their names without peft, with each adapter's update added to its matrix."""
-    adapters = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    """Parameters under their names without peft, with each adapter's update added to what it adapts.
+
+    An adapter of a linear layer adapts its ``weight``; one of a stack of experts names the parameter, and wraps the
+    adapter of another one of the same module.
+    """
+    adapters: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            adapters[f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue
-        tensor = parameter.detach()
-        owner, base, leaf = name.rpartition(".base_layer.")
-        if base and owner in adapters and leaf == "weight":
-            layer: Any = adapters[owner]
+        tensor, layer = parameter.detach(), adapters.get(_plain(name))
+        if layer is not None:
             tensor = tensor + sum(layer.get_delta_weight(adapter).detach() for adapter in layer.active_adapters)
-        yield name.replace(".base_layer.", "."), tensor
+        yield _plain(name), tensor
+
+
+def _plain(name: str) -> str:
+    """A module's or parameter's name without peft's wrappers around it."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 class WeightSender(Protocol):

@@ -10,6 +10,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from rollout.weights import ShmReader
@@ -45,6 +47,7 @@ class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
     def start_weight_update(self) -> None:
         """Put every layer back into the state in which a checkpoint can be loaded: CPU linears are packed and freed."""
         initialize_layerwise_reload(self.model)
+        unpack_experts(self.model)
 
     def receive_weights(self, update_info: ShmUpdate) -> None:
         """Load all tensors straight from the learner's memory."""
@@ -58,3 +61,21 @@ class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
     def shutdown(self) -> None:
         """See vLLM."""
         self._reader.close()
+
+
+def unpack_experts(model: Any) -> int:
+    """Have vLLM pack the experts again when their new weights are there; returns how many layers that concerns.
+
+    On a CPU vLLM packs (and pads) experts only where it builds a layer's kernel, once: a reload leaves plain weights
+    under a kernel that reads packed ones, and says nothing (``UnquantizedFusedMoEMethod._setup_kernel``). Without its
+    kernel a layer counts as new.
+    """
+    methods = [getattr(layer, "quant_method", None) for layer in model.modules()]
+    packed = [
+        method
+        for method in methods
+        if isinstance(method, UnquantizedFusedMoEMethod) and method.unquantized_backend is UnquantizedMoeBackend.CPU
+    ]
+    for method in packed:
+        method.moe_kernel = None
+    return len(packed)

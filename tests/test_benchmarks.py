@@ -197,11 +197,17 @@ def test_help_teaches(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_weights_smoke() -> None:
-    command = [sys.executable, "-m", "benchmarks.weights", "--smoke"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *lines, last = [json.loads(line) for line in done.stdout.splitlines()]
+def test_weights_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The measurement from end to end, `copy` and `pack` in a process of their own, on an engine that starts fast."""
+    config = weights.config_of("tiny")
+    assert config.engine.kind == quickstart.config().engine.kind == "vllm"
+    fast = {
+        "engine": config.engine.model_copy(update={"kind": "hf"}),
+        "ray": config.ray.model_copy(update={"in_process": True}),
+    }
+    monkeypatch.setattr(weights, "config_of", lambda _: config.model_copy(update=fast))
+    monkeypatch.setattr(weights, "CACHE", tmp_path)
+    assert weights.main(["--smoke"]) == 0
+    *lines, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {line["measure"] for line in lines} == {"copy_s", "pack_s", "send_s", "load_s", "check_s", "total_s"}
     assert last["models"][0]["bytes"] > 2_000_000
-    assert quickstart.config().engine.kind == "vllm"

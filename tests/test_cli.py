@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -35,18 +34,15 @@ def test_help_teaches_with_commands_that_parse(capsys: pytest.CaptureFixture[str
 
 
 def test_help_is_instant_and_loads_nothing_heavy() -> None:
+    """Counted in modules, which is what starting costs: about 110 with Python's own; torch alone is over a thousand."""
     code = (
         "import sys; from recipes.cli import main\n"
         "try: main(['--help'])\n"
-        f"except SystemExit: assert not {set(HEAVY)} & set(sys.modules)\n"
+        f"except SystemExit: assert len(sys.modules) < 200 and not {set(HEAVY)} & set(sys.modules), len(sys.modules)\n"
         "else: raise AssertionError('help did not exit')"
     )
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_recipes_and_configurations_load_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Whole runs with real Ray actors and real vLLM, as processes of their own."""
+"""Whole runs with real Ray actors and real vLLM, as processes of their own, and what becomes of them when parts die."""
 
 from __future__ import annotations
 
@@ -7,91 +7,169 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+from rl.log import read_metrics
+from rl.run_dir import RunDir
+from rollout.serial import delta_from_json, group_from_json
+from tests.processes import PATIENCE_S, until, until_gone
 
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
 TINY = """
-iterations: 3
+iterations: 5
 model: {base: {kind: scratch, layers: 1, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 96}, threads: 1}
 problems:
   train: {kind: arithmetic, steps: [2, 2]}
   heldout: {kind: arithmetic, steps: [2, 2]}
   heldout_size: 4
 warmup: {examples: 24, batch_tokens: 256}
-engine: {kind: ENGINE, max_model_len: 48, max_concurrency: 16, kv_cache_gib: 0.1}
+engine: {kind: ENGINE, max_model_len: 48, max_concurrency: 16, kv_cache_gib: 0.1, threads: 1}
 rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 40, loss_on: all}
 learner: {updates: 2}
 eval: {every: 0, samples: 1, greedy: false}
-checkpoint: {every: 1}
+checkpoint: {every: EVERY}
 log: {live: false}
 """
 
 
-def start(folder: Path, engine: str, *extra: str) -> subprocess.Popen[str]:
-    config = folder / "config.yaml"
-    config.write_text(TINY.replace("ENGINE", engine))
-    k15 = Path(sys.executable).parent / "k15"
-    command = [str(k15), "train", "--config", str(config), "--run-dir", str(folder / "run"), *extra]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+class Run:
+    """``k15 train`` into one directory, each time as a process in a session of its own with its output in a file."""
+
+    def __init__(self, folder: Path, engine: str, every: int) -> None:
+        self.folder = folder
+        self.directory = RunDir(folder / "run")
+        self.checkpoints = self.directory.checkpoints
+        (folder / "config.yaml").write_text(TINY.replace("ENGINE", engine).replace("EVERY", str(every)))
+        self.output = ""
+
+    def start(self, *extra: str, doom: str = "") -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "tests.doomed", doom, str(self.folder)] if doom else [str(k15())]
+        command = ["train", "--config", str(self.folder / "config.yaml"), "--run-dir", str(self.directory.root)]
+        with (self.folder / "output.txt").open("wb") as file:
+            return subprocess.Popen(
+                [*program, *command, *extra], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def end(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for its end; returns the exit code."""
+        code = process.wait(PATIENCE_S)
+        self.output = (self.folder / "output.txt").read_text()
+        return code
+
+    def newest(self) -> int:
+        """Iterations in the newest checkpoint; -1 without one."""
+        return max((int(path.name) for path in self.checkpoints.glob("[0-9]*")), default=-1)
+
+    def wait_for_checkpoint(self, process: subprocess.Popen[bytes], beyond: int = -1) -> None:
+        def there() -> bool:
+            assert process.poll() is None, (self.folder / "output.txt").read_text()
+            return self.newest() > beyond
+
+        until(there, f"a checkpoint beyond iteration {beyond}")
+
+    def stored(self) -> list[dict[str, Any]]:
+        """Rows of the rollouts on disk."""
+        files = sorted(self.directory.root.glob("rollouts/*.parquet"))
+        return [row for path in files for row in pq.read_table(path).to_pylist()]
+
+    def segments(self, version: int) -> dict[str, list[int]]:
+        """Tokens that each rollout was given under the weights of this version, finished or not."""
+        state = json.loads((self.checkpoints / f"{self.newest():06d}" / "state.json").read_text())
+        unfinished = {
+            rollout.id: [(part.version, list(part.token_ids)) for part in rollout.segments]
+            for group in map(group_from_json, state["unfinished"])
+            for rollout in group.rollouts
+        }
+        finished = {row["rollout"]: list(cut(row)) for row in self.stored()}
+        return {
+            name: tokens
+            for name, parts in (unfinished | finished).items()
+            for number, tokens in parts
+            if number == version
+        }
 
 
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+def k15() -> Path:
+    return Path(sys.executable).with_name("k15")
 
 
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+def cut(row: dict[str, Any]) -> Iterable[tuple[int, list[int]]]:
+    """The segments of a stored rollout: version and tokens."""
+    start = 0
+    for version, length in zip(row["segment_versions"], row["segment_lengths"], strict=True):
+        yield version, row["token_ids"][start : start + length]
+        start += length
 
 
-def test_the_whole_loop_on_ray_and_vllm(tmp_path: Path) -> None:
-    process = start(tmp_path, "vllm")
-    seen: dict[int, psutil.Process] = {}
-    while process.poll() is None:
-        seen |= {child.pid: child for child in family(process)}
-        time.sleep(0.5)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["iterations"] == 3
+def journalled(text: str) -> dict[str, list[int]]:
+    """Tokens by rollout in a journal."""
+    tokens: dict[str, list[int]] = {}
+    for line in text.splitlines():
+        for delta in map(delta_from_json, json.loads(line)):
+            tokens.setdefault(delta.key, []).extend(delta.token_ids)
+    return {name: drawn for name, drawn in tokens.items() if drawn}
+
+
+def assert_kept(before: dict[str, list[int]], now: dict[str, list[int]]) -> None:
+    assert before
+    for rollout, drawn in before.items():
+        assert now[rollout][: len(drawn)] == drawn
+
+
+def family(process: subprocess.Popen[bytes]) -> list[int]:
+    return [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
+
+
+def test_a_run_on_ray_and_vllm_survives_sigkill_for_a_rollout_actor_and_for_the_driver(tmp_path: Path) -> None:
+    """The actor goes in iteration 1 and the run goes on; the driver goes in 3, and the resumed run replays 2 and 3."""
+    run = Run(tmp_path, "vllm", every=2)
+    assert run.end(run.start(doom="1=worker,3=driver")) == -signal.SIGKILL, run.output
+    assert "engine 0 failed: engine actor died" in run.output
+    worker, driver = (json.loads((tmp_path / f"{victim}.json").read_text()) for victim in ("worker", "driver"))
+    assert any("EngineCor" in name for name in worker["ended"]), "vLLM's core ends with the actor above it"
+    assert any("EngineCor" in name for name in driver["family"].values())
+    until_gone(map(int, driver["family"]))
+    assert run.newest() == 2
+    whole = journalled((run.directory.journal / "000002.jsonl").read_text())
+
+    assert run.end(run.start()) == 0, run.output
+    summary = json.loads(run.directory.summary.read_text())
+    assert summary["iterations"] == 5
     assert summary["partial_rollouts_resumed"] > 0
     assert 0 < summary["max_logprob_gap"] < 1e-4
-    rows = [
-        row for path in (tmp_path / "run" / "rollouts").glob("*.parquet") for row in pq.read_table(path).to_pylist()
-    ]
-    assert any(row["stop"] == "length" for row in rows), "no rollout filled the context, which a probe must survive"
-    assert_gone(list(seen.values()))
+    assert_kept(journalled(worker["journal"]), run.segments(1))
+    assert_kept(journalled(driver["journal"]), run.segments(3))
+    assert whole
+    assert {name: run.segments(2)[name] for name in whole} == whole, (
+        "iteration 2 was over: nothing of it is drawn again"
+    )
+    stops = {row["stop"] for row in run.stored()}
+    assert "length" in stops, "no rollout filled the context, which a probe must survive"
+    assert run.directory.report.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM goes to the driver; Ctrl-C in a terminal goes to every process of its group."""
-    process = start(tmp_path, "hf", "--iterations", "500")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("[0-9]*")):  # any: only the newest two are kept, and iterations are short
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no checkpoint within two minutes"
-        time.sleep(0.2)
-    children = family(process)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + number, output
-    assert "the same command resumes" in output
-    assert_gone(children)
-    newest = int(sorted(checkpoints.iterdir())[-1].name)
-    again = start(tmp_path, "hf", "--iterations", str(newest + 1))
-    output = again.communicate(timeout=120)[0]
-    assert again.returncode == 0, output
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["iterations"] == newest + 1
+def test_a_stop_signal_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
+    """SIGTERM goes to the driver; Ctrl-C in a terminal goes to every process of its group. Both resume."""
+    run, began = Run(tmp_path, "hf", every=1), -1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = run.start("--iterations", "5000")
+        run.wait_for_checkpoint(process, beyond=began)
+        children = family(process)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert run.end(process) == 128 + number, run.output
+        assert "the same command resumes" in run.output
+        until_gone(children)
+        assert run.newest() > began
+        began = run.newest()
+    assert [row["iteration"] for row in read_metrics(run.directory.root)] == list(range(began)), "it began anew"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.code.compare import close, layout_matters, same_output, same_value, stated_tolerance
+from rewards.code.compare import Leeway, close, layout_matters, same_output, same_value
 from rewards.code.plain import MAX_DEPTH, NotPlain, decode, encode, has_nan
 
 
@@ -55,7 +55,15 @@ def test_outputs(found: str, expected: str, same: bool) -> None:
     [
         ("0.3333333", "0.333333333", True),
         ("0.33333", "0.333333333", False),
-        ("1000000.5", "1000001", True),
+        ("1000000.5", "1000001.0", True),
+        ("1000000.9", "1000001", True),
+        ("1000000.4", "1000001", False),
+        ("1000002", "1000001", False),
+        ("1000002.0", "1000001", False),
+        ("12345679", "12345678", False),
+        ("123456789012345678901234567891.0", "123456789012345678901234567890", False),
+        ("1e9999", "5", False),
+        ("1000001", "1000000.5", True),
         ("1000002.1", "1000001", False),
         ("2", "2.0000001", True),
         ("1e0", "1.0", True),
@@ -74,7 +82,7 @@ def test_outputs(found: str, expected: str, same: bool) -> None:
     ],
 )
 def test_outputs_with_a_tolerance(found: str, expected: str, same: bool) -> None:
-    assert same_output(found.encode(), expected.encode(), 1e-6)[0] is same
+    assert same_output(found.encode(), expected.encode(), Leeway(1e-6))[0] is same
 
 
 def test_a_reason_is_short_and_printable() -> None:
@@ -88,26 +96,6 @@ def test_layout_counts_where_the_expected_output_has_one() -> None:
     assert layout_matters(b"a  b")
     assert not layout_matters(b"a b \n\n c".replace(b" c", b"c"))
     assert not layout_matters(b"a b  \nc\n\n")
-
-
-@pytest.mark.parametrize(
-    ("statement", "tolerance"),
-    [
-        ("considered correct if the absolute or relative error from the true value does not exceed 10^{-6}.", 1e-6),
-        ("Answers with an absolute or relative error of at most 10^{-9} from the true answer", 1e-9),
-        ("accepted if the relative or absolute error does not exceed $10^{-6}$. Formally", 1e-6),
-        ("Your answer is considered correct if its absolute or relative error doesn't exceed 10^{-4}. Namely", 1e-4),
-        ("if the absolute or relative error does not exceed 10^−6", 1e-6),
-        ("Answers within 10^-5 of the actual answer will be accepted.", 1e-5),
-        ("its error is at most 1e-7", 1e-7),
-        ("Print the sum. 1 <= a <= 10^5", None),
-        ("find the largest error. The value is at most 10^9", None),
-        ("-10^9 <= x <= 10^9", None),
-    ],
-)
-def test_tolerance_only_where_it_is_stated(statement: str, tolerance: float | None) -> None:
-    found = stated_tolerance(statement)
-    assert found == tolerance or (found is not None and tolerance is not None and math.isclose(found, tolerance))
 
 
 Point = namedtuple("Point", "x y")
@@ -146,14 +134,15 @@ Point = namedtuple("Point", "x y")
     ],
 )
 def test_results(found: Any, expected: Any, same: bool) -> None:
-    assert same_value(found, expected) is same
+    assert same_value(encode(found), expected) is same
 
 
 def test_results_with_a_tolerance() -> None:
-    assert same_value([0.333333], [0.3333333], 1e-5)
-    assert not same_value([0.3333], [0.3333333], 1e-5)
-    assert not same_value(float("nan"), 1.0, 1e-5)
-    assert not same_value(5.000001, 5, 1e-5)  # an int is exact, whatever the tolerance
+    loose = Leeway(1e-5)
+    assert same_value([0.333333], [0.3333333], loose)
+    assert not same_value([0.3333], [0.3333333], loose)
+    assert not same_value(encode(float("nan")), 1.0, loose)
+    assert not same_value(5.000001, 5, loose)  # an int is exact, whatever the tolerance
     assert not close(math.inf, math.inf, 1.0)
 
 
@@ -200,7 +189,7 @@ def test_large_and_infinite_numbers_come_back() -> None:
 @settings(deadline=None)
 @given(json_values)
 def test_every_json_value_equals_itself(value: Any) -> None:
-    assert same_value(decode(json.loads(json.dumps(encode(value)))), value)
+    assert same_value(json.loads(json.dumps(encode(value))), value)
 
 
 @settings(deadline=None)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from rewards.code import packages
-from rewards.code.calls import read_replies
-from rewards.code.judge import Program, judge
+from rewards.code.compare import Leeway, Order
+from rewards.code.judge import Program, judge, result_of
 from rewards.code.languages import LANGUAGES
 from rewards.code.problem import ProblemInvalid, problem_of_row
+from rewards.code.replies import Reply, read_replies
 from rewards.code.rules import Rules
 from rewards.code.sandbox import shared_sandbox
 from rewards.code.types import Job, Outcome, SandboxFailure
@@ -329,25 +330,41 @@ def test_tests_that_swallow_what_happens_accept_nothing() -> None:
 
 
 def test_replies_are_read_up_to_the_first_that_is_none() -> None:
-    good, bad = b'["value", 1]\n', b'["value", 1, 2]\n'
-    assert read_replies(good + good, 2) == ([["value", 1], ["value", 1]], True)
-    assert read_replies(good + bad + good, 3) == ([["value", 1]], False)
-    assert read_replies(good + good, 1) == ([["value", 1]], False)
-    assert read_replies(good + good[:-1], 2) == ([["value", 1]], True)
-    assert read_replies(b'["object", "M", true]\n', 1)[1]
+    def read(channel: bytes, expected: int) -> tuple[list[bytes], bool]:
+        replies, intact = read_replies(channel, expected)
+        return [reply.claim for reply in replies], intact
+
+    good, bad = b'["value", 1]', b'["object", "M"]'
+    assert read(good + b"\n" + good + b"\n", 2) == ([good, good], True)
+    assert read(b"\n".join([good, bad, good, b""]), 3) == ([good], False)
+    assert read(good + b"\n" + good + b"\n", 1) == ([good], False)
+    assert read(good + b"\n" + good, 2) == ([good], True)
+    assert read(b'["object", "M", true]\n', 1)[1]
+    assert read(b'["raised", "E", "ValueError", "x"]\n', 1)[1]
     for line in (
         b"",
         b"[",
         b"{}",
         b'["object", "M", 1]',
-        b'["raised", "E", "' + b"x" * 400 + b'"]',
+        b'["raised", "E", "E", "' + b"x" * 10_000 + b'"]',
         b"[]",
         b"[[]]",
         b'["failed", "AC", ""]',
-        b'["raised", 1, 2]',
-        b'["value", NaN]',
+        b'["failed", "SE", ""]',
+        b'["raised", 1, 2, 3]',
+        b'["value",1]',
+        b'["value", 1',
     ):
-        assert read_replies(line + b"\n", 1) == ([], False)
+        assert read(line + b"\n", 1) == ([], False), line
+
+
+@pytest.mark.parametrize(
+    "said", ["NaN", "1, 2", "", "[1", "[" * 100_000 + "]" * 100_000, '{"int": 5}', '{"ref": 0}', "9" * 5000, "\xff"]
+)
+def test_a_value_that_is_none_is_wrong(said: str) -> None:
+    reply = Reply("value", b'["value", ' + said.encode("latin1") + b"]")
+    for expected in (1, [1], 10**5000, "x", 1.0, {"a": 1}):
+        assert result_of(reply, expected, Leeway(1e-6, Order.ITEMS)).verdict is Verdict.WA
 
 
 def test_expected_results_stay_out_of_the_programs_sandbox() -> None:

@@ -19,7 +19,7 @@ from evals.benchmark import Benchmark, Needs
 from evals.benchmarks import UnknownBenchmark, get, names
 from evals.benchmarks.livecodebench import convert, private_tests
 from evals.data import Choice, load, load_shots
-from rewards.math.compare import Verdict
+from rewards.math.verdict import Verdict
 from rewards.reference import Reference
 from rewards.verify import TIMED, get_verifier
 from rl.config import RewardConfig
@@ -65,7 +65,7 @@ def test_training_and_evaluation_give_an_answer_the_same_time(monkeypatch: pytes
             limits.append(limit_s)
             return Verdict(True)
 
-    monkeypatch.setattr("rewards.math.judge.shared_pool", lambda engine: Pool())
+    monkeypatch.setattr("rewards.math.judge.shared_pool", lambda: Pool())
     gold, response = r"\sqrt{2} + \sqrt{3}", r"\boxed{\sqrt{5 + 2\sqrt{6}}}"
     wanted = RewardConfig().grader_timeout_s
     assert get_verifier("math", wanted)(response, Reference(gold)).correct

@@ -1,4 +1,6 @@
-"""Whole runs that something happens to: a full disk, dying engines, SIGKILL for an actor and for the driver."""
+"""Whole runs in one process that something happens to: a full disk, files that cannot grow, dying engines.
+
+SIGKILL for actors and for the driver: ``test_cluster.py``."""
 
 from __future__ import annotations
 
@@ -7,12 +9,10 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -26,7 +26,6 @@ from rollout.engine import AllEnginesDead, Delta, EngineDead, Request, Sampling
 from rollout.fake_engine import FakeEngine, Faults
 from rollout.hf_engine import HfEngine
 from rollout.pool import Pool
-from rollout.serial import delta_from_json
 
 
 class Disk:
@@ -176,108 +175,3 @@ def test_a_terminal_without_unicode_ends_no_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.isascii()
     assert (run_dir / "report.html").exists()
-
-
-LONG = """
-iterations: 5
-model: {base: {kind: scratch, layers: 1, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 512}, threads: 1}
-problems:
-  train: {kind: arithmetic, steps: [2, 2]}
-  heldout: {kind: arithmetic, steps: [2, 2]}
-  heldout_size: 4
-engine: {kind: vllm, max_model_len: 448, max_concurrency: 64, kv_cache_gib: 0.2, threads: 1}
-rollout: {groups: 12, k: 4, segment_tokens: 384, max_tokens: 384, repetition: null}
-learner: {updates: 2}
-eval: {every: 0, samples: 1, greedy: false}
-checkpoint: {every: 2}
-log: {live: false}
-"""
-"""Untrained, so responses are long; the budget is the cap, so each rollout ends in the iteration that began it."""
-
-
-class Train:
-    """``k15 train`` as a process of its own, in a session of its own."""
-
-    def __init__(self, folder: Path, log: str) -> None:
-        self.run = folder / "run"
-        config = folder / "config.yaml"
-        config.write_text(LONG)
-        self.output = folder / log
-        command = [
-            str(Path(sys.executable).parent / "k15"),
-            "train",
-            "--config",
-            str(config),
-            "--run-dir",
-            str(self.run),
-        ]
-        with self.output.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def wait_for_tokens(self, iteration: int, more_than: int = 0) -> dict[str, list[int]]:
-        """Returns the journal of ``iteration`` as soon as it has more than so many bytes."""
-        path = self.run / "journal" / f"{iteration:06d}.jsonl"
-        end = time.monotonic() + 280
-        while not (path.exists() and path.stat().st_size > more_than):
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < end, f"no tokens of iteration {iteration} in time"
-            time.sleep(0.002)
-        return self.journalled(iteration)
-
-    def journalled(self, iteration: int) -> dict[str, list[int]]:
-        """Tokens by rollout in the whole lines of the journal."""
-        *lines, _torn = (self.run / "journal" / f"{iteration:06d}.jsonl").read_text().split("\n")
-        tokens: dict[str, list[int]] = {}
-        for line in lines:
-            for item in json.loads(line):
-                delta = delta_from_json(item)
-                tokens.setdefault(delta.key, []).extend(delta.token_ids)
-        return tokens
-
-    def stored(self, iteration: int) -> dict[str, list[int]]:
-        """Tokens by rollout in the iteration's Parquet file."""
-        rows = pq.read_table(self.run / "rollouts" / f"{iteration:06d}.parquet").to_pylist()
-        return {row["rollout"]: row["token_ids"] for row in rows}
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-def assert_kept(journalled: dict[str, list[int]], stored: dict[str, list[int]]) -> None:
-    assert any(journalled.values())
-    for rollout, tokens in journalled.items():
-        assert stored[rollout][: len(tokens)] == tokens
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_sigkill_for_a_rollout_actor_then_for_the_driver_loses_no_token(tmp_path: Path) -> None:
-    """Real Ray and vLLM. The actor goes in iteration 1, the driver in iteration 3; the resumed run replays 2 and 3."""
-    train = Train(tmp_path, "first.log")
-    seen: list[psutil.Process] = []
-    try:
-        train.wait_for_tokens(1)
-        (worker,) = (one for one in train.family() if one.name().startswith("ray::RolloutWor"))
-        at_first_kill = train.journalled(1)
-        worker.kill()
-        train.wait_for_tokens(2)
-        seen = train.family()
-        train.wait_for_tokens(3)
-    finally:
-        train.process.kill()
-        train.process.wait()
-    assert "engine 0 failed: engine actor died" in train.output.read_text()
-    assert any("EngineCore" in one.name() for one in seen), "vLLM's own process was not seen, so not watched"
-    _, alive = psutil.wait_procs(seen, timeout=60)
-    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
-    assert not (train.run / "rollouts" / "000003.parquet").exists(), "killed too late: the iteration was over"
-    assert sorted(path.name for path in (train.run / "checkpoints").iterdir()) == ["000002"]
-    at_kill, replayed = train.journalled(3), train.stored(2)
-    assert_kept(at_first_kill, train.stored(1))
-
-    again = Train(tmp_path, "second.log")
-    assert again.process.wait(400) == 0, again.output.read_text()
-    assert json.loads((train.run / "summary.json").read_text())["iterations"] == 5
-    assert_kept(at_kill, train.stored(3))
-    assert train.stored(2) == replayed
-    assert_kept(at_first_kill, train.stored(1))

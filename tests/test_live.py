@@ -5,9 +5,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rl.live import LiveView, clock, iteration_line, sparkline
+from rl.health import Finding
+from rl.live import LiveView, iteration_line, sparkline
 from rl.metrics import IterationMetrics
 from rollout.plain import clip, one_line, visible
+from rollout.progress import Clock
 
 ROW = IterationMetrics(
     iteration=4,
@@ -24,10 +26,16 @@ ROW = IterationMetrics(
 )
 
 
-def view(terminal: bool, live: bool = True, width: int = 100) -> tuple[LiveView, StringIO]:
+def view(terminal: bool, live: bool = True, width: int = 100, clock: Clock = lambda: 0.0) -> tuple[LiveView, StringIO]:
     out = StringIO()
     console = Console(file=out, force_terminal=terminal, width=width, height=30, highlight=False, _environ={})
-    return LiveView("runs/x", "tiny", 10, start=4, live=live, console=console), out
+    return LiveView("runs/x", "tiny", 10, start=4, live=live, console=console, clock=clock), out
+
+
+def shown(v: LiveView, width: int = 100) -> str:
+    text = Console(width=width, height=30, file=StringIO(), record=True)
+    text.print(v)
+    return text.export_text()
 
 
 def play(v: LiveView) -> None:
@@ -56,9 +64,7 @@ def test_picture_on_a_terminal() -> None:
     play(v)
     v.stage("train", 2)
     v.advance(1)
-    text = Console(width=100, height=30, file=StringIO(), record=True)
-    text.print(v)
-    shown = text.export_text()
+    picture = shown(v)
     v.close()
     v.close()
     for part in (
@@ -72,7 +78,7 @@ def test_picture_on_a_terminal() -> None:
         "held-out ▅",
         "[bold]now[/bold]",
     ):
-        assert part in shown, part
+        assert part in picture, part
 
 
 def test_no_control_character_of_the_model_reaches_the_terminal() -> None:
@@ -88,13 +94,49 @@ def test_no_control_character_of_the_model_reaches_the_terminal() -> None:
 def test_narrow_terminal_drops_columns_and_keeps_numbers_whole() -> None:
     v, _ = view(True, width=60)
     v.iteration(ROW)
-    text = Console(width=60, height=30, file=StringIO(), record=True)
-    text.print(v)
-    shown = text.export_text()
+    picture = shown(v, 60)
     v.close()
-    assert "unfinished" in shown
-    assert "log-ratio" not in shown
-    assert "…" not in shown
+    assert "unfinished" in picture
+    assert "log-ratio" not in picture
+    assert "…" not in picture
+
+
+FINDING = Finding("no-gain", "seen " * 20 + "\x1b[31mthat", "do this " * 6 + "and that")
+
+
+def test_a_finding_is_a_line_in_a_log_and_stays_whole_in_the_picture() -> None:
+    plain, out = view(False)
+    plain.finding(FINDING)
+    plain.close()
+    assert out.getvalue().splitlines()[1] == "attention: " + FINDING.text.replace("\x1b", "‹U+001B›")
+    picture, _ = view(True)
+    picture.finding(FINDING)
+    for number in range(9):
+        picture.warn(f"engine {number} died")  # however many warnings come after it
+    words = " ".join(shown(picture, 90).replace("│", " ").split())
+    picture.close()
+    assert FINDING.text.replace("\x1b", "‹U+001B›") in words
+
+
+def test_a_log_hears_of_long_phases_and_of_the_time_that_the_run_will_take() -> None:
+    now = [0.0]
+    v, out = view(False, clock=lambda: now[0])
+    v.stage("starting Ray and engines")
+    assert v._lines is not None
+    for _ in range(20):
+        now[0] += 1
+        v._lines.tick()
+    v.iteration(ROW)
+    v.stage("generate", 8)
+    v.advance(2, tokens=500)
+    now[0] += 10
+    v.advance(2, tokens=700)
+    now[0] += 2
+    v._lines.tick()
+    v.close()
+    said = out.getvalue().splitlines()
+    assert said[1:3] == ["starting Ray and engines: 12 s so far", "starting Ray and engines: 20 s so far"]
+    assert said[4] == "generate: 4/8, 12 s, 100 tok/s, about 20 s left; 5/10 iterations, about 21 s left"
 
 
 def test_iteration_without_anything_finished() -> None:
@@ -105,8 +147,6 @@ def test_iteration_without_anything_finished() -> None:
 
 def test_small_helpers() -> None:
     assert sparkline([0.0, 0.5, 1.0, 7.0]) == "▁▅██"
-    assert clock(59.6) == "1:00"
-    assert clock(3725) == "1:02:05"
     assert visible("a\tb\n\x00\x85\u2028\ud800\u200b") == "a\tb\n‹U+0000›‹U+0085›‹U+2028›‹U+D800›‹U+200B›"
     assert visible("שלום 𝟙 é 日本 👩‍🚀") == "שלום 𝟙 é 日本 👩‍🚀"  # ordinary text of any script stays
     assert one_line("a \n\n b" + "c" * 300, 10) == "a bcccccc…"

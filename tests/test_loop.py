@@ -14,6 +14,7 @@ from rl.loop import new_groups, sample
 from rollout.engine import WeightUpdate
 from rollout.fake_engine import FakeEngine, Faults
 from rollout.pool import Pool
+from rollout.progress import Track
 
 CONFIG = RunConfig.model_validate(
     {
@@ -24,13 +25,10 @@ CONFIG = RunConfig.model_validate(
 )
 
 
-class Watch:
+class Watch(Track):
     def __init__(self) -> None:
+        super().__init__()
         self.warnings: list[str] = []
-
-    def stage(self, name: str, total: int) -> None: ...
-
-    def advance(self, n: int) -> None: ...
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -49,6 +47,9 @@ def sampled(faults: list[Faults | None], folder: Path) -> list[str]:
         parts.journal.close()
     assert replayed == 0
     assert all(rollout.length == 12 for group in drawn for rollout in group.rollouts)
+    assert watch.current is not None
+    assert (watch.current.name, watch.current.done, watch.current.total) == ("generate", 4, 4)
+    assert watch.current.tokens == 4 * 12
     return watch.warnings
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from rewards.math.grade import grade
 from rewards.math.pool import GraderFailure, GraderPool
+from tests.processes import cpu_seconds, running, until_gone
 
 BOMB = "9^{9^{9^{9}}}"
 ROOT = Path(__file__).parents[1]
@@ -25,16 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def pool() -> Iterator[GraderPool]:
-    pool = GraderPool("values", 1)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def sympy_pool() -> Iterator[GraderPool]:
-    """SymPy, unlike our own evaluation, does hang on a tower of powers."""
-    pool = GraderPool("math_verify", 1)
-    pool.ask("1", "1", 60)
+    pool = GraderPool(1)
     yield pool
     pool.close()
 
@@ -47,18 +38,22 @@ def boxed(answer: str) -> str:
     return rf"\boxed{{{answer}}}"
 
 
-def test_an_answer_that_spends_the_limit_is_wrong_and_the_next_item_still_grades(sympy_pool: GraderPool) -> None:
-    began = time.monotonic()
-    verdict = sympy_pool.ask("3", BOMB, 1.0)
-    assert (verdict.same, verdict.reason) == (False, "cannot be worked out within 1 s")
-    assert time.monotonic() - began < 5
-    assert sympy_pool.ask("3", "3", 20).same
+SLOW = "+".join(rf"\sin({n}^{{{n}}}\sqrt{{{n}}})" for n in range(2, 60))
+"""What takes a few hundredths of a second: longer than the limits here."""
 
 
-def test_a_reference_that_spends_the_limit_is_a_failure(sympy_pool: GraderPool) -> None:
-    with pytest.raises(GraderFailure, match="took longer than 1 s"):
-        sympy_pool.ask(BOMB, "3", 1.0)
-    assert sympy_pool.ask("3", "3", 20).same
+def test_an_answer_that_spends_its_processor_time_is_wrong_and_the_next_item_still_grades(pool: GraderPool) -> None:
+    assert right(pool)
+    verdict = pool.ask(r"\sin 2+\sqrt{8}", SLOW, 0.01)
+    assert (verdict.same, verdict.reason) == (False, "cannot be worked out within 0.01 s")
+    assert right(pool)
+
+
+def test_a_reference_that_spends_the_limit_is_a_failure(pool: GraderPool) -> None:
+    assert right(pool)
+    with pytest.raises(GraderFailure, match=r"took longer than 0\.01 s"):
+        pool.ask(SLOW, r"\sqrt{8}", 0.01)
+    assert right(pool)
 
 
 def test_a_worker_without_processor_time_is_a_failure_not_a_verdict(pool: GraderPool) -> None:
@@ -66,11 +61,12 @@ def test_a_worker_without_processor_time_is_a_failure_not_a_verdict(pool: Grader
     (worker,) = pool._living
     os.kill(worker.pid, signal.SIGSTOP)  # what a starved machine looks like
     with pytest.raises(GraderFailure, match="took longer"):
-        pool.ask(r"\sqrt{8}", "3", 0.5)
+        pool.ask(r"\sqrt{8}", "3", 0.05)
     assert right(pool)
 
 
-def test_a_worker_that_waits_for_a_processor_gets_more_time(pool: GraderPool) -> None:
+def test_a_worker_that_waits_for_a_processor_is_waited_for(pool: GraderPool) -> None:
+    """The limit is one of processor time: a verdict does not depend on what else the machine does."""
     assert right(pool)
     (worker,) = pool._living
     os.kill(worker.pid, signal.SIGSTOP)
@@ -88,12 +84,12 @@ def test_dead_workers_and_a_dead_nursery_are_replaced(pool: GraderPool) -> None:
     assert right(pool)
 
 
-def test_a_crash_without_cause_is_repaired_within_the_item(sympy_pool: GraderPool) -> None:
-    assert sympy_pool.ask("3", "3", 20).same
-    worker = sympy_pool._living[-1]
+def test_a_crash_without_cause_is_repaired_within_the_item(pool: GraderPool) -> None:
+    assert right(pool)
+    (worker,) = pool._living
+    os.kill(worker.pid, signal.SIGSTOP)  # so that it is surely at work when it is killed
     threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
-    verdict = sympy_pool.ask("3", BOMB, 2.0)  # killed in the middle, then tried again, then out of time
-    assert verdict.reason == "cannot be worked out within 2 s" or "ends the grading" in verdict.reason
+    assert pool.ask(r"\sqrt{8}", r"2\sqrt{2}", 20).same
 
 
 def test_memory_is_limited(pool: GraderPool) -> None:
@@ -107,10 +103,10 @@ def test_memory_is_limited(pool: GraderPool) -> None:
 
 def test_the_limit_includes_everything(pool: GraderPool) -> None:
     assert right(pool)
-    began = time.monotonic()
+    spent = cpu_seconds()
     for _ in range(20):
         pool.ask(r"\sqrt{2}", r"\sin(" + r"\sqrt{2+\sqrt{3+" * 15 + "1" + "}}" * 15 + ")", 1.0)
-    assert time.monotonic() - began < 20
+    assert cpu_seconds() - spent < 20
 
 
 def test_threads_share_the_pool() -> None:
@@ -170,18 +166,11 @@ def test_a_fork_while_other_threads_grade() -> None:
             thread.join()
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-
-
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_no_process_outlives_its_owner(end: str) -> None:
     code = (
         "import os, sys\nfrom rewards.math.pool import GraderPool, shared_pool\n"
-        "from rewards.math.grade import grade\ngrade('\\\\sqrt{8}', '\\\\boxed{3}')\npool = shared_pool('values')\n"
+        "from rewards.math.grade import grade\ngrade('\\\\sqrt{8}', '\\\\boxed{3}')\npool = shared_pool()\n"
         "print(pool._nursery.process.pid, pool._living[0].pid, flush=True)\nsys.stdin.read()"
     )
     owner = subprocess.Popen(
@@ -189,42 +178,35 @@ def test_no_process_outlives_its_owner(end: str) -> None:
     )
     assert owner.stdout is not None
     pids = [int(pid) for pid in owner.stdout.readline().split()]
-    assert all(_alive(pid) for pid in pids)
+    assert all(map(running, pids))
     if end == "kill":
         owner.kill()
     owner.communicate()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(_alive(pid) for pid in pids):
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in pids)
+    until_gone(pids)
 
 
 def test_a_grader_that_cannot_start_is_ungradable(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = GraderPool("no_such_engine", 1)
-    with pytest.raises(GraderFailure, match="math grader does not start: KeyError"):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    pool = GraderPool(1)
+    with pytest.raises(GraderFailure, match="math grader does not start"):
         pool.ask("1", "1", 1)
     pool.close()
 
 
 @pytest.mark.slow
-def test_ray_actors() -> None:
+def test_ray_actors(ray_cluster: str) -> None:
     import ray
 
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}
-    )
-    try:
+    @ray.remote(max_concurrency=2)
+    class Grader:
+        def verdicts(self, answers: list[str]) -> list[str]:
+            from rewards.math.grade import grade
 
-        @ray.remote(max_concurrency=2)
-        class Grader:
-            def verdicts(self, answers: list[str]) -> list[str]:
-                from rewards.math.grade import grade
+            return [grade(r"\sqrt{8}", rf"\boxed{{{answer}}}").verdict for answer in answers]
 
-                return [grade(r"\sqrt{8}", rf"\boxed{{{answer}}}").verdict for answer in answers]
-
-        actors = [Grader.remote() for _ in range(2)]
-        answers = [r"2\sqrt{2}", BOMB, r"\sqrt{8}", "3"]
-        found = ray.get([actor.verdicts.remote(answers) for actor in actors for _ in range(2)])
-        assert found == [["correct", "wrong", "correct", "wrong"]] * 4
-    finally:
-        ray.shutdown()
+    actors = [Grader.remote() for _ in range(2)]
+    answers = [r"2\sqrt{2}", BOMB, r"\sqrt{8}", "3"]
+    found = ray.get([actor.verdicts.remote(answers) for actor in actors for _ in range(2)])
+    assert found == [["correct", "wrong", "correct", "wrong"]] * 4
+    for actor in actors:
+        ray.kill(actor)

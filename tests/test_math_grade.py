@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.gsm8k import verify_gsm8k
-from rewards.math.extract import final_box, final_number
+from rewards.math.clean import is_list_of_numbers
+from rewards.math.extract import final_box
 from rewards.math.grade import grade
+from rewards.math.last_number import final_number
 from rewards.math.verify import verify_math
 from rewards.math.words import words
 from rewards.response import after_thinking
@@ -158,7 +160,7 @@ def test_final_box(text: str, answer: str) -> None:
         ("A: 3\nA: 4", "4", False),
         ("Answer: 4 apples", "4 apples", False),
         ("He has 3 + 1 = 4 apples.", "4", False),
-        ("10-5", "5", False),
+        ("10-5", "", False),
         ("it is -5", "-5", False),
         ("4 or 5", "", False),
         ("none", "", False),
@@ -214,17 +216,21 @@ def test_a_reference_that_says_nothing_is_ungradable(gold: str) -> None:
     assert grade(gold, boxed("42")).verdict == "ungradable"
 
 
-def test_a_reference_that_cannot_be_worked_out_is_ungradable_but_its_own_text_is_right() -> None:
-    tower = "9^{9^{9^9}} + \\sqrt{2}"
-    assert grade(tower, boxed(tower)).correct
-    score = grade(tower, boxed("42"))
-    assert (score.verdict, score.extracted) == ("ungradable", "42")
-    assert "the reference cannot be worked out" in score.reason
+def test_a_reference_that_cannot_be_worked_out_still_has_its_own_spelling() -> None:
+    """It can be read, so no answer to it is ungradable."""
+    for gold, alike in (
+        (r"9^{9^{9^9}}+\sqrt{2}", r"\sqrt{2}+9^{9^{9^9}}"),
+        ("0^0", "0^{0}"),
+        (r"\gcd(a,b)", r"\gcd(b,a)"),
+    ):
+        assert grade(gold, boxed(gold)).correct
+        assert grade(gold, boxed(alike)).correct
+        assert grade(gold, boxed("42")).verdict == "wrong"
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
-    [("4.2", "correct"), ("4.3", "correct"), (r"4.1\%", "correct"), ("4.31", "wrong"), (r"\frac{17}{4}", "correct"),
+    [("4.2", "correct"), ("4.3", "correct"), (r"4.1\%", "wrong"), ("4.31", "wrong"), (r"\frac{17}{4}", "correct"),
      (r"\sqrt{17.64}", "wrong"), ("2+2.2", "wrong"), ("-4.2", "wrong")],
 )  # fmt: skip
 def test_tolerance_holds_only_where_the_reference_has_one(answer: str, verdict: str) -> None:
@@ -273,7 +279,7 @@ fractions = st.builds(Fraction, st.integers(-(10**6), 10**6), st.integers(2, 10*
 
 def spellings_of_integer(value: int) -> list[str]:
     sign = "-" if value < 0 else ""
-    grouped = f"{sign}{abs(value):,}"
+    grouped = f"{sign}{abs(value):,}" if not is_list_of_numbers(f"{abs(value):,}") else str(value)
     named = [f"{value}.0", f"x = {value}", rf"{value}\text{{ cm}}", rf"\frac{{{3 * value}}}{{3}}"]
     return [str(value), *named, grouped, grouped.replace(",", r",\!"), grouped.replace(",", "{,}")]
 

@@ -14,7 +14,6 @@ ROOT = CASES.parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_triton_kernels_under_the_interpreter():
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)]

@@ -18,10 +18,11 @@ from kernels.moba import MobaConfig, moba_attention
 from rl.config import RunConfig
 from rl.learner import Learner
 from rl.log import read_metrics
+from rollout import moba
 from rollout.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.config import EngineConfig
-from rollout.engine import Request, Sampling
-from rollout.vllm_engine import VllmEngine, engine_arguments
+from rollout.engine import EngineDead, Request, Sampling
+from rollout.vllm_engine import VllmEngine, engine_arguments, environment
 from rollout.weights import ShmSender
 from tests.tiny_models import tiny_llama
 
@@ -321,20 +322,23 @@ def test_the_models_entry_reaches_vllm_as_its_configuration() -> None:
     assert "hf_overrides" not in engine_arguments("m", EngineConfig(), 0)
 
 
-def test_k15_train_with_block_attention_in_both(tmp_path: Path) -> None:
+def test_k15_train_with_block_attention_in_both(ray_cluster: str, tmp_path: Path) -> None:
     """Ray, vLLM and the learner; responses reach several times block_size x top_k, the parity gate is on."""
     keys = {
         "model.attention.moba": "{block_size: 32, top_k: 2, full_last_layers: 1}",
+        "model.base": "{kind: scratch, layers: 2, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 256}",
         "iterations": 2,
-        "warmup.examples": 64,
-        "problems.heldout_size": 4,
+        "warmup.examples": 16,
+        "problems.heldout_size": 2,
         "eval.samples": 1,
+        "eval.greedy": "false",
         "rollout.groups": 4,
-        "rollout.k": 4,
-        "rollout.max_tokens": 300,
-        "rollout.segment_tokens": 300,
+        "rollout.k": 2,
+        "rollout.max_tokens": 180,
+        "rollout.segment_tokens": 180,
         "rollout.repetition": "null",
         "rollout.parity_bound": TIGHT,
+        "engine.max_model_len": 256,
         "engine.max_concurrency": 16,
         "engine.kv_cache_gib": 0.1,
         "engine.threads": 1,
@@ -342,20 +346,45 @@ def test_k15_train_with_block_attention_in_both(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "k15"
     flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
     command = [str(program), "train", "quickstart", "--run-dir", str(tmp_path / "run"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    joined = os.environ | {"RAY_ADDRESS": ray_cluster}
+    done = subprocess.run(command, env=joined, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = read_metrics(tmp_path / "run")
     assert [row["iteration"] for row in rows] == [0, 1]
     assert all(row["probe/max_gap"] < TIGHT and row["gap/max"] < TIGHT for row in rows)
     assert all(row["attention/density"] < 0.9 and row["tokens/trained"] > 0 for row in rows)
-    assert max(row["length/max"] for row in rows) > BLOCK.dense_tokens
+    assert max(row["length/max"] for row in rows) > 2 * BLOCK.dense_tokens
     entry = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["moba"]
     assert (entry["block_size"], entry["top_k"], entry["full_last_layers"]) == (32, 2, 1)
 
-    async def attention() -> AttentionConfig:
-        engine = VllmEngine(str(tmp_path / "run" / "model"), CONFIG)  # as `k15 eval` opens it
-        await engine.start()
-        await engine.close()
-        return engine.attention
 
-    assert asyncio.run(attention()).moba == BlockAttentionConfig.model_validate(entry)
+def test_a_model_that_was_trained_with_block_attention_is_opened_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``k15 eval`` opens it: no attention given. What vLLM is then started with computes it: ``pair``."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    model, started = policy(0), []
+    moba.use(model, BLOCK, otherwise="sdpa")
+    model.save_pretrained(tmp_path)
+
+    def stop(arguments: Any) -> None:
+        started.append(arguments)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", stop)
+    for name in environment(CONFIG):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what the start sets goes again
+    engine = VllmEngine(str(tmp_path), CONFIG)
+
+    async def start() -> None:
+        with pytest.raises(EngineDead, match="seen enough"):
+            await engine.start()
+        await engine.close()
+
+    asyncio.run(start())
+    assert engine.attention.moba == BLOCK
+    expected = engine_arguments(str(tmp_path), CONFIG, 0, AttentionConfig(moba=BLOCK))
+    assert {name: getattr(started[0], name) for name in ("hf_overrides", "worker_extension_cls")} == {
+        name: expected[name] for name in ("hf_overrides", "worker_extension_cls")
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -194,14 +193,19 @@ def test_a_stalled_engine_counts_as_dead() -> None:
     assert [[r.token_ids for r in g.rollouts] for g in result] == [[r.token_ids for r in g.rollouts] for g in plain]
 
 
-def test_all_engines_dead_is_a_named_error_within_seconds() -> None:
-    began = time.monotonic()
+def test_all_engines_dead_is_a_named_error_after_as_many_starts_as_configured() -> None:
+    made: list[int] = []
+
+    def spawn(index: int) -> Engine:
+        made.append(index)
+        return engine(Faults(fail_start=True))
+
     with (
-        pool_of(lambda _: engine(Faults(fail_start=True)), count=2, max_restarts=2) as pool,
+        pool_of(spawn, count=2, max_restarts=2) as pool,
         pytest.raises(AllEnginesDead, match="told not to start"),
     ):
         pool.extend(make_groups(), 0)
-    assert time.monotonic() - began < 10
+    assert sorted(made) == [0, 0, 0, 1, 1, 1]
 
 
 def test_engines_that_die_before_their_first_token_are_given_up() -> None:
@@ -278,6 +282,19 @@ def test_age_cap_force_finishes_without_sampling() -> None:
         old, new = pool.extend([*make_groups(1, born=0), *make_groups(2, born=1)[1:]], 2)
     assert {r.stop for r in old.rollouts} == {StopReason.ABORTED}
     assert not any(r.stop is StopReason.ABORTED for r in new.rollouts)
+
+
+def test_a_reconfigured_pool_draws_under_the_new_limits_and_seed_with_the_same_engines() -> None:
+    fleet, changed = Fleet(), ROLLOUT.model_copy(update={"segment_tokens": 6, "max_tokens": 6})
+    with pool_of(fleet) as pool:
+        before = pool.extend(make_groups(), 0)
+        pool.reconfigure(changed, seed=4)
+        after = pool.extend(make_groups(), 0)
+    with Pool(Fleet(), config(), changed, stop_token_ids=(EOS,), seed=4) as fresh:
+        assert after == fresh.extend(make_groups(), 0)
+    assert max(rollout.length for group in before for rollout in group.rollouts) > 6
+    assert max(rollout.length for group in after for rollout in group.rollouts) == 6
+    assert len(fleet.made) == 1
 
 
 def test_extend_under_an_unpublished_version_is_refused() -> None:
@@ -371,10 +388,8 @@ def test_close_is_idempotent_and_bounded_even_while_an_engine_hangs() -> None:
 
     pool = pool_of(lambda _: Hanging())
     pool.start()
-    began = time.monotonic()
+    pool.close()  # else it hangs with the engine
     pool.close()
-    pool.close()
-    assert time.monotonic() - began < 5
     with pytest.raises(RuntimeError, match="closed"):
         pool.extend(make_groups(), 0)
 

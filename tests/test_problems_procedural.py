@@ -135,13 +135,38 @@ def test_every_written_step_is_true(source: Arithmetic, index: int, split: Split
     assert arithmetic.render(terms) == problem.prompt
     response = source.demonstration(problem, random.Random(seed))
     false = 0
-    for left, right in re.findall(r"([0-9*+-]+)(?==)=([0-9]+)", response):
-        false += sum(int(sign + "1") * arithmetic.value_of(value) for sign, value in _signed(left)) != int(right)
+    for left, right in re.findall(r"(?<![ 0-9*+-])([0-9*+-]+)=([0-9]+)", response):  # columns, checks, products
+        false += _sum(left) != int(right)
+    for taken, right in re.findall(r"((?:\n[a-z] [^\n=:,]+)+)=([0-9]+)(?=[\n<])", response):  # straight down
+        false += _total(taken) != int(right)
+    for taken, right in re.findall(r"((?:\n[a-z]+ |, )[+-][^\n:]+): [^>]+ -> ([0-9]+)", response):  # in columns
+        assert _total(taken) == int(right)
     assert false == response.count("\nwait, ") == response.count(" not ")
 
 
-def _signed(expression: str) -> list[tuple[str, str]]:
-    return [(sign or "+", value) for sign, value in re.findall(r"([+-]?)([0-9]+(?:\*[0-9]+)?)", expression)]
+def _sum(expression: str) -> int:
+    terms = re.findall(r"([+-]?)([0-9]+(?:\*[0-9]+)?)", expression)
+    return sum(int((sign or "+") + "1") * arithmetic.value_of(value) for sign, value in terms)
+
+
+def _total(lines: str) -> int:
+    """Value of ``b -45 from 58``, or of several such lines of which only the last one names the total."""
+    taken, total = re.split(" to | from ", re.sub(r"=[0-9]+", "", lines))
+    return int(total) + sum(_sum(term) for term in re.findall(r"[+-][0-9*]+", taken))
+
+
+@pytest.mark.parametrize("source", ARITHMETIC, ids=repr)
+def test_a_line_begins_as_the_problem_writes_it(source: Arithmetic) -> None:
+    """Label, sign and value stand in the response as in the prompt: to read the problem is to copy."""
+    for index in range(60):
+        problem = source.problem(index, "train")
+        response = source.demonstration(problem, random.Random(index))
+        given = set(problem.prompt.splitlines()[1:])
+        lines = [line for line in response.replace("</think>", "\n").splitlines() if re.match("[a-z] ", line)]
+        for line in lines:
+            term = re.match(r"[a-z] [+-][0-9*]+", line)
+            assert term, (problem, response)
+            assert term.group() in given, (problem, response)
 
 
 def test_demonstrations_show_the_four_behaviours() -> None:

@@ -10,10 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(540)]
+from tests.processes import PATIENCE_S, until
+
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 SMALL = """
@@ -35,7 +36,7 @@ eval: {every: 0, samples: 1, greedy: false}
 checkpoint: {every: 1}
 log: {live: false}
 """
-STOP_PATIENCE = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", "VLLM_LOGGING_LEVEL": "ERROR"}})
+STOP_PATIENCE = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600", "VLLM_LOGGING_LEVEL": "ERROR"}})
 """Ray kills a stopped job after 3 s otherwise. The second variable is one that k15 sets, too: no conflict."""
 
 
@@ -51,15 +52,14 @@ class Head:
     def get(self, path: str, method: str = "GET", token: str | None = None) -> Any:
         bearer = self.token_path.read_text() if token is None else token
         request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"Bearer {bearer}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def submit(self, name: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """``ray job submit``, which follows the job's output to its end unless ``--no-wait`` says otherwise."""
         ray = [str(BIN / "ray"), "job", "submit", "--address", self.url, "--submission-id", name]
-        return subprocess.run(
-            [*ray, *command], env={**self.environment, **environment}, capture_output=True, text=True, timeout=240
-        )
+        variables = {**self.environment, **environment}
+        return subprocess.run([*ray, *command], env=variables, capture_output=True, text=True, timeout=PATIENCE_S)
 
     def members(self) -> list[psutil.Process]:
         """Every process of this cluster and of its jobs: all inherit the path of the token."""
@@ -80,13 +80,6 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-def until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, f"{what} not within {seconds:.0f} s"
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +114,16 @@ def head() -> Iterator[Head]:
             return False
 
     try:
-        until(serves, 120, "the head")
+        until(serves, "the head")
         yield cluster
     finally:
         process.terminate()  # not `ray stop`: it would end every Ray process of this machine
         try:
-            process.wait(45)
+            process.wait(PATIENCE_S)
         finally:
             for left in cluster.members():
                 left.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
             shutil.rmtree(folder)
 
 
@@ -154,7 +147,7 @@ def test_a_job_trains_on_the_cluster_and_stopped_it_resumes(head: Head, tmp_path
     config.write_text(SMALL)
     train = (str(BIN / "k15"), "train", "quickstart", "--config", str(config), "--run-dir", str(run))
 
-    done = head.submit("first", "--no-wait", "--runtime-env-json", STOP_PATIENCE, "--", *train, "--iterations", "900")
+    done = head.submit("first", "--no-wait", "--runtime-env-json", STOP_PATIENCE, "--", *train, "--iterations", "999")
     assert done.returncode == 0, done.stderr
 
     def saved() -> bool:
@@ -162,13 +155,13 @@ def test_a_job_trains_on_the_cluster_and_stopped_it_resumes(head: Head, tmp_path
         assert job["status"] in ("PENDING", "RUNNING"), job
         return bool(list(checkpoints.glob("[0-9]*")))
 
-    until(saved, 200, "a checkpoint")
+    until(saved, "a checkpoint")
     assert {"LearnerHost", "RolloutWorker"} <= living_actors(head), "the run is not on the cluster it was submitted to"
     assert len([one for one in head.members() if one.name() == "gcs_server"]) == 1, "the job began its own cluster"
     head.get("/api/jobs/first/stop", method="POST")
-    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", 90, "the stop")
+    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", "the stop", every_s=0.3)
     assert "the same command resumes" in head.get("/api/jobs/first/logs")["logs"]
-    until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), 30, "the end of the actors")
+    until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), "the end of the actors", every_s=0.3)
 
     last = int(sorted(checkpoints.glob("[0-9]*"))[-1].name) + 1
     done = head.submit("second", "--", *train, "--iterations", str(last))

@@ -241,6 +241,29 @@ def test_verdict_tells_the_paired_change_of_a_finished_run(tmp_path: Path) -> No
         assert "this may be chance" in verdict(read_run(tmp_path))
 
 
+def test_a_finished_run_s_report_shows_what_its_summary_found(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", iterations=2, groups=1)
+    found = [{"code": "no-gain", "message": "no <gain>", "advice": "train longer"}]
+    promised = {"words": "25 points", "kept": False, "void": []}
+    (root / "summary.json").write_text(json.dumps({"findings": found, "promise": promised}))
+    data = data_of(build_report(root))
+    assert data["findings"] == found
+    assert data["promise"] == "Its recipe's promise is broken: 25 points."
+    for more, words in (({"kept": True}, "is kept"), ({"void": ["seed: 0 -> 1"]}, "is not judged: seed: 0 -> 1")):
+        (root / "summary.json").write_text(json.dumps({"promise": promised | more}))
+        data = data_of(build_report(root))
+        assert (data["findings"], words in data["promise"]) == ([], True)
+
+
+def test_an_unfinished_run_s_report_shows_what_is_wrong_so_far(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "r", iterations=2, groups=1, finished=False)
+    assert data_of(build_report(root))["findings"] == []
+    (root / "config.yaml").write_text("iterations: 40\nrollout: {k: 2}\n")
+    data = data_of(build_report(root))
+    assert [finding["code"] for finding in data["findings"]] == ["weak-start"]
+    assert data["promise"] == ""
+
+
 def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:
     candidates = [Candidate(i // 100, i % 100, ("wrong", "stop eos")) for i in range(10_000)]
     candidates[77] = Candidate(0, 77, ("ungraded", "stop eos"))

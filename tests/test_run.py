@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from recipes import run as recipes_run
+from recipes.promise import BROKEN
 from recipes.run import run, scorable
 from rl.config import RunConfig
 from rl.log import read_metrics
@@ -219,6 +220,28 @@ def test_a_run_without_rl_reports_the_gap_of_its_probes(tmp_path: Path, monkeypa
     )  # what the hf engine reports may be exactly 0
     assert run(tiny(iterations=0), tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_logprob_gap"] == 0.007
+
+
+def test_a_broken_promise_is_an_exit_code_of_its_own_and_costs_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two iterations of a model that has learnt nothing: RL has no signal, and says so everywhere."""
+    config, folder = tiny(iterations=2, promise={"gain": 0.25, "final": 0.6}), tmp_path / "run"
+    assert run(config, folder) == BROKEN
+    said = capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    codes = [finding["code"] for finding in summary["findings"]]
+    assert codes == ["weak-start", "no-gain", "promise-broken"]
+    assert summary["promise"]["kept"] is False
+    assert (folder / "model" / "model.safetensors").exists()
+    page = (folder / "report.html").read_text()
+    for finding in summary["findings"]:
+        line = f"attention: {finding['message']}; {finding['advice']}"
+        assert line in said.splitlines()
+        assert f'"code":"{finding["code"]}"' in page
+    assert said.index("attention: before RL") < said.index("it 1/2")  # told when it shows, not only at the end
+    assert run(config, folder) == BROKEN
+    assert "finished already" in capsys.readouterr().out
 
 
 def test_a_pretrained_run_killed_after_its_warm_up_starts_rl_from_it(whole: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import pytest
 from rewards.code.sandbox import Sandbox, open_sandbox, shared_sandbox
 from rewards.code.sandbox.cgroups import PREFIX
 from rewards.code.types import MIB, Ending, Job, Limits, ProgramMissing, SandboxFailure
-from tests.sandbox_kit import ROOT, marked, python, sandbox, seconds
+from tests.processes import PATIENCE_S, until
+from tests.sandbox_kit import ROOT, UNHURRIED, asleep, marked, python, sandbox, seconds, sleepers, wake
 
 __all__ = ["sandbox"]
 LEAVE = """
@@ -120,10 +121,10 @@ def test_nothing_leaks_from_one_run_to_the_next(sandbox: Sandbox) -> None:
 def test_neighbours_do_not_see_each_other() -> None:
     mark = f"k15-neighbour-{os.getpid()}"
     with open_sandbox(slots=2) as both, ThreadPoolExecutor(2) as pool:
-        hidden = pool.submit(both.run, python(f"import time; '{mark}'; open('/tmp/a', 'w'); time.sleep(3)"))
-        while not marked(mark):
-            time.sleep(0.05)
+        hidden = pool.submit(both.run, python(f"open('/tmp/a', 'w'); {asleep(mark)}", limits=UNHURRIED))
+        until(lambda: sleepers(mark), "the neighbour")
         seen = both.run(python("import os; print(os.listdir('/tmp'), [p for p in os.listdir('/proc') if p.isdigit()])"))
+        wake(mark)
         assert hidden.result().ok
     assert b"[] ['1', '2'" in seen.stdout
 
@@ -167,12 +168,10 @@ def test_hidden_folder_inside_of_the_system(tmp_path: Path, monkeypatch: pytest.
 def test_each_slot_has_a_real_user_of_its_own() -> None:
     mark = f"k15-uid-{os.getpid()}"
     with open_sandbox(slots=2) as both, ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(both.run, python(f"'{mark}'; import time; time.sleep(4)")) for _ in range(2)]
-        deadline = time.monotonic() + 30
-        uids: set[int] = set()
-        while len(uids) < 2 and time.monotonic() < deadline:
-            uids = {Path(f"/proc/{pid}").stat().st_uid for pid in marked(mark)} - {0}
-            time.sleep(0.05)
+        runs = [pool.submit(both.run, python(asleep(mark), limits=UNHURRIED)) for _ in range(2)]
+        until(lambda: len(sleepers(mark)) == 2, "both programs")
+        uids = {Path(f"/proc/{pid}").stat().st_uid for pid in marked(mark)} - {0}
+        wake(mark, 2)
         assert all(run.result().ok for run in runs)
     assert len(uids) == 2
 
@@ -226,20 +225,16 @@ def test_killed_supervisor(sandbox: Sandbox) -> None:
 
     thread = threading.Thread(target=doomed)
     thread.start()
-    while len(marked(mark)) < 3:  # monitor, first process, program
-        time.sleep(0.02)
+    until(lambda: len(marked(mark)) >= 3, "monitor, first process and program")
     old = sandbox.supervisor_pid
     os.kill(old, signal.SIGKILL)
-    thread.join(30)
+    thread.join(PATIENCE_S)
     assert len(failures) == 1
     assert "exit -9" in str(failures[0])
     assert sandbox.run(Job(argv=("true",))).ok
     assert sandbox.supervisor_pid != old
     assert sandbox.restarts == 1
-    deadline = time.monotonic() + 10
-    while marked(mark) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not marked(mark)
+    until(lambda: not marked(mark), "the end of the program")
     assert not groups(old)
 
 
@@ -254,16 +249,11 @@ def test_killed_client_takes_everything_along() -> None:
     client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert client.stdout is not None
     supervisor = int(client.stdout.readline())
-    while not marked(f"'{mark}'; import time"):
-        time.sleep(0.02)
+    until(lambda: marked(f"'{mark}'; import time"), "the program")
     client.kill()
     client.wait()
     client.stdout.close()
-    deadline = time.monotonic() + 20
-    while (marked(mark) or os.path.exists(f"/proc/{supervisor}")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not marked(mark)
-    assert not os.path.exists(f"/proc/{supervisor}")
+    until(lambda: not marked(mark) and not os.path.exists(f"/proc/{supervisor}"), "the end of program and supervisor")
     assert not groups(supervisor)
 
 
@@ -282,13 +272,14 @@ def test_forked_child_leaves_it_alone(sandbox: Sandbox) -> None:
 
 
 def test_close_ends_runs() -> None:
+    mark = f"k15-close-{os.getpid()}"
     opened = open_sandbox(slots=1)
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(opened.run, python("import time; time.sleep(1000)"))
-        time.sleep(0.5)
+        run = pool.submit(opened.run, python(asleep(mark)))
+        until(lambda: sleepers(mark), "the program")
         opened.close()
         with pytest.raises(SandboxFailure):
-            run.result(30)
+            run.result(PATIENCE_S)
     with pytest.raises(SandboxFailure, match="closed"):
         opened.run(Job(argv=("true",)))
 
@@ -317,7 +308,7 @@ def test_unsafe_is_said_to_be_unsafe() -> None:
     with open_sandbox("unsafe", slots=1) as opened:
         assert "no isolation at all" in opened.describe().degraded[0]
         assert opened.run(python("print(6 * 7)")).stdout == b"42\n"
-        assert opened.run(python("while True: pass", limits=replace(seconds(20), cpu_s=0.3))).ending is Ending.CPU
+        assert opened.run(python("while True: pass", limits=replace(UNHURRIED, cpu_s=0.3))).ending is Ending.CPU
         assert opened.run(python("import time; time.sleep(99)", limits=seconds(0.5))).ending is Ending.WALL
         with pytest.raises(ProgramMissing):
             opened.run(Job(argv=("no-such-program",)))

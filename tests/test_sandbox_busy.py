@@ -21,7 +21,8 @@ from rewards.code.sandbox import Sandbox, cgroups, groups, open_sandbox, system,
 from rewards.code.sandbox.groups import Group
 from rewards.code.sandbox.supervisor import Supervisor
 from rewards.code.types import MIB, Ending, Job, Limits
-from tests.sandbox_kit import python
+from tests.processes import until
+from tests.sandbox_kit import UNHURRIED, asleep, python, sleepers, wake
 
 FULL = Job(("sh", "-c", "head -c 32000000 /dev/zero > f"), limits=Limits(memory_bytes=128 * MIB))
 SMALL = Job(("true",), limits=Limits(memory_bytes=12 * MIB))
@@ -154,13 +155,14 @@ def slots_seen(pid: int) -> list[str]:
 
 def test_a_slot_never_has_the_mounts_of_another() -> None:
     """Even the copy that a backend starts with: it would keep a discarded slot's files in memory."""
+    mark = f"k15-slot-{os.getpid()}"
     with open_sandbox(slots=3) as three, ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(three.run, python("import time; time.sleep(2)")) for _ in range(3)]
-        task = Path(f"/proc/{three.supervisor_pid}/task/{three.supervisor_pid}/children")
-        while len(below := task.read_text().split()) < 3:
-            time.sleep(0.01)
+        runs = [pool.submit(three.run, python(asleep(mark), limits=UNHURRIED)) for _ in range(3)]
+        until(lambda: len(sleepers(mark)) == 3, "three programs")
+        below = Path(f"/proc/{three.supervisor_pid}/task/{three.supervisor_pid}/children").read_text().split()
         assert sorted(slots_seen(int(pid)) for pid in below) == [["0"], ["1"], ["2"]]
         assert len(slots_seen(three.supervisor_pid)) == 1
+        wake(mark, 3)
         assert all(run.result().ok for run in runs)
 
 

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rewards.code.service import JudgeService, QueueFull, ServiceConfig
 from rewards.code.types import SandboxFailure
 from rewards.reference import Reference
-from tests.sandbox_kit import marked
+from tests.processes import PATIENCE_S, until, until_gone
+from tests.sandbox_kit import asleep, sleepers, wake
 
 pytestmark = pytest.mark.slow
 TESTS = [{"input": "3\n", "output": "6\n"}, {"input": "9\n", "output": "18\n"}]
 DOUBLE = Reference("", "Print twice the number.", {"tests": TESTS})
+UNHURRIED = Reference("", "Print twice the number.", {"tests": TESTS[:1], "time_limit_ms": 1000 * PATIENCE_S})
+"""The same with one test and no hurry, for programs that sleep until they are woken."""
 RIGHT = "```python\nprint(2 * int(input()))\n```"
 WRONG = "```python\nprint(6)\n```"
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[JudgeService]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def service(ray_cluster: str) -> Iterator[JudgeService]:
     opened = JudgeService(ServiceConfig(workers=2, slots=1, queue=2))
     yield opened
     opened.close()
-    ray.shutdown()
 
 
-def sleeper(mark: str, seconds: float) -> str:
-    """A response whose program sleeps, with ``mark`` on its command line."""
-    command = f"subprocess.run(['sh', '-c', ': {mark}; sleep {seconds}'])"
-    return f"```python\nimport subprocess\n{command}\nprint(2 * int(input()))\n```"
+def sleeper(mark: str) -> str:
+    """A right response whose program sleeps until ``wake(mark)``."""
+    return f"```python\n{asleep(mark)}\nprint(2 * int(input()))\n```"
 
 
 def test_scores_and_counts(service: JudgeService) -> None:
@@ -57,18 +55,20 @@ def test_health(service: JudgeService) -> None:
 
 
 def test_full_queue_pushes_back(service: JudgeService) -> None:
+    mark = f"k15-push-{os.getpid()}"
     before = service.statistics()
-    running = [service.submit(sleeper("push", 1.5), DOUBLE) for _ in range(2)]
-    while service.statistics().running < 2:
-        time.sleep(0.01)
+    running = [service.submit(sleeper(mark), UNHURRIED) for _ in range(2)]
+    until(lambda: len(sleepers(mark)) == 2, "both programs")
     queued = [service.submit(RIGHT, DOUBLE) for _ in range(2)]
     with pytest.raises(QueueFull, match="2 responses wait"):
         service.submit(RIGHT, DOUBLE, wait_s=0)
     with pytest.raises(QueueFull):
         service.submit(RIGHT, DOUBLE, wait_s=0.1)
     assert service.health()[0].alive, "health must answer while all slots are busy"
-    patient = service.submit(RIGHT, DOUBLE)  # blocks until there is room
-    assert all(future.result().correct for future in (*running, *queued, patient))
+    with ThreadPoolExecutor(1) as thread:
+        patient = thread.submit(service.submit, RIGHT, DOUBLE)  # blocks until there is room
+        wake(mark, 2)
+        assert all(future.result().correct for future in (*running, *queued, patient.result()))
     assert service.statistics().refused == before.refused + 2
 
 
@@ -76,11 +76,13 @@ def test_worker_killed_while_judging(service: JudgeService) -> None:
     mark = f"k15-service-{os.getpid()}"
     pids = {worker.pid for worker in service.health()}
     before = service.statistics()
-    future = service.submit(sleeper(mark, 3), DOUBLE)
-    while not (inside := marked(f": {mark};")):
-        time.sleep(0.02)
-    os.kill(_forebear(inside[0], pids), signal.SIGKILL)
-    assert future.result(60).correct
+    future = service.submit(sleeper(mark), UNHURRIED)
+    until(lambda: sleepers(mark), "the program")
+    first = sleepers(mark)
+    os.kill(_forebear(first[0], pids), signal.SIGKILL)
+    until_gone(first)
+    wake(mark)
+    assert future.result(PATIENCE_S).correct
     after = service.statistics()
     assert (after.retried - before.retried, after.restarts - before.restarts) == (1, 1)
     assert after.ungradable == before.ungradable
@@ -97,12 +99,11 @@ def _forebear(pid: int, among: set[int]) -> int:
 
 def test_supervisor_killed_is_ungradable_and_mended(service: JudgeService) -> None:
     mark = f"k15-inner-{os.getpid()}"
-    future = service.submit(sleeper(mark, 3), DOUBLE)
-    while not (inside := marked(f": {mark};")):
-        time.sleep(0.02)
+    future = service.submit(sleeper(mark), UNHURRIED)
+    until(lambda: sleepers(mark), "the program")
     workers = {worker.pid for worker in service.health()}
-    os.kill(_forebear(inside[0], _children(workers)), signal.SIGKILL)
-    score = future.result(60)
+    os.kill(_forebear(sleepers(mark)[0], _children(workers)), signal.SIGKILL)
+    score = future.result(PATIENCE_S)
     assert not score.gradable
     assert "supervisor ended" in score.reason
     assert service.judge(RIGHT, DOUBLE).correct
@@ -118,10 +119,10 @@ def _children(workers: set[int]) -> set[int]:
     return found
 
 
-def test_worker_that_takes_too_long_is_replaced() -> None:
+def test_worker_that_takes_too_long_is_replaced(ray_cluster: str) -> None:
     with_little = JudgeService(ServiceConfig(workers=1, slots=1, patience_s=1.0))
     try:
-        score = with_little.judge(sleeper("long", 30), DOUBLE)
+        score = with_little.judge(sleeper("long"), UNHURRIED)
         assert not score.gradable
         assert "no verdict within 1 s" in score.reason
         assert with_little.statistics().restarts == 1
@@ -129,15 +130,15 @@ def test_worker_that_takes_too_long_is_replaced() -> None:
         with_little.close()
 
 
-def test_closed_service() -> None:
+def test_closed_service(ray_cluster: str) -> None:
     closing = JudgeService(ServiceConfig(workers=1, slots=1))
-    futures = [closing.submit(sleeper("closing", 30), DOUBLE) for _ in range(3)]
+    futures = [closing.submit(sleeper("closing"), UNHURRIED) for _ in range(3)]
     closing.close()
-    assert not any(future.result(10).gradable for future in futures)
+    assert not any(future.result(PATIENCE_S).gradable for future in futures)
     with pytest.raises(SandboxFailure, match="closed"):
         closing.submit(RIGHT, DOUBLE)
 
 
-def test_sandbox_that_does_not_open() -> None:
+def test_sandbox_that_does_not_open(ray_cluster: str) -> None:
     with pytest.raises(SandboxFailure, match="no sandbox 'none'"):
         JudgeService(ServiceConfig(sandbox="none"))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from recipes.demonstrations import demonstrations
 from recipes.setup import prepare
 from rl.config import RunConfig, WarmupConfig, WarmupStage
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, Step, plan, warm_up
+from rollout.progress import Lines, Progress, Track
 
 STAGES = (
     WarmupStage(examples=40, epochs=2, batch_tokens=50, lr=1e-2),
@@ -40,15 +43,13 @@ class Recorder:
         self.taken = (folder / "taken").read_text().splitlines()
 
 
-class Quiet:
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, n: int) -> None: ...
+class Quiet(Track):
     def warn(self, text: str) -> None:
         raise AssertionError(text)
 
 
-def run(trainee: Recorder, folder: Path, stopper: Stopper) -> None:
-    warm_up(STAGES, PAIRS, trainee, folder, Quiet(), stopper, 3, lambda *_: None)
+def run(trainee: Recorder, folder: Path, stopper: Stopper, watch: Progress | None = None) -> None:
+    warm_up(STAGES, PAIRS, trainee, folder, watch or Quiet(), stopper, 3, lambda *_: None)
 
 
 def of_stage(steps: list[Step], stage: int) -> list[Step]:
@@ -87,6 +88,38 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path, after_boun
     again = Recorder()
     run(again, tmp_path / "cut", Stopper())
     assert again.taken == whole.taken
+
+
+class Slow(Recorder):
+    """Takes four seconds a step."""
+
+    def __init__(self, stop_after: int, stopper: Stopper) -> None:
+        super().__init__(stop_after, stopper)
+        self.seconds, self.out = 0.0, io.StringIO()
+        self.view = Lines(Console(file=self.out, width=200), lambda: self.seconds)
+
+    def sft(self, pairs: list[Pair], lr: float) -> float:
+        for _ in range(4):
+            self.seconds += 1
+            self.view.tick()
+        return super().sft(pairs, lr)
+
+
+def test_a_log_hears_of_step_loss_and_time_left_also_when_the_warm_up_goes_on(tmp_path: Path) -> None:
+    stopper = Stopper()
+    first = Slow(7, stopper)
+    with pytest.raises(Interrupted):
+        run(first, tmp_path, stopper, first.view)
+    assert first.out.getvalue().splitlines() == [
+        "warm-up: 2/22, loss 1.000, 12 s, about 80 s left",
+        "warm-up: 5/22, loss 1.000, 24 s, about 68 s left",
+    ]
+    second = Slow(99, Stopper())
+    run(second, tmp_path, Stopper(), second.view)
+    second.view.close()
+    said = second.out.getvalue().splitlines()
+    assert said[0] == "warm-up: 9/22, loss 1.000, 12 s, about 52 s left"
+    assert said[-1] == "warm-up: 22/22, loss 1.000, 60 s"
 
 
 SOURCE = {"kind": "arithmetic", "steps": [2, 3], "careful": 1.0, "mixed": 0.0, "jumps": 0.0, "checks": 0.0}

@@ -192,7 +192,6 @@ def ensure_bubblewrap() -> None:
         print("  bubblewrap is missing; judging programs needs it: sudo apt-get install bubblewrap")
         return
     apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
-    VENV.mkdir(exist_ok=True)  # the log's folder
     try:
         run([*apt, "update"], "updating the package lists")
         run([*apt, "install", "--no-install-recommends", "bubblewrap"], "installing bubblewrap")
@@ -212,8 +211,8 @@ def set_up(extras: set[str]) -> None:
         raise SetupError(problem)
     with (ROOT / "pyproject.toml").open() as lock:  # two makes at once take turns
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ensure_bubblewrap()
         if extras <= installed_extras():
+            ensure_bubblewrap()
             return
         started = time.monotonic()
         print(f"Setting up {VENV} (some minutes the first time)", flush=True)
@@ -224,6 +223,7 @@ def set_up(extras: set[str]) -> None:
             print("  warning: no g++ found; torch.compile needs it (sudo apt-get install g++)")
         extras = extras | installed_extras()
         ensure_venv()
+        ensure_bubblewrap()  # after the venv, which is the folder of its log
         STAMP.unlink(missing_ok=True)
         install(extras)
         repair()

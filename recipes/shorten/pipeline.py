@@ -26,11 +26,13 @@ from recipes.shorten.results import TITLES, Method
 from recipes.shorten.second_phase import Chooser, second_phase
 from recipes.shorten.selection import is_correct, length, preferences, shortest
 from recipes.shorten.training import Start, fine_tune, on_model
+from recipes.shorten.workers import Workers
 from recipes.shorten.workspace import Workspace, WorkspaceError
 from rl.config import RunConfig
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair
+from rollout.progress import waiting
 from rollout.types import Problem
 
 NEEDS_SAMPLES = {"rejection": "long", "dpo": "long", "merge_rejection": "merge"}
@@ -61,8 +63,8 @@ class Order:
 class Shortening:
     """One process's work in one output folder."""
 
-    def __init__(self, order: Order, stopper: Stopper) -> None:
-        self.order, self.config, self.stopper = order, order.config, stopper
+    def __init__(self, order: Order, workers: Workers, stopper: Stopper) -> None:
+        self.order, self.config, self.workers, self.stopper = order, order.config, workers, stopper
         self.space = Workspace(order.out)
         self.setup: Setup = prepare(on_model(self.config.run, order.long))
         self._identity = {
@@ -95,7 +97,7 @@ class Shortening:
         return self.space.begin(name, {**self._identity, **chosen, **inputs})
 
     def _start(self, model: Path, folder: Path) -> Start:
-        return Start(self.setup, model, folder, self.stopper)
+        return Start(self.setup, model, folder, self.stopper, self.workers)
 
     def _merge(self) -> int:
         keys = self.config.merge
@@ -103,7 +105,8 @@ class Shortening:
         folder = self._begin("merge", keys, short=_fingerprint(self.order.short))
         if not (folder / "model").exists():
             base = self._merge_base()
-            merge(self.order.long, self.order.short, folder / "model", keys.weight, keys.method, base)
+            with waiting("merging long and short"):
+                merge(self.order.long, self.order.short, folder / "model", keys.weight, keys.method, base)
         self.space.finish(
             "merge", f"{keys.method}, {1 - keys.weight:g} x long + {keys.weight:g} x short ({self.order.short})"
         )
@@ -166,15 +169,14 @@ class Shortening:
         folder = self._begin("rl", keys)
         base, why = self.order.long, "from the model as it is: it comes from no run with checkpoints"
         if self.order.run_dir is not None and self.order.original is not None:
-            chooser = Chooser(self.order.run_dir, self.order.original, self.config, self.stopper)
+            chooser = Chooser(self.order.run_dir, self.order.original, self.config, self.workers, self.stopper)
             base, why = chooser.choose(self._problems_for_selection(), folder)
         say(f"{TITLES['rl']}: {why}")
         from recipes.run import run
 
-        code = run(second_phase(self.config, base), folder / "run")
+        code = run(second_phase(self.config, base), folder / "run", self.workers.launch)
         if code:
             return code
-        self.stopper.claim()
         self.space.finish(
             "rl",
             f"{why}; {keys.iterations} iterations with at most {self.config.cap} tokens, length reward "
@@ -188,9 +190,7 @@ class Shortening:
         folder = self._begin(f"samples-{name}", keys, start=_fingerprint(model))
         title = f"{keys.n} responses of {name}"
         questions = Questions("train", title, self._problems_to_sample(), keys.n, keys.temperature)
-        answers = answer_all(
-            self.setup, questions, OnDemand(self.setup, model, keys.temperature, self.stopper), model, folder
-        )
+        answers = self._answers(questions, model, folder)
         self.space.finish(folder.name, f"{len(answers)} responses")
         return answers
 
@@ -198,7 +198,11 @@ class Shortening:
         samples, temperature = self.config.judge.samples, self.config.run.eval.temperature
         folder = self.order.out / "judged" / name
         questions = Questions("heldout", f"judge {TITLES[name]}", self.setup.heldout, samples, temperature)
-        return answer_all(self.setup, questions, OnDemand(self.setup, model, temperature, self.stopper), model, folder)
+        return self._answers(questions, model, folder)
+
+    def _answers(self, questions: Questions, model: Path, folder: Path) -> list[Answer]:
+        asking = OnDemand(self.setup, model, questions.temperature, self.stopper, self.workers)
+        return answer_all(self.setup, questions, asking, model, folder)
 
     def _problems_to_sample(self) -> tuple[Problem, ...]:
         return tuple(self.setup.train[index] for index in self.setup.usable(self.config.sample.problems))
@@ -235,8 +239,8 @@ def shorten(order: Order) -> int:
         try:
             check_run_dir(order.out.resolve())
             space = Workspace(order.out)
-            with space.lock():
-                return Shortening(order, stopper).run()
+            with space.lock(), Workers(stopper) as workers:
+                return Shortening(order, workers, stopper).run()
         except Interrupted:
             say(f"stopped; the same command goes on in {order.out}")
             return 128 + (stopper.signal or signal.SIGTERM)

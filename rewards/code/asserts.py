@@ -9,24 +9,39 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rewards.code.calls import Reply, Runner, make_calls, script_job
+from rewards.code.calls import Runner, make_calls, script_job
 from rewards.code.languages import LANGUAGES
 from rewards.code.problem import AssertProblem
+from rewards.code.replies import Reply
 from rewards.code.rules import Rules, limits_of
 from rewards.code.types import Limits
 from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, refused
 
-MAX_ROUNDS = 8
+MAX_ROUNDS = 16
 """Rounds of calls; each adds at least one call that depends on earlier results."""
 MAX_KEPT = 10_000
 """Problems whose first calls are kept."""
-CHECKING = Limits(cpu_s=20, wall_s=60)
+CHECKING = Limits(cpu_s=10, wall_s=600)
 """What test code may use."""
 
 
-_first_reports: dict[AssertProblem, dict[str, Any]] = {}
+@dataclass(frozen=True)
+class Report:
+    """What one run of the tests says; see ``rewards.code.checks.Session.report``."""
+
+    complete: bool
+    together: bool
+    checks: list[tuple[int, str, str]]
+    ended: list[str]
+    calls: list[bytes]
+    """As JSON, not read here: what a program returned may be among the arguments."""
+
+
+_first_reports: dict[AssertProblem, Report] = {}
 
 
 class TestsBroken(Exception):
@@ -41,24 +56,25 @@ def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rule
         report = _first_report(problem, runner)
     except TestsBroken as error:
         return refused(Verdict.SE, f"the problem's tests do not run: {error}", 0)
-    faults = [reason for _, verdict, reason in report["checks"] if verdict == Verdict.SE]
-    if faults or report["complete"]:
-        faults += [*report["ended"][1:], "the problem's tests never call the program"]
+    faults = [reason for _, verdict, reason in report.checks if verdict == Verdict.SE]
+    if faults or report.complete:
+        faults += [*report.ended[1:], "the problem's tests never call the program"]
         return refused(Verdict.SE, faults[0], 0)
     limits = limits_of(problem.allowance, LANGUAGES["python"], rules)
     cpu_s, peak = 0.0, None
-    known: dict[str, list[Reply]] = {}
+    known: dict[bytes, list[Reply]] = {}
+    program = whole(problem, code)
     for _ in range(MAX_ROUNDS):
-        run = make_calls(runner, whole(problem, code), problem.prelude, report["calls"], limits, _never)
+        run = make_calls(runner, program, problem.prelude, report.calls, limits, _never, report.together)
         cpu_s, peak = cpu_s + run.cpu_s, max(peak or 0, run.memory_bytes or 0) or None
         if run.refused:
             return refused(Verdict.CE, run.refused, 0, cpu_s)
-        known = extended(known, report["calls"], run.replies)
+        known = extended(known, report.calls, run.replies)
         try:
             report = _report(problem, known, runner)
         except TestsBroken as error:
             return refused(Verdict.WA, f"the tests do not run to their end on its results: {error}", 0, cpu_s)
-        if report["complete"]:
+        if report.complete:
             return _judged(report, cpu_s, peak)
     # Not ungradable: with results that lead the tests on and on, a program could get itself masked.
     return refused(Verdict.WA, f"the tests need more than {MAX_ROUNDS} rounds of calls on its results", 0, cpu_s)
@@ -71,14 +87,16 @@ def whole(problem: AssertProblem, code: str) -> str:
     return problem.prelude + code
 
 
-def extended(known: dict[str, list[Reply]], calls: list[Any], replies: tuple[Reply, ...]) -> dict[str, list[Reply]]:
+def extended(
+    known: dict[bytes, list[Reply]], calls: Sequence[bytes], replies: Sequence[Reply]
+) -> dict[bytes, list[Reply]]:
     """A transcript with the replies of one more round: replies by call, in order of occurrence.
 
     The first reply to a call stands, so that a program that answers differently each time cannot lead the tests astray.
     """
-    latest: dict[str, list[Reply]] = {}
+    latest: dict[bytes, list[Reply]] = {}
     for call, reply in zip(calls, replies, strict=True):
-        latest.setdefault(json.dumps(call), []).append(reply)
+        latest.setdefault(call, []).append(reply)
     for key, old in known.items():
         latest[key] = old + latest.get(key, [])[len(old) :]
     return latest
@@ -89,7 +107,7 @@ def _never(_: int, __: Reply) -> bool:
     return False
 
 
-def _first_report(problem: AssertProblem, runner: Runner) -> dict[str, Any]:
+def _first_report(problem: AssertProblem, runner: Runner) -> Report:
     """The first calls of a problem's tests: the same for every program, so they are kept."""
     if problem not in _first_reports:
         if len(_first_reports) >= MAX_KEPT:
@@ -98,25 +116,32 @@ def _first_report(problem: AssertProblem, runner: Runner) -> dict[str, Any]:
     return _first_reports[problem]
 
 
-def _report(problem: AssertProblem, known: dict[str, list[Reply]], runner: Runner) -> dict[str, Any]:
+def _report(problem: AssertProblem, known: dict[bytes, list[Reply]], runner: Runner) -> Report:
     plan = {
         "prelude": problem.test_prelude,
         "remote": problem.remote,
         "tests": problem.tests,
-        "replies": known,
+        "replies": {call.decode(): [_put(reply) for reply in replies] for call, replies in known.items()},
     }
     outcome = runner.run(script_job("checks", {"plan.json": json.dumps(plan).encode()}, CHECKING))
-    if not outcome.ok:
+    if not outcome.ok or not outcome.channel:
         raise TestsBroken(failure_of(outcome)[1])
-    report: dict[str, Any] = json.loads(outcome.channel)[0]
-    return report
+    header, *calls = outcome.channel.splitlines()
+    return Report(**json.loads(header), calls=calls)
 
 
-def _judged(report: dict[str, Any], cpu_s: float, peak: int | None) -> Judgement:
+def _put(reply: Reply) -> dict[str, Any]:
+    """A reply as test code is given it, still unread."""
+    if reply.kind == "failed":
+        return {"failed": [reply.verdict, reply.reason]}
+    return {"claim": reply.claim.decode(errors="replace")}
+
+
+def _judged(report: Report, cpu_s: float, peak: int | None) -> Judgement:
     """The verdict of a complete run of the tests."""
-    lines = [*report["checks"]]
-    if report["ended"]:
-        lines.append([0, *report["ended"]])
+    lines = [*report.checks]
+    if report.ended:
+        lines.append((0, *report.ended))
     if not lines:
         return refused(Verdict.WA, "with its results the tests come to no assert", 0, cpu_s)
     results = [

@@ -10,11 +10,11 @@ compared elsewhere; a forged reply earns exactly what the same value honestly re
     ["method", class, name, args, kwargs]   of a fresh object; without such a class, the name itself
     ["apply", ref, args, kwargs]            what an earlier call returned
     ["get", ref, name]  ["set", ref, name, value]
+    ["iterate", ref, n]                     starts to go through it: a list of the first ``n`` items, or of all
+    ["next", ref, n]                        the next ``n`` items of what an earlier "iterate" goes through
 
 In arguments, ``{"ref": n}`` is what call ``n`` returned and ``{"builtin": "int"}`` is ``int``.
-Replies, one JSON line each, go to descriptor 3, and what the program prints goes nowhere:
-``["value", v]``, ``["object", type, truth]`` (not plain data; kept for later calls), ``["raised", type, text]``, and
-instead of all of them ``["refused", text]`` when the program is no Python.
+Replies (``rewards.code.replies``), one JSON line each, go to descriptor 3, and what the program prints goes nowhere.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from rewards.code.plain import Decoder, NotPlain, encode, type_name
@@ -36,23 +37,32 @@ MAX_TEXT = 300
 """Characters of an exception's text that are passed on."""
 
 
-def open_replies() -> Callable[[list[Any]], None]:
-    """What writes a reply. Standard output goes nowhere from here on: debug prints are no answer and no offence."""
+def open_replies() -> Callable[[str], None]:
+    """What writes a line. Standard output goes nowhere from here on: debug prints are no answer and no offence."""
     os.set_inheritable(CHANNEL, False)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
 
-    def send(reply: list[Any]) -> None:
-        left = json.dumps(reply).encode() + b"\n"
+    def send(line: str) -> None:
+        left = line.encode() + b"\n"
         while left:
             left = left[os.write(CHANNEL, left) :]
 
     return send
 
 
-def perform(call: list[Any], namespace: dict[str, Any], results: list[Any]) -> Any:
-    """What one call returns."""
+def perform(call: list[Any], namespace: dict[str, Any], results: list[Any]) -> tuple[Any, Any]:
+    """What one call returns, and what is kept of it for later calls."""
     kind, rest = call[0], call[1:]
+    if kind in ("iterate", "next"):
+        iterator = iter(results[rest[0]]) if kind == "iterate" else results[rest[0]]
+        return list(islice(iterator, rest[1])), iterator
+    result = answer(kind, rest, namespace, results)
+    return result, result
+
+
+def answer(kind: str, rest: list[Any], namespace: dict[str, Any], results: list[Any]) -> Any:
+    """What one call of another kind returns."""
     decoder = Decoder(lambda tag, inner: results[inner] if tag == "ref" else getattr(builtins, inner))
     if kind == "get":
         return getattr(results[rest[0]], rest[1])
@@ -77,7 +87,7 @@ def report(value: Any) -> list[Any]:
         return ["object", type_name(value), bool(value)]
 
 
-def run(source: str, plan: dict[str, Any], send: Callable[[list[Any]], None]) -> None:
+def run(source: str, plan: dict[str, Any], send: Callable[[str], None]) -> None:
     """Load the program and make the calls, in order."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
@@ -85,7 +95,7 @@ def run(source: str, plan: dict[str, Any], send: Callable[[list[Any]], None]) ->
     try:
         code = compile(source, "solution.py", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        send(["refused", f"{type_name(error)}: {error}"[:MAX_TEXT]])
+        send(json.dumps(["refused", f"{type_name(error)}: {error}"[:MAX_TEXT]]))
         return
     exec(compile(plan["prelude"], "prelude.py", "exec"), namespace)
     results: list[Any] = []
@@ -93,12 +103,18 @@ def run(source: str, plan: dict[str, Any], send: Callable[[list[Any]], None]) ->
     for call in plan["calls"]:
         result = None
         try:
-            result = perform(call, namespace, results)
-            reply = report(result)
+            returned, result = perform(call, namespace, results)
+            reply = report(returned)
         except BaseException as error:  # noqa: BLE001  the program's own failure, SystemExit too: it is the reply
-            reply = ["raised", type_name(error), _text(error)]
+            reply = ["raised", type_name(error), _builtin(error), _text(error)]
         results.append(result)
-        send(reply)
+        send(json.dumps(reply))
+
+
+def _builtin(error: BaseException) -> str:
+    """The first builtin class that an exception is one of: test code may catch it as that."""
+    names = ((type.__getattribute__(kind, "__name__"), kind) for kind in type(error).__mro__)
+    return next(name for name, kind in names if getattr(builtins, name, None) is kind)
 
 
 def _text(error: BaseException) -> str:

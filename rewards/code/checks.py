@@ -7,8 +7,9 @@ random seed is fixed), so the transcript is complete after one round, or a few. 
 there is no program code here that an ``==`` could run.
 
 ``plan.json``: ``prelude`` (source run as it is), ``remote`` (names that stand for the program), ``tests`` (source whose
-asserts are counted one by one), ``replies`` (encoded call -> replies in order of occurrence; a reply is one of
-``rewards.code.candidate`` or ``["failed", verdict, text]``). One JSON object comes out: see ``Session.report``.
+asserts are counted one by one), ``replies`` (encoded call -> replies in order of occurrence: ``{"claim": line}`` as
+``rewards.code.replies`` describes it, or ``{"failed": [verdict, reason]}``). Out comes one JSON object (see
+``Session.report``) and then the calls, one a line.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
 from rewards.code.candidate import open_replies
 from rewards.code.plain import Decoder, Encoder, NotPlain, has_nan
+from rewards.code.replies import parse
 
 MAX_TEXT = 200
+MAX_CHECKS = 100_000
+"""Asserts that are counted: with a loop over a result there is no end to them."""
+ITEMS, NEXT_ITEMS, MORE = 1000, 4, 16
+"""Items that are asked for at first when something of the program is gone through, by a loop or by ``next``, which may
+ask for few of many that are slow to come by; and how many times as many after that.
+"""
 
 
 class Unknown(BaseException):
@@ -38,12 +47,27 @@ class Failed(BaseException):
 
 
 class Raised(Exception):
-    """The program raised an exception on a call."""
+    """The program raised an exception on a call; its text."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def raised(name: str, base: str, text: str) -> Raised:
+    """The program's exception, so that test code can catch it as the builtin exception that it is."""
+    kind = getattr(builtins, base, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            error: Raised = type(name[:40], (Raised, kind), {})(text)
+        except (TypeError, ValueError):  # one that wants more than a text, or its name is none
+            return Raised(text)
+        return error
+    return Raised(text)
 
 
 class Remote:
-    """A function or an object of the program. It can be called, have attributes, and be true or false (what a program
-    gains by lying there, it would have by returning ``True``); everything else is refused.
+    """A function or an object of the program. It can be called, have attributes, be gone through, and be true or false
+    (what a program gains by lying there, it would have by returning ``True``); everything else is refused.
     """
 
     def __init__(
@@ -69,24 +93,41 @@ class Remote:
             self._refuse()
         return bool(self._truth)
 
+    def __iter__(self) -> Iterator[Any]:
+        if self._kind is None:
+            self._refuse()
+        return self.__dict__.get("_items") or self._session.items(self._ref, ITEMS)
+
+    def __next__(self) -> Any:
+        if self._kind is None:
+            self._refuse()
+        return next(self.__dict__.setdefault("_items", self._session.items(self._ref, NEXT_ITEMS)))
+
+    def __len__(self) -> int:
+        """An error that ``list()``, which asks in vain for a length first, puts up with."""
+        if self._kind is None:
+            self._refuse()
+        raise TypeError(f"a {self._kind} is not plain data: it has no length here")
+
     def _refuse(self, *_: Any) -> NoReturn:
         if self._kind is None:  # not yet known; an object's type may well have an empty name
             self._session.complete = False
             raise Unknown
         raise Failed("WA", f"returned a {self._kind}, which is not plain data")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __iter__ = _refuse  # type: ignore[assignment]
-    __len__ = __getitem__ = __contains__ = __int__ = __float__ = __index__ = __str__ = __repr__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse  # type: ignore[assignment]
+    __getitem__ = __contains__ = __int__ = __float__ = __index__ = __str__ = __repr__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __abs__ = __round__ = __neg__ = _refuse
 
 
 class Session:
     """One run of the tests against a transcript."""
 
-    def __init__(self, replies: dict[str, list[list[Any]]]) -> None:
+    def __init__(self, replies: dict[str, list[dict[str, Any]]]) -> None:
         self.replies = replies
         self.seen: Counter[str] = Counter()
-        self.calls: list[list[Any]] = []
+        self.calls: list[str] = []
+        self.together = False
         self.complete = True
         self.checks: list[list[Any]] = []
         self.depth = 0
@@ -105,20 +146,24 @@ class Session:
         key = json.dumps(call)
         known, occurrence = self.replies.get(key, []), self.seen[key]
         self.seen[key] += 1
-        self.calls.append(call)
+        self.calls.append(key)
+        self.together = self.together or call[0] != "call" or '{"ref": ' in key
         if occurrence >= len(known):
             self.complete = False
             if self.depth:
                 raise Unknown
             return Remote(self, ref=len(self.calls) - 1)
-        kind, *rest = known[occurrence]
+        known_reply = known[occurrence]
+        if "failed" in known_reply:
+            raise Failed(*known_reply["failed"])
+        kind, *rest = _read(known_reply["claim"])
         if kind == "value":
             return self.value(rest[0])
         if kind == "object":
             return Remote(self, ref=len(self.calls) - 1, kind=rest[0], truth=rest[1])
         if kind == "raised":
-            raise Raised(f"{rest[0]}: {rest[1]}"[:MAX_TEXT])
-        raise Failed(*rest)
+            raise raised(*rest)
+        raise Failed("WA", "wrote to the result channel")
 
     def value(self, encoded: Any) -> Any:
         """A fresh copy of a result. NaN equals nothing, so it is no right answer to anything."""
@@ -130,24 +175,47 @@ class Session:
             raise Failed("WA", "returned NaN")
         return value
 
+    def items(self, ref: int, count: int) -> Iterator[Any]:
+        """What an object of the program gives when it is gone through."""
+        call = ["iterate", ref, count]
+        while True:
+            position = len(self.calls)
+            found = self.ask(call)
+            if type(found) is Remote:
+                found._refuse()
+            if type(found) is not list:
+                raise Failed("WA", "wrote to the result channel")
+            yield from found
+            if len(found) < call[2]:
+                return
+            call = ["next", position, MORE * call[2]]
+
     def check(self, line: int) -> Check:
         """Context of one assert."""
         return Check(self, line)
 
     def settle(self, line: int, verdict: str, reason: str) -> None:
         """The outcome of one check."""
+        if len(self.checks) >= MAX_CHECKS:
+            raise Failed("WA", f"with its results the tests come to more than {MAX_CHECKS} asserts")
         self.checks.append([line, verdict, reason[:MAX_TEXT]])
 
     def report(self, ended: list[str]) -> dict[str, Any]:
-        """``complete``: no call was missing; ``calls`` in order; ``checks``: [line, verdict, reason]; ``ended``:
-        verdict and reason when the tests broke off outside of an assert, else empty.
+        """``complete``: no call was missing; ``together``: calls refer to results of others; ``checks``: [line,
+        verdict, reason]; ``ended``: verdict and reason when the tests broke off outside of an assert, else empty.
         """
-        return {
-            "complete": self.complete,
-            "calls": self.calls,
-            "checks": self.checks,
-            "ended": ended,
-        }
+        return {"complete": self.complete, "together": self.together, "checks": self.checks, "ended": ended}
+
+
+def _read(claim: str) -> list[Any]:
+    """The parts of a reply. Test code may read and write integers of any length, but the program does so at its own
+    cost: long ones travel in hexadecimal.
+    """
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+    try:
+        return parse(claim) or [""]
+    finally:
+        sys.set_int_max_str_digits(0)
 
 
 def special(value: Any) -> dict[str, Any] | None:
@@ -187,7 +255,7 @@ def verdict_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, Failed):
         return str(error.args[0]), str(error.args[1])
     if isinstance(error, Raised):
-        return "RE", str(error)
+        return "RE", f"{type(error).__name__}: {error}"
     if isinstance(error, AssertionError):
         return "WA", "wrong result"
     return "WA", f"the test code raised {type(error).__name__}: {error}"[:MAX_TEXT]
@@ -204,8 +272,8 @@ class CountAsserts(ast.NodeTransformer):
         return ast.copy_location(ast.With([item], [node]), node)
 
 
-def run(plan: dict[str, Any]) -> dict[str, Any]:
-    """The tests of a plan against its transcript."""
+def run(plan: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The tests of a plan against its transcript: the report, and all calls in order."""
     random.seed(0)
     session = Session(plan["replies"])
     namespace: dict[str, Any] = {"__name__": "tests"}
@@ -218,7 +286,7 @@ def run(plan: dict[str, Any]) -> dict[str, Any]:
         exec(compile(tree, "tests.py", "exec"), namespace)
     except (Exception, Unknown, Failed) as error:  # noqa: BLE001  a named boundary: the report says so
         ended = [] if isinstance(error, Unknown) else list(verdict_of(error))
-    return session.report(ended)
+    return session.report(ended), session.calls
 
 
 def main() -> None:
@@ -227,5 +295,6 @@ def main() -> None:
     sys.setrecursionlimit(20_000)
     with open("plan.json", encoding="utf-8") as file:
         plan = json.load(file)
-    send([run(plan)])
+    report, calls = run(plan)
+    send("\n".join([json.dumps(report), *calls]))
     os._exit(0)

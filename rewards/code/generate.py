@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
-from rewards.code.calls import Patient, Runner, script_job
-from rewards.code.compare import Tolerance, same_output
+from rewards.code.calls import Fair, Runner, script_job
+from rewards.code.compare import Leeway, Tolerance, same_output
 from rewards.code.judge import Built, Program, build, run_program
 from rewards.code.languages import LANGUAGES
 from rewards.code.packages import package_files
@@ -31,8 +30,10 @@ from rewards.code.rules import DEFAULT, limits_of
 from rewards.code.types import Limits, Outcome, SandboxFailure
 from rewards.code.verdict import failure_of
 
-GENERATING = Limits(cpu_s=10, wall_s=60)
+GENERATING = Limits(cpu_s=10, wall_s=600)
 """What one run of a generator may use."""
+MAX_TEXTS = 10_000
+"""Inputs that one run may give."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,15 @@ def make_tests(source: Source, runner: Runner, rules: Yield, workers: int = 1) -
         reason = f"{len(distinct)} different submissions, fewer than {rules.submissions}"
         return Made(source.id, Stage.FEW_SUBMISSIONS, reason, len(distinct))
     chosen = random.Random(f"k15.make_tests/{rules.seed}/{source.id}").sample(distinct, rules.submissions)
-    patient = Patient(runner)
+    runner = Fair(runner)
     try:
-        inputs = draw_inputs(source.generator, source.id, patient, rules)
+        inputs = draw_inputs(source.generator, source.id, runner, rules)
         if isinstance(inputs, str):
             return Made(source.id, Stage.GENERATOR, inputs, len(distinct))
         if len(inputs) < rules.min_valid:
             reason = f"{len(inputs)} different inputs, fewer than {rules.min_valid}"
             return Made(source.id, Stage.FEW_VALID, reason, len(distinct), len(inputs))
-        outputs = _outputs(source, chosen, inputs, patient, workers)
+        outputs = _outputs(source, chosen, inputs, runner, workers)
     except SandboxFailure as failure:
         return Made(source.id, Stage.SANDBOX, str(failure), len(distinct))
     made = agreed(outputs, rules, source.tolerance)
@@ -181,12 +182,13 @@ def _draw(generator: str, name: str, number: int, runner: Runner, rules: Yield) 
 
 
 def _texts(channel: bytes) -> list[str] | None:
-    """A JSON list of texts; ``None`` for anything else, for a generator may write what it likes."""
-    try:
-        found: Any = json.loads(channel)
-    except (ValueError, RecursionError):
+    """JSON texts, one a line; ``None`` for anything else, for a generator may write what it likes."""
+    *lines, rest = channel.split(b"\n", MAX_TEXTS)
+    if rest or not all(line.startswith(b'"') and line.endswith(b'"') for line in lines):
         return None
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+    try:
+        found = [json.loads(line) for line in lines]  # nothing but a text is between quotes
+    except ValueError:
         return None
     return [text.encode(errors="replace").decode() for text in found]
 
@@ -220,7 +222,7 @@ def agreed(
         for who, output in enumerate(row):
             if output is None:
                 continue
-            same = next((found for found in classes if same_output(output, found[0], tolerance)[0]), None)
+            same = next((found for found in classes if same_output(output, found[0], Leeway(tolerance))[0]), None)
             if same is None:
                 classes.append((output, {who}))
             else:

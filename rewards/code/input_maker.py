@@ -4,7 +4,7 @@ A generator may print its input, or write it to files ending in ``.in`` as CYaRo
 numbers are seeded before it starts and its number is ``sys.argv[1]``. CYaRon's ``output_gen`` does nothing here: the
 outputs come from reference submissions, elsewhere.
 
-``plan.json`` holds ``{"seed": text, "number": n}``; the inputs go to descriptor 3 as one JSON list of texts.
+``plan.json`` holds ``{"seed": text, "number": n}``; the inputs go to descriptor 3, one JSON text a line.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def main() -> None:
             raise
     flush(kind)
     with os.fdopen(CHANNEL, "wb") as channel:
-        channel.write(json.dumps(inputs(printed)).encode())
+        channel.writelines(json.dumps(text).encode() + b"\n" for text in inputs(printed))
     kept.clear()

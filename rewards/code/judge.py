@@ -5,16 +5,17 @@ Expected outputs and results stay here, outside of the sandbox that the program 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from rewards.code.asserts import judge_asserts
-from rewards.code.calls import Patient, Reply, Runner, make_calls
-from rewards.code.compare import same_output, same_value
+from rewards.code.calls import Fair, Runner, make_calls
+from rewards.code.compare import Leeway, same_output, same_value
 from rewards.code.languages import COMPILING, LANGUAGES, Language
 from rewards.code.packages import PackageMissing, wanted_files
-from rewards.code.plain import NotPlain, decode, encode
+from rewards.code.plain import encode
 from rewards.code.problem import (
     FUNCTIONAL_PRELUDE,
     Allowance,
@@ -24,13 +25,16 @@ from rewards.code.problem import (
     FunctionalProblem,
     StdinProblem,
 )
+from rewards.code.replies import Reply, parse
 from rewards.code.rules import DEFAULT, Rules, limits_of
 from rewards.code.types import Job, Limits, Outcome, ProgramMissing, SandboxFailure
-from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, last_line, refused
+from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, last_line, one_line, refused
 
 CHECKER_WRONG = (1, 2)
 """Exit codes of a checker that found the output wrong (testlib: wrong answer, presentation error)."""
 _CHECKED = ("input.txt", "output.txt", "answer.txt")
+LONGER, SPARE = 16, 2048
+"""How many times as long a right reply may be written as the expected value is, and how many bytes more."""
 _SYNTAX = ("SyntaxError:", "IndentationError:", "TabError:")
 
 
@@ -57,7 +61,7 @@ def judge(problem: CodeProblem, program: Program, runner: Runner, rules: Rules =
 
     A failure of the sandbox is SE. A language that the problem does not take, or that is not installed, is CE.
     """
-    runner = Patient(runner)
+    runner, program = Fair(runner), replace(program, code=program.code.removeprefix("\ufeff"))
     total = 0 if isinstance(problem, AssertProblem) else len(problem.tests)
     if program.language not in problem.languages:
         known = ", ".join(problem.languages)
@@ -155,7 +159,7 @@ Check = Callable[[Outcome, bytes, bytes], tuple[Verdict, str]]
 def _checking(problem: StdinProblem, runner: Runner, rules: Rules) -> Check | str:
     """How outputs are judged, or why the problem's checker cannot be used."""
     if problem.checker is None:
-        return lambda outcome, _, expected: _compared(outcome.stdout, expected, problem.tolerance)
+        return lambda outcome, _, expected: _compared(outcome.stdout, expected, problem.leeway)
     checker: Checker = problem.checker
     language = LANGUAGES[checker.language]
     try:
@@ -172,8 +176,8 @@ def _checker_needs(language: Language) -> str:
     return f"the checker needs {language.needs}, which is not installed"
 
 
-def _compared(found: bytes, expected: bytes, tolerance: float | None) -> tuple[Verdict, str]:
-    same, reason = same_output(found, expected, tolerance)
+def _compared(found: bytes, expected: bytes, leeway: Leeway) -> tuple[Verdict, str]:
+    same, reason = same_output(found, expected, leeway)
     return (Verdict.AC, "") if same else (Verdict.WA, reason)
 
 
@@ -204,12 +208,12 @@ def _checked(
 
 def _judge_functional(problem: FunctionalProblem, program: Program, runner: Runner, rules: Rules) -> Judgement:
     calls = [
-        ["method", "Solution", problem.name, encode(list(args)), encode(dict[str, object]())]
+        json.dumps(["method", "Solution", problem.name, encode(list(args)), encode(dict[str, object]())]).encode()
         for args, _ in problem.tests
     ]
 
     def one(index: int, reply: Reply) -> TestResult:
-        return result_of(reply, problem.tests[index][1], problem.tolerance)
+        return result_of(reply, problem.tests[index][1], problem.leeway)
 
     def wrong(index: int, reply: Reply) -> bool:
         return one(index, reply).verdict is not Verdict.AC
@@ -222,26 +226,32 @@ def _judge_functional(problem: FunctionalProblem, program: Program, runner: Runn
     return judgement([one(i, reply) for i, reply in enumerate(run.replies)], run.cpu_s, run.memory_bytes)
 
 
-def result_of(reply: Reply, expected: object, tolerance: float | None) -> TestResult:
-    """A reply judged against the expected JSON value."""
-    kind, *rest = reply
-    if kind == "failed":
-        return TestResult(Verdict(rest[0]), rest[1])
+def result_of(reply: Reply, expected: object, leeway: Leeway) -> TestResult:
+    """A reply judged against the expected JSON value.
+
+    One that is much longer than a right one could be is not read: nothing that a program returns takes this process
+    longer than what it should have returned.
+    """
+    if reply.kind == "failed":
+        return TestResult(Verdict(reply.verdict), reply.reason)
+    said, wanted = reply.claim[len('["value", ') : -1], json.dumps(encode(expected)).encode()
+    wrong = TestResult(Verdict.WA, f"returned {_short(said)}, not {_short(wanted)}")
+    if len(said) > LONGER * len(wanted) + SPARE:
+        return wrong
+    kind, *rest = parse(reply.claim) or [""]
     if kind == "raised":
-        return TestResult(Verdict.RE, f"{rest[0]}: {rest[1]}"[:200])
+        return TestResult(Verdict.RE, one_line(f"{rest[0]}: {rest[2]}"))
+    if kind == "object":
+        return TestResult(Verdict.WA, one_line(f"returned a {rest[0]}, which is not plain data"))
     if kind != "value":
-        return TestResult(Verdict.WA, f"returned a {rest[0]}, which is not plain data")
+        return TestResult(Verdict.WA, "wrote to the result channel")
     try:
-        found = decode(rest[0])
-    except NotPlain as error:
-        return TestResult(Verdict.WA, str(error))
-    if same_value(found, expected, tolerance):
-        return TestResult(Verdict.AC)
-    return TestResult(Verdict.WA, f"returned {_short(found)}, not {_short(expected)}")
+        same = same_value(rest[0], expected, leeway)
+    except RecursionError:
+        same = False
+    return TestResult(Verdict.AC) if same else wrong
 
 
-def _short(value: object) -> str:
-    if type(value) is int and value.bit_length() > 300:
-        return "a huge int"
-    text = ascii(value) if type(value) in (str, int, float, bool, type(None)) else type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(text: bytes) -> str:
+    """The beginning of a JSON text."""
+    return one_line(text[:57].decode(errors="replace")) + ("..." if len(text) > 57 else "")

@@ -9,10 +9,13 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NoReturn
 
-from rewards.code.compare import Tolerance, floats, stated_tolerance
+from rewards.code.compare import EXACT, Leeway, floats
 from rewards.code.languages import LANGUAGES
+from rewards.code.plain import encode
+from rewards.code.stated import leeway
 from rewards.reference import Reference
 
 FUNCTIONAL_PRELUDE = """\
@@ -59,8 +62,8 @@ class StdinProblem:
 
     tests: tuple[tuple[bytes, bytes], ...]
     """Input and expected output of each test."""
-    tolerance: Tolerance = None
-    """Error of numbers in the output that is accepted."""
+    leeway: Leeway = EXACT
+    """Errors of numbers in the output that are accepted, orders, letter cases."""
     checker: Checker | None = None
     """Decides in place of comparison."""
     allowance: Allowance = Allowance()
@@ -74,7 +77,7 @@ class FunctionalProblem:
     name: str
     tests: tuple[tuple[tuple[Any, ...], Any], ...]
     """Arguments and expected result of each test: JSON values."""
-    tolerance: Tolerance = None
+    leeway: Leeway = EXACT
     allowance: Allowance = Allowance()
     languages: tuple[str, ...] = ("python",)
 
@@ -120,7 +123,7 @@ def problem_of(reference: Reference) -> CodeProblem:
     kind = extra.get("testtype") or ("functional" if extra.get("fn_name") else "stdin")
     if kind == "stdin":
         pairs = tuple((test["input"].encode(), test["output"].encode()) for test in tests)
-        return StdinProblem(pairs, _tolerance(reference), _checker(extra), _allowance(extra))
+        return StdinProblem(pairs, _leeway(reference, printed=True), _checker(extra), _allowance(extra))
     if kind == "functional":
         return _functional(reference, tests)
     raise ProblemInvalid(f"unknown testtype {kind!r}; there are: stdin, functional")
@@ -147,7 +150,7 @@ def _functional(reference: Reference, tests: list[Mapping[str, str]]) -> Functio
         args = tuple(_json(line, f"input of test {number}") for line in test["input"].split("\n") if line.strip())
         expected = _json(test["output"], f"output of test {number}")
         pairs.append((args, floats(expected) if re.search(r"\bfloat\b", returns) else expected))
-    return FunctionalProblem(name, tuple(pairs), _tolerance(reference), _allowance(reference.extra))
+    return FunctionalProblem(name, tuple(pairs), _leeway(reference, printed=False), _allowance(reference.extra))
 
 
 def _humaneval(reference: Reference) -> AssertProblem:
@@ -229,18 +232,25 @@ def _json(text: str, what: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse, parse_int=_int)
+        encode(value)  # as deep and as large as may travel into a sandbox
     except (ValueError, RecursionError) as error:
         raise ProblemInvalid(f"{what} is no JSON value: {error}"[:200]) from error
+    return value
 
 
-def _tolerance(reference: Reference) -> Tolerance:
+def _int(digits: str) -> int:
+    """An integer of any length: Python refuses to read more than 4300 digits in the usual way."""
+    return int(digits) if len(digits) < 4300 else int(Decimal(digits))
+
+
+def _leeway(reference: Reference, printed: bool) -> Leeway:
     given = reference.extra.get("tolerance")
     if given is None:
-        return stated_tolerance(statement_of(reference))
+        return leeway(statement_of(reference), printed=printed)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1:
         raise ProblemInvalid(f"'tolerance' is {given!r}; it must be a number from 0 to below 1")
-    return float(given) or None
+    return leeway(statement_of(reference), float(given), printed)
 
 
 def _checker(extra: Mapping[str, Any]) -> Checker | None:

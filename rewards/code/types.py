@@ -24,7 +24,10 @@ class Limits:
     cpu_s: float = 10.0
     """CPU seconds of all its processes together."""
     wall_s: float = 30.0
-    """Wall seconds; looser than ``cpu_s``, so that a busy machine does not fail a right program."""
+    """Wall seconds, whatever happens in them."""
+    sleep_s: float = 30.0
+    """Seconds in which all its processes sleep or wait for a disk. Unlike ``wall_s`` it says the same of a program on a
+    busy machine as on an idle one: who waits for a core does not sleep."""
     memory_bytes: int = 512 * MIB
     """Memory of all its processes together, tmpfs and page cache of its own files included."""
     processes: int = 64
@@ -68,6 +71,8 @@ class Ending(StrEnum):
     """Used up ``cpu_s``."""
     WALL = "wall"
     """Used up ``wall_s``."""
+    SLEEP = "sleep"
+    """Used up ``sleep_s``."""
     MEMORY = "memory"
     """Used up ``memory_bytes``."""
     OUTPUT = "output"

@@ -18,7 +18,7 @@ class Verdict(StrEnum):
     WA = "WA"
     """Wrong answer."""
     TLE = "TLE"
-    """Over the time limit, in CPU or in wall seconds."""
+    """Over the time limit: ran or slept for too long."""
     MLE = "MLE"
     """Over the memory limit."""
     OLE = "OLE"
@@ -106,6 +106,7 @@ def refused(verdict: Verdict, reason: str, total: int, cpu_s: float = 0.0) -> Ju
 _ENDINGS = {
     Ending.CPU: (Verdict.TLE, "CPU time limit"),
     Ending.WALL: (Verdict.TLE, "wall time limit"),
+    Ending.SLEEP: (Verdict.TLE, "time limit: asleep"),
     Ending.MEMORY: (Verdict.MLE, "memory limit"),
     Ending.OUTPUT: (Verdict.OLE, "output limit"),
 }
@@ -124,4 +125,9 @@ def failure_of(outcome: Outcome) -> tuple[Verdict, str]:
 def last_line(text: bytes) -> str:
     """The last line of an error output, printable and short: a program wrote it."""
     lines = text[-2000:].decode(errors="replace").strip().splitlines()
-    return "".join(c if c.isprintable() else "?" for c in lines[-1][:200]) if lines else ""
+    return one_line(lines[-1]) if lines else ""
+
+
+def one_line(text: str) -> str:
+    """A text that a program wrote, printable and short."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import re
 
+from rewards.math.signs import RANGE, ascii_signs
 from rewards.math.tree import Unreadable
 
-_SIGNS = {
-    "\u2212": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": "/", "\u03c0": r"\pi ",
-    "\u221a": r"\sqrt", "\u221e": r"\infty ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ",
-    "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u00b0": r"^\circ ", "\u222a": r"\cup ", "\u2208": r"\in ",
-    "\u2248": r"\approx ",
-    "\u00b2": "^2 ", "\u00b3": "^3 ", "\u00bd": r"\frac12 ", "\u00bc": r"\frac14 ", "\u00be": r"\frac34 ",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2005": " ", "\u20ac": r"\text{euros}", "\u03b8": r"\theta ",
-    "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03bb": r"\lambda ", "\u2220": r"\angle ",
-}  # fmt: skip
-"""The few signs outside of ASCII that have one meaning. Look-alikes (other digits, Cyrillic letters) are not folded."""
-_NAMES = str.maketrans(_SIGNS)
 _HIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\uffff]")
 
 _SIZES = re.compile(
     r"\\(?:left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\.?"
-    r"|\\(?:displaystyle|textstyle|limits|nolimits|phantom\s*-|hfill|nobreak)(?![A-Za-z])|\\phantom\s*\{[^{}]*\}"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|phantom\s*-|hfill|nobreak|nonumber|tiny|scriptsize|small"
+    r"|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|mathstrut|strut)(?![A-Za-z])"
+    r"|\\[hv]?phantom\s*\{[^{}]*\}|\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"
 )
 _MATH_MARKS = re.compile(r"(?<!\\)\$|\\[()](?![A-Za-z])|\\\[|\\\](?![A-Za-z])")
 _BARS = re.compile(r"\\(?:mid|[lr]?vert)(?![A-Za-z])")
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:(?:\s*,\s*\\!\s*|\{,\}\s?|\\,\s?)[0-9]{3})+(?![0-9])")
+_FRACTIONS = re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac|flatfrac)(?![A-Za-z])")
+_DOTS = re.compile(r"\\[lcd]?dots[cbmio]?(?![A-Za-z])|\.\.\.")
+_SEPARATORS = (r"\s*,\s*\\!\s*", r"\{,\}\s?", r"\\[,;: ]\s?", r"~", r" ", r"\\text\{ \}")
+"""What may stand between groups of three digits; a comma alone may also separate two answers."""
+_GROUPED = [
+    re.compile(rf"(?<![0-9.,}}])(?<![0-9] )[0-9]{{1,3}}(?:{separator}[0-9]{{3}})+(?!{separator}[0-9]|[0-9])")
+    for separator in _SEPARATORS
+]
 _MODULES = re.compile(r"\b(?:np|numpy|math)\.(?=[a-z])")
 """Python's way to write a function, as some references have it."""
+_COUNTRY = re.compile(r"\b(?:US|AU|CA|NZ|HK) ?\\?\$(?=\s?[0-9])")
 _SEPARATOR = re.compile(r"[^0-9]")
-_SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|enspace)(?![A-Za-z])|~|\s+")
+_SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|enspace|enskip)(?![A-Za-z])|~|\s+")
+_RUNS = re.compile(r" {2,}")
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_TWO_WAYS = re.compile(r"[1-9][0-9]{2}(?:,[1-9][0-9]{2})+")
 _WRAPPER = re.compile(
-    r"\\(?:text|mbox|textbf|textit|textrm|texttt|textnormal|mathrm|mathbf|mathit|mathsf|operatorname)\s*\{([^{}]*)\}"
+    r"\\(?:text|mbox|textbf|textit|textrm|texttt|textnormal|textsf|mathrm|mathbf|mathit|mathsf|operatorname)\*?"
+    r"\s*\{([^{}]*)\}"
 )
-_GLUE = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])")
+_GLUE = re.compile(r"(?<![0-9]) | (?![0-9])")
 _ONE = re.compile(r"\{([0-9A-Za-z])\}")
 
 
@@ -47,20 +49,27 @@ def clean(text: str) -> str:
     """
     if _HIDDEN.search(text):
         raise Unreadable("invisible or control characters")
-    text = _MODULES.sub("", text.translate(_NAMES))
+    text = _COUNTRY.sub(r"\\$", _MODULES.sub("", ascii_signs(text)))
     text = _SIZES.sub(" ", text)
     text = _MATH_MARKS.sub(" ", text)
     text = _BARS.sub("|", text)
     text = _FRACTIONS.sub(r"\\frac", text)
-    text = _GROUPED.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
-    text = _SPACES.sub(" ", text).replace("{,}", ",")
+    text = _DOTS.sub(r"\\dots ", text)
+    for grouped in _GROUPED:
+        text = grouped.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
+    text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ","))
     text = text.strip()
-    return text.rstrip(" .,;")
+    return text.rstrip(" .,;\\")
 
 
 def join_commas(text: str) -> str:
     """With ``1,234,567`` read as one number; the other reading, three answers, is the text itself."""
     return _COMMAS.sub(lambda match: match.group().replace(",", ""), text)
+
+
+def is_list_of_numbers(text: str) -> bool:
+    """Whether groups of three digits, none of which begins with a nought, are answers of their own: ``100,200``."""
+    return _TWO_WAYS.fullmatch(text) is not None
 
 
 def flat(text: str) -> str:
@@ -70,4 +79,4 @@ def flat(text: str) -> str:
 
 def look(text: str) -> str:
     """What two texts must share to look the same: spaces count between digits only (``2 1/2`` is not ``21/2``)."""
-    return _GLUE.sub("", _ONE.sub(r"\1", flat(text)))
+    return _GLUE.sub("", _RUNS.sub(" ", _ONE.sub(r"\1", flat(text)))).replace(RANGE, "-")

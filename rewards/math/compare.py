@@ -1,34 +1,32 @@
-"""Whether two answers are the same, form by form. What is the same *value* is asked of a ``Decide``."""
+"""Whether two answers are the same, form by form. What is the same *value* is asked of an ``Engine``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 
-from rewards.math.finished import unfinished
-from rewards.math.forms import (
-    EXPRESSION,
-    FLIPPED,
-    chained_alike,
-    either_clock,
-    intervals,
-    is_constant,
-    named_reference,
-    named_value,
-    ratio_of,
-    unnamed,
-)
+from rewards.math.collections import Collections
+from rewards.math.engine import Engine
+from rewards.math.exact import Beyond, TooLarge
+from rewards.math.finished import is_numeral, unfinished
+from rewards.math.forms import EXPRESSION, either_clock, variables
+from rewards.math.intervals import as_set, is_set, real_set
+from rewards.math.relations import Relations
 from rewards.math.tree import (
     CONSTANTS,
     Based,
+    Builder,
     Clock,
+    Congruence,
     Expr,
+    Joined,
     Listing,
     Matrix,
     Node,
     Num,
     Op,
+    Piecewise,
+    Ratio,
     Relation,
     Seq,
     SetOf,
@@ -36,204 +34,146 @@ from rewards.math.tree import (
     Text,
     Union,
     Unit,
-    difference,
-    renamed,
+    replaced,
     symbols,
     walk,
 )
 from rewards.math.units import conversion
+from rewards.math.verdict import SAME, Verdict, differs
+from rewards.math.words import number_of
 
-Decide = Callable[[Expr, Expr, Fraction | None], bool]
-"""Whether a reference and a found expression have the same value, up to a tolerance if one is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether the answer is the reference's; when not, why."""
-
-    same: bool
-    reason: str = ""
-
-
-SAME = Verdict(True)
-
-
-def differs(reason: str) -> Verdict:
-    """A verdict with its reason."""
-    return Verdict(False, reason)
+_WHOLE_SHARE = Fraction(10)
+"""A decimal below this may be a share or a ratio, so that its per cent are another number."""
 
 
 class Comparer:
-    """Compares answers under one way to decide values and one tolerance."""
+    """Compares answers by one engine and under one tolerance."""
 
-    def __init__(self, decide: Decide, tolerance: Fraction | None = None) -> None:
-        self.decide = decide
+    def __init__(self, engine: Engine, tolerance: Fraction | None = None) -> None:
+        self.engine = engine
         self.tolerance = tolerance
+        self.relation = Relations(engine, self.compare)
+        self.collection = Collections(self.compare, strict=tolerance is not None)
 
     def any_reading(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
         """Whether some reading of one is some reading of the other; the reason is that of the likeliest readings."""
-        verdicts = [self.compare(gold, found) for gold in golds for found in founds]
-        return next((verdict for verdict in verdicts if verdict.same), verdicts[0])
+        first = None
+        for gold in golds:
+            for found in founds:
+                verdict = self.compare(gold, found)
+                if verdict.same:
+                    return verdict
+                first = first or verdict
+        assert first is not None
+        return first
 
     def compare(self, gold: Node, found: Node) -> Verdict:
         """The rules of ``rewards.math.grade`` on two trees."""
         if gold == found:
             return SAME
-        gold, found = either_clock(intervals(gold), intervals(found))
-        if isinstance(gold, Listing | SetOf):
-            return self.collections(gold, found)
-        if isinstance(found, Listing):
-            return differs("several answers where one is asked")
-        if isinstance(found, SetOf):
-            return differs("a set where none is asked")
+        both = isinstance(gold, Relation) and isinstance(found, Relation)
+        described = either_clock(as_set(gold), as_set(found))
+        if not both or not any(isinstance(node, Relation) for node in described):
+            gold, found = described
+        if gold == found:
+            return SAME
+        sets = self.sets(gold, found)
+        if sets is not None:
+            return sets
+        if isinstance(gold, Listing | SetOf) or isinstance(found, Listing | SetOf):
+            return self.collection.collections(gold, found)
         if isinstance(gold, Text) or isinstance(found, Text):
             return self.texts(gold, found)
         if isinstance(gold, Relation) or isinstance(found, Relation):
-            return self.relations(gold, found)
+            return self.relation.relations(gold, found)
         if isinstance(gold, Based) or isinstance(found, Based):
             return _bases(gold, found)
+        if isinstance(gold, Ratio) or isinstance(found, Ratio):
+            both = isinstance(gold, (Ratio, *EXPRESSION)) and isinstance(found, (Ratio, *EXPRESSION))
+            return self.relation.ratios(gold, found) if both else differs("another form")
         if isinstance(gold, EXPRESSION) and isinstance(found, EXPRESSION):
             return self.values(gold, found)
-        if type(gold) is not type(found):
-            return differs(f"{_kind(found)} where {_kind(gold)} is asked")
         return self.alike(gold, found)
 
-    def alike(self, gold: Node, found: Node) -> Verdict:
-        """Two nodes of one form."""
-        if isinstance(gold, Seq) and isinstance(found, Seq):
-            if (gold.opening, gold.closing) != (found.opening, found.closing):
-                return differs("other brackets")
-            return self.ordered(gold.items, found.items)
-        if isinstance(gold, Matrix) and isinstance(found, Matrix):
-            if [len(row) for row in gold.rows] != [len(row) for row in found.rows]:
-                return differs("a matrix of another shape")
-            return self.ordered(sum(gold.rows, ()), sum(found.rows, ()))
-        if isinstance(gold, Union) and isinstance(found, Union):
-            return self.unordered(gold.parts, found.parts)
-        if isinstance(gold, Clock) and isinstance(found, Clock):
-            same = (gold.hour, gold.minute) == (found.hour, found.minute) and gold.half in ("", found.half)
-            return SAME if same else differs("another time")
-        return differs("another answer")
-
-    # Collections.
-
-    def collections(self, gold: Listing | SetOf, found: Node) -> Verdict:
-        """Several answers, or a set: in any order."""
-        expected = gold.items
-        if isinstance(found, Listing | SetOf):
-            items = found.items
-        elif len(expected) == 1 and isinstance(gold, SetOf):
-            items = (found,)
-        else:
-            return differs("one answer where several are asked")
-        if isinstance(gold, SetOf) and isinstance(found, SetOf):
-            expected, items = self.distinct(expected), self.distinct(items)
-        # "x = 1, 2": the name counts for all that follow it.
-        return self.unordered(unnamed(expected), unnamed(items))
-
-    def distinct(self, items: Sequence[Node]) -> tuple[Node, ...]:
-        """Items of a set without repetitions."""
-        kept: list[Node] = []
-        for item in items:
-            if not any(self.compare(other, item).same for other in kept):
-                kept.append(item)
-        return tuple(kept)
-
-    def ordered(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
-        """Item by item."""
-        if len(golds) != len(founds):
-            return differs(f"{len(founds)} items where {len(golds)} are asked")
-        for gold, found in zip(golds, founds, strict=True):
-            verdict = self.compare(gold, found)
+    def sets(self, gold: Node, found: Node) -> Verdict | None:
+        """Two sets of real numbers, by the intervals they are made of; ``None`` where one is none."""
+        plain = isinstance(gold, Seq) and isinstance(found, Seq)
+        if plain or not is_set(gold) or not is_set(found):
+            return None
+        if isinstance(gold, Relation) and isinstance(found, Relation):
+            return None
+        try:
+            expected, actual = real_set(gold, self.engine.order), real_set(found, self.engine.order)
+        except (Beyond, TooLarge) as error:
+            return differs(f"cannot be worked out: {error}")
+        if expected is None or actual is None:
+            return None
+        if len(expected) != len(actual):
+            return differs("another set")
+        for one, other in zip(expected, actual, strict=True):
+            verdict = self.alike(one.node(), other.node())
             if not verdict.same:
                 return verdict
         return SAME
 
-    def unordered(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
-        """Every item once, in any order. What equals the same item is equal, so pairing needs no second thought."""
-        if len(golds) != len(founds):
-            return differs(f"{len(founds)} answers where {len(golds)} are asked")
-        rest = list(founds)
-        for gold in golds:
-            reason = "another answer among several"
-            for index, found in enumerate(rest):
-                verdict = self.compare(gold, found)
-                if verdict.same:
-                    del rest[index]
-                    break
-                if verdict.reason.startswith("not worked out"):
-                    reason = verdict.reason
-            else:
-                return differs(reason)
-        return SAME
+    def alike(self, gold: Node, found: Node) -> Verdict:
+        """Two nodes of one form; a column of numbers is also a point."""
+        gold, found = _column(gold, found), _column(found, gold)
+        if type(gold) is not type(found):
+            return differs(f"{_kind(found)} where {_kind(gold)} is asked")
+        ordered, unordered = self.collection.ordered, self.collection.unordered
+        if isinstance(gold, Seq) and isinstance(found, Seq):
+            if (gold.opening, gold.closing) != (found.opening, found.closing):
+                return differs("other brackets")
+            return ordered(gold.items, found.items)
+        if isinstance(gold, Matrix) and isinstance(found, Matrix):
+            if [len(row) for row in gold.rows] != [len(row) for row in found.rows]:
+                return differs("a matrix of another shape")
+            return ordered(sum(gold.rows, ()), sum(found.rows, ()))
+        if isinstance(gold, Union) and isinstance(found, Union):
+            return unordered(gold.parts, found.parts)
+        if isinstance(gold, Clock) and isinstance(found, Clock):
+            times = [(clock.hour, clock.minute, clock.second) for clock in (gold, found)]
+            same = times[0] == times[1] and gold.half in ("", found.half)
+            return SAME if same else differs("another time")
+        if isinstance(gold, Congruence) and isinstance(found, Congruence):
+            return self.relation.congruences(gold, found)
+        if isinstance(gold, Joined) and isinstance(found, Joined):
+            if gold.sign != found.sign:
+                return differs("another sign of logic")
+            return (ordered if gold.sign in ("implies", "setminus") else unordered)(gold.parts, found.parts)
+        if isinstance(gold, Piecewise) and isinstance(found, Piecewise):
+            rows = [[Seq("", row, "") for row in node.rows] for node in (gold, found)]
+            return unordered(rows[0], rows[1])
+        if isinstance(gold, Builder) and isinstance(found, Builder):
+            return self.builders(gold, found)
+        return differs("another answer")
 
-    # Words, bases, relations.
+    def builders(self, gold: Builder, found: Builder) -> Verdict:
+        """Two sets by description, whatever their variables are called."""
+        names, others = variables(gold), variables(found)
+        if len(names) != len(others) or len(gold.conditions) != len(found.conditions):
+            return differs("another set")
+        values = {other: Sym(name) for other, name in zip(others, names, strict=True)}
+        head = self.compare(gold.head, replaced(found.head, values))
+        if not head.same:
+            return head
+        return self.collection.unordered(gold.conditions, [_renamed(part, values) for part in found.conditions])
 
     def texts(self, gold: Node, found: Node) -> Verdict:
         """Words: spaces, brackets around a choice and the case of longer words do not count."""
+        if isinstance(gold, Text) and isinstance(found, EXPRESSION):
+            number = number_of(gold.words)
+            if number is not None:
+                return self.values(Num(Fraction(number)), found)
+        if isinstance(found, Relation) and isinstance(gold, Text):
+            return self.relation.relations(gold, found)
         expected, actual = _letters(gold), _letters(found)
         if not expected or not actual:
             return differs("words where a value is asked" if isinstance(found, Text) else "the reference is words")
         if len(expected) > 1:
             expected, actual = expected.casefold(), actual.casefold()
         return SAME if expected == actual else differs("another text")
-
-    def relations(self, gold: Node, found: Node) -> Verdict:
-        """Equations, inequalities and named values (``x = 5``)."""
-        if isinstance(found, Relation) and len(found.signs) > 1 and not chained_alike(gold, found):
-            return differs("a chain of equations" if "=" in found.signs else "a chain of relations")
-        named_gold, named_found = named_reference(gold), named_value(found)
-        if named_gold and not named_found and isinstance(found, Relation) and is_constant(named_gold[1]):
-            return differs("not solved")
-        if named_gold and named_found:
-            if named_gold[0] != named_found[0] and not isinstance(named_gold[0], Text):
-                return self.equations(gold, found)
-            return self.compare(named_gold[1], named_found[1])
-        if named_found and not isinstance(gold, Relation):
-            return self.compare(gold, named_found[1])
-        if named_gold and not isinstance(found, Relation):
-            return self.compare(named_gold[1], found)
-        if not isinstance(gold, Relation) or not isinstance(found, Relation):
-            ratio = ratio_of(gold)
-            if ratio is not None and isinstance(found, EXPRESSION):
-                return self.values(ratio, found)
-            return differs("a relation where a value is asked" if isinstance(found, Relation) else "no relation")
-        return self.equations(gold, found)
-
-    def equations(self, gold: Node, found: Node) -> Verdict:
-        """Two relations: side by side, turned around, or one a multiple of the other."""
-        assert isinstance(gold, Relation)
-        assert isinstance(found, Relation)
-        turned = Relation(found.sides[::-1], tuple(FLIPPED[sign] for sign in found.signs[::-1]))
-        for candidate in (found, turned):
-            if candidate.signs == gold.signs and self.ordered(gold.sides, candidate.sides).same:
-                return SAME
-        one, other = ratio_of(gold), ratio_of(found)
-        if one is not None and other is not None:
-            return self.values(one, other)
-        if gold.signs == found.signs == ("=",) and self.multiples(gold, found):
-            return SAME
-        return differs("another relation")
-
-    def multiples(self, gold: Relation, found: Relation) -> bool:
-        """Whether ``left - right`` of one equation is a constant multiple of the other's.
-
-        The quotient D/E is constant exactly when D(x) E(y) = D(y) E(x) for independent x and y.
-        """
-        if not all(isinstance(side, EXPRESSION) for side in (*gold.sides, *found.sides)):
-            return False
-        one = difference(*gold.sides)  # type: ignore[arg-type]
-        other = difference(*found.sides)  # type: ignore[arg-type]
-        if symbols(one) != symbols(other) or not symbols(one):
-            return False
-        if unfinished(other, one):
-            return False
-        zero = Num(Fraction(0))
-        if self.decide(one, zero, None) or self.decide(other, zero, None):
-            return False
-        left = Op("mul", (one, renamed(other, "'")))
-        right = Op("mul", (renamed(one, "'"), other))
-        return self.decide(left, right, None)
 
     # Values.
 
@@ -242,38 +182,87 @@ class Comparer:
         gold, found = _outer_unit(gold), _outer_unit(found)
         gold_unit, gold = (gold.name, gold.value) if isinstance(gold, Unit) else ("", gold)
         found_unit, found = (found.name, found.value) if isinstance(found, Unit) else ("", found)
-        factor = conversion(gold_unit, found_unit)
-        if factor is None:
+        units = _in_unit(gold, gold_unit, found, found_unit)
+        if units is None:
             return differs(f"unit {found_unit[:20]!r} where {gold_unit[:20]!r} is asked")
-        if found_unit == "%" and not gold_unit and _within_one(gold):
-            return differs("per cent where a share is asked")
-        if any(isinstance(part, Sym) and part.name == "infty" for part in (*walk(gold), *walk(found))):
+        expected, factor = units
+        if any(isinstance(part, Sym) and part.name == "infty" for part in walk(gold)):
             return SAME if _infinity(gold) == _infinity(found) != 0 else differs("another value")
-        reason = unfinished(found, gold)
+        if any(isinstance(part, Sym) and part.name == "infty" for part in walk(found)):
+            return differs("another value")
+        found = _same_constant(gold, found)
+        reason = unfinished(found, expected, closed_forms=self.tolerance is not None)
         if reason:
             return differs(reason)
-        if factor != 1:
-            found = Op("mul", (Num(factor), found))
-        return SAME if self.decide(gold, found, self.tolerance) else differs("another value")
+        self.engine.reason = ""
+        if self.engine.equal(expected, found if factor is None else Op("mul", (factor, found)), self.tolerance):
+            return SAME
+        return differs(self.engine.reason or "another value")
+
+
+_ANGLE = Op("div", (Sym("pi"), Num(Fraction(180))))
+"""A degree in radians."""
+
+
+def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str) -> tuple[Expr, Expr | None] | None:
+    """The reference, and what the answer is multiplied with, so that both are in one unit; ``None`` when they do not
+    compare.
+    """
+    has_pi = (Sym("pi") in walk(gold), Sym("pi") in walk(found))
+    if found_unit == "deg" and (gold_unit == "rad" or (not gold_unit and has_pi[0])):
+        return gold, _ANGLE
+    if gold_unit == "deg" and (found_unit == "rad" or (not found_unit and has_pi[1] and not has_pi[0])):
+        return Op("mul", (gold, _ANGLE)), None
+    if not gold_unit and found_unit == "%" and not _counts_per_cent(gold):
+        return None
+    if not gold_unit and found_unit in ("deg", "degC", "degF") and not is_numeral(gold):
+        return None
+    factor = conversion(gold_unit, found_unit)
+    if factor is None:
+        return None
+    return gold, None if factor == 1 else Num(factor)
+
+
+def _counts_per_cent(node: Expr) -> bool:
+    """Whether a reference without a sign may be a number of per cent: whole and not 1, or a decimal of some size."""
+    if isinstance(node, Op) and node.name == "neg":
+        return _counts_per_cent(node.args[0])
+    return isinstance(node, Num) and ((node.value.denominator == 1 and node.value != 1) or node.value >= _WHOLE_SHARE)
+
+
+def _same_constant(gold: Expr, found: Expr) -> Expr:
+    """The answer with the reference's name for the constant of an integration: ``2x + c`` is ``2x + C``."""
+    if not (isinstance(gold, Op) and gold.name == "add" and Sym("C") in gold.args and isinstance(found, Op)):
+        return found
+    if found.name != "add" or sum(part == Sym("C") for part in walk(gold)) != 1:
+        return found
+    more = symbols(found) - symbols(gold)
+    if len(more) != 1 or Sym(min(more)) not in found.args or sum(part == Sym(min(more)) for part in walk(found)) != 1:
+        return found
+    return replaced(found, {min(more): Sym("C")})
 
 
 def _outer_unit(node: Expr) -> Expr:
-    r"""A unit taken out of a sign or product: ``-45^\circ``, ``3x^\circ``, ``\$\frac{1}{2}``."""
-    if isinstance(node, Op) and node.name in ("neg", "mul"):
-        last = _outer_unit(node.args[-1])
-        if isinstance(last, Unit) and not isinstance(last.value, Unit):
-            return Unit(Op(node.name, (*node.args[:-1], last.value)), last.name)
+    r"""Units on factors or behind a minus sign, moved to the outside: ``-\$5``."""
+    if isinstance(node, Op) and node.name == "neg" and isinstance(node.args[0], Unit):
+        return Unit(Op("neg", (node.args[0].value,)), node.args[0].name)
     return node
 
 
-def _within_one(node: Expr) -> bool:
-    """A number between 0 and 1 that is no integer: there a per cent sign would be taken for the share itself."""
-    if isinstance(node, Op) and node.name == "neg":
-        return _within_one(node.args[0])
-    if isinstance(node, Op) and node.name == "div":
-        upper, lower = node.args
-        return isinstance(upper, Num) and isinstance(lower, Num) and 0 < upper.value < lower.value
-    return isinstance(node, Num) and 0 < node.value < 1
+def _renamed(node: Node, values: dict[str, Sym]) -> Node:
+    """A condition with other names for its variables."""
+    if isinstance(node, EXPRESSION):
+        return replaced(node, values)
+    if isinstance(node, Relation):
+        return Relation(tuple(_renamed(side, values) for side in node.sides), node.signs)
+    return node
+
+
+def _column(node: Node, other: Node) -> Node:
+    """A matrix of one column as the point that it is, beside a point."""
+    if isinstance(node, Matrix) and isinstance(other, Seq) and all(len(row) == 1 for row in node.rows):
+        return Seq("(", tuple(row[0] for row in node.rows), ")")
+    return node
 
 
 def _infinity(node: Expr) -> int:
@@ -285,7 +274,7 @@ def _infinity(node: Expr) -> int:
 def _letters(node: Node) -> str:
     """Letters of words, of a choice such as ``(C)``, or of a product of variables; empty for other nodes."""
     if isinstance(node, Text):
-        return "".join(sign for sign in node.words if not sign.isspace() and sign not in "().")
+        return "".join(sign for sign in node.words if not sign.isspace() and sign not in "().\"'!")
     if isinstance(node, Sym):
         return node.name if node.name not in CONSTANTS - {"e", "i"} else ""
     if isinstance(node, Num) and node.value.denominator == 1:

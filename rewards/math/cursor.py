@@ -9,15 +9,17 @@ from rewards.math.tree import Unreadable
 class Cursor:
     """One pass over the tokens of one answer."""
 
-    def __init__(self, tokens: list[Token], upper: bool) -> None:
+    def __init__(self, tokens: list[Token], independent: bool = False) -> None:
         self.tokens = tokens
         self.at = 0
         self.depth = 0
-        self.bars = 0
+        self.bars = 0  # open bars, and builders of sets: what a coming bar closes
         self.sets = 0
-        self.operands_left = 8 * len(tokens) + 8  # plus-minus signs are read twice, four times inside of a set
-        self.upper = upper  # whether a plus-minus sign is a plus
-        self.saw_pm = False
+        self.operands_left = 16 * len(tokens) + 16  # plus-minus signs are read several times, inside of a set again
+        self.independent = independent  # whether each plus-minus sign of a statement is chosen by itself
+        self.minus = 0  # bit n: whether the n-th plus-minus sign of a statement is a minus
+        self.moduli = 0  # congruences that are being read: "mod" is no operation in them
+        self.plus_minus = 0  # those met in this statement
 
     def peek(self, ahead: int = 0) -> str:
         """The value of a coming sign or command; empty at the end and for numbers, names and text."""
@@ -26,9 +28,15 @@ class Cursor:
         token = self.tokens[self.at + ahead]
         return token.value if token.kind in ("op", "cmd") else ""
 
-    def kind(self) -> str:
-        """The coming token's kind; empty at the end."""
-        return self.tokens[self.at].kind if self.at < len(self.tokens) else ""
+    def kind(self, ahead: int = 0) -> str:
+        """A coming token's kind; empty at the end."""
+        return self.tokens[self.at + ahead].kind if self.at + ahead < len(self.tokens) else ""
+
+    def sign_of(self, plus_minus: str) -> str:
+        """``+`` or ``-`` for a sign that may be both."""
+        place = self.plus_minus if self.independent else 0
+        self.plus_minus += 1
+        return "-" if bool(self.minus >> place & 1) == (plus_minus == "pm") else "+"
 
     def take(self, *values: str) -> bool:
         """Whether the coming sign is one of ``values``; then step over it."""

@@ -3,17 +3,11 @@ r"""The boxed answer of a response. Pure functions, one pass over the text."""
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass
 
 from rewards.math.clean import look
-from rewards.math.words import words
+from rewards.math.words import number_of, words
 
-MARK = "####"
-"""What GSM8K puts before an answer."""
-_LABEL = re.compile(r"^[ \t*]{0,8}(?:A|Answer)[ *]{0,4}:[ *]{0,4}(?P<answer>[^\n]*)$", re.MULTILINE | re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![0-9.])-?\$?[0-9][0-9,]{0,39}(?:\.[0-9]{1,40})?|-?\$?(?<![0-9])\.[0-9]{1,40}")
-_JOINED = re.compile(r"[0-9%]\s*(?:\bor\b|\band\b|\bto\b|[,;/:|])\s*$")
 _BOX = re.compile(r"(?<!\\)(?:\\\\)*(?P<command>\\(?:boxed|fbox|framebox)\s*\{)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 MAX_BOXES = 32
@@ -34,11 +28,23 @@ _OFFERS = words(
 )
 """Of these, those that say that there is more than one."""
 _AFTER = re.compile(
-    r"[\s$.)\]\\]{0,12}(?:\bor\b|\\text\s*\{\s*or\b)[\s}]*(?:equivalently|simply|maybe|perhaps)?[\s,}$]*"
-    r"(?P<what>[^\n$;]{0,60}?)(?:[.,]?\s*$|[.,]\s|[\n$;])",
-    re.IGNORECASE | re.MULTILINE,
+    r"[\s$.,;:)(\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?\b(?P<word>or|alternatively|otherwise|maybe|perhaps|possibly)\b"
+    r"(?:\\?[\s,}$]|equivalently\b|simply\b|maybe\b|perhaps\b|possibly\b|else\b|also\b|even\b|just\b|it is\b|\()*"
+    r"(?P<rest>[^\n]{0,200})",
+    re.IGNORECASE,
 )
-_ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|\\approx)", re.IGNORECASE)
+_AND = re.compile(
+    r"[\s$,)\]*]{0,12}\band\b[\s$\\(]*(?P<rest>-?\\?[0-9$][^\s,;.]{0,40})(?=[\s$).\\]*(?:$|\n))", re.IGNORECASE
+)
+_CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
+_CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
+_ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
+_VALUE = re.compile(r"[0-9]|\\(?:frac|sqrt|pi|boxed)")
+_MARKS = re.compile(r"\\[()\[\]]|[$]|\s*[).]+\s*$")
+_MENTION = re.compile(
+    r"\b(?:within|in|inside|into|using|with|by|format|the|a|an|of|like|as)\b[\s$\"'`(\\]*$", re.IGNORECASE
+)
+"""Before an empty box: words that speak of boxes, as a prompt does, rather than give an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def final_box(text: str) -> Found:
     ``\boxed{5}``): then the answer is all of them. So is a value that "or" joins to the last box. Other boxes before
     the last are intermediate results.
     """
-    found = boxes(text)
+    found = _without_mentions(text, boxes(text))
     if not found:
         return Found("", "no \\boxed{} answer after the thinking", marked=False)
     if found[-1][2] < 0:
@@ -106,11 +112,46 @@ def final_box(text: str) -> Found:
     contents = [unboxed(text[content:end]) for _, content, end in chosen]
     if not contents[-1]:
         return Found("", "empty \\boxed{}")
-    after = _AFTER.match(text, chosen[-1][2] + 1)
-    if after and re.search(r"[0-9\\]", after["what"]) and not _ROUNDED.match(after["what"]):
-        contents.append(after["what"].strip())
+    contents += _offered_after(text, chosen[-1][2] + 1)
     answers = {look(content): content for content in contents if content}
     return Found(", ".join(answers.values()), offered=tuple(answers.values()))
+
+
+def _without_mentions(text: str, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    r"""The boxes but for empty ones that are only spoken of in the paragraph of the one before.
+
+    "It is ``\boxed{5}``. I have put it within ``\boxed{}``." answers 5; a text that goes on to a prompt of its own,
+    with an empty box, does not.
+    """
+    kept = list(found)
+    while len(kept) > 1:
+        start, content, end = kept[-1]
+        between = text[kept[-2][2] : start]
+        if end < 0 or text[content:end].strip() or "\n\n" in between or not _MENTION.search(between[-40:]):
+            break
+        kept.pop()
+    return kept
+
+
+def _offered_after(text: str, start: int) -> list[str]:
+    """The value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded one."""
+    joined = _AND.match(text, start)
+    if joined:
+        return [joined["rest"].strip("$ ")]
+    after = _AFTER.match(text, start)
+    if after is None:
+        return []
+    for chunk in _CHUNK.split(after["rest"]):
+        if _ROUNDED.match(chunk):
+            return []
+        if _VALUE.search(chunk):
+            return [_MARKS.sub("", chunk).strip()]
+        number = next((word for word in _WORDS.findall(chunk) if number_of(word) is not None), "")
+        if number:
+            return [str(number_of(number)) if chunk.strip(" .)").lower() == number.lower() else chunk.strip()]
+        if chunk.strip() and not _CONDITION.match(chunk):
+            return []
+    return []
 
 
 def _connects(between: str) -> bool:
@@ -129,24 +170,3 @@ def bare_answer(text: str) -> Found:
     if "\\boxed" in answer or "\\fbox" in answer:
         answer = unboxed(answer[:20_000])
     return Found(answer, "" if answer else "empty answer")
-
-
-def final_number(text: str) -> Found:
-    """The text after the last ``####``, else after the last ``A:`` or ``Answer:`` of a line, else the last number.
-
-    A last number that another one is joined to ("4 or 5", "3/4") is no single answer.
-    """
-    _, mark, tail = text.rpartition(MARK)
-    if mark:
-        answer = bare_answer(tail.partition("\n")[0].strip(" *")).answer
-        return Found(answer, "" if answer else "nothing after ####")
-    labels = list(_LABEL.finditer(text))
-    if labels:
-        answer = bare_answer(labels[-1]["answer"].strip(" *")).answer
-        return Found(answer, "" if answer else "nothing after the answer's label", marked=False)
-    last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
-    if last is None:
-        return Found("", "no number", marked=False)
-    if _JOINED.search(text[max(0, last.start() - 20) : last.start()]):
-        return Found("", "several numbers at the end", marked=False)
-    return Found(last.group().rstrip(","), marked=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from rewards.math.tree import Expr, Num, Op, Unit, symbols, walk
+from rewards.math.tree import Expr, Num, Op, Sym, Unit, negated, symbols, walk
 
 _KINDS = {
     "sum": "a sum sign", "prod": "a product sign", "int": "an integral", "lim": "a limit", "mod": "mod", "max": "max",
@@ -85,8 +85,43 @@ def _has_arithmetic(node: Expr) -> bool:
     return False
 
 
-def unfinished(found: Expr, gold: Expr) -> str:
-    """What is still to be done in ``found``; empty when it is an answer in the manner of ``gold``."""
+def _cancels(node: Expr) -> bool:
+    """Whether a sum holds a term and its negative."""
+    for part in walk(node):
+        if isinstance(part, Op) and part.name == "add":
+            terms = set(part.args)
+            if any(negated(term) in terms for term in part.args if isinstance(term, Op) and term.name == "neg"):
+                return True
+    return False
+
+
+def _is_closed_form(node: Expr) -> bool:
+    r"""A number such as ``\frac{\pi}{4}`` or ``2\sqrt3``, which no decimal is: with pi, e or an irrational root."""
+    if symbols(node) or _has_arithmetic(node) or _kinds(node):
+        return False
+    for part in walk(node):
+        if part in (Sym("pi"), Sym("e")):
+            return True
+        if isinstance(part, Op) and part.name == "root" and _is_irrational(*part.args):
+            return True
+    return False
+
+
+def _is_irrational(radicand: Expr, degree: Expr) -> bool:
+    if not isinstance(radicand, Num) or not isinstance(degree, Num) or degree.value not in (2, 3):
+        return False
+    value, count = radicand.value, int(degree.value)
+    if max(value.numerator, value.denominator) > 10**15:
+        return False
+    return any(round(part ** (1 / count)) ** count != part for part in (value.numerator, value.denominator))
+
+
+def unfinished(found: Expr, gold: Expr, closed_forms: bool = False) -> str:
+    """What is still to be done in ``found``; empty when it is an answer in the manner of ``gold``.
+
+    ``closed_forms``: an exact value such as ``pi/4`` may stand for a number, as where that is compared with a
+    tolerance.
+    """
     if isinstance(found, Unit) or isinstance(gold, Unit):
         found = found.value if isinstance(found, Unit) else found
         gold = gold.value if isinstance(gold, Unit) else gold
@@ -95,12 +130,12 @@ def unfinished(found: Expr, gold: Expr) -> str:
         more -= {_class_of("abs")}
     if more:
         return f"not worked out: {min(more)} is left standing"
-    if is_numeral(gold) and not is_written_number(found):
+    if is_numeral(gold) and not is_written_number(found) and not (closed_forms and _is_closed_form(found)):
         if symbols(found):
             return "variables where a number is asked"
         return "not worked out: the reference is a plain number"
     if symbols(found) - symbols(gold):
         return "a variable that the reference lacks"
-    if _has_arithmetic(found) and not _has_arithmetic(gold):
+    if (_has_arithmetic(found) or _cancels(found)) and not _has_arithmetic(gold):
         return "not worked out: arithmetic is left standing"
     return ""

@@ -1,4 +1,4 @@
-"""What relations, ratios and inequalities stand for: a named value, a quotient, an interval."""
+"""What relations, ratios and systems stand for: a named value, a quotient, an assignment of values to names."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from fractions import Fraction
 
 from rewards.math.tree import (
     CONSTANTS,
+    NOBODY,
     Clock,
     Expr,
     Listing,
     Node,
     Num,
     Op,
+    Ratio,
     Relation,
     Seq,
     Sym,
     Text,
-    Union,
     Unit,
+    parts_of,
     symbols,
 )
 
-FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", ":": ":", "~": "~"}
-"""Each relation sign as it reads from the other side."""
+FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="} | {
+    sign: sign for sign in ("=", "!=", "~", "parallel", "perp", "cong", "sim", "equiv")
+}
+"""Each relation sign as it reads from the other side; signs that are not here cannot be turned."""
 EXPRESSION = (Num, Sym, Op, Unit)
 """The nodes that are values."""
 
@@ -46,7 +50,7 @@ def named_reference(node: Node) -> tuple[Node, Node] | None:
     name, value = named
     if isinstance(name, Op) and name.name == "add":
         return None
-    if isinstance(name, Op) and name.name == "mul" and not _variable(name) and not is_constant(value):
+    if isinstance(name, Op) and name.name == "mul" and not is_variable(name) and not is_constant(value):
         return None
     return named
 
@@ -55,13 +59,22 @@ def _is_name(node: Node) -> bool:
     """Letters and brackets only: nothing that would have to be solved for."""
     if isinstance(node, Seq):
         return all(_is_name(item) for item in node.items)
+    if isinstance(node, Ratio):
+        return all(_is_name(term) for term in node.terms)
     if isinstance(node, Text):
         return not any(sign.isdigit() for sign in node.words)
     if isinstance(node, Op) and node.name == "add":  # m + n = 116
         return all(isinstance(arg, Sym) and _is_name(arg) for arg in node.args)
     if isinstance(node, Op):
-        return node.name in ("mul", "div", "abs") and all(_is_name(arg) for arg in node.args)
+        return node.name in ("mul", "div", "abs", "norm") and all(_is_name(arg) for arg in node.args)
     return isinstance(node, Sym) and node.name not in CONSTANTS
+
+
+def is_variable(node: Node) -> bool:
+    """A lone name: ``x``, ``f(x)``."""
+    if isinstance(node, Op) and node.name == "mul" and len(node.args) == 2:
+        return all(isinstance(arg, Sym) for arg in node.args) and _is_name(node)
+    return node == NOBODY or (isinstance(node, Sym) and node.name not in CONSTANTS)
 
 
 def is_constant(node: Node) -> bool:
@@ -69,12 +82,38 @@ def is_constant(node: Node) -> bool:
     return isinstance(node, EXPRESSION) and not symbols(node)
 
 
+def function_name(node: Node) -> tuple[str, str] | None:
+    """``f`` and ``x`` of a name such as ``f(x)``."""
+    if isinstance(node, Op) and is_variable(node):
+        head, argument = node.args
+        if isinstance(head, Sym) and isinstance(argument, Sym):
+            return head.name, argument.name
+    return None
+
+
 def unnamed(items: Sequence[Node]) -> tuple[Node, ...]:
-    """Values of a list in which the first, or every one, has a name."""
+    """Values of a list in which the first, or every one, has a name, the same one."""
     names = [named_value(item) for item in items]
     if names and names[0] and all(name is None or name[0] == names[0][0] for name in names):
         return tuple(name[1] if name else item for name, item in zip(names, items, strict=True))
     return tuple(items)
+
+
+def system(node: Node) -> tuple[tuple[Node, Node], ...] | None:
+    """Names and values of ``x = 1, y = 2`` and of ``(x, y) = (1, 2)``; ``None`` for other nodes."""
+    if isinstance(node, Relation) and node.signs == ("=",):
+        left, right = node.sides
+        same = isinstance(left, Seq) and isinstance(right, Seq) and len(left.items) == len(right.items)
+        if same and isinstance(left, Seq) and isinstance(right, Seq) and all(is_variable(name) for name in left.items):
+            return tuple(zip(left.items, right.items, strict=True))
+        return None
+    if not isinstance(node, Listing):
+        return None
+    pairs = [named_value(item) for item in node.items]
+    names = [pair[0] for pair in pairs if pair is not None]
+    if len(names) != len(pairs) or len(set(names)) != len(names) or len(names) < 2:
+        return None
+    return tuple(pair for pair in pairs if pair is not None)
 
 
 def chained_alike(gold: Node, found: Relation) -> bool:
@@ -82,56 +121,63 @@ def chained_alike(gold: Node, found: Relation) -> bool:
     return isinstance(gold, Relation) and len(gold.signs) == len(found.signs)
 
 
-def ratio_of(node: Node) -> Expr | None:
+def quotient(node: Ratio) -> Expr | None:
     """The quotient that ``a : b`` stands for, if it has one."""
-    if not isinstance(node, Relation) or node.signs != (":",):
+    if len(node.terms) != 2 or node.terms[1] == Num(Fraction(0)):
         return None
-    upper, lower = node.sides
-    if not isinstance(upper, EXPRESSION) or not isinstance(lower, EXPRESSION) or lower == Num(Fraction(0)):
-        return None
-    return Op("div", (upper, lower))
+    return Op("div", (node.terms[0], node.terms[1]))
 
 
 def either_clock(gold: Node, found: Node) -> tuple[Node, Node]:
     """``3:15`` beside something that is no time is a ratio."""
-
-    def ratio(node: Node) -> Node:
-        if not isinstance(node, Clock) or node.half:
-            return node
-        return Relation((Num(Fraction(node.hour)), Num(Fraction(node.minute))), (":",))
-
-    return (gold, found) if isinstance(gold, Clock) and isinstance(found, Clock) else (ratio(gold), ratio(found))
+    if isinstance(gold, Clock) and isinstance(found, Clock):
+        return gold, found
+    return _as_ratio(gold), _as_ratio(found)
 
 
-def _plain_interval(node: Node) -> Node:
-    """An inequality on one variable as the interval it describes; other nodes as they are."""
-    if not isinstance(node, Relation) or not set(node.signs) <= {"<", ">", "<=", ">="}:
-        return node
-    sides, signs = node.sides, node.signs
-    if signs[0] in (">", ">="):
-        sides, signs = sides[::-1], tuple(FLIPPED[sign] for sign in signs[::-1])
-    if not set(signs) <= {"<", "<="}:
-        return node
-    infinity: Expr = Sym("infty")
-    if len(sides) == 2 and _variable(sides[0]) and not _variable(sides[1]):
-        return Seq("(", (Op("neg", (infinity,)), sides[1]), ")" if signs[0] == "<" else "]")
-    if len(sides) == 2 and _variable(sides[1]) and not _variable(sides[0]):
-        return Seq("(" if signs[0] == "<" else "[", (sides[0], infinity), ")")
-    if len(sides) == 3 and _variable(sides[1]):
-        return Seq("(" if signs[0] == "<" else "[", (sides[0], sides[2]), ")" if signs[1] == "<" else "]")
+def _as_ratio(node: Node) -> Node:
+    if isinstance(node, Clock) and not node.half:
+        return Ratio((Num(Fraction(node.hour)), Num(Fraction(node.minute))))
+    if isinstance(node, Listing):
+        return Listing(tuple(_as_ratio(item) for item in node.items), node.joint)
     return node
 
 
-def intervals(node: Node) -> Node:
-    """Inequalities on a variable as the set they describe: one an interval, several with "or" a union."""
-    if not isinstance(node, Listing) or not all(isinstance(item, Relation) for item in node.items):
-        return _plain_interval(node)
-    parts = tuple(_plain_interval(item) for item in node.items)
-    return Union(parts) if all(isinstance(part, Seq) for part in parts) else node
+def has_dots(items: Sequence[Node]) -> bool:
+    """Whether dots stand for some of the items, so that their order tells which."""
+    return any(isinstance(item, Sym) and item.name == "dots" for item in items)
 
 
-def _variable(node: Node) -> bool:
-    """A lone name: ``x``, ``f(x)``."""
-    if isinstance(node, Op) and node.name == "mul" and len(node.args) == 2:
-        return all(isinstance(arg, Sym) for arg in node.args) and _is_name(node)
-    return isinstance(node, Sym) and node.name not in CONSTANTS
+def variables(node: Node) -> list[str]:
+    """All variables of a tree, in the order in which they are met."""
+    found: dict[str, None] = {}
+
+    def visit(part: Node) -> None:
+        if isinstance(part, Sym):
+            if part.name not in CONSTANTS and not part.name.startswith("mathbb:"):
+                found[part.name] = None
+        elif isinstance(part, Op):
+            for arg in part.args:
+                visit(arg)
+        elif isinstance(part, Unit):
+            visit(part.value)
+        else:
+            for child in parts_of(part):
+                visit(child)
+
+    visit(node)
+    return list(found)
+
+
+def canonical(node: Expr) -> tuple[object, ...]:
+    """What two expressions share that differ in the order of terms and factors only."""
+    if isinstance(node, Num):
+        return ("num", node.value.numerator, node.value.denominator)
+    if isinstance(node, Sym):
+        return ("sym", node.name)
+    if isinstance(node, Unit):
+        return ("unit", node.name, canonical(node.value))
+    args = [canonical(arg) for arg in node.args]
+    if node.name in ("add", "mul", "max", "min", "gcd", "lcm"):
+        args.sort(key=repr)
+    return (node.name, *args)

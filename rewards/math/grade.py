@@ -6,8 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from rewards.exact import verify_exact
-from rewards.math.extract import MARK, Found, bare_answer, final_box, final_number
+from rewards.math.clean import join_commas
+from rewards.math.extract import Found, bare_answer, final_box
 from rewards.math.judge import judge
+from rewards.math.last_number import MARK, final_number
 from rewards.response import after_thinking
 from rewards.score import GRADER_TIMEOUT_S, Score
 
@@ -85,7 +87,7 @@ def grade(
         return verify_exact(prediction, gold)
     tail = after_thinking(prediction)
     if rule == "gsm8k":
-        gold = gold.rpartition(MARK)[2]
+        gold = join_commas(gold.rpartition(MARK)[2])
     found = bare_answer(tail) if bare else _EXTRACT[rule](tail)
     parts = {"format": float(found.marked)}
     if not found.answer:

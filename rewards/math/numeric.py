@@ -1,240 +1,357 @@
-"""Equality of expressions with roots, logarithms, trigonometry and real exponents, by evaluation to many digits.
+"""Values of expressions with roots, logarithms, trigonometry and real exponents, each with a bound on its error.
 
-Runs in a grading process only. The working precision grows with the digits that are written down, so that no decimal
-expansion, however long, passes for an irrational number. Expressions with variables are compared at several points,
-wherever the reference is defined: the same idea as in ``rewards.math.exact``, with real numbers for residues.
+Runs in a grading process only. A value is a number of mpmath and a binary exponent: the true value lies within 2 to
+that power of it. So two values that differ are told apart however small they are, and two that agree are known to agree
+to how many digits. What an evaluation costs is counted in steps, not in seconds: a verdict does not depend on the
+machine.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
-from random import Random
 from typing import Any
 
 from mpmath import mp  # type: ignore[import-untyped]
 
 from rewards.math.exact import Beyond, TooLarge
-from rewards.math.tree import Expr, Num, Op, Sym, Unit, symbols, walk
+from rewards.math.tree import Expr, Num, Op, Sym, Unit
 
+EXACT = -(10**9)
+"""The error's exponent of a value that has none."""
+MAX_STEPS = 60_000
+"""Cost of one evaluation; an addition at 200 bits is one step, a sine about twenty."""
+HUGE = 10**9
+"""Powers beyond e to this are not worked out, nor functions of numbers beyond 2 to 1,000."""
 
-class NoReference(Exception):
-    """The reference has no value at any point."""
-
-
-SCALES = (2, -2, 0.6, 5, -10, 30, -1e6, 1e15)
-"""Sizes of the points at which expressions with variables are compared; a minus lets signs vary."""
-MAX_DPS = 3000
-"""Most decimal digits that are worked with."""
-_STEPS = frozenset({"floor", "ceil", "fact", "binom"})
-"""Operations that make a variable a natural number."""
-
-
-def digits(*nodes: Expr) -> int:
-    """Decimal digits written down in expressions."""
-    total = 0
-    for node in nodes:
-        for part in walk(node):
-            if isinstance(part, Num):
-                total += len(str(part.value.numerator)) + len(str(part.value.denominator))
-    return total
-
-
-def _unary(name: str, x: Any) -> Any:
-    """A named function of one number."""
-    if name == "neg":
-        return -x
-    if name == "abs":
-        return abs(x)
-    if name == "fact":
-        if not (mp.isint(x) and 0 <= x <= 10_000):
-            raise Beyond("a factorial of something that is no small natural number")
-        return mp.factorial(x)
-    if isinstance(x, mp.mpc) and x.imag:
-        if name in ("floor", "ceil"):
-            raise Beyond(f"{name} of a complex number")
-    elif name in ("floor", "ceil"):
-        x = mp.re(x)
-        near = mp.nint(x)
-        if abs(x - near) < mp.mpf(10) ** (-mp.dps // 2):  # a whole number, but for rounding
-            return near
-        return mp.floor(x) if name == "floor" else mp.ceil(x)
-    if abs(x) > mp.mpf(10) ** 40:
-        raise TooLarge(f"{name} of a huge number")
-    function = _FUNCTIONS.get(name)
-    if function is None:
-        raise Beyond(name)
-    return getattr(mp, function)(x)
-
+Value = tuple[Any, int]
+"""A number and the exponent of its error."""
 
 _FUNCTIONS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh", "cosh": "cosh",
     "tanh": "tanh", "coth": "coth", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot",
     "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
 }  # fmt: skip
+_SATURATED = frozenset({"tanh", "coth", "arctan", "arccot"})
+"""Functions that come ever closer to a constant."""
 
 
-def _power(base: Any, exponent: Any) -> Any:
-    if not base:
-        if mp.re(exponent) > 0:
-            return mp.mpf(0)
-        raise Beyond("division by zero")
-    size = abs(mp.log(abs(base))) * abs(exponent)
-    if size > 10**9 or abs(exponent) > 10**9:
-        raise TooLarge("a power that is too large to work out")
-    _watch(size / mp.log(10))
-    return mp.power(base, exponent)
+class Uncertain(Exception):
+    """The error is too large to go on; more precision may help."""
 
 
-_largest = [0.0]
-"""Decimal magnitude of the largest power met since it was last set to 0: so many digits can cancel."""
+def magnitude(number: Any) -> int:
+    """The least n with ``|number| < 2**n``, give or take one; ``EXACT`` for 0."""
+    found = mp.mag(number)
+    return int(found) if mp.isfinite(found) else EXACT
 
 
-def _watch(magnitude: Any) -> None:
-    _largest[0] = max(_largest[0], float(magnitude))
+class Evaluation:
+    """One evaluation of one expression at one point, at the working precision of mpmath."""
 
+    def __init__(self, point: dict[str, Fraction], real_roots: bool = True) -> None:
+        self.point = point
+        self.real_roots = real_roots  # whether an odd root of a negative number is the real one
+        self.steps = 0.0
+        self.spread = 0
+        """Bits between the largest and the smallest part of a sum: so many must be carried beyond the usual."""
 
-def value(node: Expr, point: dict[str, Any]) -> Any:
-    """Value at the working precision. Raises ``Beyond``, ``TooLarge``; mpmath's own errors are ``Beyond``."""
-    if isinstance(node, Num):
-        return mp.mpf(node.value.numerator) / node.value.denominator
-    if isinstance(node, Sym):
-        if node.name in point:
-            return point[node.name]
-        raise Beyond("infinity" if node.name == "infty" else "an unknown symbol")
-    if isinstance(node, Unit):
-        inner = value(node.value, point)
-        if node.name in ("deg", "%"):
-            return inner * mp.pi / 180 if node.name == "deg" else inner / 100
-        raise Beyond("a unit inside an expression")
-    args = [value(arg, point) for arg in node.args]
-    if node.name in ("add", "mixed"):
-        return mp.fsum(args)
-    if node.name == "mul":
-        return mp.fprod(args)
-    if node.name == "div":
-        if not args[1]:
+    def cost(self, steps: float) -> None:
+        """Count the steps of one operation. Raises ``TooLarge``."""
+        self.steps += steps * (1 + (mp.prec / 500) ** 1.6)
+        if self.steps > MAX_STEPS:
+            raise TooLarge("more than it may take to work out")
+
+    def value(self, node: Expr) -> Value:
+        """Raises ``Beyond`` where there is no value, ``TooLarge``, ``Uncertain``."""
+        if isinstance(node, Num):
+            return self.fraction(node.value)
+        if isinstance(node, Sym):
+            return self.symbol(node.name)
+        if isinstance(node, Unit):
+            if node.name == "deg":
+                return self.product([self.value(node.value), self.rounded(mp.pi / 180)])
+            if node.name == "%":
+                return self.quotient(self.value(node.value), (mp.mpf(100), EXACT))
+            raise Beyond("a unit inside an expression")
+        args = [self.value(arg) for arg in node.args]
+        found = self.operation(node, args)
+        if not mp.isfinite(found[0]):
+            raise Beyond("no finite value")
+        return self.snapped(found)
+
+    def operation(self, node: Op, args: list[Value]) -> Value:
+        """The value of an operation on values."""
+        name = node.name
+        if name in ("add", "mixed"):
+            return self.sum(args)
+        if name == "mul":
+            return self.product(args)
+        if name == "div":
+            return self.quotient(*args)
+        if name == "neg":
+            return -args[0][0], args[0][1]
+        if name == "pow":
+            return self.power(node, *args)
+        if name == "root":
+            return self.root(*args)
+        if name == "log":
+            return self.quotient(self.logarithm(args[0]), self.logarithm(args[1]))
+        if name == "binom":
+            return self.binomial(*args)
+        if name in ("max", "min"):
+            return (max if name == "max" else min)(args, key=lambda value: mp.re(value[0]))
+        if len(args) == 1:
+            return self.unary(name, args[0])
+        raise Beyond(name)
+
+    def rounded(self, number: Any) -> Value:
+        """A number with the error of one rounding."""
+        return number, magnitude(number) - mp.prec + 2
+
+    def fraction(self, number: Fraction) -> Value:
+        """A rational number."""
+        self.cost(1)
+        if number.denominator == 1 and number.numerator.bit_length() < mp.prec:
+            return mp.mpf(number.numerator), EXACT
+        return self.rounded(mp.mpf(number.numerator) / number.denominator)
+
+    def symbol(self, name: str) -> Value:
+        """A constant, or a variable at the point."""
+        if name in self.point:
+            return self.fraction(self.point[name])
+        if name in ("pi", "e"):
+            return self.rounded(+mp.pi if name == "pi" else +mp.e)
+        if name == "i":
+            return mp.mpc(0, 1), EXACT
+        if name == "ten":
+            return mp.mpf(10), EXACT
+        raise Beyond("infinity" if name == "infty" else "an unknown symbol")
+
+    def snapped(self, value: Value) -> Value:
+        """Without an imaginary part that is smaller than its error: a sign of it would choose a branch."""
+        number, error = value
+        if isinstance(number, mp.mpc) and (not number.imag or magnitude(number.imag) <= error):
+            return number.real, error
+        return value
+
+    def sum(self, terms: list[Value]) -> Value:
+        """A sum; notes how far its terms lie apart."""
+        self.cost(len(terms))
+        sizes = [magnitude(number) for number, _ in terms if number]
+        total = mp.fsum([number for number, _ in terms])
+        if sizes:
+            self.spread = max(
+                self.spread, max(sizes) - min(sizes), max(sizes) - (magnitude(total) if total else min(sizes))
+            )
+        error = max(error for _, error in terms)
+        rounding = max(sizes, default=EXACT) - mp.prec + 2
+        if all(error == EXACT for _, error in terms) and magnitude(total) < mp.prec and _whole(terms):
+            return total, EXACT
+        return total, max(error, rounding) + len(terms).bit_length()
+
+    def product(self, factors: list[Value]) -> Value:
+        """A product."""
+        self.cost(len(factors))
+        total = mp.fprod([number for number, _ in factors])
+        sizes = [max(magnitude(number), error) for number, error in factors]
+        if any(not number and error == EXACT for number, error in factors):
+            return mp.mpf(0), EXACT
+        if all(error == EXACT for _, error in factors) and magnitude(total) < mp.prec and _whole(factors):
+            return total, EXACT
+        whole = sum(sizes)
+        relative = max(error - size for (_, error), size in zip(factors, sizes, strict=True))
+        return total, whole + max(relative, 2 - mp.prec) + len(factors).bit_length()
+
+    def quotient(self, upper: Value, lower: Value) -> Value:
+        """A quotient."""
+        self.cost(1)
+        number, error = lower
+        if not number and error == EXACT:
             raise Beyond("division by zero")
-        return args[0] / args[1]
-    if node.name == "pow":
-        return _power(*args)
-    if node.name == "root":
-        return _root(*args)
-    if node.name == "log":
-        return _log(*args)
-    if node.name == "binom":
-        if not all(mp.isint(arg) and abs(arg) <= 10_000 for arg in args):
-            raise Beyond("a binomial of something that is no small whole number")
-        return mp.binomial(*args)
-    if len(args) == 1:
-        return _unary(node.name, args[0])
-    raise Beyond(node.name)
+        size = magnitude(number)
+        if error >= size - 2:
+            raise Uncertain("division by what may be zero")
+        result = upper[0] / number
+        if not upper[0] and upper[1] == EXACT:
+            return result, EXACT
+        top = max(magnitude(upper[0]), upper[1])
+        return result, top - size + 3 + max(upper[1] - top, error - size, 1 - mp.prec)
+
+    def through(self, function: Any, value: Value, steps: float) -> Value:
+        """A function of one value; the error is what a change by the value's error changes."""
+        number, error = value
+        self.cost(steps)
+        result = function(number)
+        if error == EXACT:
+            return self.rounded(result)
+        self.cost(steps)
+        moved = magnitude(function(number + mp.ldexp(mp.mpf(1), error)) - result)
+        return result, max(moved + 3, magnitude(result) - mp.prec + 3)
+
+    def unary(self, name: str, value: Value) -> Value:
+        """A named function of one number."""
+        number, error = value
+        if name == "abs":
+            return abs(number), error
+        if name in ("floor", "ceil"):
+            return self.step(name, value)
+        if name == "fact":
+            return self.factorial(value)
+        function = _FUNCTIONS.get(name)
+        if function is None:
+            raise Beyond(name)
+        size = magnitude(number)
+        if size > 1000 or (name in ("sinh", "cosh", "tanh", "coth") and size > 20):
+            raise TooLarge(f"{name} of a huge number")
+        if size < 0 and size != EXACT:
+            self.spread = max(self.spread, -2 * size)
+        if name in _SATURATED and size > 0:
+            self.spread = max(self.spread, 2 * size if name.startswith("arc") else int(3 * abs(number)))
+        return self.through(getattr(mp, function), value, 20)
+
+    def step(self, name: str, value: Value) -> Value:
+        """Rounding to a whole number. What is whole but for its error is taken to be whole."""
+        number, error = value
+        if mp.im(number):
+            raise Beyond(f"{name} of a complex number")
+        near = mp.nint(number)
+        if abs(number - near) <= mp.ldexp(mp.mpf(1), error):
+            if error > -20:
+                raise Uncertain(name)
+            return near, EXACT
+        return (mp.floor(number) if name == "floor" else mp.ceil(number)), EXACT
+
+    def factorial(self, value: Value) -> Value:
+        """A factorial, between whole numbers by the gamma function."""
+        number, error = value
+        if mp.im(number) or magnitude(number) > 64:
+            raise TooLarge("a factorial of a huge number")
+        if mp.isint(number) and error == EXACT and mp.re(number) < 0:
+            raise Beyond("a factorial of a negative number")
+        return self.through(mp.factorial, value, 60)
+
+    def binomial(self, upper: Value, lower: Value) -> Value:
+        """A binomial; exact when the lower number is small and whole."""
+        (n, error), (k, lower_error) = upper, lower
+        if lower_error != EXACT or not mp.isint(k):
+            return self.quotient(self.factorial(upper), self.product(
+                [self.factorial(lower), self.factorial(self.sum([upper, (-k, lower_error)]))]))  # fmt: skip
+        if k < 0:
+            return mp.mpf(0), EXACT
+        if k > 20_000:
+            raise TooLarge("a binomial of huge numbers")
+        self.cost(int(k) / 4)
+        if error == EXACT and mp.isint(n):
+            return self.rounded(mp.binomial(n, k)) if magnitude(n) <= 32 else self.falling(upper, int(k))
+        return self.falling(upper, int(k))
+
+    def falling(self, upper: Value, count: int) -> Value:
+        """``n (n-1) ... (n-k+1) / k!``."""
+        if count > 200:
+            raise TooLarge("a binomial of huge numbers")
+        factors = [self.sum([upper, (mp.mpf(-place), EXACT)]) for place in range(count)]
+        return self.quotient(self.product(factors), (mp.factorial(count), EXACT)) if factors else (mp.mpf(1), EXACT)
+
+    def logarithm(self, value: Value) -> Value:
+        """The natural logarithm, on the principal branch."""
+        number, error = value
+        if not number and error == EXACT:
+            raise Beyond("a logarithm of zero")
+        if error >= magnitude(number) - 2:
+            raise Uncertain("a logarithm of what may be zero")
+        distance = magnitude(number - 1)
+        if distance < 0 and distance != EXACT:
+            self.spread = max(self.spread, -2 * distance)
+        found = self.through(mp.log, value, 20)
+        return (mp.mpf(0), EXACT) if number == 1 and error == EXACT else found
+
+    def power(self, node: Op, base: Value, exponent: Value) -> Value:
+        """A power; with ``real_roots``, an odd root of a negative number is real."""
+        number, error = base
+        if not number and error == EXACT:
+            if mp.re(exponent[0]) > 0:
+                return mp.mpf(0), EXACT
+            raise Beyond("division by zero")
+        if error >= magnitude(number) - 2:
+            raise Uncertain("a power of what may be zero")
+        size = abs(mp.log(abs(number))) * abs(exponent[0])
+        if size > HUGE or abs(exponent[0]) > HUGE:
+            raise TooLarge("a power that is too large to work out")
+        if exponent[1] == EXACT and mp.isint(exponent[0]):
+            return self.whole_power(base, int(mp.re(exponent[0])))
+        small = magnitude(size) if size else 0
+        if small < 0:
+            self.spread = max(self.spread, -2 * small)
+        fraction = written_fraction(node.args[1])
+        if self.real_roots and fraction and fraction.denominator % 2 and not mp.im(number) and number < 0:
+            root = self.power(node, (-number, error), exponent)
+            return (-root[0], root[1]) if fraction.numerator % 2 else root
+        self.cost(60)
+        result = mp.power(number, exponent[0])
+        shifted = [result]
+        if error != EXACT:
+            shifted.append(mp.power(number + mp.ldexp(mp.mpf(1), error), exponent[0]))
+        if exponent[1] != EXACT:
+            shifted.append(mp.power(number, exponent[0] + mp.ldexp(mp.mpf(1), exponent[1])))
+        moved = max(magnitude(one - result) for one in shifted)
+        return result, max(moved + 3, magnitude(result) - mp.prec + 4)
+
+    def whole_power(self, base: Value, exponent: int) -> Value:
+        """A whole power."""
+        number, error = base
+        self.cost(1 + abs(exponent).bit_length())
+        result = number**exponent
+        if error == EXACT and exponent >= 0 and magnitude(result) < mp.prec and _whole([base]):
+            return result, EXACT
+        relative = max(error - magnitude(number) + 1, 2 - mp.prec)
+        return result, magnitude(result) + relative + abs(exponent).bit_length() + 1
+
+    def root(self, radicand: Value, degree: Value) -> Value:
+        """A root of a small whole degree."""
+        if degree[1] != EXACT or not mp.isint(degree[0]) or not 1 <= mp.re(degree[0]) <= 1000:
+            raise Beyond("a root of a strange degree")
+        number, error = radicand
+        count = int(mp.re(degree[0]))
+        if not number and error == EXACT:
+            return mp.mpf(0), EXACT
+        if self.real_roots and count % 2 and not mp.im(number) and number < 0:
+            root = self.root((-number, error), degree)  # the real root, as people mean it
+            return -root[0], root[1]
+        if error >= magnitude(number) - 2:
+            raise Uncertain("a root of what may be zero")
+        return self.through(lambda x: mp.root(x, count), radicand, 20)
 
 
-def _root(radicand: Any, degree: Any) -> Any:
-    if not (mp.isint(degree) and 1 <= degree <= 1000):
-        raise Beyond("a root of a strange degree")
-    degree = int(degree)
-    if degree % 2 and not mp.im(radicand) and mp.re(radicand) < 0:
-        return -mp.root(-mp.re(radicand), degree)  # the real root, as people mean it
-    return mp.root(radicand, degree)
-
-
-def _log(x: Any, base: Any) -> Any:
-    if not x or not base or base == 1:
-        raise Beyond("a logarithm without a value")
-    return mp.log(x) / mp.log(base)
-
-
-def _points(gold: Expr, found: Expr) -> list[dict[str, Any]]:
-    """Values for the variables of both expressions; one empty point without any."""
-    names = sorted(symbols(gold) | symbols(found))
-    random = Random(f"{gold}/{found}")
-    whole = any(
-        (isinstance(part, Op) and part.name in _STEPS and symbols(part))
-        or (isinstance(part, Op) and part.name == "pow" and _negative(part.args[0]) and symbols(part.args[1]))
-        for node in (gold, found)
-        for part in walk(node)
+def _whole(values: list[Value]) -> bool:
+    """Whether all numbers are whole, so that arithmetic on them is exact while they fit."""
+    return all(
+        (mp.isint(number.real) and mp.isint(number.imag)) if isinstance(number, mp.mpc) else mp.isint(number)
+        for number, _ in values
     )
-    points = []
-    for scale in SCALES if names else SCALES[:1]:
-        point: dict[str, Any] = {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1), "ten": mp.mpf(10)}
-        for name in names:
-            if whole:
-                point[name] = mp.mpf(random.randrange(2, 4 + 30 * int(abs(scale)) if abs(scale) < 1000 else 3000))
-            else:
-                sign = random.choice((1, -1)) if scale < 0 else 1
-                point[name] = sign * (mp.mpf(random.randrange(10**20)) / 10**20 * abs(scale) + mp.mpf(1) / 17)
-        points.append(point)
-    return points
 
 
-def _negative(node: Expr) -> bool:
-    return isinstance(node, Op) and node.name == "neg"
+def written_fraction(node: Expr) -> Fraction | None:
+    """The value of a fraction of whole numbers, as an exponent is written; ``None`` for other expressions."""
+    if isinstance(node, Num):
+        return node.value
+    if isinstance(node, Op) and node.name in ("neg", "div"):
+        parts = [written_fraction(arg) for arg in node.args]
+        if None in parts or (node.name == "div" and not parts[1]):
+            return None
+        first = parts[0]
+        assert first is not None
+        return -first if node.name == "neg" else first / parts[1]  # type: ignore[operator]
+    return None
 
 
-def _close(left: Any, right: Any, power: int) -> bool:
-    size = max(mp.mpf(1), abs(left), abs(right))
-    return abs(left - right) <= mp.mpf(10) ** power * size
+def at(node: Expr, point: dict[str, Fraction], bits: int, real_roots: bool = True) -> tuple[Value, int]:
+    """Value and spread of an expression at a point, worked out with so many bits.
 
-
-def _at_precision(node: Expr, point: dict[str, Any]) -> Any:
-    """Value at a point; ``Beyond`` where it has none."""
-    try:
-        result = value(node, point)
-    except (ValueError, ZeroDivisionError, OverflowError, TypeError, mp.NoConvergence) as error:
-        raise Beyond(type(error).__name__) from error
-    if not mp.isfinite(result):
-        raise Beyond("no finite value")
-    return result
-
-
-def identical(gold: Expr, found: Expr, tolerance: Fraction | None = None) -> bool:
-    """Whether both have the same value, wherever ``gold`` has one.
-
-    Raises ``NoReference`` when gold has no value anywhere, ``Beyond`` when ``found`` has none where gold has one, and
-    ``TooLarge``.
+    Raises ``Beyond``, also for mpmath's own errors, ``TooLarge`` and ``Uncertain``.
     """
-    precision = 60 + 2 * digits(gold, found)
-    while True:
-        if precision > MAX_DPS:
-            raise TooLarge(f"more than {MAX_DPS} digits")
-        _largest[0] = 0.0
-        with mp.workdps(precision):
-            same = _same_everywhere(gold, found, tolerance, precision)
-        # Large numbers may cancel: 2^{1000} + 1 - 2^{1000}. With variables, the points where nothing is large tell.
-        needed = 0 if symbols(gold) else 60 + int(2 * _largest[0]) + 2 * digits(gold, found)
-        if needed <= precision:
-            return same
-        precision = needed
-
-
-def _same_everywhere(gold: Expr, found: Expr, tolerance: Fraction | None, precision: int) -> bool:
-    compared = 0
-    for point in _points(gold, found):
+    with mp.workprec(bits):
+        evaluation = Evaluation(point, real_roots)
         try:
-            expected = _at_precision(gold, point)
-        except Beyond:
-            continue
-        except TooLarge as error:
-            if symbols(gold):  # at this point only
-                continue
-            raise NoReference(str(error)) from error
-        if symbols(gold) and Sym("i") not in walk(gold) and abs(mp.im(expected)) > mp.mpf(10) ** -30 * abs(expected):
-            continue  # outside of the real domain: a logarithm or root of a negative number
-        actual = _at_precision(found, point)
-        compared += 1
-        if tolerance is not None and abs(expected - actual) <= mp.mpf(tolerance.numerator) / tolerance.denominator:
-            continue
-        if not _close(expected, actual, -int(0.6 * precision)):
-            return False
-    if not compared:
-        raise NoReference("no value at any point")
-    return True
-
-
-def evaluates(node: Expr) -> bool:
-    """Whether an expression has a value somewhere; may take long, which is then the expression's fault."""
-    try:
-        return identical(node, node)
-    except (Beyond, TooLarge, NoReference):
-        return False
+            return evaluation.value(node), evaluation.spread
+        except (ValueError, ZeroDivisionError, OverflowError, TypeError, mp.NoConvergence) as error:
+            raise Beyond(type(error).__name__) from error

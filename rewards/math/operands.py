@@ -6,15 +6,19 @@ import re
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
-from rewards.math.cursor import Cursor
-from rewards.math.tokens import FUNCTIONS, Token
+from rewards.math.numerals import Numerals, base_of
+from rewards.math.tokens import FUNCTIONS
 from rewards.math.tree import (
+    DOTS,
     Based,
+    Builder,
     Expr,
+    Listing,
     Matrix,
     Node,
     Num,
     Op,
+    Piecewise,
     Relation,
     Seq,
     SetOf,
@@ -40,22 +44,28 @@ _PREFIXES = frozenset({"angle", "triangle", "measuredangle", "square", "parallel
 _SYMBOLS = words(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma tau upsilon phi chi"
     " psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega pi infty hbar ell nabla partial odot mho"
-    " aleph emptyset perp parallel sim star circledast oplus"
+    " aleph emptyset star circledast oplus varsigma top"
 )
 _MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "array"})
-_BASES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_SYSTEMS = frozenset({"cases", "aligned", "align", "gathered", "dcases"})
+CURRENCIES = frozenset("$£€¥₹")
+_CONDITIONS = frozenset({"if", "when", "for", "where"})
 
 
-class Operands(Cursor, ABC):
+class Operands(Numerals, ABC):
     """Reads operands; what stands around them is read by the methods that a subclass adds."""
 
     @abstractmethod
     def listing(self, expand: bool = True) -> list[Node]:
-        """Statements between separators."""
+        """Items between separators."""
 
     @abstractmethod
     def statement(self) -> Node:
         """A value, or values with relation signs between them."""
+
+    @abstractmethod
+    def item(self) -> Node:
+        """Statements with signs of logic between them."""
 
     @abstractmethod
     def sum(self) -> Node:
@@ -70,7 +80,7 @@ class Operands(Cursor, ABC):
         """An operand with what stands after it."""
 
     @abstractmethod
-    def beside(self, left: Expr) -> Expr:
+    def beside(self, left: Expr) -> Node:
         """A factor without a sign before it."""
 
     def starts_factor(self) -> bool:
@@ -78,9 +88,12 @@ class Operands(Cursor, ABC):
         sign = self.peek()
         if sign == "|":
             return self.bars == 0
+        if (sign == "(" and self.peek(1) in ("mod", "bmod")) or self.unit_ahead():
+            return False
         return (
             self.kind() in ("num", "name")
-            or sign in ("(", "[", "{", "frac", "sqrt", "binom", "lfloor", "lceil", "$")
+            or sign in ("(", "[", "{", "frac", "sqrt", "binom", "lfloor", "lceil", "neg")
+            or sign in CURRENCIES
             or sign in FUNCTIONS
             or sign in _SYMBOLS
             or sign in _ACCENTS
@@ -89,6 +102,17 @@ class Operands(Cursor, ABC):
             or sign in _PREFIXES
             or sign.startswith("begin ")
         )
+
+    def unit_ahead(self) -> bool:
+        r"""Whether a unit comes: words, or a sign of one such as ``\mu\text{m}``, ``\Omega``, a fraction of units."""
+        sign = self.peek()
+        if self.kind() == "text":
+            return True
+        if sign == "frac" and self.peek(1) == "{":
+            return self.kind(2) == "text"
+        if sign == "mu":
+            return self.kind(1) == "text"
+        return sign == "Omega" and self.kind(1) == "" and self.at > 0 and self.tokens[self.at - 1].kind == "num"
 
     def atom(self) -> Node:
         """One operand."""
@@ -105,15 +129,26 @@ class Operands(Cursor, ABC):
             if kind == "name":
                 return self.name()
             if kind == "text":
-                self.at += 1
-                words = self.tokens[self.at - 1].value
-                if re.fullmatch(r"[0-9A-Z]+", words) and self.take("_"):
-                    return Based(words, _base(self.script()))
-                return Text(words)
+                return self.text()
             self.at += 1
             return self.form(sign)
         finally:
             self.depth -= 1
+
+    def text(self) -> Node:
+        """Words, with a number after them if one comes: ``October 30``."""
+        self.at += 1
+        words = self.tokens[self.at - 1].value
+        if re.fullmatch(r"[0-9A-F]+", words) and self.peek() == "_":
+            self.at += 1
+            base = base_of(self.script(), words)
+            if not base:
+                raise Unreadable("words with a subscript")
+            return Based(words, base)
+        if self.kind() == "num" and self.kind(1) == "" and self.peek(1) in ("", ",", ")", "}"):
+            self.at += 1
+            words += f" {self.tokens[self.at - 1].value}"
+        return Text(words)
 
     def form(self, sign: str) -> Node:
         """The operand that a sign or command begins; it has been stepped over."""
@@ -124,9 +159,7 @@ class Operands(Cursor, ABC):
             self.need(")>")
             return Seq("(", tuple(items), ")")
         if sign == "{":
-            node = self.statement()
-            if self.take("choose"):
-                node = Op("binom", (expression(node), expression(self.sum())))
+            node = self.item()
             self.need("}")
             return node
         if sign == "{set":
@@ -137,6 +170,14 @@ class Operands(Cursor, ABC):
             self.bars -= 1
             self.need("|")
             return Op("abs", (inner,))
+        if sign == "||":
+            inner = expression(self.sum())
+            self.need("||")
+            return Op("norm", (inner,))
+        if sign == "...":
+            return DOTS
+        if sign == "neg":
+            return Op("not", (expression(self.power()),))
         if sign in ("lfloor", "lceil"):
             inner = expression(self.sum())
             self.need("rfloor" if sign == "lfloor" else "rceil")
@@ -152,8 +193,8 @@ class Operands(Cursor, ABC):
             return self.unevaluated(_BIG.get(sign, sign))
         if sign.startswith("begin "):
             return self.matrix(sign.removeprefix("begin "))
-        if sign == "$":
-            return Unit(expression(self.power()), "$")
+        if sign in CURRENCIES:
+            return Unit(expression(self.power()), sign)
         if sign in _ACCENTS:
             return self.subscripted(accented(self.argument(), sign).name)
         if sign in _SYMBOLS or sign in _PREFIXES:
@@ -174,7 +215,11 @@ class Operands(Cursor, ABC):
         if len(items) == 1:
             if (opening, closing) in (("(", ")"), ("[", "]")):
                 if isinstance(items[0], Num) and items[0].value.denominator == 1 and self.take("_"):
-                    return Based(str(items[0].value), _base(self.script()))
+                    digits = str(items[0].value)
+                    base = base_of(self.script(), digits)
+                    if not base:
+                        raise Unreadable("a number with a subscript that is no base")
+                    return Based(digits, base)
                 return items[0]
             raise Unreadable("unbalanced brackets")
         return Seq(opening, tuple(items), closing)
@@ -183,46 +228,21 @@ class Operands(Cursor, ABC):
         r"""A set by its elements, or ``\{x | condition\}``."""
         if self.take("}set"):
             return Sym("emptyset")
-        outer = self.saw_pm
+        outer = self.plus_minus
         self.bars += 1  # a bar after an element is no absolute value
         self.sets += 1
         items = self.listing(expand=self.sets == 1)
-        builder = len(items) == 1 and isinstance(items[0], Sym) and self.take("|", ":")
-        condition = self.statement() if builder else None
+        builder = len(items) == 1 and self.peek() in ("|", ":")
+        conditions: list[Node] = []
+        if builder:
+            self.at += 1
+            conditions = self.listing(expand=False)
         self.bars -= 1
         self.sets -= 1
         self.need("}set")
         if self.sets == 0:
-            self.saw_pm = outer
-        if condition is None:
-            return SetOf(tuple(items))
-        described = isinstance(condition, Seq | Union | SetOf) or (
-            isinstance(condition, Relation) and set(condition.signs) <= {"<", ">", "<=", ">="}
-        )
-        if not described:
-            raise Unreadable("a set whose condition is no inequality")
-        return condition
-
-    def numeral(self) -> Node:
-        """A number; with a subscript it is one in another base."""
-        token = self.tokens[self.at]
-        number = self.number()
-        if self.peek() == "_" and re.fullmatch(r"[0-9]+(\.[0-9]+)?", token.value):
-            self.at += 1
-            return Based(re.sub(r"^0+(?=[0-9])", "", token.value), _base(self.script()))
-        return number
-
-    def number(self) -> Num:
-        r"""The number that comes, with an ``\overline`` of repeating digits."""
-        digits = self.tokens[self.at].value
-        self.at += 1
-        if self.peek() == "overline" and "." in digits and self.peek(1) == "{":
-            repeating = self.tokens[self.at + 2] if self.at + 2 < len(self.tokens) else Token("", "", False)
-            if repeating.kind == "num" and repeating.value.isdigit() and self.peek(3) == "}":
-                self.at += 4
-                places, count = len(digits.partition(".")[2]), len(repeating.value)
-                return Num(Fraction(digits.rstrip(".")) + Fraction(int(repeating.value), 10**places * (10**count - 1)))
-        return Num(Fraction(digits.rstrip(".") if digits.endswith(".") else digits.replace(".e", "e")))
+            self.plus_minus = outer
+        return described(expression(items[0]), conditions) if builder else SetOf(tuple(items))
 
     def name(self) -> Node:
         """A variable with its subscript."""
@@ -269,7 +289,7 @@ class Operands(Cursor, ABC):
 
     def function(self, name: str) -> Expr:
         r"""``\sin^2 x``, ``\log_2(x)``: in brackets, or all factors that follow without a sign."""
-        base: Expr = Num(Fraction(10)) if name == "lg" else Sym("e")
+        base: Expr = {"lg": Num(Fraction(10)), "log": Sym("ten")}.get(name, Sym("e"))
         exponent: Expr | None = None
         while self.peek() in ("^", "_"):
             if self.take("_"):
@@ -282,9 +302,9 @@ class Operands(Cursor, ABC):
         else:
             inner = expression(self.power())
             while self.starts_factor() and self.peek() not in FUNCTIONS:
-                inner = self.beside(inner)
+                inner = expression(self.beside(inner))
         if name in ("log", "ln", "lg"):
-            node = Op("log", (inner, Sym("ten") if name == "log" and base == Sym("e") else base))
+            node = Op("log", (inner, base))
         elif name == "exp":
             node = Op("pow", (Sym("e"), inner))
         elif exponent == Op("neg", (Num(Fraction(1)),)):
@@ -298,31 +318,66 @@ class Operands(Cursor, ABC):
         return self.atom()
 
     def unevaluated(self, name: str) -> Expr:
-        """A sum, product, integral, limit, maximum ... that somebody still has to work out; never computed here."""
+        """A sum, product, integral, limit, maximum ... that somebody still has to work out."""
         parts: list[Expr] = []
         while self.peek() in ("_", "^"):
             self.at += 1
             parts.append(Sym(self.script()))
-        parts.append(expression(self.product()))
+        if name in _CALLS and not parts and self.peek() in ("(", "{set"):
+            closing = ")" if self.peek() == "(" else "}set"
+            self.at += 1
+            parts = [expression(item) for item in self.listing(expand=False)]
+            self.need(closing)
+        else:
+            parts.append(expression(self.product()))
         return Op(name, tuple(parts))
 
     def matrix(self, kind: str) -> Node:
-        """A matrix environment."""
-        if kind not in _MATRICES:
+        """A matrix environment, a system of statements, or values with their conditions."""
+        if kind not in _MATRICES and kind not in _SYSTEMS:
             raise Unreadable(f"a {kind[:20]!r}")
         rows: list[tuple[Node, ...]] = []
         row: list[Node] = []
         while True:
-            row.append(self.statement())
+            row.append(self.cell(bool(row)) if kind in _SYSTEMS else self.statement())
+            self.take(",", ";")
             if self.take("&"):
                 continue
             rows.append(tuple(row))
             row = []
             ended = self.take("newline")
             if self.take(f"end {kind}"):
-                return Matrix(tuple(rows))
+                break
             if not ended:
                 raise Unreadable("a broken matrix")
+        if kind in _MATRICES:
+            return Matrix(tuple(rows))
+        if all(len(cells) == 1 for cells in rows):
+            return Listing(tuple(cells[0] for cells in rows))
+        if all(len(cells) == 2 for cells in rows):
+            return Piecewise(tuple(rows))
+        raise Unreadable("a system with rows of different lengths")
+
+    def cell(self, condition: bool) -> Node:
+        """A statement; as a condition it may begin with "if"."""
+        if condition and self.kind() == "text":
+            words = self.tokens[self.at].value.lower().strip(" ,.:")
+            if words in _CONDITIONS:
+                self.at += 1
+            elif words in ("otherwise", "else"):
+                self.at += 1
+                return Text("otherwise")
+        return self.item()
+
+
+def described(head: Expr, conditions: list[Node]) -> Node:
+    """A set by description; one of numbers within bounds is an interval or union."""
+    if len(conditions) == 1 and isinstance(head, Sym):
+        (condition,) = conditions
+        bounds = isinstance(condition, Relation) and set(condition.signs) <= {"<", ">", "<=", ">="}
+        if bounds or isinstance(condition, Seq | Union | SetOf):
+            return condition
+    return Builder(head, tuple(conditions))
 
 
 def accented(node: Expr, accent: str) -> Sym:
@@ -331,11 +386,3 @@ def accented(node: Expr, accent: str) -> Sym:
     if not all(isinstance(letter, Sym) for letter in letters):
         raise Unreadable(f"{accent!r} over something that is no name")
     return Sym("".join(letter.name for letter in letters if isinstance(letter, Sym)) + ":" + accent)
-
-
-def _base(text: str) -> int:
-    if text.lower() in _BASES:
-        return _BASES.index(text.lower())
-    if re.fullmatch(r"[0-9]{1,2}", text):
-        return int(text)
-    raise Unreadable("a number with a subscript that is no base")

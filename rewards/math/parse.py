@@ -1,8 +1,11 @@
 r"""From LaTeX to trees, by recursive descent. Refuses what it does not know: there is no guessing and no repair.
 
-listing   = statement { ("," | ";" | "and" | "or") statement }
-statement = [name "in"] union { relation union }
-union     = sum { cup sum } [unit]
+listing   = item { ("," | ";" | "and" | "or") item }
+item      = statement { (land | lor | Rightarrow | Leftrightarrow) statement }
+statement = [name "in"] ratio { relation ratio }
+ratio     = union { ":" union }
+union     = quantity { (cup | cap | setminus) quantity }
+quantity  = sum [unit]
 sum       = ["+" | "-" | "pm"] product { ("+" | "-" | "pm") product }
 product   = power { ["*" | "/" | cdot | times] power }
 """
@@ -10,20 +13,29 @@ product   = power { ["*" | "/" | cdot | times] power }
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 
-from rewards.math.clean import clean, flat, join_commas
-from rewards.math.operands import Operands, accented
-from rewards.math.tokens import tokenize
+from rewards.math.clean import flat, is_list_of_numbers, join_commas
+from rewards.math.operands import CURRENCIES, Operands, accented
+from rewards.math.quantities import product, quantity, same_kind
+from rewards.math.resolve import has_letter_unit, resolve
+from rewards.math.statements import BOUNDS, LABEL, grouped, is_approximate, more_or_less
+from rewards.math.tokens import Token, tokenize
 from rewards.math.tree import (
+    NOBODY,
     Based,
     Clock,
+    Congruence,
     Expr,
-    Listing,
+    Joined,
+    Matrix,
     Node,
     Num,
     Op,
+    Ratio,
     Relation,
+    Seq,
     Sym,
     Text,
     Union,
@@ -34,71 +46,203 @@ from rewards.math.tree import (
     negated,
     times,
 )
-from rewards.math.units import canonical, is_plain_word_unit, is_unit
 
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "leq": "<=", "geq": ">=", "neq": "!=", ":": ":", "approx": "~"}
-_MOD = frozenset({"mod", "bmod", "pmod", "equiv"})
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", "leq": "<=", "geq": ">=", "neq": "!=", "approx": "~", "equiv": "equiv",
+    "parallel": "parallel", "perp": "perp", "subset": "subset", "subseteq": "subseteq", "cong": "cong", "sim": "sim",
+}  # fmt: skip
+_LEFT_OUT = frozenset({"<", ">", "<=", ">="})
+"""Signs before which the name may be missing: ``\\le 5``."""
+_LOGIC = {"Rightarrow": "implies", "Leftrightarrow": "iff", "lor": "lor", "land": "land"}
+_SETS = {"cap": "cap", "setminus": "setminus"}
+_MOD = frozenset({"mod", "bmod", "pmod"})
+_SEPARATORS = (",", ";", "and", "or")
+_MAX_INDEPENDENT = 3
+"""Plus-minus signs of one statement that may be chosen each by itself: eight answers."""
 _CLOCK = re.compile(r"([0-9]{1,2}) ?: ?([0-5][0-9])(?: ?([AaPp])\.? ?[Mm]\.?)?")
+_SECONDS = re.compile(r"([0-9]{1,2} ?: ?[0-5][0-9]) ?: ?([0-5][0-9])(?=.*[AaPp]\.? ?[Mm]|$)")
+"""A time with its seconds: without the half of the day it may also be a ratio."""
 _BRACE = re.compile(r"\\.|[{}]")
 _HOUR = re.compile(r"([0-9]{1,2})() ?([AaPp])\.? ?[Mm]\.?")
-_PROSE_UNIT = re.compile(r"(.*[0-9}%)]) +([A-Za-z][A-Za-z .'/-]*)")
+_CALL = re.compile(
+    r"(?P<name>\\?[A-Za-z]+(?:_(?:[A-Za-z0-9]|\{[^{}]*\}))?'?\s*[(\[](?=[^()\[\]]*[A-Za-z])[^()\[\]]{1,60}[)\]])\s*=(?P<value>.+)",
+    re.DOTALL,
+)
+_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|log|ln|exp|gcd|lcm|max|min|sqrt|binom|frac|floor)")
 
 
 class Parser(Operands):
     """Reads a whole answer."""
 
     def listing(self, expand: bool = True) -> list[Node]:
-        r"""Statements between separators. ``expand``: one with ``\pm`` is two answers."""
+        """Items between separators."""
+        return self.separated(expand)[0]
+
+    def separated(self, expand: bool = True) -> tuple[list[Node], list[str]]:
+        r"""Items, and what stands before each but the first. ``expand``: one with ``\pm`` is several answers."""
         items: list[Node] = []
+        labels: list[str] = []
         while True:
-            start, depth = self.at, self.depth
-            outer, self.saw_pm = self.saw_pm, False
-            items.append(self.statement())
-            if self.saw_pm and expand:
-                end = self.at
-                self.at, self.depth, self.upper = start, depth, not self.upper
-                items.append(self.statement())
-                self.upper = not self.upper
+            read = self.both_signs() if expand else [self.item()]
+            items += read
+            labels += [","] * (len(read) - 1)
+            label = self.peek()
+            if not self.take(*_SEPARATORS):
+                return items, labels
+            while self.peek() in _SEPARATORS:  # ", and"
+                label = self.peek()
+                self.at += 1
+            wider = (
+                more_or_less(items[-1], self.tokens[self.at].value) if label == "or" and self.kind() == "text" else None
+            )
+            if wider is not None:
+                items[-1] = wider
+                self.at += 1
+                return items, labels
+            labels.append(label)
+
+    def both_signs(self) -> list[Node]:
+        """An item once for every choice of its plus-minus signs."""
+        start, depth = self.at, self.depth
+        outer, self.plus_minus, self.minus = self.plus_minus, 0, 0
+        read = [self.item()]
+        end, count = self.at, self.plus_minus
+        if count:
+            alone = self.independent and 1 < count <= _MAX_INDEPENDENT
+            for minus in range(1, 2**count) if alone else (1,):
+                self.at, self.depth, self.plus_minus, self.minus = start, depth, 0, minus
+                read.append(self.item())
                 if self.at != end:
                     raise Unreadable("plus-minus")
-                self.saw_pm = False
-            self.saw_pm = self.saw_pm or outer
-            if not self.take(",", ";"):
-                return items
-            while self.take(",", ";"):  # ", and"
-                continue
+        self.plus_minus, self.minus = outer, 0
+        return read
+
+    def item(self) -> Node:
+        """Statements with signs of logic between them."""
+        node = self.statement()
+        while (sign := _LOGIC.get(self.peek())) is not None:
+            self.at += 1
+            right = self.statement()
+            same = isinstance(node, Joined) and node.sign == sign and sign in ("lor", "land")
+            node = Joined(sign, (*(node.parts if same and isinstance(node, Joined) else (node,)), right))
+        return node
 
     def statement(self) -> Node:
         """A value, or values with relation signs between them."""
         self.take("approx")
-        sides, signs = [self.union()], list[str]()
-        if self.take("in"):
+        if self.kind() == "text":
+            words = self.tokens[self.at].value.lower().strip()
+            if is_approximate(words):
+                self.at += 1
+            elif words in BOUNDS:
+                self.at += 1
+                return Relation((NOBODY, self.ratio()), (BOUNDS[words],))
+            elif LABEL.fullmatch(words) and self.tokens[self.at].upright:
+                self.at += 1
+                return Relation((Text(words[:-1]), self.ratio()), ("=",))
+        first = NOBODY if _RELATIONS.get(self.peek()) in _LEFT_OUT else self.ratio()
+        if self.take("over", "choose"):
+            name = "div" if self.tokens[self.at - 1].value == "over" else "binom"
+            first = Op(name, (expression(first), expression(self.sum())))
+        if isinstance(first, Sym | Op | Seq) and self.take("in"):
             return self.union()
-        while (sign := _RELATIONS.get(self.peek())) and not (sign == ":" and self.bars):
+        if self.peek() == "equiv":
+            return self.congruence(first)
+        sides, signs = [first], list[str]()
+        while (sign := _RELATIONS.get(self.peek())) is not None:
             self.at += 1
             signs.append(sign)
-            sides.append(self.union())
-        return Relation(tuple(sides), tuple(signs)) if signs else sides[0]
+            sides.append(self.ratio())
+        return Relation(tuple(sides), tuple(signs)) if signs else first
+
+    def congruence(self, left: Node) -> Node:
+        r"""``x \equiv 3 \pmod 7``, with the modulus in any of its spellings."""
+        self.at += 1
+        right = expression(self.sum_before_modulus())
+        bracket = self.take("(")
+        if not self.take(*_MOD):
+            return Relation((left, right), ("equiv",))
+        modulus = expression(self.sum())
+        if bracket:
+            self.need(")")
+        return Congruence(left, right, modulus)
+
+    def sum_before_modulus(self) -> Node:
+        """A sum in which ``mod`` is no operation."""
+        self.moduli += 1
+        node = self.sum()
+        self.moduli -= 1
+        return node
+
+    def ratio(self) -> Node:
+        """A set or value, or several values with colons between them."""
+        node = self.union()
+        if self.peek() != ":" or self.bars:
+            return node
+        if isinstance(node, Text) and self.tokens[self.at - 1].upright and LABEL.fullmatch(f"{node.words.lower()}:"):
+            self.at += 1
+            return Relation((node, self.union()), ("=",))
+        terms = [expression(node)]
+        while self.take(":"):
+            terms.append(expression(self.union()))
+        return Ratio(tuple(terms))
 
     def union(self) -> Node:
-        """A sum with its unit, or sets joined by union signs."""
-        parts = [self.sum()]
-        while self.take("cup"):
-            parts.append(self.sum())
-        if len(parts) > 1:
-            return Union(tuple(parts))
-        node = parts[0]
-        if self.kind() == "text" and not isinstance(node, Text):
-            words = self.tokens[self.at].value
-            self.at += 1
-            if self.peek() == "^":
+        """A quantity, or sets joined by signs."""
+        node = self.quantity()
+        while True:
+            if self.take("cup"):
+                parts = node.parts if isinstance(node, Union) else (node,)
+                node = Union((*parts, self.quantity()))
+            elif (sign := _SETS.get(self.peek())) is not None:
                 self.at += 1
-                words += f"^{self.script()}"
-            value = expression(node)
-            if not is_unit(words) or isinstance(value, Unit):
-                raise Unreadable("words beside a value")
-            return Unit(value, canonical(words))
-        return node
+                node = Joined(sign, (node, self.quantity()))
+            else:
+                return node
+
+    def quantity(self) -> Node:
+        """A sum with its unit; two quantities of one kind side by side are one: ``1 h 30 min``."""
+        node = self.sum()
+        if isinstance(node, Text) or not self.unit_ahead():
+            return node
+        found = quantity(expression(node), self.unit_words())
+        while self.kind() == "num" and isinstance(found, Unit):
+            further = quantity(expression(self.sum()), self.unit_words() if self.unit_ahead() else "?")
+            found = same_kind(found, further)
+        return found
+
+    def unit_words(self) -> str:
+        """The words and signs of a unit, as plain text: ``kg*m^2/s``."""
+        parts: list[str] = []
+        while True:
+            sign = self.peek()
+            if self.kind() == "text":
+                parts.append(" " + self.tokens[self.at].value)
+                self.at += 1
+            elif sign == "mu" and self.kind(1) == "text":
+                parts.append(" μ" + self.tokens[self.at + 1].value)
+                self.at += 2
+            elif sign == "Omega":
+                parts.append(" Ω")
+                self.at += 1
+            elif sign == "frac" and self.peek(1) == "{" and self.kind(2) == "text":
+                self.at += 1
+                parts.append(f" {self.unit_argument()}/({self.unit_argument()})")
+            elif sign == "^" and parts:
+                self.at += 1
+                parts.append(f"^{self.script()}")
+            elif parts and sign in ("/", "cdot", "*", "times") and (self.kind(1) == "text" or self.peek(1) == "mu"):
+                parts.append("/" if sign == "/" else "*")
+                self.at += 1
+            else:
+                return "".join(parts)
+
+    def unit_argument(self) -> str:
+        """The unit in braces above or below a line."""
+        self.need("{")
+        words = self.unit_words()
+        self.need("}")
+        return words.strip()
 
     def sum(self) -> Node:
         """Terms with signs."""
@@ -107,13 +251,13 @@ class Parser(Operands):
             sign = self.peek()
             if sign in ("+", "-", "pm", "mp"):
                 self.at += 1
-                if sign in ("pm", "mp"):
-                    self.saw_pm = True
-                    sign = "+" if self.upper == (sign == "pm") else "-"
+                sign = self.sign_of(sign) if sign in ("pm", "mp") else sign
                 if terms and self.take("-"):  # 2 + -3
                     sign = "+" if sign == "-" else "-"
                 term = self.product()
-                if sign == "-":
+                if sign == "-" and isinstance(term, Matrix):
+                    term = product(negated(Num(Fraction(1))), term)
+                elif sign == "-":
                     term = Based(f"-{term.digits}", term.base) if isinstance(term, Based) else negated(expression(term))
             elif terms:
                 break
@@ -129,10 +273,10 @@ class Parser(Operands):
         node = self.power()
         while True:
             if self.take("*", "cdot", "times"):
-                node = times(expression(node), expression(self.factor()))
+                node = product(expression(node), self.factor())
             elif self.take("/"):
                 node = Op("div", (expression(node), expression(self.factor())))
-            elif self.peek() in _MOD:
+            elif self.peek() in _MOD and not self.moduli:
                 self.at += 1
                 node = Op("mod", (expression(node), expression(self.factor())))
             elif isinstance(node, Text) or not self.starts_factor():
@@ -140,7 +284,7 @@ class Parser(Operands):
             else:
                 node = self.beside(expression(node))
 
-    def beside(self, left: Expr) -> Expr:
+    def beside(self, left: Expr) -> Node:
         r"""A factor without a sign before it: a mixed number (``1\frac12``, ``1 1/2``) or a product."""
         after_number = self.tokens[self.at - 1].kind == "num"
         whole = after_number and isinstance(left, Num) and left.value.denominator == 1
@@ -152,7 +296,10 @@ class Parser(Operands):
                     return Op("mixed", (left, Op("div", (nominator, denominator))))
             raise Unreadable("two numbers side by side")
         was_fraction = self.peek() == "frac"
-        right = expression(self.power())
+        node = self.power()
+        if isinstance(node, Matrix):
+            return product(left, node)
+        right = expression(node)
         part = right.value if isinstance(right, Unit) else right
         if whole and was_fraction and isinstance(part, Op) and part.name == "div" and is_proper(*part.args):
             mixed = Op("mixed", (left, part))
@@ -167,12 +314,12 @@ class Parser(Operands):
         return self.power()
 
     def power(self) -> Node:
-        """An atom with its exponent, factorial, degree and per cent signs."""
+        """An atom with its exponent, factorial, degree, per cent and currency signs."""
         node = self.atom()
         while True:
             if self.peek() == "^":
                 if self.degrees():
-                    node = Unit(expression(node), "deg")
+                    node = self.minutes(expression(node))
                     continue
                 self.at += 1
                 if self.take("'"):
@@ -181,20 +328,39 @@ class Parser(Operands):
                 exponent = self.script_expression()
                 if isinstance(exponent, Sym) and exponent.name in ("'", "''"):
                     node = accented(expression(node), exponent.name)
+                elif isinstance(node, Matrix) and exponent in (Sym("T"), Sym("top")):
+                    node = Matrix(tuple(zip(*node.rows, strict=True)))
                 else:
                     node = Op("pow", (expression(node), exponent))
             elif self.take("circ"):
-                node = Unit(expression(node), "deg")
+                node = self.minutes(expression(node))
             elif self.take("!"):
                 if self.peek() in ("!", "="):
                     raise Unreadable("a double factorial")
                 node = Op("fact", (expression(node),))
             elif self.take("%"):
                 node = Unit(expression(node), "%")
+            elif self.take("‰"):
+                node = quantity(expression(node), "permille")
             elif self.take("'"):
                 node = accented(expression(node), "'")
+            elif self.peek() in CURRENCIES and self.kind(1) == "" and self.peek(1) in ("", ",", ")", "}"):
+                node = Unit(expression(node), self.peek())
+                self.at += 1
             else:
                 return node
+
+    def minutes(self, degrees: Expr) -> Expr:
+        r"""An angle in degrees, with the minutes and seconds that follow: ``30^\circ 15'``."""
+        terms = [degrees]
+        for sign, size in (("'", 60), ("''", 3600)):
+            marks = [self.peek(1 + place) for place in range(len(sign))]
+            if self.kind() == "num" and marks == ["'"] * len(sign):
+                terms.append(Num(self.number().value / size))
+                self.at += len(sign)
+        whole = all(isinstance(term, Num) for term in terms)
+        value = Num(sum((term.value for term in terms if isinstance(term, Num)), Fraction(0))) if whole else degrees
+        return Unit(value, "deg")
 
     def degrees(self) -> bool:
         r"""Step over ``^\circ`` or ``^{\circ}``."""
@@ -207,47 +373,71 @@ class Parser(Operands):
         return True
 
 
-def _read_one(text: str) -> Node:
-    clock = _CLOCK.fullmatch(flat(text)) or _HOUR.fullmatch(flat(text))
-    if clock:
-        half = (clock[3] or "").lower()
-        return Clock(int(clock[1]), int(clock[2] or 0), half and f"{half}m")
-    prose = _PROSE_UNIT.fullmatch(text)
-    if prose and is_plain_word_unit(prose[2]):
-        text = rf"{prose[1]}\text{{{prose[2]}}}"
-    tokens = tokenize(text)
+def _read_one(tokens: list[Token], independent: bool) -> Node:
     if not tokens:
         raise Unreadable("nothing")
-    parser = Parser(tokens, upper=True)
-    items = parser.listing()
+    parser = Parser(tokens, independent)
+    items, labels = parser.separated()
     if parser.at != len(parser.tokens):
         rest = parser.tokens[parser.at].value.removesuffix("set")
         raise Unreadable(f"{rest[:20]!a} after the answer")
-    return items[0] if len(items) == 1 else Listing(tuple(items))
+    return items[0] if len(items) == 1 else grouped(items, labels)
 
 
-def read(text: str) -> tuple[Node, ...]:
-    """All readings of an answer, the likelier first: ``1,234`` is a number, or else two answers.
-
-    Raises ``Unreadable`` with the reason when there is none.
-    """
-    text = _without_braces(clean(text))
-    texts = dict.fromkeys((join_commas(text), text))
+def _variants(text: str) -> list[Node]:
+    """What a text can mean; raises ``Unreadable`` when nothing."""
+    flattened = flat(text)
+    seconds = _SECONDS.match(flattened)
+    time = _SECONDS.sub(r"\1", flattened, count=1) if seconds else flattened
+    clock = _CLOCK.fullmatch(time) or _HOUR.fullmatch(time)
+    if clock and (clock[3] or not seconds):
+        half = (clock[3] or "").lower()
+        return [Clock(int(clock[1]), int(clock[2] or 0), half and f"{half}m", int(seconds[2]) if seconds else 0)]
+    tokens = tokenize(text)
+    ways = [(True, False)]
+    if has_letter_unit(tokens):
+        ways.append((False, False))
+    if sum(token.value == "pm" for token in tokens) > 1:
+        ways.append((True, True))
     readings: list[Node] = []
-    reason = "nothing"
+    reason = ""
+    for units, independent in ways:
+        try:
+            readings.append(_read_one(resolve(tokens, units), independent))
+        except (Unreadable, RecursionError) as error:
+            reason = reason or (str(error) if isinstance(error, Unreadable) else "nested too deeply")
+    if readings:
+        return readings
+    call = _CALL.fullmatch(text)
+    if call and not _FUNCTION.match(call["name"]):
+        name = Sym(re.sub(r"\s", "", flat(call["name"])))
+        return [Relation((name, value), ("=",)) for value in _variants(call["value"].strip())]
+    raise Unreadable(reason)
+
+
+def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
+    """All readings of a cleaned answer, the likelier first: ``1,234`` is a number, or else two answers.
+
+    A ``trusted`` text says what it means: groups of digits that could be two answers are two. Raises ``Unreadable``
+    with the reason when there is no reading.
+    """
+    text = _without_braces(text)
+    texts = [text] if trusted and is_list_of_numbers(text) else list(dict.fromkeys((join_commas(text), text)))
+    readings: dict[Node, None] = {}
+    reason = ""
     for one in texts:
         try:
-            readings.append(_read_one(one))
+            readings |= dict.fromkeys(_variants(one))
         except (Unreadable, RecursionError) as error:
             reason = str(error) if isinstance(error, Unreadable) else "nested too deeply"
     if not readings:
-        raise Unreadable(reason)
+        raise Unreadable(reason or "nothing")
     return tuple(readings)
 
 
 def _without_braces(text: str) -> str:
     """The text without braces around all of it: they do not show."""
-    while text.startswith("{") and text.endswith("}") and not text.endswith("\\}") and r"\choose" not in text:
+    while text.startswith("{") and text.endswith("}") and not text.endswith("\\}"):
         depth = 0
         for match in _BRACE.finditer(text):
             depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -261,5 +451,5 @@ def _without_braces(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def read_gold(text: str) -> tuple[Node, ...]:
-    """The readings of a reference answer, kept: each is compared with many responses."""
-    return read(text)
+    """The readings of a cleaned reference, kept: each is compared with many responses."""
+    return read(text, trusted=True)

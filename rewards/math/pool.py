@@ -20,19 +20,15 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-from rewards.math.compare import Verdict, differs
+from rewards.math.verdict import Verdict, differs
 
 START_TIMEOUT_S = 120.0
 """Limit for the imports of the nursery (0.2 s on an idle machine)."""
 MAX_ITEMS = 2000
 """Items after which a worker is replaced, since caches grow."""
-OWN_SHARE = 0.1
-"""Share of the wall limit that a worker must have computed for a time-out to be the answer's own doing.
-
-Ordinary answers take a few hundredths; so even on a machine that leaves a worker a tenth of a core a monster is told
-from a starved grader."""
-STARVED_LIMITS = 3
-"""Wall limits that a worker gets when the machine leaves it less than that."""
+PATIENCE = 20
+"""Wall seconds that a worker gets for each processor second of its limit. A machine that leaves it less than a
+twentieth of a core makes the item ungradable; short of that, verdicts do not depend on load."""
 
 
 class GraderFailure(Exception):
@@ -42,13 +38,13 @@ class GraderFailure(Exception):
 class Nursery:
     """The process that forks workers. Its pool calls it from one thread at a time."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self) -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._control, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as errors, theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rewards.math.worker", str(theirs.fileno()), engine],
+                [sys.executable, "-m", "rewards.math.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -107,10 +103,10 @@ class Outcome:
     """The verdict or failure; ``None`` when the worker crashed or ran out of time."""
     reference_done: bool
     """Whether the reference alone had been worked out by then."""
-    timed_out: bool = False
-    """Whether there is no reply because of the limit."""
-    own_doing: bool = False
-    """Whether the worker computed all the while, rather than waited for a processor."""
+    spent: bool = False
+    """Whether there is no reply because the worker used up its processor time."""
+    starved: bool = False
+    """Whether there is none because it got no processor for so long."""
 
 
 def _readable(descriptor: int, wait_s: float) -> bool:
@@ -132,27 +128,25 @@ class Worker:
         self._unread = b""
 
     def ask(self, request: bytes, limit_s: float) -> Outcome:
-        """What came of one request. Without a reply the worker is of no more use: kill it."""
+        """What came of one request within ``limit_s`` processor seconds. Without a reply the worker is done for."""
         self.served += 1
-        began = time.monotonic()
-        before = self.cpu_s()
-        limits = 1
+        began, before = time.monotonic(), self.cpu_s()
         reference_done = False
         try:
-            self._connection.settimeout(limit_s)
+            self._connection.settimeout(limit_s * PATIENCE)
             self._connection.sendall(request)
             while True:
-                line = self._line(began + limits * limit_s)
+                left = limit_s - (self.cpu_s() - before)
+                if left <= 0:
+                    return Outcome(None, reference_done, spent=True)
+                if time.monotonic() - began > limit_s * PATIENCE:
+                    return Outcome(None, reference_done, starved=True)
+                line = self._line(time.monotonic() + left)
                 if line is not None:
                     reply = json.loads(line)
                     if "phase" not in reply:
                         return Outcome(reply, reference_done)
                     reference_done = True
-                    continue
-                own_doing = self.cpu_s() - before >= OWN_SHARE * limit_s
-                if own_doing or limits == STARVED_LIMITS:
-                    return Outcome(None, reference_done, timed_out=True, own_doing=own_doing)
-                limits += 1
         except OSError:
             return Outcome(None, reference_done)
 
@@ -198,10 +192,9 @@ class Worker:
 
 
 class GraderPool:
-    """Up to ``size`` workers of one engine, started when first needed. Safe to use from any thread."""
+    """Up to ``size`` workers, started when first needed. Safe to use from any thread."""
 
-    def __init__(self, engine: str, size: int) -> None:
-        self._engine = engine
+    def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
         self._nursery: Nursery | None = None
@@ -211,9 +204,7 @@ class GraderPool:
             self._idle.put(None)
 
     def ask(self, gold: str, answer: str, limit_s: float, tolerance: Fraction | None = None) -> Verdict:
-        """The verdict on one answer within ``limit_s`` seconds of wall time, start-up of the pool aside.
-
-        A worker that waits for a processor gets ``STARVED_LIMITS`` times that, so that load makes nothing ungradable.
+        """The verdict on one answer within ``limit_s`` seconds of processor time, start-up of the pool aside.
 
         Raises ``GraderFailure`` when the grader or the reference is at fault. The answer is at fault, and wrong, when
         the reference alone was worked out and the answer then used up the limit, its memory, or ended two workers.
@@ -228,9 +219,9 @@ class GraderPool:
                     return _verdict(outcome.reply)
                 worker.kill()
                 worker = None
-                if outcome.timed_out:
-                    if outcome.reference_done and outcome.own_doing:
-                        return differs(f"cannot be worked out within {limit_s:g} s")
+                if outcome.spent and outcome.reference_done:
+                    return differs(f"cannot be worked out within {limit_s:g} s")
+                if outcome.spent or outcome.starved:
                     raise GraderFailure(f"math grader took longer than {limit_s:g} s")
                 if last and outcome.reference_done:
                     return differs("cannot be worked out: it ends the grading process")
@@ -254,7 +245,7 @@ class GraderPool:
                 if self._nursery is not None:
                     self._nursery.close()
                 self._nursery = None
-                self._nursery = Nursery(self._engine)
+                self._nursery = Nursery()
             fresh = self._nursery.fork()
             self._living = [one for one in self._living if not one.closed] + [fresh]
         return fresh
@@ -289,9 +280,9 @@ _pools: list[GraderPool] = []
 
 
 @cache
-def shared_pool(engine: str) -> GraderPool:
-    """The pool of this process for ``values`` or ``math_verify``; it ends with the process."""
-    pool = GraderPool(engine, max(1, min(4, len(os.sched_getaffinity(0)))))
+def shared_pool() -> GraderPool:
+    """The pool of this process; it ends with the process."""
+    pool = GraderPool(max(1, min(4, len(os.sched_getaffinity(0)))))
     _pools.append(pool)
     atexit.register(pool.close)
     return pool

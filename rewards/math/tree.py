@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -42,6 +42,7 @@ class Unit:
 
 
 Expr = Num | Sym | Op | Unit
+"""What has a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Clock:
     hour: int
     minute: int
     half: str
+    second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +102,69 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """``sides[0] signs[0] sides[1] ...`` with signs among ``= < > <= >= != :``."""
+    """``sides[0] signs[0] sides[1] ...`` with signs such as ``= < > <= >= != ~ parallel``."""
 
     sides: tuple[Node, ...]
     signs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """``2 : 3`` or ``1 : 2 : 3``; the order of its terms counts, a common factor does not."""
+
+    terms: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Congruence:
+    """``left`` is ``right`` up to multiples of ``modulus``."""
+
+    left: Node
+    right: Expr
+    modulus: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Sets or statements with a sign of logic between them: ``lor land cap setminus implies iff``."""
+
+    sign: str
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piecewise:
+    """Values, each with its condition; the order of the rows does not count."""
+
+    rows: tuple[tuple[Node, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    r"""A set by description, ``\{head | conditions\}``; the names of its variables do not count."""
+
+    head: Expr
+    conditions: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
-    """Several answers without brackets; their order does not count."""
+    """Several answers without brackets; their order does not count, unless dots stand for some of them."""
 
     items: tuple[Node, ...]
+    joint: str = ","
+    """What stands between them: ``,``, ``and`` or ``or``; it counts between inequalities only."""
 
 
-Node = Expr | Text | Based | Clock | Seq | SetOf | Union | Matrix | Relation | Listing
+Node = (
+    Expr | Text | Based | Clock | Seq | SetOf | Union | Matrix | Relation | Ratio | Congruence | Joined | Piecewise
+    | Builder | Listing
+)  # fmt: skip
+
+DOTS = Sym("dots")
+"""``...`` in place of what the reader is to continue."""
+NOBODY = Text("")
+"""The side that an inequality such as ``<= 5`` leaves out."""
 
 CONSTANTS = frozenset({"pi", "e", "i", "infty", "ten"})
 """Symbols with a fixed meaning; ``ten`` is the base of a logarithm that names none."""
@@ -144,15 +195,43 @@ def difference(left: Expr, right: Expr) -> Expr:
     return Op("add", (left, negated(right)))
 
 
-def renamed(node: Expr, suffix: str) -> Expr:
-    """A copy with every variable renamed."""
+def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
+    """A copy with expressions in place of some symbols."""
     if isinstance(node, Sym):
-        return node if node.name in CONSTANTS else Sym(node.name + suffix)
+        return values.get(node.name, node)
     if isinstance(node, Op):
-        return Op(node.name, tuple(renamed(arg, suffix) for arg in node.args))
+        return Op(node.name, tuple(replaced(arg, values) for arg in node.args))
     if isinstance(node, Unit):
-        return Unit(renamed(node.value, suffix), node.name)
+        return Unit(replaced(node.value, values), node.name)
     return node
+
+
+def expressions(node: Node) -> Iterator[Expr]:
+    """All expressions in a tree, in the order in which they are written."""
+    if isinstance(node, Num | Sym | Op | Unit):
+        yield node
+        return
+    for part in parts_of(node):
+        yield from expressions(part)
+
+
+def parts_of(node: Node) -> tuple[Node, ...]:
+    """The nodes directly below one that is no expression."""
+    if isinstance(node, Seq | SetOf | Listing):
+        return node.items
+    if isinstance(node, Union | Joined):
+        return node.parts
+    if isinstance(node, Relation):
+        return node.sides
+    if isinstance(node, Ratio):
+        return node.terms
+    if isinstance(node, Matrix | Piecewise):
+        return sum(node.rows, ())
+    if isinstance(node, Congruence):
+        return (node.left, node.right, node.modulus)
+    if isinstance(node, Builder):
+        return (node.head, *node.conditions)
+    return ()
 
 
 def expression(node: Node) -> Expr:

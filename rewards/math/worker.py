@@ -1,17 +1,17 @@
-"""Grading processes: ``python -m rewards.math.worker FD (values|math_verify)``.
+"""Grading processes: ``python -m rewards.math.worker FD``.
 
-Evaluating an answer that a model wrote may take for ever, or all memory. So it happens here, where it can be killed.
-The process that is started is the *nursery*: it imports everything once and then forks one worker for every byte that
-it receives on the socket FD, in a few milliseconds, and sends back the worker's socket and pidfd. It never grades.
+Evaluating an answer that a model wrote is bounded in steps, digits and size; it happens here all the same, where it can
+be killed, should a bound of ours have a hole. The process that is started is the *nursery*: it imports everything once
+and then forks one worker for every byte that it receives on the socket FD, in a few milliseconds, and sends back the
+worker's socket and pidfd. It never grades.
 
-A worker's protocol: one JSON line ``{"gold", "answer", "tolerance", "limit_s"}`` in; out a line ``{"phase": "answer"}``
-once the reference alone has been worked out, so that what goes wrong afterwards is the answer's doing, then a line
-``{"same", "reason"}``, or ``{"failed": reason}`` when the reference or the grader is at fault.
+A worker's protocol: one JSON line ``{"gold", "answer", "tolerance"}`` in; out a line ``{"phase": "answer"}`` once the
+reference alone has been worked out, so that what goes wrong afterwards is the answer's doing, then a line
+``{"same", "reason"}``, or ``{"failed": reason}`` when the grader is at fault.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -22,91 +22,37 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.math.compare import Comparer, Verdict, differs
+from rewards.math import equality
+from rewards.math.compare import Comparer
+from rewards.math.engine import Numeric
 from rewards.math.exact import Beyond, TooLarge
-from rewards.math.parse import read
-from rewards.math.tree import Expr, Listing, Matrix, Node, Num, Op, Relation, Seq, SetOf, Sym, Union, Unit, Unreadable
+from rewards.math.parse import read, read_gold
+from rewards.math.points import points
+from rewards.math.tree import Unreadable, expressions
+from rewards.math.verdict import Verdict
 
 MEMORY_BYTES = 2**30
 """Address space of a worker."""
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
-
-class ReferenceAtFault(Exception):
-    """The reference cannot be worked out; nothing is said about the answer."""
-
-
 Announce = Callable[[], None]
 
 
-def judge_values(gold: str, answer: str, tolerance: Fraction | None, announce: Announce) -> Verdict:
-    """By evaluation to many digits (``rewards.math.numeric``)."""
-    from rewards.math import numeric
-
-    golds = read(gold)
+def judged(gold: str, answer: str, tolerance: Fraction | None, announce: Announce) -> Verdict:
+    """By evaluation to many digits (``rewards.math.equality``)."""
+    golds = read_gold(gold)
     for node in golds:
-        for leaf in leaves(node):
-            numeric.evaluates(leaf)
+        for leaf in expressions(node):
+            for point in points(leaf):
+                try:
+                    equality.steady(leaf, point, 200)
+                except (Beyond, TooLarge, equality.Uncertain):
+                    continue
     announce()
-
-    def decide(one: Expr, other: Expr, within: Fraction | None) -> bool:
-        return numeric.identical(one, other, within)
-
-    try:
-        return Comparer(decide, tolerance).any_reading(golds, read(answer))
-    except numeric.NoReference as error:
-        raise ReferenceAtFault(f"the reference cannot be worked out: {error}") from error
-    except (Beyond, TooLarge) as error:
-        return differs(f"cannot be worked out: {error}")
+    return Comparer(Numeric(), tolerance).any_reading(golds, read(answer))
 
 
-def judge_math_verify(gold: str, answer: str, _: Fraction | None, announce: Announce) -> Verdict:
-    """By math-verify, for references outside of the grammar."""
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    # LaTeX only: plain expressions would go through Python's eval.
-    def parsed(text: str) -> list:
-        config = [LatexExtractionConfig()]
-        return parse(rf"\boxed{{{text}}}", config, fallback_mode="no_fallback", parsing_timeout=None)  # type: ignore[no-any-return]
-
-    expected = parsed(gold)
-    for reference in expected:  # parsing works nothing out yet
-        with contextlib.suppress(Exception):
-            reference.doit().evalf()
-    announce()
-    if not expected:
-        return differs("another text")
-    found = parsed(answer)
-    if not found:
-        return differs("not readable as an answer")
-    try:
-        same = verify(expected, found, timeout_seconds=None, raise_on_error=True)
-    except Exception as error:  # noqa: BLE001 the boundary to SymPy, which may raise anything on an answer's form
-        return differs(f"cannot be compared: {type(error).__name__}")
-    return Verdict(True) if same else differs("another value")
-
-
-ENGINES = {"values": judge_values, "math_verify": judge_math_verify}
-
-
-def leaves(node: Node) -> list[Expr]:
-    """All expressions in a tree."""
-    if isinstance(node, Num | Sym | Op | Unit):
-        return [node]
-    if isinstance(node, Seq | SetOf | Listing):
-        parts = node.items
-    elif isinstance(node, Union):
-        parts = node.parts
-    elif isinstance(node, Relation):
-        parts = node.sides
-    elif isinstance(node, Matrix):
-        parts = sum(node.rows, ())
-    else:
-        return []
-    return [leaf for part in parts for leaf in leaves(part)]
-
-
-def answer_one(line: bytes, engine: str, send: Callable[[dict], None]) -> None:
+def answer_one(line: bytes, send: Callable[[dict], None]) -> None:
     """Serve one request."""
     request = json.loads(line)
     tolerance = Fraction(request["tolerance"]) if request["tolerance"] else None
@@ -118,10 +64,8 @@ def answer_one(line: bytes, engine: str, send: Callable[[dict], None]) -> None:
         send({"phase": "answer"})
 
     try:
-        verdict = ENGINES[engine](request["gold"], request["answer"], tolerance, announce)
+        verdict = judged(request["gold"], request["answer"], tolerance, announce)
         reply: dict = {"same": verdict.same, "reason": verdict.reason}
-    except ReferenceAtFault as error:
-        reply = {"failed": str(error)}
     except (MemoryError, RecursionError, Unreadable) as error:
         what = "takes too much memory" if isinstance(error, MemoryError) else f"not readable as an answer: {error}"
         reply = {"same": False, "reason": what} if in_answer else {"failed": f"the reference {what}"}
@@ -130,7 +74,7 @@ def answer_one(line: bytes, engine: str, send: Callable[[dict], None]) -> None:
     send(reply)
 
 
-def serve(connection: socket.socket, engine: str) -> None:
+def serve(connection: socket.socket) -> None:
     """A worker's life: until its socket closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
@@ -142,10 +86,10 @@ def serve(connection: socket.socket, engine: str) -> None:
             # The pool kills this process at its limit; should the pool be gone, the kernel does, a little later.
             usage = resource.getrusage(resource.RUSAGE_SELF)
             resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + 5, resource.RLIM_INFINITY))
-            answer_one(line, engine, send)
+            answer_one(line, send)
 
 
-def nursery(control: socket.socket, engine: str) -> None:
+def nursery(control: socket.socket) -> None:
     """Fork a worker for each byte received, until the socket closes; workers die with this process."""
     libc = ctypes.CDLL(None, use_errno=True)
     null = os.open(os.devnull, os.O_RDWR)
@@ -163,7 +107,7 @@ def nursery(control: socket.socket, engine: str) -> None:
             ours.close()
             libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)
             try:
-                serve(theirs, engine)
+                serve(theirs)
             finally:
                 os._exit(0)
         handle = os.pidfd_open(pid)
@@ -174,13 +118,11 @@ def nursery(control: socket.socket, engine: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Import what the engine needs, then fork workers on demand."""
+    """Import everything, then fork workers on demand."""
     control = socket.socket(fileno=int(arguments[0]))
-    engine = arguments[1]
-    if engine == "math_verify":
-        import math_verify  # noqa: F401
-    ENGINES[engine]("\\sqrt{2}", "\\sqrt{3}", None, lambda: None)  # first-use tables are start-up, not anyone's time
-    nursery(control, engine)
+    # First-use tables are start-up, not anyone's time.
+    judged("\\sqrt{2}+\\sin 1+\\ln 3", "\\sqrt{3}+\\sin 1+\\ln 3", None, lambda: None)
+    nursery(control)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rl.health import Course, findings
 from rl.log import Evaluation, LogError, replace_file
 from rl.report.data import ReportError, RunData, read_run
 from rl.report.figures import sections
@@ -46,6 +47,8 @@ def payload(run: RunData, samples: Samples) -> dict[str, Any]:
         "config": run.config_text,
         "state": _state(run),
         "verdict": verdict(run),
+        "promise": promise(run),
+        "findings": told(run),
         "evaluations": [asdict(item) for item in run.evaluations],
         "before": _shown_evaluation(run.evaluation("before")),
         "after": _shown_evaluation(_latest(run)),
@@ -76,6 +79,26 @@ def verdict(run: RunData) -> str:
         f"Held-out accuracy {word} {moved} {_percent(after.accuracy.mean)} over {after.iteration - before.iteration} "
         f"iterations; the 95\u00a0% intervals {overlap}." + (f" {_paired(paired)}" if paired else "")
     )
+
+
+def told(run: RunData) -> list[dict[str, str]]:
+    """What a person should know of the run: what its summary says, or what shows so far."""
+    if run.summary is not None:
+        return list(run.summary.get("findings", ()))
+    if run.planned is None or run.k is None:
+        return []
+    course = Course(run.planned, run.k, run.rows, run.evaluation("before"))
+    return [asdict(finding) for finding in findings(course)]
+
+
+def promise(run: RunData) -> str:
+    """One sentence on what the recipe promised of a finished run; empty when it promised nothing or is still due."""
+    given = (run.summary or {}).get("promise")
+    if not given:
+        return ""
+    if given["void"]:
+        return f"Its recipe's promise ({given['words']}) is not judged: {', '.join(given['void'])}."
+    return f"Its recipe's promise {'is kept' if given['kept'] else 'is broken'}: {given['words']}."
 
 
 def _paired(change: dict[str, Any]) -> str:

@@ -32,6 +32,8 @@ class RunData:
     """Held-out evaluations, by iteration."""
     planned: int | None
     """Iterations the configuration asks for; ``None`` when unknown."""
+    k: int | None
+    """Responses per problem in training; ``None`` when unknown."""
     model: str
     """What the policy started from, in words; empty when unknown."""
     summary: dict[str, Any] | None
@@ -68,7 +70,8 @@ def read_run(run_dir: Path) -> RunData:
     config_path = run_dir / "config.yaml"
     config_text = config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else ""
     config = _mapping(config_path, config_text)
-    planned = config.get("iterations")
+    planned, rollout = config.get("iterations"), config.get("rollout")
+    k = rollout.get("k") if isinstance(rollout, dict) else None
     return RunData(
         name=run_dir.resolve().name,
         facts=_facts(run_dir / "run.json"),
@@ -76,6 +79,7 @@ def read_run(run_dir: Path) -> RunData:
         rows=sorted(read_metrics(run_dir), key=lambda row: row["iteration"]),
         evaluations=read_evaluations(run_dir),
         planned=planned if isinstance(planned, int) else None,
+        k=k if isinstance(k, int) else None,
         model=_model_words(config),
         summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
     )

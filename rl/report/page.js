@@ -50,6 +50,7 @@ function verdictCard() {
   if (after) change.append(node("span", { class: "to" }, percent(after.accuracy.mean)));
   change.append(node("span", { class: "soft" }, interval(after ?? before)));
   card.append(change, intervals(before, after));
+  if (data.promise) card.append(node("p", { class: "soft" }, data.promise));
   return card;
 }
 
@@ -75,6 +76,17 @@ function notes() {
   if (!data.notes.length) return null;
   return node("section", { class: "card notes" }, node("b", {}, "Left out of this report"),
     node("ul", {}, ...data.notes.map((note) => node("li", {}, note))));
+}
+
+// What a person should know before anything else; nothing when all is well.
+function findings() {
+  if (!data.findings.length) return null;
+  return node("section", { class: "card findings", "aria-label": "Findings" },
+    ...data.findings.map((item) => node("p", { "data-code": item.code }, node("b", {}, capital(item.message)), node("br", {}), `${capital(item.advice)}.`)));
+}
+
+function capital(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}`;
 }
 
 function chartSections() {
@@ -262,7 +274,7 @@ function fold(title, text) {
 document.getElementById("page").replaceChildren(
   header(),
   node("div", { class: "hero" }, verdictCard(), factsCard()),
-  ...[notes()].filter(Boolean),
+  ...[findings(), notes()].filter(Boolean),
   ...chartSections(),
   ...rollouts(),
   node("h2", {}, "Provenance"),

@@ -9,6 +9,11 @@ that language models are pretrained on is: some work in columns, some write a st
 steps, some only state the answer. All end in the right answer, and a wrong step occurs only where the text then notices
 and corrects it. A small model executes columns far more reliably than the hasty ways, so the outcome reward has
 something to discover: that thinking pays.
+
+A line repeats its term as the problem has it, and only then names the running total: ``b -45 from 58: ...``. Copying
+what followed the same label before is what attention learns first, and it learns it in every run. With the total in
+front (``b 58-45: ...``) the sign stood at a distance from its label that depends on the total; whether a model found it
+was chance, and one that did not guessed the sign from the total's size, right three times in four (docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,10 +39,14 @@ MAX_DRAWS = 10_000
 LABELS = "abcdefghijklmnopqrstuvwxyz"
 """Line labels: the first number is line ``a``, step i is line i of the alphabet."""
 
+JOINS = {"+": " to ", "-": " from "}
+"""Between a term and the running total, as in speech: ``+12 to 30``, ``-45 from 58``."""
+
 TOKENS: tuple[str, ...] = (
     *"0123456789+-*=",
     *("Compute", "<think>", "</think>", "\nAnswer: ", "\nplan: ", " steps", ": ", ", ", " -> "),
     *("\ncheck ", " ok", " not ", "\nwait, ", "\nor "),
+    *JOINS.values(),
     *(f"\n{label} " for label in LABELS),
 )
 """Every prompt and demonstration is a concatenation of these; a tokenizer takes the longest match."""
@@ -202,25 +211,26 @@ class Arithmetic:
             if hasty and at + 1 < len(terms) and styles[at + 1] == "quick" and rng.random() < self.skips:
                 next_sign, next_text = terms[at + 1]
                 result = apply(apply(total, sign, value_of(text)), next_sign, value_of(next_text))
-                lines.append(f"\n{LABELS[at + 1]} {total}{sign}{text}{next_sign}{next_text}={result}")
+                lines.append(f"\n{LABELS[at]} {sign}{text}")
+                lines.append(f"\n{LABELS[at + 1]} {next_sign}{next_text}{JOINS[next_sign]}{total}={result}")
                 total, at = result, at + 2
                 continue
             line = self._quick(total, sign, text, rng) if hasty else self._careful(total, sign, text, styles[at], rng)
-            lines.append(f"\n{LABELS[at]} {line}")
+            lines.append(f"\n{LABELS[at]} {sign}{text}{line}")
             total, at = apply(total, sign, value_of(text)), at + 1
         return "".join(lines)
 
     def _careful(self, total: int, sign: str, text: str, style: Style, rng: random.Random) -> str:
-        """A step in columns; now and then confirmed another way, through the next round number.
+        """What follows a term whose step is done in columns; a thorough step is done twice, in columns both times.
 
-        A thorough one is done twice, in columns both times.
+        A careful one is now and then confirmed another way, through the next round number.
         """
         value, result = value_of(text), apply(total, sign, value_of(text))
-        product = f"{text}={value}, " if "*" in text else ""
-        work = f"{total}{sign}{value}: {columns(total, sign, value)} -> {result}"
+        product = f"={value}" if "*" in text else ""
+        columned = f"{JOINS[sign]}{total}: {columns(total, sign, value)} -> {result}"
         if style == "thorough":
-            return f"{product}{work}\ncheck {work} ok"
-        line = product + work
+            return f"{product}{columned}\ncheck {sign}{value}{columned} ok"
+        line = product + columned
         gap = -value % 10
         middle = apply(total, sign, value + gap)
         if gap and self._fits(middle) and value + gap <= self.top and rng.random() < self.checks:
@@ -229,19 +239,23 @@ class Arithmetic:
         return line
 
     def _quick(self, total: int, sign: str, text: str, rng: random.Random) -> str:
-        """A step written straight down; now and then checked, now and then wrong, noticed and corrected."""
+        """What follows a term whose result is written straight down.
+
+        Now and then it is checked; now and then it is wrong, which the check notices, and it is corrected.
+        """
         value = value_of(text)
         result = apply(total, sign, value)
         back = "-" if sign == "+" else "+"
         draw = rng.random()
         wrong = result + rng.choice((-10, -1, 1, 10)) if draw < self.slips else result
         seen = apply(wrong, back, value)
+        joined = f"{JOINS[sign]}{total}"
         if not self._fits(wrong) or not self._fits(seen) or draw > self.slips + self.checks:
-            return f"{total}{sign}{text}={result}"
-        line = f"{total}{sign}{text}={wrong}\ncheck {wrong}{back}{value}={seen}"
+            return f"{joined}={result}"
+        line = f"{joined}={wrong}\ncheck {wrong}{back}{value}={seen}"
         if wrong == result:
             return f"{line} ok"
-        return f"{line} not {total}\nwait, {total}{sign}{value}: {columns(total, sign, value)} -> {result}"
+        return f"{line} not {total}\nwait, {sign}{value}{joined}: {columns(total, sign, value)} -> {result}"
 
     def _fits(self, number: int) -> bool:
         """True for numbers with exactly ``digits`` digits."""

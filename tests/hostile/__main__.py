@@ -27,8 +27,8 @@ def told(outcome: Outcome) -> str:
 def patient(case: Case, slowness: float) -> Job:
     """The case's job, with so many times its time."""
     job = case.job()
-    limits = replace(job.limits, cpu_s=slowness * job.limits.cpu_s, wall_s=slowness * job.limits.wall_s)
-    return replace(job, limits=limits)
+    times = {name: slowness * getattr(job.limits, name) for name in ("cpu_s", "wall_s", "sleep_s")}
+    return replace(job, limits=replace(job.limits, **times))
 
 
 def main() -> int:

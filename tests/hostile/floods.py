@@ -197,10 +197,22 @@ while True: time.sleep(1000)
         limits=replace(LIMITS, wall_s=1.0),
     ),
     Case(
+        "asleep for longer than it may",
+        "while True: time.sleep(0.01)",
+        ends(Ending.SLEEP),
+        limits=replace(LIMITS, cpu_s=20.0, wall_s=100.0, sleep_s=0.5),
+    ),
+    Case(
+        "asleep in another process, waiting for it like for a disk",
+        "if libc.vfork() == 0: time.sleep(1000)",
+        ends(Ending.SLEEP),
+        limits=replace(LIMITS, cpu_s=20.0, wall_s=100.0, sleep_s=0.5),
+    ),
+    Case(
         "limits raised",
         """
 import resource
-for name in ("CPU", "FSIZE", "NOFILE", "CORE", "STACK"):
+for name in ("CPU", "FSIZE", "NOFILE", "CORE"):
     kind = getattr(resource, f"RLIMIT_{name}")
     soft, hard = resource.getrlimit(kind)
     try:

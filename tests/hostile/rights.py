@@ -88,6 +88,41 @@ print(first, rest.split())
         stdin=b"1 2\n3\n4\n",
     ),
     Case(
+        "standard streams opened by name",
+        """
+for name in ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
+    assert open(name).read() == "given", name
+for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+    with open(name, "w") as out: out.write("out\\n")
+    with open(name, "a") as out: out.write("more\\n")
+for name in ("/dev/stderr", "/dev/fd/2"):
+    with open(name, "w") as out: out.write("err\\n")
+with open("/dev/fd/3", "w") as out: out.write("result")
+subprocess.run("echo shell > /dev/stdout; echo shell > /dev/stderr; cat /dev/stdin", shell=True)
+""",
+        lambda outcome, facts: (
+            (outcome.ok, outcome.stdout, outcome.stderr, outcome.channel)
+            == (True, b"out\nmore\n" * 3 + b"shell\ngiven", b"err\n" * 2 + b"shell\n", b"result")
+        ),
+        stdin=b"given",
+        channel=True,
+    ),
+    Case(
+        "the stack's limit raised as far as can be",
+        """
+import resource
+for limit in (1 << 29, resource.RLIM_INFINITY):
+    resource.setrlimit(resource.RLIMIT_STACK, (limit, resource.RLIM_INFINITY))
+    print(resource.getrlimit(resource.RLIMIT_STACK)[0])
+""",
+        prints(str(1 << 29), "-1"),
+    ),
+    Case(
+        "own priority lowered",
+        "print(os.nice(5) is None, os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)))",
+        prints("False None"),
+    ),
+    Case(
         "results beside stdout",
         "os.write(3, b'result'); print('text')",
         lambda outcome, facts: outcome.ok and outcome.channel == b"result" and outcome.stdout == b"text\n",

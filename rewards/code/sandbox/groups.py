@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 from rewards.code.types import Limits
@@ -161,6 +162,22 @@ def _proportional(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def asleep(pids: Iterable[int]) -> bool:
+    """Whether no thread of these processes runs or waits for a core. Waiting for a disk counts as sleep: a program can
+    bring that about by itself, e.g. with vfork. False when there is none (any more).
+    """
+    found = False
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                if Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0] == "R":
+                    return False
+                found = True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import random
 import signal
+import struct
+import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +16,7 @@ from dataclasses import dataclass, field
 from rewards.code.sandbox import spawn
 from rewards.code.sandbox.backends import STATUS_FD, Backend
 from rewards.code.sandbox.files import Place
-from rewards.code.sandbox.groups import Group, kill_quietly
+from rewards.code.sandbox.groups import Group, asleep, kill_quietly
 from rewards.code.types import Ending, Job, Outcome, ProgramMissing, SandboxFailure
 
 _CHUNK = 1 << 18
@@ -47,6 +51,12 @@ class Capture:
             self.data += piece[:room]
             self.overflow = len(piece) > room
 
+    def waiting(self) -> bool:
+        """Whether something is there that was not taken yet: who fills a pipe then waits for this process."""
+        if self.closed or self.overflow:
+            return False
+        return struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0] > 0
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -76,6 +86,7 @@ class Run:
         self._uid = slot.uid if slot.uid is not None else os.geteuid()
         pipes = {target: _pipe() for target in ((1, 2, 3, STATUS_FD) if job.channel else (1, 2, STATUS_FD))}
         try:
+            self._give(pipes)
             slot.group.prepare(job.limits)
             slot.place.create(job.files, job.limits, self._uid)
             start = self._start(stdin, pipes)
@@ -96,7 +107,15 @@ class Run:
         self.captures = {
             target: Capture(read, _STATUS_CAP if target == STATUS_FD else cap) for target, (read, _) in pipes.items()
         }
+        self._slept = self._cpu_before = 0.0
+        self._checked = self.started
         self.next_check = self.started + 0.01
+
+    def _give(self, pipes: Mapping[int, tuple[int, int]]) -> None:
+        """Make the program the owner of its streams: only who may open a pipe can open /dev/stdout."""
+        for target, (_, write) in pipes.items():
+            if self.slot.uid is not None and target != STATUS_FD:
+                os.fchown(write, self.slot.uid, self.slot.uid)
 
     def _start(self, stdin: int, pipes: Mapping[int, tuple[int, int]]) -> spawn.Start:
         slot = self.slot
@@ -134,10 +153,24 @@ class Run:
             self.kill(Ending.MEMORY)
         elif cpu_left < 0:
             self.kill(Ending.CPU)
+        elif self._sleep_left(now, used) < 0:
+            self.kill(Ending.SLEEP)
         elif wall_left < 0:
             self.kill(Ending.WALL)
         longest = _LONGEST_PAUSE_S if self.slot.group.counted else _POLLED_PAUSE_S
-        self.next_check = now + min(longest, max(0.005, min(wall_left, cpu_left / _CORES)))
+        pause = min(longest, max(0.005, min(wall_left, cpu_left / _CORES)))
+        # at random: a program that knew the moment could be awake just then
+        self.next_check = now + pause * random.uniform(0.5, 1.0)
+
+    def _sleep_left(self, now: float, used: float) -> float:
+        """Seconds that the program may still sleep. The time since the last look, less the CPU time in it, was slept
+        when nothing of it runs or waits for a core now, and nothing that it wrote waits for this process.
+        """
+        idle = now - self._checked - (used - self._cpu_before)
+        self._checked, self._cpu_before = now, used
+        if idle > 0 and asleep(self.slot.group.pids()) and not any(map(Capture.waiting, self.captures.values())):
+            self._slept += idle
+        return self.limits.sleep_s - self._slept
 
     def kill(self, why: Ending) -> None:
         """End it; its exit is then noticed like any other."""

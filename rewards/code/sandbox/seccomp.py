@@ -109,6 +109,14 @@ UNCOUNTED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
 }
 """Ways to hold memory that only a memory cgroup can count; refused too where there is none."""
+UNHEARD: dict[str, tuple[int | None, int | None]] = {
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+}
+"""Said to have succeeded, and nothing is done: who lowers his priority would look like one who is kept from running."""
 SPECIAL: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435),
     "clone": (56, 220),
@@ -186,4 +194,8 @@ def build_filter(machine: str, memory_counted: bool = True) -> bytes:
             number = numbers[arch.column]
             if number is not None:
                 program += _refuse(number, errno.EPERM)
+    for numbers in UNHEARD.values():
+        number = numbers[arch.column]
+        if number is not None:
+            program += _refuse(number, 0)
     return program + _special(arch.column) + _op(_RET, _ALLOW)

@@ -42,7 +42,8 @@ def resource_limits(limits: Limits, counted: bool, own_uid: bool) -> dict[int, t
     """Resource -> (soft, hard). They hold for each process alone, so they are the second line where there are groups.
 
     Where memory is counted for all together, the stack may use all of it: deep recursion works. Elsewhere the address
-    space is limited, and every thread's stack counts in full.
+    space is limited, and every thread's stack counts in full. A program may raise its stack's soft limit as it likes,
+    as on the judges that it was written for: memory is limited by itself.
     """
     cpu = math.ceil(limits.cpu_s)
     chosen = {
@@ -52,10 +53,10 @@ def resource_limits(limits: Limits, counted: bool, own_uid: bool) -> dict[int, t
         resource.RLIMIT_NOFILE: (_OPEN_FILES, _OPEN_FILES),
         resource.RLIMIT_MEMLOCK: (0, 0),
         resource.RLIMIT_MSGQUEUE: (MIB, MIB),
-        resource.RLIMIT_STACK: (limits.memory_bytes, limits.memory_bytes),
+        resource.RLIMIT_STACK: (limits.memory_bytes, resource.RLIM_INFINITY),
     }
     if not counted:
-        chosen[resource.RLIMIT_STACK] = (min(_PLAIN_STACK, limits.memory_bytes), limits.memory_bytes)
+        chosen[resource.RLIMIT_STACK] = (min(_PLAIN_STACK, limits.memory_bytes), resource.RLIM_INFINITY)
         chosen[resource.RLIMIT_AS] = (limits.memory_bytes, limits.memory_bytes)
     if own_uid:
         count = limits.processes + OWN_PROCESSES
@@ -65,9 +66,9 @@ def resource_limits(limits: Limits, counted: bool, own_uid: bool) -> dict[int, t
 
 def _limit(chosen: Mapping[int, tuple[int, int]]) -> None:
     for kind, (soft, hard) in chosen.items():
-        _, allowed = resource.getrlimit(kind)
-        highest = hard if allowed == resource.RLIM_INFINITY else min(hard, allowed)
-        resource.setrlimit(kind, (min(soft, highest), highest))
+        finite = [limit for limit in (hard, resource.getrlimit(kind)[1]) if limit != resource.RLIM_INFINITY]
+        highest = min(finite, default=resource.RLIM_INFINITY)
+        resource.setrlimit(kind, (min([soft, *finite]), highest))
 
 
 def become(start: Start) -> None:

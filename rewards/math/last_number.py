@@ -1,0 +1,133 @@
+"""The rule ``gsm8k``: one number, after ``####``, in a box, after a label, or the last of the text."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from rewards.math.clean import clean
+from rewards.math.extract import Found, bare_answer, boxes, final_box
+from rewards.math.parse import read
+from rewards.math.signs import ascii_signs
+from rewards.math.tree import Num, Op, Unit, Unreadable
+from rewards.math.words import is_number_word
+
+MARK = "####"
+"""What GSM8K puts before an answer."""
+MAX_TEXT = 20_000
+"""Characters at the end of a text in which the last number is looked for."""
+_LABEL = re.compile(r"^[ \t*_]{0,8}(?:A|(?:Final )?Answer)[ *_]{0,4}:[ *_]{0,4}", re.MULTILINE | re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9]")
+_NUMBER = re.compile(
+    r"(?:[0-9]{1,3}(?:(?P<sep>,|\{,\}|,\\!|\\,|\\ |~| )[0-9]{3})(?:(?P=sep)[0-9]{3})*(?![0-9])|[0-9]{1,400})"
+    r"(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z]))?|\.[0-9]{1,400}"
+)
+_VALUE = re.compile(
+    r"(?:[A-Za-z]\s?=)?[\s$(*{+-]*(?:\\(?:\$|[a-z]+\{?)|[£€¥₹])?\s*\.?[0-9]|[\s$(+-]*\\(?:frac|sqrt|pi)"
+)
+_POWER = re.compile(r"\s?(?:\^\s?\{?-?[0-9]+\}?|\*\*\s?[0-9]+)|\s?(?:\\times|\\cdot|\*)\s?10\s?\^\s?\{?-?[0-9]+\}?")
+_AFTER = re.compile(r"\s?(?:\\?%|[A-Za-z\u00c0-\u024f]+)")
+_BEFORE = re.compile(r"(?:(?P<sign>-|\\?\$|[£€¥₹]|\\(?:pounds|euro|yen|rupee) ?)\s?){0,3}$")
+_JOINED = re.compile(
+    r"(?:[0-9%!)\]}a-z]\s*(?:\bor\b|\band\b|\bto\b|[,;/:|*^_+\u2013-]|\\(?:cdot|times|pm|div|text\{ or \}|sqrt|frac)\b)"
+    r"|[\^_{\[]"
+    r"|\\(?:sqrt|frac|pm)|\bsqrt\(?|[A-Za-z]\()\s*\\?\$?\s*$"
+)
+_OUTSIDE = re.compile(r"\s*(?:[/:|^_!}\]+]|\*(?!\*)|-\s?[0-9]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)")
+_MATHS = re.compile(
+    r"\\\((?P<a>.*?)\\\)|\\\[(?P<b>.*?)\\\]|\$\$(?P<c>.*?)\$\$|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$", re.DOTALL
+)
+
+
+def final_number(text: str) -> Found:
+    r"""The text after the last ``####``, else in the last box, else after ``A:`` or ``Answer:``, else the last number.
+
+    ``####`` before words is a heading, where more text follows. A sentence after a label is read like any text: by its
+    last number. A number that is part of another, or joined to one ("4 or 5", "3/4"), is no single answer.
+    """
+    marked = _after_mark(text)
+    if marked is not None:
+        return marked
+    if boxes(text):
+        boxed = final_box(text)
+        return Found(boxed.answer, boxed.reason, marked=False, offered=boxed.offered)
+    labels = list(_LABEL.finditer(text))
+    if labels:
+        tail = text[labels[-1].end() :]
+        line = bare_answer(tail.partition("\n")[0].strip(" *_")).answer
+        if line and is_number(line):
+            return Found(line, marked=False)
+        if not _DIGITS.search(tail):
+            return Found(line, "" if line else "nothing after the answer's label", marked=False)
+        return last_number(tail)
+    return last_number(text)
+
+
+def _after_mark(text: str) -> Found | None:
+    """What follows the last ``####`` that is no heading; ``None`` without one."""
+    end = len(text)
+    last = True
+    while (start := text.rfind(MARK, 0, end)) >= 0:
+        line, _, rest = text[start + len(MARK) : end if not last else len(text)].partition("\n")
+        answer = bare_answer(line.strip(" *#")[:MAX_TEXT]).answer
+        if (last and not rest.strip()) or (answer and is_number(answer)):
+            return Found(answer, "" if answer else "nothing after ####")
+        end, last = start, False
+    return None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is one value, maybe with its unit, rather than a sentence."""
+    if not _VALUE.match(text):
+        return False
+    if len(text) > 400:
+        return True
+    try:
+        return any(isinstance(node, Num | Op | Unit) for node in read(clean(text)))
+    except Unreadable:
+        return False
+
+
+def last_number(text: str) -> Found:
+    """The last number of a text, with what belongs to it: its sign, a power, a per cent sign, a word of quantity."""
+    text = ascii_signs(text[-MAX_TEXT:]).rstrip()
+    last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
+    if last is None:
+        return Found("", "no number", marked=False)
+    start, end = last.span()
+    power = _POWER.match(text, end)
+    earlier = _of_power(text, start)
+    if earlier is not None:
+        start = earlier
+    elif power:
+        end = power.end()
+    before, after = text[max(0, start - 60) : start], text[end : end + 20]
+    signs = _BEFORE.search(before)
+    sign_start = len(before) - len(signs.group()) if signs else len(before)
+    outer = before[:sign_start]
+    number = before[sign_start:] + text[start:end]
+    is_range = number.lstrip(" $\\").startswith("-") and re.search(r"(?:[0-9%)\]}]\s*|[A-Za-z])$", outer) is not None
+    if is_range or _JOINED.search(outer + " " if outer[-1:].isspace() else outer) or _OUTSIDE.match(after):
+        formula = _formula(text, last.start())
+        return Found(formula, marked=False) if formula else Found("", "a number that is part of another", marked=False)
+    word = _AFTER.match(after)
+    if word and (word.group().strip() in ("%", "\\%") or is_number_word(word.group().strip())):
+        number += word.group()
+    return Found(number.strip(), marked=False)
+
+
+def _of_power(text: str, start: int) -> int | None:
+    """Where the number begins whose exponent begins at ``start``: ``10^{3}``."""
+    base = re.search(
+        r"(?<![0-9.,])[0-9]{1,20}(?:\.[0-9]{1,20})?\s?(?:\^\s?\{?-?|\*\*\s?)$", text[max(0, start - 48) : start]
+    )
+    return None if base is None else max(0, start - 48) + base.start()
+
+
+def _formula(text: str, place: int) -> str:
+    """The formula between dollar signs or the like in which a place lies; empty when it is in none."""
+    for match in _MATHS.finditer(text):
+        if match.start() <= place < match.end():
+            content = next(part for part in match.groups() if part is not None).strip()
+            return content if is_number(content) or "=" in content else ""
+    return ""
