@@ -53,6 +53,7 @@ def tiny(**changes: Any) -> RunConfig:
     return RunConfig.model_validate({**base, **changes})
 
 
+EASY = {"train": {"kind": "arithmetic", "steps": [2, 2]}, "heldout": {"kind": "arithmetic", "steps": [2, 2]}}
 LONG = {"kind": "arithmetic", "steps": [24, 24]}
 
 
@@ -197,6 +198,8 @@ def test_another_process_on_the_run_is_refused(tmp_path: Path, capsys: pytest.Ca
         ({"model": {"base": {"kind": "pretrained", "path": "/no/such/model"}}}, "/no/such/model"),
         ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "no problem file 'such.jsonl' in /no"),
         ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 81"),
+        ({"warmup": {"path": "/no/such.jsonl"}}, "/no/such.jsonl: cannot be read"),
+        ({"problems": {**EASY, "train_size": 2}}, "2 training problems cannot fill a batch of 3"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(
@@ -207,6 +210,8 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert error.startswith("k15: ")
     assert words in error
     assert len(error.strip().splitlines()) == 1
+    # Nothing has begun: a mended configuration is none that changed.
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_probe_leaves_the_engine_room_for_one_token() -> None:
