@@ -44,7 +44,7 @@ from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.run_dir import RunDir, RunDirError
-from rl.sampling import build_sampler
+from rl.sampling import Sampler, build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
@@ -100,7 +100,8 @@ def located(error: Exception, run_dir: Path) -> str:
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
     with waiting("reading problems", console_on("stdout")):
-        setup = prepare(config, directory.began_with())
+        setup = prepare(config, directory.began_with(config))
+        data = Data.of(setup, directory)
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
@@ -109,7 +110,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack, launcher)
+        session = Session(setup, data, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         rehearse(directory, setup, session.write_model)
         session.warm_up()
@@ -122,11 +123,41 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         return session.finish(state, after)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a run draws from. It is complete before the run directory is: what is wrong with the data costs nothing,
+    and a mended configuration is none that changed.
+    """
+
+    sampler: Sampler
+    demonstrations: list[list[Pair]]
+    """Of each stage of the warm-up; empty where there is none to be done."""
+    notes: tuple[str, ...]
+    """One line each on what was left out."""
+
+    @classmethod
+    def of(cls, setup: Setup, directory: RunDir) -> Data:
+        """Raises ``ProblemError`` or ``PromptError``."""
+        config, size = setup.config, setup.config.problems.train_size
+        sampler = build_sampler(
+            config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
+        )
+        pairs, notes = ([], []) if warmed(config, directory) else demonstrations(setup)
+        return cls(sampler, pairs, (*setup.notes, *notes))
+
+
+def warmed(config: RunConfig, directory: RunDir) -> bool:
+    """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
+    target = directory.warmup
+    return config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists())
+
+
 @dataclass
 class Session:
     """One process's work on a run; everything it opens is closed by ``stack``, last first."""
 
     setup: Setup
+    data: Data
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
@@ -148,18 +179,9 @@ class Session:
         )
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
-        for note in self.setup.notes:
+        for note in self.data.notes:
             self.watch.warn(note)
-        # Whatever is wrong with the data is found here, before anything is spent on engines.
-        self.sampler = build_sampler(
-            config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size,
-            self.setup.screen.fits,
-        )  # fmt: skip
-        self.demonstrations: list[list[Pair]] = []
-        if not self._warmed():
-            self.demonstrations, notes = demonstrations(self.setup)
-            for note in notes:
-                self.watch.warn(note)
+        self.sampler = self.data.sampler
         began = time.monotonic()
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
@@ -184,23 +206,16 @@ class Session:
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
-    def _warmed(self) -> bool:
-        """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
-        target = self.directory.warmup
-        return self.setup.config.warmup is None or (
-            (target / "model.safetensors").exists() and (target / "warmup.json").exists()
-        )
-
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
         config, target = self.setup.config, self.directory.warmup
-        if config.warmup is None or self._warmed():
+        if config.warmup is None or warmed(config, self.directory):
             return
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
         report = warm_up(
             config.warmup.stages,
-            self.demonstrations,
+            self.data.demonstrations,
             self.machines.policy,
             self.directory.root / "warmup-checkpoints",
             self.watch,

@@ -330,11 +330,6 @@ class RunConfig(Config):
             raise ValueError(
                 f"rollout.segment_tokens ({rollout.segment_tokens}) is above rollout.max_tokens ({rollout.max_tokens})"
             )
-        if (rollout.min_response_tokens or 0) > rollout.max_tokens:
-            raise ValueError(
-                f"rollout.min_response_tokens ({rollout.min_response_tokens}) is above rollout.max_tokens "
-                f"({rollout.max_tokens})"
-            )
         if rollout.max_tokens >= engine.max_model_len:
             raise ValueError(
                 f"rollout.max_tokens ({rollout.max_tokens}) leaves no room for a prompt in "

@@ -50,8 +50,9 @@ class Policy(Protocol):
 class Sampler(Protocol):
     """Chooses problems [A.6]."""
 
-    overlong: Collection[int]
-    """Indices of problems that it leaves out because they do not fit the context."""
+    @property
+    def overlong(self) -> Collection[int]:
+        """Indices of problems that it leaves out because they do not fit the context."""
 
     def draw(self, n: int) -> list[Problem]:
         """n different problems."""

@@ -107,4 +107,4 @@ class RolloutConfig(Config):
     @property
     def response_room(self) -> int:
         """``min_response_tokens``, or what stands for it."""
-        return self.min_response_tokens or -(-self.max_tokens // 2)
+        return min(self.min_response_tokens or -(-self.max_tokens // 2), self.max_tokens)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import replace
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.config import LoraConfig, ModelConfig
 from rl.learner import Learner, NonFiniteGradients, sampler_gaps
+from rl.policy import PolicyError
 from tests.learner_kit import TINY, make_batch, run_config, save_tiny_model, weights
 
 
@@ -264,3 +266,13 @@ def test_exported_models_load_in_transformers_with_the_same_scores(folder, tmp_p
         logprobs = exported(torch.tensor([sequence])).logits[0].log_softmax(-1)
     assert scores == pytest.approx([logprobs[t, x].item() for t, x in enumerate(sequence[1:])], abs=1e-5)
     assert scores != pytest.approx(make(folder).score([sequence])[0], abs=1e-3)
+
+
+def test_a_refusal_names_the_model(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    tree = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**tree, "moba": {"block_size": 4, "top_k": 2}}))
+    with pytest.raises(PolicyError, match=f"{tmp_path}: this LlamaForCausalLM was trained with block attention"):
+        Learner(run_config(), tmp_path)

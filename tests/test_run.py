@@ -53,6 +53,7 @@ def tiny(**changes: Any) -> RunConfig:
     return RunConfig.model_validate({**base, **changes})
 
 
+EASY = {"train": {"kind": "arithmetic", "steps": [2, 2]}, "heldout": {"kind": "arithmetic", "steps": [2, 2]}}
 LONG = {"kind": "arithmetic", "steps": [24, 24]}
 
 
@@ -197,6 +198,8 @@ def test_another_process_on_the_run_is_refused(tmp_path: Path, capsys: pytest.Ca
         ({"model": {"base": {"kind": "pretrained", "path": "/no/such/model"}}}, "/no/such/model"),
         ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "no problem file 'such.jsonl' in /no"),
         ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 81"),
+        ({"warmup": {"path": "/no/such.jsonl"}}, "/no/such.jsonl: cannot be read"),
+        ({"problems": {**EASY, "train_size": 2}}, "2 training problems cannot fill a batch of 3"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(
@@ -207,6 +210,8 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert error.startswith("k15: ")
     assert words in error
     assert len(error.strip().splitlines()) == 1
+    # Nothing has begun: a mended configuration is none that changed.
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_probe_leaves_the_engine_room_for_one_token() -> None:
@@ -257,3 +262,24 @@ def test_a_pretrained_run_killed_after_its_warm_up_starts_rl_from_it(whole: Path
     shutil.copytree(tmp_path / "first" / "warmup", again / "warmup")
     assert run(config, again) == 0
     assert_same_run(tmp_path / "first", again)
+
+
+def test_a_stream_with_an_overlong_problem_goes_on_with_the_remedy_of_its_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(overlong: str) -> RunConfig:
+        train = {"kind": "arithmetic", "steps": [2, 20], "seed": 4}  # problem 5 does not fit
+        heldout = {"kind": "arithmetic", "steps": [2, 2]}
+        problems = {"train": train, "heldout": heldout, "heldout_size": 4, "overlong": overlong}
+        return tiny(problems=problems, warmup=None, iterations=3)
+
+    folder = tmp_path / "run"
+    assert run(stream("refuse"), folder) == 1
+    said = capsys.readouterr().err
+    assert "arithmetic problem 5 (train): the prompt of problem" in said
+    assert said.endswith("; set problems.overlong to drop\n")
+    assert len(read_metrics(folder)) > 0  # it had come up in a later iteration
+    assert run(stream("drop"), folder) == 0
+    assert [row["problems/overlong"] for row in read_metrics(folder)][-1] == 1
+    assert run(stream("drop"), tmp_path / "whole") == 0
+    assert_same_run(tmp_path / "whole", folder)
