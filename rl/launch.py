@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from rl.warmup import Pair
 
 
+STARTS = 3
+"""Attempts at a local cluster. Ray gives its processes 30 s to come up and has no setting for it; beside other work on
+a slow machine that is too short now and then, and the next attempt finds in memory what this one had to read."""
+
+
 class LaunchError(RuntimeError):
     """The cluster cannot host the run; the message says what is missing."""
 
@@ -127,13 +132,18 @@ def _start_local(config: RunConfig) -> None:
 
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
     cores = max(len(os.sched_getaffinity(0)), 1 + config.engine.count)
-    try:
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
-    except Exception as error:  # Ray raises a bare Exception when its processes do not come up within 30 s
-        reason = str(error).partition("\n")[0]
-        raise LaunchError(
-            f"Ray did not start on this machine: {reason} The same command tries again; other load may have to go first"
-        ) from error
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
+            return
+        except Exception as error:  # what Ray raises when its processes do not come up in time
+            ray.shutdown()
+            if attempt == STARTS:
+                reason = str(error).partition("\n")[0]
+                raise LaunchError(
+                    f"Ray did not start on this machine: {reason} The same command tries again; other load may have to "
+                    "go first"
+                ) from error
 
 
 def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
