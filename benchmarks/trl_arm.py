@@ -125,7 +125,9 @@ def run(settings: Settings, result: Path) -> None:
     def grade(problem_id: str, token_ids: list[int]) -> float:
         if not token_ids or token_ids[-1] not in setup.end:
             return 0.0  # truncated is wrong, as in k15
-        return float(setup.verify(known[problem_id], setup.decode(token_ids)).correct)
+        problem = known[problem_id]
+        text = setup.transcript.graded(setup.render(problem), token_ids)
+        return float(setup.verify(problem, text).correct)
 
     def reward(problem_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         notes.samples += len(completion_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,6 @@ from evals.evaluate import Ask, Done, Response
 from rollout.board import Completion
 from rollout.engine import Delta, Request, Sampling
 from rollout.types import Problem, StopReason
-
-_OPENED = re.compile(r"(?:<think>|<thinking>|\u25c1think\u25b7)\s*$")
-_TAIL = 8
-"""Tokens at the end of a prompt that may hold the tag."""
 
 
 class Generator(Protocol):
@@ -27,12 +22,6 @@ class Generator(Protocol):
         """One completion per request, in order."""
 
 
-def opened_thinking(prompt_tail: str) -> str:
-    """The tag that opens the thinking, when a prompt ends in it: the model then writes only the closing one."""
-    found = _OPENED.search(prompt_tail)
-    return found.group() if found else ""
-
-
 @dataclass(frozen=True)
 class PoolResponder:
     """Asks the pool, with prompts rendered by the model's own template."""
@@ -40,8 +29,8 @@ class PoolResponder:
     pool: Generator
     render: Callable[[Problem], tuple[int, ...]]
     """Prompt tokens of a problem; at least one token must be left of the context."""
-    decode: Callable[[Sequence[int]], str]
-    """Response text without the end token."""
+    graded: Callable[[Sequence[int], Sequence[int]], str]
+    """Prompt and response tokens -> the text that is graded (``rollout.prompts.Transcript.graded``)."""
     sampling: Sampling
     max_tokens: int
     """Longest response."""
@@ -66,7 +55,7 @@ class PoolResponder:
 
         def finish(key: str, tokens: Sequence[int], stop: StopReason, error: str = "") -> None:
             ask = waiting.pop(key)
-            text = opened_thinking(self.decode(prompts[ask.problem.id][-_TAIL:])) + self.decode(tokens)
+            text = self.graded(prompts[ask.problem.id], tokens)
             done(ask, Response(text, stop, len(tokens), tuple(tokens), error))
 
         def progress(deltas: list[Delta]) -> None:

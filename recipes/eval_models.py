@@ -17,7 +17,8 @@ from rewards.score import Score
 from rewards.verify import get_verifier
 from rl.config import RayConfig, RunConfig
 from rollout.config import EngineConfig
-from rollout.prompts import end_tokens, messages
+from rollout.endings import end_tokens
+from rollout.prompts import PromptError, messages
 from rollout.types import Problem
 
 STALL_S = 900.0
@@ -34,6 +35,8 @@ class LocalModel:
     end: tuple[int, ...]
     context: int
     """Positions that the model was made for."""
+    vocabulary: int
+    """Rows of its embedding."""
     fingerprint: str
     run: RunConfig | None = None
 
@@ -52,25 +55,27 @@ class LocalModel:
         from transformers import AutoConfig, AutoTokenizer
 
         from recipes.eval_tasks import files_fingerprint
-        from rollout.pretrained import generation_end
+        from rollout.pretrained import context_of
 
         try:
             path = find_model(name).path
             tokenizer = AutoTokenizer.from_pretrained(path)
-            config = AutoConfig.from_pretrained(path).get_text_config()
+            config = AutoConfig.from_pretrained(path)
+            context = context_of(config)
+            end = end_tokens(tokenizer, path)
         except (SampleError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            where = "" if isinstance(error, SampleError) else f"{name}: cannot be loaded: "
+            where = "" if isinstance(error, SampleError | PromptError) else f"{name}: cannot be loaded: "
             raise EvalError(where + reason) from error
         file = Path(name).expanduser() / "config.yaml"
-        context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        if not isinstance(context, int):
+        if context is None:
             raise EvalError(f"{name}: its config.json does not say how long its context is (max_position_embeddings)")
         return cls(
             path=path,
             tokenizer=tokenizer,
-            end=end_tokens(tokenizer, generation_end(path)),
+            end=end,
             context=context,
+            vocabulary=getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer),
             fingerprint=files_fingerprint(Path(path)) if Path(path).is_dir() else path,
             run=_read_run(file) if file.is_file() else None,
         )
@@ -87,13 +92,15 @@ def _read_run(file: Path) -> RunConfig:
 
 def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     """The run's own held-out problems, put, drawn and judged as in the run. Raises ``EvalError`` without a run."""
-    from recipes.setup import distinct
+    from recipes.setup import choose_heldout
+    from rollout.fit import Limits
     from rollout.problems.source import ProblemList, build_source
 
     if model.run is None:
         raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name one with --model")
     config, problems = model.run, model.run.problems
-    found = distinct(build_source(problems.heldout, "heldout"), problems.heldout_size)
+    limits = Limits(config.engine.max_model_len, config.rollout.response_room, model.vocabulary, model.path)
+    found, _ = choose_heldout(config, build_source(problems.heldout, "heldout"), model.tokenizer, limits)
     source = ProblemList(found, "held-out problems")
     verify = partial(_verify, timeout_s=config.reward.grader_timeout_s)
     benchmark = Benchmark(

@@ -154,7 +154,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.engines import open_pool
     from recipes.eval_models import LocalModel, engine_config, heldout
-    from rollout.prompts import decode
+    from rollout.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
     model = LocalModel.find(options.model)
@@ -183,11 +183,12 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
 
     tasks = []
     for item, renderer in zip(items, renderers, strict=True):
-        benchmark = item.benchmark
+        benchmark, asked = item.benchmark, item.conversation
+        transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         responder = PoolResponder(
             pool,
             renderer,
-            lambda tokens: decode(model.tokenizer, tokens, model.end),
+            transcript.graded,
             Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end),
             benchmark.max_tokens,
             engine.max_model_len,

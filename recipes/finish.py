@@ -16,7 +16,7 @@ from evals.evaluate import Answer, Response
 from evals.stats import Paired
 from evals.store import write_samples
 from recipes import promise
-from recipes.launching import launch_learner_alone, starting_model
+from recipes.launching import Site, starting_model
 from recipes.model_card import card
 from recipes.setup import Setup
 from rewards.score import Score
@@ -32,6 +32,7 @@ from rl.report.build import build_report
 from rl.report.data import ReportError
 from rl.run_dir import RunDir
 from rl.stop import Stopper
+from rollout.endings import declare_end
 from rollout.export import ExportError, save_tokenizer
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
@@ -120,7 +121,7 @@ def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: 
         )
     with ExitStack() as stack:
         with stopper.interruptible():
-            policy = launch_learner_alone(config, starting_model(setup, directory), stack, stopper.claim)
+            policy = Site(config, stack, stopper.claim).learner(config, starting_model(setup, directory))
         if found is not None:
             policy.load(found[1])
         deliver(directory, config, summary, model_writer(policy, setup))
@@ -181,6 +182,7 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
             policy.export(aside, dtype)
             with writing(aside):
                 save_tokenizer(setup.tokenizer, aside, setup.source)
+                declare_end(aside, setup.end)
                 if readme:
                     (aside / "README.md").write_text(readme)
             shutil.rmtree(target, ignore_errors=True)

@@ -167,6 +167,23 @@ def run(file: str, out: Path | None, how: Grading, workers: int | None) -> int:
     return 1 if counts["malformed"] else 0
 
 
+def regrade(path: Path, out: Path | None, timeout_s: float | None, workers: int | None) -> int:
+    """Grade the rollouts of a run directory or Parquet file; returns the exit code. Raises ``GradeError``."""
+    from recipes import regrade as rollouts
+    from rl.rollout_store import StoreError
+    from rollout.problems.source import ProblemError
+
+    with ExitStack() as files:
+        try:
+            sink = sys.stdout if out is None else files.enter_context(out.open("w", encoding="utf-8"))
+            print(rollouts.run(path, sink, timeout_s, workers), file=sys.stderr)
+        except OSError as error:
+            raise GradeError(f"cannot open {error.filename}: {error.strerror}") from error
+        except (rollouts.RegradeError, StoreError, ProblemError) as error:
+            raise GradeError(str(error)) from error
+    return 0
+
+
 def summary(counts: Counter[str], seconds: float) -> str:
     """One line on a whole file."""
     total = sum(counts.values()) - counts["malformed"]

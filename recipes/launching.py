@@ -17,6 +17,8 @@ from rollout.pool import Pool
 from rollout.pretrained import resolve_model
 
 if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
     from rl.host import LearnerHost
     from rl.launch import RayPolicy
 
@@ -27,6 +29,10 @@ class Machines:
 
     policy: RayPolicy | LearnerHost
     pool: Pool
+
+
+Launcher = Callable[[Setup, RunDir, ExitStack, Callable[[], None]], Machines]
+"""``launch``, or what hands out machines that are up already."""
 
 
 def starting_model(setup: Setup, directory: RunDir) -> Path | str:
@@ -52,47 +58,59 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
     return directory.initial
 
 
+class Site:
+    """Where a configuration's learner and engines run: in this process, or on reserved places of a Ray cluster.
+
+    ``stack`` closes all of it. ``connected_to_ray`` is called before the long waits. Raises ``LaunchError``.
+    """
+
+    def __init__(self, config: RunConfig, stack: ExitStack, connected_to_ray: Callable[[], None]) -> None:
+        self.config, self._stack = config, stack
+        self._group: PlacementGroup | None = None
+        if not config.ray.in_process:
+            from rl.launch import connected, place
+
+            stack.enter_context(connected(config))
+            connected_to_ray()
+            self._group = place(config)
+
+    def engines(self, path: Path | str, end: tuple[int, ...]) -> Pool:
+        """Begin to start engines on ``path``; responses end with one of ``end``."""
+        config, group = self.config, self._group
+        if group is None:
+            from rollout.worker import build_engine
+
+            pool = Pool(
+                lambda _: build_engine(str(path), config.engine, config.seed, config.model.attention),
+                config.engine,
+                config.rollout,
+                end,
+                config.seed,
+            )
+            return self._stack.enter_context(pool)
+        from rl.launch import launch_engine
+
+        pool = Pool(
+            lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, end, config.seed
+        )
+        self._stack.enter_context(pool)
+        pool.start()
+        return pool
+
+    def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
+        """Start the learner of ``config``, which is placed as the site's, on ``path``."""
+        if self._group is None:
+            from rl.host import LearnerHost
+
+            return LearnerHost(config, path, "local")
+        from rl.launch import launch_learner
+
+        return launch_learner(config, path, self._group)
+
+
 def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
     """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
-    config = setup.config
     path = starting_model(setup, directory)
-    if config.ray.in_process:
-        from rl.host import LearnerHost
-        from rollout.worker import build_engine
-
-        policy = LearnerHost(config, path, "local")
-        pool = Pool(
-            lambda _: build_engine(str(path), config.engine, config.seed, config.model.attention),
-            config.engine,
-            config.rollout,
-            setup.end,
-            config.seed,
-        )
-        stack.enter_context(pool)
-        return Machines(policy, pool)
-    from rl.launch import connected, launch_engine, launch_learner, place
-
-    stack.enter_context(connected(config))
-    connected_to_ray()
-    group = place(config)
-    pool = Pool(
-        lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, setup.end, config.seed
-    )
-    stack.enter_context(pool)
-    pool.start()
-    return Machines(launch_learner(config, path, group), pool)
-
-
-def launch_learner_alone(
-    config: RunConfig, path: Path, stack: ExitStack, connected_to_ray: Callable[[], None]
-) -> RayPolicy | LearnerHost:
-    """A learner without engines, for supervised training; otherwise as ``launch``."""
-    if config.ray.in_process:
-        from rl.host import LearnerHost
-
-        return LearnerHost(config, path, "local")
-    from rl.launch import connected, launch_learner, place
-
-    stack.enter_context(connected(config))
-    connected_to_ray()
-    return launch_learner(config, path, place(config))
+    site = Site(setup.config, stack, connected_to_ray)
+    pool = site.engines(path, setup.end)
+    return Machines(site.learner(setup.config, path), pool)

@@ -12,6 +12,9 @@ Each line of FILE is a JSON object with the fields gold and prediction; the same
 wrong or ungradable), extracted (the answer that was read) and reason. A summary goes to standard error. Malformed lines
 are named there by number and left out; the exit code is then 1. docs/grading.md has all rules.
 
+FILE may also be a run directory, or a file of its rollouts (rollouts/*.parquet): each rollout is then graded by its own
+problem's verifier as in training, and stored is the verdict that it got there.
+
 rules
   boxed   the last \\boxed{} after the thinking (default)
   gsm8k   the number after the last ####, else after A: or Answer:, else the last number
@@ -21,6 +24,7 @@ examples
   k15 grade outputs.jsonl --out graded.jsonl
   k15 grade outputs.jsonl --gold-field answer --rule gsm8k
   echo '{"gold": "1/2", "prediction": "0.5"}' | k15 grade - --bare
+  k15 grade runs/demo --out verdicts.jsonl
 """
 JUDGE_HELP = """\
 P and S are JSON Lines. A problem has id and its tests (docs/code_rewards.md lists the forms); a program has id (of its
@@ -44,8 +48,10 @@ examples
 
 def add_commands(command: AddCommand) -> None:
     """Add the three commands."""
-    one = command("grade", grade, "grade maths answers in a file of responses", epilog=GRADE_HELP)
-    one.add_argument("file", metavar="FILE.jsonl", help="responses, one JSON object a line; - reads standard input")
+    one = command("grade", grade, "grade answers in a file of responses, or the rollouts of a run", epilog=GRADE_HELP)
+    one.add_argument(
+        "file", metavar="FILE", help="responses, one JSON object a line (- reads standard input); or a run"
+    )
     one.add_argument("--out", type=Path, metavar="F", help="where verdicts go (default: standard output)")
     one.add_argument("--rule", choices=["boxed", "gsm8k", "exact"], default="boxed", help="how the answer is marked")
     one.add_argument("--bare", action="store_true", help="a prediction is the answer itself, not a response")
@@ -81,7 +87,7 @@ def add_commands(command: AddCommand) -> None:
 
 def grade(arguments: argparse.Namespace) -> int:
     """``k15 grade``."""
-    from recipes.grade import GradeError, Grading, run
+    from recipes.grade import GradeError, Grading, regrade, run
     from rewards.score import GRADER_TIMEOUT_S
 
     how = Grading(
@@ -93,6 +99,12 @@ def grade(arguments: argparse.Namespace) -> int:
         timeout_s=arguments.timeout or GRADER_TIMEOUT_S,
     )
     try:
+        if arguments.file != "-" and (Path(arguments.file).is_dir() or arguments.file.endswith(".parquet")):
+            if how != Grading(timeout_s=how.timeout_s):
+                raise UsageError(
+                    "--rule, --bare and the field names are for JSON Lines; rollouts bring their own verifier"
+                )
+            return regrade(Path(arguments.file), arguments.out, arguments.timeout, arguments.workers)
         return run(arguments.file, arguments.out, how, arguments.workers)
     except GradeError as error:
         raise UsageError(str(error)) from error

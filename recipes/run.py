@@ -17,8 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
+from recipes.demonstrations import demonstrations
 from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
-from recipes.launching import Machines, launch
+from recipes.launching import Launcher, Machines, launch
 from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
@@ -46,7 +47,7 @@ from rl.run_dir import RunDir, RunDirError
 from rl.sampling import build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
-from rl.warmup import warm_up
+from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
 from rollout.progress import console_on, waiting
@@ -69,8 +70,8 @@ EXPECTED = (
 """Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
 
 
-def run(config: RunConfig, run_dir: Path) -> int:
-    """Train into ``run_dir``, resuming what is there.
+def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
+    """Train into ``run_dir``, resuming what is there. ``launcher``: where learner and engines come from.
 
     Returns the exit code: 0, 1, 128 + signal, or ``promise.BROKEN`` when the run is complete and its recipe promised
     more.
@@ -81,7 +82,7 @@ def run(config: RunConfig, run_dir: Path) -> int:
             directory = RunDir(run_dir.resolve())
             check_run_dir(directory.root)
             with directory.lock():
-                return _run(config, directory, stopper)
+                return _run(config, directory, stopper, launcher)
         except Interrupted:
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -97,10 +98,10 @@ def located(error: Exception, run_dir: Path) -> str:
     return str(error)
 
 
-def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
     with waiting("reading problems", console_on("stdout")):
-        setup = prepare(config)
-    resumed = directory.open(config, setup.fingerprint)
+        setup = prepare(config, directory.began_with())
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
             complete(setup, directory, summary, stopper)
@@ -108,7 +109,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack)
+        session = Session(setup, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         rehearse(directory, setup, session.write_model)
         session.warm_up()
@@ -129,6 +130,7 @@ class Session:
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
+    launcher: Launcher
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of this process outside of the iterations, by phase."""
 
@@ -146,18 +148,27 @@ class Session:
         )
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
+        for note in self.setup.notes:
+            self.watch.warn(note)
+        # Whatever is wrong with the data is found here, before anything is spent on engines.
+        self.sampler = build_sampler(
+            config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size,
+            self.setup.screen.fits,
+        )  # fmt: skip
+        self.demonstrations: list[list[Pair]] = []
+        if not self._warmed():
+            self.demonstrations, notes = demonstrations(self.setup)
+            for note in notes:
+                self.watch.warn(note)
         began = time.monotonic()
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
-            self.machines: Machines = launch(self.setup, directory, self.stack, self.stopper.claim)
+            self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        rewarder = Rewarder(config.reward, self.setup.decode, self.setup.verify)
+        rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
         self.stack.callback(rewarder.close)
         self.rewarder = rewarder
-        self.sampler = build_sampler(
-            config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size
-        )
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -173,17 +184,23 @@ class Session:
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
+    def _warmed(self) -> bool:
+        """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
+        target = self.directory.warmup
+        return self.setup.config.warmup is None or (
+            (target / "model.safetensors").exists() and (target / "warmup.json").exists()
+        )
+
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
         config, target = self.setup.config, self.directory.warmup
-        if config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists()):
+        if config.warmup is None or self._warmed():
             return
         began = time.monotonic()
-        self.watch.stage("writing demonstrations")
         losses: list[tuple[int, float]] = []
         report = warm_up(
             config.warmup.stages,
-            self.setup.demonstrations(),
+            self.demonstrations,
             self.machines.policy,
             self.directory.root / "warmup-checkpoints",
             self.watch,
@@ -263,7 +280,7 @@ class Session:
         responder = PoolResponder(
             self.machines.pool,
             self.setup.render,
-            self.setup.decode,
+            self.setup.transcript.graded,
             Sampling(temperature=temperature, stop_token_ids=self.setup.end),
             config.rollout.max_tokens,
             config.engine.max_model_len,
@@ -278,7 +295,7 @@ class Session:
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """An iteration's rollouts as Parquet; some of them become the next parity probe."""
         weight = self.rewarder.length_weight(iteration)
-        table = to_table(iteration, scored, advantages, weight, self.setup.decode)
+        table = to_table(iteration, scored, advantages, weight, self.setup.transcript.graded)
         write_rollouts(self.directory.root, iteration, table)
         rollouts = [rollout for item in scored for rollout in item.group.rollouts if rollout.length]
         if rollouts:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rollout.endings import end_tokens
 from rollout.plain import visible
-from rollout.pretrained import ModelPathError, resolve_model
-from rollout.prompts import PromptError, decode, end_tokens, render
+from rollout.pretrained import ModelPathError, context_of, resolve_model
+from rollout.prompts import PromptError, Transcript, messages, render_chat
 from rollout.types import Problem, StopReason
 
 if TYPE_CHECKING:
@@ -107,17 +108,25 @@ def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:
 
 
 def respond(
-    model: Any, tokenizer: Any, prompt: Sequence[int], *, temperature: float, max_tokens: int, seed: int, out: TextIO
+    model: Any,
+    transcript: Transcript,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    out: TextIO,
 ) -> Response:
-    """Sample one response to rendered prompt tokens, streaming its text to ``out``. Temperature 0 is greedy."""
+    """Sample one response to rendered prompt tokens, streaming its text to ``out``. Temperature 0 is greedy.
+
+    Models without a limit on their context take any prompt. Raises ``SampleError`` when there is no room for a token.
+    """
     import torch
 
-    eos = model.generation_config.eos_token_id
-    end = end_tokens(tokenizer, [eos] if isinstance(eos, int) else eos or [])
-    room = model.config.max_position_embeddings - len(prompt)
-    if room < 1:
+    context, end = context_of(model.config), transcript.end
+    if context is not None and len(prompt) >= context:
         raise SampleError(
-            f"the prompt has {len(prompt)} tokens, the model's context {model.config.max_position_embeddings}"
+            f"{model.name_or_path}: the prompt has {len(prompt)} tokens, the model's context {context}; shorten it"
         )
     ids = torch.tensor([list(prompt)])
     draw: dict[str, Any] = {"do_sample": False}
@@ -128,15 +137,15 @@ def respond(
         output = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=min(max_tokens, room),
+            max_new_tokens=max_tokens if context is None else min(max_tokens, context - len(prompt)),
             eos_token_id=list(end),
             pad_token_id=end[0],
-            streamer=_streamer(tokenizer, end, out),
+            streamer=_streamer(transcript.tokenizer, end, out),
             **draw,
         )
     tokens = output[0, len(prompt) :].tolist()
     stop = StopReason.EOS if tokens[-1] in end else StopReason.LENGTH
-    return Response(decode(tokenizer, tokens, end), len(tokens), stop)
+    return Response(transcript.decode(tokens), len(tokens), stop)
 
 
 def sample_responses(
@@ -152,12 +161,13 @@ def sample_responses(
     responses = []
     try:
         problem = Problem(id="prompt", prompt=prompt, answer="(none)", verifier="exact")
-        tokens = render(tokenizer, problem, chosen.instruction, chosen.system)
+        tokens = render_chat(tokenizer, messages(problem, chosen.instruction, chosen.system))
+        transcript = Transcript(tokenizer, end_tokens(tokenizer, chosen.path), chosen.system)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
         for j in range(n):
             response = respond(
-                model, tokenizer, tokens, temperature=temperature, max_tokens=max_tokens, seed=seed + j, out=sys.stdout
+                model, transcript, tokens, temperature=temperature, max_tokens=max_tokens, seed=seed + j, out=sys.stdout
             )
             print(f"[{j + 1}/{n}: {response.tokens} tokens, stopped by {response.stop}]", file=sys.stderr, flush=True)
             responses.append(response)

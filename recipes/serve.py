@@ -68,21 +68,21 @@ def serve(serving: Serving) -> None:
     try:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(chosen.path).get_text_config()
-        context = getattr(config, "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(chosen.path)
         import torch
 
         from rollout import moba
+        from rollout.pretrained import context_of
     except ImportError as error:
         raise SampleError(f"serving needs vLLM: {error}; run `make setup`") from error
     except (OSError, ValueError) as error:
         raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    blocks = moba.read(config) is not None
+    blocks = moba.read(config.get_text_config()) is not None
     device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):
         if text:
             print(f"k15: this run was trained with the {what} {text!r}; the server does not add it", file=sys.stderr)
-    command = command_of(serving, chosen.path, context if isinstance(context, int) else None, device, blocks)
+    command = command_of(serving, chosen.path, context_of(config), device, blocks)
     print(f"k15: http://{serving.host}:{serving.port}/v1 once it is up; {' '.join(command[3:])}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

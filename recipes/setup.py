@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
+from recipes.demonstrations import refuses
 from rewards.reference import Reference
 from rewards.score import Score
 from rewards.verify import get_verifier
-from rl.config import RunConfig, ScratchModel, WarmupStage
-from rl.warmup import Pair
-from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
-from rollout.problems.jsonl import read_rows
-from rollout.problems.source import (
-    ProblemError,
-    ProblemSource,
-    Procedural,
-    build_generator,
-    build_source,
-    check_disjoint,
-)
-from rollout.prompts import decode, end_tokens, render_within
-from rollout.seeds import seed_of
+from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rollout.endings import end_tokens
+from rollout.fit import Limits, Screen
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.prompts import PromptError, Transcript, messages, render_chat
+from rollout.templates import check_template
 from rollout.types import Problem
 
 
@@ -36,12 +27,31 @@ class Setup:
 
     config: RunConfig
     train: ProblemSource
+    """All training problems; ``screen`` knows which of them fit the context."""
     heldout: tuple[Problem, ...]
     fingerprint: str
     """SHA-256 over training and held-out problems."""
-    tokenizer: Any
-    end: tuple[int, ...]
-    """Tokens that end a response."""
+    transcript: Transcript
+    """Reads what was asked and said."""
+    limits: Limits
+    screen: Screen
+    notes: tuple[str, ...] = ()
+    """One line each on data that was left out."""
+
+    @property
+    def judged_on(self) -> str:
+        """SHA-256 of the held-out problems in use."""
+        return ProblemList(self.heldout, "held-out problems").fingerprint
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        return self.transcript.tokenizer
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """Tokens that end a response; the first is what demonstrations teach."""
+        return self.transcript.end
 
     @property
     def source(self) -> Path | None:
@@ -52,113 +62,114 @@ class Setup:
         return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
 
     def render(self, problem: Problem) -> tuple[int, ...]:
-        """Prompt tokens of a problem. Raises ``PromptError`` when they do not fit the context."""
-        problems = self.config.problems
-        limit = self.config.engine.max_model_len - 1
-        return render_within(self.tokenizer, problem, problems.instruction, problems.system, limit)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Response text without the end token."""
-        return decode(self.tokenizer, token_ids, self.end)
+        """Prompt tokens of a problem."""
+        return renderer(self.tokenizer, self.config.problems)(problem)
 
     def verify(self, problem: Problem, response: str) -> Score:
-        """The problem's own verifier on a response."""
+        """The problem's own verifier on the text of a response."""
         reference = Reference(problem.answer, problem.prompt, problem.extra)
         return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, reference)
 
-    def demonstrations(self) -> list[list[Pair]]:
-        """Warm-up examples of each stage as tokens [A.3]: from the task's generator, a file, or training problems."""
-        if self.config.warmup is None:
-            return []
-        found: list[list[Pair]] = []
-        drawn = 0
-        for stage in self.config.warmup.stages:
-            if stage.path is not None:
-                found.append(self._read_demonstrations(Path(stage.path), stage.examples))
-            elif stage.response is not None:
-                problems = distinct(self.train, min(stage.examples, self.train.size or stage.examples))
-                found.append([self._pair(self.render(each), fill_in(stage.response, each)) for each in problems])
-            else:
-                found.append(self._draw_demonstrations(stage, drawn))
-                drawn += stage.examples
+    def usable(self, wanted: int) -> list[int]:
+        """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
+
+        Raises ``ProblemError`` when none does.
+        """
+        found = distinct(self.screen, wanted)
+        if not found:
+            raise ProblemError(f"no training problem fits the context; {self.screen.note('training problems')}")
         return found
 
-    def _draw_demonstrations(self, stage: WarmupStage, first: int) -> list[Pair]:
-        source = self.config.problems.train
-        if not isinstance(source, ArithmeticSource | CountdownSource):
-            raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
-        generator = build_generator(with_mixture(source, stage.mixture))
-        pairs: list[Pair] = []
-        for index in range(first, first + stage.examples):
-            problem = self.train[index]
-            rng = Random(seed_of(self.config.seed, "demonstration", index))
-            pairs.append(self._pair(self.render(problem), generator.demonstration(problem, rng)))
-        return pairs
 
-    def _read_demonstrations(self, path: Path, limit: int) -> list[Pair]:
-        pairs: list[Pair] = []
-        for number, row in read_rows(path):
-            if len(pairs) == limit:
-                break
-            for key in ("problem", "response"):
-                if not isinstance(row.get(key), str) or not row[key]:
-                    raise ProblemError(f"{path}:{number}: {key!r} is missing or empty")
-            problem = Problem(f"{path.name}:{number}", row["problem"], "-", "exact")
-            pairs.append(self._pair(self.render(problem), row["response"]))
-        return pairs
-
-    def _pair(self, prompt: tuple[int, ...], response: str) -> Pair:
-        tokens = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-        return prompt, (*tokens, self.end[0])
+def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], tuple[int, ...]]:
+    """How the run asks: problem -> prompt tokens. Raises ``PromptError``."""
+    return lambda problem: render_chat(tokenizer, messages(problem, problems.instruction, problems.system))
 
 
-def fill_in(template: str, problem: Problem) -> str:
-    """``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
+def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
+    """Problems and tokenizer, with every problem checked that can be.
 
-    Raises ``ProblemError`` when the problem has no such field. Other braces stay: ``boxed{{answer}}`` becomes
-    ``boxed{42}``.
+    ``began``: what a run that is resumed began with. Its problems keep their numbers, and those that ``config`` has no
+    longer are left out. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``.
     """
-    fields = {"problem": problem.prompt, "answer": problem.answer, **problem.extra}
-
-    def value(match: re.Match[str]) -> str:
-        found = fields.get(match.group(1))
-        if found is None:
-            raise ProblemError(f"problem {problem.id!r} has no {match.group(1)!r}, which warmup.response asks for")
-        return str(found)
-
-    return re.sub(r"\{([A-Za-z_]\w*)\}", value, template)
-
-
-def prepare(config: RunConfig) -> Setup:
-    """Problems and tokenizer. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``."""
-    train = build_source(config.problems.train, "train")
-    held_out = build_source(config.problems.heldout, "heldout")
+    problems = config.problems
+    began = began or problems
+    train = build_source(began.train, "train")
+    held_out = build_source(problems.heldout, "heldout")
+    judges = held_out if began.heldout == problems.heldout else build_source(began.heldout, "heldout")
+    left_out = frozenset[int]()
+    if began.train != problems.train:
+        left_out = gone(train, build_source(problems.train, "train"))
     check_disjoint(train, held_out)
-    size = config.problems.heldout_size
-    if held_out.size is not None and held_out.size < size:
-        raise ProblemError(f"problems.heldout has {held_out.size} problems, fewer than problems.heldout_size {size}")
-    problems = distinct(held_out, size)
-    digest = hashlib.sha256(f"{train.fingerprint}/{held_out.fingerprint}".encode()).hexdigest()
-    tokenizer, end = load_tokenizer(config, train)
-    setup = Setup(config, train, problems, digest, tokenizer, end)
-    setup.render(problems[0])
-    return setup
+    tokenizer, vocabulary, model = load_tokenizer(config, train)
+    transcript = Transcript(tokenizer, endings(tokenizer, vocabulary, model), problems.system)
+    limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
+    check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
+    chosen, note = choose_heldout(config, held_out, tokenizer, limits)
+    screen = Screen(
+        train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out
+    )
+    size = min(train.size or 0, problems.train_size or train.size or 0)
+    screen.check(size)
+    digest = hashlib.sha256(f"{train.fingerprint}/{judges.fingerprint}".encode()).hexdigest()
+    notes = tuple(line for line in (screen.note("training problems"), note) if line)
+    return Setup(config, train, chosen, digest, transcript, limits, screen, notes)
 
 
-def distinct(source: ProblemSource, size: int) -> tuple[Problem, ...]:
-    """The first ``size`` different problems: procedural sources may draw a text twice."""
-    found: dict[str, Problem] = {}
-    limit = source.size if source.size is not None else 20 * size
-    for index in range(limit):
-        problem = source[index]
-        found.setdefault(problem.id, problem)
-        if len(found) == size:
-            return tuple(found.values())
-    raise ProblemError(f"only {len(found)} different held-out problems found, problems.heldout_size asks for {size}")
+def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
+    """Numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has others."""
+    if not isinstance(before, ProblemList) or not isinstance(after, ProblemList):
+        raise ProblemError("problems.train: a run that is resumed keeps its source; only files can have rows left out")
+    known, kept = {problem.id: problem for problem in before}, {problem.id for problem in after}
+    added = [problem.id for problem in after if known.get(problem.id) != problem]
+    if added:
+        raise ProblemError(
+            f"problems.train: {len(added)} problems would come in that the run began without (first: {added[0]!r}); a "
+            "run that is resumed may only leave some out"
+        )
+    return frozenset(index for index, problem in enumerate(before) if problem.id not in kept)
 
 
-def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, tuple[int, ...]]:
-    """The policy's tokenizer and the tokens that end its responses."""
+def choose_heldout(
+    config: RunConfig, source: ProblemSource, tokenizer: Any, limits: Limits
+) -> tuple[tuple[Problem, ...], str]:
+    """The held-out problems of a run, and a line on those that were left out.
+
+    The first ``problems.heldout_size`` different ones; under ``problems.overlong`` ``drop``, of those that fit. Raises
+    ``ProblemError`` when there are too few, ``PromptError`` for one that cannot be used.
+    """
+    problems = config.problems
+    wanted = problems.heldout_size
+    if source.size is not None and source.size < wanted:
+        raise ProblemError(f"problems.heldout has {source.size} problems, fewer than problems.heldout_size {wanted}")
+    refuse = refuses(problems.overlong, source.size is not None)
+    screen = Screen(source, renderer(tokenizer, problems), limits, refuse)
+    found = distinct(screen, wanted)
+    note = screen.note("held-out problems")
+    if len(found) < wanted:
+        raise ProblemError(
+            f"only {len(found)} different held-out problems found, problems.heldout_size asks for {wanted}"
+            + (note and f"; {note}")
+        )
+    return tuple(source[index] for index in found), note
+
+
+def distinct(screen: Screen, wanted: int) -> list[int]:
+    """Indices of the first ``wanted`` different problems that fit, or of all there are: procedural sources may draw a
+    text twice.
+    """
+    size = screen.source.size
+    found: dict[str, int] = {}
+    for index in range(size if size is not None else 20 * wanted):
+        if screen.fits(index):
+            found.setdefault(screen.source[index].id, index)
+        if len(found) == wanted:
+            break
+    return [*found.values()]
+
+
+def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, str]:
+    """The policy's tokenizer, the rows of its embedding, and where the model is (empty: made from scratch)."""
     from rl.policy import check_tokenizer
 
     base = config.model.base
@@ -168,12 +179,28 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, tuple[
         if not isinstance(train, Procedural):
             raise ProblemError("a scratch model takes its vocabulary from a procedural problems.train source")
         tokenizer = build_tokenizer(train.generator.alphabet, base.context)
-        return tokenizer, end_tokens(tokenizer)
-    from transformers import AutoTokenizer
+        return tokenizer, len(tokenizer), ""
+    from transformers import AutoConfig, AutoTokenizer
 
-    from rollout.pretrained import generation_end, resolve_model
+    from rollout.pretrained import resolve_model
 
     path = resolve_model(base.path)
-    loaded = AutoTokenizer.from_pretrained(path)
+    try:
+        loaded = AutoTokenizer.from_pretrained(path)
+        text = AutoConfig.from_pretrained(path).get_text_config()
+    except (OSError, ValueError) as error:
+        raise PromptError(f"{base.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     check_tokenizer(loaded, base.path)
-    return loaded, end_tokens(loaded, generation_end(path))
+    return loaded, getattr(text, "vocab_size", None) or len(loaded), path
+
+
+def endings(tokenizer: Any, vocabulary: int, model: str) -> tuple[int, ...]:
+    """``end_tokens`` that the model can say. Raises ``PromptError`` when it can say none."""
+    known = end_tokens(tokenizer, model or None)
+    found = tuple(token for token in known if token < vocabulary)
+    if not found:
+        raise PromptError(
+            f"{model}: all tokens that end a response ({', '.join(map(str, known))}) lie beyond the {vocabulary} rows "
+            "of its embedding, so no response could end; use the tokenizer that belongs to the weights"
+        )
+    return found

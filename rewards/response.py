@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import re
 
-_NAMES = "think|thinking|thought|thoughts|reasoning|reflection"
+_NAMES = r"(?:[\w-]{1,20}:)?(?:think|thinking|thought|thoughts|reasoning|reflection)"
 _ATTRIBUTES = r"(?:[ \t\n]{1,9}[\w:-]{1,40}[ \t]{0,9}=[^<>\u25c1\u25b7]{0,200})?"
 _TAG = re.compile(
-    rf"[<\u25c1][ \t]{{0,9}}(?P<close>/)?[ \t]{{0,9}}(?:{_NAMES}){_ATTRIBUTES}[ \t\n]{{0,9}}[>\u25b7]", re.IGNORECASE
+    rf"[<\u25c1][ \t]{{0,9}}(?P<close>/)?[ \t]{{0,9}}{_NAMES}{_ATTRIBUTES}[ \t\n]{{0,9}}[>\u25b7]"
+    r"|(?-i:\[(?P<close_square>/)?THINK\])",
+    re.IGNORECASE,
 )
-"""A tag around reasoning in any case, with or without attributes, in angle brackets or Kimi's triangles."""
+"""A tag around reasoning in any case, with or without attributes or a name space, in angle brackets or Kimi's
+triangles; Magistral's ``[THINK]`` in capitals only, since square brackets are ordinary text elsewhere."""
+
+
+def _last_opened(text: str) -> tuple[int, int | None]:
+    """End of the last closing tag (0 without any), and the start of the first opening tag after it, if there is one."""
+    end: int = 0
+    opened: int | None = None
+    if not any(mark in text for mark in (">", "\u25b7", "THINK]")):  # no tag ends anywhere
+        return end, opened
+    for tag in _TAG.finditer(text):
+        if tag["close"] or tag["close_square"]:
+            end, opened = tag.end(), None
+        elif opened is None:
+            opened = tag.start()
+    return end, opened
 
 
 def after_thinking(response: str) -> str:
     """The text after the last closing tag of the thinking; all of it without any thinking.
 
     Nothing when the thinking never ended: when an opening tag follows the last closing one, or there is no closing one.
-    ``<think>``, ``<THINK time="3">``, ``<thinking>``, ``< think >`` and Kimi's ``◁think▷`` are all tags.
+    ``<think>``, ``<THINK time="3">``, ``<thinking>``, ``< think >``, ``<seed:think>``, ``[THINK]`` and Kimi's
+    ``◁think▷`` are all tags.
     """
-    if ">" not in response and "\u25b7" not in response:  # no tag ends anywhere
-        return response
-    end, opened = 0, False
-    for tag in _TAG.finditer(response):
-        if tag["close"]:
-            end, opened = tag.end(), False
-        else:
-            opened = True
-    return "" if opened else response[end:]
+    end, opened = _last_opened(response)
+    return response[end:] if opened is None else ""
+
+
+def unended_thinking(text: str) -> str:
+    """The thinking that ``text`` opens and does not end, from its tag on; empty when there is none."""
+    _, opened = _last_opened(text)
+    return "" if opened is None else text[opened:]
+
+
+def is_opening_tag(text: str) -> bool:
+    """Whether ``text`` is one opening tag and white space behind it."""
+    tag = _TAG.match(text)
+    return tag is not None and not (tag["close"] or tag["close_square"]) and not text[tag.end() :].strip()

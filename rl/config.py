@@ -97,6 +97,10 @@ class ProblemsConfig(Config):
     """Held-out problems used by evaluation."""
     train_size: int | None = Field(None, ge=1)
     """Problems that the sampler knows; ``null``: a file's all rows, or an unlimited stream for procedural ones."""
+    overlong: Literal["auto", "refuse", "drop"] = "auto"
+    """Problems and demonstrations with more tokens than the context has room for. ``refuse``: the run stops and names
+    the row. ``drop``: left out and counted. ``auto``: files are refused before anything is spent, streams drop. May
+    change on resume."""
     instruction: str = ""
     """Text appended to every prompt (e.g. where to put the answer); part of the rendered prompt."""
     system: str = ""
@@ -325,6 +329,11 @@ class RunConfig(Config):
         if rollout.segment_tokens > rollout.max_tokens:
             raise ValueError(
                 f"rollout.segment_tokens ({rollout.segment_tokens}) is above rollout.max_tokens ({rollout.max_tokens})"
+            )
+        if (rollout.min_response_tokens or 0) > rollout.max_tokens:
+            raise ValueError(
+                f"rollout.min_response_tokens ({rollout.min_response_tokens}) is above rollout.max_tokens "
+                f"({rollout.max_tokens})"
             )
         if rollout.max_tokens >= engine.max_model_len:
             raise ValueError(

@@ -34,9 +34,14 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number, as in YAML 1.2 and everywhere else."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that ``_Loader`` would take for numbers."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def parse_yaml(text: str) -> Any:
@@ -46,7 +51,7 @@ def parse_yaml(text: str) -> Any:
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML; ``load`` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def sections(annotation: Any) -> dict[str, type[Config]]:

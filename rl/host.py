@@ -5,8 +5,9 @@ A plain class. ``rl.launch`` hosts it in a Ray actor; tests use it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rl.batch import pack
 from rl.config import RunConfig
@@ -17,18 +18,37 @@ from rollout.engine import WeightUpdate
 from rollout.types import Group, WeightVersion
 from rollout.weights import WeightSender, sender
 
+T = TypeVar("T")
+
 
 class LearnerHost:
     """Answers the calls of ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
 
     def __init__(self, config: RunConfig, model_path: Path | str, transfer: str) -> None:
         self.config = config
-        self.learner = Learner(config, model_path)
         self.transfer = transfer
+        self._learner: Learner | None = Learner(config, model_path)
         self._sender: WeightSender | None = None
+
+    @property
+    def learner(self) -> Learner:
+        """The learner at work. Raises ``RuntimeError`` after ``stream``, which has none."""
+        if self._learner is None:
+            raise RuntimeError("this process gave its learner up for another training; replace starts one again")
+        return self._learner
 
     def ready(self) -> None:
         """Returns once the model is loaded."""
+
+    def replace(self, config: RunConfig, model_path: Path | str) -> None:
+        """Another learner in this process, in the place of the old one; engines know the sender, which stays."""
+        self._learner = None  # first: there may not be room for two
+        self.config, self._learner = config, Learner(config, model_path)
+
+    def stream(self, steps: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
+        """Run the generator function ``steps``, a training of another kind, in this process instead of the learner."""
+        self._learner = None
+        yield from steps(*args)
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""

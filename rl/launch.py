@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rl.config import RunConfig
 from rl.stop import Interrupted
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from rl.learner import IterationStats
     from rl.warmup import Pair
+
+T = TypeVar("T")
 
 
 STARTS = 3
@@ -217,25 +219,14 @@ class RayPolicy:
         Raises ``LearnerDead`` when the actor is gone or silent; exceptions of the method itself arrive as they are.
         """
         import ray
-        from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError
 
         limit = timeout_s or self.timeout_s
         try:
-            return ray.get(getattr(self.actor, method).remote(*args), timeout=limit)
-        except RayActorError as error:
-            raise LearnerDead(
-                f"the learner process died during {method}: {error}; the same command resumes the run"
-            ) from error
+            with _named_failures(method):
+                return ray.get(getattr(self.actor, method).remote(*args), timeout=limit)
         except GetTimeoutError as error:
             raise LearnerDead(f"the learner did not finish {method} within {limit:.0f} s") from error
-        except OutOfMemoryError as error:
-            raise LearnerDead(
-                f"Ray ended the learner during {method} because the machine ran out of memory "
-                f"({memory_use(str(error))}); end other programs or lower learner.micro_batch_tokens, "
-                "then the same command resumes the run"
-            ) from error
-        except RayTaskError as error:
-            raise error.cause from error
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
@@ -266,6 +257,42 @@ class RayPolicy:
     def save(self, folder: Path) -> None:
         """See ``rl.loop.Policy``."""
         self.call("save", folder)
+
+    def replace(self, config: RunConfig, model_path: Path | str) -> None:
+        """See ``rl.host.LearnerHost``."""
+        self.call("replace", config, model_path, timeout_s=config.engine.start_timeout_s)
+
+    def stream(self, steps: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
+        """See ``rl.host.LearnerHost``; hands out each item as it comes, however long that takes.
+
+        Raises ``LearnerDead`` when the actor is gone; exceptions of ``steps`` itself arrive as they are.
+        """
+        import ray
+
+        with _named_failures("a training"):
+            for item in self.actor.stream.options(num_returns="streaming").remote(steps, *args):
+                yield ray.get(item)
+
+
+@contextmanager
+def _named_failures(what: str) -> Iterator[None]:
+    """Ray's exceptions of a call to the learner as ours, or as the learner's own."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    try:
+        yield
+    except RayActorError as error:
+        raise LearnerDead(
+            f"the learner process died during {what}: {error}; the same command resumes the run"
+        ) from error
+    except OutOfMemoryError as error:
+        raise LearnerDead(
+            f"Ray ended the learner during {what} because the machine ran out of memory "
+            f"({memory_use(str(error))}); end other programs or lower learner.micro_batch_tokens, "
+            "then the same command resumes the run"
+        ) from error
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def threads(wanted: int) -> int:
@@ -299,25 +326,6 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     policy = RayPolicy(actor, config.learner.timeout_s)
     policy.call("ready", timeout_s=config.engine.start_timeout_s)
     return policy
-
-
-def stream(config: RunConfig, group: PlacementGroup, steps: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
-    """Run the generator function ``steps`` where the learner would be, and hand out what it yields.
-
-    Raises ``LearnerDead`` when its process is gone; exceptions of the function itself arrive as they are.
-    """
-    import ray
-    from ray.exceptions import RayTaskError, WorkerCrashedError
-
-    options = _learner_options(config, group) | {"max_retries": 0, "num_returns": "streaming"}
-    del options["max_restarts"]
-    try:
-        for item in ray.remote(steps).options(**options).remote(*args):
-            yield ray.get(item)
-    except WorkerCrashedError as error:
-        raise LearnerDead(f"the training process died: {error}; the same command goes on") from error
-    except RayTaskError as error:
-        raise error.cause from error
 
 
 def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:

@@ -18,7 +18,7 @@ from rl.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, s
 from rl.config import RunConfig
 from rl.muon import build_optimizer
 from rl.objective import SequenceLoss, length_norms, policy_loss
-from rl.policy import causal_lm, load_model, packed_logprobs, prepare, use_attention
+from rl.policy import PolicyError, causal_lm, load_model, packed_logprobs, prepare, use_attention
 from rollout import moba
 from rollout.export import save_model
 from rollout.pretrained import files_of
@@ -102,7 +102,10 @@ class Learner:
         self.compute_dtype: torch.dtype = getattr(torch, config.model.compute_dtype)
         self.source = files_of(model_path)
         """Directory of the files that the model was loaded from; some go along with an export."""
-        self.model = prepare(load_model(model_path), config.model, config.seed)
+        try:
+            self.model = prepare(load_model(model_path), config.model, config.seed)
+        except PolicyError as error:
+            raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
         self.bad_streak = 0

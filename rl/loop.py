@@ -6,7 +6,7 @@ engine and no Ray in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,9 @@ class Policy(Protocol):
 
 class Sampler(Protocol):
     """Chooses problems [A.6]."""
+
+    overlong: Collection[int]
+    """Indices of problems that it leaves out because they do not fit the context."""
 
     def draw(self, n: int) -> list[Problem]:
         """n different problems."""
@@ -152,9 +155,9 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
             parts.evaluate(i)
 
     unfinished = list(state.unfinished)
-    fresh = new_groups(
-        parts.sampler.draw(max(0, config.rollout.groups - len(unfinished))), i, config.rollout.k, parts.render
-    )
+    problems = parts.sampler.draw(max(0, config.rollout.groups - len(unfinished)))
+    parts.journal.drawn(i, [problem.id for problem in problems])
+    fresh = new_groups(problems, i, config.rollout.k, parts.render)
     with timer("generate"), parts.stopper.interruptible():
         groups, replayed = sample(unfinished + fresh, i, config, parts)
     finished, unfinished = split(groups)
@@ -176,8 +179,11 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     }
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
-    metrics = iteration_metrics(
-        i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+    metrics = replace(
+        iteration_metrics(
+            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+        ),
+        problems_overlong=len(parts.sampler.overlong),
     )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)

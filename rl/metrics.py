@@ -84,6 +84,9 @@ class IterationMetrics:
     rollouts_versions_max: int | None = _as("rollouts/versions_max")
     """Most weight versions inside one finished rollout."""
 
+    problems_overlong: int = _as("problems/overlong", 0)
+    """Training problems left out so far because their prompts do not fit the context."""
+
     groups_finished: int = _as("groups/finished", 0)
     """Groups all of whose rollouts have stopped."""
     groups_trainable: int = _as("groups/trainable", 0)

@@ -12,7 +12,8 @@ from rl.config import RewardConfig
 from rollout.grading import verdict
 from rollout.types import Group, Problem, Rollout, StopReason
 
-Decode = Callable[[Sequence[int]], str]
+Graded = Callable[[Sequence[int], Sequence[int]], str]
+"""``(prompt tokens, response tokens)`` -> the text that is graded (``rollout.prompts.Transcript.graded``)."""
 Verify = Callable[[Problem, str], Score]
 
 
@@ -36,9 +37,9 @@ class ScoredGroup:
         return sum(rollout.correct for rollout in graded) / len(graded) if graded else None
 
 
-def grade(problem: Problem, rollout: Rollout, decode: Decode, verify: Verify) -> Score:
+def grade(problem: Problem, rollout: Rollout, graded: Graded, verify: Verify) -> Score:
     """The verdict on one finished rollout; ``rollout.grading.verdict`` has the rules."""
-    return verdict(rollout.stop, lambda: verify(problem, decode(rollout.token_ids)))
+    return verdict(rollout.stop, lambda: verify(problem, graded(rollout.prompt_ids, rollout.token_ids)))
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:
@@ -67,9 +68,9 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
 class Rewarder:
     """Grades finished groups; graders run on a few threads, since math and code graders wait on worker processes."""
 
-    def __init__(self, config: RewardConfig, decode: Decode, verify: Verify, threads: int = 4) -> None:
+    def __init__(self, config: RewardConfig, graded: Graded, verify: Verify, threads: int = 4) -> None:
         self.config = config
-        self.decode = decode
+        self.graded = graded
         self.verify = verify
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grade")
 
@@ -82,7 +83,7 @@ class Rewarder:
         """Scores of all rollouts of all groups, in order."""
         weight = self.length_weight(iteration)
         jobs = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
-        scores = list(self._threads.map(lambda job: grade(job[0], job[1], self.decode, self.verify), jobs))
+        scores = list(self._threads.map(lambda job: grade(job[0], job[1], self.graded, self.verify), jobs))
         result = []
         for group in groups:
             own, scores = scores[: len(group.rollouts)], scores[len(group.rollouts) :]

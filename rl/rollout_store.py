@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rl.rewarding import Decode, ScoredGroup
+from rl.rewarding import Graded, ScoredGroup
 from rollout.types import Rollout
 
 VERSION = b"1"
@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         ("difficulty", pa.float64()),
         ("prompt", pa.string()),  # as the user would ask it, before the chat template
         ("answer", pa.string()),  # reference
+        ("verifier", pa.string()),  # name of the verifier; empty in files of before it was stored
+        ("opening", pa.string()),  # thinking that the prompt began for the model; graded was opening + response
         ("response", pa.string()),  # decoded; the joined segment texts
         ("segment_texts", pa.list_(pa.string())),
         ("segment_lengths", pa.list_(pa.int32())),  # tokens
@@ -51,23 +53,27 @@ SCHEMA = pa.schema(
 )
 
 
+_LATER = ("verifier", "opening")
+"""Columns that files of the same version may lack; they are then empty."""
+
+
 class StoreError(RuntimeError):
     """A rollout file cannot be read or written."""
 
 
-def segment_texts(rollout: Rollout, decode: Decode) -> tuple[str, ...]:
-    """Decoded text of each segment. Joined, they are the decoded response.
+def segment_texts(rollout: Rollout, graded: Graded) -> tuple[str, ...]:
+    """Decoded text of each segment. Joined, behind what the prompt began, they are the graded text.
 
     The boundaries come from decoding prefixes, not segments alone: tokenizers glue bytes and spaces across a boundary.
     A character that is split between two segments belongs to the later one.
     """
-    ids = rollout.token_ids
-    whole = decode(ids)
-    cuts = [0]
+    prompt, ids = rollout.prompt_ids, rollout.token_ids
+    whole = graded(prompt, ids)
+    cuts = [len(graded(prompt, ()))]
     end = 0
     for segment in rollout.segments[:-1]:
         end += len(segment)
-        cuts.append(max(cuts[-1], _common(whole, decode(ids[:end]))))
+        cuts.append(max(cuts[-1], _common(whole, graded(prompt, ids[:end]))))
     return tuple(whole[start:stop] for start, stop in pairwise([*cuts, len(whole)])) if ids else ()
 
 
@@ -76,16 +82,16 @@ def to_table(
     scored: Sequence[ScoredGroup],
     advantages: Mapping[str, float],
     length_weight: float,
-    decode: Decode,
+    graded: Graded,
 ) -> pa.Table:
     """The finished groups of an iteration as a table of ``SCHEMA``.
 
     ``advantages`` holds the rollouts that entered the loss, by id; ``length_weight`` is this iteration's w.
     """
     rows = [
-        _row(iteration, item, j, advantages, length_weight, segment_texts(rollout, decode))
+        _row(iteration, item, j, advantages, length_weight, graded)
         for item in scored
-        for j, rollout in enumerate(item.group.rollouts)
+        for j in range(len(item.group.rollouts))
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -115,14 +121,19 @@ def rollout_files(run_dir: Path) -> list[Path]:
 
 def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """One file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
+    wanted = list(columns) if columns else SCHEMA.names
     try:
         with pq.ParquetFile(path) as file:
             found = (file.schema_arrow.metadata or {}).get(b"k15.rollouts")
             if found != VERSION:
                 raise StoreError(f"{path}: format {found!r}, this k15 reads {VERSION!r}; use the k15 that wrote it")
-            return file.read(columns=list(columns) if columns else None)
+            table = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path}: not a readable Parquet file ({error}); remove it to go on without it") from error
+    for name in _LATER:
+        if name in wanted and name not in table.column_names:
+            table = table.append_column(name, pa.array([""] * table.num_rows, pa.string()))
+    return table
 
 
 def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
@@ -144,11 +155,11 @@ def _row(
     j: int,
     advantages: Mapping[str, float],
     length_weight: float,
-    texts: Sequence[str],
+    graded: Graded,
 ) -> dict[str, object]:
     problem, rollout = item.group.problem, item.group.rollouts[j]
     score = rollout.score
-    texts = [_utf8(text) for text in texts]
+    texts = [_utf8(text) for text in segment_texts(rollout, graded)]
     return {
         "iteration": iteration,
         "group": item.group.id,
@@ -158,6 +169,8 @@ def _row(
         "difficulty": problem.difficulty,
         "prompt": _utf8(problem.prompt),
         "answer": _utf8(problem.answer),
+        "verifier": problem.verifier,
+        "opening": _utf8(graded(rollout.prompt_ids, ())),
         "response": "".join(texts),
         "segment_texts": texts,
         "segment_lengths": [len(segment) for segment in rollout.segments],

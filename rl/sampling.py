@@ -7,7 +7,7 @@ draws the same problems.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,26 @@ PROBED = 1024
 MAX_SKIPS = 10_000
 """Problems of a stream passed over in search of a hard or a new one; then the source is at fault."""
 
+Fits = Callable[[int], bool]
+"""Whether the problem at an index can be used; raises where one that cannot is an error."""
+
+
+def _all_fit(_: int) -> bool:
+    return True
+
 
 class Sampler:
     """Uniform: every known problem with equal probability, a stream in its own order.
 
-    ``batch``: the most problems one draw may ask for. ``limit``: only the first so many problems of the source. Raises
-    ``ProblemError`` when a finite source has fewer problems than a batch.
+    ``batch``: the most problems one draw may ask for. ``limit``: only the first so many problems of the source.
+    ``fits``: whether the problem at an index can be used at all; one that cannot is never drawn, and the draws before
+    it would have come up are the same as without ``fits``. Raises ``ProblemError`` when a finite source has fewer
+    usable problems than a batch.
     """
 
-    def __init__(self, source: ProblemSource, batch: int, seed: int, limit: int | None = None) -> None:
+    def __init__(
+        self, source: ProblemSource, batch: int, seed: int, limit: int | None = None, fits: Fits = _all_fit
+    ) -> None:
         sizes = [size for size in (source.size, limit) if size is not None]
         self.source = source
         self.batch = batch
@@ -42,9 +53,14 @@ class Sampler:
         """Draws so far: one per iteration."""
         self.cursor = 0
         """Next unseen index of a stream."""
-        if self.size is not None and self.size < batch:
+        self.fits = fits
+        self.overlong: set[int] = set()
+        """Problems that came up and did not fit; all there are of a finite source."""
+        if self.size is not None:
+            self.overlong = {index for index in range(self.size) if not fits(index)}
+        if self.size is not None and (usable := self.size - len(self.overlong)) < batch:
             raise ProblemError(
-                f"{self.size} training problems cannot fill a batch of {batch} different ones; "
+                f"{usable} training problems cannot fill a batch of {batch} different ones; "
                 "lower rollout.groups or give more problems"
             )
 
@@ -61,32 +77,61 @@ class Sampler:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {"rng": self.rng.bit_generator.state, "draws": self.draws, "cursor": self.cursor}
+        state = {"rng": self.rng.bit_generator.state, "draws": self.draws, "cursor": self.cursor}
+        return state | ({"overlong": sorted(self.overlong)} if self.size is None and self.overlong else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state_dict``."""
         self.rng.bit_generator.state = state["rng"]
         self.draws = state["draws"]
         self.cursor = state["cursor"]
+        self.overlong |= set(state.get("overlong", ()))
 
     def _choose(self, n: int) -> list[int]:
         """Indices of the next batch."""
         if self.size is None:
             return self._next(n)
-        return self.rng.choice(self.size, size=n, replace=False).tolist()
+        return self._pick(range(self.size), n)
+
+    def _pick(self, candidates: Sequence[int], n: int, weights: np.ndarray | None = None) -> list[int]:
+        """n different ones of ``candidates`` that fit, with equal probability or by ``weights``.
+
+        Drawn among all, and once more for each that does not fit: which ones do not may become known in the middle of a
+        run, and must not change what was drawn before.
+        """
+
+        def draw(among: Sequence[int], count: int, by: np.ndarray | None) -> list[int]:
+            shares = None if by is None else by / by.sum()
+            picks = self.rng.choice(len(among), size=count, replace=False, p=shares)
+            return [among[pick] for pick in picks]
+
+        chosen = draw(candidates, n, weights)
+        kept = [index for index in chosen if index not in self.overlong]
+        if len(kept) == n:
+            return kept
+        left = [at for at, index in enumerate(candidates) if index not in self.overlong and index not in kept]
+        rest = None if weights is None else weights[left]
+        return kept + draw([candidates[at] for at in left], n - len(kept), rest)
+
+    def _usable(self, index: int) -> bool:
+        if index not in self.overlong and not self.fits(index):
+            self.overlong.add(index)
+        return index not in self.overlong
 
     def _next(self, n: int, skip: frozenset[str] = frozenset(), least: float = -np.inf) -> list[int]:
         """The next n indices of a stream with different ids, none in ``skip``, of difficulty ``least`` at least."""
         chosen: dict[str, int] = {}
         for index in range(self.cursor, self.cursor + n + MAX_SKIPS):
             problem = self.source[index]
-            if problem.id not in skip and (least == -np.inf or difficulty(problem) >= least):
+            wanted = problem.id not in skip and (least == -np.inf or difficulty(problem) >= least)
+            if wanted and self._usable(index):
                 chosen.setdefault(problem.id, index)
             if len(chosen) == n:
                 self.cursor = index + 1
                 return list(chosen.values())
         raise ProblemError(
-            f"the problem source has no {n} fitting problems among {n + MAX_SKIPS}; widen its difficulty"
+            f"the problem source has no {n} fitting problems among {n + MAX_SKIPS} ({len(self.overlong)} of them are "
+            "too long for the context); widen its difficulty, or raise engine.max_model_len in a new run"
         )
 
 
@@ -98,9 +143,16 @@ class CurriculumSampler(Sampler):
     """
 
     def __init__(
-        self, source: ProblemSource, batch: int, seed: int, limit: int | None, switch: int, quantile: float
+        self,
+        source: ProblemSource,
+        batch: int,
+        seed: int,
+        limit: int | None,
+        fits: Fits,
+        switch: int,
+        quantile: float,
     ) -> None:
-        super().__init__(source, batch, seed, limit)
+        super().__init__(source, batch, seed, limit, fits)
         self.switch = switch
         levels = [difficulty(source[index]) for index in range(PROBED if self.size is None else self.size)]
         if min(levels) == max(levels):
@@ -109,9 +161,10 @@ class CurriculumSampler(Sampler):
         """Least difficulty that counts as hard."""
         self.hard = [index for index, level in enumerate(levels) if level >= self.threshold]
         """Hard problems of a finite source."""
-        if self.size is not None and len(self.hard) < batch:
+        usable = sum(index not in self.overlong for index in self.hard)
+        if self.size is not None and usable < batch:
             raise ProblemError(
-                f"only {len(self.hard)} of {self.size} problems are hard (>= {self.threshold:g}), fewer than "
+                f"only {usable} of {self.size} problems are hard (>= {self.threshold:g}), fewer than "
                 f"a batch of {batch}; lower sampling.hard_quantile or rollout.groups"
             )
 
@@ -120,7 +173,7 @@ class CurriculumSampler(Sampler):
             return super()._choose(n)
         if self.size is None:
             return self._next(n, least=self.threshold)
-        return self.rng.choice(self.hard, size=n, replace=False).tolist()
+        return self._pick(self.hard, n)
 
 
 class PrioritizedSampler(Sampler):
@@ -131,9 +184,17 @@ class PrioritizedSampler(Sampler):
     """
 
     def __init__(
-        self, source: ProblemSource, batch: int, seed: int, limit: int | None, ema: float, floor: float, initial: float
+        self,
+        source: ProblemSource,
+        batch: int,
+        seed: int,
+        limit: int | None,
+        fits: Fits,
+        ema: float,
+        floor: float,
+        initial: float,
     ) -> None:
-        super().__init__(source, batch, seed, limit)
+        super().__init__(source, batch, seed, limit, fits)
         self.ema, self.floor, self.initial = ema, floor, initial
         self.success: dict[int, float] = {}
         """Index -> running success rate; of a stream, least recently drawn first."""
@@ -176,8 +237,7 @@ class PrioritizedSampler(Sampler):
 
     def _weighted(self, candidates: Sequence[int], n: int) -> list[int]:
         weights = np.array([1.0 - self.success.get(index, self.initial) + self.floor for index in candidates])
-        picks = self.rng.choice(len(candidates), size=n, replace=False, p=weights / weights.sum())
-        return [candidates[pick] for pick in picks]
+        return self._pick(candidates, n, weights)
 
 
 def difficulty(problem: Problem) -> float:
@@ -188,11 +248,16 @@ def difficulty(problem: Problem) -> float:
 
 
 def build_sampler(
-    config: SamplingConfig, source: ProblemSource, batch: int, seed: int, limit: int | None = None
+    config: SamplingConfig,
+    source: ProblemSource,
+    batch: int,
+    seed: int,
+    limit: int | None = None,
+    fits: Fits = _all_fit,
 ) -> Sampler:
-    """The sampler that ``config`` names; see the classes for ``batch``, ``limit`` and errors."""
+    """The sampler that ``config`` names; see the classes for ``batch``, ``limit``, ``fits`` and errors."""
     if config.kind == "curriculum":
-        return CurriculumSampler(source, batch, seed, limit, config.switch_iteration, config.hard_quantile)
+        return CurriculumSampler(source, batch, seed, limit, fits, config.switch_iteration, config.hard_quantile)
     if config.kind == "prioritized":
-        return PrioritizedSampler(source, batch, seed, limit, config.ema, config.floor, config.initial_success)
-    return Sampler(source, batch, seed, limit)
+        return PrioritizedSampler(source, batch, seed, limit, fits, config.ema, config.floor, config.initial_success)
+    return Sampler(source, batch, seed, limit, fits)

@@ -106,6 +106,14 @@ class AttentionConfig(Config):
         """Block attention under weights ``version``; ``None``: full attention."""
         return None if self.moba is None else self.moba.at(version)
 
+    def settled(self, version: int) -> AttentionConfig:
+        """What holds under weights ``version``, for all versions."""
+        block, stage = self.block(version), self.stage(version)
+        return AttentionConfig(
+            moba=None if block is None else block.model_copy(update={"full_from": None}),
+            rotary=() if stage is None else (stage.model_copy(update={"iteration": 0}),),
+        )
+
 
 PLAIN = AttentionConfig()
 """Full attention, and the model's own rotary embedding."""

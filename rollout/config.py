@@ -87,6 +87,9 @@ class RolloutConfig(Config):
     """Output-token budget per rollout per iteration; what is unfinished continues in a later iteration."""
     max_tokens: int = Field(1024, ge=1)
     """Total response length; a rollout that reaches it stops with ``length`` and scores 0."""
+    min_response_tokens: int | None = Field(None, ge=1)
+    """Tokens of the context that a prompt must leave for its response; ``problems.overlong`` says what becomes of
+    longer prompts. ``null``: half of ``max_tokens``."""
     max_age: int = Field(4, ge=0)
     """Versions that a group may lie behind; older unfinished rollouts are force-finished as ``aborted``."""
     loss_on: Literal["current", "all"] = "current"
@@ -100,3 +103,8 @@ class RolloutConfig(Config):
     """Largest allowed |engine - learner| log-prob of the probe after each publish, in nats; above it the run stops."""
     parity_probes: int = Field(4, ge=1)
     """Sequences in the probe."""
+
+    @property
+    def response_room(self) -> int:
+        """``min_response_tokens``, or what stands for it."""
+        return self.min_response_tokens or -(-self.max_tokens // 2)

@@ -24,6 +24,15 @@ def _name(match: re.Match[str]) -> str:
     return f"\u2039U+{ord(match.group()):04X}\u203a"  # not Unicode's control pictures: few fonts have them
 
 
+def lone_surrogate(text: str) -> str:
+    """The first half of a surrogate pair that stands alone, and where; empty for text that UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate (U+{ord(text[error.start]):04X}, character {error.start + 1})"
+    return ""
+
+
 def visible(text: str) -> str:
     """``text`` with control, bidirectional and invisible characters shown; newlines and tabs are kept."""
     return _HIDDEN.sub(_name, text)

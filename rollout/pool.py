@@ -93,6 +93,10 @@ class Pool:
         for slot in self._slots:
             asyncio.run_coroutine_threadsafe(slot.ready(self._publication), self._loop)
 
+    def reconfigure(self, rollout: RolloutConfig, seed: int) -> None:
+        """Other limits and another seed for what is drawn from here on; the engines stay as they are."""
+        self.rollout, self.seed = rollout, seed
+
     def publish(
         self, update: WeightUpdate, probe: Sequence[Sequence[int]], reference: Sequence[Sequence[float]]
     ) -> PublishReport:

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 PREFIX = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -59,15 +60,16 @@ def files_of(path: str | Path) -> Path | None:
     return Path(found).parent if found else None
 
 
-def generation_end(path: str) -> list[int]:
-    """End tokens of a model's generation config; none for a model without one: it ends with its tokenizer's EOS."""
-    from transformers import GenerationConfig
-
-    try:
-        eos = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:
-        return []
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+def context_of(config: Any) -> int | None:
+    """Positions that a model was made for, by its transformers configuration; ``None`` where it names no limit, as
+    models without position embeddings do.
+    """
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx"):
+        found = getattr(text, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
 
 
 def gguf_of(package: str) -> Path:

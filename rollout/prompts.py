@@ -1,18 +1,21 @@
-"""From a problem to prompt tokens, and from response tokens to text."""
+"""From a problem to prompt tokens, and from a prompt's and a response's tokens to the text that is graded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from rewards.response import is_opening_tag, unended_thinking
+from rollout.plain import lone_surrogate
+from rollout.templates import Message, PromptError, apply, check_question, check_tokens, generation_prompt
 from rollout.types import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-class PromptError(ValueError):
-    """A problem cannot be rendered into the context."""
+__all__ = ["PromptError", "Transcript", "messages", "render_chat"]
 
 
 def messages(problem: Problem, instruction: str, system: str) -> list[dict[str, str]]:
@@ -22,57 +25,77 @@ def messages(problem: Problem, instruction: str, system: str) -> list[dict[str, 
     return [{"role": "system", "content": system}, *user] if system else user
 
 
-def render(tokenizer: PreTrainedTokenizerBase, problem: Problem, instruction: str, system: str) -> tuple[int, ...]:
-    """Prompt tokens of a problem; see ``render_chat``."""
-    return render_chat(tokenizer, messages(problem, instruction, system))
-
-
-def render_chat(
-    tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, str]], **arguments: bool
-) -> tuple[int, ...]:
+def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], **arguments: bool) -> tuple[int, ...]:
     """Prompt tokens: the model's own chat template with its generation prompt; never a doubled BOS.
 
     ``arguments`` are the template's own, e.g. ``enable_thinking``. Raises ``PromptError`` when the tokenizer has no
-    chat template.
+    chat template, its template refuses the conversation, or a message cannot be encoded.
     """
-    if not tokenizer.chat_template:
-        raise PromptError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
-            "set tokenizer.chat_template and save it, or use an instruct model"
-        )
-    encoded = tokenizer.apply_chat_template(
-        [dict(message) for message in chat], add_generation_prompt=True, tokenize=True, return_dict=True, **arguments
-    )
-    return tuple(int(token) for token in encoded["input_ids"])
+    for message in chat:
+        if found := lone_surrogate(message["content"]):
+            raise PromptError(f"the {message['role']}'s message has {found}, which no tokenizer takes")
+    check_question(tokenizer, chat, arguments)
+    plain = [dict(message) for message in chat]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    quiet = {"verbose": False}  # whoever limits the length says so
+    encoded = apply(tokenizer, plain, **options, tokenizer_kwargs=quiet, **arguments)
+    prompt = tuple(int(token) for token in encoded["input_ids"])
+    check_tokens(tokenizer, prompt)
+    return prompt
 
 
-def render_within(
-    tokenizer: PreTrainedTokenizerBase, problem: Problem, instruction: str, system: str, limit: int
-) -> tuple[int, ...]:
-    """``render``, refusing a prompt of more than ``limit`` tokens with one clear line."""
-    tokens = render(tokenizer, problem, instruction, system)
-    if len(tokens) > limit:
-        raise PromptError(
-            f"problem {problem.id!r}: the prompt has {len(tokens)} tokens but the context leaves room for {limit} "
-            "(engine.max_model_len - 1); raise engine.max_model_len or filter long problems (max_prompt_chars)"
-        )
-    return tokens
+@dataclass(frozen=True)
+class Transcript:
+    """Reads what a model was asked and what it said.
 
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_eos: Sequence[int] = ()) -> tuple[int, ...]:
-    """Token ids that end a response: the tokenizer's EOS and the model's generation config, without repeats.
-
-    Raises ``PromptError`` when there is none: such a policy could never stop.
+    ``graded`` is the only way from tokens to a text that a verifier gets: in training, in evaluation and in whatever
+    they store, so that the same tokens get the same verdict everywhere (invariant 10).
     """
-    ids = dict.fromkeys([*([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]), *generation_eos])
-    if not ids:
-        raise PromptError(f"tokenizer {tokenizer.name_or_path!r} has no EOS token; the policy could never stop")
-    return tuple(int(token) for token in ids)
 
+    tokenizer: PreTrainedTokenizerBase
+    end: tuple[int, ...]
+    """Tokens that end a response (``rollout.endings.end_tokens``)."""
+    system: str = ""
+    """System message of the prompts; templates may look at it."""
+    arguments: Mapping[str, bool] | None = None
+    """The template's own arguments in the prompts, e.g. ``enable_thinking``."""
 
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], end: Sequence[int]) -> str:
-    """Response text for graders and people, without the end token. Other special tokens stay visible: a policy must not
-    be able to hide text from the grader or to glue it together.
-    """
-    body = token_ids[:-1] if token_ids and token_ids[-1] in end else token_ids
-    return str(tokenizer.decode(list(body), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    @cached_property
+    def _head(self) -> str:
+        return generation_prompt(self.tokenizer, self.system, **(self.arguments or {}))
+
+    @cached_property
+    def _tail(self) -> int:
+        """Tokens at the end of a prompt that hold the generation prompt, or a tag; a token is at least a byte."""
+        return 64 + len(self._head.encode())
+
+    def opening(self, prompt: Sequence[int]) -> str:
+        """The thinking that the prompt begins on the model's behalf, from its tag on; empty when it begins none.
+
+        Only what the template writes in front of the answer counts, not a tag in somebody's question; of a prompt that
+        ends otherwise (a text to be continued), a tag at its very end.
+        """
+        text = self._text(prompt[-self._tail :])
+        if self._head.strip() and text.endswith(self._head):
+            return unended_thinking(self._head)
+        opened = unended_thinking(text)
+        while opened and not is_opening_tag(opened):
+            opened = unended_thinking(opened[1:])
+        return opened
+
+    def decode(self, response: Sequence[int]) -> str:
+        """What the model said, without the end token. Other special tokens stay visible: a policy must not be able to
+        hide text from the grader or to glue it together.
+        """
+        return self._text(response[:-1] if response and response[-1] in self.end else response)
+
+    def graded(self, prompt: Sequence[int], response: Sequence[int]) -> str:
+        """The text of a response as verifiers get it: with the thinking's tag where the prompt ends in an opened one.
+
+        Then a response without the closing tag has no answer, wherever the opening tag was written.
+        """
+        return self.opening(prompt) + self.decode(response)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)

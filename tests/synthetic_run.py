@@ -68,6 +68,11 @@ def make_rollout(
     return Rollout(name, (1, 2, 3), segments, stop, score)
 
 
+def graded(prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """Prompts that end in token 3 begin the thinking."""
+    return ("<think>" if prompt[-1:] == (3,) else "") + decode(ids)
+
+
 def decode(ids: Sequence[int]) -> str:
     return "".join(chr(token) for token in ids)
 
@@ -109,7 +114,7 @@ def make_run(run_dir: Path, iterations: int = 12, groups: int = 6, seed: int = 0
         skill = 0.2 + 0.68 * (1 - np.exp(-3.2 * i / iterations))
         weight = 0.2 if i > 0.25 * iterations else 0.0
         scored = [score_group(make_group(i, j, rng, skill), weight) for j in range(groups)]
-        write_rollouts(run_dir, i, to_table(i, scored, make_advantages(scored), weight, decode))
+        write_rollouts(run_dir, i, to_table(i, scored, make_advantages(scored), weight, graded))
         log.write(i, make_metrics(i, iterations, scored, weight, rng).to_row())
         if (i + 1) % 10 == 0 and i + 1 < iterations:
             evaluate(run_dir, f"it{i + 1:04d}", i + 1, skill, rng, 64)

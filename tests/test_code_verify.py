@@ -93,7 +93,7 @@ def test_problems_of_a_file_in_the_loop(tmp_path: Path) -> None:
             replace(one, segments=(replace(one.segments[0], token_ids=(7 + j,)),)) for j, one in enumerate(whole)
         )
 
-    rewarder = Rewarder(RewardConfig(length=None), lambda tokens: str(tokens[0]), verify)
+    rewarder = Rewarder(RewardConfig(length=None), lambda _, tokens: str(tokens[0]), verify)
     groups = [Group(problem.id, problem, rollouts(problem), 0) for problem in problems]  # type: ignore[arg-type]
     scored = rewarder(groups, 0)
     rewarder.close()

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from rl.config import ModelConfig, RunConfig
 from rl.policy import PolicyError, packed_logprobs, prepare, use_attention
-from rollout.attention import AttentionConfig, RotaryStage
+from rollout.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.config import EngineConfig
 from rollout.hf_engine import HfEngine
 from rollout.weights import ShmSender
@@ -115,6 +115,18 @@ def test_settings_across_sections() -> None:
     short = {"scaling": "yarn", "factor": 2, "trained": 1024}
     with pytest.raises(ValueError, match="covers 2048 tokens"):
         RunConfig.model_validate({**run, "model": {"attention": {"rotary": [short]}}})
+
+
+def test_what_a_finished_run_computes_holds_for_all_versions() -> None:
+    """What is made of its model counts its versions from 0 again; before, that brought the first stages back."""
+    block = BlockAttentionConfig(block_size=32, top_k=2, full_from=10)
+    attention = STAGES.model_copy(update={"moba": block})
+    early, late = attention.settled(3), attention.settled(12)
+    assert early.block(99) == block.model_copy(update={"full_from": None})
+    assert early.stage(0) == BASE.model_copy(update={"iteration": 0})
+    assert late.block(0) is None
+    assert late.stage(0) == YARN.model_copy(update={"iteration": 0, "base": 1e6})
+    assert AttentionConfig().settled(5) == AttentionConfig()
 
 
 def test_models_whose_frequencies_follow_the_length_are_refused() -> None:

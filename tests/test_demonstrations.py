@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from recipes.setup import fill_in
+from recipes.demonstrations import fill_in
 from rl.config import WarmupConfig
 from rollout.problems.source import ProblemError
 from rollout.types import Problem

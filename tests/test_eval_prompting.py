@@ -9,11 +9,12 @@ import pytest
 from eval_kit import CHARACTERS, problem
 
 from evals.benchmark import Benchmark, followed_by
-from evals.pooled import PoolResponder, opened_thinking
-from evals.prompting import Conversation, Renderer, check_tokens
+from evals.pooled import PoolResponder
+from evals.prompting import Conversation, Renderer
 from rollout.board import Completion
 from rollout.engine import Delta, Sampling
 from rollout.prompts import PromptError
+from rollout.templates import check_tokens
 from rollout.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from rollout.types import StopReason
 
@@ -74,19 +75,6 @@ def test_a_doubled_bos_is_refused() -> None:
     check_tokens(found.tokenizer, found.tokenizer("<user>a", add_special_tokens=False)["input_ids"])
 
 
-@pytest.mark.parametrize(
-    ("tail", "tag"),
-    [
-        ("<assistant><think>\n", "<think>\n"),
-        ("<assistant>", ""),
-        ("<think>a", ""),
-        ("\u25c1think\u25b7", "\u25c1think\u25b7"),
-    ],
-)
-def test_an_opened_thinking_is_seen(tail: str, tag: str) -> None:
-    assert opened_thinking(tail) == tag
-
-
 class FakePool:
     """Delivers in pieces, with one request that fails once and one that is given up."""
 
@@ -105,15 +93,15 @@ class FakePool:
 def test_pieces_become_responses_once_each() -> None:
     from evals.evaluate import asks_of
 
-    def decode(tokens: Any) -> str:
-        return "<think>" if list(tokens) == [5] else "".join(map(str, tokens))
+    def graded(prompt: Any, tokens: Any) -> str:
+        return f"{prompt} -> " + "".join(map(str, tokens))
 
-    responder = PoolResponder(FakePool(), lambda _: (5,), decode, Sampling(), 10, 100)
+    responder = PoolResponder(FakePool(), lambda _: (5,), graded, Sampling(), 10, 100)
     found: list[Any] = []
     responder.respond(asks_of([problem(0)], 3, 0), lambda ask, response: found.append((ask.sample, response)))
     assert [(sample, r.text, r.stop, r.tokens) for sample, r in found] == [
-        (0, "<think>19", StopReason.EOS, 2),
-        (1, "<think>23", StopReason.LENGTH, 2),
-        (2, "<think>", StopReason.ABORTED, 0),
+        (0, "(5,) -> 19", StopReason.EOS, 2),
+        (1, "(5,) -> 23", StopReason.LENGTH, 2),
+        (2, "(5,) -> ", StopReason.ABORTED, 0),
     ]
     assert found[1][1].token_ids == (2, 3)

@@ -114,7 +114,7 @@ def test_hostile_text_comes_out_escaped(tmp_path: Path, capsys: pytest.CaptureFi
     ("arguments", "message"),
     [
         (["no.jsonl"], "cannot open no.jsonl: No such file"),
-        (["."], "cannot open .: Is a directory"),
+        (["."], ".: holds no rollouts (no rollouts/*.parquet); name the directory of a run"),
         (["f.jsonl", "--out", "no/such/o.jsonl"], "cannot open no/such/o.jsonl: No such file"),
         (["f.jsonl", "--out", "f.jsonl"], "--out f.jsonl is the input itself"),
     ],

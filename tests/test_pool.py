@@ -284,6 +284,19 @@ def test_age_cap_force_finishes_without_sampling() -> None:
     assert not any(r.stop is StopReason.ABORTED for r in new.rollouts)
 
 
+def test_a_reconfigured_pool_draws_under_the_new_limits_and_seed_with_the_same_engines() -> None:
+    fleet, changed = Fleet(), ROLLOUT.model_copy(update={"segment_tokens": 6, "max_tokens": 6})
+    with pool_of(fleet) as pool:
+        before = pool.extend(make_groups(), 0)
+        pool.reconfigure(changed, seed=4)
+        after = pool.extend(make_groups(), 0)
+    with Pool(Fleet(), config(), changed, stop_token_ids=(EOS,), seed=4) as fresh:
+        assert after == fresh.extend(make_groups(), 0)
+    assert max(rollout.length for group in before for rollout in group.rollouts) > 6
+    assert max(rollout.length for group in after for rollout in group.rollouts) == 6
+    assert len(fleet.made) == 1
+
+
 def test_extend_under_an_unpublished_version_is_refused() -> None:
     with pool_of(lambda _: engine()) as pool, pytest.raises(ValueError, match=r"version 4.*version 0"):
         pool.extend(make_groups(), 4)

@@ -107,7 +107,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         replace(r, score=r.score and replace(r.score, reason=HOSTILE, extracted=HOSTILE)) for r in scored.group.rollouts
     )
     scored = replace(scored, group=scored.group.with_rollouts(bad))
-    write_rollouts(root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda ids: HOSTILE))
+    write_rollouts(
+        root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda _, ids: HOSTILE if ids else "")
+    )
     (root / "config.yaml").write_text(f"recipe: {json.dumps('</script><b>')}\nmodel: {{base: {{path: '<i>x'}}}}\n")
     (root / "run.json").write_text(json.dumps({"recipe": "</script><script>", "</style>": "<x>"}))
     return root
@@ -286,7 +288,7 @@ def test_samples_hold_every_kind_and_long_texts_are_clipped(tmp_path: Path) -> N
         assert {row[kind] for row in samples.rows} == {row[kind] for row in everything}
     assert any(len(row["segments"]) > 1 for row in samples.rows)
     scored = score_group(make_group(30, 0, np.random.default_rng(0), 1.0))
-    long = to_table(30, [scored], {}, 0.2, lambda ids: decode(ids) + "x" * 100_000)
+    long = to_table(30, [scored], {}, 0.2, lambda _, ids: decode(ids) + "x" * 100_000 if ids else "")
     write_rollouts(root, 30, long)
     texts = [s["text"] for row in load_samples(root, 10_000).rows if row["iteration"] == 30 for s in row["segments"]]
     assert max(map(len, texts)) < 13_000

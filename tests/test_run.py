@@ -196,7 +196,7 @@ def test_another_process_on_the_run_is_refused(tmp_path: Path, capsys: pytest.Ca
     [
         ({"model": {"base": {"kind": "pretrained", "path": "/no/such/model"}}}, "/no/such/model"),
         ({"problems": {"train": {"kind": "jsonl", "path": "/no/such.jsonl"}}}, "no problem file 'such.jsonl' in /no"),
-        ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 95"),
+        ({"problems": {"train": LONG, "heldout": LONG, "heldout_size": 4}}, "leaves room for 81"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(

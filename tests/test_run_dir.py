@@ -76,3 +76,33 @@ def test_difference_is_by_dotted_key() -> None:
     assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) == []
     assert difference({"a": {"b": 1}}, {"a": {"b": 2, "d": 3}}) == ["a.b: 1 -> 2", "a.d: (absent) -> 3"]
     assert difference({"ray": {"address": None}}, {"ray": {"address": "auto"}}) == []
+
+
+def test_keys_that_leave_problems_out_may_change_but_not_who_judges(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.began_with() is None
+    files = {"kind": "jsonl", "path": "p.jsonl"}
+    begun = RunConfig.model_validate({"problems": {"train": files, "heldout": files}})
+    run.open(begun, "abc", "judges")
+    narrower = {"train": {**files, "max_prompt_chars": 9}, "heldout": files, "overlong": "drop"}
+    changed = RunConfig.model_validate({"problems": narrower, "rollout": {"min_response_tokens": 3}})
+    for _ in range(2):
+        assert run.open(changed, "abc", "judges") is True
+        assert run.began_with() == begun.problems  # also once config.yaml has the new keys
+    with pytest.raises(RunDirError, match="other held-out problems than before"):
+        run.open(changed, "abc", "others")
+    other = {**narrower, "train": {**files, "path": "q.jsonl"}}
+    with pytest.raises(RunDirError, match=r"problems.train.path: p.jsonl -> q.jsonl"):
+        run.open(RunConfig.model_validate({"problems": other}), "abc", "judges")
+
+
+def test_a_key_that_there_was_not_yet_has_its_default(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    tree = yaml.safe_load(run.config.read_text())
+    del tree["rollout"]["max_age"]
+    run.config.write_text(yaml.safe_dump(tree))
+    assert run.open(RunConfig(), "abc") is True
+    run.config.write_text("iterations: many\n")
+    with pytest.raises(RunDirError, match=r"none that this k15 reads \(iterations\)"):
+        run.open(RunConfig(), "abc")

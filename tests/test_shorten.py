@@ -6,18 +6,27 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from evals.evaluate import asks_of, evaluate
 from recipes.cli import main
 from recipes.run import run
+from recipes.setup import prepare
+from recipes.shorten.answering import responder
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.second_phase import second_phase
+from recipes.shorten.training import on_model
 from rl.config import RunConfig
+from rollout.engine import Engine
+from rollout.pool import Pool
+from rollout.worker import build_engine
 
 TINY = {
     "iterations": 3,
@@ -74,11 +83,37 @@ def arguments(model: Path | str, out: Path, method: str = "all", **changes: str)
     return ["shorten", str(model), "--method", method, "--out", str(out), *(p for pair in keys.items() for p in pair)]
 
 
+@contextmanager
+def engines_started() -> Iterator[list[str]]:
+    """The models that engines are started on within the block."""
+    started: list[str] = []
+
+    def build(path: str, *rest: Any) -> Engine:
+        started.append(path)
+        return build_engine(path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rollout.worker.build_engine", build)
+        yield started
+
+
 @pytest.fixture(scope="module")
-def shortened(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def all_methods(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder, and the models that engines were started on."""
     out = tmp_path_factory.mktemp("short") / "all"
-    assert main(arguments(trained, out)) == 0
-    return out
+    with engines_started() as started:
+        assert main(arguments(trained, out)) == 0
+    return out, started
+
+
+@pytest.fixture(scope="module")
+def shortened(all_methods: tuple[Path, list[str]]) -> Path:
+    return all_methods[0]
+
+
+def test_one_engine_serves_all_stages_and_variants(all_methods: tuple[Path, list[str]], trained: Path) -> None:
+    """Before, eleven were started one after the other, which took longer than all of their work."""
+    assert all_methods[1] == [str(trained / "model")]
 
 
 def model_of(out: Path, name: str) -> Path:
@@ -117,6 +152,37 @@ def test_all_are_judged_on_the_same_heldout_problems_and_none_was_learned_from(s
     assert learned
     assert rl
     assert not (learned | rl) & {problem for problem, _ in asked["long"]}
+
+
+@pytest.mark.parametrize("name", ["short", "merge", "dpo", "rl"])
+def test_answers_under_published_weights_are_those_of_an_engine_on_the_model_itself(
+    shortened: Path, trained: Path, name: str
+) -> None:
+    model = trained / "warmup" if name == "short" else model_of(shortened, name)
+    setup = prepare(on_model(RunConfig.model_validate(TINY), model))
+    config = setup.config
+    asks = asks_of(setup.heldout, 2, config.seed)
+    with Pool(lambda _: build_engine(str(model), config.engine, 0), config.engine, config.rollout, setup.end) as pool:
+        alone = evaluate(responder(setup, pool, config.eval.temperature), asks, setup.verify)
+    rows = pq.read_table(shortened / "judged" / name / "samples.parquet").to_pylist()
+    assert [(a.problem.id, a.sample, list(a.response.token_ids)) for a in alone] == [
+        (row["problem"], row["sample"], row["token_ids"]) for row in rows
+    ]
+
+
+def test_a_short_model_of_another_size_is_judged_on_engines_of_its_own(
+    shortened: Path, trained: Path, tmp_path: Path
+) -> None:
+    smaller, out = tmp_path / "smaller", tmp_path / "out"
+    shutil.copytree(trained / "warmup", smaller)
+    config = AutoConfig.from_pretrained(smaller)
+    config.intermediate_size //= 2
+    AutoModelForCausalLM.from_config(config).save_pretrained(smaller)
+    shutil.copytree(shortened / "dpo", out / "dpo")
+    with engines_started() as started:
+        assert main(arguments(trained, out, "dpo", **{"short-model": str(smaller)})) == 0
+    assert started == [str(trained / "model"), str(smaller), str(out / "dpo" / "model")]
+    assert "short" in [one["name"] for one in json.loads((out / "results.json").read_text())["variants"]]
 
 
 def test_the_second_phase_keeps_the_smaller_cap(shortened: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rewards.score import Score
 from rl import checkpoint
 from rl.checkpoint import CheckpointError, RunState, Totals
-from rl.journal import Journal
+from rl.journal import Journal, JournalError
 from rollout.engine import Delta
 from rollout.serial import delta_from_json, delta_to_json, group_from_json, group_to_json
 from rollout.types import StopReason
@@ -143,3 +143,17 @@ def test_journals_are_dropped_by_iteration(tmp_path: Path) -> None:
         journal.open(iteration)
     journal.drop_before(2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.jsonl", "000003.jsonl", "000004.jsonl"]
+
+
+def test_tokens_never_go_to_other_problems_than_they_were_drawn_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.drawn(3, ["a", "b"])
+    journal.drawn(3, ["a", "c"])  # nothing was sampled yet
+    journal.append([Delta("000003.0000/0", (5,), (-1.0,), 3)])
+    journal.drawn(3, ["a", "c"])
+    with pytest.raises(JournalError, match=r"iteration 3 was begun with other problems \(1 of 2 are gone, first: 'c'"):
+        journal.drawn(3, ["a", "b"])
+    journal.close()
+    journal.drop_before(4)
+    assert [*tmp_path.iterdir()] == []

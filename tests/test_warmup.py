@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from recipes.demonstrations import demonstrations
 from recipes.setup import prepare
 from rl.config import RunConfig, WarmupConfig, WarmupStage
 from rl.stop import Interrupted, Stopper
@@ -138,11 +139,11 @@ def config(warmup: WarmupConfig) -> RunConfig:
 def test_a_stage_draws_fresh_problems_with_its_own_mixture() -> None:
     warmup = WarmupConfig(examples=30, then=(WarmupStage(examples=20, mixture={"thorough": 1.0}),))
     setup = prepare(config(warmup))
-    first, second = setup.demonstrations()
+    (first, second), _ = demonstrations(setup)
     assert (len(first), len(second)) == (30, 20)
-    assert not any("check" in setup.decode(response) for _, response in first)
-    assert all("check" in setup.decode(response) for _, response in second)
-    alone = prepare(config(WarmupConfig(examples=50))).demonstrations()[0]
+    assert not any("check" in setup.transcript.decode(response) for _, response in first)
+    assert all("check" in setup.transcript.decode(response) for _, response in second)
+    alone = demonstrations(prepare(config(WarmupConfig(examples=50))))[0][0]
     assert [prompt for prompt, _ in first + second] == [prompt for prompt, _ in alone]
 
 

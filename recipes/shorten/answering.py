@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from evals.evaluate import Answer, Ask, Done, Responder, asks_of
 from evals.offline import Task, run_task
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.engines import open_pool
 from recipes.eval_tasks import files_fingerprint
 from recipes.setup import Setup
+from recipes.shorten.workers import Workers
 from rl.stop import Stopper
 from rollout.engine import Sampling
 from rollout.pool import Pool
@@ -42,7 +41,7 @@ def responder(setup: Setup, pool: Pool, temperature: float) -> PoolResponder:
     return PoolResponder(
         pool,
         setup.render,
-        setup.decode,
+        setup.transcript.graded,
         Sampling(temperature=temperature, stop_token_ids=setup.end),
         setup.config.rollout.max_tokens,
         setup.config.engine.max_model_len,
@@ -51,21 +50,20 @@ def responder(setup: Setup, pool: Pool, temperature: float) -> PoolResponder:
 
 @dataclass(frozen=True)
 class OnDemand:
-    """Starts engines on ``model`` only if something is left to ask, and stops them after that."""
+    """Gives ``model`` to the engines only if something is left to ask."""
 
     setup: Setup
     model: Path
     temperature: float
     stopper: Stopper
+    workers: Workers
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``."""
         if not asks:
             return
-        config = self.setup.config
-        with ExitStack() as stack, self.stopper.interruptible():
-            pool = open_pool(str(self.model), config.engine, config.ray, self.setup.end, config.seed, None, stack)
-            self.stopper.claim()  # Ray has put its own handlers in the place of ours
+        with self.stopper.interruptible():
+            pool = self.workers.serve(self.setup, self.model)
             responder(self.setup, pool, self.temperature).respond(asks, done)
 
 

@@ -6,7 +6,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,18 +56,8 @@ def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
     config = on_model(start.setup.config, start.model)
     job = Job(config, keys, str(start.model), str(start.folder))
     last = Step(0, 0, "")
-    with ExitStack() as stack, start.stopper.interruptible():
-        steps: Iterator[Step]
-        if config.ray.in_process:
-            steps = train(job, pairs)
-        else:
-            from rl.launch import connected, place, stream
-
-            stack.enter_context(connected(config))
-            start.stopper.claim()
-            steps = stream(config, place(config), train, job, pairs)
-        watch = stack.enter_context(progress())
-        for step in steps:
+    with start.stopper.interruptible(), progress() as watch:
+        for step in start.workers.process(config, start.model).stream(train, job, pairs):
             if not last.total:
                 watch.stage("DPO", step.total, earlier=step.done - 1)
             watch.say(step.said)
@@ -110,6 +99,8 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
     from transformers.trainer_utils import get_last_checkpoint
 
     from rl.policy import check_tokenizer
+    from rollout.export import save_model, save_tokenizer
+    from rollout.pretrained import files_of
 
     if job.config.model.threads:
         torch.set_num_threads(job.config.model.threads)
@@ -125,8 +116,10 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
         if not parameter.isfinite().all():
             raise DpoError(f"DPO made {name} NaN or infinite: lower dpo.lr, remove {folder} and run the command again")
     with writing(folder):
-        (policy.merge_and_unload() if job.config.model.lora else policy).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
+        source = files_of(job.model)
+        (folder / "model").mkdir(exist_ok=True)
+        save_model(policy, folder / "model", source)
+        save_tokenizer(tokenizer, folder / "model", source)
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
 
 

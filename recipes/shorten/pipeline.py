@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from recipes.setup import Setup, distinct, prepare
+from recipes.setup import Setup, prepare
 from recipes.shorten.answering import OnDemand, Questions, answer_all
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.dpo import TokenPair, optimise
@@ -26,6 +26,7 @@ from recipes.shorten.results import TITLES, Method
 from recipes.shorten.second_phase import Chooser, second_phase
 from recipes.shorten.selection import is_correct, length, preferences, shortest
 from recipes.shorten.training import Start, fine_tune, on_model
+from recipes.shorten.workers import Workers
 from recipes.shorten.workspace import Workspace, WorkspaceError
 from rl.config import RunConfig
 from rl.launch import LaunchError, check_run_dir
@@ -62,8 +63,8 @@ class Order:
 class Shortening:
     """One process's work in one output folder."""
 
-    def __init__(self, order: Order, stopper: Stopper) -> None:
-        self.order, self.config, self.stopper = order, order.config, stopper
+    def __init__(self, order: Order, workers: Workers, stopper: Stopper) -> None:
+        self.order, self.config, self.workers, self.stopper = order, order.config, workers, stopper
         self.space = Workspace(order.out)
         self.setup: Setup = prepare(on_model(self.config.run, order.long))
         self._identity = {
@@ -96,7 +97,7 @@ class Shortening:
         return self.space.begin(name, {**self._identity, **chosen, **inputs})
 
     def _start(self, model: Path, folder: Path) -> Start:
-        return Start(self.setup, model, folder, self.stopper)
+        return Start(self.setup, model, folder, self.stopper, self.workers)
 
     def _merge(self) -> int:
         keys = self.config.merge
@@ -168,15 +169,14 @@ class Shortening:
         folder = self._begin("rl", keys)
         base, why = self.order.long, "from the model as it is: it comes from no run with checkpoints"
         if self.order.run_dir is not None and self.order.original is not None:
-            chooser = Chooser(self.order.run_dir, self.order.original, self.config, self.stopper)
+            chooser = Chooser(self.order.run_dir, self.order.original, self.config, self.workers, self.stopper)
             base, why = chooser.choose(self._problems_for_selection(), folder)
         say(f"{TITLES['rl']}: {why}")
         from recipes.run import run
 
-        code = run(second_phase(self.config, base), folder / "run")
+        code = run(second_phase(self.config, base), folder / "run", self.workers.launch)
         if code:
             return code
-        self.stopper.claim()
         self.space.finish(
             "rl",
             f"{why}; {keys.iterations} iterations with at most {self.config.cap} tokens, length reward "
@@ -190,9 +190,7 @@ class Shortening:
         folder = self._begin(f"samples-{name}", keys, start=_fingerprint(model))
         title = f"{keys.n} responses of {name}"
         questions = Questions("train", title, self._problems_to_sample(), keys.n, keys.temperature)
-        answers = answer_all(
-            self.setup, questions, OnDemand(self.setup, model, keys.temperature, self.stopper), model, folder
-        )
+        answers = self._answers(questions, model, folder)
         self.space.finish(folder.name, f"{len(answers)} responses")
         return answers
 
@@ -200,18 +198,19 @@ class Shortening:
         samples, temperature = self.config.judge.samples, self.config.run.eval.temperature
         folder = self.order.out / "judged" / name
         questions = Questions("heldout", f"judge {TITLES[name]}", self.setup.heldout, samples, temperature)
-        return answer_all(self.setup, questions, OnDemand(self.setup, model, temperature, self.stopper), model, folder)
+        return self._answers(questions, model, folder)
+
+    def _answers(self, questions: Questions, model: Path, folder: Path) -> list[Answer]:
+        asking = OnDemand(self.setup, model, questions.temperature, self.stopper, self.workers)
+        return answer_all(self.setup, questions, asking, model, folder)
 
     def _problems_to_sample(self) -> tuple[Problem, ...]:
-        train, wanted = self.setup.train, self.config.sample.problems
-        return distinct(train, wanted if train.size is None else min(wanted, train.size))
+        return tuple(self.setup.train[index] for index in self.setup.usable(self.config.sample.problems))
 
     def _problems_for_selection(self) -> tuple[Problem, ...]:
         """Training problems, as far as possible others than those that are sampled."""
-        train, wanted = self.setup.train, self.config.rl.selection_problems
-        sampled = len(self._problems_to_sample())
-        size = sampled + wanted if train.size is None else min(sampled + wanted, train.size)
-        return distinct(train, size)[-wanted:]
+        wanted, sampled = self.config.rl.selection_problems, len(self._problems_to_sample())
+        return tuple(self.setup.train[index] for index in self.setup.usable(sampled + wanted)[-wanted:])
 
     def _facts(self) -> dict[str, str]:
         from recipes.eval import facts
@@ -240,8 +239,8 @@ def shorten(order: Order) -> int:
         try:
             check_run_dir(order.out.resolve())
             space = Workspace(order.out)
-            with space.lock():
-                return Shortening(order, stopper).run()
+            with space.lock(), Workers(stopper) as workers:
+                return Shortening(order, workers, stopper).run()
         except Interrupted:
             say(f"stopped; the same command goes on in {order.out}")
             return 128 + (stopper.signal or signal.SIGTERM)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from evals.evaluate import result_of
-from recipes.launching import Machines, launch
+from recipes.finish import model_writer
+from recipes.launching import Machines, starting_model
 from recipes.setup import Setup, prepare
 from recipes.shorten.answering import Questions, answer_all, responder
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.selection import Candidate, best_base
 from recipes.shorten.training import on_model
+from recipes.shorten.workers import Workers, probe
 from rl import checkpoint, loop
 from rl.config import RunConfig
-from rl.disk import writing
 from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
@@ -53,12 +53,16 @@ def explain(candidates: Sequence[Candidate], chosen: Candidate) -> str:
 
 
 class Chooser:
-    """Asks each kept checkpoint of a run, with one pair of learner and engine for all of them."""
+    """Asks each kept checkpoint of a run."""
 
-    def __init__(self, run_dir: Path, original: RunConfig, keys: ShortenConfig, stopper: Stopper) -> None:
+    def __init__(
+        self, run_dir: Path, original: RunConfig, keys: ShortenConfig, workers: Workers, stopper: Stopper
+    ) -> None:
         self.directory = RunDir(run_dir)
-        self.setup: Setup = prepare(original)
-        self.keys, self.stopper = keys, stopper
+        # Checkpoints hold what the run trained (adapters, say), under its own settings; how it is computed is ours.
+        ours = {"engine": keys.run.engine, "ray": keys.run.ray}
+        self.setup: Setup = prepare(original.model_copy(update=ours))
+        self.keys, self.workers, self.stopper = keys, workers, stopper
 
     def choose(self, problems: tuple[Problem, ...], folder: Path) -> tuple[Path, str]:
         """The best checkpoint as a Hugging Face directory below ``folder``, and why it is the best.
@@ -68,18 +72,16 @@ class Chooser:
         chosen_file, base = folder / "selection.json", folder / "base"
         if chosen_file.exists():
             return base, str(json.loads(chosen_file.read_bytes())["why"])
-        with ExitStack() as stack:
-            with self.stopper.interruptible():
-                machines = launch(self.setup, self.directory, stack, self.stopper.claim)
-            paths = [path for path in checkpoint.available(self.directory.checkpoints) if not checkpoint.fault(path)]
-            if not paths:
-                checkpoint.latest(self.directory.checkpoints, lambda _: None)  # raises when there are corrupt ones
-            candidates = [self._candidate(machines, path, problems, folder) for path in paths]
-            chosen = best_base(candidates)
-            machines.policy.load(paths[candidates.index(chosen)] / "learner")
-            machines.policy.export(base)
-            with writing(base):
-                self.setup.tokenizer.save_pretrained(base)
+        paths = [path for path in checkpoint.available(self.directory.checkpoints) if not checkpoint.fault(path)]
+        if not paths:
+            checkpoint.latest(self.directory.checkpoints, lambda _: None)  # raises when there are corrupt ones
+        with self.stopper.interruptible():
+            start = starting_model(self.setup, self.directory)
+            machines = self.workers.machines(self.setup.config, start, self.setup.end)
+        candidates = [self._candidate(machines, path, problems, folder) for path in paths]
+        chosen = best_base(candidates)
+        machines.policy.load(paths[candidates.index(chosen)] / "learner")
+        model_writer(machines.policy, self.setup)(base)
         why = explain(candidates, chosen)
         rows = [{**asdict(candidate), "efficiency": candidate.efficiency} for candidate in candidates]
         replace_file(chosen_file, (json.dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())
@@ -89,9 +91,8 @@ class Chooser:
         iteration, samples = int(path.name), self.keys.rl.selection_samples
         setup, config = self.setup, self.setup.config
         machines.policy.load(path / "learner")
-        probe = [[*setup.render(problem), *setup.end] for problem in problems[: config.rollout.parity_probes]]
         with self.stopper.interruptible():
-            loop.publish(machines.policy, machines.pool, iteration, probe)
+            loop.publish(machines.policy, machines.pool, iteration, probe(setup))
             name = f"iteration {iteration}"
             questions = Questions("selection", f"checkpoint {iteration}", problems, samples, config.eval.temperature)
             asking = responder(setup, machines.pool, config.eval.temperature)

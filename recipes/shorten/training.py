@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.launching import launch_learner_alone
+from recipes.finish import model_writer
 from recipes.setup import Setup
 from recipes.shorten.config import FineTuneConfig
+from recipes.shorten.workers import Workers
 from rl.config import PretrainedModel, RunConfig, WarmupStage
-from rl.disk import writing
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
 from rollout.progress import progress
@@ -26,22 +25,25 @@ class Start:
     folder: Path
     """Gets ``model/`` and ``checkpoints/``."""
     stopper: Stopper
+    workers: Workers
 
 
 def on_model(run: RunConfig, model: Path) -> RunConfig:
-    """The run's configuration with ``model`` as the policy to start from, and no warm-up."""
-    policy = run.model.model_copy(update={"base": PretrainedModel(path=str(model))})
-    return run.model_copy(update={"model": policy, "warmup": None})
+    """The run's configuration with ``model`` as the policy to start from, attention as at the run's end, no warm-up."""
+    changes = {
+        "base": PretrainedModel(path=str(model)),
+        "attention": run.model.attention.settled(run.iterations),
+    }
+    return run.model_copy(update={"model": run.model.model_copy(update=changes), "warmup": None})
 
 
 def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> WarmupReport:
     """Train on ``pairs`` and write ``folder/model``; goes on from the last checkpoint of an interrupted training."""
     config = on_model(start.setup.config, start.model)
     schedule = WarmupStage(examples=len(pairs), epochs=keys.epochs, batch_tokens=keys.batch_tokens, lr=keys.lr)
-    with ExitStack() as stack:
-        with start.stopper.interruptible():
-            policy = launch_learner_alone(config, start.model, stack, start.stopper.claim)
-        watch = stack.enter_context(progress())
+    with start.stopper.interruptible():
+        policy = start.workers.learner(config, start.model)
+    with progress() as watch:
         report = warm_up(
             [schedule],
             [pairs],
@@ -52,7 +54,5 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
             config.seed,
             lambda *_: None,
         )
-        policy.export(start.folder / "model")
-        with writing(start.folder):
-            start.setup.tokenizer.save_pretrained(start.folder / "model")
+        model_writer(policy, start.setup)(start.folder / "model")
     return report

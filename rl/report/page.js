@@ -125,6 +125,7 @@ function definitions(row) {
 function detail(row) {
   const several = row.segments.length > 1;
   const text = node("pre", { class: "text", tabindex: "0", dir: "auto", "aria-label": "Response" });
+  if (row.opening) text.append(node("span", { class: "soft", title: "begun by the prompt" }, row.opening));
   for (const segment of row.segments) {
     const color = versionClass(segment.version);
     if (several) text.append(node("span", { class: `mark ${color}`, "aria-hidden": "true" }, `v${segment.version}`));

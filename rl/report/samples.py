@@ -19,7 +19,7 @@ TEXT_BUDGET = 2_000_000
 
 _LIGHT = ["iteration", "correct", "score", "stop", "segment_versions"]
 _SHOWN_COLUMNS = [
-    *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "segment_texts"),
+    *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "opening", "segment_texts"),
     *("segment_lengths", "segment_versions", "length", "stop", "correct", "score", "score_parts", "reason"),
     *("extracted", "length_reward", "reward", "advantage", "trained"),
 ]
@@ -107,6 +107,7 @@ def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:
     sizes = zip(texts, row.pop("segment_lengths"), row.pop("segment_versions"), strict=True)
     return row | {
         "prompt": clip(row["prompt"], limit),
+        "opening": clip(row["opening"], limit),
         "answer": clip(row["answer"], 400),
         "extracted": clip(row["extracted"], 400),
         "reason": clip(row["reason"], 400),

@@ -56,4 +56,4 @@ def load_hub(config: HubSource) -> ProblemList:
             problems.append(problem_of(fields, config.verifier, f"{name}-{config.split}-{index}", name))
         except ValueError as error:
             raise ProblemError(f"{origin}, row {index}: {error}") from error
-    return ProblemList(problems, origin)
+    return ProblemList(problems, origin, [f"{origin}, row {index}" for index in range(len(problems))])

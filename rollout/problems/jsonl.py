@@ -58,7 +58,7 @@ def load_jsonl(config: JsonlSource) -> ProblemList:
     shuffling. The whole file is read, so that a malformed line is found wherever it is.
     """
     path = find_data(config.path, os.environ.get("K15_DATA"))
-    passed: list[Problem] = []
+    passed: list[tuple[Problem, str]] = []
     defects = 0
     for number, row in read_rows(path):
         if row.get("defect"):
@@ -72,10 +72,11 @@ def load_jsonl(config: JsonlSource) -> ProblemList:
             raise ProblemError(f"{path}:{number}: {error}") from error
         if config.max_prompt_chars is not None and len(problem.prompt) > config.max_prompt_chars:
             continue
-        passed.append(problem)
+        passed.append((problem, f"{path}:{number}"))
     if defects:
         logger.info("%s: left out %d rows marked as defect", path, defects)
     if config.shuffle is not None:
         Random(seed_of(config.shuffle, "jsonl")).shuffle(passed)
     end = None if config.limit is None else config.skip + config.limit
-    return ProblemList(passed[config.skip : end], str(path))
+    kept = passed[config.skip : end]
+    return ProblemList([problem for problem, _ in kept], str(path), [place for _, place in kept])

@@ -8,6 +8,7 @@ from typing import Any
 
 from rewards.reference import Reference
 from rewards.verify import question
+from rollout.plain import lone_surrogate
 from rollout.types import Problem
 
 _DIFFICULTY_FIELDS = ("difficulty", "level", "grade")
@@ -41,6 +42,8 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
         raise ValueError(f"{name} is {type(value).__name__}, not text")
     if not value.strip():
         raise ValueError(f"{name} is blank")
+    if found := lone_surrogate(value):
+        raise ValueError(f'{name} has {found}: no tokenizer takes it; mend the row, or give it "defect": true')
     return value
 
 

@@ -35,6 +35,9 @@ class ProblemSource(Protocol):
     def __getitem__(self, index: int, /) -> Problem:
         """Problem number ``index``: the same one every time."""
 
+    def place(self, index: int) -> str:
+        """Where problem ``index`` comes from, for messages: ``train.jsonl:37``."""
+
 
 class Generator(Protocol):
     """A procedural task: a frozen dataclass whose problems are pure functions of its fields, split and index."""
@@ -70,11 +73,18 @@ class Procedural:
     def __getitem__(self, index: int) -> Problem:
         return self.generator.problem(index, self.split)
 
+    def place(self, index: int) -> str:
+        """Name of the generator and index."""
+        return f"{type(self.generator).__name__.lower()} problem {index} ({self.split})"
+
 
 class ProblemList(Sequence[Problem]):
-    """A finite source. Raises ``ProblemError`` when it is empty or an id comes twice; ``origin`` names it in errors."""
+    """A finite source. Raises ``ProblemError`` when it is empty or an id comes twice.
 
-    def __init__(self, problems: Sequence[Problem], origin: str) -> None:
+    ``origin`` names it in errors, ``places`` each of its problems (default: by number).
+    """
+
+    def __init__(self, problems: Sequence[Problem], origin: str, places: Sequence[str] | None = None) -> None:
         if not problems:
             raise ProblemError(f"{origin}: no problems are left to use; check the file and the filters of the source")
         seen: set[str] = set()
@@ -83,6 +93,7 @@ class ProblemList(Sequence[Problem]):
                 raise ProblemError(f"{origin}: the id {problem.id!r} occurs twice; ids must be unique")
             seen.add(problem.id)
         self._problems = tuple(problems)
+        self._places = None if places is None else tuple(places)
         self.origin = origin
 
     @property
@@ -99,6 +110,10 @@ class ProblemList(Sequence[Problem]):
             parts = [problem.id, problem.prompt, problem.answer, problem.verifier, *tests]
             digest.update(json.dumps(parts, default=str).encode())
         return digest.hexdigest()
+
+    def place(self, index: int) -> str:
+        """File and line, or data set and row, of a problem."""
+        return self._places[index] if self._places else f"{self.origin}, problem {index + 1}"
 
     def __len__(self) -> int:
         return len(self._problems)

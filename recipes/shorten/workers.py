@@ -1,0 +1,130 @@
+"""Learner and engines that stay up from one stage of ``k15 shorten`` to the next.
+
+Starting an engine costs more than most stages of a small model. So both are started once, and each stage gives them its
+own model: the learner loads it, and the engines take its weights by the same publish, with the same parity probe, as in
+training.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from recipes.launching import Machines, Site, starting_model
+from recipes.setup import Setup
+from recipes.shorten.merge_checks import HARMLESS
+from rl import loop
+from rl.config import RunConfig
+from rl.run_dir import RunDir
+from rl.stop import Stopper
+from rollout.pool import Pool
+from rollout.pretrained import resolve_model
+
+if TYPE_CHECKING:
+    from rl.host import LearnerHost
+    from rl.launch import RayPolicy
+
+
+class Workers:
+    """One learner and one pool for all stages; use as a context manager.
+
+    They are replaced only by a stage whose model has another architecture, or whose engines, attention or devices are
+    configured differently.
+    """
+
+    def __init__(self, stopper: Stopper) -> None:
+        self._stopper = stopper
+        self._stack = ExitStack()
+        self._kind: dict[str, Any] = {}
+        self._site: Site | None = None
+        self._policy: RayPolicy | LearnerHost | None = None
+        self._pool: Pool | None = None
+        self._versions = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop them; the next stage starts them again. Idempotent."""
+        self._site = self._policy = self._pool = None
+        self._stack.close()
+
+    def learner(self, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
+        """The learner of ``config`` on ``model``, a Hugging Face directory or hub name. Raises ``LaunchError``."""
+        return self._learner(self._site_for(config, model), config, model)
+
+    def process(self, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
+        """The learner's process whatever learner is in it, for a training of another kind. Raises ``LaunchError``."""
+        site = self._site_for(config, model)
+        if self._policy is None:
+            self._policy = site.learner(config, model)
+        return self._policy
+
+    def machines(self, config: RunConfig, model: Path | str, end: tuple[int, ...]) -> Machines:
+        """Learner and engines of ``config`` on ``model``; the engines serve it once it is published.
+
+        ``end``: tokens that end a response. Raises ``LaunchError``.
+        """
+        site = self._site_for(config, model)
+        if self._pool is None:
+            self._pool = site.engines(model, end)  # loads while the learner does
+        self._pool.reconfigure(config.rollout, config.seed)
+        return Machines(self._learner(site, config, model), self._pool)
+
+    def launch(self, setup: Setup, directory: RunDir, _: ExitStack, __: Callable[[], None]) -> Machines:
+        """``recipes.launching.Launcher`` for a training run."""
+        return self.machines(setup.config, starting_model(setup, directory), setup.end)
+
+    def serve(self, setup: Setup, model: Path | str) -> Pool:
+        """Engines that serve the weights of ``model`` and agree with the learner on them.
+
+        Raises ``ParityError``, ``AllEnginesDead``, ``LearnerDead`` and ``LaunchError``.
+        """
+        config = setup.config
+        # Weights travel between like devices; a stage that trains nothing may have a learner configured elsewhere.
+        placed = config.model.model_copy(update={"device": config.engine.device})
+        machines = self.machines(config.model_copy(update={"model": placed}), model, setup.end)
+        loop.publish(machines.policy, machines.pool, next(self._versions), probe(setup))
+        return machines.pool
+
+    def _site_for(self, config: RunConfig, model: Path | str) -> Site:
+        kind = {
+            "engine": config.engine,
+            "ray": config.ray,
+            "attention": config.model.attention,
+            "device": config.model.device,
+            "threads": config.model.threads,
+            "architecture": architecture(model),
+        }
+        if self._site is None or kind != self._kind:
+            self.close()
+            self._kind, self._site = kind, Site(config, self._stack, self._stopper.claim)
+        return self._site
+
+    def _learner(self, site: Site, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
+        if self._policy is None:
+            self._policy = site.learner(config, model)
+        else:
+            self._policy.replace(config, model)
+        return self._policy
+
+
+def architecture(model: Path | str) -> dict[str, Any]:
+    """What must be equal of two models' configurations for an engine of the one to take the weights of the other."""
+    from transformers import AutoConfig
+
+    config: dict[str, Any] = AutoConfig.from_pretrained(resolve_model(str(model))).to_dict()
+    return {key: value for key, value in config.items() if key not in HARMLESS}
+
+
+def probe(setup: Setup) -> list[list[int]]:
+    """Sequences on which engines and learner must agree: held-out prompts and an end token."""
+    problems = setup.heldout[: setup.config.rollout.parity_probes]
+    context = setup.config.engine.max_model_len
+    return [[*setup.render(problem), *setup.end][: context - 1] for problem in problems]
