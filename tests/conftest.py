@@ -17,7 +17,7 @@ START_ATTEMPTS = 3
 # Programs that tests start inherit it; k15 itself sets what a run asks for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ON_RAY = ("test_math_contexts", "test_moba_vllm", "test_sandbox_service", "test_worker")
+ON_RAY = ("test_math_contexts", "test_moba_vllm", "test_sandbox_service", "test_shorten", "test_worker")
 """Files whose slow tests share the cluster below."""
 TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten")
 """Files whose quick tests share what takes long to make: a trained run, verdicts, a venv."""
