@@ -143,7 +143,7 @@ def _start_local(config: RunConfig) -> ExitStack:
             cluster.callback(ray.shutdown)
             try:
                 ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
-            except Exception as error:  # what Ray raises when its processes do not come up in time
+            except Exception as error:  # noqa: BLE001 - what Ray raises when its processes do not come up in time
                 reason = str(error).partition("\n")[0]
             else:
                 return cluster.pop_all()
