@@ -4,7 +4,7 @@
 
 When the first tokens of iteration 1 are in the journal, the rollout worker is killed (its engine has not been given the
 last request, so it cannot be done with the others before that). ``3=driver``: in iteration 3 the worker is, and, once
-all below it is gone, this process. ``NOTES`` gets a file with what was seen: the journal as it was, and who was running.
+all below it is gone, this process. ``NOTES`` gets a file with what was seen: the journal as it was, and who was there.
 """
 
 from __future__ import annotations
