@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,28 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
     return directory.initial
 
 
+def first_probe(setup: Setup) -> list[list[int]]:
+    """Sequences for the parity probe while there are no rollouts yet: held-out prompts with their answers."""
+    config, encode = setup.config, setup.tokenizer
+    sequences = [
+        [*setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
+        for problem in setup.heldout[: config.rollout.parity_probes]
+    ]
+    return scorable(sequences, config.engine.max_model_len)
+
+
+def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
+    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
+    return [list(sequence[: context - 1]) for sequence in sequences]
+
+
+def calibrate(machines: Machines, setup: Setup) -> Machines:
+    """For learner and engines that were just started on the same files: lets the pool measure what rounding does."""
+    probe = first_probe(setup)
+    machines.pool.calibrate(probe, machines.policy.score(probe))
+    return machines
+
+
 def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
     """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
     config = setup.config
@@ -67,20 +89,26 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: 
             config.rollout,
             setup.end,
             config.seed,
+            config.model.compute_dtype,
         )
         stack.enter_context(pool)
-        return Machines(policy, pool)
+        return calibrate(Machines(policy, pool), setup)
     from rl.launch import connected, launch_engine, launch_learner, place
 
     stack.enter_context(connected(config))
     connected_to_ray()
     group = place(config)
     pool = Pool(
-        lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, setup.end, config.seed
+        lambda index: launch_engine(config, path, group, index),
+        config.engine,
+        config.rollout,
+        setup.end,
+        config.seed,
+        config.model.compute_dtype,
     )
     stack.enter_context(pool)
     pool.start()
-    return Machines(launch_learner(config, path, group), pool)
+    return calibrate(Machines(launch_learner(config, path, group), pool), setup)
 
 
 def launch_learner_alone(

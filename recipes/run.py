@@ -18,7 +18,7 @@ from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
 from recipes.finish import Outcome, complete, conclude, finished, model_writer, rehearse, table
-from recipes.launching import Machines, launch
+from recipes.launching import Machines, first_probe, launch, scorable
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
 from rl.checkpoint import CheckpointError, RunState
@@ -184,12 +184,7 @@ class Session:
 
     def probe(self) -> list[list[int]]:
         """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with answers."""
-        config, encode = self.setup.config, self.setup.tokenizer
-        first = [
-            [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
-            for problem in self.setup.heldout[: config.rollout.parity_probes]
-        ]
-        return scorable(self.recent or first, config.engine.max_model_len)
+        return scorable(self.recent, self.setup.config.engine.max_model_len) or first_probe(self.setup)
 
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
@@ -288,11 +283,6 @@ class Session:
         print(table(ending.summary))
         for failure in ending.failures:
             raise failure
-
-
-def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
-    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
-    return [list(sequence[: context - 1]) for sequence in sequences]
 
 
 def describe(config: RunConfig) -> str:

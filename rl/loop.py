@@ -173,7 +173,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
     metrics = iteration_metrics(
-        i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+        i, groups, replayed, scored, by_rollout, stats, timer.seconds, published, weight, config.rollout
     )
     parts.log.write(i, metrics.to_row())
     parts.watch.iteration(metrics)

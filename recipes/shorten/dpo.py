@@ -16,6 +16,8 @@ from recipes.shorten.progress import Steps
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
 from rl.disk import writing
+from rollout.export import save_model, save_tokenizer
+from rollout.pretrained import files_of
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Prompt, chosen and rejected token ids; responses as sampled, with their end token if they have one."""
@@ -125,8 +127,9 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
         if not parameter.isfinite().all():
             raise DpoError(f"DPO made {name} NaN or infinite: lower dpo.lr, remove {folder} and run the command again")
     with writing(folder):
-        (policy.merge_and_unload() if job.config.model.lora else policy).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
+        (folder / "model").mkdir(exist_ok=True)
+        save_model(policy, folder / "model", files_of(job.model))
+        save_tokenizer(tokenizer, folder / "model", files_of(job.model))
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
 
 

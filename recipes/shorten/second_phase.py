@@ -20,6 +20,7 @@ from rl.config import RunConfig
 from rl.disk import writing
 from rl.run_dir import RunDir
 from rl.stop import Stopper
+from rollout.export import save_tokenizer
 from rollout.files import replace_file
 from rollout.types import Problem
 
@@ -78,7 +79,7 @@ class Chooser:
             machines.policy.load(paths[candidates.index(chosen)] / "learner")
             machines.policy.export(base)
             with writing(base):
-                self.setup.tokenizer.save_pretrained(base)
+                save_tokenizer(self.setup.tokenizer, base, self.setup.source)
         why = explain(candidates, chosen)
         rows = [{**asdict(candidate), "efficiency": candidate.efficiency} for candidate in candidates]
         replace_file(chosen_file, (json.dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())

@@ -15,6 +15,7 @@ from rl.config import PretrainedModel, RunConfig, WarmupStage
 from rl.disk import writing
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
+from rollout.export import save_tokenizer
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
         )
         policy.export(start.folder / "model")
         with writing(start.folder):
-            start.setup.tokenizer.save_pretrained(start.folder / "model")
+            save_tokenizer(start.setup.tokenizer, start.folder / "model", start.setup.source)
     return report
