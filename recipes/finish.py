@@ -88,6 +88,7 @@ def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model
     summary = summarise(directory, config, outcome)
     _write_summary(directory, summary)
     failures: list[Exception] = []
+    directory.report.unlink(missing_ok=True)  # of an earlier state of the run; a missing one is made up for
     try:
         build_report(directory.root)
     except UNFINISHED as error:
@@ -100,10 +101,10 @@ def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model
 
 
 def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
-    """Whatever an earlier process failed to write at the end of the run: its report, its model."""
+    """Whatever is missing at the end of a run, because an earlier process failed to write it: its report, its model."""
     if not directory.report.exists():
         build_report(directory.root)
-    if summary["model_path"] is not None:
+    if summary["model_path"] is not None and directory.model.exists():
         return
     config = setup.config
     found = checkpoint.latest(directory.checkpoints, lambda text: print(f"k15: {text}", file=sys.stderr))

@@ -90,7 +90,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper) -> int:
         return 0
     with ExitStack() as stack:
         session = Session(setup, directory, stopper, stack)
-        rehearse(directory, setup, session.write_model)
+        session.rehearse()
         session.warm_up()
         state = session.restore()
         if state.iteration == 0:
@@ -147,6 +147,13 @@ class Session:
 
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+    def rehearse(self) -> None:
+        """The end of the run, tried before anything is spent."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            rehearse(self.directory, self.setup, self.write_model)
+        self._spend("start", began)
 
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
