@@ -74,7 +74,11 @@ def test_lora_on_a_mixture_of_experts_is_merged_into_its_checkpoint_names(family
         "vocab_size": 32, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 16,
         "num_attention_heads": 2, "num_key_value_heads": 1,
     }  # fmt: skip
-    own = {"num_experts": 4, "moe_intermediate_size": 16} if family == "Qwen3Moe" else {"num_local_experts": 4}
+    own = (
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        if family == "Qwen3Moe"
+        else {"num_local_experts": 4}
+    )
     plain = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes, **own))
     names = {name: tensor.shape for name, tensor in named_weights(plain)}
     adapted = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
