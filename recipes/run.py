@@ -20,6 +20,7 @@ from evals.store import write_samples
 from recipes.demonstrations import demonstrations
 from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.launching import Launcher, Machines, launch
+from recipes.probe import first_probe, scorable
 from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
@@ -49,10 +50,8 @@ from rl.sampling import Sampler, build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
-from rollout import architecture
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
-from rollout.pretrained import resolve_model
 from rollout.progress import console_on, waiting
 
 EXPECTED = (
@@ -116,7 +115,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
     with ExitStack() as stack:
         session = Session(setup, data, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
-        rehearse(directory, setup, session.write_model)
+        session.rehearse()
         session.warm_up()
         state = session.restore()
         session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
@@ -210,6 +209,13 @@ class Session:
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
+    def rehearse(self) -> None:
+        """The end of the run, tried before anything is spent."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            rehearse(self.directory, self.setup, self.write_model)
+        self._spend("start", began)
+
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
         config, target = self.setup.config, self.directory.warmup
@@ -256,19 +262,8 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts.
-
-        At first held-out prompts with answers, and one that goes beyond the sliding windows that rollouts will exceed.
-        """
-        config, encode = self.setup.config, self.setup.tokenizer
-        first = [
-            [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
-            for problem in self.setup.heldout[: config.rollout.parity_probes]
-        ]
-        long = beyond_windows(config)
-        if long and first:
-            first.append((first[0] * (1 + long // len(first[0])))[:long])
-        return scorable(self.recent or first, config.engine.max_model_len)
+        """Sequences for the parity probe: the newest finished rollouts, at first those of ``first_probe``."""
+        return scorable(self.recent, self.setup.config.engine.max_model_len) or first_probe(self.setup)
 
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
@@ -384,23 +379,6 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
-
-
-def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
-    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
-    return [list(sequence[: context - 1]) for sequence in sequences]
-
-
-def beyond_windows(config: RunConfig) -> int:
-    """Tokens of a sequence that no sliding window of the policy spans; 0 where none is as short as the context."""
-    base, context = config.model.base, config.engine.max_model_len
-    if isinstance(base, ScratchModel):
-        return 0
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(resolve_model(base.path)).get_text_config()
-    narrow = [window for window in architecture.windows(text) if window < context]
-    return min(context, narrow[-1] + 64) if narrow else 0
 
 
 def describe(config: RunConfig) -> str:

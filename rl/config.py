@@ -146,6 +146,15 @@ class WarmupConfig(WarmupStage):
         return (self, *self.then)
 
 
+class ImportanceConfig(Config):
+    """Truncated importance weights min(cap, pi_i / mu): engine and learner never have quite the same policy."""
+
+    cap: float = Field(2.0, ge=1)
+    """Largest weight; 2 is what the field uses."""
+    level: Literal["token", "sequence"] = "token"
+    """``token``: each token by its own ratio. ``sequence``: by the response's; unbiased below the cap, more noise."""
+
+
 class ObjectiveConfig(Config):
     """The k1.5 policy loss [A.4]."""
 
@@ -155,6 +164,8 @@ class ObjectiveConfig(Config):
     """``mean``: the group's mean reward (the paper's). ``exp_mean``: tau log mean exp(r / tau), the exact form."""
     length_norm: Literal["none", "response", "max_tokens"] = "max_tokens"
     """Divide each sequence's loss by nothing (the paper), by its own length, or by ``rollout.max_tokens``."""
+    importance: ImportanceConfig | None = None
+    """Weigh the gradient for what sampled the tokens; ``null``: not. For coarse engines, or ``loss_on: all``."""
 
 
 class OptimizerConfig(Config):

@@ -182,7 +182,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     parts.store(i, scored, by_rollout)
     metrics = replace(
         iteration_metrics(
-            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published, weight, config.rollout
         ),
         problems_overlong=len(parts.sampler.overlong),
     )

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -276,3 +277,28 @@ def test_a_refusal_names_the_model(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**tree, "moba": {"block_size": 4, "top_k": 2}}))
     with pytest.raises(PolicyError, match=f"{tmp_path}: this LlamaForCausalLM was trained with block attention"):
         Learner(run_config(), tmp_path)
+
+
+def test_importance_weights_follow_what_sampled(folder):
+    """A sampler that agrees changes nothing; one that does not is logged and weighed. Off unless asked for."""
+    batch, weighed = make_batch("all"), {"objective": {"importance": {"cap": 2.0}}}
+    ends = batch.cu_seqlens.tolist()
+    sequences = [batch.tokens[start:end].tolist() for start, end in pairwise(ends)]
+    agreeing = batch.sampler_logprobs.clone()
+    for start, row in zip(ends[:-1], make(folder).score(sequences), strict=True):
+        agreeing[start + 1 : start + 1 + len(row)] = torch.tensor(row)
+    found, after = {}, {}
+    for name, keys, logprobs in (
+        ("plain", {}, batch.sampler_logprobs),
+        ("agrees", weighed, agreeing),
+        ("differs", weighed, batch.sampler_logprobs),
+    ):
+        learner = make(folder, **keys)
+        found[name] = learner.train_iteration(replace(batch, sampler_logprobs=logprobs), 0)
+        after[name] = weights(learner.model)
+    assert found["plain"].importance_mean is found["plain"].importance_ess is None
+    assert found["agrees"].importance_mean == pytest.approx(1, abs=1e-4)
+    assert found["agrees"].importance_ess == pytest.approx(1, abs=1e-4)
+    assert 0 < found["differs"].importance_mean < 2
+    assert 0 < found["differs"].importance_ess < 1
+    assert distance(after["differs"], after["plain"]) > 10 * distance(after["agrees"], after["plain"])

@@ -10,13 +10,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from recipes import finish
 from recipes import run as recipes_run
+from recipes.probe import scorable
 from recipes.promise import BROKEN
-from recipes.run import run, scorable
+from recipes.run import run
 from rl.config import RunConfig
+from rl.host import LearnerHost
 from rl.log import read_metrics
+from rl.report.data import ReportError
 from rl.run_dir import RunDir
 
 
@@ -128,6 +133,79 @@ def test_a_finished_run_is_left_alone(whole: Path, capsys: pytest.CaptureFixture
     assert run(tiny(), whole) == 0
     assert "finished already" in capsys.readouterr().out
     assert (whole / "summary.json").stat().st_mtime_ns == before
+
+
+def small(**changes: Any) -> RunConfig:
+    return tiny(**{"iterations": 1, "warmup": None, "eval": {"every": 0, "samples": 1}, **changes})
+
+
+def test_a_failed_export_costs_neither_summary_nor_report_and_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, original, exported = tmp_path / "run", LearnerHost.export, []
+
+    def fails_at_the_end(host: LearnerHost, target: Path, dtype: str) -> None:
+        exported.append(target)
+        if len(exported) > 1:  # the first is the rehearsal
+            raise TypeError("no such luck\nand more of it")
+        original(host, target, dtype)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnerHost, "export", fails_at_the_end)
+        assert run(small(), folder) == 1
+    shown = capsys.readouterr()
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("k15: ")
+    assert "model cannot be written: no such luck" in line
+    assert "not exported: the same command tries again" in shown.out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["iterations"] == 1
+    assert summary["model_path"] is None
+    assert "1 iterations, finished" in (folder / "report.html").read_text()
+    assert not (folder / "model").exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes_run.loop, "train", None)
+        patch.setattr(recipes_run, "Session", None)  # neither engines nor evaluation: only what is missing
+        assert run(small(), folder) == 0
+    done = json.loads((folder / "summary.json").read_text())
+    assert done == {**summary, "model_path": str(folder / "model")}
+    assert run(small(), tmp_path / "undisturbed") == 0
+    ours, theirs = weights(folder), weights(tmp_path / "undisturbed")
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert (folder / "model" / "README.md").read_text().startswith("---")
+
+
+def test_what_would_fail_at_the_end_fails_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ReportError("no report today")
+
+    monkeypatch.setattr(finish, "build_report", fails)
+    monkeypatch.setattr(LearnerHost, "sft", None)
+    assert run(tiny(), tmp_path / "run") == 1
+    assert "no report today" in capsys.readouterr().err
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {".rehearsal", "rollouts", "warmup", "model", "summary.json"}
+
+
+def test_a_base_whose_generation_settings_contradict_themselves_is_trained_and_exported(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Llama-2-chat and many others carry such a file; transformers loads it and refuses to write it."""
+    shutil.copytree(whole / "initial", tmp_path / "base")
+    settings = b'{"do_sample": false, "temperature": 0.6, "eos_token_id": 1}'
+    (tmp_path / "base" / "generation_config.json").write_bytes(settings)
+    base = {"base": {"kind": "pretrained", "path": str(tmp_path / "base")}, "threads": 1}
+    config = small(model={**base, "export_dtype": "bfloat16"}, warmup={"examples": 4, "batch_tokens": 256})
+    assert run(config, tmp_path / "run") == 0
+    for folder in ("warmup", "model"):
+        assert (tmp_path / "run" / folder / "generation_config.json").read_bytes() == settings
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            assert (tmp_path / "run" / folder / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
+    types = [load_file(tmp_path / "run" / folder / "model.safetensors") for folder in ("warmup", "model")]
+    assert [next(iter(each.values())).dtype for each in types] == [torch.float32, torch.bfloat16]
 
 
 def test_a_resumed_run_is_bitwise_equal(whole: Path, tmp_path: Path) -> None:

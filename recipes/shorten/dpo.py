@@ -14,6 +14,8 @@ from recipes.shorten.config import DpoConfig
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
 from rl.disk import writing
+from rollout.export import save_model, save_tokenizer
+from rollout.pretrained import files_of
 from rollout.progress import progress
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -100,8 +102,6 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
     from transformers.trainer_utils import get_last_checkpoint
 
     from rl.policy import check_tokenizer
-    from rollout.export import save_model, save_tokenizer
-    from rollout.pretrained import files_of
 
     if job.config.model.threads:
         torch.set_num_threads(job.config.model.threads)
