@@ -40,6 +40,7 @@ from rl.log import (
     write_evaluation,
 )
 from rl.metrics import IterationMetrics
+from rl.movement import Unmoved
 from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
@@ -48,8 +49,10 @@ from rl.sampling import Sampler, build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
+from rollout import architecture
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
+from rollout.pretrained import resolve_model
 from rollout.progress import console_on, waiting
 
 EXPECTED = (
@@ -58,6 +61,7 @@ EXPECTED = (
     LaunchError,
     LearnerDead,
     NonFiniteGradients,
+    Unmoved,
     EngineError,
     ExportError,
     LogError,
@@ -211,6 +215,7 @@ class Session:
         config, target = self.setup.config, self.directory.warmup
         if config.warmup is None or warmed(config, self.directory):
             return
+        self.compare_engines()
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
         report = warm_up(
@@ -229,6 +234,14 @@ class Session:
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
         replace_file(target / "warmup.json", json.dumps(row).encode())
 
+    def compare_engines(self) -> None:
+        """Engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.publish(0)
+        self.published = -1  # the warm-up changes the weights
+        self._spend("start", began)
+
     def restore(self) -> RunState:
         """The newest checkpoint that verifies, or the start of RL."""
         found = checkpoint.latest(self.directory.checkpoints, self.watch.warn)
@@ -243,12 +256,18 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts, at first held-out prompts with answers."""
+        """Sequences for the parity probe: the newest finished rollouts.
+
+        At first held-out prompts with answers, and one that goes beyond the sliding windows that rollouts will exceed.
+        """
         config, encode = self.setup.config, self.setup.tokenizer
         first = [
             [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
             for problem in self.setup.heldout[: config.rollout.parity_probes]
         ]
+        long = beyond_windows(config)
+        if long and first:
+            first.append((first[0] * (1 + long // len(first[0])))[:long])
         return scorable(self.recent or first, config.engine.max_model_len)
 
     def publish(self, version: int) -> None:
@@ -370,6 +389,18 @@ class Session:
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
     """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
     return [list(sequence[: context - 1]) for sequence in sequences]
+
+
+def beyond_windows(config: RunConfig) -> int:
+    """Tokens of a sequence that no sliding window of the policy spans; 0 where none is as short as the context."""
+    base, context = config.model.base, config.engine.max_model_len
+    if isinstance(base, ScratchModel):
+        return 0
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(resolve_model(base.path)).get_text_config()
+    narrow = [window for window in architecture.windows(text) if window < context]
+    return min(context, narrow[-1] + 64) if narrow else 0
 
 
 def describe(config: RunConfig) -> str:

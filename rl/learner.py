@@ -16,9 +16,11 @@ from safetensors.torch import save_model as save_weights
 
 from rl.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, split_by_tokens
 from rl.config import RunConfig
+from rl.forward import causal_lm, packed_logprobs
+from rl.movement import Watch
 from rl.muon import build_optimizer
 from rl.objective import SequenceLoss, length_norms, policy_loss
-from rl.policy import PolicyError, causal_lm, load_model, packed_logprobs, prepare, use_attention
+from rl.policy import PolicyError, load_model, prepare, use_attention
 from rollout import moba
 from rollout.export import save_model
 from rollout.pretrained import files_of
@@ -103,13 +105,15 @@ class Learner:
         self.source = files_of(model_path)
         """Directory of the files that the model was loaded from; some go along with an export."""
         try:
-            self.model = prepare(load_model(model_path), config.model, config.seed)
+            self.model = prepare(load_model(model_path), config.model, config.seed, config.engine.max_model_len)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
+        self._watch: Watch | None = Watch(self.model)
+        """Until the first step has moved what it should."""
 
     def enter(self, version: WeightVersion) -> None:
         """Compute attention as configured for the iteration of weights ``version``."""
@@ -298,7 +302,12 @@ class Learner:
         config = self.config.learner.optimizer
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
         if np.isfinite(norm):
+            watch, self._watch = (self._watch, None) if norm > 0 else (None, self._watch)
+            if watch is not None:
+                watch.before()
             self.optimizer.step(lr)
+            if watch is not None:
+                watch.after(self.optimizer.last_lr * min(1.0, config.adamw_lr_scale))
             self.bad_streak = 0
             return norm, False
         self.bad_streak += 1

@@ -17,8 +17,10 @@ START_ATTEMPTS = 3
 # Programs that tests start inherit it; k15 itself sets what a run asks for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ON_RAY = ("test_math_contexts", "test_moba_vllm", "test_sandbox_service", "test_worker")
+ON_RAY = ("test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker")
 """Files whose slow tests share the cluster below."""
+IN_PROCESS = ("test_moba_vllm", "test_vllm_engine")
+"""Files whose slow tests have vLLM in their own process, which takes ten CPU seconds to import."""
 TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten")
 """Files whose quick tests share what takes long to make: a trained run, verdicts, a venv."""
 
@@ -28,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.stem
         if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("ray" if name in ON_RAY else name))
+            group = "ray" if name in ON_RAY else "vllm" if name in IN_PROCESS else name
+            item.add_marker(pytest.mark.xdist_group(group))
         elif name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(name))
 

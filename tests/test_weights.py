@@ -10,8 +10,13 @@ import sys
 import pytest
 import torch
 from tiny_models import log_probs, tiny_llama
+from transformers import AutoModelForCausalLM
 
+from benchmarks.zoo_models import MODELS
+from rollout.hf_engine import load_weights
 from rollout.weights import SHM_BACKEND, ShmReader, ShmSender, layout, named_weights, register, sender
+
+BY_FAMILY = {model.family: model for model in MODELS}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -60,6 +65,19 @@ def test_a_mixture_of_experts_is_sent_under_checkpoint_names() -> None:
     names = {name for name, _ in named_weights(Qwen3MoeForCausalLM(config))}
     assert "model.layers.0.mlp.experts.1.gate_proj.weight" in names
     assert not any("gate_up_proj" in name for name in names)
+
+
+@pytest.mark.parametrize("family", ["GPTNeoX", "Qwen3Moe", "Gemma3Text"])
+def test_an_hf_engine_gets_its_weights_under_its_modules_names(family: str) -> None:
+    """A checkpoint of these architectures calls some otherwise, or cuts stacks of experts into their parts."""
+    model = BY_FAMILY[family]
+    built = AutoModelForCausalLM.from_config(model.config())
+    other = AutoModelForCausalLM.from_config(model.config())
+    source, reader = ShmSender("local", "module"), ShmReader()
+    load_weights(other, reader, source.send(built, 1).payload)
+    assert all(torch.equal(a, b) for a, b in zip(built.parameters(), other.parameters(), strict=True))
+    reader.close()
+    source.close()
 
 
 def test_layout_aligns_and_shares() -> None:

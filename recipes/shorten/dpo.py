@@ -57,6 +57,7 @@ def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
     job = Job(config, keys, str(start.model), str(start.folder))
     last = Step(0, 0, "")
     with start.stopper.interruptible(), progress() as watch:
+        watch.stage("starting the trainer")
         for step in start.workers.process(config, start.model).stream(train, job, pairs):
             if not last.total:
                 watch.stage("DPO", step.total, earlier=step.done - 1)

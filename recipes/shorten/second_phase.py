@@ -21,6 +21,7 @@ from rl.config import RunConfig
 from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
+from rollout.progress import waiting
 from rollout.types import Problem
 
 
@@ -75,7 +76,7 @@ class Chooser:
         paths = [path for path in checkpoint.available(self.directory.checkpoints) if not checkpoint.fault(path)]
         if not paths:
             checkpoint.latest(self.directory.checkpoints, lambda _: None)  # raises when there are corrupt ones
-        with self.stopper.interruptible():
+        with self.stopper.interruptible(), waiting("starting learner and engines"):
             start = starting_model(self.setup, self.directory)
             machines = self.workers.machines(self.setup.config, start, self.setup.end)
         candidates = [self._candidate(machines, path, problems, folder) for path in paths]
