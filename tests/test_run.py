@@ -349,7 +349,8 @@ def test_a_stream_with_an_overlong_problem_goes_on_with_the_remedy_of_its_refusa
         train = {"kind": "arithmetic", "steps": [2, 20], "seed": 4}  # problem 5 does not fit
         heldout = {"kind": "arithmetic", "steps": [2, 2]}
         problems = {"train": train, "heldout": heldout, "heldout_size": 4, "overlong": overlong}
-        return tiny(problems=problems, warmup=None, iterations=3)
+        whole = {"groups": 3, "k": 2, "segment_tokens": 30, "max_tokens": 30}  # three new problems an iteration
+        return tiny(problems=problems, warmup=None, iterations=3, rollout=whole)
 
     folder = tmp_path / "run"
     assert run(stream("refuse"), folder) == 1
