@@ -8,6 +8,7 @@ from rewards.math.words import SHORT_WORDS, is_number_word
 
 _OPENING = frozenset({",", ";", "and", "or", "(", "[", "{set", "newline", "&", "lor", "land", "{"})
 _CLOSING = frozenset({",", ";", "and", "or", ")", "]", "}set", "newline", "&", "lor", "land", "}"})
+_AFTER_UNIT = _CLOSING | {"/", "^", "cdot"}
 _RELATIONS = frozenset({"=", "<", ">", "leq", "geq", "neq", ":"})
 _OPERANDS = frozenset({"num", "name", "text", "word"})
 
@@ -126,10 +127,7 @@ def _is_unit(token: Token, found: list[Token], after: Token | None, units: bool)
         return True
     if len(word) == 1:
         degrees = "circ" in [before.value for before in found[-2:]] and word in "CF"
-        next_kind = after.kind if after is not None else ""
-        ends = next_kind in ("", "text", "word", "num") or (
-            after is not None and after.value in (*_CLOSING, "/", "^", "cdot")
-        )
+        ends = after is None or after.kind in ("text", "word", "num") or after.value in _AFTER_UNIT
         if token.upright:
             return degrees or (word in LETTER_UNITS and ends)
         return ends and (degrees or (units and token.spaced and word in LETTER_UNITS))
