@@ -289,7 +289,8 @@ class Operands(Numerals, ABC):
 
     def function(self, name: str) -> Expr:
         r"""``\sin^2 x``, ``\log_2(x)``: in brackets, or all factors that follow without a sign."""
-        base: Expr = {"lg": Num(Fraction(10)), "log": Sym("ten")}.get(name, Sym("e"))
+        usual: dict[str, Expr] = {"lg": Num(Fraction(10)), "log": Sym("ten")}
+        base = usual.get(name, Sym("e"))
         exponent: Expr | None = None
         while self.peek() in ("^", "_"):
             if self.take("_"):
