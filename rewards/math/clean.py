@@ -74,7 +74,7 @@ def is_list_of_numbers(text: str) -> bool:
 
 def flat(text: str) -> str:
     r"""The text with the content of ``\text{...}`` and its like in place of the command."""
-    return _WRAPPER.sub(lambda match: match.group(1), text).strip()
+    return _RUNS.sub(" ", _WRAPPER.sub(lambda match: match.group(1), text)).strip()
 
 
 def look(text: str) -> str:
