@@ -15,7 +15,7 @@ import pytest
 
 from rewards.math.clean import clean
 from rewards.math.grade import grade
-from rewards.math.parse import read
+from rewards.math.readings import read
 from rewards.math.tree import Unreadable
 
 DATA = Path(os.environ.get("K15_DATA", "/no/data"))

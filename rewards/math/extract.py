@@ -43,6 +43,13 @@ _AND = re.compile(
     re.IGNORECASE,
 )
 """The same for "and", where nothing but a value follows."""
+_CASES = re.compile(
+    r"[\s$,;)]{0,12}(?:(?:if|when|for)\b[^.\n]{0,80}?(?:[,;]|\b(?:and|or|but)\b)[\s$\\(]*(?P<one>-?[0-9][0-9./]*)"
+    r"(?=[\s$)\\]*\b(?:if|when|for|otherwise|else)\b)"
+    r"|(?:but|though|although)?\s*(?:it|this)?\s*\b(?:could|may|might)(?: also)? be[\s$\\(]*(?P<two>-?[0-9][0-9./]*))",
+    re.IGNORECASE,
+)
+"""Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
 _CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
 _CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
 _ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
@@ -150,6 +157,9 @@ def _offered_after(text: str, start: int) -> list[str]:
     joined = _AND.match(text, start)
     if joined:
         return [joined["rest"].strip("$ ")]
+    cases = _CASES.match(text, start)
+    if cases:
+        return [(cases["one"] or cases["two"]).rstrip(".")]
     after = _AFTER.match(text, start)
     if after is None:
         return []

@@ -7,7 +7,7 @@ from collections import deque
 
 from rewards.math.clean import clean
 from rewards.math.extract import Found, bare_answer, boxes, final_box
-from rewards.math.parse import read
+from rewards.math.readings import read
 from rewards.math.signs import ascii_signs
 from rewards.math.tree import Num, Op, Unit, Unreadable
 from rewards.math.words import is_number_word
@@ -40,13 +40,15 @@ _JOINED = re.compile(
     rf"|[\^_}}]\s*\{{|\\(?:pm|[dt]?frac|{_FUNCTION}\b)(?:\[[^\]]*\])?\s*\{{?|\b{_FUNCTION}\s*\(?"  # x_{, \frac{, log
     r"|\bbetween)\s*\\?\$?\s*$"
 )
-_TOUCHING = re.compile(r"[A-Za-z](?:[*^_/+]|\\(?:cdot|times))?\Z")
+_TOUCHING = re.compile(r"[0-9]\Z|[A-Za-z](?:[*^_/+]|\\(?:cdot|times))?\Z")
 """Right before a number that belongs to a name or formula: H2O, x^2."""
 _OUTSIDE = re.compile(
     r"\s*(?:[/:|^_+](?=\S)|\*(?=\s?[0-9A-Za-z(\\])|\*\s[0-9]|-\s?[0-9]|![0-9=!]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)"
 )
 _MATHS = re.compile(
-    r"\\\((?P<a>.*?)\\\)|\\\[(?P<b>.*?)\\\]|\$\$(?P<c>.*?)\$\$|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$", re.DOTALL
+    r"\\\((?P<a>.{1,400}?)\\\)|\\\[(?P<b>.{1,400}?)\\\]|\$\$(?P<c>.{1,400}?)\$\$"
+    r"|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$",
+    re.DOTALL,
 )
 
 

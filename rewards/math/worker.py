@@ -27,8 +27,8 @@ from rewards.math.compare import Comparer
 from rewards.math.engine import Numeric
 from rewards.math.exact import Beyond, TooLarge
 from rewards.math.numeric import Uncertain
-from rewards.math.parse import read, read_gold
 from rewards.math.points import points
+from rewards.math.readings import read, read_gold
 from rewards.math.tree import Unreadable, expressions
 from rewards.math.verdict import Verdict
 
