@@ -27,11 +27,12 @@ UNARY = ["neg", "abs", "sin", "cos", "tan", "arctan", "arcsin", "sinh", "tanh", 
 
 def deeper(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     return st.one_of(
-        st.builds(lambda name, args: Op(name, tuple(args)), st.sampled_from(["add", "mul"]), st.lists(inner, min_size=2, max_size=4)),
+        st.builds(lambda args: Op("add", tuple(args)), st.lists(inner, min_size=2, max_size=4)),
+        st.builds(lambda args: Op("mul", tuple(args)), st.lists(inner, min_size=2, max_size=4)),
         st.builds(lambda one, other: Op("div", (one, other)), inner, inner),
         st.builds(lambda one, other: Op("pow", (one, other)), inner, st.one_of(NUMBERS, inner)),
         st.builds(lambda one, degree: Op("root", (one, Num(Fraction(degree)))), inner, st.integers(2, 5)),
-        st.builds(lambda one, base: Op("log", (one, base)), inner, st.sampled_from([Sym("e"), Sym("ten"), Num(Fraction(2))])),
+        st.builds(lambda one, base: Op("log", (one, base)), inner, st.sampled_from([Sym("e"), Sym("ten")])),
         st.builds(lambda name, one: Op(name, (one,)), st.sampled_from(UNARY), inner),
     )  # fmt: skip
 
@@ -98,8 +99,9 @@ def test_proportions(gold: str, found: str, sign: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [(r"[0,1]\cup[1,2]", 1), (r"[0,1)\cup(1,2]", 2), (r"x\ne3", 2), (r"x<2\text{ and }x>5", 0), (r"x>2\text{ and }x<5", 1),
-     (r"\mathbb{R}\setminus\{0,1\}", 3), (r"\mathbb{R}", 1), (r"(1,0)", 0), (r"[1,3]\cap[2,4]", 1), (r"x<2\text{ or }x>5", 2)],
+    [(r"[0,1]\cup[1,2]", 1), (r"[0,1)\cup(1,2]", 2), (r"x\ne3", 2), (r"x<2\text{ and }x>5", 0),
+     (r"x>2\text{ and }x<5", 1), (r"\mathbb{R}\setminus\{0,1\}", 3), (r"\mathbb{R}", 1), (r"(1,0)", 0),
+     (r"[1,3]\cap[2,4]", 1), (r"x<2\text{ or }x>5", 2)],
 )  # fmt: skip
 def test_sets_are_intervals(text: str, count: int) -> None:
     def order(one: Expr, other: Expr) -> int:
