@@ -61,8 +61,10 @@ def forward(
             means = block_means(k[span.keys][: span.k_len - 1], config.block_size)
             chosen[rows] = choose_blocks(q[rows], means, position, config)
     for routed in _routed(chosen, sequences, k, config):
-        fold = _long_forward if isinstance(routed, Long) else _tiles_forward
-        fold(q, k, v, out, lse, routed, scale)
+        if isinstance(routed, Long):
+            _long_forward(q, k, v, out, lse, routed, scale)
+        else:
+            _tiles_forward(q, k, v, out, lse, routed, scale)
     out[pairs], lse[pairs] = 0.0, float("inf")
     return out[:pairs].view(q.shape).to(q.dtype), (out, lse, chosen)
 
@@ -172,9 +174,12 @@ def backward(
     square = (out[:pairs].view(q.shape), lse[:pairs].view(q.shape[:2]))
     for piece in dense_pieces(sequences, config, max(1, GATHERED // (q.shape[1] * q.shape[2])), q.device):
         _piece_backward((grad, q, k, v, *square), (grad_q[:pairs].view(q.shape), grad_k, grad_v), piece, scale)
+    tensors, grads = (grad, q, k, v, out, lse), (grad_q, grad_k, grad_v)
     for routed in _routed(chosen, sequences, k, config):
-        add = _long_backward if isinstance(routed, Long) else _tiles_backward
-        add((grad, q, k, v, out, lse), (grad_q, grad_k, grad_v), routed, scale)
+        if isinstance(routed, Long):
+            _long_backward(tensors, grads, routed, scale)
+        else:
+            _tiles_backward(tensors, grads, routed, scale)
     return grad_q[:pairs].view(q.shape), grad_k, grad_v
 
 
