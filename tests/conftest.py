@@ -25,6 +25,7 @@ TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_
 """Files whose quick tests share what takes long to make: a trained run, verdicts, a venv."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what shares an engine, a cluster or a run in one process of ``pytest -n N --dist loadgroup``."""
     for item in items:
