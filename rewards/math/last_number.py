@@ -10,7 +10,8 @@ from rewards.math.extract import Found, bare_answer, boxes, final_box
 from rewards.math.readings import read
 from rewards.math.signs import ascii_signs
 from rewards.math.tree import Num, Op, Unit, Unreadable
-from rewards.math.words import is_number_word
+from rewards.math.units import measure
+from rewards.math.words import is_scale
 
 MARK = "####"
 """What GSM8K puts before an answer."""
@@ -31,6 +32,8 @@ _BASE = re.compile(
     r"(?:\^\s?\{?-?|\*\*\s?)$"
 )
 _FRACTION = re.compile(r"(?:(?<![0-9.,])[0-9]{1,20}\s?)?\\[dt]?frac\s?\{[0-9]{1,20}\}\s?\{$")
+_ORDINAL = re.compile(r"st|nd|rd|th")
+_UNIT_POWER = re.compile(r"(?<![A-Za-z])(?P<unit>[A-Za-z]{1,12})\s?\^\s?\{?$")
 _WORD = re.compile(r"(?P<gap>\s?)(?P<word>\\?%|[A-Za-z\u00c0-\u024f]+)")
 _LETTERS = {"k": "thousand", "K": "thousand"}
 _BEFORE = re.compile(r"(?:(?P<sign>-|\\?\$|[£€¥₹]|\\(?:pounds|euro|yen|rupee) ?|\b(?:Rs\.?|USD|US|EUR))\s?){0,3}$")
@@ -43,7 +46,7 @@ _JOINED = re.compile(
 _TOUCHING = re.compile(r"[0-9]\Z|[A-Za-z](?:[*^_/+]|\\(?:cdot|times))?\Z")
 """Right before a number that belongs to a name or formula: H2O, x^2."""
 _OUTSIDE = re.compile(
-    r"\s*(?:[/:|^_+](?=\S)|\*(?=\s?[0-9A-Za-z(\\])|\*\s[0-9]|-\s?[0-9]|![0-9=!]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)"
+    r"\s*(?:[:|^_+](?=\S)|/(?![A-Za-z]{2})(?=\S)|\*(?=\s?[0-9A-Za-z(\\])|\*\s[0-9]|-\s?[0-9]|![0-9=!]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)"
 )
 _MATHS = re.compile(
     r"\\\((?P<a>.{1,400}?)\\\)|\\\[(?P<b>.{1,400}?)\\\]|\$\$(?P<c>.{1,400}?)\$\$"
@@ -108,6 +111,9 @@ def last_number(text: str) -> Found:
     if last is None:
         return Found("", "no number", marked=False)
     start, end = last.span()
+    unit = _UNIT_POWER.search(text[max(0, start - 20) : start])
+    if unit and measure(unit["unit"]) and text[start:end] in ("2", "3"):  # 980 cm^3
+        return last_number(text[: start - len(unit.group())])
     start, end = _whole(text, start, end)
     before, after = text[max(0, start - 60) : start], text[end : end + 40]
     signs = _BEFORE.search(before)
@@ -119,10 +125,10 @@ def last_number(text: str) -> Found:
         formula = _formula(text, last.start())
         return Found(formula, marked=False) if formula else Found("", "a number that is part of another", marked=False)
     word = _WORD.match(after)
-    if word and (word["word"] in ("%", "\\%") or is_number_word(word["word"])):
+    if word and (word["word"] in ("%", "\\%") or is_scale(word["word"])):
         number += f" {_LETTERS.get(word['word'], word['word'])}"
-    elif word and not word["gap"]:  # 72x, 72km
-        number += word["word"]
+    elif word and not word["gap"] and not _ORDINAL.fullmatch(word["word"]):  # 72x, 72km
+        number += f" {word['word']}" if measure(word["word"]) else word["word"]
     return Found(number.strip(), marked=False)
 
 
