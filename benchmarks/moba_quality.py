@@ -29,8 +29,8 @@ from kernels.rope import install
 from kernels.varlen import NAME as FULL
 from kernels.varlen import register
 from rl.config import OptimizerConfig
+from rl.forward import packed_logprobs
 from rl.muon import PolicyOptimizer, build_optimizer
-from rl.policy import packed_logprobs
 from rollout import moba
 from rollout.attention import BlockAttentionConfig
 

@@ -16,7 +16,7 @@ from rl.learner import IterationStats, Learner
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
 from rollout.types import Group, WeightVersion
-from rollout.weights import WeightSender, sender
+from rollout.weights import Names, WeightSender, sender
 
 T = TypeVar("T")
 
@@ -65,7 +65,9 @@ class LearnerHost:
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
-            self._sender = sender(self.transfer, self.config.engine.count, self.config.engine.tensor_parallel)
+            engine = self.config.engine
+            names: Names = "module" if engine.kind == "hf" else "checkpoint"
+            self._sender = sender(self.transfer, engine.count, engine.tensor_parallel, names)
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 

@@ -16,9 +16,11 @@ from safetensors.torch import save_model as save_weights
 
 from rl.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, split_by_tokens
 from rl.config import RunConfig
+from rl.forward import causal_lm, packed_logprobs
+from rl.movement import Watch
 from rl.muon import build_optimizer
-from rl.objective import SequenceLoss, length_norms, policy_loss
-from rl.policy import PolicyError, causal_lm, load_model, packed_logprobs, prepare, use_attention
+from rl.objective import SequenceLoss, effective_share, importance_weights, length_norms, policy_loss
+from rl.policy import PolicyError, load_model, prepare, use_attention
 from rollout import moba
 from rollout.export import save_model
 from rollout.pretrained import files_of
@@ -81,6 +83,10 @@ class IterationStats:
     """Share of full causal attention computed for the batch, over all layers; ``None`` without block attention."""
     full_share: float | None = None
     """Share of the batch's tokens that see their whole past in the block layers; ``None`` without block attention."""
+    importance_mean: float | None = None
+    """Mean importance weight of the trained tokens; ``None`` without ``learner.objective.importance``."""
+    importance_ess: float | None = None
+    """Effective sample size over their number."""
 
     @property
     def skipped(self) -> int:
@@ -103,13 +109,15 @@ class Learner:
         self.source = files_of(model_path)
         """Directory of the files that the model was loaded from; some go along with an export."""
         try:
-            self.model = prepare(load_model(model_path), config.model, config.seed)
+            self.model = prepare(load_model(model_path), config.model, config.seed, config.engine.max_model_len)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
+        self._watch: Watch | None = Watch(self.model)
+        """Until the first step has moved what it should."""
 
     def enter(self, version: WeightVersion) -> None:
         """Compute attention as configured for the iteration of weights ``version``."""
@@ -201,6 +209,7 @@ class Learner:
         opening = [self.first_step(minibatch) for minibatch in minibatches[:1]]
         referenced = [minibatch for _, minibatch in opening] + later
         gaps = torch.cat([sampler_gaps(minibatch) for minibatch in referenced]) if referenced else torch.empty(0)
+        weights = [weight for each in referenced if (weight := self._importance(each)) is not None]
         steps = (*(metrics for metrics, _ in opening), *(self.step(minibatch) for minibatch in later))
         density, full_share = self._attention_shares(batch)
         return IterationStats(
@@ -213,6 +222,8 @@ class Learner:
             seconds=time.perf_counter() - started,
             density=density,
             full_share=full_share,
+            importance_mean=torch.cat(weights).mean().item() if weights else None,
+            importance_ess=effective_share(torch.cat(weights)) if weights else None,
         )
 
     def _attention_shares(self, batch: Batch) -> tuple[float | None, float | None]:
@@ -291,14 +302,32 @@ class Learner:
         objective = self.config.learner.objective
         assert part.reference_logprobs is not None
         norm = length_norms(part.loss_lengths, objective.length_norm, self.config.rollout.max_tokens)
-        return policy_loss(logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau)
+        weight = self._importance(part)
+        return policy_loss(
+            logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau, weight
+        )
+
+    def _importance(self, part: Batch) -> torch.Tensor | None:
+        """Weights [L] of the loss tokens of a batch that carries its reference log-probs; ``None``: not configured."""
+        chosen = self.config.learner.objective.importance
+        if chosen is None:
+            return None
+        assert part.reference_logprobs is not None
+        return importance_weights(
+            part.reference_logprobs, part.sampled_logprobs, part.sequence, len(part), chosen.cap, chosen.level
+        )
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Returns (norm before clipping, skipped)."""
         config = self.config.learner.optimizer
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
         if np.isfinite(norm):
+            watch, self._watch = (self._watch, None) if norm > 0 else (None, self._watch)
+            if watch is not None:
+                watch.before()
             self.optimizer.step(lr)
+            if watch is not None:
+                watch.after(self.optimizer.last_lr * min(1.0, config.adamw_lr_scale))
             self.bad_streak = 0
             return norm, False
         self.bad_streak += 1
@@ -334,7 +363,7 @@ def sampler_gaps(minibatch: Batch) -> torch.Tensor:
     """|sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
     if minibatch.reference_logprobs is None:
         raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
-    difference = (minibatch.sampler_logprobs[minibatch.loss_mask] - minibatch.reference_logprobs).abs()
+    difference = (minibatch.sampled_logprobs - minibatch.reference_logprobs).abs()
     return difference[minibatch.current[minibatch.loss_mask]]
 
 

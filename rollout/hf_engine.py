@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from rollout.architecture import own_attention
 from rollout.attention import PLAIN, AttentionConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
@@ -176,7 +177,7 @@ def use_attention(model: PreTrainedModel, attention: AttentionConfig, version: W
 
     rotary.use(model, attention.stage(version))
     if attention.moba is not None:
-        moba.use(model, attention.block(version), otherwise="sdpa")
+        moba.use(model, attention.block(version), otherwise=own_attention(model.config.get_text_config()) or "sdpa")
 
 
 def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLAIN) -> PreTrainedModel:
@@ -185,6 +186,8 @@ def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLA
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, config.dtype))
+    if own := own_attention(model.config.get_text_config()):
+        model.set_attn_implementation(own)
     use_attention(model, attention, version=0)
     return model.to(config.device).eval()
 
@@ -194,7 +197,7 @@ def load_weights(model: PreTrainedModel, reader: ShmReader, payload: dict[str, A
     import torch
 
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    missing = set(parameters)
+    missing = {name for name, _ in model.named_parameters()}  # a tied head may come as well, and need not
     with torch.no_grad():
         for name, tensor in reader.read(payload):
             if name not in parameters:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kernels.moba import MobaConfig, Span, coverage, moba_attention
-from kernels.varlen import packed_attention
+from kernels.varlen import one_dtype, packed_attention, refuse_unknown
 from rollout.attention import AttentionConfig, BlockAttentionConfig
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def attention_forward(
     if moba is None:
         raise ValueError(f"attention {NAME!r} finds no {NAME!r} entry in the configuration of {type(module).__name__}")
     _refuse(module, attention_mask, sliding_window, key.shape[2], unsupported)
-    query, key, value = _one_dtype(query, key, value)
+    query, key, value = one_dtype(query, key, value)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     full = moba.is_full(owner.layer_idx, text.num_hidden_layers)
     if attention_mask is not None and cu_seq_lens_q is None:
@@ -157,21 +157,13 @@ def _refuse(
     keys: int,
     unsupported: dict[str, Any],
 ) -> None:
-    for name in ("softcap", "s_aux", "position_bias", "dropout"):
-        if unsupported.get(name) not in (None, 0, 0.0):
-            raise ValueError(f"attention {NAME!r} does not implement {name!r}, which {type(module).__name__} asks for")
+    refuse_unknown(NAME, module, unsupported)
+    if unsupported.get("softcap") is not None:
+        raise ValueError(f"attention {NAME!r} does not implement 'softcap', which {type(module).__name__} asks for")
     if sliding_window is not None and keys > sliding_window:
         raise ValueError(f"attention {NAME!r} has no sliding window, and there are more than {sliding_window} keys")
     if attention_mask is not None and attention_mask.dim() != 2:
         raise ValueError(f"attention {NAME!r} takes a padding mask [batch, keys], not {list(attention_mask.shape)}")
-
-
-def _one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Under autocast the rotary embedding leaves query and key in float32 beside a value in the autocast dtype."""
-    if not torch.is_autocast_enabled(query.device.type):
-        return query, key, value
-    dtype = torch.get_autocast_dtype(query.device.type)
-    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _boundaries(

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rollout.engine import WeightUpdate
 from rollout.types import WeightVersion
@@ -40,14 +40,24 @@ def register() -> None:
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.moba_vllm_gpu.MobaFlashBackend")
 
 
-def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight that an engine must receive, under its Hugging Face checkpoint name, adapters merged.
+Names = Literal["checkpoint", "module"]
+"""How an engine calls its weights: vLLM as checkpoints do, transformers as its own modules are called."""
+
+
+def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight that an engine must receive, under the name that the engine has for it, adapters merged.
+
+    The one place where the learner's names become an engine's. An ``hf`` engine is the same architecture, so it has the
+    learner's own; a checkpoint may name, fuse and stack otherwise (GPT-NeoX, experts, the text model of Gemma 3).
 
     A tied LM head is listed although the model stores it only once: vLLM packs it separately, and without it a publish
     reports success and serves a stale head.
     """
     adapted = _without_peft(model)
     merged = dict(_merged(adapted))
+    if names == "module":
+        yield from merged.items()
+        return
     head = adapted.get_output_embeddings()
     if head is not None:
         prefix = next(name for name, module in adapted.named_modules() if module is head)
@@ -110,10 +120,10 @@ class WeightSender(Protocol):
         """Give back buffers and connections. Idempotent."""
 
 
-def sender(transfer: str, engines: int = 1, ranks: int = 1) -> WeightSender:
+def sender(transfer: str, engines: int = 1, ranks: int = 1, names: Names = "checkpoint") -> WeightSender:
     """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which knows all ``engines`` of ``ranks`` GPUs)."""
     if transfer in ("shm", "local"):
-        return ShmSender(transfer)
+        return ShmSender(transfer, names)
     if transfer in ("ipc", "nccl"):
         from rollout.weights_gpu import gpu_sender
 
@@ -157,13 +167,14 @@ class Buffer:
 class ShmSender:
     """Copies all weights into shared memory and describes where they lie."""
 
-    def __init__(self, backend: str = "shm") -> None:
+    def __init__(self, backend: str = "shm", names: Names = "checkpoint") -> None:
         self.backend = backend
+        self.names: Names = names
         self._buffers: list[Buffer] = []
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``; one pass over the bytes."""
-        weights = list(named_weights(model))
+        weights = list(named_weights(model, self.names))
         specs, size = layout(weights)
         buffer = self._next(size)
         for (_, source), (_, target) in zip(weights, views(specs, buffer.map), strict=True):

@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from rl.config import ModelConfig, RunConfig
-from rl.policy import PolicyError, packed_logprobs, prepare, use_attention
+from rl.forward import packed_logprobs
+from rl.policy import PolicyError, prepare, use_attention
 from rollout.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.config import EngineConfig
 from rollout.hf_engine import HfEngine

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.logprob import token_logprobs, token_logprobs_reference
+from kernels.logprob import LogitTransform, token_logprobs, token_logprobs_reference
 
 
 def inputs(tokens=13, width=6, vocabulary=11, dtype=torch.float64, seed=0):
@@ -29,6 +29,22 @@ def test_values_and_gradients_equal_the_reference(chunk, temperature, with_bias)
         outputs.append((logp, entropy, *torch.autograd.grad((logp * upstream).sum(), leaves)))
     for ours, truth in zip(*outputs, strict=True):
         torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "transform", [LogitTransform(scale=0.3), LogitTransform(softcap=0.8), LogitTransform(2.0, 1.5)], ids=str
+)
+def test_scaled_and_capped_logits_equal_the_reference(transform):
+    hidden, weight, targets, bias = inputs()
+    outputs = []
+    for function, extra in ((token_logprobs, {"chunk": 5}), (token_logprobs_reference, {})):
+        logp, entropy = function(hidden, weight, targets, bias, temperature=0.7, transform=transform, **extra)
+        upstream = torch.linspace(-1, 2, len(logp), dtype=logp.dtype)
+        outputs.append((logp, entropy, *torch.autograd.grad((logp * upstream).sum(), [hidden, weight, bias])))
+    for ours, truth in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
+    plain, _ = token_logprobs(hidden, weight, targets, bias, temperature=0.7)
+    assert not torch.allclose(plain, outputs[0][0])
 
 
 @pytest.mark.parametrize("cached", [1, 22, 50])

@@ -265,14 +265,14 @@ def test_bare_answers() -> None:
 @pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
-        # Outside of the grammar: math-verify decides, on answers of the same outer form.
+        # Sets by description, whatever their variables are called.
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=3k, k \in \mathbb{Z}\}", "correct"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=2k, k \in \mathbb{Z}\}", "wrong"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", "3", "wrong"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=3k, k \in 9^{9^{9^9}}\}", "wrong"),
     ],
 )
-def test_references_outside_of_the_grammar(gold: str, answer: str, verdict: str) -> None:
+def test_sets_by_description(gold: str, answer: str, verdict: str) -> None:
     assert grade(gold, boxed(answer)).verdict == verdict
 
 

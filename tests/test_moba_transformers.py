@@ -23,9 +23,10 @@ from transformers import (
 from kernels.moba import MobaConfig, moba_attention_reference, moba_mask_reference
 from rl.batch import cumulative
 from rl.config import ModelConfig, RunConfig
+from rl.forward import packed_logprobs
 from rl.host import LearnerHost
 from rl.learner import Learner
-from rl.policy import PolicyError, packed_logprobs, prepare
+from rl.policy import PolicyError, prepare
 from rollout import moba
 from rollout.attention import AttentionConfig, BlockAttentionConfig
 from rollout.config import EngineConfig

@@ -5,26 +5,26 @@ import copy
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GraniteConfig,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Starcoder2Config,
 )
 
 from kernels.logprob import token_logprobs_reference
+from kernels.varlen import op
+from rl import forward
 from rl.batch import cumulative
 from rl.config import LoraConfig, ModelConfig
-from rl.policy import (
-    PolicyError,
-    causal_lm,
-    check_tokenizer,
-    create_model,
-    load_model,
-    packed_logprobs,
-    prepare,
-)
+from rl.forward import causal_lm, packed_logprobs
+from rl.policy import PolicyError, check_tokenizer, create_model, load_model, prepare
 from rollout.pretrained import ModelPathError
 from rollout.tokenizer import build_tokenizer
 from tests.learner_kit import TINY, VOCABULARY, save_tiny_model, tiny_llama
@@ -87,9 +87,10 @@ def test_only_the_tokens_asked_for_are_scored():
     [
         lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
         lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=64)),
+        lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=5)),
         lambda: tiny_llama(attention_bias=True, tie_word_embeddings=True),
     ],
-    ids=["qwen2", "mistral", "llama-bias"],
+    ids=["qwen2", "mistral", "mistral-beyond-window", "llama-bias"],
 )
 def test_other_architectures(model):
     torch.manual_seed(1)
@@ -112,26 +113,93 @@ def test_a_head_with_bias_is_supported():
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
 
 
-def test_models_whose_logits_we_would_get_wrong_are_refused():
-    with pytest.raises(PolicyError, match="final_logit_softcapping=30"):
-        prepare(Gemma2ForCausalLM(Gemma2Config(**SMALL)), CPU)
-    softcapped = Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=None))
-    with pytest.raises(ValueError, match="softcap"):
-        prepare(softcapped, CPU)
+SHARP = {**SMALL, "initializer_range": 0.3}
+CAPPED = Gemma2Config(**SHARP, attn_logit_softcapping=0.5, final_logit_softcapping=0.7, sliding_window=6)
 
-    class Doubled(type(tiny_llama())):
-        def forward(self, *args, **kwargs):
-            out = super().forward(*args, **kwargs)
-            out.logits = 2 * out.logits
-            return out
 
+@pytest.mark.parametrize(
+    "config",
+    [CAPPED, GraniteConfig(**SHARP, logits_scaling=8.0, attention_multiplier=0.7, embedding_multiplier=3.0),
+     CohereConfig(**SHARP, logit_scale=0.25)],
+    ids=lambda config: config.model_type,
+)  # fmt: skip
+def test_soft_capping_and_scales_of_scores_and_logits(config):
+    torch.manual_seed(1)
+    plain = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
+    plain.set_attn_implementation("eager")  # transformers' sdpa leaves soft-capping out
+    tokens, cu_seqlens, targets = stream(2)
+    truth, _ = separate_logprobs(plain, tokens, 0.7)
+    upstream = torch.linspace(-1, 1, len(targets))
+    (truth * upstream).sum().backward()
+    grads = {name: p.grad.clone() for name, p in plain.named_parameters()}
+    plain.zero_grad()
+    ours, _ = packed_logprobs(prepare(plain, CPU), tokens, cu_seqlens, targets, temperature=0.7)
+    torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
+    (ours * upstream).sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+class Doubled(type(tiny_llama())):
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = 2 * out.logits
+        return out
+
+
+class Noisy(type(tiny_llama())):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.norm.register_forward_hook(
+            lambda module, _, out: out + torch.rand_like(out) if module.training else out
+        )
+
+
+def test_models_that_we_would_compute_differently_are_refused():
     torch.manual_seed(0)
-    with pytest.raises(PolicyError, match="packed log-probs differ from the model's own by"):
+    with pytest.raises(PolicyError, match="Doubled cannot be trained: packed log-probs differ from the model's own by"):
         prepare(Doubled(tiny_llama().config), CPU)
+    with pytest.raises(PolicyError, match="two forward passes in training mode differ"):
+        prepare(Noisy(tiny_llama().config), CPU)
 
 
-def test_dropout_is_off_so_that_the_same_function_is_computed_twice():
-    model = prepare(tiny_llama(attention_dropout=0.5), CPU)
+@pytest.mark.parametrize("left_out", ["window", "softcap"])
+def test_the_probe_notices_a_window_or_cap_left_out(monkeypatch, left_out):
+    """It goes beyond the window, which its short sequences do not."""
+    torch.manual_seed(1)
+    windowed = MistralForCausalLM(MistralConfig(**SHARP, sliding_window=40))
+    model = windowed if left_out == "window" else Gemma2ForCausalLM(copy.deepcopy(CAPPED))
+    original = op.packed_attention
+    keep = (lambda window, cap: (None, cap)) if left_out == "window" else (lambda window, cap: (window, None))
+    monkeypatch.setattr(op, "packed_attention", lambda *args: original(*args[:5], *keep(*args[5:])))
+    with pytest.raises(PolicyError, match="packed log-probs differ"):
+        prepare(model, CPU, longest=64)
+    if left_out == "window":
+        prepare(MistralForCausalLM(MistralConfig(**SHARP, sliding_window=40)), CPU, longest=40)
+
+
+def test_block_attention_is_refused_where_a_window_or_a_cap_would_be_lost():
+    block = ModelConfig(base=TINY, attention={"moba": {"block_size": 4, "top_k": 2}})
+    narrow = MistralConfig(**SMALL, sliding_window=16)
+    with pytest.raises(PolicyError, match="sliding window of 16 tokens, which block attention has not"):
+        prepare(MistralForCausalLM(narrow), block, longest=17)
+    prepare(MistralForCausalLM(narrow), block, longest=16)
+    with pytest.raises(PolicyError, match="soft-capped"):
+        prepare(Gemma2ForCausalLM(Gemma2Config(**SMALL, sliding_window=64)), block, longest=32)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny_llama(attention_dropout=0.5).config,
+        OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.3, layerdrop=0.3),
+        Starcoder2Config(**SMALL, residual_dropout=0.3, embedding_dropout=0.3, attention_dropout=0.3),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_dropout_is_off_so_that_the_same_function_is_computed_twice(config):
+    """Also where it is no module, but an attribute of a layer."""
+    model = prepare(AutoModelForCausalLM.from_config(config, dtype=torch.float32), CPU)
     tokens, cu_seqlens, targets = stream()
     first, _ = packed_logprobs(model, tokens, cu_seqlens, targets)
     with torch.no_grad():
@@ -206,3 +274,38 @@ def test_lora_trains_adapters_only_and_starts_as_the_base_model(tmp_path):
     assert any(p.grad is not None and p.grad.any() for p in lora.parameters())
     with pytest.raises(PolicyError, match="target_modules"):
         prepare(load_model(folder), ModelConfig(base=TINY, lora=LoraConfig(target_modules=("nothing",))))
+
+
+def test_lora_on_the_head_is_trained_or_refused(monkeypatch):
+    on_head = ModelConfig(base=TINY, lora=LoraConfig(rank=2, target_modules=("q_proj", "lm_head")))
+    policy = prepare(tiny_llama(), on_head)
+    tokens, cu_seqlens, targets = stream()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lm_head" in name and "lora_B" in name:
+                parameter.normal_()
+    ours, _ = packed_logprobs(policy, tokens, cu_seqlens, targets)
+    ours.sum().backward()
+    causal_lm(policy).set_attn_implementation("sdpa")
+    truth, _ = separate_logprobs(policy, tokens)
+    torch.testing.assert_close(ours, truth, rtol=1e-6, atol=1e-4)
+    assert all(p.grad.any() for name, p in policy.named_parameters() if "lm_head" in name and p.requires_grad)
+
+    for target in ("lm_head", "embed_tokens"):
+        with pytest.raises(PolicyError, match="ties its LM head to the embeddings"):
+            prepare(
+                tiny_llama(tie_word_embeddings=True),
+                ModelConfig(base=TINY, lora=LoraConfig(target_modules=(target,))),
+            )
+    monkeypatch.setattr(forward, "head_weight", lambda head: head.weight)
+    with pytest.raises(PolicyError, match=r"the gradient of .*lm_head\.lora_B.* has norm 0 in k15"):
+        prepare(tiny_llama(), on_head)
+
+
+def test_what_the_forward_pass_never_reaches_is_frozen():
+    model = tiny_llama()
+    model.model.tower = torch.nn.Linear(3, 3)
+    policy = prepare(model, CPU)
+    assert [name for name, p in policy.named_parameters() if not p.requires_grad] == [
+        "model.tower.weight", "model.tower.bias"
+    ]  # fmt: skip

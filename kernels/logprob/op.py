@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from kernels.logprob.reference import PLAIN, LogitTransform
+
 CHUNK_ELEMENTS = 1 << 25
 """Logits held at once when the caller names no chunk: 128 MiB in float32, whatever the vocabulary."""
 CACHED_ELEMENTS = 1 << 18
@@ -16,13 +18,25 @@ LOWEST = -1e4
 """Log-probs below this count as this in the entropy, to which they add nothing: exp of it is 0."""
 
 
-def _full(logits: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
-    """What the softmax is taken of, from a product in the inputs' dtype: float32, or float64 where it was that."""
+def _full(logits: torch.Tensor, bias: torch.Tensor | None, transform: LogitTransform) -> torch.Tensor:
+    """Transformed logits, from a product in the inputs' dtype: float32, or float64 where it was that."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
+    return transform(logits)
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """What the softmax is taken of."""
     return logits if temperature == 1.0 else logits / temperature
+
+
+def _through_transform(grad: torch.Tensor, logits: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+    """Gradient of the head's output from that of the transformed ``logits``; changes ``grad``."""
+    if transform.softcap is not None:  # d c tanh(u / c) / du = 1 - tanh^2
+        grad.mul_(1 - (logits / transform.softcap).square())
+    return grad if transform.scale == 1.0 else grad.mul_(transform.scale)
 
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -60,6 +74,7 @@ class _TokenLogprobs(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         temperature: float,
+        transform: LogitTransform,
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -67,13 +82,13 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy = torch.empty_like(logp)
         for chunk_rows, products in _chunks(hidden, weight, chunk):
             for rows, part in _parts(chunk_rows, products):
-                logprobs = _full(part, bias, temperature).log_softmax(-1)
+                logprobs = _scaled(_full(part, bias, transform), temperature).log_softmax(-1)
                 logp[rows] = logprobs.gather(1, targets[rows, None]).squeeze(1)
                 # Masked logits (-inf) have probability 0 and must not make the entropy NaN.
                 logprobs.clamp_min_(LOWEST)
                 entropy[rows] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.transform, ctx.chunk = temperature, transform, chunk
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
@@ -89,8 +104,10 @@ class _TokenLogprobs(torch.autograd.Function):
             for rows, part in _parts(chunk_rows, products):
                 # d logp / d logits = (onehot - softmax) / temperature, scaled by the incoming gradient of each token.
                 scale = grad[rows, None]
-                grad_logits = _full(part, bias, ctx.temperature).softmax(-1).mul_(-scale)
+                logits = _full(part, bias, ctx.transform)
+                grad_logits = _scaled(logits, ctx.temperature).softmax(-1).mul_(-scale)
                 grad_logits.scatter_add_(1, targets[rows, None], scale)
+                grad_logits = _through_transform(grad_logits, logits, ctx.transform)
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(dim=0)
                 part.copy_(grad_logits)
@@ -100,7 +117,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 _add_product(grad_weight, products.mT, hidden[chunk_rows])
         cast_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         cast_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
-        return grad_hidden, cast_weight, cast_bias, None, None, None
+        return grad_hidden, cast_weight, cast_bias, None, None, None, None
 
 
 def token_logprobs(
@@ -110,13 +127,14 @@ def token_logprobs(
     bias: torch.Tensor | None = None,
     temperature: float = 1.0,
     chunk: int | None = None,
+    transform: LogitTransform = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob of each target and entropy, both [T], in nats and float32; the entropy carries no gradient.
 
     hidden [T, d] and weight [V, d] (cast to hidden's dtype), targets [T] ints, bias [V] or ``None``. The distribution
-    is softmax(logits / temperature) over the full vocabulary (behaviour-policy rule). At most ``chunk`` rows of logits
-    exist at a time, in the forward and in the backward pass; float64 inputs are computed in float64. ``ValueError`` for
-    shapes that do not fit, and for a temperature or chunk that is not positive.
+    is softmax(transform(logits) / temperature) over the full vocabulary (behaviour-policy rule). At most ``chunk`` rows
+    of logits exist at a time, in the forward and in the backward pass; float64 inputs are computed in float64.
+    ``ValueError`` for shapes that do not fit, and for a temperature or chunk that is not positive.
     """
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -129,7 +147,7 @@ def token_logprobs(
     if not temperature > 0 or (chunk is not None and chunk < 1):
         raise ValueError(f"log-probs want a temperature above 0 and a chunk of at least 1; got {temperature}, {chunk}")
     chunk = chunk or max(1, CHUNK_ELEMENTS // weight.shape[0])
-    logp, entropy = _apply(hidden, weight.to(hidden.dtype), bias, targets, temperature, chunk)
+    logp, entropy = _apply(hidden, weight.to(hidden.dtype), bias, targets, temperature, transform, chunk)
     return logp, entropy
 
 

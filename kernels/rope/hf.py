@@ -56,5 +56,8 @@ def _same(theirs: Any) -> bool:
     q, k = (torch.linspace(-1, 2, heads * 24).view(1, heads, 3, 8) for heads in (2, 1))
     angles = torch.linspace(0, 3, 12).view(1, 3, 4)
     cos, sin = (torch.cat([part, part], -1) for part in (angles.cos(), angles.sin()))
-    pairs = zip(theirs(q, k, cos, sin), apply_rotary(q, k, cos, sin), strict=True)
-    return all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+    try:
+        turned = theirs(q, k, cos, sin)
+    except RuntimeError:  # it wants tables of another shape (gpt-oss: of half the width)
+        return False
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(turned, apply_rotary(q, k, cos, sin), strict=True))

@@ -1,6 +1,6 @@
 """Causal attention over packed sequences of different lengths."""
 
-from kernels.varlen.op import NAME, packed_attention, register
+from kernels.varlen.op import NAME, one_dtype, packed_attention, refuse_unknown, register
 from kernels.varlen.reference import packed_attention_reference
 
-__all__ = ["NAME", "packed_attention", "packed_attention_reference", "register"]
+__all__ = ["NAME", "one_dtype", "packed_attention", "packed_attention_reference", "refuse_unknown", "register"]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.varlen.tiles import Scoring, tiled_attention
+
 NAME = "k15_packed"
 """Name under which ``register`` makes the op known to transformers."""
 MAX_PADDING = 1.25
@@ -94,8 +96,8 @@ def _slots(bucket: Bucket, device: torch.device) -> tuple[torch.Tensor, torch.Te
     return source.flatten(), slot
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scale: float) -> torch.Tensor:
-    """One bucket: q [tokens, H, D], k and v [tokens, H_kv, D] -> [tokens, H, D]."""
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scoring: Scoring) -> torch.Tensor:
+    """One bucket: q [tokens, H, D], k [tokens, H_kv, D], v [tokens, H_kv, Dv] -> [tokens, H, Dv]."""
     parts = [q, k, v]
     slot = None
     if not bucket.even:
@@ -104,19 +106,32 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, s
     queries, keys, values = (
         part.reshape(len(bucket.lengths), bucket.width, *part.shape[1:]).transpose(1, 2) for part in parts
     )
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=grouped)
-    out = out.transpose(1, 2).reshape(-1, *q.shape[1:])
+    if scoring.plain(bucket.width):
+        grouped = q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, scale=scoring.scale, enable_gqa=grouped
+        )
+    else:
+        out = tiled_attention(queries, keys, values, scoring)
+    out = out.transpose(1, 2).flatten(0, 1)
     return out if slot is None else _Unpad.apply(out, slot)
 
 
 def packed_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Causal attention inside each packed sequence; same contract as ``packed_attention_reference``.
 
-    q [T, H, D]; k, v [T, H_kv, D]; ``cu_seqlens`` [n + 1] increasing ints from 0 to T. Returns [T, H, D]. Sequences of
-    similar length that lie side by side share one fused causal call; sort the stream by length to keep the calls few.
+    q [T, H, D]; k [T, H_kv, D]; v [T, H_kv, Dv]; ``cu_seqlens`` [n + 1] increasing ints from 0 to T; a query sees
+    ``window`` keys, itself included; scores are capped at ``softcap``. Returns [T, H, Dv]. Sequences of similar length
+    that lie side by side share one call; sort the stream by length to keep the calls few. Raises ``ValueError`` for
+    wrong boundaries.
     """
     ends = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(ends)]
@@ -124,11 +139,31 @@ def packed_attention(
         raise ValueError(
             f"cu_seqlens must increase from 0 to {q.shape[0]}, the packed tokens; got {ends[:4]}...{ends[-1]}"
         )
+    scoring = Scoring(scale, window, softcap)
     out = []
     for bucket in buckets(lengths):
         rows = slice(bucket.start, bucket.start + bucket.tokens)
-        out.append(_attend(q[rows], k[rows], v[rows], bucket, scale))
+        out.append(_attend(q[rows], k[rows], v[rows], bucket, scoring))
     return out[0] if len(out) == 1 else torch.cat(out)
+
+
+def one_dtype(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Under autocast the rotary embedding leaves query and key in float32 beside a value in the autocast dtype."""
+    if not torch.is_autocast_enabled(query.device.type):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(query.device.type)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
+def refuse_unknown(name: str, module: torch.nn.Module, options: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for options of transformers' attention interface that would change the result."""
+    for option in ("s_aux", "position_bias", "dropout"):
+        if (value := options.get(option)) is not None and (not isinstance(value, float | int) or value):
+            raise ValueError(
+                f"attention {name!r} does not implement {option!r}, which {type(module).__name__} asks for"
+            )
+    if options.get("is_causal") is False:
+        raise ValueError(f"attention {name!r} is causal, and {type(module).__name__} asks for attention that is not")
 
 
 def attention_forward(
@@ -139,27 +174,24 @@ def attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
     sliding_window: int | None = None,
-    **unsupported: Any,
+    softcap: float | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
 
-    Takes the same ``cu_seq_lens_q`` / ``max_length_q`` keywords as transformers' flash-attention path. Whatever would
-    change the result and is not implemented here is refused, never ignored.
+    Takes the same ``cu_seq_lens_q`` keyword as transformers' flash-attention path. Whatever would change the result and
+    is not implemented here is refused, never ignored.
     """
     if cu_seq_lens_q is None or attention_mask is not None or query.shape[0] != 1:
-        raise ValueError(f"attention {NAME!r} takes packed input only: batch size 1, cu_seq_lens_q, no attention mask")
-    for name in ("softcap", "s_aux", "position_bias", "dropout"):
-        if unsupported.get(name) not in (None, 0, 0.0):
-            raise ValueError(f"attention {NAME!r} does not implement {name!r}, which {type(module).__name__} asks for")
-    if sliding_window is not None and (max_length_q is None or max_length_q > sliding_window):
         raise ValueError(
-            f"attention {NAME!r} has no sliding window, and a sequence is longer than {sliding_window} tokens"
+            f"attention {NAME!r} takes packed input only (batch size 1, cu_seq_lens_q, no attention mask), and "
+            f"{type(module).__name__} hands on something else"
         )
+    refuse_unknown(NAME, module, options)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    return packed_attention(q, k, v, cu_seq_lens_q, scale).unsqueeze(0), None
+    q, k, v = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
+    return packed_attention(q, k, v, cu_seq_lens_q, scale, sliding_window, softcap).unsqueeze(0), None
 
 
 def register() -> None:

@@ -6,12 +6,19 @@ import torch
 
 
 def packed_attention_reference(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Causal attention inside each packed sequence.
 
-    q [T, H, D]; k, v [T, H_kv, D] with H a multiple of H_kv; ``cu_seqlens`` [n + 1] ints: 0, ends of the sequences, the
-    last one T. Returns [T, H, D]. Builds [H, T, T] scores: for small inputs only.
+    q [T, H, D]; k [T, H_kv, D], v [T, H_kv, Dv] with H a multiple of H_kv; ``cu_seqlens`` [n + 1] ints: 0, ends of the
+    sequences, the last one T. A query sees ``window`` keys, itself included (``None``: its whole past). With
+    ``softcap`` c a score s becomes c tanh(s / c). Returns [T, H, Dv]. Builds [H, T, T] scores: for small inputs only.
     """
     tokens, heads = q.shape[:2]
     k = k.repeat_interleave(heads // k.shape[1], dim=1)
@@ -19,6 +26,10 @@ def packed_attention_reference(
     position = torch.arange(tokens, device=q.device)
     sequence = torch.searchsorted(cu_seqlens.to(position.dtype), position, right=True)
     visible = (sequence[:, None] == sequence[None, :]) & (position[:, None] >= position[None, :])
+    if window is not None:
+        visible &= position[:, None] - position[None, :] < window
     scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
     return torch.einsum("hqk,khd->qhd", weights, v)

@@ -39,7 +39,7 @@ _MULTIPLES = {
     20: "score scores",
     100: "hundred hundreds cien ciento cientos centaine centaines cent hundert cento cem 百",
     144: "gross",
-    1000: "thousand thousands mil mille mila tausend milhar тысяча тысячи тысяч k 千",
+    1000: "thousand thousands grand mil mille mila tausend milhar тысяча тысячи тысяч k 千",
     10_000: "myriad 万 萬",
     100_000: "lakh lakhs lac lacs लाख",
     10**6: "million millions mn mio mln millón millones millionen milhão milhões milione milioni миллион миллиона"
@@ -50,6 +50,7 @@ _MULTIPLES = {
     " миллиардов",
     10**12: "trillion trillions tn billionen 兆",
     10**15: "quadrillion quadrillions",
+    10**18: "quintillion quintillions",
 }
 _SMALL = {
     2: "half halves mitad medio media demi demie moitié halb halbe hälfte meio metade mezzo 半",
@@ -83,17 +84,17 @@ FACTOR_PHRASES = {
 
 VALUE_WORDS = (
     words(
-        "or and but nor xor not no never none neither is are am be was were isn't minus plus times over squared cubed"
-        " square-root factorial modulo mod choose divided multiplied negative positive root power powers exponent"
-        " inverse inverses reciprocal reciprocals conjugate opposite complement squares cubes equals equal answer"
-        " answers than greater most least at exactly only except without either about approximately"
-        " approx roughly nearly almost around if when where unless otherwise any infinity infinite infinitely pi"
-        " percent percents percentage pct remainder rest to through till until between from vs versus resp"
-        " respectively perhaps maybe possibly probably likely presumably supposedly wrong incorrect false true"
-        " correct guess unsure unknown undefined uncertain random logarithm log ln sin cos tan sqrt exp radix base"
-        " binary octal hex hexadecimal"
-        " 分之 倍 折 负 百分之 或 和 不 非 y o ni ou et oder und nicht pas más menos moins plus"
-        " weniger mehr или и не"
+        "or and but nor xor not no never none neither is are am be was were isn't minus plus times over squared"
+        " cubed square-root factorial modulo mod choose divided multiplied negative positive root roots power"
+        " powers exponent negated inverted halved fold few several googol kilo mega giga milli micro nano centi"
+        " factorials logs inverse inverses reciprocal reciprocals conjugate opposite complement squares cubes"
+        " equals equal answer answers than greater most least at exactly only except without either about"
+        " approximately approx roughly nearly almost around if when where unless otherwise any infinity infinite"
+        " infinitely pi percent percents percentage pct remainder rest to through till until between from vs"
+        " versus resp respectively ish tbd idk think believe suppose assume hope say guessing perhaps maybe"
+        " possibly probably likely presumably supposedly wrong incorrect false true correct guess unsure unknown"
+        " undefined uncertain random logarithm log ln sin cos tan sqrt exp radix base binary octal hex hexadecimal"
+        " 分之 倍 折 负 百分之 或 和 不 非 y o ni ou et oder und nicht pas más menos moins plus weniger mehr или и не"
     )
     | CARDINALS.keys()
     | FACTORS.keys()

@@ -1,0 +1,86 @@
+"""Whether the first optimiser step moved every parameter that it should have: nothing may be left out in silence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+NOTICEABLE = 1e-6
+"""Gradients below this are rounding; AdamW's epsilon swallows them."""
+LOOKED_AT = 64
+"""Values of each parameter that are compared, those with the largest gradients."""
+_EXPERT = re.compile(r"(\bexperts\.)\d+(?=\.)")
+
+
+class Unmoved(RuntimeError):
+    """Parameters that training should change stayed as they were."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Some values of a parameter before the step."""
+
+    where: torch.Tensor
+    """[n] int64, indices into the flattened parameter."""
+    before: torch.Tensor
+    """[n]."""
+
+
+class Watch:
+    """Looks at a policy's trainable parameters before and after one step; keeps a few values of each."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        self._parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        self._kept: dict[str, _Values] = {}
+
+    def before(self) -> None:
+        """With the gradients in place. Raises ``Unmoved`` for a parameter that the backward pass did not reach."""
+        # An expert that no token was sent to has no gradient; experts count as one.
+        reached = {_as_one(name) for name, p in self._parameters.items() if p.grad is not None}
+        silent = [name for name in self._parameters if _as_one(name) not in reached]
+        if silent:
+            raise Unmoved(f"{_listed(silent)} got no gradient in the first step: k15 does not train this model right")
+        # An adapter's A has no gradient while its B is 0, and a key bias never has one.
+        self._kept = {name: _largest(p) for name, p in self._parameters.items() if _noticeable(p)}
+
+    def after(self, lr: float) -> None:
+        """Raises ``Unmoved`` for a parameter with a gradient that a step at ``lr`` left as it was.
+
+        Steps below the spacing of a parameter's values could not show.
+        """
+        still = []
+        for name, kept in self._kept.items():
+            shows = lr > 2 * torch.finfo(kept.before.dtype).eps * kept.before.abs().max().item()
+            if shows and torch.equal(_at(self._parameters[name], kept.where), kept.before):
+                still.append(name)
+        if still:
+            raise Unmoved(
+                f"{_listed(still)} did not change in the first step, though there was a gradient: k15 does not train "
+                "this model right"
+            )
+
+
+def _noticeable(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.abs().max() > NOTICEABLE)
+
+
+def _largest(parameter: nn.Parameter) -> _Values:
+    assert parameter.grad is not None
+    where = parameter.grad.abs().flatten().topk(min(LOOKED_AT, parameter.numel())).indices
+    return _Values(where, _at(parameter, where).clone())
+
+
+def _at(parameter: nn.Parameter, where: torch.Tensor) -> torch.Tensor:
+    return parameter.detach().flatten()[where]
+
+
+def _as_one(name: str) -> str:
+    return _EXPERT.sub(r"\1*", name)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
