@@ -101,7 +101,7 @@ class RolloutConfig(Config):
     engine.max_restarts + 1 an engine that only dies ends the run, not its rollouts."""
     parity_mean: float | None = Field(None, gt=0)
     """Largest mean |engine - learner| log-prob of the probe after each publish, in nats a token; above it the run
-    stops. ``null``: 0.001 in float32; in float16 and bfloat16 three times what the same weights showed when the engine
+    stops. ``null``: 0.002 in float32; in float16 and bfloat16 three times what the same weights showed when the engine
     was loaded, and at most 0.02 and 0.15."""
     parity_high: float | None = Field(None, gt=0)
     """The same for all but the 1 % of tokens that differ most. ``null``: 0.01, at most 0.15, at most 1."""

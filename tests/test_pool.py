@@ -179,7 +179,7 @@ def test_a_stale_replacement_stops_the_run() -> None:
 def test_parity_error_names_both_numbers() -> None:
     with pool_of(lambda _: engine(Faults(ignore_updates=True)), count=2) as pool:
         pool.publish(update(0), PROBE, reference(0))
-        with pytest.raises(ParityError, match=r"1 nats apart on average \(bound 0\.001\).*-1\.0\d+ against -2\.0\d+"):
+        with pytest.raises(ParityError, match=r"1 nats apart on average \(bound 0\.002\).*-1\.0\d+ against -2\.0\d+"):
             pool.publish(update(2), PROBE, reference(2))
 
 
