@@ -62,7 +62,8 @@ class LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(path)
             config = AutoConfig.from_pretrained(path)
             context = context_of(config)
-            end = end_tokens(tokenizer, path)
+            vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+            end = end_tokens(tokenizer, path, vocabulary)
         except (SampleError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             where = "" if isinstance(error, SampleError | PromptError) else f"{name}: cannot be loaded: "
@@ -75,7 +76,7 @@ class LocalModel:
             tokenizer=tokenizer,
             end=end,
             context=context,
-            vocabulary=getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer),
+            vocabulary=vocabulary,
             fingerprint=files_fingerprint(Path(path)) if Path(path).is_dir() else path,
             run=_read_run(file) if file.is_file() else None,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.benchmark import Benchmark, Needs
 from evals.data import Loaded, choose, load, load_shots
@@ -17,9 +17,14 @@ from evals.offline import Task
 from evals.prompting import Conversation, Renderer
 from recipes.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
+from rollout.fit import Limits
 from rollout.problems.source import ProblemList
 from rollout.progress import waiting
+from rollout.templates import PromptError
 from rollout.types import Problem
+
+if TYPE_CHECKING:
+    from recipes.eval_models import LocalModel
 
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
@@ -129,7 +134,8 @@ def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
     seed, tasks = options.seed or 0, []
     limit = server.context if options.max_tokens is None else None
     for whole in items:
-        longest = max(_characters(whole, problem) for problem in whole.loaded.problems) // 3
+        sizes = {problem.id: _characters(whole, problem) // 3 for problem in whole.loaded.problems}
+        longest = Longest(*max(sizes.items(), key=lambda item: item[1]))
         item = _fit(whole, longest, limit, options) if limit else whole
         benchmark, conversation = item.benchmark, item.conversation
         responder = EndpointResponder(
@@ -164,13 +170,12 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark = with_settings(benchmark, options)
         items.append(Item(benchmark, loaded, Conversation(benchmark, (), options.thinking)))
     renderers = [Renderer(model.tokenizer, item.conversation) for item in items]
-    pairs = zip(items, renderers, strict=True)
-    longest = [max(len(renderer(problem)) for problem in item.loaded.problems) for item, renderer in pairs]
+    longest = [_longest(item, renderer, model) for item, renderer in zip(items, renderers, strict=True)]
     items = [
         item if item.benchmark.name == HELDOUT else _fit(item, most, model.context, options)
         for item, most in zip(items, longest, strict=True)
     ]
-    needed = max(most + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
+    needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
     with waiting("starting engines"):
@@ -212,22 +217,49 @@ def _task(item: Item, options: Options, responder: Any, seed: int, identity: dic
     )
 
 
-def _fit(item: Item, longest: int, context: int, options: Options) -> Item:
+@dataclass(frozen=True)
+class Longest:
+    """The longest prompt of a benchmark."""
+
+    problem: str
+    """Its id."""
+    tokens: int
+
+
+def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
+    """Renders all prompts. Raises ``PromptError`` naming the problem that cannot be asked."""
+    limits = Limits(model.context, 1, model.vocabulary, model.path)
+    sizes: dict[str, int] = {}
+    for problem in item.loaded.problems:
+        what = f"{item.loaded.origin}: problem {problem.id!r}"
+        try:
+            tokens = renderer(problem)
+        except PromptError as error:
+            raise PromptError(f"{what}: {error}") from error
+        limits.check_vocabulary(tokens, f"{what}: the prompt")
+        sizes[problem.id] = len(tokens)
+    return Longest(*max(sizes.items(), key=lambda pair: pair[1]))
+
+
+def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
     """The item with ``max_tokens`` within the model's context.
 
     The benchmark's own limit gives way, and that is said. Raises ``EvalError`` when ``--max-tokens`` was given and does
     not fit, or a prompt leaves no room at all.
     """
-    room, wanted = context - longest, item.benchmark.max_tokens
+    room, wanted = context - longest.tokens, item.benchmark.max_tokens
     if room < 1 or (options.max_tokens is not None and wanted > room):
         what = f"--max-tokens {wanted}" if room >= 1 else "an answer"
         hint = f"use --max-tokens {room} or less" if room >= 1 else "use a model with a longer context"
         raise EvalError(
             f"{item.benchmark.name}: the model's context of {context} tokens has no room for {what} after the longest "
-            f"prompt of {longest} tokens; {hint}"
+            f"prompt, {longest.tokens} tokens of problem {longest.problem!r} of {item.loaded.origin}; {hint}"
         )
     if wanted > room:
-        warn(f"{item.benchmark.name}: at most {room} tokens per answer instead of {wanted}: the context is {context}")
+        warn(
+            f"{item.benchmark.name}: at most {room} tokens per answer instead of {wanted}: the context is {context}, "
+            f"the prompt of problem {longest.problem!r} {longest.tokens}"
+        )
         benchmark = replace(item.benchmark, max_tokens=room)
         return replace(item, benchmark=benchmark, conversation=replace(item.conversation, benchmark=benchmark))
     return item

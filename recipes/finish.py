@@ -95,6 +95,7 @@ def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model
     summary = summarise(directory, config, outcome)
     _write_summary(directory, summary)
     failures: list[Exception] = []
+    directory.report.unlink(missing_ok=True)  # of an earlier state of the run; a missing one is made up for
     try:
         build_report(directory.root)
     except UNFINISHED as error:
@@ -107,11 +108,17 @@ def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model
 
 
 def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
-    """Whatever an earlier process failed to write at the end of the run: its report, its model."""
-    if not directory.report.exists():
-        build_report(directory.root)
-    if summary["model_path"] is not None:
-        return
+    """Whatever is missing at the end of a run, because an earlier process failed to write it: its report, its model."""
+    try:
+        if not directory.report.exists():
+            build_report(directory.root)
+    finally:  # neither costs the other
+        if summary["model_path"] is None or not directory.model.exists():
+            _export_again(setup, directory, summary, stopper)
+
+
+def _export_again(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
+    """From the last checkpoint, with a learner and no engines."""
     config = setup.config
     found = checkpoint.latest(directory.checkpoints, lambda text: print(f"k15: {text}", file=sys.stderr))
     if config.iterations and (found is None or found[0].iteration != config.iterations):
@@ -191,7 +198,9 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ExportError(f"{target} cannot be written: {reason}") from error
+            raise ExportError(
+                f"{target} cannot be written: {reason}; once that is mended the same command goes on"
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.probe import first_probe
 from recipes.setup import Setup
 from rl.config import RunConfig, ScratchModel
 from rl.disk import writing
@@ -86,12 +87,18 @@ class Site:
                 config.rollout,
                 end,
                 config.seed,
+                config.model.compute_dtype,
             )
             return self._stack.enter_context(pool)
         from rl.launch import launch_engine
 
         pool = Pool(
-            lambda index: launch_engine(config, path, group, index), config.engine, config.rollout, end, config.seed
+            lambda index: launch_engine(config, path, group, index),
+            config.engine,
+            config.rollout,
+            end,
+            config.seed,
+            config.model.compute_dtype,
         )
         self._stack.enter_context(pool)
         pool.start()
@@ -108,9 +115,16 @@ class Site:
         return launch_learner(config, path, self._group)
 
 
+def calibrate(machines: Machines, setup: Setup) -> Machines:
+    """For learner and engines that were just started on the same files: lets the pool measure what rounding does."""
+    probe = first_probe(setup)
+    machines.pool.calibrate(probe, machines.policy.score(probe))
+    return machines
+
+
 def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
     """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
     path = starting_model(setup, directory)
     site = Site(setup.config, stack, connected_to_ray)
     pool = site.engines(path, setup.end)
-    return Machines(site.learner(setup.config, path), pool)
+    return calibrate(Machines(site.learner(setup.config, path), pool), setup)

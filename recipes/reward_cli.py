@@ -58,7 +58,7 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--gold-field", default="gold", metavar="NAME", help="field of the reference (gold)")
     one.add_argument("--prediction-field", default="prediction", metavar="NAME", help="of the response (prediction)")
     one.add_argument("--tolerance-field", metavar="NAME", help="of an absolute tolerance, e.g. error (none: exact)")
-    one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, seconds (1)")
+    one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, processor seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
     one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
     one.add_argument("--problems", type=Path, required=True, metavar="P.jsonl", help="problems with tests")

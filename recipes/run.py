@@ -20,6 +20,7 @@ from evals.store import write_samples
 from recipes.demonstrations import demonstrations
 from recipes.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.launching import Launcher, Machines, launch
+from recipes.probe import first_probe, scorable
 from recipes.promise import exit_code
 from recipes.setup import Setup, prepare
 from rl import checkpoint, loop
@@ -45,14 +46,12 @@ from rl.report.data import ReportError
 from rl.rewarding import Rewarder, ScoredGroup
 from rl.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.run_dir import RunDir, RunDirError
-from rl.sampling import build_sampler
+from rl.sampling import Sampler, build_sampler
 from rl.sinks import SinkError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
-from rollout import architecture
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
-from rollout.pretrained import resolve_model
 from rollout.progress import console_on, waiting
 
 EXPECTED = (
@@ -104,7 +103,8 @@ def located(error: Exception, run_dir: Path) -> str:
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
     with waiting("reading problems", console_on("stdout")):
-        setup = prepare(config, directory.began_with())
+        setup = prepare(config, directory.began_with(config))
+        data = Data.of(setup, directory)
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
@@ -113,9 +113,9 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, directory, stopper, stack, launcher)
+        session = Session(setup, data, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
-        rehearse(directory, setup, session.write_model)
+        session.rehearse()
         session.warm_up()
         state = session.restore()
         session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
@@ -126,11 +126,41 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         return session.finish(state, after)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a run draws from. It is complete before the run directory is: what is wrong with the data costs nothing,
+    and a mended configuration is none that changed.
+    """
+
+    sampler: Sampler
+    demonstrations: list[list[Pair]]
+    """Of each stage of the warm-up; empty where there is none to be done."""
+    notes: tuple[str, ...]
+    """One line each on what was left out."""
+
+    @classmethod
+    def of(cls, setup: Setup, directory: RunDir) -> Data:
+        """Raises ``ProblemError`` or ``PromptError``."""
+        config, size = setup.config, setup.config.problems.train_size
+        sampler = build_sampler(
+            config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
+        )
+        pairs, notes = ([], []) if warmed(config, directory) else demonstrations(setup)
+        return cls(sampler, pairs, (*setup.notes, *notes))
+
+
+def warmed(config: RunConfig, directory: RunDir) -> bool:
+    """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
+    target = directory.warmup
+    return config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists())
+
+
 @dataclass
 class Session:
     """One process's work on a run; everything it opens is closed by ``stack``, last first."""
 
     setup: Setup
+    data: Data
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
@@ -152,18 +182,9 @@ class Session:
         )
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
-        for note in self.setup.notes:
+        for note in self.data.notes:
             self.watch.warn(note)
-        # Whatever is wrong with the data is found here, before anything is spent on engines.
-        self.sampler = build_sampler(
-            config.sampling, self.setup.train, config.rollout.groups, config.seed, config.problems.train_size,
-            self.setup.screen.fits,
-        )  # fmt: skip
-        self.demonstrations: list[list[Pair]] = []
-        if not self._warmed():
-            self.demonstrations, notes = demonstrations(self.setup)
-            for note in notes:
-                self.watch.warn(note)
+        self.sampler = self.data.sampler
         began = time.monotonic()
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
@@ -188,24 +209,24 @@ class Session:
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
-    def _warmed(self) -> bool:
-        """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
-        target = self.directory.warmup
-        return self.setup.config.warmup is None or (
-            (target / "model.safetensors").exists() and (target / "warmup.json").exists()
-        )
+    def rehearse(self) -> None:
+        """The end of the run, tried before anything is spent."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            rehearse(self.directory, self.setup, self.write_model)
+        self._spend("start", began)
 
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
         config, target = self.setup.config, self.directory.warmup
-        if config.warmup is None or self._warmed():
+        if config.warmup is None or warmed(config, self.directory):
             return
         self.compare_engines()
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
         report = warm_up(
             config.warmup.stages,
-            self.demonstrations,
+            self.data.demonstrations,
             self.machines.policy,
             self.directory.root / "warmup-checkpoints",
             self.watch,
@@ -241,19 +262,8 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts.
-
-        At first held-out prompts with answers, and one that goes beyond the sliding windows that rollouts will exceed.
-        """
-        config, encode = self.setup.config, self.setup.tokenizer
-        first = [
-            [*self.setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
-            for problem in self.setup.heldout[: config.rollout.parity_probes]
-        ]
-        long = beyond_windows(config)
-        if long and first:
-            first.append((first[0] * (1 + long // len(first[0])))[:long])
-        return scorable(self.recent or first, config.engine.max_model_len)
+        """Sequences for the parity probe: the newest finished rollouts, at first those of ``first_probe``."""
+        return scorable(self.recent, self.setup.config.engine.max_model_len) or first_probe(self.setup)
 
     def publish(self, version: int) -> None:
         """Current weights into every engine, once per version."""
@@ -369,23 +379,6 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
-
-
-def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
-    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
-    return [list(sequence[: context - 1]) for sequence in sequences]
-
-
-def beyond_windows(config: RunConfig) -> int:
-    """Tokens of a sequence that no sliding window of the policy spans; 0 where none is as short as the context."""
-    base, context = config.model.base, config.engine.max_model_len
-    if isinstance(base, ScratchModel):
-        return 0
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(resolve_model(base.path)).get_text_config()
-    narrow = [window for window in architecture.windows(text) if window < context]
-    return min(context, narrow[-1] + 64) if narrow else 0
 
 
 def describe(config: RunConfig) -> str:

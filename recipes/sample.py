@@ -53,6 +53,10 @@ def find_model(name: str) -> Chosen:
     if (run / "config.yaml").is_file():
         from rl.config_io import ConfigError, read_file, validate
 
+        if (run / "summary.json").is_file() and not (run / EXPORTS[0] / "config.json").is_file():
+            raise SampleError(
+                f"{run} is finished, but its model is not exported; the command that trained it does that"
+            )
         for export in EXPORTS:
             if (run / export / "config.json").is_file():
                 break

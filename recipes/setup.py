@@ -102,7 +102,7 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
         left_out = gone(train, build_source(problems.train, "train"))
     check_disjoint(train, held_out)
     tokenizer, vocabulary, model = load_tokenizer(config, train)
-    transcript = Transcript(tokenizer, endings(tokenizer, vocabulary, model), problems.system)
+    transcript = Transcript(tokenizer, end_tokens(tokenizer, model or None, vocabulary), problems.system)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
@@ -192,15 +192,3 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         raise PromptError(f"{base.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     check_tokenizer(loaded, base.path)
     return loaded, getattr(text, "vocab_size", None) or len(loaded), path
-
-
-def endings(tokenizer: Any, vocabulary: int, model: str) -> tuple[int, ...]:
-    """``end_tokens`` that the model can say. Raises ``PromptError`` when it can say none."""
-    known = end_tokens(tokenizer, model or None)
-    found = tuple(token for token in known if token < vocabulary)
-    if not found:
-        raise PromptError(
-            f"{model}: all tokens that end a response ({', '.join(map(str, known))}) lie beyond the {vocabulary} rows "
-            "of its embedding, so no response could end; use the tokenizer that belongs to the weights"
-        )
-    return found

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 GRADER_TIMEOUT_S = 1.0
-"""Wall limit of one maths verdict, in training, evaluation and commands alike: an answer that spends it is wrong, so
-that with limits of their own they could differ on the same response."""
+"""Processor seconds of one maths verdict, in training, evaluation and commands alike. What an answer may cost is
+bounded in steps, far below this; an answer that spent it would be wrong, so with limits of their own they could differ
+on the same response."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,11 @@ class Batch:
         return torch.repeat_interleave(torch.arange(len(self), device=self.tokens.device), self.loss_lengths)
 
     @property
+    def sampled_logprobs(self) -> torch.Tensor:
+        """[L] the sampler's log-probs of the loss tokens."""
+        return self.sampler_logprobs[self.loss_mask]
+
+    @property
     def loss_lengths(self) -> torch.Tensor:
         """[n] loss tokens of each sequence."""
         ends = torch.nn.functional.pad(self.loss_mask.cumsum(0), (1, 0))

@@ -146,6 +146,15 @@ class WarmupConfig(WarmupStage):
         return (self, *self.then)
 
 
+class ImportanceConfig(Config):
+    """Truncated importance weights min(cap, pi_i / mu): engine and learner never have quite the same policy."""
+
+    cap: float = Field(2.0, ge=1)
+    """Largest weight; 2 is what the field uses."""
+    level: Literal["token", "sequence"] = "token"
+    """``token``: each token by its own ratio. ``sequence``: by the response's; unbiased below the cap, more noise."""
+
+
 class ObjectiveConfig(Config):
     """The k1.5 policy loss [A.4]."""
 
@@ -155,6 +164,8 @@ class ObjectiveConfig(Config):
     """``mean``: the group's mean reward (the paper's). ``exp_mean``: tau log mean exp(r / tau), the exact form."""
     length_norm: Literal["none", "response", "max_tokens"] = "max_tokens"
     """Divide each sequence's loss by nothing (the paper), by its own length, or by ``rollout.max_tokens``."""
+    importance: ImportanceConfig | None = None
+    """Weigh the gradient for what sampled the tokens; ``null``: not. For coarse engines, or ``loss_on: all``."""
 
 
 class OptimizerConfig(Config):
@@ -329,11 +340,6 @@ class RunConfig(Config):
         if rollout.segment_tokens > rollout.max_tokens:
             raise ValueError(
                 f"rollout.segment_tokens ({rollout.segment_tokens}) is above rollout.max_tokens ({rollout.max_tokens})"
-            )
-        if (rollout.min_response_tokens or 0) > rollout.max_tokens:
-            raise ValueError(
-                f"rollout.min_response_tokens ({rollout.min_response_tokens}) is above rollout.max_tokens "
-                f"({rollout.max_tokens})"
             )
         if rollout.max_tokens >= engine.max_model_len:
             raise ValueError(

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+STARTS = 3
+"""Attempts at a local cluster. Ray gives its processes 30 s to come up and has no setting for it; beside other work on
+a slow machine that is too short now and then, and the next attempt finds in memory what this one had to read."""
+
+
 class LaunchError(RuntimeError):
     """The cluster cannot host the run; the message says what is missing."""
 
@@ -83,11 +88,12 @@ def connected(config: RunConfig) -> Iterator[None]:
 
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
-        if not address:
-            stack.callback(Guard().close)
-        stack.callback(ray.shutdown)
         try:
-            _join(address) if address else _start_local(config)
+            if address:
+                stack.callback(ray.shutdown)
+                _join(address)
+            else:
+                stack.enter_context(_start_local(config))
         except SystemExit as stop:  # how Ray's own handler of SIGTERM, in place by now, ends a process
             raise Interrupted("SIGTERM") from stop
         yield
@@ -124,18 +130,26 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _start_local(config: RunConfig) -> None:
+def _start_local(config: RunConfig) -> ExitStack:
+    """Start a cluster; what is returned ends it, with all that its attempts have started. Raises ``LaunchError``."""
     import ray
 
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
     cores = max(len(os.sched_getaffinity(0)), 1 + config.engine.count)
-    try:
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
-    except Exception as error:  # Ray raises a bare Exception when its processes do not come up within 30 s
-        reason = str(error).partition("\n")[0]
-        raise LaunchError(
-            f"Ray did not start on this machine: {reason} The same command tries again; other load may have to go first"
-        ) from error
+    reason = ""
+    for _ in range(STARTS):
+        with ExitStack() as cluster:
+            cluster.callback(Guard().close)
+            cluster.callback(ray.shutdown)
+            try:
+                ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
+            except Exception as error:  # noqa: BLE001 - what Ray raises when its processes do not come up in time
+                reason = str(error).partition("\n")[0]
+            else:
+                return cluster.pop_all()
+    raise LaunchError(
+        f"Ray did not start on this machine: {reason} The same command tries again; other load may have to go first"
+    )
 
 
 def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:

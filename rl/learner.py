@@ -19,7 +19,7 @@ from rl.config import RunConfig
 from rl.forward import causal_lm, packed_logprobs
 from rl.movement import Watch
 from rl.muon import build_optimizer
-from rl.objective import SequenceLoss, length_norms, policy_loss
+from rl.objective import SequenceLoss, effective_share, importance_weights, length_norms, policy_loss
 from rl.policy import PolicyError, load_model, prepare, use_attention
 from rollout import moba
 from rollout.export import save_model
@@ -83,6 +83,10 @@ class IterationStats:
     """Share of full causal attention computed for the batch, over all layers; ``None`` without block attention."""
     full_share: float | None = None
     """Share of the batch's tokens that see their whole past in the block layers; ``None`` without block attention."""
+    importance_mean: float | None = None
+    """Mean importance weight of the trained tokens; ``None`` without ``learner.objective.importance``."""
+    importance_ess: float | None = None
+    """Effective sample size over their number."""
 
     @property
     def skipped(self) -> int:
@@ -205,6 +209,7 @@ class Learner:
         opening = [self.first_step(minibatch) for minibatch in minibatches[:1]]
         referenced = [minibatch for _, minibatch in opening] + later
         gaps = torch.cat([sampler_gaps(minibatch) for minibatch in referenced]) if referenced else torch.empty(0)
+        weights = [weight for each in referenced if (weight := self._importance(each)) is not None]
         steps = (*(metrics for metrics, _ in opening), *(self.step(minibatch) for minibatch in later))
         density, full_share = self._attention_shares(batch)
         return IterationStats(
@@ -217,6 +222,8 @@ class Learner:
             seconds=time.perf_counter() - started,
             density=density,
             full_share=full_share,
+            importance_mean=torch.cat(weights).mean().item() if weights else None,
+            importance_ess=effective_share(torch.cat(weights)) if weights else None,
         )
 
     def _attention_shares(self, batch: Batch) -> tuple[float | None, float | None]:
@@ -295,7 +302,20 @@ class Learner:
         objective = self.config.learner.objective
         assert part.reference_logprobs is not None
         norm = length_norms(part.loss_lengths, objective.length_norm, self.config.rollout.max_tokens)
-        return policy_loss(logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau)
+        weight = self._importance(part)
+        return policy_loss(
+            logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau, weight
+        )
+
+    def _importance(self, part: Batch) -> torch.Tensor | None:
+        """Weights [L] of the loss tokens of a batch that carries its reference log-probs; ``None``: not configured."""
+        chosen = self.config.learner.objective.importance
+        if chosen is None:
+            return None
+        assert part.reference_logprobs is not None
+        return importance_weights(
+            part.reference_logprobs, part.sampled_logprobs, part.sequence, len(part), chosen.cap, chosen.level
+        )
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Returns (norm before clipping, skipped)."""
@@ -343,7 +363,7 @@ def sampler_gaps(minibatch: Batch) -> torch.Tensor:
     """|sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
     if minibatch.reference_logprobs is None:
         raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
-    difference = (minibatch.sampler_logprobs[minibatch.loss_mask] - minibatch.reference_logprobs).abs()
+    difference = (minibatch.sampled_logprobs - minibatch.reference_logprobs).abs()
     return difference[minibatch.current[minibatch.loss_mask]]
 
 

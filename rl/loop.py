@@ -50,8 +50,9 @@ class Policy(Protocol):
 class Sampler(Protocol):
     """Chooses problems [A.6]."""
 
-    overlong: Collection[int]
-    """Indices of problems that it leaves out because they do not fit the context."""
+    @property
+    def overlong(self) -> Collection[int]:
+        """Indices of problems that it leaves out because they do not fit the context."""
 
     def draw(self, n: int) -> list[Problem]:
         """n different problems."""
@@ -181,7 +182,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     parts.store(i, scored, by_rollout)
     metrics = replace(
         iteration_metrics(
-            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published.max_gap, weight, config.rollout
+            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published, weight, config.rollout
         ),
         problems_overlong=len(parts.sampler.overlong),
     )

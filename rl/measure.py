@@ -12,6 +12,7 @@ from rl.metrics import IterationMetrics, of_rollouts
 from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.partial import tokens_saved
+from rollout.pool import PublishReport
 from rollout.types import Group, StopReason, WeightVersion
 
 
@@ -34,7 +35,7 @@ def iteration_metrics(
     advantages: Mapping[str, float],
     stats: IterationStats,
     seconds: Mapping[str, float],
-    probe_gap: float,
+    published: PublishReport,
     length_weight: float,
     config: RolloutConfig,
 ) -> IterationMetrics:
@@ -62,7 +63,10 @@ def iteration_metrics(
         logratio_per_token=last.logratio_per_token if last else None,
         gap_mean=stats.gap_mean,
         gap_max=stats.gap_max,
-        probe_max_gap=probe_gap,
+        probe_max_gap=published.max_gap,
+        probe_mean_gap=published.mean_gap,
+        importance_mean=stats.importance_mean,
+        importance_ess=stats.importance_ess,
         entropy=last.entropy if last else None,
         grad_norm=sum(step.grad_norm for step in stats.steps) / len(stats.steps) if stats.steps else None,
         update_rms_muon=stats.update_rms.get("muon"),

@@ -117,6 +117,12 @@ class IterationMetrics:
     """Largest |engine - learner| log-prob over this iteration's sampled tokens."""
     probe_max_gap: float | None = _as("probe/max_gap")
     """Largest |engine - learner| log-prob of the parity probe after the publish (invariant 1)."""
+    probe_mean_gap: float | None = _as("probe/mean_gap")
+    """Mean |engine - learner| log-prob of the same probe; of the engine where it is largest."""
+    importance_mean: float | None = _as("importance/mean")
+    """Mean truncated importance weight of the trained tokens; only with ``learner.objective.importance``."""
+    importance_ess: float | None = _as("importance/ess")
+    """Effective sample size of these weights over their number."""
     entropy: float | None = _as("entropy")
     """Mean entropy of the policy's next-token distribution on trained tokens."""
     grad_norm: float | None = _as("grad_norm")

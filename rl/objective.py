@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 Baseline = Literal["mean", "exp_mean"]
+Level = Literal["token", "sequence"]
 LengthNorm = Literal["none", "response", "max_tokens"]
 
 
@@ -57,20 +58,46 @@ def policy_loss(
     advantage: torch.Tensor,
     norm: torch.Tensor,
     tau: float,
+    weight: torch.Tensor | None = None,
 ) -> SequenceLoss:
     """l_j = -A_j log pi_theta(o_j) + tau/2 Delta_j^2 over the loss tokens [A.4.3, equation (3)].
 
     ``logprobs`` [T] with gradient and ``reference`` [T]: log-probs of the loss tokens under the policy and under the
     policy frozen at the start of the iteration. ``sequence`` [T] ints: the sequence that each token belongs to.
     ``advantage`` [n] and ``norm`` [n]: A_j, and what l_j is divided by (1 in the paper). Log-ratios are summed over
-    tokens and never divided by the length inside the square: that would change tau with the length.
+    tokens and never divided by the length inside the square: that would change tau with the length. ``weight`` [T]
+    scales each token's share of the gradient, not the loss as told: see ``importance_weights``.
     """
+    if weight is not None:
+        logprobs = torch.lerp(logprobs.detach(), logprobs, weight)
     n = advantage.shape[0]
     log_pi = logprobs.new_zeros(n).index_add(0, sequence, logprobs)
     delta = logprobs.new_zeros(n).index_add(0, sequence, logprobs - reference)
     losses = -advantage * log_pi + 0.5 * tau * delta.square()
     log_ratio = delta.detach()
     return SequenceLoss((losses / norm).sum(), log_ratio, advantage * (advantage - tau * log_ratio) < 0)
+
+
+def importance_weights(
+    reference: torch.Tensor, sampler: torch.Tensor, sequence: torch.Tensor, n: int, cap: float, level: Level
+) -> torch.Tensor:
+    """Truncated importance weights min(cap, pi_i / mu) [T] of the loss tokens, without gradient.
+
+    The identity behind the loss holds for samples of any policy [A.4.2], its expectation is over the policy that
+    sampled: an engine in another type, or older weights, as told by the log-probs that it recorded. ``reference`` and
+    ``sampler`` [T]: log-probs under the frozen policy and of the sampler. ``sequence`` [T]: as in ``policy_loss``, n
+    sequences. ``sequence`` level weighs all tokens of a response by the ratio of its whole probability: without bias
+    below the cap, and of a variance that grows with the length.
+    """
+    ratio = (reference - sampler).detach()
+    if level == "sequence":
+        ratio = ratio.new_zeros(n).index_add(0, sequence, ratio)[sequence]
+    return ratio.exp().clamp(max=cap)
+
+
+def effective_share(weights: torch.Tensor) -> float:
+    """Effective sample size over sample size, (sum w)^2 / (n sum w^2): 1 for equal weights. NaN without any."""
+    return (weights.sum().square() / (len(weights) * weights.square().sum())).item() if len(weights) else math.nan
 
 
 def length_norms(response_tokens: torch.Tensor, kind: LengthNorm, max_tokens: int) -> torch.Tensor:

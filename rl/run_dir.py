@@ -127,10 +127,14 @@ class RunDir:
         self.summary = root / "summary.json"
         self.report = root / "report.html"
 
-    def began_with(self) -> ProblemsConfig | None:
-        """Where the problems came from when the run began; ``None`` for a new run."""
+    def began_with(self, config: RunConfig) -> ProblemsConfig | None:
+        """Where the problems came from when the run began; ``None`` for a new run.
+
+        Raises ``RunDirError`` when the run cannot go on with ``config``.
+        """
         if not self.config.exists():
             return None
+        self._check_config(config.model_dump(mode="json"))
         recorded = json.loads(self.info.read_text()).get("problems") if self.info.exists() else None
         return _complete(
             yaml.safe_load(self.config.read_text()) | ({"problems": recorded} if recorded else {})
@@ -155,7 +159,8 @@ class RunDir:
                 f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
         if self.config.exists():
-            self._check_same(resolved, fingerprint, heldout)
+            self._check_config(resolved)
+            self._check_problems(fingerprint, heldout)
             replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
             return True
         others = [path.name for path in self.root.iterdir() if path.name != ".lock"]
@@ -175,25 +180,27 @@ class RunDir:
         replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
         return False
 
-    def _check_same(self, resolved: dict[str, Any], fingerprint: str, heldout: str) -> None:
+    def _check_config(self, resolved: dict[str, Any]) -> None:
         changed = difference(_complete(yaml.safe_load(self.config.read_text())).model_dump(mode="json"), resolved)
         if changed:
             raise RunDirError(
                 f"{self.root} holds a run with another configuration; resume it unchanged or "
                 "choose another --run-dir:\n  " + "\n  ".join(changed)
             )
+
+    def _check_problems(self, fingerprint: str, heldout: str) -> None:
         info = json.loads(self.info.read_text())
         recorded = info["problems_sha256"]
-        if info.get("heldout_sha256", heldout) != heldout:
-            raise RunDirError(
-                f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
-                "problems.heldout, or choose another --run-dir"
-            )
         if recorded != fingerprint:
             raise RunDirError(
                 f"{self.root}: the problems have changed since the run began "
                 f"(sha256 {recorded[:12]} -> {fingerprint[:12]}); "
                 "restore the data or choose another --run-dir"
+            )
+        if info.get("heldout_sha256", heldout) != heldout:
+            raise RunDirError(
+                f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
+                "problems.heldout, or choose another --run-dir"
             )
 
     @contextmanager

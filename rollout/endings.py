@@ -14,22 +14,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, model: str | None = None) -> tuple[int, ...]:
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, model: str | None = None, vocabulary: int | None = None
+) -> tuple[int, ...]:
     """Token ids that end a response, without repeats; the first is the one that demonstrations teach.
 
     In this order: the token with which the chat template ends an assistant's turn; the tokenizer's EOS; those that the
     files of ``model`` (a directory or hub name) declare. Any of them ends a response, since a model may have been
-    trained with each. Raises ``PromptError`` when there is none: such a policy could never stop.
+    trained with each; what lies beyond its embedding of ``vocabulary`` rows it cannot say. Raises ``PromptError`` when
+    there is none: such a policy could never stop.
     """
     own = [turn_end(tokenizer), tokenizer.eos_token_id]
     declared = declared_end(model) if model else []
-    ids = dict.fromkeys(int(token) for token in (*own, *declared) if token is not None)
-    if not ids:
+    known = dict.fromkeys(int(token) for token in (*own, *declared) if token is not None)
+    if not known:
         raise PromptError(
             f"tokenizer {tokenizer.name_or_path!r} has no EOS token and its chat template ends turns with none: the "
             "policy could never stop; set tokenizer.eos_token and save it"
         )
-    return tuple(ids)
+    found = tuple(token for token in known if vocabulary is None or token < vocabulary)
+    if not found:
+        raise PromptError(
+            f"{model or tokenizer.name_or_path}: all tokens that end a response ({', '.join(map(str, known))}) lie "
+            f"beyond the {vocabulary} rows of its embedding, so none could end; use the tokenizer that belongs to the "
+            "weights"
+        )
+    return found
 
 
 def declared_end(model: str) -> list[int]:

@@ -54,9 +54,8 @@ def save_model(policy: nn.Module, folder: Path, source: Path | None = None, dtyp
     """
     model: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
     _write_weights(dict(checkpoint_weights(policy)), folder, dtype)
-    config = json.loads(model.config.to_json_string())
-    config = in_both_spellings({**config, "architectures": [type(model).__name__], "dtype": dtype})
-    _write_json(folder / CONFIG, config)
+    written = {**json.loads(model.config.to_json_string()), "architectures": [type(model).__name__], "dtype": dtype}
+    _write_json(folder / CONFIG, in_both_spellings(written, model.config))
     if source is not None and (source / GENERATION).is_file():
         shutil.copyfile(source / GENERATION, folder / GENERATION)
     elif model.can_generate():
@@ -82,17 +81,24 @@ def save_tokenizer(tokenizer: Any, folder: Path, source: Path | None = None) -> 
     _write_json(settings, tokenizer_in_old_spelling(json.loads(settings.read_text())))
 
 
-def in_both_spellings(config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` as transformers 5 writes it, with the keys added that transformers 4 looks for.
+def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, Any]:
+    """A configuration as transformers 5 writes it, with the keys added that transformers 4 looks for.
 
-    Nested configurations (of a text model inside of another one) likewise.
+    Nested configurations (of a text model inside of another one) likewise. ``config``: what it was written from, which
+    knows other names of its keys (``num_experts`` of what is now ``num_local_experts``).
     """
-    added = {key: in_both_spellings(value) for key, value in config.items() if _is_config(key, value)}
-    if isinstance(config.get("dtype"), str):
-        added["torch_dtype"] = config["dtype"]
-    if isinstance(config.get("rope_parameters"), dict):
-        added |= _old_rotary(config["rope_parameters"], config.get("model_type", ""))
-    return {**config, **added}
+    added = {
+        key: in_both_spellings(value, getattr(config, key, None))
+        for key, value in written.items()
+        if _is_config(key, value)
+    }
+    names: dict[str, str] = getattr(config, "attribute_map", {})
+    added |= {old: written[new] for old, new in names.items() if new in written and old not in written}
+    if isinstance(written.get("dtype"), str):
+        added["torch_dtype"] = written["dtype"]
+    if isinstance(written.get("rope_parameters"), dict):
+        added |= _old_rotary(written["rope_parameters"], written.get("model_type", ""))
+    return {**written, **added}
 
 
 def _is_config(key: str, value: Any) -> bool:

@@ -20,8 +20,9 @@ from typing import Any, Self, TypeVar
 from rollout.board import Board, Completion, Progress
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import AllEnginesDead, Delta, Engine, EngineError, EngineStats, Request, WeightUpdate
+from rollout.parity import limits
 from rollout.partial import fold, next_request, training_sampling
-from rollout.slot import Publication, Slot, limited
+from rollout.slot import Calibration, Publication, Slot, limited
 from rollout.types import Group, WeightVersion
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class PublishReport:
     """Bytes of the weights."""
     max_gap: float
     """Largest |engine - learner| log-prob over the probe and the engines, in nats."""
+    mean_gap: float
+    """Largest mean |engine - learner| log-prob over the engines, in nats a token."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class PoolStats:
 class Pool:
     """Engines behind one front. ``spawn(i)`` makes engine i, not yet started; it is called again after each death.
 
-    ``stop_token_ids`` end a response; ``seed`` is the run's. Use as a context manager, or ``close()`` it.
+    ``stop_token_ids`` end a response; ``seed`` is the run's; ``learner_dtype``: what the learner computes in. Use as a
+    context manager, or ``close()`` it.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Pool:
         rollout: RolloutConfig,
         stop_token_ids: Sequence[int] = (),
         seed: int = 0,
+        learner_dtype: str = "float32",
     ) -> None:
+        self.limits = limits(rollout, config.dtype, learner_dtype)
         self.config = config
         self.rollout = rollout
         self.stop_token_ids = tuple(stop_token_ids)
@@ -97,15 +103,23 @@ class Pool:
         """Other limits and another seed for what is drawn from here on; the engines stay as they are."""
         self.rollout, self.seed = rollout, seed
 
+    def calibrate(self, probe: Sequence[Sequence[int]], reference: Sequence[Sequence[float]]) -> None:
+        """From now on an engine scores ``probe`` before it takes its first weights: what differs there is rounding.
+
+        ``reference`` [n][len - 1]: log-probs by the learner with the weights that the engines are loaded with.
+        """
+        for slot in self._slots:
+            slot.calibration = Calibration(probe, reference)
+
     def publish(
         self, update: WeightUpdate, probe: Sequence[Sequence[int]], reference: Sequence[Sequence[float]]
     ) -> PublishReport:
         """Load new weights into all engines and check them on the probe (invariant 1).
 
         ``reference`` [n][len - 1]: the learner's log-probs of ``probe`` at temperature 1. Raises ``ParityError`` with
-        both numbers above ``rollout.parity_bound``, ``AllEnginesDead`` when no engine is left.
+        both sides' numbers beyond what rounding explains, ``AllEnginesDead`` when no engine is left.
         """
-        return self._run(lambda _: self._publish(Publication(update, probe, reference, self.rollout.parity_bound)))
+        return self._run(lambda _: self._publish(Publication(update, probe, reference, self.limits)))
 
     def extend(
         self, groups: Sequence[Group], version: WeightVersion, on_progress: Progress | None = None
@@ -220,7 +234,8 @@ class Pool:
             version=publication.update.version,
             seconds=time.monotonic() - began,
             bytes=publication.update.payload.get("size", 0),
-            max_gap=max(slot.gap for slot in self._serving()),
+            max_gap=max(slot.gap.largest for slot in self._serving()),
+            mean_gap=max(slot.gap.mean for slot in self._serving()),
         )
 
     def _serving(self) -> list[Slot]:

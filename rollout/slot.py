@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TypeVar
 from rollout.board import Board
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightUpdate
+from rollout.parity import Gap, Limits, check_loaded, check_published, gap_of
 
 T = TypeVar("T")
 
@@ -32,7 +32,17 @@ class Publication:
     probe: Sequence[Sequence[int]]
     reference: Sequence[Sequence[float]]
     """The learner's log-probs of the probe; [n][len - 1], nats."""
-    bound: float
+    limits: Limits
+    """How far the engine's may be from them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What engine and learner must agree on while the engine holds the weights that both were loaded with."""
+
+    probe: Sequence[Sequence[int]]
+    reference: Sequence[Sequence[float]]
+    """The learner's log-probs of the probe as it was loaded; [n][len - 1], nats."""
 
 
 async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
@@ -43,23 +53,6 @@ async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
         raise EngineTimeout(f"{what} did not finish within {seconds:.0f} s") from error
 
 
-def parity_gap(engine: Sequence[Sequence[float]], learner: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Largest absolute difference and the two log-probs that make it (engine's, learner's), in nats.
-
-    NaN counts as infinitely far. Raises ``ParityError`` when the shapes differ.
-    """
-    if [len(row) for row in engine] != [len(row) for row in learner]:
-        raise ParityError("engine and learner scored the probe to different lengths")
-    pairs = [pair for ours, theirs in zip(engine, learner, strict=True) for pair in zip(ours, theirs, strict=True)]
-    worst = max(pairs, key=_distance, default=(0.0, 0.0))
-    return _distance(worst), *worst
-
-
-def _distance(pair: tuple[float, float]) -> float:
-    gap = abs(pair[0] - pair[1])
-    return math.inf if math.isnan(gap) else gap
-
-
 class Slot:
     """Keeps one engine alive. An engine serves only after it took the newest weights and passed the parity probe."""
 
@@ -68,8 +61,12 @@ class Slot:
         self.config = config
         self.engine: Engine | None = None
         """The engine that may serve; ``None`` while there is none."""
-        self.gap = 0.0
-        """Largest parity gap of the engine's last probe, in nats."""
+        self.gap = Gap()
+        """The engine's last parity gap."""
+        self.calibration: Calibration | None = None
+        """For engines before their first weights; ``None``: their rounding is not measured."""
+        self.loaded: Gap | None = None
+        """Parity gap of the engine as it was loaded, where it was measured."""
         self.last_error = ""
         self.failures = 0
         """Engines lost over the pool's life."""
@@ -80,6 +77,7 @@ class Slot:
         self._lost_before = 0
         self._bad_rounds = 0
         self._seen: Publication | None = None
+        self._untouched = False
         self._revival: asyncio.Task[None] | None = None
 
     @property
@@ -113,6 +111,7 @@ class Slot:
                 await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
             self._attempts += 1
             engine = self._spawn(self.index)
+            self._untouched, self.loaded = True, None
             try:
                 await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 if publication is not None:
@@ -160,18 +159,18 @@ class Slot:
 
     async def _install(self, engine: Engine, publication: Publication) -> None:
         limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
+        if self._untouched and self.calibration is not None:
+            scores = await limited(engine.score(self.calibration.probe), limit, f"calibration of {name}")
+            self.loaded = gap_of(scores, self.calibration.reference)
+            check_loaded(name, self.loaded, publication.limits)
+        self._untouched = False
         update = replace(publication.update, payload={**publication.update.payload, "engine": self.index})
         await limited(engine.update_weights(update), limit, f"weight update of {name}")
         if not publication.probe:
             return
         scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
-        self.gap, ours, theirs = parity_gap(scores, publication.reference)
-        if not self.gap <= publication.bound:
-            raise ParityError(
-                f"{name} and the learner disagree after publish of version {version}: log-prob {ours:.6f} against "
-                f"{theirs:.6f}, {self.gap:.3g} nats apart (rollout.parity_bound is {publication.bound:.3g}); "
-                "the engine does not serve the learner's weights"
-            )
+        self.gap = gap_of(scores, publication.reference)
+        check_published(name, version, self.gap, self.loaded, publication.limits)
 
     async def lose(self, error: EngineError) -> None:
         """The engine failed: it serves no more, and its process goes."""

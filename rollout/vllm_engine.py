@@ -178,6 +178,7 @@ class VllmEngine:
                 self.attention = moba.trained_with(self.model_path)
             arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed, self.attention))
             self._llm = AsyncLLM.from_engine_args(arguments)
+            await self._enter(0)  # as the learner computes the weights that both are loaded with
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 START_ATTEMPTS = 3
@@ -17,20 +19,31 @@ START_ATTEMPTS = 3
 # Programs that tests start inherit it; k15 itself sets what a run asks for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ON_RAY = ("test_math_contexts", "test_moba_vllm", "test_sandbox_service", "test_worker")
-"""Files whose slow tests share the cluster below."""
-TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten")
+SLOW_TOGETHER = {
+    **dict.fromkeys(("test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"), "ray_cluster"),
+    **dict.fromkeys(("test_moba_vllm", "test_vllm_engine"), "vllm"),
+}
+"""Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
+QUICK_TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten")
 """Files whose quick tests share what takes long to make: a trained run, verdicts, a venv."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares an engine, a cluster or a run in one process of ``pytest -n N --dist loadgroup``."""
-    for item in items:
-        name = item.path.stem
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("ray" if name in ON_RAY else name))
-        elif name in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(name))
+class Together(LoadScopeScheduling):
+    """Of xdist's ways to spread tests, one that keeps in one process what shares an engine, a cluster or a run.
+
+    By file, not by marks: those of xdist's own `loadgroup` get lost with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = Path(nodeid.partition("::")[0]).stem
+        if self.config.option.markexpr.startswith("slow"):
+            return SLOW_TOGETHER.get(name, name)
+        return name if name in QUICK_TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """``--dist loadgroup`` means the above."""
+    return Together(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,17 @@
 """``k15`` to which something happens while an iteration is sampled: at a given moment, however busy the machine is.
 
-    python -m tests.doomed 1=worker,3=driver NOTES train --config FILE --run-dir RUN
+    python -m tests.doomed 1=worker NOTES train --config FILE --run-dir RUN
 
-When the first tokens of iteration 1 are in the journal, the rollout worker is killed; at those of iteration 3 this
-process is. Before that it writes what it saw to ``NOTES``: the journal as it was, and who was running.
+When the first tokens of iteration 1 are in the journal, the rollout worker is killed (its engine has not been given the
+last request, so it cannot be done with the others before that). ``3=driver``: in iteration 3 the worker is, and, once
+all below it is gone, this process. ``NOTES`` gets a file with what was seen: the journal as it was, and who was there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,8 @@ import psutil
 
 from recipes.cli import main
 from rl.journal import Journal
-from rollout.engine import Delta
+from rollout.engine import Delta, Request
+from rollout.worker import RayEngine
 from tests.processes import until_gone
 
 
@@ -28,7 +31,7 @@ def family(name: str = "") -> list[psutil.Process]:
 
 
 def kill_worker() -> list[str]:
-    """SIGKILL for the engine's actor; returns what ended with it: vLLM's own processes, waited for."""
+    """SIGKILL for the engine's actor; returns the names of what ended with it: vLLM's own processes, waited for."""
     (worker,) = family("ray::RolloutWor")
     below = {one.pid: one.name() for one in worker.children(recursive=True)}
     worker.kill()
@@ -37,35 +40,51 @@ def kill_worker() -> list[str]:
 
 
 class Doom:
-    """Faults by iteration, each at the first tokens that the journal takes."""
+    """Which faults are to come, by iteration, and how far the run is."""
 
     def __init__(self, plan: dict[int, str], notes: Path) -> None:
         self.plan = plan
         self.notes = notes
+        self.journal = Path()
+        """The file that is written now."""
 
-    def after_append(self, journal: Journal, deltas: Sequence[Delta]) -> None:
-        """Called once ``deltas`` are on record."""
-        path = Path(journal._file.name) if journal._file else Path()
-        victim = self.plan.get(int(path.stem), "") if any(delta.token_ids for delta in deltas) else ""
-        if not victim:
-            return
-        del self.plan[int(path.stem)]
-        note = {"journal": path.read_text(), "family": {one.pid: one.name() for one in family()}}
-        if victim == "worker":
-            note["ended"] = kill_worker()
+    @property
+    def victim(self) -> str:
+        """Who is to be killed in this iteration."""
+        return self.plan.get(int(self.journal.stem), "") if self.journal.stem else ""
+
+    def strike(self) -> None:
+        """The moment has come."""
+        victim = self.plan.pop(int(self.journal.stem))
+        note = {"journal": self.journal.read_text(), "family": {one.pid: one.name() for one in family()}}
+        note["ended"] = kill_worker()
         (self.notes / f"{victim}.json").write_text(json.dumps(note))
         if victim == "driver":
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch(doom: Doom) -> None:
+    """Let ``doom`` see every journal, and keep one request from an engine that is to be killed."""
+    opened, append, submit = Journal.open, Journal.append, RayEngine.submit
+
+    def watched_open(self: Journal, iteration: int) -> list[Delta]:
+        doom.journal = self._path(iteration)
+        return opened(self, iteration)
+
+    def watched_append(self: Journal, deltas: Sequence[Delta]) -> None:
+        append(self, deltas)
+        if doom.victim and any(delta.token_ids for delta in deltas):
+            doom.strike()
+
+    async def unfinished_submit(self: RayEngine, requests: Sequence[Request]) -> None:
+        await submit(self, requests[:-1] if doom.victim and len(requests) > 1 else requests)
+
+    Journal.open = watched_open  # type: ignore[method-assign]
+    Journal.append = watched_append  # type: ignore[method-assign]
+    RayEngine.submit = unfinished_submit  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     pairs = (item.split("=") for item in sys.argv[1].split(","))
-    doom = Doom({int(iteration): victim for iteration, victim in pairs}, Path(sys.argv[2]))
-    append = Journal.append
-
-    def appended(journal: Journal, deltas: Sequence[Delta]) -> None:
-        append(journal, deltas)
-        doom.after_append(journal, deltas)
-
-    Journal.append = appended  # type: ignore[method-assign]
+    watch(Doom({int(iteration): victim for iteration, victim in pairs}, Path(sys.argv[2])))
     sys.exit(main(sys.argv[3:]))

@@ -18,6 +18,7 @@ from benchmarks.trl_arm import until_end
 from benchmarks.weights import Publish
 from recipes import quickstart
 from rl.config_io import dump, load
+from tests.processes import until
 
 ROOT = Path(__file__).resolve().parent.parent
 CURVE = Curve(
@@ -180,9 +181,7 @@ def test_memory_of_a_tree_counts_children() -> None:
     command = [sys.executable, "-c", code + f"subprocess.run({child!r})"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         with MemoryWatch(process.pid, every_s=0.05) as memory:
-            end = time.monotonic() + 20
-            while memory.peak < 160_000_000 and time.monotonic() < end:
-                time.sleep(0.05)
+            until(lambda: memory.peak >= 160_000_000, "both processes' memory")
         process.communicate(b"\n")
     assert memory.peak >= 160_000_000
     assert tree_memory(process.pid) == 0

@@ -92,9 +92,26 @@ RIGHT = {
             "assert [kind(n) for n in ('key', 'index', 'type')] == ['KeyError', 'IndexError', 'else TypeError']",
         ],
     ),
+    "an exception caught around an assert": (
+        "def f(a, b): return a / b",
+        [
+            "try:\n    assert f(1, 0)\nexcept ZeroDivisionError:\n    assert f(4, 2) == 2",
+            "try:\n    assert f(1, 0) == 0\nexcept (ValueError, ArithmeticError):\n    pass",
+            "assert f(9, 3) == 3",
+        ],
+    ),
     "an exception while an iterator is gone through": (
         "def f(n):\n    yield n\n    raise ValueError('end')",
         ["try:\n    list(f(1))\n    done = False\nexcept ValueError:\n    done = True\nassert done", "assert f(1)"],
+    ),
+    "objects that several asserts make, each with calls of its own": (
+        "class P:\n    def __init__(s, x): s.x = x\n    def get(s): return s.x",
+        [
+            "assert P(1).get() == 1 and P(2).get() == 2",
+            "assert P(3).x == 3",
+            "assert [P(i).get() for i in range(3)] == [0, 1, 2]",
+            "assert [P(i).x for i in range(4, 7)] == [4, 5, 6] and P(1).get() == 1",
+        ],
     ),
     "huge integers": (
         "def f(n): return 10 ** n",
@@ -140,6 +157,26 @@ WRONG = {
         "class ZeroDivisionError(Exception): pass\n"
         "def f(a, b):\n    if b == 0: raise ZeroDivisionError\n    return a / b",
         ["try:\n    f(1, 0)\n    assert False\nexcept ZeroDivisionError:\n    assert f(4, 2) == 2"],
+    ),
+    "caught around an assert, and no exception": (
+        "def f(a, b): return 7",
+        ["try:\n    assert f(1, 0) == 2\nexcept ZeroDivisionError:\n    pass"],
+    ),
+    "caught around an assert, and another exception": (
+        "def f(a, b): return {}[a]",
+        ["try:\n    assert f(1, 0) == 2\nexcept ZeroDivisionError:\n    pass"],
+    ),
+    "everything caught around an assert": (
+        "def f(a): raise ValueError",
+        ["try:\n    assert f(1) == 2\nexcept Exception:\n    pass", "try:\n    assert f(2) == 2\nexcept:\n    pass"],
+    ),
+    "AssertionError caught around an assert": (
+        "def f(a): return 7",
+        ["try:\n    assert f(1) == 2\nexcept AssertionError:\n    pass"],
+    ),
+    "AssertionError raised where it is caught around an assert": (
+        "def f(a): raise AssertionError",
+        ["try:\n    assert f(1) == 2\nexcept AssertionError:\n    pass"],
     ),
     "exceptions in place of results": ("def f(a): raise AssertionError", ["assert f(1) == 2"]),
     "StopIteration in place of items": (

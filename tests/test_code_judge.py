@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,8 +15,8 @@ from rewards.code.languages import LANGUAGES
 from rewards.code.problem import ProblemInvalid, problem_of_row
 from rewards.code.replies import Reply, read_replies
 from rewards.code.rules import Rules
-from rewards.code.sandbox import shared_sandbox
-from rewards.code.types import Job, Outcome, SandboxFailure
+from rewards.code.sandbox import open_sandbox, shared_sandbox
+from rewards.code.types import Ending, Job, Outcome, SandboxFailure
 from rewards.code.verdict import Judgement, Verdict, judgement
 from rewards.code.verdict import TestResult as Result
 from tests.code_kit import FAST, INPUTS, PROBLEMS, ROWS, judged, stdin_problem, wrapped
@@ -44,6 +46,82 @@ IDIOMS = {
 def test_stdin_idioms(idiom: str) -> None:
     result = judge(SUM, Program(IDIOMS[idiom]), shared_sandbox(), FAST)
     assert result.verdict is Verdict.AC, result.reason
+
+
+STREAMS = {
+    "python": "import sys\nd = open('/dev/stdin').read().split()\n"
+    "print('debug', file=open('/dev/stderr', 'w'))\n"
+    "with open('/dev/stdout', 'w') as out: print(sum(map(int, d[1:])), file=out)",
+    "c": '#include <stdio.h>\nint main(void) { long n, x, s = 0; freopen("/dev/stdin", "r", stdin);\n'
+    'freopen("/dev/stdout", "w", stdout); freopen("/dev/stderr", "w", stderr); scanf("%ld", &n);\n'
+    'while (scanf("%ld", &x) == 1) s += x; fprintf(stderr, "debug"); printf("%ld", s); return 0; }',
+    "javascript": "const fs = require('fs');\n"
+    "const d = fs.readFileSync('/dev/stdin', 'utf8').split(/\\s+/).filter(x => x).map(Number);\n"
+    "fs.writeFileSync('/dev/stderr', 'debug');\n"
+    "fs.writeFileSync('/dev/stdout', String(d.slice(1).reduce((a, b) => a + b, 0)))",
+    "bash": "{ read n; s=0; while read -a l; do for x in ${l[@]}; do s=$((s + x)); done; done; } < /dev/stdin\n"
+    "echo debug > /dev/stderr; echo $s > /dev/stdout",
+}
+
+
+@pytest.mark.parametrize("language", STREAMS)
+def test_streams_opened_by_name(language: str) -> None:
+    problem = stdin_problem(("3\n1 2 3\n", "6\n"), ("1\n-5\n", "-5"))
+    result = judge(problem, Program(STREAMS[language], language), shared_sandbox(), Rules(time_s=2))
+    assert result.verdict in (Verdict.AC, Verdict.CE), result.reason
+    assert result.verdict is Verdict.AC or result.reason.endswith("is not installed")
+
+
+def test_huge_integers() -> None:
+    """Longer than what Python reads and writes by itself: in outputs, results, arguments and a problem's own tests."""
+    digits = f"1{'0' * 5999}7"
+    printing = stdin_problem((digits, digits))
+    assert judge(printing, Program("print(int(input()))"), shared_sandbox(), FAST).verdict is Verdict.AC
+    assert judge(printing, Program("print(int(input()) + 1)"), shared_sandbox(), FAST).verdict is Verdict.WA
+    row = {"fn_name": "f", "tests": [{"input": f"{digits}\n[1, {digits}]", "output": f"[{digits}, 2]"}]}
+    problem = problem_of_row(row)
+    for body, verdict in (("[a, b[0] + 1]", Verdict.AC), ("[a + 1, 2]", Verdict.WA), ("[a * 1.0, 2]", Verdict.RE)):
+        code = f"class Solution:\n    def f(self, a, b): return {body}"
+        result = judge(problem, Program(code), shared_sandbox(), FAST)
+        assert result.verdict is verdict, result.reason
+        assert len(result.reason) < 400
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_byte_order_mark_is_no_part_of_a_program(kind: str) -> None:
+    assert judged(kind, "\ufeff" + wrapped("return n * n + 1", kind)).verdict is Verdict.AC
+
+
+@pytest.mark.parametrize("kind", ["stdin", "functional"])
+def test_asleep_is_over_the_time_limit_however_busy_the_machine(kind: str) -> None:
+    """More programs want to run than there are cores: who waits for one is not asleep, and who sleeps does not wait."""
+    spin = "import time\nwhile time.process_time() < 0.6: pass\nreturn n * n + 1"
+    sleeping = ("time.sleep(100)", "threading.Event().wait()", "os.kill(os.getpid(), 19)")
+    bodies = [spin] * 2 * len(os.sched_getaffinity(0))
+    bodies += [f"import os, threading, time\n{body}\nreturn n * n" for body in sleeping]
+    with open_sandbox(slots=len(bodies)) as box, ThreadPoolExecutor(len(bodies)) as threads:
+
+        def one(body: str) -> Judgement:
+            return judge(PROBLEMS[kind], Program(wrapped(body, kind)), box, Rules(time_s=1.0))
+
+        results = list(threads.map(one, bodies))
+    assert [result.verdict for result in results[:-3]] == [Verdict.AC] * (len(bodies) - 3)
+    for result in results[-3:]:
+        assert (result.verdict, result.reason) == (Verdict.TLE, "test 1 of 3: time limit: asleep")
+
+
+class Starving:
+    """A sandbox on a machine that does not get round to anything."""
+
+    def run(self, job: Job) -> Outcome:
+        return Outcome(Ending.WALL, 137, b"", b"", 0.1, job.limits.wall_s, None)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_program_that_was_kept_from_running_has_no_verdict(kind: str) -> None:
+    result = judge(PROBLEMS[kind], Program(wrapped("return n * n + 1", kind)), Starving())
+    assert result.verdict is Verdict.SE
+    assert "too busy" in result.reason
 
 
 HONEST = {

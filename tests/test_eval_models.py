@@ -90,7 +90,7 @@ def test_a_checkpoint_on_a_benchmark(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--max-tokens", "500"], "no room for --max-tokens 500 after the longest prompt of"),
+        (["--max-tokens", "500"], "no room for --max-tokens 500 after the longest prompt, "),
         (["--n", "1", "--pass-k", "1,8"], "pass@8 needs at least 8 responses per problem, not 1: --n 8"),
         (["--thinking", "off"], "no switch for thinking"),
         (["--shots", "500"], "fewer than --shots 500"),

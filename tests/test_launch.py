@@ -9,6 +9,7 @@ import pytest
 
 from rl.config import RunConfig
 from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, memory_use, quiet_environment, waiting
+from rollout.guard import MARK
 
 
 def test_a_path_with_a_space_is_refused_at_once() -> None:
@@ -33,6 +34,36 @@ def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyP
     config = RunConfig.model_validate({"ray": {"address": f"127.0.0.1:{port}"}})
     with pytest.raises(LaunchError, match=f"no Ray cluster answers at '127.0.0.1:{port}'.*refused"), connected(config):
         pytest.fail("there is nothing to connect to")
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(2, True), (3, False)])
+def test_a_local_cluster_that_comes_up_too_late_is_started_again(
+    failures: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own patience of 30 s does not depend on how busy the machine is."""
+    import ray
+
+    attempts = []
+
+    def init(**_: object) -> None:
+        attempts.append(ray.is_initialized())
+        if len(attempts) <= failures:
+            raise Exception("The current node timed out during startup.\nMore about it.")
+
+    for name in ("RAY_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", MARK, *quiet_environment()):
+        monkeypatch.setenv(name, "")  # so that what is set below goes again
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(ray, "init", init)
+    if starts:
+        with connected(RunConfig()):
+            pass
+    else:
+        with (
+            pytest.raises(LaunchError, match=r"Ray did not start .* timed out during startup\. The same"),
+            connected(RunConfig()),
+        ):
+            pytest.fail("there is no cluster")
+    assert attempts == [False] * 3
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

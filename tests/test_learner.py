@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.config import LoraConfig, ModelConfig
 from rl.learner import Learner, NonFiniteGradients, sampler_gaps
+from rl.policy import PolicyError
 from tests.learner_kit import TINY, make_batch, run_config, save_tiny_model, weights
 
 
@@ -264,3 +267,38 @@ def test_exported_models_load_in_transformers_with_the_same_scores(folder, tmp_p
         logprobs = exported(torch.tensor([sequence])).logits[0].log_softmax(-1)
     assert scores == pytest.approx([logprobs[t, x].item() for t, x in enumerate(sequence[1:])], abs=1e-5)
     assert scores != pytest.approx(make(folder).score([sequence])[0], abs=1e-3)
+
+
+def test_a_refusal_names_the_model(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    tree = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**tree, "moba": {"block_size": 4, "top_k": 2}}))
+    with pytest.raises(PolicyError, match=f"{tmp_path}: this LlamaForCausalLM was trained with block attention"):
+        Learner(run_config(), tmp_path)
+
+
+def test_importance_weights_follow_what_sampled(folder):
+    """A sampler that agrees changes nothing; one that does not is logged and weighed. Off unless asked for."""
+    batch, weighed = make_batch("all"), {"objective": {"importance": {"cap": 2.0}}}
+    ends = batch.cu_seqlens.tolist()
+    sequences = [batch.tokens[start:end].tolist() for start, end in pairwise(ends)]
+    agreeing = batch.sampler_logprobs.clone()
+    for start, row in zip(ends[:-1], make(folder).score(sequences), strict=True):
+        agreeing[start + 1 : start + 1 + len(row)] = torch.tensor(row)
+    found, after = {}, {}
+    for name, keys, logprobs in (
+        ("plain", {}, batch.sampler_logprobs),
+        ("agrees", weighed, agreeing),
+        ("differs", weighed, batch.sampler_logprobs),
+    ):
+        learner = make(folder, **keys)
+        found[name] = learner.train_iteration(replace(batch, sampler_logprobs=logprobs), 0)
+        after[name] = weights(learner.model)
+    assert found["plain"].importance_mean is found["plain"].importance_ess is None
+    assert found["agrees"].importance_mean == pytest.approx(1, abs=1e-4)
+    assert found["agrees"].importance_ess == pytest.approx(1, abs=1e-4)
+    assert 0 < found["differs"].importance_mean < 2
+    assert 0 < found["differs"].importance_ess < 1
+    assert distance(after["differs"], after["plain"]) > 10 * distance(after["agrees"], after["plain"])

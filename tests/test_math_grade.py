@@ -19,6 +19,7 @@ from rewards.math.words import words
 from rewards.response import after_thinking
 from tests.equal_math import pairs
 from tests.hostile_math import ATTACKS, Attack
+from tests.processes import cpu_seconds
 
 WORST_S = 1.2
 """No item may take longer."""
@@ -47,11 +48,15 @@ def test_no_attack_earns_a_reward_or_a_mask(kind: str) -> None:
         began = time.monotonic()
         score = grade(attack.gold, attack.response, rule=attack.rule)
         took = time.monotonic() - began
+        if took > 4 * WORST_S:  # this work, or others on the machine? again, in CPU time
+            spent = cpu_seconds()
+            grade(attack.gold, attack.response, rule=attack.rule)
+            took = cpu_seconds() - spent
         assert score.verdict == "wrong", (attack.gold, attack.response[-200:], score)
         assert score.reason
         assert "\n" not in score.reason
         assert len(score.reason) < 200
-        assert took < 4 * WORST_S, (took, attack.response[:100])  # machines that run tests are busy; see benchmarks
+        assert took < 4 * WORST_S, (took, attack.response[:100])  # machines that run tests are slow; see benchmarks
 
 
 N = 1_000_000
@@ -260,14 +265,14 @@ def test_bare_answers() -> None:
 @pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
-        # Outside of the grammar: math-verify decides, on answers of the same outer form.
+        # Sets by description, whatever their variables are called.
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=3k, k \in \mathbb{Z}\}", "correct"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=2k, k \in \mathbb{Z}\}", "wrong"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", "3", "wrong"),
         (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x \mid x=3k, k \in 9^{9^{9^9}}\}", "wrong"),
     ],
 )
-def test_references_outside_of_the_grammar(gold: str, answer: str, verdict: str) -> None:
+def test_sets_by_description(gold: str, answer: str, verdict: str) -> None:
     assert grade(gold, boxed(answer)).verdict == verdict
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moba_kit import MobaConfig, close, ends, fast, full_attention, qkv, truth, with_grads
 
 from kernels.moba import moba_attention
-from kernels.moba.gate import choose_blocks, top_blocks
+from kernels.moba.gate import _one_by_one, _ranked, choose_blocks, top_blocks
 
 ODD = [1, 15, 16, 17, 55, 63, 111]  # block 16: one less, one more, 3 blocks + 7, and odd ones
 
@@ -59,6 +59,19 @@ def test_enough_blocks_equal_full_attention(tokens):
     full = with_grads(lambda q, k, v: full_attention(q, k, v), tensors)
     for config in (MobaConfig(16, 7), MobaConfig(1, 111), MobaConfig(8, 1, full_below=112), MobaConfig(500, 1)):
         close(with_grads(fast(cu, config), tensors), full)
+
+
+@pytest.mark.parametrize(("alone", "band"), [(1, 1), (1, 5), (40, 16), (1 << 30, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_however_the_work_is_cut(monkeypatch, alone, band, dtype):
+    """Every list of queries in a call alone, some, or none; squares in bands that do and do not divide them."""
+    monkeypatch.setattr("kernels.moba.pieces.ALONE", alone)
+    monkeypatch.setattr("kernels.moba.pieces.BAND", band)
+    monkeypatch.setattr("kernels.moba.cpu.GATHERED", 7 * 32)
+    config, cu = MobaConfig(16, 3), ends([111, 40, 97])
+    tensors = qkv(248, heads=4, kv_heads=2, dtype=dtype)
+    atol = 2e-2 if dtype == torch.bfloat16 else 2e-5
+    close(with_grads(fast(cu, config), tensors), with_grads(truth(cu, config), tensors), atol)
 
 
 def test_packed_equals_separate():
@@ -141,6 +154,19 @@ def test_the_higher_score_wins_and_the_lower_index_on_a_tie():
     assert chosen == [[1, 2], [0, 1], [1, 2], [-1, 0], [0, 2]]
     assert top_blocks(scores, 6).shape == (5, 6)
     assert top_blocks(scores[:, :0], 2).tolist() == [[-1, -1]] * 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_maxima_one_by_one_are_the_ranked_ones(count):
+    scores = torch.randint(0, 4, (200, 9), generator=torch.Generator().manual_seed(0)).float()
+    scores[:50, 3:] = float("-inf")
+    kept = scores.clone()
+    (values, index), (ranked, order) = _one_by_one(scores, count), _ranked(scores, count)
+    assert torch.equal(values, ranked)
+    real = values > float("-inf")
+    assert torch.equal(index[real].sort().values, order[real].sort().values)
+    assert all(set(mine.tolist()) == set(theirs.tolist()) for mine, theirs in zip(index[50:], order[50:], strict=True))
+    assert torch.equal(scores, kept)
 
 
 def test_the_gate_works_in_tiles(monkeypatch):

@@ -311,8 +311,11 @@ def test_a_run_in_one_process_reports_its_density(tmp_path: Path) -> None:
     from recipes.run import run
     from rl.log import read_metrics
 
-    config = run_config(BLOCK.model_copy(update={"full_from": 2}), iterations=3)
+    config = run_config(BLOCK.model_copy(update={"full_from": 2}), iterations=1)
     assert run(config, tmp_path / "run") == 0
+    exported = LlamaForCausalLM.from_pretrained(tmp_path / "run" / "model").config
+    assert moba.read(exported) == config.model.attention.moba
+    assert run(config.model_copy(update={"iterations": 3}), tmp_path / "run") == 0
     rows = read_metrics(tmp_path / "run")
     assert 0 < rows[0]["attention/density"] < 1
     assert 0 < rows[0]["attention/full_share"] < 1

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import torch
 from kernels.moba import MobaConfig, moba_attention
 from rl.config import RunConfig
 from rl.learner import Learner
-from rl.log import read_metrics
 from rollout import moba
 from rollout.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.config import EngineConfig
@@ -320,42 +316,6 @@ def test_the_models_entry_reaches_vllm_as_its_configuration() -> None:
     assert gpu["attention_backend"] == "CUSTOM", "FlashAttention itself stays as it is"
     assert BlockAttentionConfig.model_validate(arguments["hf_overrides"]["moba"]) == BLOCK
     assert "hf_overrides" not in engine_arguments("m", EngineConfig(), 0)
-
-
-def test_k15_train_with_block_attention_in_both(ray_cluster: str, tmp_path: Path) -> None:
-    """Ray, vLLM and the learner; responses reach several times block_size x top_k, the parity gate is on."""
-    keys = {
-        "model.attention.moba": "{block_size: 32, top_k: 2, full_last_layers: 1}",
-        "model.base": "{kind: scratch, layers: 2, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 256}",
-        "iterations": 2,
-        "warmup.examples": 16,
-        "problems.heldout_size": 2,
-        "eval.samples": 1,
-        "eval.greedy": "false",
-        "rollout.groups": 4,
-        "rollout.k": 2,
-        "rollout.max_tokens": 180,
-        "rollout.segment_tokens": 180,
-        "rollout.repetition": "null",
-        "rollout.parity_bound": TIGHT,
-        "engine.max_model_len": 256,
-        "engine.max_concurrency": 16,
-        "engine.kv_cache_gib": 0.1,
-        "engine.threads": 1,
-    }
-    program = Path(sys.executable).parent / "k15"
-    flags = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
-    command = [str(program), "train", "quickstart", "--run-dir", str(tmp_path / "run"), *flags]
-    joined = os.environ | {"RAY_ADDRESS": ray_cluster}
-    done = subprocess.run(command, env=joined, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = read_metrics(tmp_path / "run")
-    assert [row["iteration"] for row in rows] == [0, 1]
-    assert all(row["probe/max_gap"] < TIGHT and row["gap/max"] < TIGHT for row in rows)
-    assert all(row["attention/density"] < 0.9 and row["tokens/trained"] > 0 for row in rows)
-    assert max(row["length/max"] for row in rows) > 2 * BLOCK.dense_tokens
-    entry = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["moba"]
-    assert (entry["block_size"], entry["top_k"], entry["full_last_layers"]) == (32, 2, 1)
 
 
 def test_a_model_that_was_trained_with_block_attention_is_opened_with_it(

@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.zoo import CONTEXT, config_of, judge
 from benchmarks.zoo_models import MODELS, PAGE, WINDOW, Model, page, save
-from recipes.run import beyond_windows, run
+from recipes.probe import beyond_windows
+from recipes.run import run
 from rl.config import RunConfig
 from rollout import hf_engine
 from rollout.problems.config import ArithmeticSource

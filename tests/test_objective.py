@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.objective import advantages, baseline_value, length_norms, policy_loss
+from rl.objective import (
+    advantages,
+    baseline_value,
+    effective_share,
+    importance_weights,
+    length_norms,
+    policy_loss,
+)
 
 REWARDS = st.lists(st.floats(-1, 2), min_size=2, max_size=12)
 
@@ -140,3 +147,49 @@ def test_length_norms():
     assert length_norms(lengths, "response", 50).tolist() == [2, 10]
     assert length_norms(lengths, "max_tokens", 50).tolist() == [50, 50]
     assert math.isclose(length_norms(lengths, "response", 50).sum().item(), 12)
+
+
+LOGITS = st.lists(st.floats(-3, 3), min_size=4, max_size=4)
+
+
+@given(LOGITS, LOGITS, st.lists(st.floats(-2, 2), min_size=4, max_size=4))
+def test_sequence_weights_turn_an_expectation_under_the_sampler_into_one_under_the_policy(policy, sampler, values):
+    pi, mu = (torch.tensor(x, dtype=torch.float64).softmax(0) for x in (policy, sampler))
+    weights = importance_weights(pi.log(), mu.log(), torch.arange(4), 4, math.inf, "sequence")
+    value = torch.tensor(values, dtype=torch.float64)
+    assert (mu * weights * value).sum().item() == pytest.approx((pi * value).sum().item(), abs=1e-9)
+
+
+@given(st.lists(st.floats(-20, 0), min_size=6, max_size=6), st.lists(st.floats(-20, 0), min_size=6, max_size=6))
+def test_weights_are_truncated_ratios_and_one_where_both_agree(reference, sampler):
+    ours, theirs, sequence = torch.tensor(reference), torch.tensor(sampler), torch.tensor([0, 0, 1, 1, 1, 2])
+    for level in ("token", "sequence"):
+        weights = importance_weights(ours, theirs, sequence, 3, 2.0, level)
+        assert ((weights >= 0) & (weights <= 2)).all()
+        assert importance_weights(ours, ours, sequence, 3, 2.0, level).eq(1).all()
+        assert 0 <= effective_share(weights.double() + 1e-12) <= 1 + 1e-9
+    whole = importance_weights(ours, theirs, sequence, 3, 2.0, "sequence")
+    each = importance_weights(ours, theirs, sequence, 3, math.inf, "token")
+    assert whole[2] == whole[3] == whole[4]
+    assert whole[2].item() == pytest.approx(min(2.0, each[2:5].double().prod().item()), rel=1e-4)
+
+
+def test_weights_scale_each_tokens_gradient_and_leave_the_loss_as_told():
+    torch.manual_seed(0)
+    logprobs = torch.randn(6, requires_grad=True)
+    reference, weight = torch.randn(6), torch.tensor([0.0, 0.5, 1.0, 2.0, 1.0, 1.3])
+    rest = (torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0.7, -0.4]), torch.tensor([1.0, 2.0]), 0.3)
+    plain = policy_loss(logprobs, reference, *rest)
+    (whole,) = torch.autograd.grad(plain.loss, logprobs)
+    weighed = policy_loss(logprobs, reference, *rest, weight)
+    (scaled,) = torch.autograd.grad(weighed.loss, logprobs)
+    assert weighed.loss.item() == plain.loss.item()
+    assert torch.allclose(scaled, whole * weight)
+    (same,) = torch.autograd.grad(policy_loss(logprobs, reference, *rest, torch.ones(6)).loss, logprobs)
+    assert same.equal(whole)
+
+
+def test_the_effective_share_is_that_of_the_equal_samples():
+    assert effective_share(torch.full((7,), 0.3)) == pytest.approx(1)
+    assert effective_share(torch.tensor([1.0, 0.0, 0.0, 0.0])) == 0.25
+    assert math.isnan(effective_share(torch.empty(0)))

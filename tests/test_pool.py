@@ -59,6 +59,10 @@ def reference(version: int) -> list[list[float]]:
     return [[logprob(s[:t], s[t], version) for t in range(1, len(s))] for s in PROBE]
 
 
+def shifted(scores: list[list[float]], nats: float) -> list[list[float]]:
+    return [[score + nats for score in row] for row in scores]
+
+
 class Fleet:
     """Spawns engines in a given order of faults; keeps every engine made."""
 
@@ -175,8 +179,29 @@ def test_a_stale_replacement_stops_the_run() -> None:
 def test_parity_error_names_both_numbers() -> None:
     with pool_of(lambda _: engine(Faults(ignore_updates=True)), count=2) as pool:
         pool.publish(update(0), PROBE, reference(0))
-        with pytest.raises(ParityError, match=r"-1\.0\d+ against -2\.0\d+.*1 nats apart.*0\.01"):
+        with pytest.raises(ParityError, match=r"1 nats apart on average \(bound 0\.002\).*-1\.0\d+ against -2\.0\d+"):
             pool.publish(update(2), PROBE, reference(2))
+
+
+def test_each_engine_is_measured_on_the_weights_that_it_was_loaded_with() -> None:
+    """An engine in a coarse type, here one nat off everywhere, and its replacement after a death."""
+    off = Faults(die_after=9)
+    fleet = Fleet(off)
+    coarse = config(dtype="bfloat16")
+    with Pool(fleet, coarse, ROLLOUT, (EOS,)) as pool:
+        pool.calibrate(PROBE, shifted(reference(0), 0.04))
+        assert pool.publish(update(2), PROBE, shifted(reference(2), 0.1)).mean_gap == pytest.approx(0.1)
+        pool.extend(make_groups(), 2)
+        assert len(fleet.made) == 2
+        with pytest.raises(ParityError, match=r"On the weights that both loaded it was 0\.04"):
+            pool.publish(update(3), PROBE, shifted(reference(3), 0.13))
+
+
+def test_an_engine_that_disagrees_as_loaded_is_told_apart_from_a_failed_transfer() -> None:
+    with pool_of(lambda _: engine()) as pool:
+        pool.calibrate(PROBE, shifted(reference(0), 0.5))
+        with pytest.raises(ParityError, match=r"both loaded from the same files.*Nothing was sent yet"):
+            pool.publish(update(1), PROBE, reference(1))
 
 
 def test_nan_is_a_parity_error() -> None:

@@ -80,7 +80,7 @@ def test_difference_is_by_dotted_key() -> None:
 
 def test_keys_that_leave_problems_out_may_change_but_not_who_judges(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run.began_with() is None
+    assert run.began_with(RunConfig()) is None
     files = {"kind": "jsonl", "path": "p.jsonl"}
     begun = RunConfig.model_validate({"problems": {"train": files, "heldout": files}})
     run.open(begun, "abc", "judges")
@@ -88,12 +88,12 @@ def test_keys_that_leave_problems_out_may_change_but_not_who_judges(tmp_path: Pa
     changed = RunConfig.model_validate({"problems": narrower, "rollout": {"min_response_tokens": 3}})
     for _ in range(2):
         assert run.open(changed, "abc", "judges") is True
-        assert run.began_with() == begun.problems  # also once config.yaml has the new keys
+        assert run.began_with(changed) == begun.problems  # also once config.yaml has the new keys
     with pytest.raises(RunDirError, match="other held-out problems than before"):
         run.open(changed, "abc", "others")
     other = {**narrower, "train": {**files, "path": "q.jsonl"}}
     with pytest.raises(RunDirError, match=r"problems.train.path: p.jsonl -> q.jsonl"):
-        run.open(RunConfig.model_validate({"problems": other}), "abc", "judges")
+        run.began_with(RunConfig.model_validate({"problems": other}))  # before any file is looked for
 
 
 def test_a_key_that_there_was_not_yet_has_its_default(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -77,8 +78,53 @@ def test_the_response_ends_at_its_budget_and_at_the_context(model: Path) -> None
     assert (short.tokens, short.stop) == (3, StopReason.LENGTH) or short.stop is StopReason.EOS
     longest = sample_responses(chosen, "a" * 50, temperature=5.0, max_tokens=1000)[0]
     assert longest.tokens <= 64 - 50
-    with pytest.raises(SampleError, match="the model's context 64"):
+    with pytest.raises(SampleError, match=f"{model}: the prompt has 72 tokens, the model's context 64"):
         sample_responses(chosen, "a" * 70)
+
+
+def test_models_without_position_embeddings_have_no_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from rollout.pretrained import context_of
+    from rollout.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(HOSTILE, 64)
+    torch.manual_seed(0)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2, **ends)
+    assert context_of(config) is None
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (response,) = sample_responses(Chosen(str(tmp_path)), "a" * 100, temperature=2.0, max_tokens=7)
+    assert 1 <= response.tokens <= 7
+    assert "stopped by" in capsys.readouterr().err
+
+
+def test_a_context_has_many_names() -> None:
+    from transformers import Gemma3Config, GPT2Config, MptConfig
+
+    from rollout.pretrained import context_of
+
+    assert context_of(GPT2Config(n_positions=77)) == 77
+    assert context_of(MptConfig(max_seq_len=88)) == 88
+    assert context_of(Gemma3Config(text_config={"max_position_embeddings": 99})) == 99
+
+
+def test_sampling_stops_where_the_models_files_say(model: Path, tmp_path: Path) -> None:
+    """An end token that only ``config.json`` names."""
+    for file in model.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    chosen = Chosen(str(tmp_path))
+    (free,) = sample_responses(chosen, "aab ", temperature=2.0, max_tokens=40, seed=1)
+    config = json.loads((model / "config.json").read_text())
+    every = list(range(config["vocab_size"]))
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps({**config, "eos_token_id": every}))
+    (tmp_path / "generation_config.json").unlink()
+    (first,) = sample_responses(chosen, "aab ", temperature=2.0, max_tokens=40, seed=1)
+    assert free.tokens > 1
+    assert (first.tokens, first.stop, first.text) == (1, StopReason.EOS, "")
 
 
 def test_a_run_means_its_latest_export_and_brings_its_instruction(model: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_models import log_probs, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from benchmarks.zoo_models import MODELS
+from rollout.export import save_model
 from rollout.hf_engine import load_weights
 from rollout.weights import SHM_BACKEND, ShmReader, ShmSender, layout, named_weights, register, sender
 
@@ -78,6 +80,36 @@ def test_an_hf_engine_gets_its_weights_under_its_modules_names(family: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(built.parameters(), other.parameters(), strict=True))
     reader.close()
     source.close()
+
+
+@pytest.mark.parametrize("family", ["Qwen3Moe", "Mixtral"])
+def test_lora_on_a_mixture_of_experts_is_merged_into_its_checkpoint_names(family: str, tmp_path: Path) -> None:
+    """peft adapts the stacked experts of transformers by parameter, one wrapper inside of another."""
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    sizes = {
+        "vocab_size": 32, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+    }  # fmt: skip
+    own = (
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        if family == "Qwen3Moe"
+        else {"num_local_experts": 4}
+    )
+    plain = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes, **own))
+    names = {name: tensor.shape for name, tensor in named_weights(plain)}
+    adapted = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert any("experts" in name for name, parameter in adapted.named_parameters() if parameter.requires_grad)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    assert {name: tensor.shape for name, tensor in named_weights(adapted)} == names
+    save_model(adapted, tmp_path)
+    tokens = [1, 5, 9, 2, 7, 30, 3]
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert log_probs(read, tokens) == pytest.approx(log_probs(adapted, tokens), abs=1e-5)
 
 
 def test_layout_aligns_and_shares() -> None:

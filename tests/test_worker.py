@@ -14,13 +14,16 @@ import pytest
 from factories import problem
 from tiny_models import log_probs, tiny_llama
 
+from rl.config import RunConfig
+from rl.launch import launch_engine, place
+from rl.learner import Learner
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Delta, EngineDead, EngineTimeout, Request
 from rollout.hf_engine import HfEngine
 from rollout.pool import Pool
 from rollout.types import Group, Rollout
 from rollout.weights import ShmSender
-from rollout.worker import RayEngine, environment
+from rollout.worker import RayEngine, build_engine, environment
 from tests.processes import PATIENCE_S, running, until_gone
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,31 @@ def test_errors_are_named(ray_cluster: str, tmp_path: Path) -> None:
             await engine.stats()
 
     asyncio.run(main())
+
+
+def test_a_runs_block_attention_reaches_its_engines_actor(ray_cluster: str, tmp_path: Path) -> None:
+    """From the run's configuration on; that the engines compute it as the learner does: ``test_moba_vllm.py``."""
+    tiny_llama(num_hidden_layers=2).save_pretrained(tmp_path)
+    block = {"block_size": 32, "top_k": 2, "full_last_layers": 1}
+    base = {"kind": "pretrained", "path": str(tmp_path)}
+    trees = [{"base": base, "threads": 1, "attention": {"moba": moba}} for moba in (block, None)]
+    sparse, dense = (RunConfig.model_validate({"model": tree, "engine": CONFIG, "rollout": ROLLOUT}) for tree in trees)
+    row = [(7 * i) % 31 + 1 for i in range(200)]
+
+    async def main() -> list[float]:
+        engine = launch_engine(sparse, tmp_path, place(sparse), 0)
+        await engine.start()
+        (scores,) = await engine.score([row])
+        await engine.close()
+        return scores
+
+    scores = asyncio.run(main())
+    ours, full = (Learner(config, tmp_path).score([row])[0] for config in (sparse, dense))
+    assert scores == pytest.approx(ours, abs=1e-4)
+    assert scores[:63] == pytest.approx(full[:63], abs=1e-4), "early positions see everything"
+    assert scores != pytest.approx(full, abs=0.1)
+    vllm = build_engine(str(tmp_path), EngineConfig(), 0, sparse.model.attention)
+    assert vllm.attention == sparse.model.attention
 
 
 def test_environment_is_set_before_the_engine_is_imported() -> None:

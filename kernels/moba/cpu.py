@@ -11,7 +11,7 @@ import torch
 
 from kernels.moba.gate import block_means, choose_blocks
 from kernels.moba.layout import MobaConfig, Span
-from kernels.moba.pieces import Piece, Routed, Tiles, cut_routed, dense_pieces, routed_queries, tiles_by_block
+from kernels.moba.pieces import Long, Piece, Routed, Tiles, cut_routed, dense_pieces, lists_by_block, routed_queries
 from kernels.moba.reference import gate_dtype
 
 GATHERED = 1 << 19
@@ -36,9 +36,8 @@ def _tokens_first(part: torch.Tensor) -> torch.Tensor:
 
 def _merge(out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
     """Fold one more part of the softmax into out [..., D] and lse [...], in place: the online softmax."""
-    total = torch.logaddexp(lse, part_lse)
-    out.mul_((lse - total).exp_().unsqueeze(-1)).addcmul_(part, (part_lse - total).exp_().unsqueeze(-1))
-    lse.copy_(total)
+    out.lerp_(part, torch.sigmoid(part_lse - lse).unsqueeze(-1))
+    torch.logaddexp(lse, part_lse, out=lse)
 
 
 def forward(
@@ -61,21 +60,26 @@ def forward(
             position = span.k_len - (rows.stop - rows.start)
             means = block_means(k[span.keys][: span.k_len - 1], config.block_size)
             chosen[rows] = choose_blocks(q[rows], means, position, config)
-    for tiles in _routed(chosen, sequences, k, config):
-        _tiles_forward(q, k, v, out, lse, tiles, scale)
+    for routed in _routed(chosen, sequences, k, config):
+        if isinstance(routed, Long):
+            _long_forward(q, k, v, out, lse, routed, scale)
+        else:
+            _tiles_forward(q, k, v, out, lse, routed, scale)
     out[pairs], lse[pairs] = 0.0, float("inf")
     return out[:pairs].view(q.shape).to(q.dtype), (out, lse, chosen)
 
 
-def _routed(chosen: torch.Tensor, sequences: Sequence[Span], k: torch.Tensor, config: MobaConfig) -> Iterator[Tiles]:
+def _routed(
+    chosen: torch.Tensor, sequences: Sequence[Span], k: torch.Tensor, config: MobaConfig
+) -> Iterator[Long | Tiles]:
     """Everything that ``dense_pieces`` leaves, of all sequences together: short ones alone would be all overhead."""
     if config.routed == 0:
         return
     parts = [Routed(routed_queries(span, config), span.k_start) for span in sequences]
     rows = max(1, CHOICES // (chosen.shape[1] * config.routed))
-    limit = max(1, GATHERED // (2 * config.block_size * k.shape[2]))
+    limit = max(1, GATHERED // k.shape[2])
     for batch in cut_routed(parts, rows):
-        yield from tiles_by_block(chosen, batch, k.shape[1], config.block_size, limit)
+        yield from lists_by_block(chosen, batch, k.shape[1], config.block_size, limit)
 
 
 def _piece_forward(
@@ -89,7 +93,9 @@ def _piece_forward(
 ) -> None:
     queries, rows = _take(q, piece.queries, out.dtype), piece.queries.flatten()
     keys, values = (_take(part, piece.keys, out.dtype) for part in (k, v))
-    part, part_lse = (_tokens_first(t) for t in _flash(queries, keys, values, 0.0, piece.causal, scale=scale))
+    mask = piece.mask(out.dtype)
+    results = _flash(queries, keys, values, 0.0, piece.causal and mask is None, attn_mask=mask, scale=scale)
+    part, part_lse = (_tokens_first(result) for result in results)
     if not piece.causal:
         merged, merged_lse = out.index_select(0, rows), lse.index_select(0, rows)
         _merge(merged, merged_lse, part, part_lse)
@@ -120,10 +126,29 @@ def _tiles_forward(
     scale: float,
 ) -> None:
     """Fold past blocks into the queries that chose them."""
-    pairs = tiles.pairs.flatten()
     queries = _gather(q.flatten(0, 1), tiles.pairs, out.dtype)
     keys, values = (_per_tile(part.flatten(0, 1), tiles, out.dtype) for part in (k, v))
-    part, part_lse = _flash(queries, keys, values, 0.0, False, scale=scale)
+    _fold(out, lse, tiles.pairs.flatten(), *_flash(queries, keys, values, 0.0, False, scale=scale))
+
+
+def _long_forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, chose: Long, scale: float
+) -> None:
+    """Fold one past block into the queries that chose it."""
+    queries = _gather(q.flatten(0, 1), chose.pairs[None], out.dtype)
+    keys, values = (_in_place(part, chose, out.dtype) for part in (k, v))
+    _fold(out, lse, chose.pairs, *_flash(queries, keys, values, 0.0, False, scale=scale))
+
+
+def _in_place(whole: torch.Tensor, chose: Long, dtype: torch.dtype) -> torch.Tensor:
+    """Keys or values [Tk, H_kv, D] -> [1, 1, B, D] of the block and head; a view, unless in half precision."""
+    return whole[chose.keys, chose.head].to(dtype)[None, None]
+
+
+def _fold(
+    out: torch.Tensor, lse: torch.Tensor, pairs: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """Merge part [n, 1, T, D] and part_lse [n, 1, T] into the rows ``pairs`` [n * T] of out and lse."""
     merged, merged_lse = out.index_select(0, pairs), lse.index_select(0, pairs)
     _merge(merged, merged_lse, part.reshape(merged.shape), part_lse.reshape(merged_lse.shape))
     # The rows that padding reads and writes are one, and its content is of no account until the backward pass.
@@ -149,8 +174,12 @@ def backward(
     square = (out[:pairs].view(q.shape), lse[:pairs].view(q.shape[:2]))
     for piece in dense_pieces(sequences, config, max(1, GATHERED // (q.shape[1] * q.shape[2])), q.device):
         _piece_backward((grad, q, k, v, *square), (grad_q[:pairs].view(q.shape), grad_k, grad_v), piece, scale)
-    for tiles in _routed(chosen, sequences, k, config):
-        _tiles_backward((grad, q, k, v, out, lse), (grad_q, grad_k, grad_v), tiles, scale)
+    tensors, grads = (grad, q, k, v, out, lse), (grad_q, grad_k, grad_v)
+    for routed in _routed(chosen, sequences, k, config):
+        if isinstance(routed, Long):
+            _long_backward(tensors, grads, routed, scale)
+        else:
+            _tiles_backward(tensors, grads, routed, scale)
     return grad_q[:pairs].view(q.shape), grad_k, grad_v
 
 
@@ -160,12 +189,28 @@ def _piece_backward(
     grad, q, k, v, out, lse = tensors
     places = (piece.queries, piece.queries, piece.keys, piece.keys, piece.queries, piece.queries)
     parts = [_take(whole, rows, out.dtype) for whole, rows in zip((grad, q, k, v, out, lse), places, strict=True)]
-    results = _flash_backward(*parts, 0.0, piece.causal, scale=scale)
+    mask = piece.mask(out.dtype)
+    results = _flash_backward(*parts, 0.0, piece.causal and mask is None, attn_mask=mask, scale=scale)
     for whole, part, place in zip(grads, results, (piece.queries, piece.keys, piece.keys), strict=True):
         rows, added = place.flatten(), _tokens_first(part)
-        if whole is not grads[0] or not piece.causal:  # a query's square comes first: there is nothing to add to yet
+        if whole is not grads[0] or not piece.causal:  # a query's band comes first: there is nothing to add to yet
             added = added + whole.index_select(0, rows)
         whole.index_copy_(0, rows, added)
+
+
+def _long_backward(
+    tensors: tuple[torch.Tensor, ...], grads: tuple[torch.Tensor, ...], chose: Long, scale: float
+) -> None:
+    grad, q, k, v, out, lse = tensors
+    grad_q, *grads_kv = grads
+    keys, values = (_in_place(part, chose, out.dtype) for part in (k, v))
+    grads_out, queries = (_gather(part.flatten(0, 1), chose.pairs[None], out.dtype) for part in (grad, q))
+    outputs = _gather(out, chose.pairs[None], out.dtype)
+    sums = lse.index_select(0, chose.pairs)[None, None]
+    part_q, *parts_kv = _flash_backward(grads_out, queries, keys, values, outputs, sums, 0.0, False, scale=scale)
+    grad_q.index_copy_(0, chose.pairs, grad_q.index_select(0, chose.pairs).add_(part_q[0, 0]))
+    for whole, part in zip(grads_kv, parts_kv, strict=True):
+        whole[chose.keys, chose.head] += part[0, 0]
 
 
 def _tiles_backward(

@@ -10,6 +10,14 @@ import torch
 
 from kernels.moba.layout import MobaConfig, Span
 
+ALONE = 1 << 17
+"""Query-key pairs from which on a list of queries has a call of its own: it needs no padding, and its keys and values
+are read where they are. Below that the overhead of a call is larger than what tiles cost."""
+KEYS_AT_ONCE = 512
+"""Keys that torch's fused call takes in one step: it computes all of them for every query, then masks the future."""
+BAND = 128
+"""Queries of a band; a square of up to ``KEYS_AT_ONCE`` is cut into bands, each with the keys up to its last query."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -18,22 +26,31 @@ class Piece:
     queries: torch.Tensor
     """[n, Lq] rows of q. All pieces together, no row twice among the causal ones of a call, or among the others."""
     keys: torch.Tensor
-    """[n, Lk] rows of k and v; Lk = Lq when ``causal``."""
+    """[n, Lk] rows of k and v; when ``causal`` the last Lq of them are at the queries' own positions."""
     causal: bool
-    """True: the squares on the diagonal, of which every query has exactly one. False: every query sees every key."""
+    """True: bands and squares on the diagonal, one for every query. False: every query sees every key."""
+
+    def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """[1, 1, Lq, Lk] to be added to the scores of a band; squares are masked by the call itself."""
+        queries, keys = self.queries.shape[1], self.keys.shape[1]
+        if not self.causal or queries == keys:
+            return None
+        hidden = torch.full((queries, keys), float("-inf"), dtype=dtype, device=self.queries.device)
+        return hidden.triu_(keys - queries + 1)[None, None]
 
 
 def dense_pieces(sequences: Sequence[Span], config: MobaConfig, limit: int, device: torch.device) -> Iterator[Piece]:
     """Everything but the routed blocks: the early queries' whole past, and each later query's current block.
 
-    Places of equal shape, whatever their sequence, share a piece, up to ``limit`` rows. All squares come before the
+    Places of equal shape, whatever their sequence, share a piece, up to ``limit`` rows. All causal ones come before the
     rectangles to their left: they initialise what those are merged into.
     """
     places: dict[tuple[bool, int, int], list[tuple[int, int]]] = defaultdict(list)
     for span in sequences:
         for start, end, first in _diagonal(span, config):
             row = span.q_start + start - span.offset
-            places[True, end - start, end - start].append((row, span.k_start + start))
+            for begin, stop in _bands(end - start):
+                places[True, stop - begin, stop].append((row + begin, span.k_start + start))
             if first < start:
                 places[False, end - start, start - first].append((row, span.k_start + first))
     for causal in (True, False):
@@ -46,6 +63,13 @@ def dense_pieces(sequences: Sequence[Span], config: MobaConfig, limit: int, devi
                     for side, length in enumerate((q_len, k_len))
                 )
                 yield Piece(queries, keys, causal)
+
+
+def _bands(length: int) -> list[tuple[int, int]]:
+    """First query and end of each band of a causal square."""
+    if length > KEYS_AT_ONCE:
+        return [(0, length)]
+    return [(begin, min(begin + BAND, length)) for begin in range(0, length, BAND)]
 
 
 def _diagonal(span: Span, config: MobaConfig) -> Iterator[tuple[int, int, int]]:
@@ -80,6 +104,18 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Long:
+    """The (query, head) pairs that chose one past block of one key head, where there are enough for a call alone."""
+
+    keys: slice
+    """Rows of k and v."""
+    head: int
+    """Of k and v."""
+    pairs: torch.Tensor
+    """[T] rows of the flattened [Tq * H] queries, each once."""
+
+
+@dataclass(frozen=True)
 class Routed:
     """Consecutive queries of one sequence that choose blocks."""
 
@@ -107,13 +143,14 @@ def cut_routed(parts: Sequence[Routed], rows: int) -> Iterator[list[Routed]]:
         yield batch
 
 
-def tiles_by_block(
+def lists_by_block(
     chosen: torch.Tensor, parts: Sequence[Routed], key_heads: int, block_size: int, limit: int
-) -> Iterator[Tiles]:
+) -> Iterator[Long | Tiles]:
     """The choice turned around: for every past block and key head, who chose it.
 
     ``chosen`` [Tq, H, m] is the choice of all queries, of which those in ``parts`` count. One ``Tiles`` holds blocks
-    that have the same number in different sequences, so no pair twice; at most ``limit`` tiles.
+    that have the same number in different sequences, so no pair twice. ``limit``: elements of queries, keys and values
+    of one head that may be gathered at once, in rows.
     """
     heads, count = chosen.shape[1:]
     device, number = chosen.device, len(parts)
@@ -132,19 +169,46 @@ def tiles_by_block(
         return
     pair = order // count
     pair += (shift * heads)[owner[pair // heads]]
-    pairs, tiles = _tiled(pair, sizes, chosen.shape[0] * heads)
-    part, head = lists // key_heads % number, lists % key_heads
     starts = torch.tensor([part.k_start for part in parts], device=device)
-    first = starts[part] + lists // (number * key_heads) * block_size
-    rows = (first[:, None] + torch.arange(block_size, device=device)) * key_heads + head[:, None]
-    _, per_block = torch.unique_consecutive(lists // (number * key_heads), return_counts=True)
-    per_list, begin, list_begin = tiles.tolist(), 0, 0
-    for lists_here in per_block.tolist():
+    first = starts[lists // key_heads % number] + lists // (number * key_heads) * block_size
+    head = lists % key_heads
+    alone = sizes * block_size >= ALONE
+    yield from _long(pair.split(sizes.tolist()), first.tolist(), head.tolist(), alone.tolist(), block_size, limit)
+    short = ~alone
+    if short.any():
+        pair = pair[short.repeat_interleave(sizes)]
+        lists, sizes, first, head = (part[short] for part in (lists, sizes, first, head))
+        rows = (first[:, None] + torch.arange(block_size, device=device)) * key_heads + head[:, None]
+        _, per_block = torch.unique_consecutive(lists // (number * key_heads), return_counts=True)
+        pairs, tiles = _tiled(pair, sizes, chosen.shape[0] * heads)
+        yield from _tiles(rows, pairs, tiles.tolist(), per_block.tolist(), max(1, limit // (2 * block_size)))
+
+
+def _long(
+    pairs: Sequence[torch.Tensor],
+    first: Sequence[int],
+    head: Sequence[int],
+    alone: Sequence[bool],
+    block_size: int,
+    limit: int,
+) -> Iterator[Long]:
+    """The lists that are ``alone``, in pieces of at most ``limit`` pairs."""
+    for own, start, number, long in zip(pairs, first, head, alone, strict=True):
+        for piece in own.split(limit) if long else ():
+            yield Long(slice(start, start + block_size), number, piece)
+
+
+def _tiles(
+    rows: torch.Tensor, pairs: torch.Tensor, per_list: Sequence[int], per_block: Sequence[int], limit: int
+) -> Iterator[Tiles]:
+    """Tiles of the same block number together, at most ``limit``: ``rows`` [lists, B], ``pairs`` [tiles, T]."""
+    begin = list_begin = 0
+    for lists_here in per_block:
         mine = range(list_begin, list_begin + lists_here)
         tile_list = [index for index in mine for _ in range(per_list[index])]
         for start in range(0, len(tile_list), limit):
             some = tile_list[start : start + limit]
-            numbers = torch.tensor(some, device=device) - some[0]
+            numbers = torch.tensor(some, device=pairs.device) - some[0]
             yield Tiles(numbers, rows[some[0] : some[-1] + 1], pairs[begin + start : begin + start + len(some)])
         begin += len(tile_list)
         list_begin += lists_here

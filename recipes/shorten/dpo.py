@@ -14,6 +14,8 @@ from recipes.shorten.config import DpoConfig
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
 from rl.disk import writing
+from rollout.export import save_model, save_tokenizer
+from rollout.pretrained import files_of
 from rollout.progress import progress
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -57,6 +59,7 @@ def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
     job = Job(config, keys, str(start.model), str(start.folder))
     last = Step(0, 0, "")
     with start.stopper.interruptible(), progress() as watch:
+        watch.stage("starting the trainer")
         for step in start.workers.process(config, start.model).stream(train, job, pairs):
             if not last.total:
                 watch.stage("DPO", step.total, earlier=step.done - 1)
@@ -99,8 +102,6 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
     from transformers.trainer_utils import get_last_checkpoint
 
     from rl.policy import check_tokenizer
-    from rollout.export import save_model, save_tokenizer
-    from rollout.pretrained import files_of
 
     if job.config.model.threads:
         torch.set_num_threads(job.config.model.threads)

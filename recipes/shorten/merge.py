@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from recipes.shorten.merge_checkpoint import INDEX, SMALL, Checkpoint, MergeError, first_line, local, weight_files
 from recipes.shorten.merge_checks import check_configs, check_tensors, check_tokenizers
 from rl.disk import writing
+from rollout.export import save_model
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +94,8 @@ def _whole(path: Path, folder: Path) -> Path:
         model = AutoPeftModelForCausalLM.from_pretrained(str(path)).merge_and_unload()
     except (OSError, RuntimeError, ValueError) as error:
         raise MergeError(f"{path}: this LoRA adapter cannot be merged into its base: {first_line(error)}") from error
-    model.save_pretrained(folder)
+    folder.mkdir()
+    save_model(model, folder, base, str(model.dtype).removeprefix("torch."))
     _copy_small(path if (path / "tokenizer_config.json").is_file() else base, folder, keep=True)
     return folder
 

@@ -10,17 +10,19 @@ from pathlib import Path
 from evals.evaluate import result_of
 from recipes.finish import model_writer
 from recipes.launching import Machines, starting_model
+from recipes.probe import first_probe
 from recipes.setup import Setup, prepare
 from recipes.shorten.answering import Questions, answer_all, responder
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.selection import Candidate, best_base
 from recipes.shorten.training import on_model
-from recipes.shorten.workers import Workers, probe
+from recipes.shorten.workers import Workers
 from rl import checkpoint, loop
 from rl.config import RunConfig
 from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
+from rollout.progress import waiting
 from rollout.types import Problem
 
 
@@ -75,7 +77,7 @@ class Chooser:
         paths = [path for path in checkpoint.available(self.directory.checkpoints) if not checkpoint.fault(path)]
         if not paths:
             checkpoint.latest(self.directory.checkpoints, lambda _: None)  # raises when there are corrupt ones
-        with self.stopper.interruptible():
+        with self.stopper.interruptible(), waiting("starting learner and engines"):
             start = starting_model(self.setup, self.directory)
             machines = self.workers.machines(self.setup.config, start, self.setup.end)
         candidates = [self._candidate(machines, path, problems, folder) for path in paths]
@@ -92,7 +94,7 @@ class Chooser:
         setup, config = self.setup, self.setup.config
         machines.policy.load(path / "learner")
         with self.stopper.interruptible():
-            loop.publish(machines.policy, machines.pool, iteration, probe(setup))
+            loop.publish(machines.policy, machines.pool, iteration, first_probe(setup))
             name = f"iteration {iteration}"
             questions = Questions("selection", f"checkpoint {iteration}", problems, samples, config.eval.temperature)
             asking = responder(setup, machines.pool, config.eval.temperature)

@@ -41,9 +41,10 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
     """Train on ``pairs`` and write ``folder/model``; goes on from the last checkpoint of an interrupted training."""
     config = on_model(start.setup.config, start.model)
     schedule = WarmupStage(examples=len(pairs), epochs=keys.epochs, batch_tokens=keys.batch_tokens, lr=keys.lr)
-    with start.stopper.interruptible():
-        policy = start.workers.learner(config, start.model)
     with progress() as watch:
+        watch.stage("starting the learner")
+        with start.stopper.interruptible():
+            policy = start.workers.learner(config, start.model)
         report = warm_up(
             [schedule],
             [pairs],
@@ -54,5 +55,6 @@ def fine_tune(start: Start, pairs: Sequence[Pair], keys: FineTuneConfig) -> Warm
             config.seed,
             lambda *_: None,
         )
+        watch.stage("export")
         model_writer(policy, start.setup)(start.folder / "model")
     return report

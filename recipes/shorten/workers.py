@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from recipes.launching import Machines, Site, starting_model
+from recipes.probe import first_probe
 from recipes.setup import Setup
 from recipes.shorten.merge_checks import HARMLESS
 from rl import loop
@@ -90,7 +91,7 @@ class Workers:
         # Weights travel between like devices; a stage that trains nothing may have a learner configured elsewhere.
         placed = config.model.model_copy(update={"device": config.engine.device})
         machines = self.machines(config.model_copy(update={"model": placed}), model, setup.end)
-        loop.publish(machines.policy, machines.pool, next(self._versions), probe(setup))
+        loop.publish(machines.policy, machines.pool, next(self._versions), first_probe(setup))
         return machines.pool
 
     def _site_for(self, config: RunConfig, model: Path | str) -> Site:
@@ -121,10 +122,3 @@ def architecture(model: Path | str) -> dict[str, Any]:
 
     config: dict[str, Any] = AutoConfig.from_pretrained(resolve_model(str(model))).to_dict()
     return {key: value for key, value in config.items() if key not in HARMLESS}
-
-
-def probe(setup: Setup) -> list[list[int]]:
-    """Sequences on which engines and learner must agree: held-out prompts and an end token."""
-    problems = setup.heldout[: setup.config.rollout.parity_probes]
-    context = setup.config.engine.max_model_len
-    return [[*setup.render(problem), *setup.end][: context - 1] for problem in problems]

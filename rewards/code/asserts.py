@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,13 @@ from rewards.code.languages import LANGUAGES
 from rewards.code.problem import AssertProblem
 from rewards.code.replies import Reply
 from rewards.code.rules import Rules, limits_of
-from rewards.code.types import Limits
+from rewards.code.types import MIB, Limits
 from rewards.code.verdict import Judgement, TestResult, Verdict, failure_of, judgement, refused
 
 MAX_ROUNDS = 16
 """Rounds of calls; each adds at least one call that depends on earlier results."""
+MAX_KNOWN = 32 * MIB
+"""Bytes of all results that the tests see."""
 MAX_KEPT = 10_000
 """Problems whose first calls are kept."""
 CHECKING = Limits(cpu_s=10, wall_s=600)
@@ -62,14 +63,17 @@ def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rule
         return refused(Verdict.SE, faults[0], 0)
     limits = limits_of(problem.allowance, LANGUAGES["python"], rules)
     cpu_s, peak = 0.0, None
-    known: dict[bytes, list[Reply]] = {}
+    known: dict[bytes, Reply] = {}
     program = whole(problem, code)
     for _ in range(MAX_ROUNDS):
         run = make_calls(runner, program, problem.prelude, report.calls, limits, _never, report.together)
         cpu_s, peak = cpu_s + run.cpu_s, max(peak or 0, run.memory_bytes or 0) or None
         if run.refused:
             return refused(Verdict.CE, run.refused, 0, cpu_s)
-        known = extended(known, report.calls, run.replies)
+        # The first reply to a call stands: a program that answers differently each time cannot lead the tests astray.
+        known = dict(zip(report.calls, run.replies, strict=True)) | known
+        if sum(len(reply.claim) for reply in known.values()) > MAX_KNOWN:
+            return refused(Verdict.WA, f"its results are longer than {MAX_KNOWN} bytes", 0, cpu_s)
         try:
             report = _report(problem, known, runner)
         except TestsBroken as error:
@@ -87,21 +91,6 @@ def whole(problem: AssertProblem, code: str) -> str:
     return problem.prelude + code
 
 
-def extended(
-    known: dict[bytes, list[Reply]], calls: Sequence[bytes], replies: Sequence[Reply]
-) -> dict[bytes, list[Reply]]:
-    """A transcript with the replies of one more round: replies by call, in order of occurrence.
-
-    The first reply to a call stands, so that a program that answers differently each time cannot lead the tests astray.
-    """
-    latest: dict[bytes, list[Reply]] = {}
-    for call, reply in zip(calls, replies, strict=True):
-        latest.setdefault(call, []).append(reply)
-    for key, old in known.items():
-        latest[key] = old + latest.get(key, [])[len(old) :]
-    return latest
-
-
 def _never(_: int, __: Reply) -> bool:
     """No reply is wrong by itself: the tests decide. But a call without a reply ends the run."""
     return False
@@ -116,12 +105,12 @@ def _first_report(problem: AssertProblem, runner: Runner) -> Report:
     return _first_reports[problem]
 
 
-def _report(problem: AssertProblem, known: dict[bytes, list[Reply]], runner: Runner) -> Report:
+def _report(problem: AssertProblem, known: dict[bytes, Reply], runner: Runner) -> Report:
     plan = {
         "prelude": problem.test_prelude,
         "remote": problem.remote,
         "tests": problem.tests,
-        "replies": {call.decode(): [_put(reply) for reply in replies] for call, replies in known.items()},
+        "replies": {call.decode(): _put(reply) for call, reply in known.items()},
     }
     outcome = runner.run(script_job("checks", {"plan.json": json.dumps(plan).encode()}, CHECKING))
     if not outcome.ok or not outcome.channel:
@@ -141,7 +130,7 @@ def _judged(report: Report, cpu_s: float, peak: int | None) -> Judgement:
     """The verdict of a complete run of the tests."""
     lines = [*report.checks]
     if report.ended:
-        lines.append((0, *report.ended))
+        lines.append((0, report.ended[0], report.ended[1]))
     if not lines:
         return refused(Verdict.WA, "with its results the tests come to no assert", 0, cpu_s)
     results = [

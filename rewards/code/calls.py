@@ -81,7 +81,7 @@ def make_calls(
     wrong: Callable[[int, Reply], bool] | None = None,
     together: bool = False,
 ) -> CallRun:
-    """Make calls to a program, each given as JSON (``rewards.code.candidate``). ``limits`` are those of a single call.
+    """Make calls to a program, each given as JSON with its name (``rewards.code.candidate``), ``limits`` for each.
 
     Calls share a process, which is fast; when it ends early, the first call without a reply is made again in a fresh
     process, with the whole limits to itself. So no call fails for what others used up, none gets more than its

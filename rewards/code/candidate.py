@@ -4,7 +4,8 @@ This process belongs to the program as soon as its first line runs: it may chang
 That is harmless by construction. No expected value is anywhere in this sandbox, and a reply is only data, which is
 compared elsewhere; a forged reply earns exactly what the same value honestly returned would have earned.
 
-``calls.json`` holds ``{"prelude": source, "calls": [...]}``; a call is one of
+``calls.json`` holds ``{"prelude": source, "calls": [[name, call], ...]}``; by its name later calls refer to one. A call
+is one of
 
     ["call", name, args, kwargs]            a name of the program
     ["method", class, name, args, kwargs]   of a fresh object; without such a class, the name itself
@@ -13,7 +14,7 @@ compared elsewhere; a forged reply earns exactly what the same value honestly re
     ["iterate", ref, n]                     starts to go through it: a list of the first ``n`` items, or of all
     ["next", ref, n]                        the next ``n`` items of what an earlier "iterate" goes through
 
-In arguments, ``{"ref": n}`` is what call ``n`` returned and ``{"builtin": "int"}`` is ``int``.
+In arguments, ``{"ref": name}`` is what an earlier call returned and ``{"builtin": "int"}`` is ``int``.
 Replies (``rewards.code.replies``), one JSON line each, go to descriptor 3, and what the program prints goes nowhere.
 """
 
@@ -51,7 +52,7 @@ def open_replies() -> Callable[[str], None]:
     return send
 
 
-def perform(call: list[Any], namespace: dict[str, Any], results: list[Any]) -> tuple[Any, Any]:
+def perform(call: list[Any], namespace: dict[str, Any], results: dict[str, Any]) -> tuple[Any, Any]:
     """What one call returns, and what is kept of it for later calls."""
     kind, rest = call[0], call[1:]
     if kind in ("iterate", "next"):
@@ -61,7 +62,7 @@ def perform(call: list[Any], namespace: dict[str, Any], results: list[Any]) -> t
     return result, result
 
 
-def answer(kind: str, rest: list[Any], namespace: dict[str, Any], results: list[Any]) -> Any:
+def answer(kind: str, rest: list[Any], namespace: dict[str, Any], results: dict[str, Any]) -> Any:
     """What one call of another kind returns."""
     decoder = Decoder(lambda tag, inner: results[inner] if tag == "ref" else getattr(builtins, inner))
     if kind == "get":
@@ -98,16 +99,16 @@ def run(source: str, plan: dict[str, Any], send: Callable[[str], None]) -> None:
         send(json.dumps(["refused", f"{type_name(error)}: {error}"[:MAX_TEXT]]))
         return
     exec(compile(plan["prelude"], "prelude.py", "exec"), namespace)
-    results: list[Any] = []
+    results: dict[str, Any] = {}
     exec(code, namespace)
-    for call in plan["calls"]:
+    for name, call in plan["calls"]:
         result = None
         try:
             returned, result = perform(call, namespace, results)
             reply = report(returned)
         except BaseException as error:  # noqa: BLE001  the program's own failure, SystemExit too: it is the reply
             reply = ["raised", type_name(error), _builtin(error), _text(error)]
-        results.append(result)
+        results[name] = result
         send(json.dumps(reply))
 
 

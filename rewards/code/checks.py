@@ -7,7 +7,7 @@ random seed is fixed), so the transcript is complete after one round, or a few. 
 there is no program code here that an ``==`` could run.
 
 ``plan.json``: ``prelude`` (source run as it is), ``remote`` (names that stand for the program), ``tests`` (source whose
-asserts are counted one by one), ``replies`` (encoded call -> replies in order of occurrence: ``{"claim": line}`` as
+asserts are counted one by one), ``replies`` (call with its name, as JSON -> ``{"claim": line}`` as
 ``rewards.code.replies`` describes it, or ``{"failed": [verdict, reason]}``). Out comes one JSON object (see
 ``Session.report``) and then the calls, one a line.
 """
@@ -20,8 +20,9 @@ import json
 import os
 import random
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -71,7 +72,7 @@ class Remote:
     """
 
     def __init__(
-        self, session: Session, name: str = "", ref: int = -1, kind: str | None = None, truth: bool | None = None
+        self, session: Session, name: str = "", ref: str = "", kind: str | None = None, truth: bool | None = None
     ) -> None:
         self.__dict__.update(_session=session, _name=name, _ref=ref, _kind=kind, _truth=truth)
 
@@ -116,16 +117,17 @@ class Remote:
         raise Failed("WA", f"returned a {self._kind}, which is not plain data")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse  # type: ignore[assignment]
-    __getitem__ = __contains__ = __int__ = __float__ = __index__ = __str__ = __repr__ = _refuse
+    __getitem__ = __int__ = __float__ = __index__ = __str__ = __repr__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __abs__ = __round__ = __neg__ = _refuse
 
 
 class Session:
     """One run of the tests against a transcript."""
 
-    def __init__(self, replies: dict[str, list[dict[str, Any]]]) -> None:
+    def __init__(self, replies: dict[str, dict[str, Any]]) -> None:
         self.replies = replies
-        self.seen: Counter[str] = Counter()
+        self.made: Counter[tuple[int, int]] = Counter()
+        self.entered = 0
         self.calls: list[str] = []
         self.together = False
         self.complete = True
@@ -143,27 +145,33 @@ class Session:
 
     def ask(self, call: list[Any]) -> Any:
         """The program's result of a call, from the transcript."""
-        key = json.dumps(call)
-        known, occurrence = self.replies.get(key, []), self.seen[key]
-        self.seen[key] += 1
-        self.calls.append(key)
-        self.together = self.together or call[0] != "call" or '{"ref": ' in key
-        if occurrence >= len(known):
+        text = json.dumps(call)
+        name = self.name(text)
+        line = json.dumps([name, call])
+        self.calls.append(line)
+        self.together = self.together or call[0] != "call" or '{"ref": ' in text
+        if line not in self.replies:
             self.complete = False
             if self.depth:
                 raise Unknown
-            return Remote(self, ref=len(self.calls) - 1)
-        known_reply = known[occurrence]
-        if "failed" in known_reply:
-            raise Failed(*known_reply["failed"])
-        kind, *rest = _read(known_reply["claim"])
+            return Remote(self, ref=name)
+        reply = self.replies[line]
+        if "failed" in reply:
+            raise Failed(*reply["failed"])
+        kind, *rest = _read(reply["claim"])
         if kind == "value":
             return self.value(rest[0])
         if kind == "object":
-            return Remote(self, ref=len(self.calls) - 1, kind=rest[0], truth=rest[1])
+            return Remote(self, ref=name, kind=rest[0], truth=rest[1])
         if kind == "raised":
             raise raised(*rest)
         raise Failed("WA", "wrote to the result channel")
+
+    def name(self, text: str) -> str:
+        """A name for a call: the same in each run of the tests, however many calls other asserts get to make before."""
+        place = (self.entered, self.depth)
+        self.made[place] += 1
+        return f"{self.entered}.{self.depth}.{self.made[place]}.{zlib.crc32(text.encode()):x}"
 
     def value(self, encoded: Any) -> Any:
         """A fresh copy of a result. NaN equals nothing, so it is no right answer to anything."""
@@ -175,24 +183,25 @@ class Session:
             raise Failed("WA", "returned NaN")
         return value
 
-    def items(self, ref: int, count: int) -> Iterator[Any]:
+    def items(self, ref: str, count: int) -> Iterator[Any]:
         """What an object of the program gives when it is gone through."""
-        call = ["iterate", ref, count]
+        call: list[Any] = ["iterate", ref, count]
         while True:
-            position = len(self.calls)
             found = self.ask(call)
+            ref = json.loads(self.calls[-1])[0]
             if type(found) is Remote:
                 found._refuse()
             if type(found) is not list:
                 raise Failed("WA", "wrote to the result channel")
             yield from found
-            if len(found) < call[2]:
+            if len(found) < count:
                 return
-            call = ["next", position, MORE * call[2]]
+            call = ["next", ref, MORE * count]
+            count = call[2]
 
-    def check(self, line: int) -> Check:
-        """Context of one assert."""
-        return Check(self, line)
+    def check(self, line: int, caught: Callable[[], tuple[Any, ...]]) -> Check:
+        """Context of one assert; ``caught`` gives the types that handlers around it name."""
+        return Check(self, line, caught)
 
     def settle(self, line: int, verdict: str, reason: str) -> None:
         """The outcome of one check."""
@@ -227,14 +236,19 @@ def special(value: Any) -> dict[str, Any] | None:
 
 
 class Check:
-    """Counts one assert and goes on with the next."""
+    """Counts one assert and goes on with the next.
 
-    def __init__(self, session: Session, line: int) -> None:
+    An exception of the program that the tests catch around the assert, by its own type, is what they expect.
+    """
+
+    def __init__(self, session: Session, line: int, caught: Callable[[], tuple[Any, ...]]) -> None:
         self.session = session
         self.line = line
+        self.caught = caught
 
     def __enter__(self) -> None:
         self.session.depth += 1
+        self.session.entered += 1
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         self.session.depth -= 1
@@ -245,9 +259,18 @@ class Check:
             return False
         if isinstance(error, Unknown):
             self.session.complete = False
+        elif isinstance(error, Raised) and isinstance(error, expected(self.caught())):
+            self.session.settle(self.line, "AC", "")
+            return False
         else:
             self.session.settle(self.line, *verdict_of(error))
         return True
+
+
+def expected(caught: tuple[Any, ...]) -> tuple[type, ...]:
+    """The exceptions that handlers name, but for those that stand for all, or for an assert itself."""
+    flat = [kind for part in caught for kind in (part if isinstance(part, tuple) else (part,))]
+    return tuple(kind for kind in flat if kind not in (Exception, BaseException, AssertionError))
 
 
 def verdict_of(error: BaseException) -> tuple[str, str]:
@@ -262,14 +285,31 @@ def verdict_of(error: BaseException) -> tuple[str, str]:
 
 
 class CountAsserts(ast.NodeTransformer):
-    """Puts every ``assert`` into a ``with`` that counts it."""
+    """Puts every ``assert`` into a ``with`` that counts it, and that knows which exceptions are caught around it."""
+
+    def __init__(self) -> None:
+        self.caught: list[ast.expr] = []
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """Only the body is guarded by the handlers. One that catches everything expects nothing in particular."""
+        outer = self.caught
+        self.caught = [*outer, *(handler.type for handler in node.handlers if handler.type is not None)]
+        node.body = [self.visit(statement) for statement in node.body]
+        self.caught = outer
+        for part in (node.handlers, node.orelse, node.finalbody):
+            part[:] = [self.visit(statement) for statement in part]
+        return node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         name = ast.Name("_k15_check", ast.Load())
         if isinstance(node.test, ast.Constant):  # "assert True": says nothing about the program
             return node
-        item = ast.withitem(ast.Call(name, [ast.Constant(node.lineno)], []))
+        caught = ast.Lambda(_NO_ARGUMENTS, ast.Tuple([*self.caught], ast.Load()))
+        item = ast.withitem(ast.Call(name, [ast.Constant(node.lineno), caught], []))
         return ast.copy_location(ast.With([item], [node]), node)
+
+
+_NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
 
 
 def run(plan: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -208,7 +208,7 @@ def _checked(
 
 def _judge_functional(problem: FunctionalProblem, program: Program, runner: Runner, rules: Rules) -> Judgement:
     calls = [
-        json.dumps(["method", "Solution", problem.name, encode(list(args)), encode(dict[str, object]())]).encode()
+        json.dumps(["", ["method", "Solution", problem.name, encode(list(args)), {"dict": []}]]).encode()
         for args, _ in problem.tests
     ]
 

@@ -14,10 +14,13 @@ _SIZES = re.compile(
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|phantom\s*-|hfill|nobreak|nonumber|tiny|scriptsize|small"
     r"|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|mathstrut|strut)(?![A-Za-z])"
     r"|\\[hv]?phantom\s*\{[^{}]*\}|\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"
+    r"|\\(?:underline|uline)(?![A-Za-z])"
 )
 _MATH_MARKS = re.compile(r"(?<!\\)\$|\\[()](?![A-Za-z])|\\\[|\\\](?![A-Za-z])")
 _BARS = re.compile(r"\\(?:mid|[lr]?vert)(?![A-Za-z])")
 _FRACTIONS = re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac|flatfrac)(?![A-Za-z])")
+_FRENCH = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
+"""An interval whose open ends have their brackets turned outwards: ``]2,3]``."""
 _DOTS = re.compile(r"\\[lcd]?dots[cbmio]?(?![A-Za-z])|\.\.\.")
 _SEPARATORS = (r"\s*,\s*\\!\s*", r"\{,\}\s?", r"\\[,;: ]\s?", r"~", r" ", r"\\text\{ \}")
 """What may stand between groups of three digits; a comma alone may also separate two answers."""
@@ -57,9 +60,20 @@ def clean(text: str) -> str:
     text = _DOTS.sub(r"\\dots ", text)
     for grouped in _GROUPED:
         text = grouped.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
-    text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ","))
+    text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ",").replace("{.}", "."))
     text = text.strip()
     return text.rstrip(" .,;\\")
+
+
+def french_intervals(text: str) -> str:
+    """Intervals with brackets turned outwards as those with round ones: ``[2,3[`` is ``[2,3)``."""
+    found = _FRENCH.findall(text)
+    turned = any(opening == "]" or closing == "[" for opening, _, closing in found)
+    if not turned or 2 * len(found) != text.count("[") + text.count("]"):
+        return text
+    return _FRENCH.sub(
+        lambda match: ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]"), text
+    )
 
 
 def join_commas(text: str) -> str:
@@ -74,7 +88,7 @@ def is_list_of_numbers(text: str) -> bool:
 
 def flat(text: str) -> str:
     r"""The text with the content of ``\text{...}`` and its like in place of the command."""
-    return _WRAPPER.sub(lambda match: match.group(1), text).strip()
+    return _RUNS.sub(" ", _WRAPPER.sub(lambda match: match.group(1), text)).strip()
 
 
 def look(text: str) -> str:

@@ -173,7 +173,7 @@ class Comparer:
             return differs("words where a value is asked" if isinstance(found, Text) else "the reference is words")
         if len(expected) > 1:
             expected, actual = expected.casefold(), actual.casefold()
-        return SAME if expected == actual else differs("another text")
+        return SAME if _singular(expected) == _singular(actual) else differs("another text")
 
     # Values.
 
@@ -265,6 +265,11 @@ def _column(node: Node, other: Node) -> Node:
     return node
 
 
+def _singular(text: str) -> str:
+    """A text without a plural's ending."""
+    return text.removesuffix("s") if len(text) > 3 else text
+
+
 def _infinity(node: Expr) -> int:
     if node == Sym("infty"):
         return 1
@@ -289,9 +294,7 @@ def _bases(gold: Node, found: Node) -> Verdict:
     """Digits of a number base; the base may be left out on one side, but ``204_5`` is not 54."""
 
     def digits(node: Node) -> str:
-        if isinstance(node, Based):
-            return node.digits
-        return str(node.value) if isinstance(node, Num) else ""
+        return node.digits if isinstance(node, Based) else _letters(node)
 
     bases = {node.base for node in (gold, found) if isinstance(node, Based)}
     same = len(bases) == 1 and digits(gold) == digits(found)

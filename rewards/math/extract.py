@@ -16,6 +16,7 @@ MAX_CONTENT = 5_000
 """Characters within which a box has to close."""
 _JOINT = 160
 """Characters between two boxes within which words can offer both as the answer."""
+_SUBSCRIPT = re.compile(r"_\{?[0-9]\}?")
 _WORDS = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _CONNECTING = words(
     "or and also alternatively alternative either another other both possible possibly answer answers is are the a an"
@@ -28,18 +29,36 @@ _OFFERS = words(
 )
 """Of these, those that say that there is more than one."""
 _AFTER = re.compile(
-    r"[\s$.,;:)(\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?\b(?P<word>or|alternatively|otherwise|maybe|perhaps|possibly)\b"
-    r"(?:\\?[\s,}$]|equivalently\b|simply\b|maybe\b|perhaps\b|possibly\b|else\b|also\b|even\b|just\b|it is\b|\()*"
+    r"[\s$.,;:)(\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?"
+    r"\b(?:or|alternatively|otherwise|maybe|perhaps|possibly)\b"
+    r"(?:\\?[\s,}$(]"
+    r"|(?:equivalently|(?:more )?simply|in short|rather|maybe|perhaps|possibly|else|alternatively|otherwise|also|even"
+    r"|just|it is)\b)*"
     r"(?P<rest>[^\n]{0,200})",
     re.IGNORECASE,
 )
+"""A word after a box that may offer another answer, and what follows it."""
 _AND = re.compile(
-    r"[\s$,)\]*]{0,12}\band\b[\s$\\(]*(?P<rest>-?\\?[0-9$][^\s,;.]{0,40})(?=[\s$).\\]*(?:$|\n))", re.IGNORECASE
+    r"[\s$,)\]*]{0,12}\band\b(?:\s+also\b)?[\s$\\(]*(?P<rest>-?\\?[0-9$][^\s,;.]{0,40})(?=[\s$).\\]*(?:$|\n))",
+    re.IGNORECASE,
 )
+"""The same for "and", where nothing but a value follows."""
+_CASES = re.compile(
+    r"[\s$,;)]{0,12}(?:(?:if|when|for)\b[^.\n]{0,80}?(?:[,;]|\b(?:and|or|but)\b)[\s$\\(]*(?P<one>-?[0-9][0-9./]*)"
+    r"(?=[\s$)\\]*\b(?:if|when|for|otherwise|else)\b)"
+    r"|(?:but|though|although)?\s*(?:it|this)?\s*\b(?:could|may|might)(?: also)? be[\s$\\(]*(?P<two>-?[0-9][0-9./]*))",
+    re.IGNORECASE,
+)
+"""Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
 _CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
 _CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
 _ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
-_VALUE = re.compile(r"[0-9]|\\(?:frac|sqrt|pi|boxed)")
+_OFFER = re.compile(
+    r"[\s$({\\\[]*(?:(?:that|the|it|this|answer|value|result|x|y|n|is|was|be|could|may|might|can|would|equals|to|=)\b\s*|=\s*)*"
+    r"[\s$({\\\[]*[-+]?\s?(?:[0-9.]*[0-9]|\\?(?:[dt]?frac|sqrt|pi|boxed)\b|\\\$[0-9])"
+)
+"""A value, maybe after words that only lead to it."""
+_LAST = re.compile(r"\s\$?(-?[0-9][0-9.]*)\$?\s*$")
 _MARKS = re.compile(r"\\[()\[\]]|[$]|\s*[).]+\s*$")
 _MENTION = re.compile(
     r"\b(?:within|in|inside|into|using|with|by|format|the|a|an|of|like|as)\b[\s$\"'`(\\]*$", re.IGNORECASE
@@ -138,19 +157,27 @@ def _offered_after(text: str, start: int) -> list[str]:
     joined = _AND.match(text, start)
     if joined:
         return [joined["rest"].strip("$ ")]
+    cases = _CASES.match(text, start)
+    if cases:
+        return [(cases["one"] or cases["two"]).rstrip(".")]
     after = _AFTER.match(text, start)
     if after is None:
         return []
     for chunk in _CHUNK.split(after["rest"]):
         if _ROUNDED.match(chunk):
             return []
-        if _VALUE.search(chunk):
+        if _OFFER.match(chunk):
             return [_MARKS.sub("", chunk).strip()]
-        number = next((word for word in _WORDS.findall(chunk) if number_of(word) is not None), "")
-        if number:
-            return [str(number_of(number)) if chunk.strip(" .)").lower() == number.lower() else chunk.strip()]
-        if chunk.strip() and not _CONDITION.match(chunk):
+        number = next((word for word in _WORDS.findall(chunk)[:3] if number_of(word) is not None), "")
+        if number and (number.lower() != "one" or chunk.strip(" .)").lower() == "one"):
+            return [str(number_of(number))]
+        if not chunk.strip():
+            continue
+        if not _CONDITION.match(chunk):
             return []
+        last = _LAST.search(chunk)
+        if last:
+            return [last[1]]
     return []
 
 
@@ -158,9 +185,11 @@ def _connects(between: str) -> bool:
     """Whether a text only joins two answers."""
     if len(between) > _JOINT:
         return False
-    if re.search(r"[0-9]", between):
+    if re.search(r"[0-9]", _SUBSCRIPT.sub("", between)):
         return False
-    between_words = {word.lower() for word in _WORDS.findall(between.replace("\\", " "))}
+    between_words = {
+        word.lower() for word in _WORDS.findall(between.replace("\\", " ")) if len(word) > 1 or word in "aA"
+    }
     return between_words <= _CONNECTING and (not between_words or bool(between_words & _OFFERS))
 
 

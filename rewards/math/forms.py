@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -83,7 +84,10 @@ def is_constant(node: Node) -> bool:
 
 
 def function_name(node: Node) -> tuple[str, str] | None:
-    """``f`` and ``x`` of a name such as ``f(x)``."""
+    """``f`` and ``x`` of a name such as ``f(x)``, ``a`` and ``n`` of ``a_n``."""
+    if isinstance(node, Sym) and re.fullmatch(r"[A-Za-z]+_[A-Za-z]", node.name):
+        letter, _, index = node.name.partition("_")
+        return f"{letter}_", index
     if isinstance(node, Op) and is_variable(node):
         head, argument = node.args
         if isinstance(head, Sym) and isinstance(argument, Sym):

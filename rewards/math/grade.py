@@ -39,18 +39,19 @@ def grade(
 
     - ``boxed``: the last ``\boxed{}`` or ``\fbox{}`` whose braces balance. Earlier boxes are intermediate results,
       unless only words such as "or" stand between, or nothing: then the answer is all of them, and right as one when
-      each alone is. The same holds for "or" and a value after the box. No box and an empty one are wrong. A box inside
-      a box is read as its content.
-    - ``gsm8k``: the number after the last ``####``, else after ``A:`` or ``Answer:`` at the start of a line, else the
-      last number of the text; one number, with or without ``$``, unit and thousands commas. The reference may be a
-      rationale that ends in ``#### number``.
+      each alone is. The same holds for "or", "alternatively", "maybe" and a value after the box. No box and an empty
+      one are wrong; an empty one that is only spoken of ("I put it into ``\boxed{}``") is none.
+    - ``gsm8k``: the number after the last ``####`` that is no heading, else in the last box, else after ``A:`` or
+      ``Answer:`` at the start of a line, else the last number of the text; with all its digits, in whatever grouping,
+      its sign, power and words such as "million". A number that is part of another (``3/4``, ``4:30``, "3 to 5") is
+      no answer. The reference may be a rationale that ends in ``#### number``.
     - ``exact``: the whole text, to the letter.
 
     With ``bare`` the whole text is the answer.
 
     **What is an answer.** One value, or what ``gold`` is: several answers (``1, 2``, in any order), a set, a tuple or
-    interval (brackets count), a union, a matrix, an equation or inequality, words, a choice, a time, digits in a base.
-    Wrong, whatever the value:
+    interval (brackets count), a union, a matrix, an equation or inequality, a congruence, a ratio, values for names,
+    words, a choice, a time, digits in a base. Wrong, whatever the value:
 
     - several answers for one, and a chain of equations (``2 + 3 = 5``);
     - a problem restated or left half done: sums, products, integrals, limits, ``mod``, rounding; and of numbers,
@@ -58,26 +59,28 @@ def grade(
       plain numbers, where ``gold`` has none;
     - where ``gold`` is a plain number, anything but a number: fraction, decimal, mixed number, ``2^{10}``,
       ``3 \times 10^8``;
-    - variables that ``gold`` lacks, and words beside a value other than a unit.
+    - variables that ``gold`` lacks, and words beside a value other than a unit or a plain noun.
 
     One name is allowed: ``x = 5`` and ``5 = x`` are 5, and 5 is ``x = 5``. But ``2x = 10`` is not 5, and ``y = 5`` is
     not ``x = 5``. A ``gold`` that itself has such a form is compared like any other.
 
     **What is the same.** Values are compared exactly: 0.33 is not 1/3; ``0.\overline{3}`` is. Only ``tolerance``
-    (absolute, as OlympiadBench's ``error``) loosens that. Units may be left out on either side; two units must agree
-    after conversion: 50 mm is 5 cm, 5 m is not. A per cent sign is a unit: ``50\%`` is 50 and never 0.5 or 1/2, and a
-    reference between 0 and 1 takes no per cent sign. So are degrees and ``$``. A base may be left out (``204_5`` is
-    204) but not worked out (54). ``p.m.`` must be there when ``gold`` has it. Equations are the same up to a factor
-    and the order of sides, inequalities as the interval that they describe, expressions as functions wherever ``gold``
-    is defined. Characters that look like others (Cyrillic, full-width digits) are others; invisible ones make an
-    answer unreadable.
+    (absolute, as OlympiadBench's ``error``) loosens that. Numbers in words are read: 3 million is 3,000,000, 3 thirds
+    are 1. Units may be left out on either side; two units must agree after conversion: 50 mm is 5 cm, 5 m is not.
+    A per cent sign is a unit: ``50\%`` is 50 and never 0.5 or 1/2; where ``gold`` may be a share or ratio (1, a
+    fraction, a decimal below 10) it is another value. Degrees may be left out beside plain numbers, and are converted
+    beside pi. A base may be left out (``204_5`` is 204) but not worked out (54). ``p.m.`` must be there when ``gold``
+    has it. Order counts in ratios, words, and values for names; ``x=1, y=2`` and the pair (1, 2) are the same, and
+    groups of values stay together. Equations are the same up to a factor, the order of sides and what they are solved
+    for, inequalities as the set that they describe, expressions as functions wherever ``gold`` is defined. Characters
+    that look like others (Cyrillic, full-width digits) are others; invisible ones make an answer unreadable.
 
     **Bounds.** An answer of more than 1,000 characters (and four times the reference), 1,500 signs, 40 levels or 400
-    digits in a row is wrong unread. What exact arithmetic does not settle is evaluated in a process with 1 GiB of
-    memory and ``timeout_s`` seconds, which is killed and replaced when it fails. When the reference alone was worked
-    out and the answer then spent the time or the memory, the answer is *wrong*: were it ungradable, a policy could
-    hide its wrong answers behind monsters. *Ungradable* is what the grader is to blame for (it does not start, is
-    starved of processor time, has a defect) and a reference that cannot be read or worked out.
+    digits in a row is wrong unread. What exact arithmetic does not settle is evaluated in a process of its own, in a
+    bounded number of steps, digits and points; the points are chosen by the reference alone. An answer that cannot be
+    worked out within them is *wrong*, and so is any answer but its own spelling to a reference that has no value: were
+    it ungradable, a policy could hide its wrong answers behind monsters. *Ungradable* is an empty or unreadable
+    reference, and what the grader is to blame for (it does not start, gets no processor, has a defect).
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule '{rule}'; there are: {', '.join(RULES)}")

@@ -109,10 +109,10 @@ def _intervals(node: Node, order: Order) -> list[Interval] | None:
             return None
         return [Interval(item, True, item, True) for item in node.items]  # type: ignore[arg-type]
     if isinstance(node, Relation) and node.signs == ("!=",):
-        (value,) = [side for side in node.sides if not is_variable(side)] or [None]
-        if value is None or not is_constant(value):
+        values = [side for side in node.sides if not is_variable(side)]
+        if len(values) != 1 or not is_constant(values[0]):
             return None
-        return complement([Interval(value, True, value, True)], order)  # type: ignore[arg-type]
+        return complement([Interval(values[0], True, values[0], True)], order)  # type: ignore[arg-type]
     if isinstance(node, Union):
         return _together(node.parts, order)
     if isinstance(node, Joined):

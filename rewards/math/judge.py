@@ -8,8 +8,8 @@ from rewards.math.choices import choice
 from rewards.math.clean import clean, look
 from rewards.math.compare import Comparer
 from rewards.math.engine import Exact, Undecided
-from rewards.math.parse import read, read_gold
 from rewards.math.pool import GraderFailure, shared_pool
+from rewards.math.readings import read, read_gold
 from rewards.math.signs import narrow
 from rewards.math.tree import Unreadable
 from rewards.math.verdict import SAME, Verdict, differs

@@ -7,10 +7,11 @@ from collections import deque
 
 from rewards.math.clean import clean
 from rewards.math.extract import Found, bare_answer, boxes, final_box
-from rewards.math.parse import read
+from rewards.math.readings import read
 from rewards.math.signs import ascii_signs
 from rewards.math.tree import Num, Op, Unit, Unreadable
-from rewards.math.words import is_number_word
+from rewards.math.units import measure
+from rewards.math.words import is_scale
 
 MARK = "####"
 """What GSM8K puts before an answer."""
@@ -26,16 +27,31 @@ _VALUE = re.compile(
     r"(?:[A-Za-z]\s?=)?[\s$(*{+-]*(?:\\(?:\$|[a-z]+\{?)|[£€¥₹])?\s*\.?[0-9]|[\s$(+-]*\\(?:frac|sqrt|pi)"
 )
 _POWER = re.compile(r"\s?(?:\^\s?\{?-?[0-9]+\}?|\*\*\s?[0-9]+)|\s?(?:\\times|\\cdot|\*)\s?10\s?\^\s?\{?-?[0-9]+\}?")
-_AFTER = re.compile(r"\s?(?:\\?%|[A-Za-z\u00c0-\u024f]+)")
-_BEFORE = re.compile(r"(?:(?P<sign>-|\\?\$|[£€¥₹]|\\(?:pounds|euro|yen|rupee) ?)\s?){0,3}$")
-_JOINED = re.compile(
-    r"(?:[0-9%!)\]}a-z]\s*(?:\bor\b|\band\b|\bto\b|[,;/:|*^_+\u2013-]|\\(?:cdot|times|pm|div|text\{ or \}|sqrt|frac)\b)"
-    r"|[\^_{\[]"
-    r"|\\(?:sqrt|frac|pm)|\bsqrt\(?|[A-Za-z]\()\s*\\?\$?\s*$"
+_BASE = re.compile(
+    r"(?<![0-9.,])(?:[0-9]{1,20}(?:\.[0-9]{1,20})?\s?(?:\\times|\\cdot|\*)\s?(?=10))?[0-9]{1,20}(?:\.[0-9]{1,20})?\s?"
+    r"(?:\^\s?\{?-?|\*\*\s?)$"
 )
-_OUTSIDE = re.compile(r"\s*(?:[/:|^_!}\]+]|\*(?!\*)|-\s?[0-9]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)")
+_FRACTION = re.compile(r"(?:(?<![0-9.,])[0-9]{1,20}\s?)?\\[dt]?frac\s?\{[0-9]{1,20}\}\s?\{$")
+_ORDINAL = re.compile(r"st|nd|rd|th")
+_UNIT_POWER = re.compile(r"(?<![A-Za-z])(?P<unit>[A-Za-z]{1,12})\s?\^\s?\{?$")
+_WORD = re.compile(r"(?P<gap>\s?)(?P<word>\\?%|[A-Za-z\u00c0-\u024f]+)")
+_LETTERS = {"k": "thousand", "K": "thousand"}
+_BEFORE = re.compile(r"(?:(?P<sign>-|\\?\$|[£€¥₹]|\\(?:pounds|euro|yen|rupee) ?|\b(?:Rs\.?|USD|US|EUR))\s?){0,3}$")
+_FUNCTION = r"(?:log|ln|sin|cos|tan|sqrt)"
+_JOINED = re.compile(
+    r"(?:[0-9%!)\]}]\s*(?:\bor\b|\band\b|\bto\b|[,;/:|*^_+\u2013-]|\\(?:cdot|times|pm|div|text\{ or \})\b)"  # 4 or, 3/
+    rf"|[\^_}}]\s*\{{|\\(?:pm|[dt]?frac|{_FUNCTION}\b)(?:\[[^\]]*\])?\s*\{{?|\b{_FUNCTION}\s*\(?"  # x_{, \frac{, log
+    r"|\bbetween)\s*\\?\$?\s*$"
+)
+_TOUCHING = re.compile(r"[0-9]\Z|[A-Za-z](?:[*^_/+]|\\(?:cdot|times))?\Z")
+"""Right before a number that belongs to a name or formula: H2O, x^2."""
+_OUTSIDE = re.compile(
+    r"\s*(?:[:|^_+](?=\S)|/(?![A-Za-z]{2})(?=\S)|\*(?=\s?[0-9A-Za-z(\\])|\*\s[0-9]|-\s?[0-9]|![0-9=!]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)"
+)
 _MATHS = re.compile(
-    r"\\\((?P<a>.*?)\\\)|\\\[(?P<b>.*?)\\\]|\$\$(?P<c>.*?)\$\$|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$", re.DOTALL
+    r"\\\((?P<a>.{1,400}?)\\\)|\\\[(?P<b>.{1,400}?)\\\]|\$\$(?P<c>.{1,400}?)\$\$"
+    r"|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$",
+    re.DOTALL,
 )
 
 
@@ -95,33 +111,38 @@ def last_number(text: str) -> Found:
     if last is None:
         return Found("", "no number", marked=False)
     start, end = last.span()
-    power = _POWER.match(text, end)
-    earlier = _of_power(text, start)
-    if earlier is not None:
-        start = earlier
-    elif power:
-        end = power.end()
-    before, after = text[max(0, start - 60) : start], text[end : end + 20]
+    unit = _UNIT_POWER.search(text[max(0, start - 20) : start])
+    if unit and measure(unit["unit"]) and text[start:end] in ("2", "3"):  # 980 cm^3
+        return last_number(text[: start - len(unit.group())])
+    start, end = _whole(text, start, end)
+    before, after = text[max(0, start - 60) : start], text[end : end + 40]
     signs = _BEFORE.search(before)
     sign_start = len(before) - len(signs.group()) if signs else len(before)
     outer = before[:sign_start]
     number = before[sign_start:] + text[start:end]
-    is_range = number.lstrip(" $\\").startswith("-") and re.search(r"(?:[0-9%)\]}]\s*|[A-Za-z])$", outer) is not None
-    if is_range or _JOINED.search(outer + " " if outer[-1:].isspace() else outer) or _OUTSIDE.match(after):
+    is_range = number.lstrip(" $\\").startswith("-") and re.search(r"(?:[0-9%)\]}]\s*|[A-Za-z])\Z", outer) is not None
+    if is_range or _JOINED.search(outer) or _TOUCHING.search(outer) or _OUTSIDE.match(after):
         formula = _formula(text, last.start())
         return Found(formula, marked=False) if formula else Found("", "a number that is part of another", marked=False)
-    word = _AFTER.match(after)
-    if word and (word.group().strip() in ("%", "\\%") or is_number_word(word.group().strip())):
-        number += word.group()
+    word = _WORD.match(after)
+    if word and (word["word"] in ("%", "\\%") or is_scale(word["word"])):
+        number += f" {_LETTERS.get(word['word'], word['word'])}"
+    elif word and not word["gap"] and not _ORDINAL.fullmatch(word["word"]):  # 72x, 72km
+        number += f" {word['word']}" if measure(word["word"]) else word["word"]
     return Found(number.strip(), marked=False)
 
 
-def _of_power(text: str, start: int) -> int | None:
-    """Where the number begins whose exponent begins at ``start``: ``10^{3}``."""
-    base = re.search(
-        r"(?<![0-9.,])[0-9]{1,20}(?:\.[0-9]{1,20})?\s?(?:\^\s?\{?-?|\*\*\s?)$", text[max(0, start - 48) : start]
-    )
-    return None if base is None else max(0, start - 48) + base.start()
+def _whole(text: str, start: int, end: int) -> tuple[int, int]:
+    r"""Where the number begins and ends of which the last digits are a part: ``9.5\times10^3``, a fraction."""
+    context = text[max(0, start - 60) : start]
+    for pattern in (_BASE, _FRACTION):
+        found = pattern.search(context)
+        if found:
+            closes = found.group().rstrip("- ").endswith("{") and text[end : end + 1] == "}"
+            if pattern is _BASE or closes:
+                return start - len(found.group()), end + closes
+    power = _POWER.match(text, end)
+    return start, power.end() if power else end
 
 
 def _formula(text: str, place: int) -> str:

@@ -20,12 +20,13 @@ class Numerals(Cursor):
         token = self.tokens[self.at]
         digits, end = token.value, self.at + 1
         while end < len(self.tokens) and not self.tokens[end].spaced and self._is_digit(end):
-            digits += self.tokens[end].value
+            digits += self.tokens[end].value.upper()
             end += 1
         if end < len(self.tokens) and self.tokens[end].value == "_" and re.fullmatch(r"[0-9A-F]+(\.[0-9]+)?", digits):
             start, self.at = self.at, end + 1
             base = base_of(self.script(), digits)
-            if base:
+            lower = any(part.value.islower() for part in self.tokens[start:end])
+            if base and (base == 16 or not lower):  # 2a_{12} is twice a term
                 return Based(re.sub(r"^0+(?=[0-9A-F])", "", digits), base)
             if digits == token.value:
                 raise Unreadable("a number with a subscript that is no base")
@@ -34,7 +35,7 @@ class Numerals(Cursor):
 
     def _is_digit(self, place: int) -> bool:
         token = self.tokens[place]
-        return token.kind in ("num", "name", "text") and re.fullmatch(r"[0-9A-F]+", token.value) is not None
+        return token.kind in ("num", "name", "text") and re.fullmatch(r"[0-9A-Fa-f]+", token.value) is not None
 
     def number(self) -> Num:
         r"""The number that comes, with an ``\overline``, dots or an ellipsis for repeating digits."""

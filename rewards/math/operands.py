@@ -48,6 +48,7 @@ _SYMBOLS = words(
 )
 _MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "array"})
 _SYSTEMS = frozenset({"cases", "aligned", "align", "gathered", "dcases"})
+_UNIT_BRACKETS = {"[": "]", "(": ")", "{": "}"}
 CURRENCIES = frozenset("$£€¥₹")
 _CONDITIONS = frozenset({"if", "when", "for", "where"})
 
@@ -110,6 +111,8 @@ class Operands(Numerals, ABC):
             return True
         if sign == "frac" and self.peek(1) == "{":
             return self.kind(2) == "text"
+        if sign in _UNIT_BRACKETS and self.kind(1) == "text":
+            return self.peek(2) == _UNIT_BRACKETS[sign]
         if sign == "mu":
             return self.kind(1) == "text"
         return sign == "Omega" and self.kind(1) == "" and self.at > 0 and self.tokens[self.at - 1].kind == "num"
@@ -206,6 +209,7 @@ class Operands(Numerals, ABC):
     def brackets(self, opening: str) -> Node:
         """Grouping, or a tuple, point or interval."""
         bars, self.bars = self.bars, 0
+        start = self.at
         items = self.listing(expand=False)
         self.bars = bars
         closing = self.peek()
@@ -213,16 +217,24 @@ class Operands(Numerals, ABC):
             raise Unreadable("unbalanced brackets")
         self.at += 1
         if len(items) == 1:
+            if opening == "(" and self.peek() == "_" and (based := self.based(start)) is not None:
+                return based
             if (opening, closing) in (("(", ")"), ("[", "]")):
-                if isinstance(items[0], Num) and items[0].value.denominator == 1 and self.take("_"):
-                    digits = str(items[0].value)
-                    base = base_of(self.script(), digits)
-                    if not base:
-                        raise Unreadable("a number with a subscript that is no base")
-                    return Based(digits, base)
                 return items[0]
             raise Unreadable("unbalanced brackets")
         return Seq(opening, tuple(items), closing)
+
+    def based(self, start: int) -> Based | None:
+        """Digits in brackets with their base: ``(2A)_{16}``."""
+        digits = "".join(token.value for token in self.tokens[start : self.at - 1])
+        place = self.at
+        if re.fullmatch(r"[0-9A-F]+", digits):
+            self.at += 1
+            base = base_of(self.script(), digits)
+            if base:
+                return Based(digits, base)
+            self.at = place
+        return None
 
     def set_of(self) -> Node:
         r"""A set by its elements, or ``\{x | condition\}``."""
@@ -289,7 +301,8 @@ class Operands(Numerals, ABC):
 
     def function(self, name: str) -> Expr:
         r"""``\sin^2 x``, ``\log_2(x)``: in brackets, or all factors that follow without a sign."""
-        base: Expr = {"lg": Num(Fraction(10)), "log": Sym("ten")}.get(name, Sym("e"))
+        usual: dict[str, Expr] = {"lg": Num(Fraction(10)), "log": Sym("ten")}
+        base = usual.get(name, Sym("e"))
         exponent: Expr | None = None
         while self.peek() in ("^", "_"):
             if self.take("_"):

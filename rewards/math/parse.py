@@ -12,20 +12,14 @@ product   = power { ["*" | "/" | cdot | times] power }
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from functools import lru_cache
 
-from rewards.math.clean import flat, is_list_of_numbers, join_commas
 from rewards.math.operands import CURRENCIES, Operands, accented
 from rewards.math.quantities import product, quantity, same_kind
-from rewards.math.resolve import has_letter_unit, resolve
-from rewards.math.statements import BOUNDS, LABEL, grouped, is_approximate, more_or_less
-from rewards.math.tokens import Token, tokenize
+from rewards.math.statements import BOUNDS, LABEL, QUANTIFIERS, is_approximate, more_or_less
 from rewards.math.tree import (
     NOBODY,
     Based,
-    Clock,
     Congruence,
     Expr,
     Joined,
@@ -59,16 +53,6 @@ _MOD = frozenset({"mod", "bmod", "pmod"})
 _SEPARATORS = (",", ";", "and", "or")
 _MAX_INDEPENDENT = 3
 """Plus-minus signs of one statement that may be chosen each by itself: eight answers."""
-_CLOCK = re.compile(r"([0-9]{1,2}) ?: ?([0-5][0-9])(?: ?([AaPp])\.? ?[Mm]\.?)?")
-_SECONDS = re.compile(r"([0-9]{1,2} ?: ?[0-5][0-9]) ?: ?([0-5][0-9])(?=.*[AaPp]\.? ?[Mm]|$)")
-"""A time with its seconds: without the half of the day it may also be a ratio."""
-_BRACE = re.compile(r"\\.|[{}]")
-_HOUR = re.compile(r"([0-9]{1,2})() ?([AaPp])\.? ?[Mm]\.?")
-_CALL = re.compile(
-    r"(?P<name>\\?[A-Za-z]+(?:_(?:[A-Za-z0-9]|\{[^{}]*\}))?'?\s*[(\[](?=[^()\[\]]*[A-Za-z])[^()\[\]]{1,60}[)\]])\s*=(?P<value>.+)",
-    re.DOTALL,
-)
-_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|log|ln|exp|gcd|lcm|max|min|sqrt|binom|frac|floor)")
 
 
 class Parser(Operands):
@@ -134,6 +118,12 @@ class Parser(Operands):
             words = self.tokens[self.at].value.lower().strip()
             if is_approximate(words):
                 self.at += 1
+            elif words in QUANTIFIERS and self.kind(1) == "name":
+                self.at += 1
+                bound = self.statement()
+                if not isinstance(bound, Relation):
+                    raise Unreadable("words beside a value")
+                return bound
             elif words in BOUNDS:
                 self.at += 1
                 return Relation((NOBODY, self.ratio()), (BOUNDS[words],))
@@ -219,6 +209,9 @@ class Parser(Operands):
             if self.kind() == "text":
                 parts.append(" " + self.tokens[self.at].value)
                 self.at += 1
+            elif sign in ("[", "(", "{") and self.unit_ahead():
+                parts.append(" " + self.tokens[self.at + 1].value)
+                self.at += 3
             elif sign == "mu" and self.kind(1) == "text":
                 parts.append(" μ" + self.tokens[self.at + 1].value)
                 self.at += 2
@@ -371,85 +364,3 @@ class Parser(Operands):
         else:
             return False
         return True
-
-
-def _read_one(tokens: list[Token], independent: bool) -> Node:
-    if not tokens:
-        raise Unreadable("nothing")
-    parser = Parser(tokens, independent)
-    items, labels = parser.separated()
-    if parser.at != len(parser.tokens):
-        rest = parser.tokens[parser.at].value.removesuffix("set")
-        raise Unreadable(f"{rest[:20]!a} after the answer")
-    return items[0] if len(items) == 1 else grouped(items, labels)
-
-
-def _variants(text: str) -> list[Node]:
-    """What a text can mean; raises ``Unreadable`` when nothing."""
-    flattened = flat(text)
-    seconds = _SECONDS.match(flattened)
-    time = _SECONDS.sub(r"\1", flattened, count=1) if seconds else flattened
-    clock = _CLOCK.fullmatch(time) or _HOUR.fullmatch(time)
-    if clock and (clock[3] or not seconds):
-        half = (clock[3] or "").lower()
-        return [Clock(int(clock[1]), int(clock[2] or 0), half and f"{half}m", int(seconds[2]) if seconds else 0)]
-    tokens = tokenize(text)
-    ways = [(True, False)]
-    if has_letter_unit(tokens):
-        ways.append((False, False))
-    if sum(token.value == "pm" for token in tokens) > 1:
-        ways.append((True, True))
-    readings: list[Node] = []
-    reason = ""
-    for units, independent in ways:
-        try:
-            readings.append(_read_one(resolve(tokens, units), independent))
-        except (Unreadable, RecursionError) as error:
-            reason = reason or (str(error) if isinstance(error, Unreadable) else "nested too deeply")
-    if readings:
-        return readings
-    call = _CALL.fullmatch(text)
-    if call and not _FUNCTION.match(call["name"]):
-        name = Sym(re.sub(r"\s", "", flat(call["name"])))
-        return [Relation((name, value), ("=",)) for value in _variants(call["value"].strip())]
-    raise Unreadable(reason)
-
-
-def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
-    """All readings of a cleaned answer, the likelier first: ``1,234`` is a number, or else two answers.
-
-    A ``trusted`` text says what it means: groups of digits that could be two answers are two. Raises ``Unreadable``
-    with the reason when there is no reading.
-    """
-    text = _without_braces(text)
-    texts = [text] if trusted and is_list_of_numbers(text) else list(dict.fromkeys((join_commas(text), text)))
-    readings: dict[Node, None] = {}
-    reason = ""
-    for one in texts:
-        try:
-            readings |= dict.fromkeys(_variants(one))
-        except (Unreadable, RecursionError) as error:
-            reason = str(error) if isinstance(error, Unreadable) else "nested too deeply"
-    if not readings:
-        raise Unreadable(reason or "nothing")
-    return tuple(readings)
-
-
-def _without_braces(text: str) -> str:
-    """The text without braces around all of it: they do not show."""
-    while text.startswith("{") and text.endswith("}") and not text.endswith("\\}"):
-        depth = 0
-        for match in _BRACE.finditer(text):
-            depth += {"{": 1, "}": -1}.get(match.group(), 0)
-            if depth == 0:
-                break
-        if depth or match.end() != len(text):
-            return text
-        text = text[1:-1].strip()
-    return text
-
-
-@lru_cache(maxsize=4096)
-def read_gold(text: str) -> tuple[Node, ...]:
-    """The readings of a cleaned reference, kept: each is compared with many responses."""
-    return read(text, trusted=True)

@@ -8,6 +8,7 @@ from rewards.math.words import SHORT_WORDS, is_number_word
 
 _OPENING = frozenset({",", ";", "and", "or", "(", "[", "{set", "newline", "&", "lor", "land", "{"})
 _CLOSING = frozenset({",", ";", "and", "or", ")", "]", "}set", "newline", "&", "lor", "land", "}"})
+_AFTER_UNIT = _CLOSING | {"/", "^", "cdot"}
 _RELATIONS = frozenset({"=", "<", ">", "leq", "geq", "neq", ":"})
 _OPERANDS = frozenset({"num", "name", "text", "word"})
 
@@ -81,6 +82,11 @@ def _one(token: Token, after: Token | None, found: list[Token], units: bool) -> 
         _append_text(word, token.spaced, found)
         return
     prefixed = before is not None and before.value == "mu" and measure(f"μ{word}") is not None
+    after_value = prefixed and len(found) > 1 and _ends_value(found[-2])
+    in_braces = before is not None and before.value == "{" and len(found) > 1 and _ends_value(found[-2])
+    if (in_braces and len(word) > 1 and measure(word) is not None) or (after_value and units):
+        found.append(Token("text", word, token.spaced, True))
+        return
     if token.upright and (prefixed or (word in LETTER_UNITS and _in_unit(found))):
         found.append(Token("text", word, token.spaced, True))
         return
@@ -107,13 +113,19 @@ def _ends_value(token: Token) -> bool:
 
 
 def _after_slash(found: list[Token]) -> bool:
-    """Whether the tokens end with a unit and a sign of division or multiplication: ``m/``."""
-    return len(found) > 1 and found[-1].value in ("/", "cdot", "*") and found[-2].kind == "text"
+    """Whether the tokens end with a unit and a sign of division or multiplication: ``m/``, ``m^2/``."""
+    if len(found) < 2 or found[-1].value not in ("/", "cdot", "*"):
+        return False
+    if found[-2].kind == "num" and len(found) > 3 and found[-3].value == "^":
+        return found[-4].kind == "text"
+    return found[-2].kind == "text"
 
 
 def _in_unit(found: list[Token]) -> bool:
     r"""Whether a fraction of units has just begun after a value: ``5\frac{\mathrm{m}}{\mathrm{s}}``."""
     values = [token.value for token in found[-5:]]
+    if values[-1:] in (["["], ["("], ["{"]) and len(found) > 1 and _ends_value(found[-2]):
+        return True
     if values[-2:] == ["frac", "{"]:
         return len(found) > 2 and _ends_value(found[-3])
     return values[-2:] == ["}", "{"] and len(found) > 4 and found[-3].kind == "text"
@@ -126,10 +138,7 @@ def _is_unit(token: Token, found: list[Token], after: Token | None, units: bool)
         return True
     if len(word) == 1:
         degrees = "circ" in [before.value for before in found[-2:]] and word in "CF"
-        next_kind = after.kind if after is not None else ""
-        ends = next_kind in ("", "text", "word", "num") or (
-            after is not None and after.value in (*_CLOSING, "/", "^", "cdot")
-        )
+        ends = after is None or after.kind in ("text", "word", "num") or after.value in _AFTER_UNIT
         if token.upright:
             return degrees or (word in LETTER_UNITS and ends)
         return ends and (degrees or (units and token.spaced and word in LETTER_UNITS))

@@ -9,6 +9,8 @@ from rewards.math.tree import NOBODY, Listing, Node, Num, Op, Relation, Sym, Tex
 from rewards.math.words import VALUE_WORDS, words
 
 _APPROXIMATELY = frozenset({"approximately", "about", "approx", "approx.", "roughly", "around", "circa", "≈"})
+QUANTIFIERS = frozenset({"every", "all", "any", "for all", "for every", "for any", "for each", "each"})
+"""Words that may stand before an inequality which says for what something holds."""
 BOUNDS = {
     "at least": ">=", "no less than": ">=", "not less than": ">=", "at most": "<=", "no more than": "<=",
     "not more than": "<=", "up to": "<=", "more than": ">", "greater than": ">", "over": ">", "above": ">",

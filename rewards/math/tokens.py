@@ -29,9 +29,14 @@ class Token:
     r"""It stood in ``\mathrm`` or ``\text``."""
 
 
-_TEXT = frozenset({"text", "mbox", "textbf", "textit", "textrm", "texttt", "textnormal", "textsf", "operatorname"})
+_TEXT = words(
+    "text mbox hbox textbf textit textrm texttt textnormal textsf textsl textsc textup textmd emph operatorname"
+)
 _UPRIGHT = frozenset({"mathrm", "mathsf", "rm", "sf"})
-_FONT = words("mathbf mathit boldsymbol bm mathcal mathfrak bf it tt mathop ensuremath")
+_FONT = words(
+    "mathbf mathit mathtt mathnormal mathscr boldsymbol boldmath bm mathcal mathfrak bf it tt em mathop mathbin mathrel"
+    " ensuremath"
+)
 FUNCTIONS = words("sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth log ln lg exp")
 """Function names, with or without backslash."""
 NAMED = {
@@ -182,7 +187,7 @@ def _prose(content: str, spaced: bool, tokens: list[Token], is_text: bool, depth
             if part.startswith("-"):
                 tokens.append(Token("op", "-", True))
             tokens.append(Token("num", part.removeprefix("-"), True))
-        elif _MATHS.fullmatch(part):
+        elif _MATHS.fullmatch(part) or (part.startswith("\\") and part[1:2].isalpha()):
             tokens.extend(tokenize(part.replace("°", "^\\circ "), depth + 1))
         elif part in ("\\$", "to"):
             tokens.append(Token("op", "$" if part == "\\$" else ":", spaced))

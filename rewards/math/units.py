@@ -53,7 +53,7 @@ _ALIASES = {
     "cm": "centimeter centimetre centímetro centimètre 厘米", "mm": "millimeter millimetre milímetro 毫米",
     "dm": "decimeter decimetre 分米", "μm": "micrometer micrometre micron", "nm": "nanometer nanometre",
     "in": "inch", "ft": "foot feet", "yd": "yard", "mi": "mile", "g": "gram gramme gm gramo 克",
-    "kg": "kilogram kilogramme kilo kilogramo 千克 公斤", "mg": "milligram", "lb": "pound", "oz": "ounce",
+    "kg": "kilogram kilogramme kilogramo 千克 公斤", "mg": "milligram", "lb": "pound", "oz": "ounce",
     "t": "ton tonne",
     "s": "sec second segundo seconde sekunde 秒", "ms": "millisecond", "min": "minute minuto 分钟",
     "h": "hour hr hora heure stunde 小时", "day": "día jour tag 天", "week": "wk semana", "month": "mes mois monat",
@@ -84,6 +84,11 @@ _TERM = re.compile(
     r" ?(?P<word>[^\W\d_]+|[$£€¥₹%°¢]+[^\W\d_]?)|\^? ?\(?(?P<power>-?[1-9])\)?|(?P<op>[*/()])|(?P<one>1)(?=/)"
 )
 _SHAPE = re.compile(r"[^\d!?=<>,;:{}\\|]*")
+_SAYS_HOW = re.compile(
+    r"(?<=[^\W\d_]) (?:long|tall|wide|deep|high|old|away|apart|left|remaining|(?:in )?total|altogether|each|more"
+    r"|of them)$"
+)
+"""Words after a unit that say of what it is one, and do not change it."""
 _OF = re.compile(r"^(?:of|de|d'|von) (?:(?:the|a|an|la|el|le) )?")
 
 
@@ -101,7 +106,7 @@ def meaning(text: str) -> tuple[Fraction, str] | None:
     ``None`` when they change it otherwise or offer another value. ``million dollars`` is ``(10**6, "$")``, ``thirds``
     is ``(1/3, "")``.
     """
-    text = _plain(text)
+    text = _SAYS_HOW.sub("", _plain(text))
     for phrase, word in FACTOR_PHRASES.items():
         text = re.sub(rf"\b{phrase}\b", word, text, flags=re.IGNORECASE)
     factor = Fraction(1)

@@ -31,13 +31,13 @@ CARDINALS = {name: value for value, name in enumerate(_UNITS)} | {
 """Number words up to ninety."""
 
 _MULTIPLES = {
-    2: "pair pairs couple couples twice double doubled duo",
-    3: "triple tripled thrice trio",
+    2: "pair pairs couple couples twice double doubled",
+    3: "triple tripled thrice",
     4: "quadruple quadrupled",
     10: "ten tens zehn diez dix dez dieci 十",
     12: "dozen dozens docena docenas douzaine douzaines dutzend dúzia dúzias dozzina",
-    20: "score scores",
-    100: "hundred hundreds cien ciento cientos centaine centaines cent hundert cento cem 百",
+    20: "score",
+    100: "hundred hundreds cien ciento cientos centaine centaines hundert cento cem 百",
     144: "gross",
     1000: "thousand thousands mil mille mila tausend milhar тысяча тысячи тысяч k 千",
     10_000: "myriad 万 萬",
@@ -50,11 +50,12 @@ _MULTIPLES = {
     " миллиардов",
     10**12: "trillion trillions tn billionen 兆",
     10**15: "quadrillion quadrillions",
+    10**18: "quintillion quintillions",
 }
 _SMALL = {
-    2: "half halves mitad medio media demi demie moitié halb halbe hälfte meio metade mezzo 半",
-    3: "third thirds tercio tercios tercero tiers drittel terço terços terzi",
-    4: "fourth fourths quarter quarters cuarto cuartos quart quarts viertel quarto quartos",
+    2: "half halves mitad medio demi demie moitié halb halbe hälfte meio metade mezzo 半",
+    3: "third thirds tercio tercios tercero drittel terço terços terzi",
+    4: "fourth fourths quarter quarters cuarto cuartos viertel quarto quartos",
     5: "fifth fifths quinto quintos fünftel cinquième cinquièmes",
     6: "sixth sixths sechstel", 7: "seventh sevenths siebtel", 8: "eighth eighths achtel", 9: "ninth ninths neuntel",
     10: "tenth tenths décimo décimos dixième dixièmes zehntel",
@@ -72,6 +73,10 @@ FACTORS: dict[str, Fraction] = {
     name: Fraction(value) for value, names in _MULTIPLES.items() for name in names.split()
 } | {name: Fraction(1, value) for value, names in _SMALL.items() for name in names.split()}
 """What a value is multiplied with when one of these words follows it: ``3 millions``, ``2 dozen``, ``3 thirds``."""
+SCALES = frozenset(name for name, factor in FACTORS.items() if factor >= 100 and factor != 144) | frozenset(
+    name for name, factor in FACTORS.items() if factor < Fraction(1, 4) and name.endswith("s")
+)
+"""Of these, the words that make a number another one in running text, where "8 dozen" and "7 pairs" may be counts."""
 LETTER_FACTORS = {"M": Fraction(10**6), "B": Fraction(10**9), "G": Fraction(10**9)}
 """The same for capital letters, in which case counts."""
 FACTOR_PHRASES = {
@@ -83,17 +88,17 @@ FACTOR_PHRASES = {
 
 VALUE_WORDS = (
     words(
-        "or and but nor xor not no never none neither is are am be was were isn't minus plus times over squared cubed"
-        " square-root factorial modulo mod choose divided multiplied negative positive root power powers exponent"
-        " inverse inverses reciprocal reciprocals conjugate opposite complement squares cubes equals equal answer"
-        " answers than greater most least at exactly only except without either about approximately"
-        " approx roughly nearly almost around if when where unless otherwise any infinity infinite infinitely pi"
-        " percent percents percentage pct remainder rest to through till until between from vs versus resp"
-        " respectively perhaps maybe possibly probably likely presumably supposedly wrong incorrect false true"
-        " correct guess unsure unknown undefined uncertain random logarithm log ln sin cos tan sqrt exp radix base"
-        " binary octal hex hexadecimal"
-        " 分之 倍 折 负 百分之 或 和 不 非 y o ni ou et oder und nicht pas más menos moins plus"
-        " weniger mehr или и не"
+        "or and but nor xor not no never none neither is are am be was were isn't minus plus times over squared"
+        " cubed square-root factorial modulo mod choose divided multiplied negative positive root roots power"
+        " powers exponent negated inverted halved fold few several googol kilo mega giga milli micro nano centi"
+        " factorials logs inverse inverses reciprocal reciprocals conjugate opposite complement squares cubes"
+        " equals equal answer answers than greater most least at exactly only except without either about"
+        " approximately approx roughly nearly almost around if when where unless otherwise any infinity infinite"
+        " infinitely pi percent percents percentage pct remainder rest to through till until between from vs"
+        " versus resp respectively ish tbd idk think believe suppose assume hope say guessing perhaps maybe"
+        " possibly probably likely presumably supposedly wrong incorrect false true correct guess unsure unknown"
+        " undefined uncertain random logarithm log ln sin cos tan sqrt exp radix base binary octal hex hexadecimal"
+        " 分之 倍 折 负 百分之 或 和 不 非 y o ni ou et oder und nicht pas más menos moins plus weniger mehr или и не"
     )
     | CARDINALS.keys()
     | FACTORS.keys()
@@ -149,6 +154,11 @@ def number_of(text: str) -> int | None:
         else:
             return None
     return total + (current or 0)
+
+
+def is_scale(word: str) -> bool:
+    """Whether a word after a number makes it a larger or smaller one: ``million``, ``hundredths``."""
+    return word.lower() in SCALES or word.lower() in ("third", "thirds", "permille", "ppm")
 
 
 def is_number_word(word: str) -> bool:

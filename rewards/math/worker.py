@@ -26,8 +26,9 @@ from rewards.math import equality
 from rewards.math.compare import Comparer
 from rewards.math.engine import Numeric
 from rewards.math.exact import Beyond, TooLarge
-from rewards.math.parse import read, read_gold
+from rewards.math.numeric import Uncertain
 from rewards.math.points import points
+from rewards.math.readings import read, read_gold
 from rewards.math.tree import Unreadable, expressions
 from rewards.math.verdict import Verdict
 
@@ -46,7 +47,7 @@ def judged(gold: str, answer: str, tolerance: Fraction | None, announce: Announc
             for point in points(leaf):
                 try:
                     equality.steady(leaf, point, 200)
-                except (Beyond, TooLarge, equality.Uncertain):
+                except (Beyond, TooLarge, Uncertain):
                     continue
     announce()
     return Comparer(Numeric(), tolerance).any_reading(golds, read(answer))

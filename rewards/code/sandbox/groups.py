@@ -164,15 +164,15 @@ def _proportional(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
 
 
-def asleep(pids: Iterable[int]) -> bool:
-    """Whether no thread of these processes runs or waits for a core. Waiting for a disk counts as sleep: a program can
-    bring that about by itself, e.g. with vfork. False when there is none (any more).
+def asleep(pids: Iterable[int], awake: str = "R") -> bool:
+    """Whether no thread of these processes is in one of the states ``awake``: R runs or waits for a core, D waits for
+    a disk or for the kernel. False when there is no thread (any more).
     """
     found = False
     for pid in pids:
         try:
             for task in os.listdir(f"/proc/{pid}/task"):
-                if Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0] == "R":
+                if Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0] in awake:
                     return False
                 found = True
         except (FileNotFoundError, ProcessLookupError):

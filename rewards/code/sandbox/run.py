@@ -24,6 +24,8 @@ _STATUS_CAP = 1 << 16
 _LONGEST_PAUSE_S = 0.25
 _POLLED_PAUSE_S = 0.02
 _DEAD_WITHIN_S = 10.0
+_SET_UP_WITHIN_S = 5.0
+"""So long the kernel may take to make namespaces and mounts on a busy machine, and to read a program from a disk."""
 _CORES = len(os.sched_getaffinity(0))
 
 
@@ -164,11 +166,13 @@ class Run:
 
     def _sleep_left(self, now: float, used: float) -> float:
         """Seconds that the program may still sleep. The time since the last look, less the CPU time in it, was slept
-        when nothing of it runs or waits for a core now, and nothing that it wrote waits for this process.
+        when nothing of it runs or waits for a core now, and nothing that it wrote waits for this process. Waiting for
+        the kernel is sleep too, once all is set up: a program can bring that about by itself, e.g. with vfork.
         """
         idle = now - self._checked - (used - self._cpu_before)
         self._checked, self._cpu_before = now, used
-        if idle > 0 and asleep(self.slot.group.pids()) and not any(map(Capture.waiting, self.captures.values())):
+        awake = "R" if now - self.started > _SET_UP_WITHIN_S else "RD"
+        if idle > 0 and asleep(self.slot.group.pids(), awake) and not any(map(Capture.waiting, self.captures.values())):
             self._slept += idle
         return self.limits.sleep_s - self._slept
 

@@ -1,0 +1,143 @@
+"""Values with their errors, points of comparison, and sets of real numbers: the parts below the maths grader."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpmath import mp
+
+from rewards.math import equality, exact
+from rewards.math.clean import clean
+from rewards.math.exact import Beyond, TooLarge
+from rewards.math.intervals import real_set
+from rewards.math.numeric import EXACT, Uncertain, at, magnitude
+from rewards.math.points import points
+from rewards.math.readings import read
+from rewards.math.tree import Expr, Num, Op, Sym
+from rewards.math.units import conversion, meaning
+from rewards.math.words import number_of
+
+NUMBERS = st.builds(lambda upper, lower: Num(Fraction(upper, lower)), st.integers(0, 200), st.integers(1, 12))
+CONSTANTS = st.sampled_from([Sym("pi"), Sym("e"), Sym("i"), Num(Fraction(1, 10**20)), Num(Fraction(10**20))])
+UNARY = ["neg", "abs", "sin", "cos", "tan", "arctan", "arcsin", "sinh", "tanh", "fact"]
+
+
+def deeper(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    return st.one_of(
+        st.builds(lambda args: Op("add", tuple(args)), st.lists(inner, min_size=2, max_size=4)),
+        st.builds(lambda args: Op("mul", tuple(args)), st.lists(inner, min_size=2, max_size=4)),
+        st.builds(lambda one, other: Op("div", (one, other)), inner, inner),
+        st.builds(lambda one, other: Op("pow", (one, other)), inner, st.one_of(NUMBERS, inner)),
+        st.builds(lambda one, degree: Op("root", (one, Num(Fraction(degree)))), inner, st.integers(2, 5)),
+        st.builds(lambda one, base: Op("log", (one, base)), inner, st.sampled_from([Sym("e"), Sym("ten")])),
+        st.builds(lambda name, one: Op(name, (one,)), st.sampled_from(UNARY), inner),
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.recursive(st.one_of(NUMBERS, CONSTANTS), deeper, max_leaves=8))
+def test_the_true_value_lies_within_the_error(node: Expr) -> None:
+    try:
+        (rough, error), _ = at(node, {}, 150)
+        (fine, finer), _ = at(node, {}, 1500)
+    except (Beyond, TooLarge, Uncertain):
+        return
+    with mp.workprec(1600):
+        gap = abs(rough - fine)
+        assert gap == 0 or magnitude(gap) <= max(error, finer) + 1, (node, error, magnitude(gap))
+
+
+def one(text: str) -> Expr:
+    node = read(clean(text))[0]
+    assert isinstance(node, Num | Sym | Op)
+    return node
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [r"\sqrt{(x-7)(8-x)}", r"\arccos(x-40)", r"\arcsin(100x)", r"\ln(5-x)+\ln(x-4)", r"\sqrt{1-p^2}\sqrt{q}",
+     r"\sqrt{-x}", r"\ln(\ln x)", r"\sqrt{\sin x}", r"\frac{1-\sqrt{1-4x}}{2x}", r"\sqrt{x^2-10000}"],
+)  # fmt: skip
+def test_points_lie_in_the_domain_of_the_reference(reference: str) -> None:
+    node = one(reference)
+    found = points(node)
+    assert len(found) >= 3
+    assert all(not mp.im(equality.steady(node, point, 300)[0]) for point in found)
+
+
+def test_a_reference_without_a_value_has_no_points() -> None:
+    assert points(one(r"\frac{1}{x-x}")) == ()
+    with pytest.raises(equality.NoReference):
+        equality.identical(one(r"\frac{1}{x-x}"), one("x"))
+
+
+def test_natural_points_are_the_choice_of_the_reference() -> None:
+    natural, real = one("(-1)^n n"), one("n^2")
+    assert all(value.denominator == 1 for point in points(natural) for value in point.values())
+    assert all(value.denominator > 1 for point in points(real) for value in point.values())
+
+
+def test_no_exponent_vanishes_modulo_the_primes() -> None:
+    first, second, third = exact.primes()
+    period = (first - 1) * (second - 1) * (third - 1)
+    with pytest.raises(TooLarge):
+        exact.identical(one(f"x^{{{period + 1}}}"), one("x"))
+    assert not exact.identical(one(f"{1 + first * second * third}x"), one("2x"))
+    assert exact.identical(one("(x+1)^2"), one("x^2+2x+1"))
+
+
+@pytest.mark.parametrize(
+    ("gold", "found", "sign"), [("x+y-1", "2x+2y-2", 1), ("x+y-1", "1-x-y", -1), ("x+y-1", "x+y", 0), ("x", "x^2", 0)]
+)
+def test_proportions(gold: str, found: str, sign: int) -> None:
+    assert exact.proportion(one(gold), one(found)) == sign
+    assert equality.proportion(one(gold), one(found)) == sign
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(r"[0,1]\cup[1,2]", 1), (r"[0,1)\cup(1,2]", 2), (r"x\ne3", 2), (r"x<2\text{ and }x>5", 0),
+     (r"x>2\text{ and }x<5", 1), (r"\mathbb{R}\setminus\{0,1\}", 3), (r"\mathbb{R}", 1), (r"(1,0)", 0),
+     (r"[1,3]\cap[2,4]", 1), (r"x<2\text{ or }x>5", 2)],
+)  # fmt: skip
+def test_sets_are_intervals(text: str, count: int) -> None:
+    def order(one: Expr, other: Expr) -> int:
+        return equality.order(one, other)
+
+    found = real_set(read(clean(text))[0], order)
+    assert found is not None
+    assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("millions", (Fraction(10**6), "")), ("dozen eggs", (Fraction(12), "egg")), ("thirds", (Fraction(1, 3), "")),
+     ("m/s^2", (Fraction(1), "m*s^-2")), ("square inches", (Fraction(1), "in^2")), ("apples", (Fraction(1), "apple")),
+     ("percent of a half", None), ("perhaps", None), ("x", None), ("squared", None), ("or six", None)],
+)  # fmt: skip
+def test_words_beside_a_value(words: str, expected: tuple[Fraction, str] | None) -> None:
+    assert meaning(words) == expected
+
+
+def test_units_convert_by_their_dimensions() -> None:
+    assert conversion("m/s", "km/h") == Fraction(5, 18)
+    assert conversion("J", "N*m") == 1
+    assert conversion("cm", "") == conversion("", "cm") == 1
+    assert conversion("m", "s") is conversion("degC", "degF") is conversion("m", "apple") is None
+
+
+def test_number_words() -> None:
+    assert [number_of(text) for text in ("six", "twenty-one", "three hundred and five", "two thousand")] == [
+        6,
+        21,
+        305,
+        2000,
+    ]
+    assert number_of("twenty thirty") is number_of("apples") is number_of("") is None
+
+
+def test_an_error_of_zero_is_exact() -> None:
+    assert at(one(r"2^{10}+1"), {}, 200)[0] == (1025, EXACT)
