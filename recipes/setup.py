@@ -182,13 +182,19 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         return tokenizer, len(tokenizer), ""
     from transformers import AutoConfig, AutoTokenizer
 
-    from rollout.pretrained import resolve_model
+    from rollout.pretrained import context_of, resolve_model
 
     path = resolve_model(base.path)
     try:
         loaded = AutoTokenizer.from_pretrained(path)
         text = AutoConfig.from_pretrained(path).get_text_config()
+        positions = None if getattr(text, "rope_parameters", None) else context_of(text)
     except (OSError, ValueError) as error:
         raise PromptError(f"{base.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if positions is not None and config.engine.max_model_len > positions:
+        raise PromptError(
+            f"{base.path}: the model has {positions} positions and none beyond, engine.max_model_len asks for "
+            f"{config.engine.max_model_len}; lower it, and rollout.max_tokens with it"
+        )
     check_tokenizer(loaded, base.path)
     return loaded, getattr(text, "vocab_size", None) or len(loaded), path

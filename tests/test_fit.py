@@ -266,3 +266,16 @@ def test_a_resumed_run_may_leave_rows_out_and_keeps_the_numbers_of_the_others(mo
     assert drawn(prepare(narrowed, narrowed.problems)) != without[: len(plain)]  # as a new run: other numbers
     with pytest.raises(ProblemError, match=r"1 problems would come in that the run began without \(first: 'train-37'"):
         prepare(begun, narrowed.problems)
+
+
+def test_positions_that_a_model_has_no_embedding_for_are_refused(model: Path, tmp_path: Path) -> None:
+    """Rotary embeddings go on beyond what was trained; a table of positions ends."""
+    from transformers import AutoTokenizer, GPT2Config
+
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "model")
+    GPT2Config(n_positions=120, vocab_size=200).save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        PromptError, match=r"/model: the model has 120 positions and none beyond, .* asks for 128; lower"
+    ):
+        prepare(config(tmp_path / "model", tmp_path))
+    prepare(config(tmp_path / "model", tmp_path, engine={"kind": "hf", "max_model_len": 120}))
