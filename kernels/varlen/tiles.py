@@ -6,7 +6,7 @@ its square. Nothing of a tile is kept for the backward pass, which computes it a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,9 @@ def _tile(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tile: Tile, scoring
     )
 
 
-def _parts(tensors: tuple[torch.Tensor, ...], tile: Tile) -> list[torch.Tensor]:
+def _parts(tensors: Sequence[torch.Tensor], tile: Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q, k, v = tensors
-    return [q[:, :, tile.start : tile.end], *(part[:, :, tile.first : tile.end] for part in (k, v))]
+    return q[:, :, tile.start : tile.end], k[:, :, tile.first : tile.end], v[:, :, tile.first : tile.end]
 
 
 class _Tiled(torch.autograd.Function):
@@ -117,10 +117,10 @@ class _Tiled(torch.autograd.Function):
         totals = [torch.zeros_like(part) for part in saved]
         for tile in _cut(saved[0], ctx.scoring):
             with torch.enable_grad():
-                inputs = [part.detach().requires_grad_() for part in _parts(saved, tile)]
-                out = _tile(*inputs, tile, ctx.scoring)
-            found = torch.autograd.grad(out, inputs, grads[0][:, :, tile.start : tile.end])
-            torch._foreach_add_(_parts(tuple(totals), tile), list(found))
+                q, k, v = (part.detach().requires_grad_() for part in _parts(saved, tile))
+                out = _tile(q, k, v, tile, ctx.scoring)
+            found = torch.autograd.grad(out, (q, k, v), grads[0][:, :, tile.start : tile.end])
+            torch._foreach_add_(_parts(totals, tile), found)
         return *totals, None
 
 
