@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.code.extract import MAX_CODE, Block, Extracted, blocks, extract
+from rewards.code.extract import MAX_CODE, Block, Extracted, blocks, extract, language_of
 from rewards.code.languages import LANGUAGES
 
 PYTHON = ("python",)
@@ -63,6 +63,31 @@ def test_language_comes_from_the_tag() -> None:
     assert extract("```\nx\n```", ALL, "cpp") == Extracted("x\n", "cpp")
     assert extract("```cpp\nx\n```", PYTHON, "python") == "no block of code in python, only cpp"
     assert extract("```python\nx\n```\n```cpp\ny\n```", PYTHON, "python") == Extracted("x\n", "python")
+
+
+@pytest.mark.parametrize(
+    ("tag", "language"),
+    [
+        *((tag, "python") for tag in ("python3.11", "Python", "py3", "python:a.py", "a.py", "src/a.py", "pypy3.10")),
+        *((tag, "python") for tag in ("{python}", "{.python", "python,linenos", "python=", "language-python")),
+        *((tag, "cpp") for tag in ("c++17", "cpp20", "gnu++17", "main.cpp", "cpp:main.cpp", "c++")),
+        *((tag, "c") for tag in ("c99", "c11", "main.c")),
+        *((tag, "javascript") for tag in ("node.js", "es6", "js", "javascript:main.js")),
+        *((tag, "") for tag in ("python2", "py2.7", "c#", "f#", "pycon", "typescript", "text", "3", "objective-c", "")),
+    ],
+)
+def test_tags(tag: str, language: str) -> None:
+    assert language_of(tag) == language
+
+
+def test_a_shell_block_counts_only_alone() -> None:
+    shown = "```python\nx\n```\nRun it:\n```bash\npython a.py\n```"
+    assert extract(shown, ALL, "python") == Extracted("x\n", "python")
+    assert extract("```bash\nread n\n```", ALL, "python") == Extracted("read n\n", "bash")
+
+
+def test_a_byte_order_mark_before_the_fence() -> None:
+    assert code_of("\ufeff```python\na\n```") == "a"
 
 
 def test_reasons() -> None:
