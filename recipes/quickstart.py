@@ -52,7 +52,7 @@ def config() -> RunConfig:
             mixture={"careful": 1.0, "mixed": 0.0, "jumps": 0.0},
             batch_tokens=900,
             lr=3e-3,
-            then=(WarmupStage(examples=2500, mixture={"thorough": 0.9}, batch_tokens=900, lr=2e-3),),
+            then=(WarmupStage(examples=3000, mixture={"thorough": 0.9}, batch_tokens=900, lr=3e-3),),
         ),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
         rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=240, loss_on="all"),
