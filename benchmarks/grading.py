@@ -37,7 +37,7 @@ from typing import Any
 from benchmarks.common import ROOT, emit, environment, median, ratio, say, spread
 
 FILES = {"graded_math_outputs": "boxed", "graded_gsm8k_outputs": "gsm8k"}
-GOAL_AGREEMENT, GOAL_ITEM_S, GOAL_PER_S = 0.99, 1.2, 300.0
+GOAL_AGREEMENT, GOAL_ITEM_S, GOAL_PER_S = 0.99, 1.2, 800.0
 CHUNK = 32
 
 

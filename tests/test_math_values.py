@@ -130,12 +130,8 @@ def test_units_convert_by_their_dimensions() -> None:
 
 
 def test_number_words() -> None:
-    assert [number_of(text) for text in ("six", "twenty-one", "three hundred and five", "two thousand")] == [
-        6,
-        21,
-        305,
-        2000,
-    ]
+    named = {"six": 6, "twenty-one": 21, "three hundred and five": 305, "two thousand": 2000}
+    assert {text: number_of(text) for text in named} == named
     assert number_of("twenty thirty") is number_of("apples") is number_of("") is None
 
 
