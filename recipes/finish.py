@@ -159,12 +159,12 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
         problem = setup.heldout[0]
         answers = [Answer(problem, 0, Response(problem.answer, None, None), Score.wrong("rehearsal"))]
         nothing = Estimate(0.0, 0.0, 0.0, 1)
-        ends = (("before", 0), ("after", setup.config.iterations))
-        invented = [Evaluation(name, at, nothing, nothing, 1) for name, at in ends]
-        for evaluation in invented:
+        before = Evaluation("before", 0, nothing, nothing, 1)
+        after = Evaluation("after", setup.config.iterations, nothing, nothing, 1)
+        for evaluation in (before, after):
             write_evaluation(trial.root, evaluation)
             write_samples(trial.evals / f"{evaluation.name}.parquet", [("heldout", answers)])
-        outcome = Outcome(RunState(setup.config.iterations), *invented, {}, 0.0)
+        outcome = Outcome(RunState(setup.config.iterations), before, after, {}, 0.0)
         for failure in conclude(trial, setup.config, outcome, write_model).failures:
             raise failure
     finally:
