@@ -166,8 +166,8 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
         problem = setup.heldout[0]
         answers = [Answer(problem, 0, Response(problem.answer, None, None), Score.wrong("rehearsal"))]
         nothing = Estimate(0.0, 0.0, 0.0, 1)
-        ends = (("before", 0), ("after", setup.config.iterations))
-        before, after = (Evaluation(name, at, nothing, nothing, 1) for name, at in ends)
+        before = Evaluation("before", 0, nothing, nothing, 1)
+        after = Evaluation("after", setup.config.iterations, nothing, nothing, 1)
         for evaluation in (before, after):
             write_evaluation(trial.root, evaluation)
             write_samples(trial.evals / f"{evaluation.name}.parquet", [("heldout", answers)])

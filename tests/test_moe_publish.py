@@ -17,7 +17,7 @@ from rollout.config import EngineConfig
 from rollout.vllm_engine import VllmEngine
 from rollout.weights import ShmSender
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 pytest.importorskip("vllm")
 
 CONFIG = EngineConfig(max_model_len=128, max_concurrency=4, max_batched_tokens=64, kv_cache_gib=0.05, threads=1)
