@@ -112,7 +112,7 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: 
 
 
 def launch_learner_alone(
-    config: RunConfig, path: Path, stack: ExitStack, connected_to_ray: Callable[[], None]
+    config: RunConfig, path: Path | str, stack: ExitStack, connected_to_ray: Callable[[], None]
 ) -> RayPolicy | LearnerHost:
     """A learner without engines, for supervised training; otherwise as ``launch``."""
     if config.ray.in_process:
