@@ -125,55 +125,6 @@ def calibrate(machines: Machines, setup: Setup) -> Machines:
 def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
     """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
     path = starting_model(setup, directory)
-<<<<<<< HEAD
     site = Site(setup.config, stack, connected_to_ray)
     pool = site.engines(path, setup.end)
     return calibrate(Machines(site.learner(setup.config, path), pool), setup)
-=======
-    if config.ray.in_process:
-        from rl.host import LearnerHost
-        from rollout.worker import build_engine
-
-        policy = LearnerHost(config, path, "local")
-        pool = Pool(
-            lambda _: build_engine(str(path), config.engine, config.seed, config.model.attention),
-            config.engine,
-            config.rollout,
-            setup.end,
-            config.seed,
-            config.model.compute_dtype,
-        )
-        stack.enter_context(pool)
-        return calibrate(Machines(policy, pool), setup)
-    from rl.launch import connected, launch_engine, launch_learner, place
-
-    stack.enter_context(connected(config))
-    connected_to_ray()
-    group = place(config)
-    pool = Pool(
-        lambda index: launch_engine(config, path, group, index),
-        config.engine,
-        config.rollout,
-        setup.end,
-        config.seed,
-        config.model.compute_dtype,
-    )
-    stack.enter_context(pool)
-    pool.start()
-    return calibrate(Machines(launch_learner(config, path, group), pool), setup)
-
-
-def launch_learner_alone(
-    config: RunConfig, path: Path | str, stack: ExitStack, connected_to_ray: Callable[[], None]
-) -> RayPolicy | LearnerHost:
-    """A learner without engines, for supervised training; otherwise as ``launch``."""
-    if config.ray.in_process:
-        from rl.host import LearnerHost
-
-        return LearnerHost(config, path, "local")
-    from rl.launch import connected, launch_learner, place
-
-    stack.enter_context(connected(config))
-    connected_to_ray()
-    return launch_learner(config, path, place(config))
->>>>>>> export
