@@ -100,7 +100,7 @@ MODELS = (
           refused_by_vllm="its log-probs are not the model's"),
     Model("GPT-2", "GPT2", {**GPT2, **ENDS}, "learned positions, convolutions for matrices"),
     Model("OLMo 2", "Olmo2", SIZES, "norms behind the blocks", unseen_by_vllm=True),
-    Model("SmolLM3", "SmolLM3", {**SIZES, "no_rope_layers": [1, 0]}, "layers without rotation", unseen_by_vllm=True),
+    Model("SmolLM3", "SmolLM3", {**SIZES, "no_rope_layers": [1, 0]}, "layers without rotation"),
     Model("Granite", "Granite", {**SIZES, **GRANITE}, "scaled embeddings, residuals, scores and logits",
           unseen_by_vllm=True),
     Model("StarCoder 2", "Starcoder2", {**SIZES, **DROPOUT, "sliding_window": WINDOW, "use_bias": True},
