@@ -30,9 +30,9 @@ def test_with_the_hf_engine(model: Model) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Mistral", "Gemma 2"])
+@pytest.mark.parametrize("name", ["Mistral", "Gemma 3"])
 def test_with_vllm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows in every layer, and beside full layers with soft-capping; ``benchmarks.zoo`` has all."""
+    """Windows in every layer, and beside full layers; ``benchmarks.zoo`` has all."""
     pytest.importorskip("vllm")
     for key in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):  # set by the engine, for its process
         monkeypatch.setenv(key, os.environ.get(key, "1"))
