@@ -19,7 +19,6 @@ from rewards.math.words import words
 from rewards.response import after_thinking
 from tests.equal_math import pairs
 from tests.hostile_math import ATTACKS, Attack
-from tests.processes import cpu_seconds
 
 WORST_S = 1.2
 """No item may take longer."""
@@ -45,18 +44,14 @@ def test_every_spelling_of_an_answer_is_right(gold: str, answer: str) -> None:
 def test_no_attack_earns_a_reward_or_a_mask(kind: str) -> None:
     """Wrong, not ungradable: a policy must not be able to mask a wrong answer."""
     for attack in [attack for attack in ATTACKS if attack.kind == kind]:
-        began = time.monotonic()
+        began = time.process_time()  # the grading process has a limit of its own
         score = grade(attack.gold, attack.response, rule=attack.rule)
-        took = time.monotonic() - began
-        if took > 4 * WORST_S:  # this work, or others on the machine? again, in CPU time
-            spent = cpu_seconds()
-            grade(attack.gold, attack.response, rule=attack.rule)
-            took = cpu_seconds() - spent
+        took = time.process_time() - began
         assert score.verdict == "wrong", (attack.gold, attack.response[-200:], score)
         assert score.reason
         assert "\n" not in score.reason
         assert len(score.reason) < 200
-        assert took < 4 * WORST_S, (took, attack.response[:100])  # machines that run tests are slow; see benchmarks
+        assert took < WORST_S, (took, attack.response[:100])
 
 
 N = 1_000_000

@@ -41,7 +41,8 @@ _WRAPPER = re.compile(
     r"\s*\{([^{}]*)\}"
 )
 _GLUE = re.compile(r"(?<![0-9]) | (?![0-9])")
-_ONE = re.compile(r"\{([0-9A-Za-z])\}")
+_ONE = re.compile(r"(?:(?<![\^_])|(?=...[^0-9A-Za-z]|...$))\{([0-9A-Za-z])\}")
+"""Braces around a single sign, unless they end an exponent before another sign: ``x^{1}2``."""
 
 
 def clean(text: str) -> str:

@@ -26,9 +26,9 @@ START_TIMEOUT_S = 120.0
 """Limit for the imports of the nursery (0.2 s on an idle machine)."""
 MAX_ITEMS = 2000
 """Items after which a worker is replaced, since caches grow."""
-PATIENCE = 20
+PATIENCE = 120
 """Wall seconds that a worker gets for each processor second of its limit. A machine that leaves it less than a
-twentieth of a core makes the item ungradable; short of that, verdicts do not depend on load."""
+hundredth of a core makes the item ungradable; short of that, verdicts do not depend on load."""
 
 
 class GraderFailure(Exception):
