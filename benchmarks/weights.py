@@ -83,8 +83,9 @@ def summary(
 
 def config_of(model: str) -> RunConfig:
     """The quickstart's configuration (its problems need no files) with the model named and a small engine."""
-    engine = EngineConfig(kind="vllm", max_model_len=64, max_concurrency=16, kv_cache_gib=0.25)
-    config = quickstart.config().model_copy(update={"engine": engine})
+    config = quickstart.config()
+    engine = config.engine.model_copy(update={"max_concurrency": 16, "kv_cache_gib": 0.25})
+    config = config.model_copy(update={"engine": engine})
     return config.model_copy(update={"model": smollm2.config().model}) if model == "135m" else config
 
 

@@ -125,7 +125,8 @@ def check_published(name: str, version: int, gap: Gap, loaded: Gap | None, allow
             "so some weights of this version did not arrive or are not used"
         )
     else:
-        why = f"Either {_rounding(allowed)}or the engine does not serve the learner's weights"
+        rounding = _rounding(allowed)
+        why = (f"Either {rounding}or the" if rounding else "The") + " engine does not serve the learner's weights"
     raise ParityError(
         f"{name} and the learner disagree after publish of version {version}: {_told(gap, bounds)}. {why}"
     )
