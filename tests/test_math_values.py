@@ -12,6 +12,7 @@ from mpmath import mp
 from rewards.math import equality, exact
 from rewards.math.clean import clean
 from rewards.math.exact import Beyond, TooLarge
+from rewards.math.grade import grade
 from rewards.math.intervals import real_set
 from rewards.math.numeric import EXACT, Uncertain, at, magnitude
 from rewards.math.points import points
@@ -137,3 +138,19 @@ def test_number_words() -> None:
 
 def test_an_error_of_zero_is_exact() -> None:
     assert at(one(r"2^{10}+1"), {}, 200)[0] == (1025, EXACT)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        (r"(-5,-2] \cup (-1,3]", r"(-1,3]\cup(-5,-2]", True),
+        (r"(-5,-2] \cup (-1,3]", r"(-5,-2] \cup (-1,3)", False),
+        (r"(-\infty, 0] \cup (\tfrac12, \tfrac32]", r"(-\infty,0]\cup(0.5,1.5]", True),
+        ("]1,2]", "(1,2]", True),
+        (r"]1,2[ \cup ]3,4[", r"(1,2)\cup(3,4)", True),
+        (r"]1,2[ \cup ]3,4[", r"[1,2]\cup(3,4)", False),
+    ],
+)
+def test_half_open_intervals_are_no_brackets_turned_outwards(gold: str, answer: str, same: bool) -> None:
+    """``] \\cup (-1,3]`` between two half-open ones looks like an interval of its own."""
+    assert grade(gold, rf"\boxed{{{answer}}}").verdict == ("correct" if same else "wrong")

@@ -70,7 +70,9 @@ def french_intervals(text: str) -> str:
     """Intervals with brackets turned outwards as those with round ones: ``[2,3[`` is ``[2,3)``."""
     found = _FRENCH.findall(text)
     turned = any(opening == "]" or closing == "[" for opening, _, closing in found)
-    if not turned or 2 * len(found) != text.count("[") + text.count("]"):
+    # A round bracket left open inside of one: it ends an interval, and another one begins in it, as in (1,2] or (3,4].
+    apart = any(inside.count("(") != inside.count(")") for _, inside, _ in found)
+    if not turned or apart or 2 * len(found) != text.count("[") + text.count("]"):
         return text
     return _FRENCH.sub(
         lambda match: ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]"), text
