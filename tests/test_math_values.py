@@ -154,3 +154,22 @@ def test_an_error_of_zero_is_exact() -> None:
 def test_half_open_intervals_are_no_brackets_turned_outwards(gold: str, answer: str, same: bool) -> None:
     """``] \\cup (-1,3]`` between two half-open ones looks like an interval of its own."""
     assert grade(gold, rf"\boxed{{{answer}}}").verdict == ("correct" if same else "wrong")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        (r"\lfloor x\rfloor", r"x", "wrong"),
+        (r"\lfloor x\rfloor", r"\lceil x\rceil", "wrong"),
+        (r"x-\lfloor x\rfloor", r"0", "wrong"),
+        (r"\lfloor 2x\rfloor", r"2\lfloor x\rfloor", "wrong"),
+        (r"\lfloor x\rfloor+\lfloor y\rfloor", r"x+y", "wrong"),
+        (r"f(x)=x-\lfloor x\rfloor", r"f(x)=0", "wrong"),
+        (r"\lfloor n/2\rfloor", r"\frac{2n-1+(-1)^n}{4}", "correct"),
+        (r"\lfloor n/2\rfloor", r"n/2", "wrong"),
+        (r"\lfloor x+1\rfloor", r"\lfloor x\rfloor+1", "correct"),
+        (r"-\lfloor -x\rfloor", r"\lceil x\rceil", "correct"),
+    ],
+)
+def test_rounding_makes_a_real_variable_no_natural_number(gold: str, answer: str, verdict: str) -> None:
+    assert grade(gold, rf"\boxed{{{answer}}}").verdict == verdict

@@ -24,16 +24,23 @@ _BITS = 300
 """Random bits of a coordinate: no periodic function is 0 at all of them."""
 _LOW = 60
 """Bits with which a domain is looked for."""
-_STEPS = frozenset({"floor", "ceil", "fact", "binom", "mod", "gcd", "lcm"})
+_STEPS = frozenset({"fact", "binom", "mod", "gcd", "lcm"})
 """Operations that make a variable a natural number."""
+_ROUNDING = frozenset({"floor", "ceil"})
+_COUNTERS = frozenset("ijklmnN")
+"""Names of natural numbers by custom: rounding alone makes none of a variable, or it would round nothing."""
 _PROBES = tuple(Fraction(place, 100) for place in (0, 1, 10, 100, -100, 300, 700, -500, 1200, 4000, -3000, 10000))
 
 
 def is_natural(node: Expr) -> bool:
-    """Whether the variables of an expression have to be natural numbers: in factorials, and above a negative base."""
+    """Whether the variables of an expression have to be natural numbers: in factorials, above a negative base, and
+    where they are rounded and named like natural numbers.
+    """
     for part in walk(node):
         if isinstance(part, Op) and symbols(part):
             if part.name in _STEPS:
+                return True
+            if part.name in _ROUNDING and symbols(part) <= _COUNTERS:
                 return True
             if (
                 part.name == "pow"
