@@ -13,7 +13,9 @@ PAGE_TOKENS = 32
 class Config(BaseModel):
     """Base of every configuration section: immutable, unknown keys rejected, docstrings are the help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RepetitionConfig(Config):

@@ -60,6 +60,7 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
             [("learner.optimizer.adam_betas", "[0.9, x]")],
             "learner.optimizer.adam_betas[1]: input should be a valid number",
         ),
+        ([("learner.optimizer.lr", ".inf")], "learner.optimizer.lr: input should be a finite number"),
         ([("rollout.k", "1")], "rollout.k: input should be greater than or equal to 2, got 1"),
         ([("seed", "[1")], "--seed: '[1' is not a YAML value"),
         ([("rollout.segment_tokens", "4096")], "rollout.segment_tokens (4096) is above rollout.max_tokens (1024)"),
