@@ -39,7 +39,7 @@ def config() -> RunConfig:
     that the careful paths need; batches and rates small enough that RL changes what is said by less than a nat.
     Thorough paths come second: learnt from the start, lines that repeat the line before teach to copy from there.
     """
-    source = ArithmeticSource(steps=(2, 4), careful=0.4, mixed=0.1, jumps=0.2)
+    source = ArithmeticSource(steps=(2, 4), careful=0.35, mixed=0.1, jumps=0.2)
     return RunConfig(
         recipe="quickstart",
         iterations=20,
