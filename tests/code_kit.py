@@ -13,7 +13,8 @@ from rewards.code.verdict import Judgement
 INPUTS = (3, 4, 7_000_001)
 MARK = 49_000_014_000_002
 """The last expected result; nothing but ``n * n + 1`` gives it."""
-FAST = Rules(time_s=0.25)
+FAST = Rules(time_s=0.25, wall_factor=400)
+"""Short for a program that runs or sleeps, patient with one that waits for a core on a busy machine."""
 
 
 def answer(n: int) -> int:

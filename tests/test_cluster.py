@@ -128,47 +128,48 @@ def family(process: subprocess.Popen[bytes]) -> list[int]:
     return [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
 
 
-def test_a_run_on_ray_and_vllm_survives_the_death_of_its_engine_and_of_its_driver(tmp_path: Path) -> None:
-    """SIGKILL for both in iteration 3; the resumed run replays iteration 2 and the part of 3 that there was."""
-    run = Run(tmp_path, "vllm", every=2)
-    assert run.end(run.start(doom="3=driver")) == -signal.SIGKILL, run.output
+def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL for the engine in iteration 1, for all in iteration 3; the resumed run replays 2 and what there was of 3.
+
+    Then Ctrl-C, which a terminal sends to the whole group. (SIGTERM: ``test_ray_jobs.py``.)
+    """
+    run = Run(tmp_path, "hf", every=2)
+    assert run.end(run.start("--iterations", "5000", doom="1=worker,3=driver")) == -signal.SIGKILL, run.output
+    assert "engine 0 failed: engine actor died" in run.output
     seen = json.loads((tmp_path / "driver.json").read_text())
-    assert any("EngineCor" in name for name in seen["ended"]), "vLLM's core ends with the actor above it"
     assert {"ray::LearnerHos", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
     until_gone(map(int, seen["family"]))
     assert run.newest() == 2
+    killed = journalled(json.loads((tmp_path / "worker.json").read_text())["journal"])
     whole = journalled((run.directory.journal / "000002.jsonl").read_text())
+    cut_off = journalled(seen["journal"])
 
-    assert run.end(run.start()) == 0, run.output
+    process = run.start("--iterations", "5000")
+    run.wait_for_checkpoint(process, beyond=3)
+    children = family(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert run.end(process) == 128 + signal.SIGINT, run.output
+    assert "the same command resumes" in run.output
+    until_gone(children)
+    assert [row["iteration"] for row in read_metrics(run.directory.root)] == list(range(run.newest())), "it began anew"
+    assert_kept(killed, run.segments(1))
+    assert_kept(cut_off, run.segments(3))
+    assert whole
+    assert {name: run.segments(2)[name] for name in whole} == whole, "it was over: none of it is drawn again"
+
+
+def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
+    """In iteration 1 the actor is killed, and vLLM's core below it ends with it; another takes its place."""
+    run = Run(tmp_path, "vllm", every=2)
+    assert run.end(run.start(doom="1=worker")) == 0, run.output
+    seen = json.loads((tmp_path / "worker.json").read_text())
+    assert any("EngineCor" in name for name in seen["ended"]), "vLLM's core ends with the actor above it"
+    until_gone(map(int, seen["family"]))
+    assert_kept(journalled(seen["journal"]), run.segments(1))
     summary = json.loads(run.directory.summary.read_text())
     assert summary["iterations"] == 5
     assert summary["partial_rollouts_resumed"] > 0
     assert 0 < summary["max_logprob_gap"] < 1e-4
-    assert_kept(journalled(seen["journal"]), run.segments(3))
-    assert whole
-    assert {name: run.segments(2)[name] for name in whole} == whole, "it was over: none of it is drawn again"
     stops = {row["stop"] for row in run.stored()}
     assert "length" in stops, "no rollout filled the context, which a probe must survive"
     assert run.directory.report.exists()
-
-
-def test_a_run_outlives_its_engine_and_a_stop_signal_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
-    """The actor is killed in iteration 1. SIGTERM goes to the driver; Ctrl-C in a terminal to its whole group."""
-    run, began = Run(tmp_path, "hf", every=1), -1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        process = run.start("--iterations", "5000", doom="1=worker" if began < 0 else "")
-        run.wait_for_checkpoint(process, beyond=max(began, 2))
-        children = family(process)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        assert run.end(process) == 128 + number, run.output
-        assert "the same command resumes" in run.output
-        assert ("engine 0 failed: engine actor died" in run.output) == (began < 0)
-        until_gone(children)
-        assert run.newest() > began
-        began = run.newest()
-    assert [row["iteration"] for row in read_metrics(run.directory.root)] == list(range(began)), "it began anew"
-    killed = json.loads((tmp_path / "worker.json").read_text())
-    assert_kept(journalled(killed["journal"]), run.segments(1))

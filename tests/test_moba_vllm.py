@@ -20,10 +20,10 @@ from rollout.config import EngineConfig
 from rollout.engine import EngineDead, Request, Sampling
 from rollout.vllm_engine import VllmEngine, engine_arguments, environment
 from rollout.weights import ShmSender
+from tests.needs import needs_vllm
 from tests.tiny_models import tiny_llama
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("vllm")
+pytestmark = [pytest.mark.slow, needs_vllm]
 
 torch.set_num_threads(1)
 FULL = 100

@@ -16,9 +16,9 @@ from tiny_models import log_probs
 from rollout.config import EngineConfig
 from rollout.vllm_engine import VllmEngine
 from rollout.weights import ShmSender
+from tests.needs import needs_vllm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-pytest.importorskip("vllm")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), needs_vllm]
 
 CONFIG = EngineConfig(max_model_len=128, max_concurrency=4, max_batched_tokens=64, kv_cache_gib=0.05, threads=1)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [(5 * i * i) % 32 for i in range(40)]]

@@ -21,9 +21,9 @@ from rollout.slot import Publication, Slot
 from rollout.types import StopReason
 from rollout.vllm_engine import VllmEngine, engine_arguments, transfer_backend
 from rollout.weights import ShmSender
+from tests.needs import needs_vllm
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("vllm")
+pytestmark = [pytest.mark.slow, needs_vllm]
 
 CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]

@@ -15,14 +15,9 @@ from rollout.config import EngineConfig
 from rollout.engine import WeightUpdate
 from rollout.vllm_engine import VllmEngine, _transfer_of
 from rollout.weights import sender
+from tests.needs import needs_vllm
 
-pytest.importorskip("vllm")
-from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
-from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo, IPCWeightTransferUpdateInfo
-from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo, NCCLWeightTransferUpdateInfo
-
-from rollout.weights_gpu import NcclSender, Notes, PolicySource
+pytestmark = needs_vllm
 
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
 
@@ -66,10 +61,16 @@ class FakeTrainer:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, trainer: FakeTrainer) -> None:
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
     monkeypatch.setitem(WeightTransferTrainerFactory._registry, trainer.backend, lambda: trainer)
 
 
 def test_source_declares_what_it_yields() -> None:
+    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
+
+    from rollout.weights_gpu import Notes, PolicySource
+
     source = PolicySource(tiny_llama())
     declared = [(item.name, item.dtype, item.shape) for item in source.metadata()]
     assert declared == [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
@@ -80,6 +81,10 @@ def test_source_declares_what_it_yields() -> None:
 
 
 def test_ipc_update_is_what_vllm_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo, IPCWeightTransferUpdateInfo
+
+    from rollout.weights_gpu import PolicySource
+
     use(monkeypatch, FakeTrainer("ipc"))
     update = sender("ipc").send(tiny_llama(), 3)
     assert (update.version, update.backend) == (3, "ipc")
@@ -89,6 +94,13 @@ def test_ipc_update_is_what_vllm_accepts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nccl_gives_every_engine_its_ranks_and_sends_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed.weight_transfer.nccl_engine import (
+        NCCLWeightTransferInitInfo,
+        NCCLWeightTransferUpdateInfo,
+    )
+
+    from rollout.weights_gpu import PolicySource
+
     arrive = threading.Event()
     trainer = FakeTrainer("nccl", arrive)
     use(monkeypatch, trainer)
@@ -113,6 +125,8 @@ def test_nccl_gives_every_engine_its_ranks_and_sends_in_the_background(monkeypat
 
 
 def test_nccl_reports_a_failed_broadcast_at_the_next_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rollout.weights_gpu import NcclSender
+
     use(monkeypatch, FakeTrainer("nccl", fail="peer lost"))
     source = NcclSender(1, 1)
     source.send(tiny_llama(), 1)
