@@ -135,6 +135,13 @@ def grid(seeds: Sequence[int], names: Sequence[str], threads: Sequence[int]) -> 
     ]
 
 
+def grid_of(options: argparse.Namespace) -> list[Case]:
+    """The grid that the command line asks for, on this CPU. Raises ``ValueError``."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = capabilities(options.capabilities.split(","), flags)
+    return grid(numbers(options.seeds), names, numbers(options.threads))
+
+
 def run(case: Case, further: Sequence[str]) -> tuple[Case, int, Path]:
     """One run through the command that a user types: case, exit code, folder.
 
@@ -191,10 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", default="1,2", help="of learner and engine, taking turns along the seeds")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, further = parser.parse_known_args(arguments)
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     try:
-        names = capabilities(options.capabilities.split(","), flags)
-        cases = grid(numbers(options.seeds), names, numbers(options.threads))
+        cases = grid_of(options)
     except ValueError as error:
         parser.error(str(error))
     emit({"benchmark": "robustness", "runs": len(cases), "environment": environment()})
