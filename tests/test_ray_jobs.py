@@ -25,10 +25,12 @@ from tests.processes import PATIENCE_S, until
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
+POLL_S = 0.5
+"""Between two questions to the head: each costs it processor time that the job could use."""
 SMALL = """
 model: {base: {kind: scratch, layers: 1, width: 32, heads: 2, kv_heads: 2, mlp_width: 64, context: 128}}
 problems: {heldout_size: 4}
-warmup: {examples: 24, batch_tokens: 256}
+warmup: {examples: 24, batch_tokens: 256, then: []}
 engine: {kind: hf, threads: 1, max_model_len: 128}
 rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 30}
 learner: {updates: 2}
@@ -114,7 +116,7 @@ def head() -> Iterator[Head]:
             return False
 
     try:
-        until(serves, "the head")
+        until(serves, "the head", POLL_S)
         yield cluster
     finally:
         process.terminate()  # not `ray stop`: it would end every Ray process of this machine
@@ -155,13 +157,13 @@ def test_a_job_trains_on_the_cluster_and_stopped_it_resumes(head: Head, tmp_path
         assert job["status"] in ("PENDING", "RUNNING"), job
         return bool(list(checkpoints.glob("[0-9]*")))
 
-    until(saved, "a checkpoint")
+    until(saved, "a checkpoint", POLL_S)
     assert {"LearnerHost", "RolloutWorker"} <= living_actors(head), "the run is not on the cluster it was submitted to"
     assert len([one for one in head.members() if one.name() == "gcs_server"]) == 1, "the job began its own cluster"
     head.get("/api/jobs/first/stop", method="POST")
-    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", "the stop", every_s=0.3)
+    until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", "the stop", POLL_S)
     assert "the same command resumes" in head.get("/api/jobs/first/logs")["logs"]
-    until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), "the end of the actors", every_s=0.3)
+    until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), "the end of the actors", POLL_S)
 
     last = int(sorted(checkpoints.glob("[0-9]*"))[-1].name) + 1
     done = head.submit("second", "--", *train, "--iterations", str(last))
