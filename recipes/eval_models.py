@@ -55,7 +55,7 @@ class LocalModel:
         from transformers import AutoConfig, AutoTokenizer
 
         from recipes.eval_tasks import files_fingerprint
-        from rollout.pretrained import context_of
+        from rollout.pretrained import context_of, load_failure
 
         try:
             path = find_model(name).path
@@ -65,9 +65,8 @@ class LocalModel:
             vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
             end = end_tokens(tokenizer, path, vocabulary)
         except (SampleError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            where = "" if isinstance(error, SampleError | PromptError) else f"{name}: cannot be loaded: "
-            raise EvalError(where + reason) from error
+            named = isinstance(error, SampleError | PromptError)
+            raise EvalError(str(error) if named else load_failure(name, error)) from error
         file = Path(name).expanduser() / "config.yaml"
         if context is None:
             raise EvalError(f"{name}: its config.json does not say how long its context is (max_position_embeddings)")

@@ -34,6 +34,7 @@ from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.endings import declare_end
 from rollout.export import ExportError, save_tokenizer
+from rollout.strict_json import dumps
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
 """Failures of one part of the end that leave the other parts to be written."""
@@ -208,7 +209,7 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
 
 
 def _write_summary(directory: RunDir, summary: Mapping[str, Any]) -> None:
-    replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
+    replace_file(directory.summary, (dumps(summary, indent=1) + "\n").encode())
 
 
 def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:

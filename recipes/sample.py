@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rollout.endings import end_tokens
 from rollout.plain import visible
-from rollout.pretrained import ModelPathError, context_of, resolve_model
+from rollout.pretrained import ModelPathError, context_of, load_failure, resolve_model
 from rollout.prompts import PromptError, Transcript, messages, render_chat
 from rollout.types import Problem, StopReason
 
@@ -92,7 +92,7 @@ def load(chosen: Chosen) -> tuple[Any, Any]:
             moba.use(model, block, otherwise="sdpa")
         return model, tokenizer
     except (OSError, ValueError) as error:
-        raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise SampleError(load_failure(chosen.path, error)) from error
 
 
 def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:

@@ -182,7 +182,7 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         return tokenizer, len(tokenizer), ""
     from transformers import AutoConfig, AutoTokenizer
 
-    from rollout.pretrained import context_of, resolve_model
+    from rollout.pretrained import context_of, load_failure, resolve_model
 
     path = resolve_model(base.path)
     try:
@@ -190,7 +190,7 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         text = AutoConfig.from_pretrained(path).get_text_config()
         positions = None if getattr(text, "rope_parameters", None) else context_of(text)
     except (OSError, ValueError) as error:
-        raise PromptError(f"{base.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise PromptError(load_failure(path, error)) from error
     if positions is not None and config.engine.max_model_len > positions:
         raise PromptError(
             f"{base.path}: the model has {positions} positions and none beyond, engine.max_model_len asks for "

@@ -7,6 +7,7 @@ weights of SmolLM2-135M-Instruct with tokenizer and chat template. They are dequ
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -47,7 +48,15 @@ def resolve_model(path: str) -> str:
         raise ModelPathError(f"{path}: a file; name the directory that holds config.json and the weights")
     if not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise ModelPathError(f"{path}: no such model directory")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five warnings before it gives up on a network
     return path
+
+
+def load_failure(path: str, error: Exception) -> str:
+    """What went wrong with loading a model, in one line; a mistyped directory has been looked for on the hub."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    nowhere = "" if Path(path).exists() else "no such directory here, and as a name on the model hub: "
+    return f"{path}: cannot be loaded: {nowhere}{reason}"
 
 
 def files_of(path: str | Path) -> Path | None:
