@@ -96,8 +96,8 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
 
 def located(error: Exception, run_dir: Path) -> str:
     """The error's message; a failed write to an open file does not say where it was."""
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return f"{run_dir}: {error.strerror}; once that is mended the same command goes on"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or run_dir}: {error.strerror}; once that is mended the same command goes on"
     return str(error)
 
 

@@ -64,21 +64,22 @@ def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
 def serve(serving: Serving) -> None:
     """Become vLLM's server; does not return. Raises ``SampleError`` when there is no such model."""
     from recipes.sample import SampleError, find_model
-    from rollout.pretrained import load_failure
+    from rollout.pretrained import ModelPathError, check_weights, context_of, loading
 
     chosen = find_model(serving.model)
     try:
+        import torch
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(chosen.path)
-        import torch
-
         from rollout import moba
-        from rollout.pretrained import context_of
+
+        check_weights(chosen.path)
+        with loading(chosen.path):
+            config = AutoConfig.from_pretrained(chosen.path)
     except ImportError as error:
         raise SampleError(f"serving needs vLLM: {error}; run `make setup`") from error
-    except (OSError, ValueError) as error:
-        raise SampleError(load_failure(chosen.path, error)) from error
+    except ModelPathError as error:
+        raise SampleError(str(error)) from error
     blocks = moba.read(config.get_text_config()) is not None
     device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):

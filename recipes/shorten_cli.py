@@ -127,6 +127,7 @@ def _carry_out(
         from recipes.shorten.pipeline import shorten as work
         from recipes.shorten.workspace import WorkspaceError
         from rl.launch import LaunchError
+        from rollout.pretrained import ModelPathError
         from rollout.problems.source import ProblemError
         from rollout.prompts import PromptError
 
@@ -142,7 +143,7 @@ def _carry_out(
             out=arguments.out,
         )
         return work(order)
-    except (SampleError, MergeError, WorkspaceError, ProblemError, PromptError) as error:
+    except (SampleError, ModelPathError, MergeError, WorkspaceError, ProblemError, PromptError) as error:
         raise UsageError(str(error)) from error
     except (NothingToLearn, LaunchError) as error:
         print(f"k15: {error}", file=sys.stderr)

@@ -25,10 +25,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from rl import checkpoint
 from rl.config import ProblemsConfig, RunConfig
 from rl.config_help import value_text
 from rl.config_io import ConfigError, dump, read_file, validate
-from rl.log import replace_file
+from rl.log import find_evaluation, replace_file
 from rollout.plain import one_line
 
 RESOURCES = (
@@ -176,6 +177,7 @@ class RunDir:
         if not self.config.exists():
             return None
         self._check_config(config)
+        self._check_progress(config.iterations)
         recorded = _read_info(self.info).get("problems")
         return _recorded(self.config, {"problems": recorded} if recorded else None).problems
 
@@ -227,6 +229,21 @@ class RunDir:
             raise RunDirError(
                 f"{self.root} holds a run with another configuration: {'; '.join([*changed[:MAX_NAMED], *more])}; give "
                 f"back the old values (`{again}` resumes it as it is), or choose another --run-dir"
+            )
+
+    def _check_progress(self, wanted: int) -> None:
+        """A run must not be further than it is to go, nor have lost what it was before RL."""
+        found = checkpoint.available(self.checkpoints)
+        done = int(found[-1].name) if found else 0
+        if done > wanted:
+            raise RunDirError(
+                f"{self.root}: {done} iterations are done, iterations asks for {wanted}; give at least {done}, or "
+                "choose another --run-dir"
+            )
+        if 0 < done < wanted and find_evaluation(self.root, "before", 0) is None:
+            raise RunDirError(
+                f"{self.evals / 'before.json'} is gone, and the weights of before RL, which it tells of, too; restore "
+                "it or choose another --run-dir"
             )
 
     def _check_problems(self, fingerprint: str, heldout: str) -> None:

@@ -211,3 +211,13 @@ def test_a_model_of_block_attention_is_judged_and_served_with_it(tmp_path: Path)
     )
     assert "--block-size 32" in cpu
     assert "--block-size 32 --attention-backend CUSTOM" in gpu
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        assert main(["eval", "math500", "--model", str(tmp_path), "--out", str(tmp_path / out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"k15: {tmp_path / out} cannot be written: {tmp_path / 'file'} is a file; choose another --out"
