@@ -142,7 +142,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def annotations(cls: type[Config], path: str) -> Iterator[Any]:
+def types_of(cls: type[Config], path: str) -> Iterator[Any]:
     """The types of a dotted key, one for each kind of section that has it."""
     name, _, rest = path.partition(".")
     if name in cls.model_fields:
@@ -150,7 +150,7 @@ def annotations(cls: type[Config], path: str) -> Iterator[Any]:
         if not rest:
             yield annotation
         for section in sections(annotation).values() if rest else ():
-            yield from annotations(section, rest)
+            yield from types_of(section, rest)
 
 
 def takes(annotation: Any) -> set[type]:
@@ -170,7 +170,7 @@ def value_of(path: str, text: str, cls: type[Config]) -> Any:
     So instructions and paths need no second pair of quotes; ``"..."`` and ``'...'`` are taken off where they are a
     whole YAML text. Raises ``ConfigError``.
     """
-    types = set[type]().union(*map(takes, annotations(cls, path)))
+    types = set[type]().union(*map(takes, types_of(cls, path)))
     is_text = types <= {str, NoneType}
     if is_text and not text.startswith(("'", '"')):
         return None if NoneType in types and text in ("", "~", "null") else text
