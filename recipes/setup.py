@@ -185,7 +185,6 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
     from rollout.pretrained import check_weights, context_of, loading, resolve_model
 
     path = resolve_model(base.path)
-    check_weights(path)
     with loading(path):
         loaded = AutoTokenizer.from_pretrained(path)
         text = AutoConfig.from_pretrained(path).get_text_config()
@@ -196,4 +195,5 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
             f"{config.engine.max_model_len}; lower it, and rollout.max_tokens with it"
         )
     check_tokenizer(loaded, base.path)
+    check_weights(path)
     return loaded, getattr(text, "vocab_size", None) or len(loaded), path

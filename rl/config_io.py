@@ -243,7 +243,11 @@ def checked(cls: type[C], tree: Tree) -> C:
     number. As JSON, in which lists stand for tuples, pydantic checks just that.
     """
     try:
-        return cls.model_validate_json(json.dumps(tree), strict=True)
+        text = json.dumps(tree)
+    except (ValueError, TypeError) as error:  # an anchor inside of itself, a key that is no text
+        raise ConfigError(f"a value is no plain data: {error}") from error
+    try:
+        return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
         lines: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):

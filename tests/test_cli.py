@@ -127,11 +127,17 @@ def test_train_recipe_help_lists_keys_with_type_value_and_meaning(capsys: pytest
         (["sample", "/no/such/model", "--prompt", "x"], "k15: /no/such/model: no such model directory"),
         (["sample", "package:no_such_package", "--prompt", "x"], "pip install --no-deps no-such-package"),
         (["config", "quikstart"], "did you mean 'quickstart'?"),
-        (["train", "quickstart", "--seed", "1", "--seed=2"], "k15: --seed is given twice, to different values"),
-        (["train", "quickstart", "--run-dir", "a", "--run-dir", "b"], "k15: --run-dir is given twice, with different"),
+        (
+            ["train", "quickstart", "--seed", "1", "--seed=2", "--dry-run"],
+            "k15: --seed is given twice, to different values",
+        ),
+        (
+            ["train", "quickstart", "--run-dir", "a", "--run-dir", "b", "--dry-run"],
+            "k15: --run-dir is given twice, with different",
+        ),
         (["sample", "m", "--prompt", "x", "--prompt", "y"], "k15: --prompt is given twice, with different values"),
         (["eval", "aime2024", "--model", "m", "--n=1", "--n", "2"], "k15: --n is given twice, with different values"),
-        (["train", "quickstart", "--run-dir", ""], "k15: argument --run-dir: '' is no path"),
+        (["train", "quickstart", "--run-dir", "", "--dry-run"], "k15: argument --run-dir: '' is no path"),
         (["sample", "m", "--prompt", "x", "--seed", "-1"], "k15: argument --seed: '-1' is not a whole number from 0"),
     ],
 )

@@ -101,6 +101,8 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("seed", "-1")], "seed: input should be greater than or equal to 0, got -1"),
         ([("seed", "4294967296")], "seed: input should be less than 4294967296"),
         ([("seed", "")], "seed: input should be a valid integer, got null"),
+        ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
+        ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
         ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf or fake"),
     ],
 )

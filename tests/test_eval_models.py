@@ -103,7 +103,8 @@ def test_what_cannot_work_is_one_line(
 ) -> None:
     if "--shots" in arguments:
         (data / "math_train.jsonl").write_text(json.dumps({"problem": "a", "answer": "b", "solution": "c"}) + "\n")
-    command = ["eval", "math500", "--model", str(model), "--data", str(data), "--engine", "hf", "--out", str(tmp_path)]
+    where = [] if "--data" in arguments else ["--data", str(data)]
+    command = ["eval", "math500", "--model", str(model), *where, "--engine", "hf", "--out", str(tmp_path)]
     assert main([*command, *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
