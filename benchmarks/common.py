@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -17,6 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+
+from rollout.strict_json import dumps
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -34,7 +35,7 @@ def say(text: str) -> None:
 
 def emit(row: Mapping[str, Any]) -> None:
     """One JSON line."""
-    print(json.dumps(row), flush=True)
+    print(dumps(row), flush=True)
 
 
 def environment() -> dict[str, Any]:

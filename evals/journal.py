@@ -21,6 +21,7 @@ from typing import IO, Any
 from evals.evaluate import Key, Response
 from rewards.score import Score
 from rollout.files import replace_file
+from rollout.strict_json import dumps
 from rollout.types import StopReason
 
 Json = dict[str, Any]
@@ -96,7 +97,7 @@ class Journal:
         self._append("scores.jsonl", {"id": key[0], "sample": key[1], **score_to_json(score)})
 
     def _append(self, name: str, row: Json) -> None:
-        line = json.dumps(row) + "\n"  # ASCII, so lone surrogates of hostile text survive
+        line = dumps(row) + "\n"  # ASCII, so lone surrogates of hostile text survive
         with self._lock:
             try:
                 self._files[name].write(line)

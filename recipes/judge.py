@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.malformed import Malformed
 from rewards.code.extract import extract
 from rewards.code.judge import Program, judge
 from rewards.code.problem import CodeProblem, ProblemInvalid, problem_of_row
@@ -21,15 +22,15 @@ from rewards.code.rules import Rules
 from rewards.code.sandbox import Sandbox, open_sandbox
 from rewards.code.types import SandboxFailure
 from rewards.code.verdict import Judgement, Verdict, refused
+from rollout.files import replacing
+from rollout.plain import one_line
 from rollout.problems.jsonl import read_rows
 from rollout.problems.source import ProblemError
-
-MAX_NAMED = 20
-"""Malformed lines that are named one by one."""
+from rollout.strict_json import dumps
 
 
 class JudgeError(Exception):
-    """The command cannot start; one line."""
+    """The command cannot do its work; each argument is one line."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Line:
     row: dict[str, Any] | None
     """``None`` when malformed."""
     fault: str = ""
-    """What is wrong with a malformed line."""
+    """What is wrong with a malformed line: the same text for each with this fault."""
+    detail: str = ""
+    """What is particular to this line's fault."""
 
 
 def run(what: Judging) -> int:
@@ -71,29 +74,32 @@ def run(what: Judging) -> int:
     workers = what.workers or len(os.sched_getaffinity(0))
     rules = Rules(stop_at_failure=not what.all_tests)
     counts: Counter[str] = Counter()
+    left_out = Malformed(str(what.programs))
     try:
         problems = read_problems(what.problems)
         with ExitStack() as stack:
             source = stack.enter_context(what.programs.open("rb"))
-            out = stack.enter_context(what.out.open("w", encoding="utf-8")) if what.out is not None else sys.stdout
+            out = stack.enter_context(replacing(what.out)) if what.out is not None else sys.stdout
             box = stack.enter_context(open_sandbox(what.sandbox, workers))
             for line, result in judged(lines(source), problems, box, rules, workers):
                 if result is None:
-                    counts["malformed"] += 1
-                    if counts["malformed"] <= MAX_NAMED:
-                        print(f"k15: {what.programs}:{line.number}: {line.fault}", file=sys.stderr)
+                    left_out.add(line.number, line.fault, line.detail)
                     continue
                 counts[result.verdict] += 1
-                out.write(json.dumps(report(line.row or {}, result)) + "\n")
+                out.write(dumps(report(line.row or {}, result)) + "\n")
+            if not counts:
+                raise JudgeError(*(left_out.lines() or [f"{what.programs}: holds no programs"]))
+            for told in left_out.lines():
+                print(f"k15: {told}", file=sys.stderr)
     except (ProblemError, SandboxFailure) as error:
         raise JudgeError(str(error)) from error
     except OSError as error:
-        raise JudgeError(f"{error.filename}: {error.strerror}") from error
+        raise JudgeError(f"{error.filename or what.out}: {error.strerror}") from error
     seconds = time.monotonic() - started
-    programs = sum(counts.values()) - counts["malformed"]
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    print(f"{programs} programs in {seconds:.1f} s: {told or 'none'}", file=sys.stderr)
-    return int(counts["malformed"] > 0 or counts[Verdict.SE] > 0)
+    lost = [f"{left_out.total} malformed and left out"] if left_out.total else []
+    parts = [*(f"{count} {verdict}" for verdict, count in counts.most_common()), *lost]
+    print(f"{counts.total()} programs in {seconds:.1f} s: {', '.join(parts)}", file=sys.stderr)
+    return int(left_out.total > 0 or counts[Verdict.SE] > 0)
 
 
 def read_problems(path: Path) -> dict[str, CodeProblem | str]:
@@ -122,10 +128,11 @@ def lines(source: Iterator[bytes]) -> Iterator[Line]:
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
-            yield Line(number, None, f"not valid JSON: {str(error)[:100]}")
+            yield Line(number, None, "not valid JSON", one_line(str(error), 100))
             continue
         fault = "expected an object" if not isinstance(row, dict) else _fault(row)
-        yield Line(number, None if fault else row, fault)
+        has = f"the line has: {one_line(', '.join(row), 160)}" if fault and isinstance(row, dict) else ""
+        yield Line(number, None if fault else row, fault, has)
 
 
 def _fault(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import defaultdict
@@ -21,8 +20,10 @@ from rewards.code.problem import Allowance
 from rewards.code.sandbox import open_sandbox
 from rewards.code.stated import stated_tolerance
 from rewards.code.types import SandboxFailure
+from rollout.files import replacing
 from rollout.problems.jsonl import read_rows
 from rollout.problems.source import ProblemError
+from rollout.strict_json import dumps
 
 
 class MakeTestsError(Exception):
@@ -54,7 +55,7 @@ def run(files: Files, rules: Yield, workers: int | None, sandbox: str) -> int:
         for package in ("cyaron", "xeger"):
             package_files(package)
         count = workers or len(os.sched_getaffinity(0))
-        with open_sandbox(sandbox, count) as box, files.out.open("w", encoding="utf-8") as out:
+        with open_sandbox(sandbox, count) as box, replacing(files.out) as out:
             made = []
             for name, row in rows.items():
                 one = make_tests(source_of(row, generators.get(name), submissions[name]), box, rules, count)
@@ -63,7 +64,7 @@ def run(files: Files, rules: Yield, workers: int | None, sandbox: str) -> int:
                 if one.stage is Stage.KEPT:
                     _write(out, finished(row, one))
         if files.report is not None:
-            with files.report.open("w", encoding="utf-8") as report:
+            with replacing(files.report) as report:
                 for one in made:
                     _write(report, {key: value for key, value in asdict(one).items() if key != "tests"})
     except (ProblemError, SandboxFailure, PackageMissing) as error:
@@ -78,7 +79,7 @@ def write_prompts(problems: Path, out: Path) -> int:
     """Prompts that ask a model for generators, one line for each problem. Raises ``MakeTestsError``."""
     try:
         rows = _rows(problems)
-        with out.open("w", encoding="utf-8") as file:
+        with replacing(out) as file:
             for name, row in rows.items():
                 _write(file, {"id": name, "prompt": generator_prompt(row["problem"])})
     except ProblemError as error:
@@ -116,7 +117,7 @@ def table(counts: Mapping[str, int], out: Path) -> str:
 
 
 def _write(file: TextIO, row: Mapping[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.write(dumps(row, ensure_ascii=False) + "\n")
 
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:

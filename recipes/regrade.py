@@ -52,6 +52,8 @@ def find(path: Path) -> Stored:
     """
     from rl.rollout_store import rollout_files
 
+    if not path.exists():
+        raise RegradeError(f"{path}: no such file or directory")
     root = path if path.is_dir() else path.parent.parent
     files = tuple(rollout_files(path)) if path.is_dir() else (path,)
     if not files:
@@ -143,6 +145,8 @@ def run(path: Path, sink: TextIO, timeout_s: float | None, workers: int | None) 
         counts[line["verdict"]] += 1
         counts["other"] += line["verdict"] != line["stored"]
         print(json.dumps(line), file=sink)
+    if not counts:
+        raise RegradeError(f"{path}: holds no rollouts yet")
     parts = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "ungradable"))
     total = sum(counts[name] for name in ("correct", "wrong", "ungradable"))
     same = "all as stored" if not counts["other"] else f"{counts['other']} other than stored"

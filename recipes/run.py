@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -53,6 +52,7 @@ from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.export import ExportError
 from rollout.progress import console_on, waiting
+from rollout.strict_json import dumps
 
 EXPECTED = (
     RunDirError,
@@ -96,8 +96,8 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
 
 def located(error: Exception, run_dir: Path) -> str:
     """The error's message; a failed write to an open file does not say where it was."""
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return f"{run_dir}: {error.strerror}; once that is mended the same command goes on"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or run_dir}: {error.strerror}; once that is mended the same command goes on"
     return str(error)
 
 
@@ -238,7 +238,7 @@ class Session:
         self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
-        replace_file(target / "warmup.json", json.dumps(row).encode())
+        replace_file(target / "warmup.json", dumps(row).encode())
 
     def compare_engines(self) -> None:
         """Engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""

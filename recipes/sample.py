@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rollout.endings import end_tokens
 from rollout.plain import visible
-from rollout.pretrained import ModelPathError, context_of, resolve_model
+from rollout.pretrained import ModelPathError, context_of, loading, resolve_model
 from rollout.prompts import PromptError, Transcript, messages, render_chat
 from rollout.types import Problem, StopReason
 
@@ -85,14 +85,15 @@ def load(chosen: Chosen) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(chosen.path)
-        model = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=torch.float32).eval()
-        block = moba.read(model.config.get_text_config())
-        if block is not None:  # trained with block attention
-            moba.use(model, block, otherwise="sdpa")
-        return model, tokenizer
-    except (OSError, ValueError) as error:
-        raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        with loading(chosen.path):
+            tokenizer = AutoTokenizer.from_pretrained(chosen.path)
+            model = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=torch.float32).eval()
+            block = moba.read(model.config.get_text_config())
+            if block is not None:  # trained with block attention
+                moba.use(model, block, otherwise="sdpa")
+    except ModelPathError as error:
+        raise SampleError(str(error)) from error
+    return model, tokenizer
 
 
 def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:

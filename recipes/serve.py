@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,27 +64,29 @@ def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
 def serve(serving: Serving) -> None:
     """Become vLLM's server; does not return. Raises ``SampleError`` when there is no such model."""
     from recipes.sample import SampleError, find_model
+    from rollout.pretrained import ModelPathError, check_weights, context_of, loading
 
     chosen = find_model(serving.model)
     try:
+        import torch
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(chosen.path)
-        import torch
-
         from rollout import moba
-        from rollout.pretrained import context_of
+
+        check_weights(chosen.path)
+        with loading(chosen.path):
+            config = AutoConfig.from_pretrained(chosen.path)
     except ImportError as error:
         raise SampleError(f"serving needs vLLM: {error}; run `make setup`") from error
-    except (OSError, ValueError) as error:
-        raise SampleError(f"{chosen.path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except ModelPathError as error:
+        raise SampleError(str(error)) from error
     blocks = moba.read(config.get_text_config()) is not None
     device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):
         if text:
             print(f"k15: this run was trained with the {what} {text!r}; the server does not add it", file=sys.stderr)
     command = command_of(serving, chosen.path, context_of(config), device, blocks)
-    print(f"k15: http://{serving.host}:{serving.port}/v1 once it is up; {' '.join(command[3:])}", file=sys.stderr)
+    print(f"k15: http://{serving.host}:{serving.port}/v1 once it is up; {shlex.join(command[3:])}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, environment(device))

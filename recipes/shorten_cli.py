@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.usage import AddCommand, UsageError
+from recipes.usage import AddCommand, UsageError, path
 
 if TYPE_CHECKING:
     from recipes.shorten.config import ShortenConfig
@@ -45,13 +45,13 @@ def add_command(command: AddCommand) -> None:
     one.usage = "k15 shorten MODEL_OR_RUN --method METHOD --out DIR [options] [--KEY VALUE ...]"
     one.add_argument("model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:NAME")
     one.add_argument("--method", required=True, type=_methods, metavar="METHOD[,METHOD]", help="see below; all: all")
-    one.add_argument("--out", required=True, type=Path, metavar="DIR", help="where everything is kept")
+    one.add_argument("--out", required=True, type=path, metavar="DIR", help="where everything is kept")
     one.add_argument("--short-model", metavar="MODEL", help="merged with the long one (a run: its model before RL)")
     one.add_argument("--problems", metavar="FILE", help="JSON Lines to learn from (default: the run's own)")
     one.add_argument("--heldout", metavar="FILE", help="JSON Lines to judge on (default: a fifth of --problems)")
     one.add_argument("--verifier", metavar="NAME", help="how --problems are judged: math, gsm8k, ... (math)")
     one.add_argument("--recipe", metavar="NAME", help="a recipe's settings to start from, e.g. long2short")
-    one.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the keys")
+    one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
     one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
 
 
@@ -127,6 +127,7 @@ def _carry_out(
         from recipes.shorten.pipeline import shorten as work
         from recipes.shorten.workspace import WorkspaceError
         from rl.launch import LaunchError
+        from rollout.pretrained import ModelPathError
         from rollout.problems.source import ProblemError
         from rollout.prompts import PromptError
 
@@ -142,7 +143,7 @@ def _carry_out(
             out=arguments.out,
         )
         return work(order)
-    except (SampleError, MergeError, WorkspaceError, ProblemError, PromptError) as error:
+    except (SampleError, ModelPathError, MergeError, WorkspaceError, ProblemError, PromptError) as error:
         raise UsageError(str(error)) from error
     except (NothingToLearn, LaunchError) as error:
         print(f"k15: {error}", file=sys.stderr)

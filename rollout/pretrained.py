@@ -7,10 +7,14 @@ weights of SmolLM2-135M-Instruct with tokenizer and chat template. They are dequ
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +51,52 @@ def resolve_model(path: str) -> str:
         raise ModelPathError(f"{path}: a file; name the directory that holds config.json and the weights")
     if not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise ModelPathError(f"{path}: no such model directory")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five warnings before it gives up on a network
     return path
+
+
+@contextmanager
+def loading(path: str) -> Iterator[None]:
+    """Around reading a model's files with transformers: raises ``ModelPathError`` for whatever is wrong with them.
+
+    safetensors has an error type of its own, tokenizers raises a bare ``Exception``, a broken configuration anything.
+    """
+    try:
+        yield
+    except (ModelPathError, ImportError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # A mistyped directory has the form of a name on the hub, and has been looked for there.
+        nowhere = "" if Path(path).exists() else "no such directory here, and as a name on the model hub: "
+        raise ModelPathError(f"{path}: cannot be loaded: {nowhere}{reason}") from error
+
+
+def check_weights(path: str) -> None:
+    """Raises ``ModelPathError`` when the weights in a directory are missing or cut short; only headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    folder, index = Path(path), Path(path) / "model.safetensors.index.json"
+    if not folder.is_dir():
+        return  # on the hub
+    try:
+        names = {*json.loads(index.read_bytes())["weight_map"].values()} if index.is_file() else ["model.safetensors"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelPathError(f"{index}: no index of weights ({error}); copy the model again") from error
+    if not index.is_file() and not (folder / "model.safetensors").is_file():
+        if not any(file for pattern in ("*.safetensors", "*.bin", "*.gguf") for file in folder.glob(pattern)):
+            raise ModelPathError(
+                f"{path}: this directory holds no weights (no model.safetensors); copy the model again"
+            )
+        return
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, "numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelPathError(
+                f"{folder / name}: cannot be read: {str(error).splitlines()[0]}; copy or export the model again"
+            ) from error
 
 
 def files_of(path: str | Path) -> Path | None:

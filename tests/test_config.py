@@ -29,7 +29,11 @@ def test_yaml_and_back(config: Config) -> None:
 @settings(deadline=None)  # timings of shared machines vary
 @example(lr=1.0, seed=0, text="\x85\u2028 : # '\"")
 @example(lr=1.0, seed=0, text="0E0")
-@given(lr=st.floats(1e-12, 1e3), seed=st.integers(-(2**40), 2**40), text=st.text(max_size=30))
+@example(lr=1.0, seed=0, text="010")
+@example(lr=1.0, seed=0, text="1:30")
+@example(lr=1.0, seed=0, text="2025-01-31")
+@example(lr=1.0, seed=0, text="0o17")
+@given(lr=st.floats(1e-12, 1e3), seed=st.integers(0, 2**32 - 1), text=st.text(max_size=30))
 def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
     config = BASE.model_copy(
         update={
@@ -75,6 +79,30 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
             [("problems.train", "{kind: jsonl, path: f, verifier: maths}")],
             "problems.train.verifier: unknown verifier 'maths'; did you mean 'math'?",
         ),
+        ([("seed", "1"), ("seed", "2")], "--seed is given twice, to different values; leave one out"),
+        (
+            [("model.base", "{layers: 2}"), ("model.base.layers", "3")],
+            "--model.base and --model.base.layers both set model.base.layers, to different values",
+        ),
+        (
+            [("warmup.examples", "5"), ("warmup", "null")],
+            "--warmup.examples and --warmup both set warmup, to different",
+        ),
+        ([("engine.extra", "{a: 1}"), ("engine.extra", "{b: 1}")], "--engine.extra is given twice"),
+        ([("rollout.k", "true")], "rollout.k: input should be a valid integer, got true"),
+        ([("rollout.k", "4.0")], "rollout.k: input should be a valid integer, got 4.0; write 4"),
+        ([("rollout.k", "'4'")], 'rollout.k: input should be a valid integer, got "4"; leave out the quotes'),
+        ([("log.live", "1")], "log.live: input should be a valid boolean, got 1"),
+        ([("log.live", "'off'")], 'log.live: input should be a valid boolean, got "off"; leave out the quotes'),
+        ([("learner.optimizer.lr", "true")], "learner.optimizer.lr: input should be a valid number, got true"),
+        ([("learner.optimizer.adam_betas", "[0.9, true]")], "adam_betas[1]: input should be a valid number, got true"),
+        ([("seed", "010")], 'seed: input should be a valid integer, got "010"'),
+        ([("seed", "1:30")], 'seed: input should be a valid integer, got "1:30"'),
+        ([("seed", "-1")], "seed: input should be greater than or equal to 0, got -1"),
+        ([("seed", "4294967296")], "seed: input should be less than 4294967296"),
+        ([("seed", "")], "seed: input should be a valid integer, got null"),
+        ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
+        ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
         ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf or fake"),
     ],
 )
@@ -97,6 +125,8 @@ def test_an_unknown_key_in_a_file_is_refused_with_a_suggestion() -> None:
         ("a: 1\nb: [\n", ":3: not valid YAML"),
         ("- 1\n", "expected 'key: value' lines, found list"),
         ("3: 4\n", "expected 'key: value' lines"),
+        ("seed: 1\nrollout: {k: 4}\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice, first in line 1"),
+        ("rollout: {k: 4, k: 5}\n", ":1: not valid YAML: 'k' is given twice, first in line 1; leave one out"),
         ("a: \x00", "not valid YAML"),
     ],
 )
@@ -130,6 +160,44 @@ def test_scalars_are_read_as_people_mean_them() -> None:
     assert config.warmup is None
     assert isinstance(config.problems.train, ArithmeticSource)
     assert config.problems.train.steps == (1, 2)
+
+
+def test_values_of_a_file_have_their_keys_types_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, parse_yaml("rollout: {k: true}\nproblems: {instruction: no}\nlog: {live: 1}\n"))
+    assert list(caught.value.lines) == [
+        "problems.instruction: input should be a valid string, got false; put texts in quotes",
+        "rollout.k: input should be a valid integer, got true",
+        "log.live: input should be a valid boolean, got 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: in a box",
+        "# last line",
+        "{answer}",
+        "\tindented",
+        "3",
+        "no",
+        "null",
+        "2025-01-31",
+        "a\n  b ",
+        "*",
+        "",
+        "'a' b",
+    ],
+)
+def test_texts_of_the_command_line_are_taken_as_they_are(text: str) -> None:
+    assert load(BASE, overrides=[("problems.instruction", text)]).problems.instruction == text
+
+
+def test_quoted_texts_and_null_of_the_command_line_are_yaml() -> None:
+    pairs = [("problems.instruction", '"a\\tb"'), ("problems.system", "'it''s'"), ("ray.address", "null")]
+    config = load(BASE, overrides=pairs)
+    assert (config.problems.instruction, config.problems.system, config.ray.address) == ("a\tb", "it's", None)
+    assert load(BASE, overrides=[("engine.kind", "hf"), ("ray.address", "auto")]).ray.address == "auto"
 
 
 def test_a_key_of_a_section_that_is_off_switches_it_on() -> None:

@@ -103,7 +103,8 @@ def test_what_cannot_work_is_one_line(
 ) -> None:
     if "--shots" in arguments:
         (data / "math_train.jsonl").write_text(json.dumps({"problem": "a", "answer": "b", "solution": "c"}) + "\n")
-    command = ["eval", "math500", "--model", str(model), "--data", str(data), "--engine", "hf", "--out", str(tmp_path)]
+    where = [] if "--data" in arguments else ["--data", str(data)]
+    command = ["eval", "math500", "--model", str(model), *where, "--engine", "hf", "--out", str(tmp_path)]
     assert main([*command, *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -211,3 +212,13 @@ def test_a_model_of_block_attention_is_judged_and_served_with_it(tmp_path: Path)
     )
     assert "--block-size 32" in cpu
     assert "--block-size 32 --attention-backend CUSTOM" in gpu
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        assert main(["eval", "math500", "--model", str(tmp_path), "--out", str(tmp_path / out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"k15: {tmp_path / out} cannot be written: {tmp_path / 'file'} is a file; choose another --out"

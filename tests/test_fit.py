@@ -270,10 +270,11 @@ def test_a_resumed_run_may_leave_rows_out_and_keeps_the_numbers_of_the_others(mo
 
 def test_positions_that_a_model_has_no_embedding_for_are_refused(model: Path, tmp_path: Path) -> None:
     """Rotary embeddings go on beyond what was trained; a table of positions ends."""
-    from transformers import AutoTokenizer, GPT2Config
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "model")
-    GPT2Config(n_positions=120, vocab_size=200).save_pretrained(tmp_path / "model")
+    shape = GPT2Config(n_positions=120, vocab_size=200, n_embd=8, n_layer=1, n_head=1)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "model")
     with pytest.raises(
         PromptError, match=r"/model: the model has 120 positions and none beyond, .* asks for 128; lower"
     ):

@@ -88,7 +88,7 @@ def test_fields_rules_and_tolerance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", ["-1", "nan", "x", "[1]"])
 def test_a_bad_tolerance_is_named(error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "f.jsonl", {"gold": "1", "prediction": "1", "error": error})
-    assert main(["grade", file, "--bare", "--tolerance-field", "error"]) == 1
+    assert main(["grade", file, "--bare", "--tolerance-field", "error"]) == 2
     assert f":1: field 'error' is '{error}', not a number of at least 0" in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_hostile_text_comes_out_escaped(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["no.jsonl"], "cannot open no.jsonl: No such file"),
         (["."], ".: holds no rollouts (no rollouts/*.parquet); name the directory of a run"),
-        (["f.jsonl", "--out", "no/such/o.jsonl"], "cannot open no/such/o.jsonl: No such file"),
+        (["f.jsonl", "--out", "no/such/o.jsonl"], "cannot write no/such/o.jsonl: No such file"),
         (["f.jsonl", "--out", "f.jsonl"], "--out f.jsonl is the input itself"),
     ],
 )
@@ -131,6 +131,77 @@ def test_files_that_do_not_open(
     assert main(["grade", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert rows(tmp_path / "f.jsonl")
+
+
+def test_a_wrong_field_name_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "o.jsonl"
+    out.write_text("of before\n")
+    file = write(tmp_path / "f.jsonl", "", *({"question": "q", "answer": str(n)} for n in range(300)))
+    assert main(["grade", file, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"k15: {file}:2: no field 'gold'; there are: question, answer; --gold-field NAME names another"
+    )
+    assert line.endswith("(and 299 more lines up to 301)")
+    assert out.read_text() == "of before\n"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_lines_is_an_error(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text(text)
+    assert main(["grade", str(file), "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert capsys.readouterr().err == f"k15: {file}: holds no lines to grade\n"
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_comes_out_is_json_whatever_numbers_go_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = "3.14159265358979323846"
+    lines = [
+        '{"gold": NaN, "prediction": "\\\\boxed{1}"}',
+        '{"gold": "1", "prediction": 1e400}',
+        '{"gold": "1", "prediction": "\\\\boxed{1}", "logprobs": [-Infinity, {"x": 1e999}]}',
+        f'{{"gold": {digits}, "prediction": "\\\\boxed{{{digits}}}"}}',
+    ]
+    assert main(["grade", write(tmp_path / "f.jsonl", *lines)]) == 1
+    out, err = capsys.readouterr()
+    first, second = map(strict, out.splitlines())
+    assert (first["logprobs"], first["verdict"]) == ([None, {"x": None}], "correct")
+    assert second["verdict"] == "correct"  # as written, not as rounded
+    assert "f.jsonl:1: field 'gold' is no finite number; nan" in err
+    assert "f.jsonl:2: field 'prediction' is no finite number; 1e400" in err
+    assert "NaN or infinities in 1 lines came out as null" in err
+
+
+def test_fields_of_the_rows_own_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"gold": "1", "prediction": r"\boxed{1}", "verdict": "mine", "reason": "theirs"}
+    file = write(tmp_path / "f.jsonl", row, row)
+    assert main(["grade", file]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert "f.jsonl:1: has a field 'verdict' of its own" in err
+    assert "--prefix" in err
+    assert main(["grade", file, "--prefix", "k15_"]) == 0
+    graded = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert graded == {**row, "k15_verdict": "correct", "k15_extracted": "1", "k15_reason": ""}
+
+
+@pytest.mark.parametrize("out", ["/dev/full", "."])
+def test_an_output_that_cannot_be_written_is_one_line(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "f.jsonl", {"gold": "1", "prediction": "1"})
+    assert main(["grade", file, "--bare", "--out", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"k15: cannot write {out}: ")
 
 
 @pytest.mark.parametrize("arguments", [["f", "--rule", "box"], ["f", "--workers", "0"], ["f", "--timeout", "0"], []])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from synthetic_run import HOSTILE, decode, evaluate, make_advantages, make_group, make_run, score_group
 
+from recipes.cli import main
 from rl.log import MetricsLog
 from rl.report import ReportError, build_report
 from rl.report.build import verdict
@@ -188,6 +189,8 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no such directory"):
         build_report(tmp_path / "nowhere")
     (tmp_path / "holiday.txt").write_text("")
+    with pytest.raises(ReportError, match=r"holiday.txt: a file; give the directory of a run"):
+        build_report(tmp_path / "holiday.txt")
     with pytest.raises(ReportError, match="not a run directory"):
         build_report(tmp_path)
 
@@ -198,13 +201,29 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
         ("metrics.jsonl", "{}\n", r"metrics\.jsonl, line 1"),
         ("run.json", "{", r"run\.json: not JSON"),
         ("config.yaml", "a: [", r"config\.yaml: not YAML"),
+        ("eval/before.json", "[1]", r"before\.json: not an evaluation of this version \(list instead of an object\)"),
     ],
 )
 def test_broken_record_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / name).write_text(text)
     with pytest.raises(ReportError, match=message) as error:
         build_report(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "config.yaml", "summary.json", "report.html"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    assert main(["report", str(tmp_path)]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert f"{tmp_path / name}: Is a directory" in err
 
 
 def test_broken_parquet_is_left_out_and_said_so(tmp_path: Path) -> None:

@@ -135,6 +135,36 @@ def test_a_finished_run_is_left_alone(whole: Path, capsys: pytest.CaptureFixture
     assert (whole / "summary.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "iterations", "words"),
+    [
+        ("summary.json", "{bad", 4, "summary.json: not what k15 wrote (JSONDecodeError"),
+        ("summary.json", "{}", 4, "summary.json: not what k15 wrote (KeyError: 'iterations'); remove it"),
+        ("summary.json", "[]", 4, "summary.json: not what k15 wrote (TypeError"),
+        ("run.json", "{bad", 4, "run.json: not what k15 wrote"),
+        ("config.yaml", "a: [", 4, "config.yaml:1: not valid YAML"),
+        ("eval/before.json", "", 5, "before.json is gone, and the weights of before RL, which it tells of, too"),
+        ("eval/before.json", "[]", 5, "before.json: not an evaluation of this version"),
+        ("", "", 1, "4 iterations are done, iterations asks for 1; give at least 4, or choose another --run-dir"),
+    ],
+)
+def test_a_run_that_cannot_go_on_says_why_in_one_line_and_is_left_as_it_was(
+    name: str, text: str, iterations: int, words: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    shutil.copytree(whole, folder)
+    if name and text:
+        (folder / name).write_text(text)
+    elif name:
+        (folder / name).unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert run(tiny(iterations=iterations), folder) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("k15: ")
+    assert words in line
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def small(**changes: Any) -> RunConfig:
     return tiny(**{"iterations": 1, "warmup": None, "eval": {"every": 0, "samples": 1}, **changes})
 

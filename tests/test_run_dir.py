@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from recipes.cli import parser, resolve
 from rl.config import RunConfig
 from rl.run_dir import RunDir, RunDirError, difference
 
@@ -34,6 +36,61 @@ def test_how_far_and_how_visibly_a_run_goes_may_change(tmp_path: Path) -> None:
     run.open(RunConfig(), "abc")
     assert run.open(RunConfig.model_validate({"iterations": 7, "log": {"live": False}}), "abc") is True
     assert yaml.safe_load(run.config.read_text())["iterations"] == 7
+
+
+def test_what_failed_for_lack_of_memory_time_or_patience_may_be_given_more(tmp_path: Path) -> None:
+    """As the messages of such failures advise."""
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    more = {"engine": {"stall_timeout_s": 600, "kv_cache_gib": 2}, "learner": {"micro_batch_tokens": 4096}}
+    assert run.open(RunConfig.model_validate(more), "abc") is True
+
+
+def test_another_configuration_is_one_line_with_a_command_that_resumes(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "it's a run")
+    begun = RunConfig.model_validate({"problems": {"instruction": "1e3"}})
+    run.open(begun, "abc")
+    changed = RunConfig.model_validate(
+        {"rollout": {"k": 4}, "problems": {"instruction": "x\n" * 99}, "ray": {"address": "a"}}
+    )
+    with pytest.raises(RunDirError) as error:
+        run.open(changed, "abc")
+    message = str(error.value)
+    assert "\n" not in message
+    assert "rollout.k: 8 -> 4" in message
+    assert "problems.instruction: 1e3 -> x x x" in message
+    assert "ray.address" not in message
+    command = shlex.split(message.split("`")[1])
+    assert command[:2] == ["k15", "train"]
+    parsed = parser().parse_args(command[1:])
+    assert parsed.run_dir == run.root
+    assert resolve(None, parsed.config, []) == begun
+
+
+@pytest.mark.parametrize("text", ["{bad", "[]", "{}", "\xff"])
+def test_a_broken_run_json_is_one_clear_line(text: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    run.info.write_bytes(text.encode("latin-1"))
+    for resume in (lambda: run.began_with(RunConfig()), lambda: run.open(RunConfig(), "abc")):
+        with pytest.raises(RunDirError, match=r"run.json: not what k15 wrote .*; restore the file or choose") as error:
+            resume()
+        assert "\n" not in str(error.value)
+
+
+def test_a_broken_config_yaml_is_one_clear_line(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    run.config.write_text("a: [\n")
+    with pytest.raises(RunDirError, match=r"config.yaml:2: not valid YAML: .*; restore the file or choose"):
+        run.began_with(RunConfig())
+
+
+def test_a_run_killed_while_it_was_created_can_begin_again(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    run.config.unlink()
+    assert run.open(RunConfig(), "abc") is False
 
 
 def test_changed_problems_are_refused(tmp_path: Path) -> None:
@@ -104,5 +161,5 @@ def test_a_key_that_there_was_not_yet_has_its_default(tmp_path: Path) -> None:
     run.config.write_text(yaml.safe_dump(tree))
     assert run.open(RunConfig(), "abc") is True
     run.config.write_text("iterations: many\n")
-    with pytest.raises(RunDirError, match=r"none that this k15 reads \(iterations\)"):
+    with pytest.raises(RunDirError, match=r"none that this k15 reads \(iterations: .*got \"many\"\)"):
         run.open(RunConfig(), "abc")

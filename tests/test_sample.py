@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -151,6 +152,54 @@ def test_a_broken_model_is_one_line_and_exit_code_1(
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert "cannot be loaded" in err
+
+
+def broken(model: Path, folder: Path, name: str, content: bytes | None) -> str:
+    """A copy of ``model`` with another content in the place of a file, or without it."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("README.md"))
+    (folder / name).unlink(missing_ok=True)
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", None),
+        ("model.safetensors", b"x" * 100),
+        ("model.safetensors", b""),
+        ("model.safetensors.index.json", b"[]"),
+        ("config.json", b"{bad"),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"\xff\xfe"),
+        ("generation_config.json", b"{bad"),
+    ],
+)
+def test_broken_files_of_a_model_are_one_line_for_every_command(
+    name: str, content: bytes | None, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any engine starts, which would be started again and again."""
+    folder = broken(model, tmp_path / "model", name, content)
+    out = tmp_path / "evaluation"
+    sample = ["sample", folder, "--prompt", "a", "--max-tokens", "3"]
+    evaluate = ["eval", "needle", "--model", folder, "--engine", "hf", "--out", str(out)]
+    for command in (evaluate,) if name.endswith("index.json") else (sample, evaluate):
+        assert main(command) in (1, 2)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(folder) in line
+        assert "rollout engines are dead" not in line
+    assert not out.exists()
+
+
+def test_a_mistyped_directory_is_said_to_be_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the form of a name on the model hub, whose own message speaks of a connection."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "runs/no-such-run", "--prompt", "a"]) == 1
+    assert "runs/no-such-run: cannot be loaded: no such directory here, and as a name" in capsys.readouterr().err
 
 
 def test_model_paths(model: Path, tmp_path: Path) -> None:

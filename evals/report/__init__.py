@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -14,6 +13,7 @@ from evals.results import Results
 from rollout.files import replace_file
 from rollout.page import render
 from rollout.plain import clip, one_line
+from rollout.strict_json import dumps
 
 SHOWN = 400
 """Answers in the page at most, over all benchmarks."""
@@ -96,7 +96,7 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
         "reason": clip(score.reason or response.error, 400),
         "stop": response.stop,
         "tokens": response.tokens,
-        "fields": json.dumps(small, default=str) if small else "",
+        "fields": dumps(small, default=str) if small else "",
     }
 
 

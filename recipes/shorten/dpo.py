@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from rl.disk import writing
 from rollout.export import save_model, save_tokenizer
 from rollout.pretrained import files_of
 from rollout.progress import progress
+from rollout.strict_json import dumps
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Prompt, chosen and rejected token ids; responses as sampled, with their end token if they have one."""
@@ -121,7 +121,7 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
         (folder / "model").mkdir(exist_ok=True)
         save_model(policy, folder / "model", source)
         save_tokenizer(tokenizer, folder / "model", source)
-    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
+    (folder / "log.jsonl").write_text("".join(dumps(row) + "\n" for row in trainer.state.log_history))
 
 
 def _load(job: Job) -> Any:

@@ -23,6 +23,7 @@ from rl.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
 from rollout.progress import waiting
+from rollout.strict_json import dumps
 from rollout.types import Problem
 
 
@@ -86,7 +87,7 @@ class Chooser:
         model_writer(machines.policy, self.setup)(base)
         why = explain(candidates, chosen)
         rows = [{**asdict(candidate), "efficiency": candidate.efficiency} for candidate in candidates]
-        replace_file(chosen_file, (json.dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())
+        replace_file(chosen_file, (dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())
         return base, why
 
     def _candidate(self, machines: Machines, path: Path, problems: tuple[Problem, ...], folder: Path) -> Candidate:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rl.config_io import parse_yaml
 from rl.log import FILE, Evaluation, read_evaluations, read_metrics
 
 
@@ -64,7 +65,8 @@ class RunData:
 def read_run(run_dir: Path) -> RunData:
     """Read a run. Raises ``ReportError`` when ``run_dir`` is none, ``LogError`` naming a broken file and line."""
     if not run_dir.is_dir():
-        raise ReportError(f"{run_dir}: no such directory; give the directory of a run, e.g. runs/demo")
+        what = "a file" if run_dir.exists() else "no such directory"
+        raise ReportError(f"{run_dir}: {what}; give the directory of a run, e.g. runs/demo")
     if not any((run_dir / name).exists() for name in (FILE, "run.json", "config.yaml")):
         raise ReportError(f"{run_dir}: not a run directory (no config.yaml, run.json or {FILE} in it)")
     config_path = run_dir / "config.yaml"
@@ -99,7 +101,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(text)
+        config = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ReportError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     return config if isinstance(config, dict) else {}
