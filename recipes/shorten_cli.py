@@ -22,7 +22,7 @@ methods (k1.5 section 2.4)
   merge             average the weights of the long and a short model; no training
   rejection         sample 8 responses per problem, fine-tune on the shortest correct one
   dpo               prefer the shortest correct response to longer wrong ones, and to correct ones 1.5 times as long
-  rl                from the run's checkpoint with the most accuracy per token: RL with the length reward, smaller cap
+  rl                from the checkpoint with the most accuracy per token: RL with the length reward, smaller cap
   merge_rejection   rejection, from the merged model
   all               all of these
 

@@ -18,6 +18,7 @@ from rollout import hf_engine
 from rollout.problems.config import ArithmeticSource
 from rollout.problems.source import build_generator
 from rollout.tokenizer import build_tokenizer
+from tests.needs import needs_vllm
 
 torch.set_num_threads(1)
 BY_NAME = {model.name: model for model in MODELS}
@@ -30,10 +31,10 @@ def test_with_the_hf_engine(model: Model) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Mistral", "Gemma 3"])
-def test_with_vllm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows in every layer, and beside full layers; ``benchmarks.zoo`` has all."""
-    pytest.importorskip("vllm")
+@needs_vllm
+def test_with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with most in it: windows beside full layers, two rotary bases, tied; ``benchmarks.zoo`` has all."""
+    name = "Gemma 3"
     for key in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):  # set by the engine, for its process
         monkeypatch.setenv(key, os.environ.get(key, "1"))
     verdict, detail = judge(BY_NAME[name], "vllm")

@@ -334,12 +334,14 @@ def test_a_lora_policy_is_shortened_with_adapters_and_comes_out_whole(trained: P
 
 
 @pytest.mark.slow
-def test_on_ray_with_vllm(ray_cluster: str, trained: Path, tmp_path: Path) -> None:
-    """The command as a user types it: engine, fine-tuning and DPO in actors, on a cluster that it joins."""
+def test_on_ray(ray_cluster: str, trained: Path, tmp_path: Path) -> None:
+    """The command as a user types it: engine, fine-tuning and DPO in actors, on a cluster that it joins.
+
+    (How vLLM takes one set of weights after another: ``test_vllm_engine.py``.)
+    """
     program = Path(sys.executable).with_name("k15")
     out = tmp_path / "out"
-    keys = {"run__ray__in_process": "false", "run__engine__kind": "vllm", "run__engine__kv_cache_gib": "0.1"}
-    command = [str(program), *arguments(trained, out, "rejection,dpo", **keys)]
+    command = [str(program), *arguments(trained, out, "rejection,dpo", run__ray__in_process="false")]
     joined = os.environ | {"RAY_ADDRESS": ray_cluster}
     done = subprocess.run(command, env=joined, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

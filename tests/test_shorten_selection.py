@@ -120,8 +120,15 @@ def test_every_pair_obeys_the_rule(drawn: list[tuple[int, Score, StopReason]], l
     assert shortest(group) == ([shortest_correct(group)] if any(map(is_correct, group)) else [])
 
 
-def candidate(iteration: int, accuracy: float, tokens: float) -> Candidate:
-    return Candidate(f"{iteration}", iteration, Estimate(accuracy, 0, 1, 9), Estimate(tokens, tokens, tokens, 9))
+def candidate(iteration: int, accuracy: float, tokens: float, error: float = 0.0) -> Candidate:
+    """``error``: half the width of the accuracy's interval."""
+    sure = Estimate(accuracy, accuracy - error, accuracy + error, 9)
+    return Candidate(f"{iteration}", iteration, sure, Estimate(tokens, tokens, tokens, 9))
+
+
+def test_of_bases_that_cannot_be_told_apart_the_shortest_is_taken() -> None:
+    found = [candidate(2, 0.4, 100, 0.08), candidate(4, 0.69, 131, 0.09), candidate(20, 0.88, 149, 0.07)]
+    assert best_base(found).iteration == 4
 
 
 def test_the_base_has_the_most_accuracy_per_token() -> None:

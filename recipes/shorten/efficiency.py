@@ -49,6 +49,11 @@ def ratio(top: Estimate, bottom: Estimate) -> Estimate:
     return Estimate(a / b, max(0.0, low), high, n)
 
 
+def more(ahead: Estimate, behind: Estimate) -> bool:
+    """Whether ``ahead`` is larger at 95 %, the errors added in quadrature."""
+    return ahead.mean - behind.mean > hypot(ahead.mean - ahead.low, behind.high - behind.mean)
+
+
 def efficiency(variant: Variant) -> Estimate:
     """Accuracy per token, as percentage points per 100 tokens; 0 for a model that says nothing.
 
@@ -61,7 +66,7 @@ def efficiency(variant: Variant) -> Estimate:
 def decided(one: Variant, other: Variant) -> bool:
     """Whether the 95 % interval of the difference in accuracy per token leaves 0 out."""
     ahead, behind = sorted((efficiency(one), efficiency(other)), key=lambda e: e.mean, reverse=True)
-    return ahead.mean - behind.mean > hypot(ahead.mean - ahead.low, behind.high - behind.mean)
+    return more(ahead, behind)
 
 
 def token_change(variant: Variant, long: Variant) -> Estimate:

@@ -51,7 +51,8 @@ def explain(candidates: Sequence[Candidate], chosen: Candidate) -> str:
     """Why this checkpoint, in one line."""
     return (
         f"from {chosen.name}: {100 * chosen.accuracy.mean:.1f} % at {chosen.tokens.mean:.0f} tokens on "
-        f"{chosen.accuracy.n} training problems, the most accuracy per token of {len(candidates)} checkpoints"
+        f"{chosen.accuracy.n} training problems, the shortest of {len(candidates)} checkpoints of "
+        "those that may have the most accuracy per token"
     )
 
 
@@ -86,7 +87,7 @@ class Chooser:
         machines.policy.load(paths[candidates.index(chosen)] / "learner")
         model_writer(machines.policy, self.setup)(base)
         why = explain(candidates, chosen)
-        rows = [{**asdict(candidate), "efficiency": candidate.efficiency} for candidate in candidates]
+        rows = [{**asdict(candidate), "efficiency": candidate.efficiency.mean} for candidate in candidates]
         replace_file(chosen_file, (dumps({"why": why, "candidates": rows}, indent=1) + "\n").encode())
         return base, why
 

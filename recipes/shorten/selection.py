@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.evaluate import Answer, by_problem
+from recipes.shorten.efficiency import more, ratio
 from rewards.stats import Estimate
 from rollout.types import StopReason
 
@@ -36,9 +37,9 @@ class Candidate:
     """Mean response tokens there."""
 
     @property
-    def efficiency(self) -> float:
+    def efficiency(self) -> Estimate:
         """Accuracy per token; 0 for a model that says nothing."""
-        return self.accuracy.mean / self.tokens.mean if self.tokens.mean else 0.0
+        return ratio(self.accuracy, self.tokens)
 
 
 def length(answer: Answer) -> int:
@@ -93,7 +94,14 @@ def preferences(answers: Sequence[Answer], longer: float, limit: int) -> list[Pr
 
 
 def best_base(candidates: Sequence[Candidate]) -> Candidate:
-    """The checkpoint with the most accuracy per token, the later one of equals. Raises ``ValueError`` without any."""
+    """The balance of accuracy and tokens to start from. Raises ``ValueError`` without any candidate.
+
+    The checkpoint with the most accuracy per token, or, of those that its 95 % interval does not tell from it, the one
+    with the fewest tokens (the later one of equals): RL makes a policy surer of one way to answer, and once that is the
+    long one, the short ones that a length reward could prefer are no longer sampled.
+    """
     if not candidates:
         raise ValueError("no checkpoint to choose from")
-    return max(candidates, key=lambda c: (c.efficiency, c.iteration))
+    most = max(candidates, key=lambda c: c.efficiency.mean)
+    level = [c for c in candidates if c is most or (c.accuracy.mean > 0 and not more(most.efficiency, c.efficiency))]
+    return min(level, key=lambda c: (c.tokens.mean, -c.iteration))
