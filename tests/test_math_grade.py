@@ -126,7 +126,9 @@ def test_the_answer_stands_after_the_thinking(text: str, tail: str) -> None:
     [
         (r"\boxed{\frac{1}{2}} or", r"\frac{1}{2}"),
         (r"\boxed{\{1\}}", r"\{1\}"),
-        (r"\boxed{1} \boxed{2", "1"),
+        (r"\boxed{1} \boxed{2", ""),
+        (r"\boxed{1 \boxed{2}", "2"),
+        (r"\boxed{1}, which I put in \boxed{", "1"),
         (r"\boxed{\boxed{3}}", "{3}"),
         (r"\fbox {4}", "4"),
         (r"} \boxed{5}", "5"),
