@@ -75,7 +75,9 @@ class Comparer:
         """The rules of ``rewards.math.grade`` on two trees."""
         if gold == found or absence(gold) == absence(found) != "":
             return SAME
-        gold, found = as_family(gold), as_family(found)
+        numbered = as_family(gold), as_family(found)
+        if all(isinstance(node, Family) for node in numbered):
+            gold, found = numbered
         if isinstance(gold, Family) or isinstance(found, Family):
             return families(gold, found, self.compare)
         if not has_bars(found):

@@ -3,6 +3,7 @@ r"""The boxed answer of a response. Pure functions, one pass over the text."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.math.around import stated
@@ -92,7 +93,7 @@ def final_box(text: str) -> Found:
     the last are intermediate results.
     """
     found = boxes(text)
-    if _breaks_off(text, found[-1][2] if found else -1):
+    if breaks_off(text, found):
         return Found("", "the last box is not finished")
     found = _without_denied(text, _without_mentions(text, found))
     if not found:
@@ -114,15 +115,18 @@ def final_box(text: str) -> Found:
     return Found(", ".join(spelled.values()), offered=tuple(spelled.values()))
 
 
-def _breaks_off(text: str, after: int) -> bool:
-    r"""Whether a box begins after a place, the end of the last finished one, and never ends: the text is cut off there.
+def breaks_off(text: str, found: Sequence[tuple[int, int, int]] = ()) -> bool:
+    r"""Whether a box begins after the last of those ``found`` and never ends: the text is cut off there.
 
     One that is only spoken of ("I put it within ``\boxed{``") does not count.
     """
-    start = after
-    for match in _BOX.finditer(text, max(0, after, len(text) - MAX_CONTENT)):
+    after = found[-1][2] if found else 0
+    if after < 0:
+        return False
+    start = -1
+    for match in _BOX.finditer(text, max(after, len(text) - MAX_CONTENT)):
         start = match.start("command")
-    return start > max(after, 0) and not _MENTION.search(text[max(0, start - 40) : start])
+    return start >= 0 and not _MENTION.search(text[max(0, start - 40) : start])
 
 
 def _without_denied(text: str, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -35,7 +35,7 @@ _ANY = r"(?:(?:any|all|every|each|some|an|arbitrary)\s)*"
 _LETTER = r"(?P<{}>[A-Za-z])"
 _IN = r"\\in\s*(?:\\mathbb\s*\{?\s*Z\s*\}?|\\mathbf\s*\{?\s*Z\s*\}?|Z\b|(?:the\s)?integers)"
 _DECLARED = re.compile(
-    rf"\s*(?:[,;:]|\\quad)*\s*[(\[]?\s*(?:(?:where|for|with|and|when|if)\s)?\s*{_ANY}(?:"
+    rf"\s*(?:[,;:]|\\quad)*\s*[(\[]?\s*(?:(?:where|for|with|and|when|if)\s|\\forall\s?)?\s*{_ANY}(?:"
     rf"(?:integers?\s)?{_LETTER.format('one')}\s*{_IN}"
     rf"|{_LETTER.format('two')}\s*(?:is|are)?\s*{_ANY}integers?"
     rf"|integer(?:s|\svalues?(?:\sof)?)?\s{_LETTER.format('three')})\s*[)\]]?\s*\.?"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.math.units import meaning
+from rewards.math.units import LETTER_UNITS, meaning
 from rewards.math.words import VALUE_WORDS, is_scale, words
 
 _TOKEN = re.compile(
@@ -146,7 +146,7 @@ class Joined:
             spaced = self.tokens[at + 1].kind == "skip"
             is_dash = not self.is_formula and token.sign in _DASHES and spaced == near
             return not is_dash and self._take(high=self._operand(self._next(at, 1)))
-        if not self.is_formula and token.kind == "word" and len(token.text) > 1:
+        if not self.is_formula and token.kind == "word" and (len(token.text) > 1 or token.text in LETTER_UNITS):
             return near and is_scale(token.text) and self._take(high=at)
         joins = self.is_formula or (near and token.kind in ("number", "word", "command"))
         return joins and token.kind != "box" and self._take(high=self._operand(at))
@@ -177,8 +177,8 @@ class Joined:
         token, near = self.tokens[at], at == self.low - 1
         if token.sign in _OPERATORS:
             return self._left_operator(at, near)
-        if token.sign in _PREFIXES:
-            return self._take(low=at)
+        if token.sign in _PREFIXES or (token.sign == "." and near and self.tokens[at - 1].sign == "0"):
+            return self._take(low=at if token.sign != "." else at - 1)
         if token.sign in ("^", "_"):
             return self._take(low=self._begin(self._next(at, -1)) or at)
         if token.kind == "word" and (not self.is_formula or self.tokens[at - 1].kind == "word"):
@@ -189,7 +189,10 @@ class Joined:
     def _left_operator(self, at: int, near: bool) -> bool:
         """An operator before the core: with the operand before it, or as a sign."""
         sign = self.tokens[at].sign
-        operand = self._begin(self._next(at, -1))
+        before = self._next(at, -1)
+        operand = self._begin(before)
+        if sign == ":" and self.tokens[before].kind not in ("number", "box"):
+            return False  # a label
         spaced = self.tokens[at - 1].kind == "skip"
         is_dash = not self.is_formula and sign in _DASHES and spaced == near
         if operand and not is_dash:
@@ -281,6 +284,8 @@ class Joined:
                 other += step
             side = self.tokens[min(at, other - step) : max(at, other - step) + 1]
             shown = [token for token in side if token.kind != "skip"]
+            if not self.is_formula and {"<", ">"} <= {token.sign for token in shown}:  # <b>
+                continue
             if len(shown) < 2 or any(token.kind == "word" and len(token.text) > 1 for token in shown):
                 continue
             if sign in _BOUNDS and len(shown) > 2:  # a^2 + b^2 \ge \boxed{4}: the bound is the answer
@@ -329,4 +334,6 @@ def _changes(token: str) -> bool:
     content = token[token.index("{") + 1 : -1].split()
     if not 0 < len(content) <= 4:
         return False
+    if len(content) == len(content[0]) == 1:
+        return True
     return meaning(" ".join(content)) is not None or content[0].lower().strip(".,;:()") in VALUE_WORDS - _SAYS_MORE

@@ -89,6 +89,7 @@ _OTHERS = [
         rf"\b(?:otherwise|else|if\snot|in\s(?:that|which|the\sother|any\sother)\scase)\b,?(?:\sthen)?\s{_LEAD}{_BECOMES}"
         rf"{_NAME}{_VALUE}{_END}",
         rf"^[\s,;(]*unless\b[^.;\n]{{1,80}}?(?:,|\bthen\b)\s*{_LEAD}{_BECOMES}{_NAME}{_VALUE}{_END}",
+        rf"\b(?:maybe|perhaps|possibly)\s{_LEAD}{_BECOMES}{_NAME}{_VALUE}{_END}",
         # A change of mind: "Wait, it is 43", "the correct answer is 43".
         r"(?:^|[.!?;,(\n-]\s*)(?:no|wait|hmm|actually|correction|sorry|oops|rather|scratch\sthat|i\smean"
         r"|on\ssecond\sthought)\b[,:.!\s]+(?:(?:no|actually|wait)[,.]?\s)?(?:(?:it|that|this|the\s(?:correct\s|right\s|final\s)?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from rewards.math.clean import flat, french_intervals, is_list_of_numbers, join_commas
+from rewards.math.clean import flat, french_intervals, has_thousands, is_list_of_numbers, join_commas
 from rewards.math.families import declared
 from rewards.math.forms import variables
 from rewards.math.parse import Parser
@@ -77,7 +77,12 @@ def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
     with the reason when there is no reading.
     """
     text = french_intervals(_without_braces(text))
-    texts = [text] if trusted and is_list_of_numbers(text) else list(dict.fromkeys((join_commas(text), text)))
+    if trusted and is_list_of_numbers(text):
+        texts = [text]
+    elif has_thousands(text):
+        texts = [join_commas(text)]
+    else:
+        texts = list(dict.fromkeys((join_commas(text), text)))
     readings: dict[Node, None] = {}
     reason = ""
     family = declared(text)
