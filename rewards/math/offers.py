@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 
-from rewards.math.words import number_of
+from rewards.math.words import CARDINALS, number_of
 
-WINDOW = 400
-"""Characters on either side of a box in which other answers are looked for."""
+BEFORE, AFTER = 160, 400
+"""Characters before and after a box in which other answers are looked for."""
 
 _WORDS = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)?")
 _AFTER = re.compile(
@@ -119,6 +119,13 @@ _BEFORE = [
 ]
 """Ways to offer a value before a box: "41 or", "both 41 and"."""
 
+_LEADS_ON = re.compile(
+    r"(?:[,;/|=]|'s|\b(?:or|and|else|also|even|is|otherwise|alternatively|maybe|perhaps|possibly)),?\s*$"
+)
+"""How every text ends that offers a value before a box."""
+_SOME_VALUE = re.compile(rf"[0-9]|\\(?:[dt]?frac|sqrt|pi)|\b(?:{'|'.join(sorted(CARDINALS))})\b", re.IGNORECASE)
+"""What every text has that offers one after a box."""
+
 _FILLER = (
     r"(?:(?:be|been|equal|equals|to|the|answer|final|correct|is|simply|just|really|actually|a|an|value|result|of|exactly"
     r"|necessarily|number|integer|for|that|it|[xn]|=)\s+)"
@@ -160,16 +167,18 @@ def denied(text: str, start: int, end: int) -> bool:
 def offered_beside(text: str, start: int, end: int) -> list[str]:
     """Values that the words round a box from ``start`` to ``end`` offer in its place, as far as they are numbers."""
     found = []
-    before = plain(text[max(0, start - WINDOW // 2) : start])
-    for pattern in _BEFORE:
-        match = pattern.search(before)
-        if match:
-            found.append(_number(match["value"]))
-    after = plain(text[end : end + WINDOW])
-    for pattern in _OTHERS:
-        for match in pattern.finditer(after):
-            if not _ruled_out(after, match):
+    before = plain(text[max(0, start - BEFORE) : start])
+    if _LEADS_ON.search(before):
+        for pattern in _BEFORE:
+            match = pattern.search(before)
+            if match:
                 found.append(_number(match["value"]))
+    after = plain(text[end : end + AFTER])
+    if _SOME_VALUE.search(after):
+        for pattern in _OTHERS:
+            for match in pattern.finditer(after):
+                if not _ruled_out(after, match):
+                    found.append(_number(match["value"]))
     return [value for value in dict.fromkeys(found) if value]
 
 
