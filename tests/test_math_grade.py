@@ -56,7 +56,9 @@ def test_no_attack_earns_a_reward_or_a_mask(kind: str) -> None:
 
 N = 1_000_000
 LONG = [
-    "<" + " " * N, "<think" + " " * N, "<think a" + " " * N, "<" * N, "\\boxed" + " " * N, "\\boxed{1} or" + " " * N,
+    "<" + " " * N, "<think" + " " * N, "<think a" + " " * N, "<" * N, "\\boxed" + " " * N, "\\boxed{1}" + " " * N,
+    "\\boxed{1}" + "\n" * N, "\\boxed{1}" + "-" * N, "(" * N + "\\boxed{1}",
+    "1," * (N // 2) + "\\boxed{1}", "\\boxed{1} or" + " " * N,
     "#### " + " " * N, "A:" + "*" * N, "\n" * N, "1 " * (N // 2), "1," * (N // 2), "." * N, "-" * N, "$" * N + "1",
     "\\" * N + "\\boxed{1}", "\\boxed{1}\\" * (N // 11), "a" * N, "\\boxed{" + " " * 900 + "1}",
     "\\boxed{" + "\\text{" * 150 + "1" + "}" * 151, "\\boxed{" + "1\\pm 1," * 100 + "1}", "\\boxed{" + "|" * 900 + "}",

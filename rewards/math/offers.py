@@ -33,7 +33,8 @@ _AND = re.compile(
 _CASES = re.compile(
     r"[\s$,;)]{0,12}(?:(?:if|when|for)\b[^.\n]{0,80}?(?:[,;]|\b(?:and|or|but)\b)[\s$\\(]*(?P<one>-?[0-9][0-9./]*)"
     r"(?=[\s$)\\]*\b(?:if|when|for|otherwise|else)\b)"
-    r"|(?:but|though|although)?\s*(?:it|this)?\s*\b(?:could|may|might)(?: also)? be[\s$\\(]*(?P<two>-?[0-9][0-9./]*))",
+    r"|\s?(?:(?:but|though|although)\s)?(?:(?:it|this)\s)?"
+    r"\b(?:could|may|might)(?: also)? be[\s$\\(]*(?P<two>-?[0-9][0-9./]*))",
     re.IGNORECASE,
 )
 """Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
@@ -184,6 +185,7 @@ def offered_beside(text: str, start: int, end: int) -> list[str]:
 
 def offered_after(text: str, start: int) -> list[str]:
     """The value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded one."""
+    text, start = text[start : start + AFTER], 0
     joined = _AND.match(text, start)
     if joined:
         return [joined["rest"].strip("$ ")]
