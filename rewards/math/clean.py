@@ -37,6 +37,7 @@ _RUNS = re.compile(r" {2,}")
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})*,0[0-9]{2}(?![0-9])")
 """Numbers one of whose groups begins with a nought, as no answer does that stands by itself."""
+_PER_CENT = re.compile(r"\bper\s+cent\b", re.IGNORECASE)
 _SPACED_SIGN = re.compile(r"\{([-+=<>/*])\}")
 """Braces that only keep TeX from spacing a sign."""
 _PERIOD = re.compile(r"(?<![0-9.)])([0-9]+\.[0-9]*)\(([0-9]{1,20})\)(?![0-9(])")
@@ -65,7 +66,7 @@ def clean(text: str) -> str:
     text = _BARS.sub("|", text)
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _DOTS.sub(r"\\dots ", text)
-    text = _PERIOD.sub(r"\1\\overline{\2}", _SPACED_SIGN.sub(r"\1", text))
+    text = _PERIOD.sub(r"\1\\overline{\2}", _SPACED_SIGN.sub(r"\1", _PER_CENT.sub("percent", text)))
     for grouped in _GROUPED:
         text = grouped.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
     text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ",").replace("{.}", "."))

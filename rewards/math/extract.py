@@ -20,6 +20,7 @@ MAX_CONTENT = 5_000
 """Characters within which a box has to close."""
 _JOINT = 160
 """Characters between two boxes within which words can offer both as the answer."""
+_LAYOUT = re.compile(r"\\(?:q?quad|text)(?![A-Za-z])")
 _SUBSCRIPT = re.compile(r"_\{?[0-9]\}?")
 _WORDS = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _CONNECTING = words(
@@ -110,7 +111,7 @@ def final_box(text: str) -> Found:
             break
         answers.insert(0, box.content)
         first = box.start
-    answers += offered_after(text, last.end) + offered_beside(text, first, last.end)
+    answers += offered_after(text, last.end) + offered_beside(text, first, last.end, whole[-1].content)
     spelled = {look(answer): answer for answer in answers if answer}
     return Found(", ".join(spelled.values()), offered=tuple(spelled.values()))
 
@@ -157,6 +158,7 @@ def _connects(between: str) -> bool:
     """Whether a text only joins two answers."""
     if len(between) > _JOINT:
         return False
+    between = _LAYOUT.sub(" ", between)
     if re.search(r"[0-9]", _SUBSCRIPT.sub("", between)):
         return False
     between_words = {

@@ -30,7 +30,7 @@ _RELATIONS = words(
 """Relations that are part of the answer; ``=``, ``\\approx``, ``\\equiv`` and ``\\in`` only lead to it."""
 _BOUNDS = words(r"\le \leq \leqslant \ge \geq \geqslant ≤ ≥")
 _SIGNS = words(r"+ - − \pm \mp ±")
-_OPERATORS = _SIGNS | words(r"* / × · ÷ : \cdot \times \div \over \bmod \ast")
+_OPERATORS = _SIGNS | words(r"* / × · ÷ : \cdot \times \div \over \bmod \ast \cup \cap \setminus \land")
 _DASHES = words("+ - − :")
 """Operators that are also marks of running text."""
 _POSTFIXES = words(r"% \% ! ' ‰ ° \degree ² ³")
@@ -270,7 +270,12 @@ class Joined:
         return True
 
     def _relation(self) -> None:
-        """Take in a relation that changes what is said, with its other side."""
+        """Take in a relation that changes what is said, with its other side; a bound in numbers is a remark."""
+        if (
+            self.tokens[self._next(self.low, -1)].sign == "="
+            and self.tokens[self._next(self.low, -1) - 1].sign not in "!<>"
+        ):
+            return  # x = \boxed{5} > 0
         for step, edge in ((-1, self.low), (1, self.high)):
             at = self._next(edge, step)
             sign = self.tokens[at].sign
@@ -286,7 +291,9 @@ class Joined:
             shown = [token for token in side if token.kind != "skip"]
             if not self.is_formula and {"<", ">"} <= {token.sign for token in shown}:  # <b>
                 continue
-            if len(shown) < 2 or any(token.kind == "word" and len(token.text) > 1 for token in shown):
+            if not any(token.kind in ("word", "command") and token.sign not in _RELATIONS for token in shown):
+                continue
+            if any(token.kind == "word" and len(token.text) > 1 for token in shown):
                 continue
             if sign in _BOUNDS and len(shown) > 2:  # a^2 + b^2 \ge \boxed{4}: the bound is the answer
                 continue

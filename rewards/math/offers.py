@@ -16,7 +16,7 @@ BEFORE, AFTER = 160, 400
 
 _WORDS = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)?")
 _AFTER = re.compile(
-    r"[\s$.,;:)(\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?"
+    r"[\s$.,;:)(\[\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?"
     r"\b(?P<word>or|alternatively|otherwise|maybe|perhaps|possibly)\b"
     r"(?:\\?[\s,:}$(]"
     r"|(?:equivalently|(?:more )?simply|in short|rather|maybe|perhaps|possibly|else|alternatively|otherwise|also|even"
@@ -40,6 +40,13 @@ _CASES = re.compile(
 """Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
 _CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
 _CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
+_OR_FORMULA = re.compile(
+    r"[\s$.,;:)(\]*]{0,12}\b(?:or|alternatively|maybe|perhaps|possibly)(?:,?\s(?:maybe|perhaps|possibly|else|even|also))*,?"
+    r"\s*(?:\$|\\\()(?P<formula>[^$\n]{1,80}?)(?:\$|\\\))(?!\s*(?:=|<|>|is\b|are\b|we\b))",
+    re.IGNORECASE,
+)
+_BARE_FORMULA = re.compile(r"\s*(?=[^\s]*[\^\\+*/=0-9])[A-Za-z0-9\\^_{}()+*/=-]{2,40}\s*")
+"""An expression without spaces or marks of mathematics: ``x^3``."""
 _ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
 _OFFER = re.compile(
     r"[\s$({\\\[]*(?:(?:that|the|it|this|answer|value|result|x|y|n|is|was|be|could|may|might|can|would|equals|to|=)\b\s*|=\s*)*"
@@ -51,9 +58,9 @@ _MARKS = re.compile(r"\\[()\[\]]|[$]|\s*[).]+\s*$")
 _VALUE = (
     r"(?<![0-9A-Za-z.])(?P<value>[-+]?\s?\\?\$?\s?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:\s?/\s?[0-9]+)?|\.[0-9]+"
     r"|[0-9]*\\[dt]?frac\s?(?:\{[^{}]*\}\s?\{[^{}]*\}|[0-9]{2})|[0-9]*\\sqrt\s?(?:\{[^{}]*\}|[0-9])|\\pi)%?"
-    r"|[a-z]+(?:-[a-z]+)?)"
+    r"|[(\[]\s?-?[0-9][^()\[\]A-Za-z]{0,30},[^()\[\]A-Za-z]{1,30}[)\]]|[a-z]+(?:-[a-z]+)?)"
 )
-"""A number, fraction or root; or one word, which counts when it names a number."""
+"""A number, fraction, root, or tuple of numbers; or one word, which seldom counts (``_counted``)."""
 _NAME = r"(?:\\?[A-Za-z](?:_\{?\w\}?)?\s?=\s?)?"
 _END = (
     r"(?![0-9A-Za-z^_({=+*/<>%]|\.[0-9]|\s?(?:[-+*/^=<>]|\\(?:cdot|times|pm|frac|sqrt|pi)\b))"
@@ -72,14 +79,17 @@ _OTHERS = [
     for pattern in (
         # A list that goes on: ", 43", "/ 43", "vs 43", or a value on a line of its own.
         rf"^[\s.)]*(?:[,;/|&\u2013\u2014]|\b(?:to|vs\.?|versus|as well as|along with|together with)(?![A-Za-z]))"
-        rf"\s*{_NAME}{_VALUE}{_END}",
-        rf"^\sor\s{_NAME}{_VALUE}{_END}",
+        rf"\s*{_NAME}\(?{_VALUE}{_END}",
+        r"^[\s.,;)(]*\b(?:or|maybe|perhaps|possibly|alternatively|otherwise)(?:,?\s(?:maybe|perhaps|possibly|else|even|also"
+        rf"|else))*,?\s{_LEAD}{_BECOMES}{_NAME}\(?{_VALUE}{_END}",
+        rf"^\s(?P<noun>[a-z]+)(?:,|\sor|,\sor|\sand)\s{_VALUE}\s(?P=noun)\b",
+        rf"^\s?={{1,3}}\s?{_VALUE}(?<!\.[0-9]){_END}",
         rf"^[\s.]*\n\s*{_NAME}{_VALUE}(?=[.]?\s*(?:\n|$))",
         # "though it might be 43"
         rf"(?:^|[.,;:(!?\n-]\s*|\b(?:but|though|although|while|and|or|however|yet)\s+){_LEAD}(?:could|may|might|can)"
         rf"(?:\s(?:also|well|just|as|equally|possibly|perhaps|instead))*\s(?:be|equal)\s{_NAME}{_VALUE}{_END}",
         # "although 43 is possible", "43 is also acceptable"
-        rf"\b(?:although|though|but|while|however|yet)[\s,]+{_NAME}{_VALUE}\s(?=[^.;\n]{{0,40}}\b{_JUDGED}\b)",
+        rf"\b(?:although|though|but|while|however|yet)[\s,]+{_NAME}\(?{_VALUE}\)?\s(?=[^.;\n]{{0,40}}\b{_JUDGED}\b)",
         rf"(?:^|[.,;(\n]|\band|\bor)\s*{_NAME}{_VALUE}\s(?=[^.;\n]{{0,20}}\b(?:also|equally|too|might|may|could|possibly"
         rf"|another)\b[^.;\n]{{0,20}}\b{_JUDGED}\b)",
         rf"\b(?:another|an?\s(?:alternative|second|different))(?:\s(?:possible|valid|plausible|acceptable|correct))*\s{_KIND}"
@@ -148,6 +158,14 @@ _DENIED_AFTER = re.compile(
 )
 """Right after a box: it is taken back."""
 
+_CHOICE = re.compile(r"[A-J]")
+_OPPOSITES = [
+    set(pair.split())
+    for pair in (
+        "yes no", "true false", "even odd", "positive negative", "increasing decreasing", "prime composite",
+        "rational irrational", "convergent divergent", "converges diverges", "possible impossible", "left right",
+    )
+]  # fmt: skip
 _MARKUP = re.compile(r"\\[()\[\]](?![A-Za-z])|(?<!\\)\$|\*\*|\\(?:[,;:! ]|quad|qquad)(?![A-Za-z])|~")
 _OR = re.compile(r"\\(?:lor|vee)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|textit)\s*\{([^{}]*)\}")
@@ -165,21 +183,21 @@ def denied(text: str, start: int, end: int) -> bool:
     return _DENIED_BEFORE.search(before) is not None or _DENIED_AFTER.match(after) is not None
 
 
-def offered_beside(text: str, start: int, end: int) -> list[str]:
-    """Values that the words round a box from ``start`` to ``end`` offer in its place, as far as they are numbers."""
+def offered_beside(text: str, start: int, end: int, answer: str) -> list[str]:
+    """Values that the words round a box from ``start`` to ``end`` offer in place of the ``answer`` in it."""
     found = []
     before = plain(text[max(0, start - BEFORE) : start])
     if _LEADS_ON.search(before):
         for pattern in _BEFORE:
             match = pattern.search(before)
             if match:
-                found.append(_number(match["value"]))
+                found.append(_counted(match["value"], answer))
     after = plain(text[end : end + AFTER])
-    if _SOME_VALUE.search(after):
+    if _SOME_VALUE.search(after) or _is_word(answer):
         for pattern in _OTHERS:
             for match in pattern.finditer(after):
                 if not _ruled_out(after, match):
-                    found.append(_number(match["value"]))
+                    found.append(_counted(match["value"], answer))
     return [value for value in dict.fromkeys(found) if value]
 
 
@@ -195,6 +213,9 @@ def offered_after(text: str, start: int) -> list[str]:
     after = _AFTER.match(text, start)
     if after is None or (after["word"].lower() == "otherwise" and _REJECTED.search(_CLAUSE.split(after["rest"])[0])):
         return []
+    formula = _OR_FORMULA.match(text)
+    if formula:
+        return [formula["formula"].strip()]
     for chunk in _CHUNK.split(after["rest"]):
         if _ROUNDED.match(chunk):
             return []
@@ -205,6 +226,8 @@ def offered_after(text: str, start: int) -> list[str]:
             return [str(number_of(number))]
         if not chunk.strip():
             continue
+        if _BARE_FORMULA.fullmatch(chunk):
+            return [chunk.strip()]
         if not _CONDITION.match(chunk):
             return []
         last = _LAST.search(chunk)
@@ -215,12 +238,35 @@ def offered_after(text: str, start: int) -> list[str]:
 
 def _ruled_out(text: str, match: re.Match[str]) -> bool:
     """Whether the clause that offers a value goes on to rule it out."""
-    return _REJECTED.search(_CLAUSE.split(text[match.start("value") :], maxsplit=1)[0]) is not None
+    return _REJECTED.search(_CLAUSE.split(text[match.end("value") :], maxsplit=1)[0]) is not None
 
 
-def _number(value: str) -> str:
-    """A value as digits; empty for a word that names none, and for "one", which seldom counts."""
-    if value.isascii() and value.replace("-", "").isalpha():
-        number = number_of(value)
-        return "" if number is None or value.lower() == "one" else str(number)
-    return value.strip()
+def _said(answer: str) -> str:
+    """The word or choice that an answer is."""
+    return _TEXT.sub(r"\1", answer).strip(" .()")
+
+
+def _is_word(answer: str) -> bool:
+    """Whether an answer is a choice, or a word that has an opposite."""
+    said = _said(answer)
+    return _CHOICE.fullmatch(said) is not None or any(said.lower() in pair for pair in _OPPOSITES)
+
+
+def _counted(value: str, answer: str) -> str:
+    """A value as it is compared; empty when it is none beside the answer.
+
+    Of words count those that name a number (but for "one"), another choice beside a choice, and the opposite of the
+    answer; tuples beside tuples.
+    """
+    value = value.strip()
+    if value[0] in "([":
+        return value if answer.lstrip("\\left ").startswith(("(", "[")) else ""
+    if not (value.isascii() and value.replace("-", "").isalpha()):
+        return value
+    said = _said(answer)
+    if _CHOICE.fullmatch(said):
+        return value if _CHOICE.fullmatch(value) else ""
+    if any({said.lower(), value.lower()} == pair for pair in _OPPOSITES):
+        return value
+    number = number_of(value)
+    return "" if number is None or value.lower() == "one" else str(number)
