@@ -80,8 +80,8 @@ _OTHERS = [
         # A list that goes on: ", 43", "/ 43", "vs 43", or a value on a line of its own.
         rf"^[\s.)]*(?:[,;/|&\u2013\u2014]|\b(?:to|vs\.?|versus|as well as|along with|together with)(?![A-Za-z]))"
         rf"\s*{_NAME}\(?{_VALUE}{_END}",
-        r"^[\s.,;)(]*\b(?:or|maybe|perhaps|possibly|alternatively|otherwise)(?:,?\s(?:maybe|perhaps|possibly|else|even|also"
-        rf"|else))*,?\s{_LEAD}{_BECOMES}{_NAME}\(?{_VALUE}{_END}",
+        r"^[\s.,;)(]*\b(?:or|maybe|perhaps|possibly|alternatively|otherwise)(?:,?\s(?:maybe|perhaps|possibly|else|even"
+        rf"|also))*,?\s{_LEAD}{_BECOMES}{_NAME}\(?{_VALUE}{_END}",
         rf"^\s(?P<noun>[a-z]+)(?:,|\sor|,\sor|\sand)\s{_VALUE}\s(?P=noun)\b",
         rf"^\s?={{1,3}}\s?{_VALUE}(?<!\.[0-9]){_END}",
         rf"^[\s.]*\n\s*{_NAME}{_VALUE}(?=[.]?\s*(?:\n|$))",
