@@ -56,7 +56,9 @@ def test_no_attack_earns_a_reward_or_a_mask(kind: str) -> None:
 
 N = 1_000_000
 LONG = [
-    "<" + " " * N, "<think" + " " * N, "<think a" + " " * N, "<" * N, "\\boxed" + " " * N, "\\boxed{1} or" + " " * N,
+    "<" + " " * N, "<think" + " " * N, "<think a" + " " * N, "<" * N, "\\boxed" + " " * N, "\\boxed{1}" + " " * N,
+    "\\boxed{1}" + "\n" * N, "\\boxed{1}" + "-" * N, "(" * N + "\\boxed{1}",
+    "1," * (N // 2) + "\\boxed{1}", "\\boxed{1} or" + " " * N,
     "#### " + " " * N, "A:" + "*" * N, "\n" * N, "1 " * (N // 2), "1," * (N // 2), "." * N, "-" * N, "$" * N + "1",
     "\\" * N + "\\boxed{1}", "\\boxed{1}\\" * (N // 11), "a" * N, "\\boxed{" + " " * 900 + "1}",
     "\\boxed{" + "\\text{" * 150 + "1" + "}" * 151, "\\boxed{" + "1\\pm 1," * 100 + "1}", "\\boxed{" + "|" * 900 + "}",
@@ -126,7 +128,9 @@ def test_the_answer_stands_after_the_thinking(text: str, tail: str) -> None:
     [
         (r"\boxed{\frac{1}{2}} or", r"\frac{1}{2}"),
         (r"\boxed{\{1\}}", r"\{1\}"),
-        (r"\boxed{1} \boxed{2", "1"),
+        (r"\boxed{1} \boxed{2", ""),
+        (r"\boxed{1 \boxed{2}", "2"),
+        (r"\boxed{1}, which I put in \boxed{", "1"),
         (r"\boxed{\boxed{3}}", "{3}"),
         (r"\fbox {4}", "4"),
         (r"} \boxed{5}", "5"),
@@ -144,6 +148,19 @@ def test_the_answer_stands_after_the_thinking(text: str, tail: str) -> None:
         (r"$\boxed{1}$ or $\frac{1}{2}$ of it", r"1, \frac{1}{2}"),
         (r"\boxed{1.41} or approximately 1.4", "1.41"),
         (r"\boxed{1} or so", "1"),
+        (r"$-\boxed{42}$", "-{42}"),
+        (r"-$\boxed{42}$", "-{42}"),
+        (r"$x = 6\cdot 7 = \boxed{42}.$", "42"),
+        (r"$\boxed{42}\text{ cm}$", r"42\text{ cm}"),
+        (r"$\boxed{42}$ million people", r"42\text{ million}"),
+        (r"$(\boxed{1}, \boxed{2})$", "({1}, {2})"),
+        (r"$\frac{\boxed{1}}{2}$", r"\frac{{1}}{2}"),
+        (r"$x \ne \boxed{42}$", r"x \ne {42}"),
+        (r"$a+b \ge \boxed{4}$", "4"),
+        (r"The answer is not \boxed{42}.", ""),
+        (r"The answer is \boxed{41}, not \boxed{42}.", "41"),
+        (r"\boxed{1}, since 2 is too large", "1"),
+        (r"\boxed{B} or (C)", "B, C"),
     ],
 )
 def test_final_box(text: str, answer: str) -> None:

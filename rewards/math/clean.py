@@ -35,6 +35,13 @@ _SEPARATOR = re.compile(r"[^0-9]")
 _SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|enspace|enskip)(?![A-Za-z])|~|\s+")
 _RUNS = re.compile(r" {2,}")
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})*,0[0-9]{2}(?![0-9])")
+"""Numbers one of whose groups begins with a nought, as no answer does that stands by itself."""
+_PER_CENT = re.compile(r"\bper\s+cent\b", re.IGNORECASE)
+_SPACED_SIGN = re.compile(r"\{([-+=<>/*])\}")
+"""Braces that only keep TeX from spacing a sign."""
+_PERIOD = re.compile(r"(?<![0-9.)])([0-9]+\.[0-9]*)\(([0-9]{1,20})\)(?![0-9(])")
+"""Repeating digits in brackets: ``0.1(6)``."""
 _TWO_WAYS = re.compile(r"[1-9][0-9]{2}(?:,[1-9][0-9]{2})+")
 _WRAPPER = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|texttt|textnormal|textsf|mathrm|mathbf|mathit|mathsf|operatorname)\*?"
@@ -59,6 +66,7 @@ def clean(text: str) -> str:
     text = _BARS.sub("|", text)
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _DOTS.sub(r"\\dots ", text)
+    text = _PERIOD.sub(r"\1\\overline{\2}", _SPACED_SIGN.sub(r"\1", _PER_CENT.sub("percent", text)))
     for grouped in _GROUPED:
         text = grouped.sub(lambda match: _SEPARATOR.sub("", match.group()), text)
     text = _RUNS.sub(" ", _SPACES.sub(" ", text).replace("{,}", ",").replace("{.}", "."))
@@ -82,6 +90,11 @@ def french_intervals(text: str) -> str:
 def join_commas(text: str) -> str:
     """With ``1,234,567`` read as one number; the other reading, three answers, is the text itself."""
     return _COMMAS.sub(lambda match: match.group().replace(",", ""), text)
+
+
+def has_thousands(text: str) -> bool:
+    """Whether commas in a text surely group the digits of one number: ``10,000``."""
+    return _THOUSANDS.search(text) is not None
 
 
 def is_list_of_numbers(text: str) -> bool:

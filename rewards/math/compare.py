@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from rewards.math.absence import absence
+from rewards.math.bars import has_bars, without_bars
 from rewards.math.collections import Collections
 from rewards.math.engine import Engine
 from rewards.math.exact import Beyond, TooLarge
+from rewards.math.families import as_family, families
 from rewards.math.finished import is_numeral, unfinished
 from rewards.math.forms import EXPRESSION, either_clock, variables
 from rewards.math.intervals import as_set, is_set, real_set
@@ -19,6 +22,7 @@ from rewards.math.tree import (
     Clock,
     Congruence,
     Expr,
+    Family,
     Joined,
     Listing,
     Matrix,
@@ -69,8 +73,15 @@ class Comparer:
 
     def compare(self, gold: Node, found: Node) -> Verdict:
         """The rules of ``rewards.math.grade`` on two trees."""
-        if gold == found:
+        if gold == found or absence(gold) == absence(found) != "":
             return SAME
+        numbered = as_family(gold), as_family(found)
+        if all(isinstance(node, Family) for node in numbered):
+            gold, found = numbered
+        if isinstance(gold, Family) or isinstance(found, Family):
+            return families(gold, found, self.compare)
+        if not has_bars(found):
+            gold = without_bars(gold)
         both = isinstance(gold, Relation) and isinstance(found, Relation)
         described = either_clock(as_set(gold), as_set(found))
         if not both or not any(isinstance(node, Relation) for node in described):

@@ -3,10 +3,14 @@ r"""The boxed answer of a response. Pure functions, one pass over the text."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rewards.math.around import stated
 from rewards.math.clean import look
-from rewards.math.words import number_of, words
+from rewards.math.joined import Box
+from rewards.math.offers import denied, offered_after, offered_beside
+from rewards.math.words import words
 
 _BOX = re.compile(r"(?<!\\)(?:\\\\)*(?P<command>\\(?:boxed|fbox|framebox)\s*\{)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -16,50 +20,21 @@ MAX_CONTENT = 5_000
 """Characters within which a box has to close."""
 _JOINT = 160
 """Characters between two boxes within which words can offer both as the answer."""
+_LAYOUT = re.compile(r"\\(?:q?quad|text)(?![A-Za-z])")
 _SUBSCRIPT = re.compile(r"_\{?[0-9]\}?")
 _WORDS = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _CONNECTING = words(
-    "or and also alternatively alternative either another other both possible possibly answer answers is are the a an"
-    " solution solutions value values maybe perhaps could can may might be it as well too so x y z n k text quad qquad"
-    " respectively final option options either choice choices else"
+    "or and also alternatively alternative either another other both possible possibly possibility possibilities answer"
+    " answers is are the a an solution solutions value values maybe perhaps could can may might be it as well too so x"
+    " y z n k text quad qquad respectively final option options either choice choices else but though although however"
+    " while plausible valid one first second there then otherwise would just equally likely that this result results"
 )
+"""Words that join two boxes, and say nothing else."""
 _OFFERS = words(
-    "or and also alternatively alternative either another other both possible possibly maybe perhaps could can may"
-    " might too else options choices"
+    "or and also alternatively alternative either another other both possible possibly possibility maybe perhaps could"
+    " can may might too else options choices otherwise plausible"
 )
 """Of these, those that say that there is more than one."""
-_AFTER = re.compile(
-    r"[\s$.,;:)(\]\\*\u2013\u2014-]{0,12}(?:\\text\s*\{\s*)?"
-    r"\b(?:or|alternatively|otherwise|maybe|perhaps|possibly)\b"
-    r"(?:\\?[\s,}$(]"
-    r"|(?:equivalently|(?:more )?simply|in short|rather|maybe|perhaps|possibly|else|alternatively|otherwise|also|even"
-    r"|just|it is)\b)*"
-    r"(?P<rest>[^\n]{0,200})",
-    re.IGNORECASE,
-)
-"""A word after a box that may offer another answer, and what follows it."""
-_AND = re.compile(
-    r"[\s$,)\]*]{0,12}\band\b(?:\s+also\b)?[\s$\\(]*(?P<rest>-?\\?[0-9$][^\s,;.]{0,40})(?=[\s$).\\]*(?:$|\n))",
-    re.IGNORECASE,
-)
-"""The same for "and", where nothing but a value follows."""
-_CASES = re.compile(
-    r"[\s$,;)]{0,12}(?:(?:if|when|for)\b[^.\n]{0,80}?(?:[,;]|\b(?:and|or|but)\b)[\s$\\(]*(?P<one>-?[0-9][0-9./]*)"
-    r"(?=[\s$)\\]*\b(?:if|when|for|otherwise|else)\b)"
-    r"|(?:but|though|although)?\s*(?:it|this)?\s*\b(?:could|may|might)(?: also)? be[\s$\\(]*(?P<two>-?[0-9][0-9./]*))",
-    re.IGNORECASE,
-)
-"""Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
-_CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
-_CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
-_ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
-_OFFER = re.compile(
-    r"[\s$({\\\[]*(?:(?:that|the|it|this|answer|value|result|x|y|n|is|was|be|could|may|might|can|would|equals|to|=)\b\s*|=\s*)*"
-    r"[\s$({\\\[]*[-+]?\s?(?:[0-9.]*[0-9]|\\?(?:[dt]?frac|sqrt|pi|boxed)\b|\\\$[0-9])"
-)
-"""A value, maybe after words that only lead to it."""
-_LAST = re.compile(r"\s\$?(-?[0-9][0-9.]*)\$?\s*$")
-_MARKS = re.compile(r"\\[()\[\]]|[$]|\s*[).]+\s*$")
 _MENTION = re.compile(
     r"\b(?:within|in|inside|into|using|with|by|format|the|a|an|of|like|as)\b[\s$\"'`(\\]*$", re.IGNORECASE
 )
@@ -118,22 +93,49 @@ def final_box(text: str) -> Found:
     ``\boxed{5}``): then the answer is all of them. So is a value that "or" joins to the last box. Other boxes before
     the last are intermediate results.
     """
-    found = _without_mentions(text, boxes(text))
+    found = boxes(text)
+    if breaks_off(text, found):
+        return Found("", "the last box is not finished")
+    found = _without_denied(text, _without_mentions(text, found))
     if not found:
         return Found("", "no \\boxed{} answer after the thinking", marked=False)
     if found[-1][2] < 0:
         return Found("", f"a box of more than {MAX_CONTENT} characters")
-    chosen = [found[-1]]
-    for earlier in reversed(found[:-1]):
-        if earlier[2] < 0 or not _connects(text[earlier[2] + 1 : chosen[0][0]]):
-            break
-        chosen.insert(0, earlier)
-    contents = [unboxed(text[content:end]) for _, content, end in chosen]
-    if not contents[-1]:
+    whole = [Box(start, end + 1, unboxed(text[content:end])) for start, content, end in found if end >= 0]
+    if not whole[-1].content:
         return Found("", "empty \\boxed{}")
-    contents += _offered_after(text, chosen[-1][2] + 1)
-    answers = {look(content): content for content in contents if content}
-    return Found(", ".join(answers.values()), offered=tuple(answers.values()))
+    last = stated(text, whole)
+    answers, first = [last.answer], last.start
+    for box in reversed([box for box in whole if box.start < last.start]):
+        if not _connects(text[box.end : first]):
+            break
+        answers.insert(0, box.content)
+        first = box.start
+    answers += offered_after(text, last.end) + offered_beside(text, first, last.end, whole[-1].content)
+    spelled = {look(answer): answer for answer in answers if answer}
+    return Found(", ".join(spelled.values()), offered=tuple(spelled.values()))
+
+
+def breaks_off(text: str, found: Sequence[tuple[int, int, int]] = ()) -> bool:
+    r"""Whether a box begins after the last of those ``found`` and never ends: the text is cut off there.
+
+    One that is only spoken of ("I put it within ``\boxed{``") does not count.
+    """
+    after = found[-1][2] if found else 0
+    if after < 0:
+        return False
+    start = -1
+    for match in _BOX.finditer(text, max(after, len(text) - MAX_CONTENT)):
+        start = match.start("command")
+    return start >= 0 and not _MENTION.search(text[max(0, start - 40) : start])
+
+
+def _without_denied(text: str, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The boxes but for last ones of which the text says that they are not the answer."""
+    kept = list(found)
+    while kept and kept[-1][2] >= 0 and denied(text, kept[-1][0], kept[-1][2] + 1):
+        kept.pop()
+    return kept
 
 
 def _without_mentions(text: str, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
@@ -152,39 +154,11 @@ def _without_mentions(text: str, found: list[tuple[int, int, int]]) -> list[tupl
     return kept
 
 
-def _offered_after(text: str, start: int) -> list[str]:
-    """The value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded one."""
-    joined = _AND.match(text, start)
-    if joined:
-        return [joined["rest"].strip("$ ")]
-    cases = _CASES.match(text, start)
-    if cases:
-        return [(cases["one"] or cases["two"]).rstrip(".")]
-    after = _AFTER.match(text, start)
-    if after is None:
-        return []
-    for chunk in _CHUNK.split(after["rest"]):
-        if _ROUNDED.match(chunk):
-            return []
-        if _OFFER.match(chunk):
-            return [_MARKS.sub("", chunk).strip()]
-        number = next((word for word in _WORDS.findall(chunk)[:3] if number_of(word) is not None), "")
-        if number and (number.lower() != "one" or chunk.strip(" .)").lower() == "one"):
-            return [str(number_of(number))]
-        if not chunk.strip():
-            continue
-        if not _CONDITION.match(chunk):
-            return []
-        last = _LAST.search(chunk)
-        if last:
-            return [last[1]]
-    return []
-
-
 def _connects(between: str) -> bool:
     """Whether a text only joins two answers."""
     if len(between) > _JOINT:
         return False
+    between = _LAYOUT.sub(" ", between)
     if re.search(r"[0-9]", _SUBSCRIPT.sub("", between)):
         return False
     between_words = {

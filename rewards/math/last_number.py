@@ -6,7 +6,7 @@ import re
 from collections import deque
 
 from rewards.math.clean import clean
-from rewards.math.extract import Found, bare_answer, boxes, final_box
+from rewards.math.extract import Found, bare_answer, boxes, breaks_off, final_box
 from rewards.math.readings import read
 from rewards.math.signs import ascii_signs
 from rewards.math.tree import Num, Op, Unit, Unreadable
@@ -48,6 +48,17 @@ _TOUCHING = re.compile(r"[0-9]\Z|[A-Za-z](?:[*^_/+]|\\(?:cdot|times))?\Z")
 _OUTSIDE = re.compile(
     r"\s*(?:[:|^_+](?=\S)|/(?![A-Za-z]{2})(?=\S)|\*(?=\s?[0-9A-Za-z(\\])|\*\s[0-9]|-\s?[0-9]|![0-9=!]|\\(?:cdot|times|div|pm|sqrt|frac|pi|choose)\b|\{)"
 )
+_LABELS = (
+    r"(?:steps?|equations?|eqs?\.?|lines?|parts?|sections?|figures?|fig\.?|tables?|formulas?|notes?|rules?|pages?"
+    r"|examples?|hints?)"
+)
+_REFERENCE = re.compile(
+    rf"\s?\((?:also )?(?:see|from|by|cf\.?|per|using|as in|{_LABELS})\b[^()\n]{{0,60}}\)"
+    r"|,?\s(?:as (?:shown |seen |found |computed |calculated |derived )?in|see|from|using|by|per|according to|in|of)"
+    rf" (?:the )?{_LABELS} ?[#(]?[0-9]{{1,3}}\b\)?(?:(?: and |[-\u2013]|, )[0-9]{{1,3}}\b)?",
+    re.IGNORECASE,
+)
+"""Words that say where in the text something is to be found: "(see step 2)"; its number is no value."""
 _MATHS = re.compile(
     r"\\\((?P<a>.{1,400}?)\\\)|\\\[(?P<b>.{1,400}?)\\\]|\$\$(?P<c>.{1,400}?)\$\$"
     r"|(?<!\\)\$(?P<d>[^$\n]{1,400}?)(?<!\\)\$",
@@ -64,13 +75,13 @@ def final_number(text: str) -> Found:
     marked = _after_mark(text)
     if marked is not None:
         return marked
-    if boxes(text):
+    if boxes(text) or breaks_off(text):
         boxed = final_box(text)
         return Found(boxed.answer, boxed.reason, marked=False, offered=boxed.offered)
     labels = list(_LABEL.finditer(text))
     if labels:
         tail = text[labels[-1].end() :]
-        line = bare_answer(tail.partition("\n")[0].strip(" *_")).answer
+        line = bare_answer(without_references(tail.partition("\n")[0]).strip(" *_")).answer
         if line and is_number(line):
             return Found(line, marked=False)
         if not _DIGITS.search(tail):
@@ -85,7 +96,7 @@ def _after_mark(text: str) -> Found | None:
     last = True
     while (start := text.rfind(MARK, 0, end)) >= 0:
         line, _, rest = text[start + len(MARK) : end if not last else len(text)].partition("\n")
-        answer = bare_answer(line.strip(" *#")[:MAX_TEXT]).answer
+        answer = bare_answer(without_references(line[:MAX_TEXT]).strip(" *#")).answer
         if (last and not rest.strip()) or (answer and is_number(answer)):
             return Found(answer, "" if answer else "nothing after ####")
         end, last = start, False
@@ -104,9 +115,15 @@ def is_number(text: str) -> bool:
         return False
 
 
+def without_references(text: str) -> str:
+    """The text without the numbers of its own steps, lines and pages; as it is when it has no others."""
+    found = _REFERENCE.sub("", text)
+    return found if _DIGITS.search(found) else text
+
+
 def last_number(text: str) -> Found:
     """The last number of a text, with what belongs to it: its sign, a power, a per cent sign, a word of quantity."""
-    text = ascii_signs(text[-MAX_TEXT:]).rstrip()
+    text = ascii_signs(without_references(text[-MAX_TEXT:])).rstrip()
     last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
     if last is None:
         return Found("", "no number", marked=False)

@@ -1,4 +1,4 @@
-"""The operands of an expression: numbers, names, functions, brackets, roots, matrices."""
+"""The operands of an expression: numbers, names, functions, brackets, roots."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import re
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
-from rewards.math.numerals import Numerals, base_of
+from rewards.math.environments import Environments
+from rewards.math.numerals import base_of
 from rewards.math.tokens import FUNCTIONS
 from rewards.math.tree import (
     DOTS,
     Based,
     Builder,
     Expr,
-    Listing,
-    Matrix,
     Node,
     Num,
     Op,
-    Piecewise,
     Relation,
     Seq,
     SetOf,
@@ -46,27 +44,16 @@ _SYMBOLS = words(
     " psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega pi infty hbar ell nabla partial odot mho"
     " aleph emptyset star circledast oplus varsigma top"
 )
-_MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "array"})
-_SYSTEMS = frozenset({"cases", "aligned", "align", "gathered", "dcases"})
 _UNIT_BRACKETS = {"[": "]", "(": ")", "{": "}"}
 CURRENCIES = frozenset("$£€¥₹")
-_CONDITIONS = frozenset({"if", "when", "for", "where"})
 
 
-class Operands(Numerals, ABC):
+class Operands(Environments, ABC):
     """Reads operands; what stands around them is read by the methods that a subclass adds."""
 
     @abstractmethod
     def listing(self, expand: bool = True) -> list[Node]:
         """Items between separators."""
-
-    @abstractmethod
-    def statement(self) -> Node:
-        """A value, or values with relation signs between them."""
-
-    @abstractmethod
-    def item(self) -> Node:
-        """Statements with signs of logic between them."""
 
     @abstractmethod
     def sum(self) -> Node:
@@ -344,43 +331,6 @@ class Operands(Numerals, ABC):
         else:
             parts.append(expression(self.product()))
         return Op(name, tuple(parts))
-
-    def matrix(self, kind: str) -> Node:
-        """A matrix environment, a system of statements, or values with their conditions."""
-        if kind not in _MATRICES and kind not in _SYSTEMS:
-            raise Unreadable(f"a {kind[:20]!r}")
-        rows: list[tuple[Node, ...]] = []
-        row: list[Node] = []
-        while True:
-            row.append(self.cell(bool(row)) if kind in _SYSTEMS else self.statement())
-            self.take(",", ";")
-            if self.take("&"):
-                continue
-            rows.append(tuple(row))
-            row = []
-            ended = self.take("newline")
-            if self.take(f"end {kind}"):
-                break
-            if not ended:
-                raise Unreadable("a broken matrix")
-        if kind in _MATRICES:
-            return Matrix(tuple(rows))
-        if all(len(cells) == 1 for cells in rows):
-            return Listing(tuple(cells[0] for cells in rows))
-        if all(len(cells) == 2 for cells in rows):
-            return Piecewise(tuple(rows))
-        raise Unreadable("a system with rows of different lengths")
-
-    def cell(self, condition: bool) -> Node:
-        """A statement; as a condition it may begin with "if"."""
-        if condition and self.kind() == "text":
-            words = self.tokens[self.at].value.lower().strip(" ,.:")
-            if words in _CONDITIONS:
-                self.at += 1
-            elif words in ("otherwise", "else"):
-                self.at += 1
-                return Text("otherwise")
-        return self.item()
 
 
 def described(head: Expr, conditions: list[Node]) -> Node:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from rewards.math.clean import flat, french_intervals, is_list_of_numbers, join_commas
+from rewards.math.clean import flat, french_intervals, has_thousands, is_list_of_numbers, join_commas
+from rewards.math.families import declared
+from rewards.math.forms import variables
 from rewards.math.parse import Parser
 from rewards.math.resolve import has_letter_unit, resolve
 from rewards.math.statements import grouped
 from rewards.math.tokens import Token, tokenize
-from rewards.math.tree import Clock, Node, Relation, Sym, Unreadable
+from rewards.math.tree import Clock, Family, Node, Relation, Sym, Unreadable
 
 _CLOCK = re.compile(r"([0-9]{1,2}) ?: ?([0-5][0-9])(?: ?([AaPp])\.? ?[Mm]\.?)?")
 _SECONDS = re.compile(r"([0-9]{1,2} ?: ?[0-5][0-9]) ?: ?([0-5][0-9])(?=.*[AaPp]\.? ?[Mm]|$)")
@@ -75,9 +77,21 @@ def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
     with the reason when there is no reading.
     """
     text = french_intervals(_without_braces(text))
-    texts = [text] if trusted and is_list_of_numbers(text) else list(dict.fromkeys((join_commas(text), text)))
+    if trusted and is_list_of_numbers(text):
+        texts = [text]
+    elif has_thousands(text):
+        texts = [join_commas(text)]
+    else:
+        texts = list(dict.fromkeys((join_commas(text), text)))
     readings: dict[Node, None] = {}
     reason = ""
+    family = declared(text)
+    if family is not None:
+        body, name = family
+        try:
+            readings |= {Family(node, name): None for node in _variants(body) if name in variables(node)}
+        except (Unreadable, RecursionError) as error:
+            reason = str(error) if isinstance(error, Unreadable) else "nested too deeply"
     for one in texts:
         try:
             readings |= dict.fromkeys(_variants(one))

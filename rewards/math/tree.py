@@ -148,6 +148,14 @@ class Builder:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    r"""What ``value`` is for every integer that ``name`` can be: ``x = k\pi, k \in \mathbb{Z}``."""
+
+    value: Node
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Several answers without brackets; their order does not count, unless dots stand for some of them."""
 
@@ -158,7 +166,7 @@ class Listing:
 
 Node = (
     Expr | Text | Based | Clock | Seq | SetOf | Union | Matrix | Relation | Ratio | Congruence | Joined | Piecewise
-    | Builder | Listing
+    | Builder | Family | Listing
 )  # fmt: skip
 
 DOTS = Sym("dots")
@@ -231,6 +239,8 @@ def parts_of(node: Node) -> tuple[Node, ...]:
         return (node.left, node.right, node.modulus)
     if isinstance(node, Builder):
         return (node.head, *node.conditions)
+    if isinstance(node, Family):
+        return (node.value,)
     return ()
 
 
