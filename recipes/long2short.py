@@ -34,7 +34,7 @@ def config() -> ShortenConfig:
         rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
         dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32, micro_batch_pairs=32),
         rl=SecondPhaseConfig(
-            iterations=24,
+            iterations=40,
             max_tokens=160,
             length=LengthRewardConfig(weight=0.5, start_iteration=0),
             selection_problems=64,
