@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.math.around import stated
+from rewards.math.around import with_signs
 from rewards.math.clean import look
-from rewards.math.joined import Box
-from rewards.math.offers import denied, offered_after, offered_beside
+from rewards.math.offers import denied, offered_after, offered_elsewhere
 from rewards.math.words import words
 
 _BOX = re.compile(r"(?<!\\)(?:\\\\)*(?P<command>\\(?:boxed|fbox|framebox)\s*\{)")
@@ -101,19 +100,20 @@ def final_box(text: str) -> Found:
         return Found("", "no \\boxed{} answer after the thinking", marked=False)
     if found[-1][2] < 0:
         return Found("", f"a box of more than {MAX_CONTENT} characters")
-    whole = [Box(start, end + 1, unboxed(text[content:end])) for start, content, end in found if end >= 0]
-    if not whole[-1].content:
-        return Found("", "empty \\boxed{}")
-    last = stated(text, whole)
-    answers, first = [last.answer], last.start
-    for box in reversed([box for box in whole if box.start < last.start]):
-        if not _connects(text[box.end : first]):
+    chosen = [found[-1]]
+    for earlier in reversed(found[:-1]):
+        if earlier[2] < 0 or not _connects(text[earlier[2] + 1 : chosen[0][0]]):
             break
-        answers.insert(0, box.content)
-        first = box.start
-    answers += offered_after(text, last.end) + offered_beside(text, first, last.end, whole[-1].content)
-    spelled = {look(answer): answer for answer in answers if answer}
-    return Found(", ".join(spelled.values()), offered=tuple(spelled.values()))
+        chosen.insert(0, earlier)
+    contents = [unboxed(text[content:end]) for _, content, end in chosen]
+    if not contents[-1]:
+        return Found("", "empty \\boxed{}")
+    last = chosen[-1]
+    others = offered_elsewhere(text, last[2] + 1, contents[-1])
+    contents[-1] = with_signs(text, last[0], last[2] + 1, contents[-1])
+    contents += offered_after(text, last[2] + 1) + others
+    answers = {look(content): content for content in contents if content}
+    return Found(", ".join(answers.values()), offered=tuple(answers.values()))
 
 
 def breaks_off(text: str, found: Sequence[tuple[int, int, int]] = ()) -> bool:

@@ -37,12 +37,12 @@ def grade(
     **What is read.** Only text after the last closing tag of the thinking (``</think>`` in any case, with attributes,
     or Kimi's ``◁/think▷``); thinking that never ends leaves no answer. Then, by ``rule``:
 
-    - ``boxed``: the last ``\boxed{}`` or ``\fbox{}`` whose braces balance, with what is joined to it in its formula
-      (signs, factors, units, a relation such as ``\ne``). Earlier boxes are intermediate results, unless only words
-      such as "or" stand between, or nothing: then the answer is all of them, and right as one when each alone is. The
-      same holds for another value that the text offers beside the box ("or 6", ", 6", "although 6 is possible",
-      "otherwise 6"). A box that the text denies is none. No box, an empty one and one in which the text breaks off are
-      wrong; an empty one that is only spoken of ("I put it into ``\boxed{}``") is none.
+    - ``boxed``: what stands in the last ``\boxed{}`` or ``\fbox{}`` whose braces balance, with a sign of its own before
+      it and a per cent sign after it. Earlier boxes are intermediate results, unless only words such as "or" stand
+      between, or nothing: then the answer is all of them, and right as one when each alone is. The same holds for
+      another value that the text offers after the box ("or 6", ", 6", "although 6 is possible", "otherwise 6"). A box
+      that the text denies is none. No box, an empty one and one in which the text breaks off are wrong; an empty one
+      that is only spoken of ("I put it into ``\boxed{}``") is none.
     - ``gsm8k``: the number after the last ``####`` that is no heading, else in the last box, else after ``A:`` or
       ``Answer:`` at the start of a line, else the last number of the text; with all its digits, in whatever grouping,
       its sign, power and words such as "million". A number that is part of another (``3/4``, ``4:30``, "3 to 5") is

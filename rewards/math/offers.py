@@ -11,8 +11,8 @@ import re
 
 from rewards.math.words import CARDINALS, number_of
 
-BEFORE, AFTER = 160, 400
-"""Characters before and after a box in which other answers are looked for."""
+AFTER = 400
+"""Characters after a box in which other answers are looked for."""
 
 _WORDS = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)?")
 _AFTER = re.compile(
@@ -40,13 +40,6 @@ _CASES = re.compile(
 """Another value in another case: "if n is even, 6 otherwise", "but it could be 6"."""
 _CHUNK = re.compile(r"(?:\.(?![0-9])|[,;$\n](?![0-9])|\s[\u2013\u2014-]\s)")
 _CONDITION = re.compile(r"\s*(?:if|when|for|in case|depending|where|unless|with)\b", re.IGNORECASE)
-_OR_FORMULA = re.compile(
-    r"[\s$.,;:)(\]*]{0,12}\b(?:or|alternatively|maybe|perhaps|possibly)(?:,?\s(?:maybe|perhaps|possibly|else|even|also))*,?"
-    r"\s*(?:\$|\\\()(?P<formula>[^$\n]{1,80}?)(?:\$|\\\))(?!\s*(?:=|<|>|is\b|are\b|we\b))",
-    re.IGNORECASE,
-)
-_BARE_FORMULA = re.compile(r"\s*(?=[^\s]*[\^\\+*/=0-9])[A-Za-z0-9\\^_{}()+*/=-]{2,40}\s*")
-"""An expression without spaces or marks of mathematics: ``x^3``."""
 _ROUNDED = re.compile(r"\s*(?:approximately|about|roughly|around|\\approx)", re.IGNORECASE)
 _OFFER = re.compile(
     r"[\s$({\\\[]*(?:(?:that|the|it|this|answer|value|result|x|y|n|is|was|be|could|may|might|can|would|equals|to|=)\b\s*|=\s*)*"
@@ -77,14 +70,11 @@ _KIND = r"(?:answer|solution|value|possibility|option|candidate|choice|result)"
 _OTHERS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        # A list that goes on: ", 43", "/ 43", "vs 43", or a value on a line of its own.
-        rf"^[\s.)]*(?:[,;/|&\u2013\u2014]|\b(?:to|vs\.?|versus|as well as|along with|together with)(?![A-Za-z]))"
-        rf"\s*{_NAME}\(?{_VALUE}{_END}",
+        # A list that goes on: ", 43", "/ 43".
+        rf"^[\s)]*[,;/|&]\s*\(?{_VALUE}{_END}",
+        # "or B", "maybe no"
         r"^[\s.,;)(]*\b(?:or|maybe|perhaps|possibly|alternatively|otherwise)(?:,?\s(?:maybe|perhaps|possibly|else|even"
         rf"|also))*,?\s{_LEAD}{_BECOMES}{_NAME}\(?{_VALUE}{_END}",
-        rf"^\s(?P<noun>[a-z]+)(?:,|\sor|,\sor|\sand)\s{_VALUE}\s(?P=noun)\b",
-        rf"^\s?={{1,3}}\s?{_VALUE}(?<!\.[0-9]){_END}",
-        rf"^[\s.]*\n\s*{_NAME}{_VALUE}(?=[.]?\s*(?:\n|$))",
         # "though it might be 43"
         rf"(?:^|[.,;:(!?\n-]\s*|\b(?:but|though|although|while|and|or|however|yet)\s+){_LEAD}(?:could|may|might|can)"
         rf"(?:\s(?:also|well|just|as|equally|possibly|perhaps|instead))*\s(?:be|equal)\s{_NAME}{_VALUE}{_END}",
@@ -94,18 +84,8 @@ _OTHERS = [
         rf"|another)\b[^.;\n]{{0,20}}\b{_JUDGED}\b)",
         rf"\b(?:another|an?\s(?:alternative|second|different))(?:\s(?:possible|valid|plausible|acceptable|correct))*\s{_KIND}"
         rf"\s?(?:is|are|:|=|(?:could|may|might|would)\sbe)\s?{_NAME}{_VALUE}{_END}",
-        rf"^[\s.,]*\(\s*{_NAME}{_VALUE}\s(?=(?:if|when|for|in\scase|unless)\b)",
-        rf"^[\s,]*and\s{_NAME}{_VALUE}\s(?=(?:are|is)\b[^.;\n]{{0,30}}\b{_JUDGED}\b)",
-        # "otherwise 43", "unless n is odd, in which case 43"
+        # "otherwise 43"
         rf"\b(?:otherwise|else|if\snot|in\s(?:that|which|the\sother|any\sother)\scase)\b,?(?:\sthen)?\s{_LEAD}{_BECOMES}"
-        rf"{_NAME}{_VALUE}{_END}",
-        rf"^[\s,;(]*unless\b[^.;\n]{{1,80}}?(?:,|\bthen\b)\s*{_LEAD}{_BECOMES}{_NAME}{_VALUE}{_END}",
-        rf"\b(?:maybe|perhaps|possibly)\s{_LEAD}{_BECOMES}{_NAME}{_VALUE}{_END}",
-        # A change of mind: "Wait, it is 43", "the correct answer is 43".
-        r"(?:^|[.!?;,(\n-]\s*)(?:no|wait|hmm|actually|correction|sorry|oops|rather|scratch\sthat|i\smean"
-        r"|on\ssecond\sthought)\b[,:.!\s]+(?:(?:no|actually|wait)[,.]?\s)?(?:(?:it|that|this|the\s(?:correct\s|right\s|final\s)?"
-        rf"answer)(?:'s|\sis|\sshould\sbe|\smust\sbe|\swould\sbe)?\s)?{_NAME}{_VALUE}{_END}",
-        rf"\bthe\s(?:correct\s|right\s|real\s|true\s|final\s|actual\s)?answer\s(?:is|should\sbe|must\sbe|would\sbe|:)\s?"
         rf"{_NAME}{_VALUE}{_END}",
     )
 ]
@@ -117,23 +97,6 @@ _REJECTED = re.compile(
 )
 """Words that rule a value out, in the clause that names it."""
 _CLAUSE = re.compile(r"[.;\n](?![0-9])")
-_BEFORE = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"(?:^|[\s(:,=]){_NAME}{_VALUE}(?:\s(?:if|when|for)\b[^.;\n]{{0,60}}?)?[\s).]*,?\s*"
-        r"\b(?:or|otherwise|alternatively|else|maybe|perhaps|possibly)(?:\s(?:else|maybe|perhaps|possibly|even|also))*,?"
-        rf"\s*(?:(?:it|the answer)(?:'s|\sis)\s)?{_NAME}$",
-        rf"\bboth\s{_NAME}{_VALUE}\sand\s{_NAME}$",
-        r"\b(?:answers?|values|solutions|possibilities|candidates|options)(?:\s(?:are|is|include|includes))?\s?:?\s?"
-        rf"{_NAME}{_VALUE}\s?[,;/|]\s?{_NAME}$",
-    )
-]
-"""Ways to offer a value before a box: "41 or", "both 41 and"."""
-
-_LEADS_ON = re.compile(
-    r"(?:[,;/|=]|'s|\b(?:or|and|else|also|even|is|otherwise|alternatively|maybe|perhaps|possibly)),?\s*$"
-)
-"""How every text ends that offers a value before a box."""
 _SOME_VALUE = re.compile(rf"[0-9]|\\(?:[dt]?frac|sqrt|pi)|\b(?:{'|'.join(sorted(CARDINALS))})\b", re.IGNORECASE)
 """What every text has that offers one after a box."""
 
@@ -142,8 +105,7 @@ _FILLER = (
     r"|necessarily|number|integer|for|that|it|[xn]|=)\s+)"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|n't|n’t|\bnever|\bcannot|\bneither|\bnor|\brather than|\binstead of|\bexcept(?: for)?|\bexcluding"
-    r"|\bunlike|(?<!none )(?<!no )(?<!nothing )\bother than|\b(?:any(?:thing| number| value| integer)?|everything) but)"
+    r"(?:\bnot|n't|n’t|\bnever|\bcannot)"
     rf"\s+{_FILLER}{{0,5}}$",
     re.IGNORECASE,
 )
@@ -183,15 +145,9 @@ def denied(text: str, start: int, end: int) -> bool:
     return _DENIED_BEFORE.search(before) is not None or _DENIED_AFTER.match(after) is not None
 
 
-def offered_beside(text: str, start: int, end: int, answer: str) -> list[str]:
-    """Values that the words round a box from ``start`` to ``end`` offer in place of the ``answer`` in it."""
+def offered_elsewhere(text: str, end: int, answer: str) -> list[str]:
+    """Values that the words after a box, which ends at ``end``, offer in place of the ``answer`` in it."""
     found = []
-    before = plain(text[max(0, start - BEFORE) : start])
-    if _LEADS_ON.search(before):
-        for pattern in _BEFORE:
-            match = pattern.search(before)
-            if match:
-                found.append(_counted(match["value"], answer))
     after = plain(text[end : end + AFTER])
     if _SOME_VALUE.search(after) or _is_word(answer):
         for pattern in _OTHERS:
@@ -213,9 +169,6 @@ def offered_after(text: str, start: int) -> list[str]:
     after = _AFTER.match(text, start)
     if after is None or (after["word"].lower() == "otherwise" and _REJECTED.search(_CLAUSE.split(after["rest"])[0])):
         return []
-    formula = _OR_FORMULA.match(text)
-    if formula:
-        return [formula["formula"].strip()]
     for chunk in _CHUNK.split(after["rest"]):
         if _ROUNDED.match(chunk):
             return []
@@ -226,8 +179,6 @@ def offered_after(text: str, start: int) -> list[str]:
             return [str(number_of(number))]
         if not chunk.strip():
             continue
-        if _BARE_FORMULA.fullmatch(chunk):
-            return [chunk.strip()]
         if not _CONDITION.match(chunk):
             return []
         last = _LAST.search(chunk)
