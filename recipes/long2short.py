@@ -1,7 +1,7 @@
 """long2short on the demo model: all four ways and their combination on two CPU cores, judged on one plot [A.10].
 
 `make long2short` after `make demo`. The demo's policy works steps out twice, which a surer policy need not: about
-half of its tokens can go. docs/long2short.md has the figures of three seeds.
+half of its tokens can go. docs/long2short.md has the figures of six runs.
 """
 
 from __future__ import annotations
