@@ -61,13 +61,8 @@ class Model:
     refused_by_vllm: str = ""
     """Why it cannot train with vLLM engines, if it trains with ``hf``."""
 
-    unseen_by_vllm: bool = False
-    """No verdict with vLLM engines yet."""
-
     def verdict(self, engine: str) -> str:
-        """``trains`` or ``refused``, with the ``hf`` or the ``vllm`` engine; ``unknown`` where nobody has tried."""
-        if engine == "vllm" and self.unseen_by_vllm:
-            return "unknown"
+        """``trains`` or ``refused``, with the ``hf`` or the ``vllm`` engine."""
         return "refused" if self.refused or (engine == "vllm" and self.refused_by_vllm) else "trains"
 
     def config(self) -> Any:
@@ -89,7 +84,7 @@ MODELS = (
     Model("Mixtral", "Mixtral", {**HEADS, "num_local_experts": 4, "sliding_window": None}, "experts"),
     Model("Gemma 2", "Gemma2", {**HEADS, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, "layer_types": MIXED,
           "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-          "sliding windows, soft-capped scores and logits", unseen_by_vllm=True),
+          "sliding windows, soft-capped scores and logits"),
     Model("Gemma 3", "Gemma3Text", GEMMA3, "sliding windows"),
     Model("Gemma 3, with vision", "Gemma3", {"text_config": GEMMA3, "vision_config": VISION, "image_token_index": 63,
           "mm_tokens_per_image": 4, **ENDS}, "its text model is trained, the vision tower frozen",
@@ -99,14 +94,13 @@ MODELS = (
           "hidden_dropout": 0.1}, "parallel residual, fused projections, partial rotation",
           refused_by_vllm="its log-probs are not the model's"),
     Model("GPT-2", "GPT2", {**GPT2, **ENDS}, "learned positions, convolutions for matrices"),
-    Model("OLMo 2", "Olmo2", SIZES, "norms behind the blocks", unseen_by_vllm=True),
+    Model("OLMo 2", "Olmo2", SIZES, "norms behind the blocks"),
     Model("SmolLM3", "SmolLM3", {**SIZES, "no_rope_layers": [1, 0]}, "layers without rotation"),
-    Model("Granite", "Granite", {**SIZES, **GRANITE}, "scaled embeddings, residuals, scores and logits",
-          unseen_by_vllm=True),
+    Model("Granite", "Granite", {**SIZES, **GRANITE}, "scaled embeddings, residuals, scores and logits"),
     Model("StarCoder 2", "Starcoder2", {**SIZES, **DROPOUT, "sliding_window": WINDOW, "use_bias": True},
-          "dropout without modules, sliding window", unseen_by_vllm=True),
+          "dropout without modules, sliding window"),
     Model("Cohere", "Cohere", {**SIZES, "logit_scale": 0.25}, "scaled logits, interleaved rotation"),
-    Model("OPT", "OPT", {**SIZES, **OPT}, "dropout without modules, learned positions", unseen_by_vllm=True),
+    Model("OPT", "OPT", {**SIZES, **OPT}, "dropout without modules, learned positions"),
     Model("Llama 4", "Llama4Text", {**HEADS, **LLAMA4}, "chunked attention, experts", refused=UNLIKE),
     Model("Qwen 3.5", "Qwen3_5Text", {**HEADS, **LINEAR}, "layers of linear attention", refused=UNLIKE),
     Model("Mamba", "Mamba", {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, **ENDS},

@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -63,6 +63,16 @@ def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tup
         prefix = next(name for name, module in adapted.named_modules() if module is head)
         merged.setdefault(f"{prefix}.weight", head.weight.detach())
     yield from _in_checkpoint(adapted, merged).items()
+
+
+def receivable(
+    model: nn.Module, tied: bool, weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """``weights`` without a tied LM head where the engine's model has none and takes its embeddings (Gemma in vLLM)."""
+    has_head = any(name.rpartition(".")[2] == "lm_head" for name, _ in model.named_modules())
+    for name, tensor in weights:
+        if not (tied and not has_head and name.endswith("lm_head.weight")):
+            yield name, tensor
 
 
 def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedM
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from rollout.weights import ShmReader
+from rollout.weights import ShmReader, receivable
 
 
 @dataclass
@@ -52,7 +52,8 @@ class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
     def receive_weights(self, update_info: ShmUpdate) -> None:
         """Load all tensors straight from the learner's memory."""
         payload = {"path": update_info.path, "size": update_info.size, "tensors": update_info.tensors}
-        self.model.load_weights(self._reader.read(payload))
+        tied = bool(getattr(self.model_config.hf_text_config, "tie_word_embeddings", True))
+        self.model.load_weights(receivable(self.model, tied, self._reader.read(payload)))
 
     def finish_weight_update(self) -> None:
         """Pack the layers again."""

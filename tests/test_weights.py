@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.zoo_models import MODELS
 from rollout.export import save_model
 from rollout.hf_engine import load_weights
-from rollout.weights import SHM_BACKEND, ShmReader, ShmSender, layout, named_weights, register, sender
+from rollout.weights import SHM_BACKEND, ShmReader, ShmSender, layout, named_weights, receivable, register, sender
 
 BY_FAMILY = {model.family: model for model in MODELS}
 
@@ -166,6 +166,18 @@ def test_a_killed_learner_leaves_no_memory_behind_and_a_clear_error() -> None:
     with pytest.raises(FileNotFoundError, match="another machine"):
         list(ShmReader().read(payload))
     assert not os.path.exists(payload["path"])
+
+
+def test_a_tied_head_is_left_out_for_a_model_without_one() -> None:
+    weights = [("model.embed_tokens.weight", torch.zeros(2)), ("lm_head.weight", torch.ones(2))]
+    bare, headed = torch.nn.Module(), torch.nn.Module()
+    headed.lm_head = torch.nn.Linear(1, 1)
+
+    def names(model: torch.nn.Module, tied: bool) -> list[str]:
+        return [name for name, _ in receivable(model, tied, weights)]
+
+    assert names(bare, True) == ["model.embed_tokens.weight"]
+    assert names(headed, True) == names(bare, False) == ["model.embed_tokens.weight", "lm_head.weight"]
 
 
 def test_unknown_transfer_is_refused() -> None:
