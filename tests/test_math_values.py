@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
@@ -40,6 +40,7 @@ def deeper(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
 
 @settings(deadline=None, max_examples=400)
 @given(st.recursive(st.one_of(NUMBERS, CONSTANTS), deeper, max_leaves=8))
+@example(Op("arctan", (Op("div", (Sym("pi"), Op("div", (Sym("i"), Num(Fraction(1, 10**20)))))),)))
 def test_the_true_value_lies_within_the_error(node: Expr) -> None:
     try:
         (rough, error), _ = at(node, {}, 150)

@@ -8,6 +8,7 @@ machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -43,6 +44,12 @@ def magnitude(number: Any) -> int:
     """The least n with ``|number| < 2**n``, give or take one; ``EXACT`` for 0."""
     found = mp.mag(number)
     return int(found) if mp.isfinite(found) else EXACT
+
+
+def _with_bits(function: Callable[[Any], Any], argument: Any, extra: int) -> Any:
+    """``function`` worked out with so many bits more."""
+    with mp.workprec(mp.prec + extra):
+        return function(argument)
 
 
 class Evaluation:
@@ -207,7 +214,13 @@ class Evaluation:
             self.spread = max(self.spread, -2 * size)
         if name in _SATURATED and size > 0:
             self.spread = max(self.spread, 2 * size if name.startswith("arc") else int(3 * abs(number)))
-        return self.through(getattr(mp, function), value, 20)
+        evaluate = getattr(mp, function)
+        if isinstance(number, mp.mpc) and size != EXACT:
+            # mpmath takes logarithms of what cancels here: it loses up to twice the argument's exponent in bits.
+            extra = 2 * abs(size) + 20
+            self.cost(20 * extra / mp.prec)
+            return self.through(lambda argument: _with_bits(evaluate, argument, extra), value, 20)
+        return self.through(evaluate, value, 20)
 
     def step(self, name: str, value: Value) -> Value:
         """Rounding to a whole number. What is whole but for its error is taken to be whole."""
