@@ -140,7 +140,8 @@ def measure_command(file: Path, rule: str, count: int, rounds: int) -> None:
     seconds = []
     k15 = str(Path(sys.executable).with_name("k15"))
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [k15, "grade", str(file), "--gold-field", "answer", "--rule", rule, "--out", f"{folder}/o.jsonl"]
+        arguments = [k15, "grade", str(file), "--gold-field", "answer", "--rule", rule, "--prefix", "k15_"]
+        arguments += ["--out", f"{folder}/o.jsonl"]
         for _ in range(rounds):
             began = time.perf_counter()
             subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

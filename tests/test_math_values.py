@@ -40,6 +40,9 @@ def deeper(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
 
 @settings(deadline=None, max_examples=400)
 @given(st.recursive(st.one_of(NUMBERS, CONSTANTS), deeper, max_leaves=8))
+@example(Op("sin", (Op("mul", (Sym("i"), Op("pow", (Num(Fraction(17)), Num(Fraction(46)))))),)))
+@example(Op("sin", (Op("div", (Op("div", (Num(Fraction(1)), Sym("pi"))), Num(Fraction(1, 10**80)))),)))
+@example(Op("tanh", (Op("log", (Op("add", (Sym("i"), Num(Fraction(1, 10**20)))), Sym("e"))),)))
 @example(Op("arctan", (Op("div", (Sym("pi"), Op("div", (Sym("i"), Num(Fraction(1, 10**20)))))),)))
 def test_the_true_value_lies_within_the_error(node: Expr) -> None:
     try:

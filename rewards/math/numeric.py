@@ -36,6 +36,10 @@ _SATURATED = frozenset({"tanh", "coth", "arctan", "arccot"})
 """Functions that come ever closer to a constant."""
 
 
+_PERIODIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+"""Functions that say nothing of an argument known no better than to a period."""
+
+
 class Uncertain(Exception):
     """The error is too large to go on; more precision may help."""
 
@@ -210,14 +214,19 @@ class Evaluation:
         size = magnitude(number)
         if size > 1000 or (name in ("sinh", "cosh", "tanh", "coth") and size > 20):
             raise TooLarge(f"{name} of a huge number")
+        if isinstance(number, mp.mpc) and size > 20 and not name.startswith("arc"):
+            raise TooLarge(f"{name} of a huge complex number")
+        if name in _PERIODIC and error > -3:
+            raise Uncertain(name)
         if size < 0 and size != EXACT:
             self.spread = max(self.spread, -2 * size)
         if name in _SATURATED and size > 0:
             self.spread = max(self.spread, 2 * size if name.startswith("arc") else int(3 * abs(number)))
         evaluate = getattr(mp, function)
         if isinstance(number, mp.mpc) and size != EXACT:
-            # mpmath takes logarithms of what cancels here: it loses up to twice the argument's exponent in bits.
-            extra = 2 * abs(size) + 20
+            # mpmath subtracts what cancels: up to twice the argument's exponent in bits, near a pole up to twice the
+            # bits in which the argument is known.
+            extra = 2 * (mp.prec + abs(size)) + 20
             self.cost(20 * extra / mp.prec)
             return self.through(lambda argument: _with_bits(evaluate, argument, extra), value, 20)
         return self.through(evaluate, value, 20)
