@@ -135,6 +135,16 @@ def grid(seeds: Sequence[int], names: Sequence[str], threads: Sequence[int]) -> 
     ]
 
 
+def grid_options(about: str | None, seeds: str, threads: str) -> argparse.ArgumentParser:
+    """The options that say which runs there are, with these defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default=seeds, help="0..9 or 0,3,5")
+    parser.add_argument("--capabilities", default="default,avx2,avx512", help="those that this CPU lacks are left out")
+    parser.add_argument("--threads", default=threads, help="of learner and engine, taking turns along the seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    return parser
+
+
 def grid_of(options: argparse.Namespace) -> list[Case]:
     """The grid that the command line asks for, on this CPU. Raises ``ValueError``."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -192,11 +202,7 @@ def table(found: Sequence[Outcome]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The grid; 0 when every run keeps the bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0..9", help="0..9 or 0,3,5")
-    parser.add_argument("--capabilities", default="default,avx2,avx512", help="those that this CPU lacks are left out")
-    parser.add_argument("--threads", default="1,2", help="of learner and engine, taking turns along the seeds")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser = grid_options(__doc__, "0..9", "1,2")
     options, further = parser.parse_known_args(arguments)
     try:
         cases = grid_of(options)

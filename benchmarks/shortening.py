@@ -10,7 +10,6 @@ keys (``--method rl``) go to `k15 shorten`. Results are kept; the same command g
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 from benchmarks.common import CACHE, ROOT, emit, environment, median, say
 from benchmarks.robustness import FOLDER as RUNS
-from benchmarks.robustness import Case, grid_of
+from benchmarks.robustness import Case, grid_of, grid_options
 from benchmarks.runs import tail
 from recipes.shorten.results import TITLES
 
@@ -98,11 +97,7 @@ def table(found: Sequence[Point]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """All runs; 0 when each was made short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0..2", help="0..9 or 0,3,5")
-    parser.add_argument("--capabilities", default="default,avx2,avx512", help="those that this CPU lacks are left out")
-    parser.add_argument("--threads", default="1", help="that the runs were made with")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser = grid_options(__doc__, "0..2", "1")
     options, further = parser.parse_known_args(arguments)
     try:
         cases = grid_of(options)

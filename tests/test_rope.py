@@ -86,11 +86,14 @@ def test_tables_are_those_of_transformers(rotary, parameters) -> None:
     positions = torch.tensor([0, 1, 7, 300, 2047, 8000])
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
     ours = tables(*frequencies(rotary), positions)
-    torch.testing.assert_close(torch.cat([ours[0]] * 2, 1), cos[0], atol=5e-4, rtol=0)
-    torch.testing.assert_close(torch.cat([ours[1]] * 2, 1), sin[0], atol=5e-4, rtol=0)
+    angles = positions[:, None] * torch.cat([frequencies(rotary)[0]] * 2).double()
+    rounding = (2**-22 * angles).clamp(min=2e-6)  # of frequency and product in float32: it grows with the angle
+    for mine, theirs in zip(ours, (cos[0], sin[0]), strict=True):
+        assert ((torch.cat([mine] * 2, 1) - theirs).abs() <= rounding).all()
     x = torch.randn(6, 3, 64)
+    cos, sin = (torch.cat([mine] * 2, 1)[None] for mine in ours)
     theirs, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos, sin)
-    torch.testing.assert_close(rotate(x, *ours), theirs[0].transpose(0, 1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(rotate(x, *ours), theirs[0].transpose(0, 1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -43,7 +43,8 @@ def test_it_is_the_average(tmp_path: Path, tied: bool, weight: float) -> None:
     assert ours.keys() == one.keys()
     for key, tensor in ours.items():
         expected = ((1 - weight) * one[key].double() + weight * two[key].double()).float()
-        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-8)
+        terms = (1 - weight) * one[key].double().abs() + weight * two[key].double().abs()
+        assert ((tensor.double() - expected.double()).abs() <= 2**-22 * terms).all(), "beyond float32's roundings"
         assert weight not in (0.0, 1.0) or tensor.equal(expected), key
     assert report.averaged == len(load_file(long / "model.safetensors"))
     assert (

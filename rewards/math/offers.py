@@ -105,8 +105,7 @@ _FILLER = (
     r"|necessarily|number|integer|for|that|it|[xn]|=)\s+)"
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|n't|n’t|\bnever|\bcannot)"
-    rf"\s+{_FILLER}{{0,5}}$",
+    rf"(?:\bnot|n't|n’t|\bnever|\bcannot)\s+{_FILLER}{{0,5}}$",
     re.IGNORECASE,
 )
 """Right before a box: it is what the answer is not."""
@@ -159,14 +158,14 @@ def offered_elsewhere(text: str, end: int, answer: str) -> list[str]:
 
 def offered_after(text: str, start: int) -> list[str]:
     """The value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded one."""
-    text, start = text[start : start + AFTER], 0
-    joined = _AND.match(text, start)
+    text = text[start : start + AFTER]
+    joined = _AND.match(text)
     if joined:
         return [joined["rest"].strip("$ ")]
-    cases = _CASES.match(text, start)
+    cases = _CASES.match(text)
     if cases:
         return [(cases["one"] or cases["two"]).rstrip(".")]
-    after = _AFTER.match(text, start)
+    after = _AFTER.match(text)
     if after is None or (after["word"].lower() == "otherwise" and _REJECTED.search(_CLAUSE.split(after["rest"])[0])):
         return []
     for chunk in _CHUNK.split(after["rest"]):
