@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import quantiles, ratio
-from rl.log import read_evaluations, read_metrics
+from rl.record.log import read_evaluations, read_metrics
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.common import emit, environment
 from evals.benchmarks import get
 from evals.results import read_results
-from recipes.cli import main as k15
+from recipes.commands.cli import main as k15
 
 SETS = {"graded_math_outputs.jsonl": "math500", "graded_gsm8k_outputs.jsonl": "gsm8k"}
 """File -> benchmark whose rules apply."""

@@ -183,7 +183,7 @@ def vllm_decode_line(args: argparse.Namespace, length: int) -> Line:
     from vllm import _custom_ops as ops
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
-    from rollout.moba_pages import Kernel, add_to_sums, attend, halves, plan
+    from rollout.engines.moba_pages import Kernel, add_to_sums, attend, halves, plan
 
     dtype, size = getattr(torch, args.dtype), args.page_size
     isa, count = _get_attn_isa(dtype, size, args.dim), -(-length // size)

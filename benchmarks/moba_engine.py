@@ -15,10 +15,10 @@ import time
 import torch
 
 from benchmarks.common import emit, environment, median
-from rollout.attention import PLAIN, AttentionConfig, BlockAttentionConfig
 from rollout.config import EngineConfig
 from rollout.engine import Request, Sampling
-from rollout.vllm_engine import VllmEngine
+from rollout.engines.vllm import VllmEngine
+from rollout.models.attention import PLAIN, AttentionConfig, BlockAttentionConfig
 
 VOCABULARY = 128
 REPEATS = 3

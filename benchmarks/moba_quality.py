@@ -29,10 +29,10 @@ from kernels.rope import install
 from kernels.varlen import NAME as FULL
 from kernels.varlen import register
 from rl.config import OptimizerConfig
-from rl.forward import packed_logprobs
-from rl.muon import PolicyOptimizer, build_optimizer
-from rollout import moba
-from rollout.attention import BlockAttentionConfig
+from rl.learner.forward import packed_logprobs
+from rl.optim.muon import PolicyOptimizer, build_optimizer
+from rollout.models import moba
+from rollout.models.attention import BlockAttentionConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -40,7 +40,7 @@ from benchmarks.curve import Curve, lengths
 from benchmarks.runs import RunFailed, Trained, from_checkpoint, train, warmed_up
 from recipes import quickstart
 from rl.config import RunConfig, ScratchModel, WarmupConfig
-from rl.log import read_metrics
+from rl.record.log import read_metrics
 from rollout.config import RolloutConfig
 from rollout.problems.arithmetic import Arithmetic, Split
 from rollout.problems.config import JsonlSource

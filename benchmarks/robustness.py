@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.common import CACHE, ROOT, emit, environment, median, say
 from benchmarks.runs import tail
-from recipes.promise import BROKEN
+from recipes.run.promise import BROKEN
 
 FOLDER = CACHE / "robustness"
 BEFORE, GAIN, FINAL = (0.15, 0.50), 0.25, 0.60

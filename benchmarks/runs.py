@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common import CACHE, ROOT, MemoryWatch, say
 from benchmarks.curve import Curve, RunWatch
 from recipes import quickstart
-from recipes.promise import BROKEN
+from recipes.run.promise import BROKEN
 from rl.config import ModelConfig, PretrainedModel, RunConfig
 from rl.config_io import dump
 

@@ -109,10 +109,10 @@ def run(settings: Settings, result: Path) -> None:
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOTrainer
 
-    from recipes.setup import prepare
+    from recipes.run.setup import prepare
     from rl.config import RunConfig
     from rl.config_io import load, read_file
-    from rollout.prompts import messages
+    from rollout.models.prompts import messages
 
     config = load(RunConfig(), read_file(Path(settings.config)), [])
     setup = prepare(config)

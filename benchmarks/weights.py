@@ -137,7 +137,7 @@ def measure_floors(model_path: str, size: int, rounds: int) -> tuple[list[float]
     """Run ``floors`` in a process that has the engine's environment."""
     import os
 
-    from rollout.vllm_engine import environment as engine_environment
+    from rollout.engines.vllm import environment as engine_environment
 
     command = [sys.executable, "-m", "benchmarks.weights", "--floors", model_path, str(size), "--rounds", str(rounds)]
     env = {**os.environ, **engine_environment(EngineConfig()), "TRANSFORMERS_VERBOSITY": "error"}
@@ -148,9 +148,9 @@ def measure_floors(model_path: str, size: int, rounds: int) -> tuple[list[float]
 
 def measure_publishes(model: str, rounds: int, folder: Path) -> tuple[str, int, list[Publish]]:
     """Publish ``rounds`` times with the product's learner and engine; returns model path, bytes and times."""
-    from recipes.launching import launch
-    from recipes.setup import prepare
-    from rl.run_dir import RunDir
+    from recipes.run.launching import launch
+    from recipes.run.setup import prepare
+    from rl.state.run_dir import RunDir
 
     config = config_of(model)
     setup = prepare(config)
@@ -181,7 +181,7 @@ def measure_publishes(model: str, rounds: int, folder: Path) -> tuple[str, int, 
 
 def smollm2_path() -> str:
     """Directory of SmolLM2's weights."""
-    from rollout.pretrained import resolve_model
+    from rollout.models.pretrained import resolve_model
 
     base = smollm2.config().model.base
     assert isinstance(base, PretrainedModel)

@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.zoo_models import MODELS, PAGE, VOCABULARY, WINDOW, Model, page, save
 from rl.config import RunConfig
-from rl.host import LearnerHost
+from rl.learner.host import LearnerHost
 from rollout.engine import EngineError
-from rollout.pool import Pool
+from rollout.engines.actor import build_engine
+from rollout.pool.pool import Pool
 from rollout.types import Group, Problem, Rollout
-from rollout.worker import build_engine
 
 CONTEXT = 96
 """Tokens of the longest sequence: four windows."""
@@ -134,7 +134,7 @@ def train(path: Path, kind: str, scratch: Path) -> float:
 
 def judge(model: Model, kind: str) -> tuple[str, str]:
     """(verdict, detail): ``trains``, ``refused`` or ``fails``, and the gap or the reason."""
-    from rl.policy import PolicyError
+    from rl.learner.policy import PolicyError
 
     with tempfile.TemporaryDirectory() as folder:
         path = save(model, Path(folder) / "model")

@@ -144,8 +144,9 @@ minute) and `--engine vllm` judge the table again; `--page` writes this page.
 FOOT = """
 Whatever the learner would compute differently from transformers is refused before anything is spent: at the start of a
 run it compares log-probs and the gradient of every parameter with the model's own forward pass, in the mode that
-training uses and at a length beyond every sliding window (`rl/probe.py`). Then engine and learner are compared, before
-the warm-up. After the first optimiser step every parameter with a gradient must have changed (`rl/movement.py`).
+training uses and at a length beyond every sliding window (`rl/learner/probe.py`). Then engine and learner are compared,
+before the warm-up. After the first optimiser step every parameter with a gradient must have changed
+(`rl/learner/movement.py`).
 
 - Dropout is switched off wherever an architecture keeps it.
 - Of multimodal Gemma 3 the text model is trained; the vision tower is frozen.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evals.evaluate import Ask, Done, Response
-from rollout.board import Completion
 from rollout.engine import Delta, Request, Sampling
+from rollout.pool.board import Completion
 from rollout.types import Problem, StopReason
 
 
@@ -30,7 +30,7 @@ class PoolResponder:
     render: Callable[[Problem], tuple[int, ...]]
     """Prompt tokens of a problem; at least one token must be left of the context."""
     graded: Callable[[Sequence[int], Sequence[int]], str]
-    """Prompt and response tokens -> the text that is graded (``rollout.prompts.Transcript.graded``)."""
+    """Prompt and response tokens -> the text that is graded (``rollout.models.prompts.Transcript.graded``)."""
     sampling: Sampling
     max_tokens: int
     """Longest response."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from evals.benchmark import Benchmark
-from rollout.prompts import render_chat
-from rollout.templates import check_template
+from rollout.models.prompts import render_chat
+from rollout.models.templates import check_template
 from rollout.types import Problem
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
-from rollout.attention import AttentionConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
+from rollout.models.attention import AttentionConfig
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rl.config import RunConfig
 from rl.stop import Interrupted
 from rollout.engine import Engine, WeightUpdate
-from rollout.guard import Guard
+from rollout.engines.guard import Guard
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
-    from rl.learner import IterationStats
+    from rl.learner.learner import IterationStats
     from rl.warmup import Pair
 
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class RayPolicy:
         self.call("load", folder)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
-        """See ``rl.host.LearnerHost``."""
+        """See ``rl.learner.host.LearnerHost``."""
         self.call("export", folder, dtype)
 
     def save(self, folder: Path) -> None:
@@ -263,11 +263,11 @@ class RayPolicy:
         self.call("save", folder)
 
     def replace(self, config: RunConfig, model_path: Path | str) -> None:
-        """See ``rl.host.LearnerHost``."""
+        """See ``rl.learner.host.LearnerHost``."""
         self.call("replace", config, model_path, timeout_s=config.engine.start_timeout_s)
 
     def stream(self, steps: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
-        """See ``rl.host.LearnerHost``; hands out each item as it comes, however long that takes.
+        """See ``rl.learner.host.LearnerHost``; hands out each item as it comes, however long that takes.
 
         Raises ``LearnerDead`` when the actor is gone; exceptions of ``steps`` itself arrive as they are.
         """
@@ -323,7 +323,7 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     """Start the learner actor on ``model_path`` (a Hugging Face directory)."""
     import ray
 
-    from rl.host import LearnerHost
+    from rl.learner.host import LearnerHost
 
     options = _learner_options(config, group)
     actor = ray.remote(LearnerHost).options(**options).remote(config, model_path, weight_backend(config))
@@ -334,7 +334,7 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
 
 def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
     """An engine in an actor of its own; started by the pool, again after each death."""
-    from rollout.worker import RayEngine
+    from rollout.engines.actor import RayEngine
 
     engine = config.engine
     gpus = config.ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0

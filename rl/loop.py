@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl import checkpoint
-from rl.checkpoint import RunState, Totals
 from rl.config import RunConfig
-from rl.journal import Journal
-from rl.learner import IterationStats
-from rl.log import MetricsLog, Timer
-from rl.measure import drawn_under, iteration_metrics
-from rl.metrics import IterationMetrics
-from rl.objective import advantages
+from rl.learner.learner import IterationStats
+from rl.objectives.mirror_descent import advantages
+from rl.record.log import MetricsLog, Timer
+from rl.record.measure import drawn_under, iteration_metrics
+from rl.record.metrics import IterationMetrics
 from rl.rewarding import Rewarder, ScoredGroup
+from rl.state import checkpoint
+from rl.state.checkpoint import RunState, Totals
+from rl.state.journal import Journal
 from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
 from rollout.partial import fold
-from rollout.pool import Pool, PublishReport
+from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
 from rollout.types import Group, Problem, Rollout, WeightVersion, split
 

@@ -13,7 +13,7 @@ from rollout.grading import verdict
 from rollout.types import Group, Problem, Rollout, StopReason
 
 Graded = Callable[[Sequence[int], Sequence[int]], str]
-"""``(prompt tokens, response tokens)`` -> the text that is graded (``rollout.prompts.Transcript.graded``)."""
+"""``(prompt tokens, response tokens)`` -> the text that is graded (``rollout.models.prompts.Transcript.graded``)."""
 Verify = Callable[[Problem, str], Score]
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
-from rl import checkpoint
-from rl.checkpoint import RunState
 from rl.config import WarmupStage
+from rl.state import checkpoint
+from rl.state.checkpoint import RunState
 from rl.stop import Interrupted, Stopper
 from rollout.progress import Progress
 from rollout.seeds import seed_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
-from rollout.mailbox import Mailbox
+from rollout.engines.mailbox import Mailbox
 from rollout.partial import repeats
 from rollout.seeds import seed_of
 from rollout.types import StopReason

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 from xdist.scheduler import LoadScopeScheduling
 
-ROOT = Path(__file__).parent.parent
 START_ATTEMPTS = 3
 """Ray gives its own processes 30 s to come up, and no setting changes that: too little beside enough other work."""
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from recipes.cli import main
-from rl.journal import Journal
+from recipes.commands.cli import main
+from rl.state.journal import Journal
 from rollout.engine import Delta, Request
-from rollout.worker import RayEngine
+from rollout.engines.actor import RayEngine
 from tests.processes import until_gone
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.evaluate import Answer, Ask, Done, Response
 from rewards.score import Score
-from rollout.tokenizer import build_tokenizer
+from rollout.models.tokenizer import build_tokenizer
 from rollout.types import Problem, StopReason
 
 CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]

@@ -9,10 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rewards.score import Score
-from rl.batch import Batch, pack
 from rl.config import RunConfig, ScratchModel
-from rl.policy import create_model
-from rollout.tokenizer import build_tokenizer
+from rl.learner.batch import Batch, pack
+from rl.learner.policy import create_model
+from rollout.models.tokenizer import build_tokenizer
 from rollout.types import Group, Problem, Rollout, Segment, StopReason
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for long on a busy machine

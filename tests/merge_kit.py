@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from recipes.shorten.merge import MergeError, merge
+from rollout.models.tokenizer import build_tokenizer
 from rollout.problems.arithmetic import TOKENS
-from rollout.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for long on a busy machine
 

@@ -13,7 +13,7 @@ from rollout.engine import (
     WeightUpdate,
 )
 from rollout.fake_engine import FakeEngine, Faults, seeded_script
-from rollout.pool import Pool
+from rollout.pool.pool import Pool
 from rollout.types import Group, Rollout
 
 EOS = 31

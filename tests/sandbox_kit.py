@@ -13,8 +13,6 @@ from rewards.code.sandbox import Sandbox, open_sandbox
 from rewards.code.types import Job, Limits
 from tests.processes import PATIENCE_S, until
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from rewards.score import Score
 from rewards.stats import bootstrap_ci, mean_ci
-from rl.log import Evaluation, MetricsLog, write_evaluation
-from rl.metrics import IterationMetrics, of_rollouts
+from rl.record.log import Evaluation, MetricsLog, write_evaluation
+from rl.record.metrics import IterationMetrics, of_rollouts
+from rl.record.rollout_store import to_table, write_rollouts
 from rl.rewarding import ScoredGroup, reward_group
-from rl.rollout_store import to_table, write_rollouts
 from rollout.types import Group, Problem, Rollout, Segment, StopReason
 
 HOSTILE = (

@@ -1,7 +1,7 @@
 """How to add a benchmark: copy this file to ``evals/benchmarks/<name>.py`` and change it. Nothing else is needed.
 
-Names that begin with ``_`` are no benchmarks, so this file is none. ``tests/test_eval_benchmarks.py`` copies it, runs
-it on a small file and checks every benchmark in the folder: name, settings, local file, prompt.
+Names that begin with ``_`` are no benchmarks, so this file is none. ``tests/evals/test_eval_benchmarks.py`` copies it,
+runs it on a small file and checks every benchmark in the folder: name, settings, local file, prompt.
 
 Data: a JSON Lines file, one problem a line, with ``problem`` and ``answer`` (texts), perhaps ``id`` and ``source``, and
 any further fields, which ``breakdown`` may name and ``verify`` finds in ``problem.extra``. A data set of the hub has

@@ -12,12 +12,12 @@ from evals.evaluate import Answer, Ask, Done, Responder, asks_of
 from evals.offline import Task, run_task
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.eval_tasks import files_fingerprint
-from recipes.setup import Setup
+from recipes.commands.eval_tasks import files_fingerprint
+from recipes.run.setup import Setup
 from recipes.shorten.workers import Workers
 from rl.stop import Stopper
 from rollout.engine import Sampling
-from rollout.pool import Pool
+from rollout.pool.pool import Pool
 from rollout.problems.source import ProblemList
 from rollout.types import Problem
 

@@ -12,9 +12,9 @@ from typing import Any
 from recipes.shorten.config import DpoConfig
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
-from rl.disk import writing
-from rollout.export import save_model, save_tokenizer
-from rollout.pretrained import files_of
+from rl.state.disk import writing
+from rollout.models.export import save_model, save_tokenizer
+from rollout.models.pretrained import files_of
 from rollout.progress import progress
 from rollout.strict_json import dumps
 
@@ -101,7 +101,7 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
     from transformers import AutoTokenizer
     from transformers.trainer_utils import get_last_checkpoint
 
-    from rl.policy import check_tokenizer
+    from rl.learner.policy import check_tokenizer
 
     if job.config.model.threads:
         torch.set_num_threads(job.config.model.threads)
@@ -126,8 +126,8 @@ def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -
 
 def _load(job: Job) -> Any:
     """The model in float32, with block attention if it was trained with it."""
-    from rl.policy import load_model
-    from rollout import moba
+    from rl.learner.policy import load_model
+    from rollout.models import moba
 
     model = load_model(job.model)
     block = moba.read(model.config.get_text_config())

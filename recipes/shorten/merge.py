@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from recipes.shorten.merge_checkpoint import INDEX, SMALL, Checkpoint, MergeError, first_line, local, weight_files
 from recipes.shorten.merge_checks import check_configs, check_tensors, check_tokenizers
-from rl.disk import writing
-from rollout.export import save_model
+from rl.state.disk import writing
+from rollout.models.export import save_model
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from recipes.setup import Setup, prepare
+from recipes.run.setup import Setup, prepare
 from recipes.shorten.answering import OnDemand, Questions, answer_all
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.dpo import TokenPair, optimise
@@ -172,7 +172,7 @@ class Shortening:
             chooser = Chooser(self.order.run_dir, self.order.original, self.config, self.workers, self.stopper)
             base, why = chooser.choose(self._problems_for_selection(), folder)
         say(f"{TITLES['rl']}: {why}")
-        from recipes.run import run
+        from recipes.run.session import run
 
         code = run(second_phase(self.config, base), folder / "run", self.workers.launch)
         if code:
@@ -213,7 +213,7 @@ class Shortening:
         return tuple(self.setup.train[index] for index in self.setup.usable(sampled + wanted)[-wanted:])
 
     def _facts(self) -> dict[str, str]:
-        from recipes.eval import facts
+        from recipes.commands.eval import facts
 
         run = self.config.run
         return {
@@ -232,7 +232,7 @@ def shorten(order: Order) -> int:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from recipes.run import EXPECTED, located
+    from recipes.run.session import EXPECTED, located
 
     disable_progress_bar()  # loading bars of transformers would tear ours
     with Stopper() as stopper:
@@ -281,6 +281,6 @@ def _mean_length(answers: Sequence[Answer]) -> float:
 
 
 def _fingerprint(model: Path) -> str:
-    from recipes.eval_tasks import files_fingerprint
+    from recipes.commands.eval_tasks import files_fingerprint
 
     return files_fingerprint(model) if model.is_dir() else hashlib.sha256(json.dumps(str(model)).encode()).hexdigest()

@@ -8,18 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evals.evaluate import result_of
-from recipes.finish import model_writer
-from recipes.launching import Machines, starting_model
-from recipes.probe import first_probe
-from recipes.setup import Setup, prepare
+from recipes.run.finish import model_writer
+from recipes.run.launching import Machines, starting_model
+from recipes.run.probe import first_probe
+from recipes.run.setup import Setup, prepare
 from recipes.shorten.answering import Questions, answer_all, responder
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.selection import Candidate, best_base
 from recipes.shorten.training import on_model
 from recipes.shorten.workers import Workers
-from rl import checkpoint, loop
+from rl import loop
 from rl.config import RunConfig
-from rl.run_dir import RunDir
+from rl.state import checkpoint
+from rl.state.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.files import replace_file
 from rollout.progress import waiting

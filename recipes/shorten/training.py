@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.finish import model_writer
-from recipes.setup import Setup
+from recipes.run.finish import model_writer
+from recipes.run.setup import Setup
 from recipes.shorten.config import FineTuneConfig
 from recipes.shorten.workers import Workers
 from rl.config import PretrainedModel, RunConfig, WarmupStage

@@ -13,20 +13,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from recipes.launching import Machines, Site, starting_model
-from recipes.probe import first_probe
-from recipes.setup import Setup
+from recipes.run.launching import Machines, Site, starting_model
+from recipes.run.probe import first_probe
+from recipes.run.setup import Setup
 from recipes.shorten.merge_checks import HARMLESS
 from rl import loop
 from rl.config import RunConfig
-from rl.run_dir import RunDir
+from rl.state.run_dir import RunDir
 from rl.stop import Stopper
-from rollout.pool import Pool
-from rollout.pretrained import resolve_model
+from rollout.models.pretrained import resolve_model
+from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
-    from rl.host import LearnerHost
     from rl.launch import RayPolicy
+    from rl.learner.host import LearnerHost
 
 
 class Workers:
@@ -79,7 +79,7 @@ class Workers:
         return Machines(self._learner(site, config, model), self._pool)
 
     def launch(self, setup: Setup, directory: RunDir, _: ExitStack, __: Callable[[], None]) -> Machines:
-        """``recipes.launching.Launcher`` for a training run."""
+        """``recipes.run.launching.Launcher`` for a training run."""
         return self.machines(setup.config, starting_model(setup, directory), setup.end)
 
     def serve(self, setup: Setup, model: Path | str) -> Pool:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rl.run_dir import flatten
+from rl.state.run_dir import flatten
 from rollout.files import replace_file
 
 UNIMPORTANT = ("run.log.", "run.ray.", "run.checkpoint.", "run.recipe")

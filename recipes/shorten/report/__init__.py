@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from evals.evaluate import Answer, by_problem
-from evals.report import histogram
+from evals.report.evaluation import histogram
+from evals.report.page import render
 from recipes.shorten.efficiency import dominated_by, efficiency, token_change, verdict
 from recipes.shorten.plot import limits
 from recipes.shorten.results import TITLES, Variant
 from rollout.files import replace_file
-from rollout.page import render
 from rollout.plain import clip, one_line
 
 SCHEMA = "k15.shorten/1"

@@ -1,0 +1,131 @@
+"""``report.html`` of an evaluation: scores with intervals, breakdown, lengths, and answers to look through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from evals.evaluate import Answer
+from evals.report.page import render
+from evals.results import Results
+from rollout.files import replace_file
+from rollout.plain import clip, one_line
+from rollout.strict_json import dumps
+
+SHOWN = 400
+"""Answers in the page at most, over all benchmarks."""
+TEXT_LIMIT = 12_000
+"""Characters of one text; beyond it head and tail are shown."""
+TEXT_BUDGET = 3_000_000
+"""Characters of all answers together."""
+BINS = 24
+"""Bars of a length histogram at most."""
+
+
+def write_report(path: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
+    """Write the page for ``results``; ``answers`` are those behind it, by benchmark. Raises ``OSError``."""
+    script = (resources.files("evals.report.evaluation") / "report.js").read_text("utf-8")
+    title = f"{one_line(results.model, 80)} \N{MIDDLE DOT} k15 eval"
+    replace_file(path, render(title, payload(results, answers), script, "answers").encode())
+
+
+def payload(results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> dict[str, Any]:
+    """Everything that the page shows, as plain JSON data."""
+    total = sum(len(own) for _, own in answers)
+    share = SHOWN // max(1, len(answers))
+    chosen = [(name, answer) for name, own in answers for answer in choose(own, share)]
+    limit = min(TEXT_LIMIT, TEXT_BUDGET // max(1, len(chosen)))
+    lengths = {name: histogram(own) for name, own in answers}
+    data = asdict(results)
+    for row in data["benchmarks"]:
+        del row["problems"]
+        row["settings"].pop("prompt", None)
+        row["first_prompt"] = clip(row["first_prompt"], TEXT_LIMIT)
+        row["histogram"] = lengths.get(row["name"])
+        row["problem_count"] = row["score"]["problems"] if row["score"] else 0
+    return {
+        "model": results.model,
+        "facts": results.facts,
+        "benchmarks": data["benchmarks"],
+        "answers": [shown(name, answer, limit) for name, answer in chosen],
+        "answers_total": total,
+    }
+
+
+def choose(answers: Sequence[Answer], limit: int) -> list[Answer]:
+    """At most ``limit`` answers, in order: of each verdict and stop an even spread first, then of the rest."""
+    if len(answers) <= limit:
+        return list(answers)
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for index, answer in enumerate(answers):
+        kinds.setdefault((answer.score.verdict, str(answer.response.stop)), []).append(index)
+    picked: set[int] = set()
+    for members in kinds.values():
+        picked.update(_evenly(members, max(1, limit // (2 * len(kinds)))))
+    rest = [index for index in range(len(answers)) if index not in picked]
+    picked.update(_evenly(rest, limit - len(picked)))
+    return [answers[index] for index in sorted(picked)]
+
+
+def _evenly(items: Sequence[int], count: int) -> list[int]:
+    if count <= 0:
+        return []
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
+    """One answer as the page shows it, texts clipped."""
+    problem, response, score = answer.problem, answer.response, answer.score
+    small = {k: v for k, v in problem.extra.items() if isinstance(v, str | int | float) and 0 < len(str(v)) <= 80}
+    return {
+        "benchmark": benchmark,
+        "id": problem.id,
+        "sample": answer.sample,
+        "question": clip(problem.prompt, limit),
+        "reference": clip(problem.answer, 2000),
+        "response": clip(response.text, limit),
+        "extracted": clip(score.extracted, 2000),
+        "verdict": score.verdict,
+        "score": score.total,
+        "parts": dict(score.parts),
+        "reason": clip(score.reason or response.error, 400),
+        "stop": response.stop,
+        "tokens": response.tokens,
+        "fields": dumps(small, default=str) if small else "",
+    }
+
+
+def histogram(answers: Sequence[Answer], longest: int = 0) -> dict[str, Any] | None:
+    """Counts of response lengths by verdict; in characters when the tokens are not known.
+
+    The bins reach up to ``longest`` at least, so that histograms of several models can have the same ones.
+
+    ``edges`` [b + 1] bound the bins, ``right``, ``wrong`` and ``ungradable`` [b] count. ``None`` without answers.
+    """
+    known = all(answer.response.tokens is not None for answer in answers)
+    lengths = [answer.response.tokens or 0 if known else len(answer.response.text) for answer in answers]
+    if not lengths:
+        return None
+    reach = max(longest, *lengths)
+    width = _nice(reach / BINS)
+    bins = reach // width + 1
+    counts = {verdict: [0] * bins for verdict in ("correct", "wrong", "ungradable")}
+    for answer, length in zip(answers, lengths, strict=True):
+        counts[answer.score.verdict][length // width] += 1
+    edges = [width * i for i in range(bins + 1)]
+    return {"unit": "tokens" if known else "characters", "edges": edges, **counts}
+
+
+def _nice(width: float) -> int:
+    """The next of 1, 2, 5, 10, 20, ... from ``width`` on."""
+    power = 1
+    while True:
+        for factor in (1, 2, 5):
+            if factor * power >= width:
+                return factor * power
+        power *= 10

@@ -1,0 +1,145 @@
+"""``report.html`` of a run: read, choose, draw, write."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from evals.report.page import render
+from evals.report.run.data import ReportError, RunData, read_run
+from evals.report.run.figures import sections
+from evals.report.run.samples import Samples, load_samples
+from rl.record.health import Course, findings
+from rl.record.log import Evaluation, LogError, replace_file
+
+FILE = "report.html"
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write ``<run>/report.html`` and return its path; a run still going gets the report of what there is so far.
+
+    Raises ``ReportError`` when the directory is no run or cannot be written, also for records that cannot be read.
+    """
+    try:
+        run = read_run(run_dir)
+    except LogError as error:
+        raise ReportError(str(error)) from error
+    files = resources.files("evals.report.run")
+    script = (files / "charts.js").read_text("utf-8") + (files / "page.js").read_text("utf-8")
+    page = render(f"{run.name} \N{MIDDLE DOT} k15", payload(run, load_samples(run_dir)), script, "rollouts")
+    path = run_dir / FILE
+    try:
+        replace_file(path, page.encode())
+    except OSError as error:
+        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def payload(run: RunData, samples: Samples) -> dict[str, Any]:
+    """Everything that the page shows, as plain JSON data."""
+    return {
+        "name": run.name,
+        "recipe": run.facts.get("recipe"),
+        "model": run.model,
+        "facts": run.facts,
+        "config": run.config_text,
+        "state": _state(run),
+        "verdict": verdict(run),
+        "promise": promise(run),
+        "findings": told(run),
+        "evaluations": [asdict(item) for item in run.evaluations],
+        "before": _shown_evaluation(run.evaluation("before")),
+        "after": _shown_evaluation(_latest(run)),
+        "totals": _totals(run),
+        "sections": [asdict(section) for section in sections(run)],
+        "rollouts": samples.rows,
+        "rollouts_total": samples.total,
+        "notes": samples.problems,
+    }
+
+
+def verdict(run: RunData) -> str:
+    """One sentence on held-out accuracy: what changed, and whether the intervals allow to say so."""
+    before, after = run.evaluation("before"), _latest(run)
+    if before is None and after is None:
+        return "No held-out evaluation yet."
+    if before is None or after is None:
+        there = next(item for item in (before, after) if item)
+        rate = _percent(there.accuracy.mean)
+        return f"Held-out accuracy {rate} after {there.iteration} iterations; nothing to compare it with yet."
+    change = 100 * (after.accuracy.mean - before.accuracy.mean)
+    apart = before.accuracy.high < after.accuracy.low or after.accuracy.high < before.accuracy.low
+    word = "rose" if change > 0 else "fell" if change < 0 else "stayed"
+    moved = f"by {abs(change):.1f} points to" if change else "at"
+    paired = (run.summary or {}).get("accuracy_change") if after.name == "after" else None
+    overlap = "do not overlap" if apart else "overlap" if paired else "overlap, so this may be chance"
+    return (
+        f"Held-out accuracy {word} {moved} {_percent(after.accuracy.mean)} over {after.iteration - before.iteration} "
+        f"iterations; the 95\u00a0% intervals {overlap}." + (f" {_paired(paired)}" if paired else "")
+    )
+
+
+def told(run: RunData) -> list[dict[str, str]]:
+    """What a person should know of the run: what its summary says, or what shows so far."""
+    if run.summary is not None:
+        return list(run.summary.get("findings", ()))
+    if run.planned is None or run.k is None:
+        return []
+    course = Course(run.planned, run.k, run.rows, run.evaluation("before"))
+    return [asdict(finding) for finding in findings(course)]
+
+
+def promise(run: RunData) -> str:
+    """One sentence on what the recipe promised of a finished run; empty when it promised nothing or is still due."""
+    given = (run.summary or {}).get("promise")
+    if not given:
+        return ""
+    if given["void"]:
+        return f"Its recipe's promise ({given['words']}) is not judged: {', '.join(given['void'])}."
+    return f"Its recipe's promise {'is kept' if given['kept'] else 'is broken'}: {given['words']}."
+
+
+def _paired(change: dict[str, Any]) -> str:
+    """The change problem by problem, which the same problems before and after allow to tell more closely."""
+    low, high = (100 * limit for limit in change["ci95"])
+    chance = ": this may be chance" if low <= 0 <= high or change["p"] > 0.05 else ""
+    return (
+        f"Problem by problem it changed by {100 * change['mean']:+.1f} points [{low:+.1f}, {high:+.1f}], "
+        f"p\u00a0=\u00a0{change['p']:.2g}{chance}."
+    )
+
+
+def _latest(run: RunData) -> Evaluation | None:
+    """``after``, or the newest one in between."""
+    between = [item for item in run.evaluations if item.name != "before"]
+    return run.evaluation("after") or (between[-1] if between else None)
+
+
+def _shown_evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    return asdict(evaluation) if evaluation else None
+
+
+def _state(run: RunData) -> str:
+    done = run.rows[-1]["iteration"] + 1 if run.rows else 0
+    planned = f" of {run.planned}" if run.planned is not None and run.planned != done else ""
+    return f"{done}{planned} iterations, {'finished' if run.complete else 'not finished'}"
+
+
+def _totals(run: RunData) -> dict[str, float | None]:
+    return {
+        "rollouts": run.total("rollouts/finished"),
+        "resumed": run.total("rollouts/resumed"),
+        "ungradable": run.total("rollouts/ungradable"),
+        "tokens": run.total("tokens/sampled"),
+        "saved": run.total("tokens/saved_by_repetition"),
+        "seconds": run.total("time/total"),
+        "gap": run.largest("probe/max_gap", "gap/max"),
+        "versions": run.largest("rollouts/versions_max"),
+        "skipped": run.total("steps/skipped"),
+    }
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}\u00a0%"

@@ -1,0 +1,117 @@
+"""What the report needs of a run directory, read once. Works on a run that is still going."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rl.config_io import parse_yaml
+from rl.record.log import FILE, Evaluation, read_evaluations, read_metrics
+
+
+class ReportError(RuntimeError):
+    """The directory is no run, or a file of it cannot be understood."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as read from its directory."""
+
+    name: str
+    """Name of the directory."""
+    facts: dict[str, Any]
+    """``run.json``: recipe, git_revision, seed, started, versions ...; empty when missing."""
+    config_text: str
+    """``config.yaml`` as it stands; empty when missing."""
+    rows: list[dict[str, Any]]
+    """``metrics.jsonl``, by iteration."""
+    evaluations: list[Evaluation]
+    """Held-out evaluations, by iteration."""
+    planned: int | None
+    """Iterations the configuration asks for; ``None`` when unknown."""
+    k: int | None
+    """Responses per problem in training; ``None`` when unknown."""
+    model: str
+    """What the policy started from, in words; empty when unknown."""
+    summary: dict[str, Any] | None
+    """``summary.json``; ``None`` until the run is finished."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run is finished."""
+        return self.summary is not None
+
+    def column(self, key: str) -> list[float | None]:
+        """One metric over the rows; ``None`` where a row lacks it."""
+        return [row.get(key) for row in self.rows]
+
+    def total(self, key: str) -> float:
+        """Sum of a metric over the rows that have it."""
+        return sum(value for value in self.column(key) if value is not None)
+
+    def largest(self, *keys: str) -> float | None:
+        """Largest value of the metrics over all rows; ``None`` when no row has one."""
+        return max((value for key in keys for value in self.column(key) if value is not None), default=None)
+
+    def evaluation(self, name: str) -> Evaluation | None:
+        """The evaluation of that name."""
+        return next((item for item in self.evaluations if item.name == name), None)
+
+
+def read_run(run_dir: Path) -> RunData:
+    """Read a run. Raises ``ReportError`` when ``run_dir`` is none, ``LogError`` naming a broken file and line."""
+    if not run_dir.is_dir():
+        what = "a file" if run_dir.exists() else "no such directory"
+        raise ReportError(f"{run_dir}: {what}; give the directory of a run, e.g. runs/demo")
+    if not any((run_dir / name).exists() for name in (FILE, "run.json", "config.yaml")):
+        raise ReportError(f"{run_dir}: not a run directory (no config.yaml, run.json or {FILE} in it)")
+    config_path = run_dir / "config.yaml"
+    config_text = config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else ""
+    config = _mapping(config_path, config_text)
+    planned, rollout = config.get("iterations"), config.get("rollout")
+    k = rollout.get("k") if isinstance(rollout, dict) else None
+    return RunData(
+        name=run_dir.resolve().name,
+        facts=_facts(run_dir / "run.json"),
+        config_text=config_text,
+        rows=sorted(read_metrics(run_dir), key=lambda row: row["iteration"]),
+        evaluations=read_evaluations(run_dir),
+        planned=planned if isinstance(planned, int) else None,
+        k=k if isinstance(k, int) else None,
+        model=_model_words(config),
+        summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
+    )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ReportError(f"{path}: not JSON ({error}); remove it to go on without") from error
+    if not isinstance(facts, dict):
+        raise ReportError(f"{path}: not a JSON object; remove it to go on without")
+    return facts
+
+
+def _mapping(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _model_words(config: dict[str, Any]) -> str:
+    model = config.get("model")
+    base = model.get("base") if isinstance(model, dict) else None
+    if not isinstance(base, dict):
+        return ""
+    if base.get("kind") == "scratch":
+        return f"Llama from scratch, {base.get('layers', '?')} layers, width {base.get('width', '?')}"
+    return str(base.get("path", ""))

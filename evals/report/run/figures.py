@@ -1,0 +1,271 @@
+"""The charts of the report as data: what is drawn, not how. Pure functions from a run to panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evals.report.run.data import RunData
+from rl.record.metrics import PHASES
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity over iterations. All sequences are equally long."""
+
+    name: str
+    x: Sequence[float]
+    """Iteration of each value."""
+    y: Values
+    color: int
+    """Index into the page's palette."""
+    low: Values | None = None
+    """Lower ends of an interval around ``y``."""
+    high: Values | None = None
+    """Upper ends."""
+    kind: Literal["line", "points", "faint"] = "line"
+    """``points``: markers with error bars, joined. ``faint``: raw values behind a smoothed line."""
+    legend: bool = True
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart."""
+
+    title: str
+    note: str
+    """One sentence: what is seen and in which unit."""
+    format: Literal["percent", "number", "seconds", "count"]
+    series: list[Series] = field(default_factory=list)
+    stacked: bool = False
+    log: bool = False
+    """Logarithmic y axis (zeros are left out)."""
+    span: tuple[float, float] | None = None
+    """Fixed y axis; ``None``: from the data."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels under one heading."""
+
+    title: str
+    panels: list[Panel]
+
+
+def smooth(values: Values, weight: float = 0.15) -> list[float | None]:
+    """Exponential moving average without start-up bias; gaps stay gaps."""
+    total = norm = 0.0
+    out: list[float | None] = []
+    for value in values:
+        if value is None:
+            out.append(None)
+            continue
+        total = (1 - weight) * total + weight * value
+        norm = (1 - weight) * norm + weight
+        out.append(total / norm)
+    return out
+
+
+def sections(run: RunData) -> list[Section]:
+    """All charts that the run has data for."""
+    parts = [
+        ("Learning", [_accuracy, _length, _reward, _groups, _stops]),
+        ("Policy update", [_logratio, _gap, _entropy, _grad_norm, _update_rms, _length_weight]),
+        ("Partial rollouts and speed", [_resumed, _versions, _throughput, _time]),
+    ]
+    found = [Section(title, [p for p in (make(run) for make in makers) if _has_data(p)]) for title, makers in parts]
+    return [section for section in found if section.panels]
+
+
+def _has_data(panel: Panel) -> bool:
+    return any(value is not None for series in panel.series for value in series.y)
+
+
+def _x(run: RunData) -> list[float]:
+    return [row["iteration"] for row in run.rows]
+
+
+def _line(run: RunData, name: str, key: str, color: int) -> Series:
+    return Series(name, _x(run), run.column(key), color)
+
+
+def _smoothed(run: RunData, name: str, key: str, color: int) -> list[Series]:
+    raw = run.column(key)
+    return [
+        Series(name, _x(run), raw, color, kind="faint", legend=False),
+        Series(name, _x(run), smooth(raw), color),
+    ]
+
+
+def _with_data(series: list[Series]) -> list[Series]:
+    return [item for item in series if any(value is not None for value in item.y)]
+
+
+def _nonzero(series: list[Series]) -> list[Series]:
+    return [item for item in series if any(item.y)]
+
+
+def _accuracy(run: RunData) -> Panel:
+    evals = run.evaluations
+    train = run.column("accuracy")
+    series = [
+        # The interval belongs to the raw value of each iteration, so both are smoothed alike.
+        Series("training", _x(run), train, 0, kind="faint", legend=False),
+        Series(
+            "training (smoothed, 95 %)",
+            _x(run),
+            smooth(train),
+            0,
+            low=smooth(run.column("accuracy/low")),
+            high=smooth(run.column("accuracy/high")),
+        ),
+        Series(
+            "held-out (95 %)",
+            [item.iteration for item in evals],
+            [item.accuracy.mean for item in evals],
+            1,
+            low=[item.accuracy.low for item in evals],
+            high=[item.accuracy.high for item in evals],
+            kind="points",
+        ),
+        Series(
+            "held-out, greedy",
+            [item.iteration for item in evals if item.greedy],
+            [item.greedy.mean for item in evals if item.greedy],
+            2,
+            low=[item.greedy.low for item in evals if item.greedy],
+            high=[item.greedy.high for item in evals if item.greedy],
+            kind="points",
+        ),
+    ]
+    note = "Share of correct responses: sampled training rollouts, and held-out problems with 95 % intervals."
+    return Panel("Accuracy", note, "percent", _with_data(series), span=(0.0, 1.0))
+
+
+def _length(run: RunData) -> Panel:
+    evals = run.evaluations
+    mean = Series(
+        "mean (95 %)", _x(run), run.column("length/mean"), 0, run.column("length/low"), run.column("length/high")
+    )
+    held_out = Series(
+        "held-out (95 %)",
+        [item.iteration for item in evals],
+        [item.tokens.mean for item in evals],
+        1,
+        low=[item.tokens.low for item in evals],
+        high=[item.tokens.high for item in evals],
+        kind="points",
+    )
+    series = [mean, _line(run, "median", "length/median", 3), _line(run, "longest", "length/max", 5), held_out]
+    return Panel("Response length", "Tokens of finished responses.", "number", _with_data(series))
+
+
+def _reward(run: RunData) -> Panel:
+    names = sorted({key for row in run.rows for key in row if key.startswith("reward/part/")})
+    series = [
+        *_smoothed(run, "reward", "reward/mean", 0),
+        *_smoothed(run, "length reward", "reward/length_mean", 4),
+        *(_line(run, name.removeprefix("reward/part/"), name, 1 + i % 3) for i, name in enumerate(names)),
+    ]
+    note = "Means over unmasked rollouts; the verifier's parts by name."
+    return Panel("Reward and its parts", note, "number", series)
+
+
+def _groups(run: RunData) -> Panel:
+    finished = run.column("groups/finished")
+    right, wrong = run.column("groups/all_right"), run.column("groups/all_wrong")
+    mixed = [None if n is None else n - (r or 0) - (w or 0) for n, r, w in zip(finished, right, wrong, strict=True)]
+    series = [
+        Series("all right", _x(run), _share(right, finished), 2),
+        Series("mixed: carries the signal", _x(run), _share(mixed, finished), 0),
+        Series("all wrong", _x(run), _share(wrong, finished), 3),
+    ]
+    return Panel("Groups", "Finished groups by outcome of their rollouts.", "percent", series, True, span=(0.0, 1.0))
+
+
+def _stops(run: RunData) -> Panel:
+    finished = run.column("rollouts/finished")
+    reasons = [("by itself (eos)", "eos", 2), ("length cap", "length", 1), ("repetition", "repetition", 3)]
+    reasons.append(("aborted", "aborted", 5))
+    series = [Series(name, _x(run), _share(run.column(f"stop/{key}"), finished), c) for name, key, c in reasons]
+    return Panel(
+        "Why rollouts stopped", "Share of finished rollouts.", "percent", _nonzero(series), True, span=(0.0, 1.0)
+    )
+
+
+def _share(part: Values, whole: Values) -> list[float | None]:
+    return [p / w if p is not None and w else None for p, w in zip(part, whole, strict=True)]
+
+
+def _logratio(run: RunData) -> Panel:
+    mean, std = run.column("logratio/mean"), run.column("logratio/std")
+
+    def shifted(sign: int) -> list[float | None]:
+        return [m + sign * s if m is not None and s is not None else m for m, s in zip(mean, std, strict=True)]
+
+    series = [Series("mean ± std", _x(run), mean, 0, shifted(-1), shifted(1))]
+    series.append(_line(run, "largest |value|", "logratio/max", 5))
+    note = "log π/πᵢ of whole responses at the last step, in nats: how far the iteration had moved the policy by then."
+    return Panel("Log-ratio", note, "number", _with_data(series))
+
+
+def _gap(run: RunData) -> Panel:
+    series = [_line(run, "probe, largest", "probe/max_gap", 3), _line(run, "rollouts, largest", "gap/max", 1)]
+    series.append(_line(run, "rollouts, mean", "gap/mean", 0))
+    note = "|engine − learner| log-probability per token, in nats, log scale."
+    return Panel("Engine and learner agree", note, "number", _with_data(series), log=True)
+
+
+def _entropy(run: RunData) -> Panel:
+    return Panel("Entropy", "Next-token entropy, in nats.", "number", _smoothed(run, "entropy", "entropy", 0))
+
+
+def _grad_norm(run: RunData) -> Panel:
+    series = _smoothed(run, "norm", "grad_norm", 0)
+    return Panel("Gradient norm", "Before clipping, mean over the iteration's steps.", "number", series)
+
+
+def _update_rms(run: RunData) -> Panel:
+    series = [_line(run, "Muon", "update_rms/muon", 0), _line(run, "AdamW", "update_rms/adamw", 1)]
+    note = "RMS of the update over the learning rate, by optimiser."
+    return Panel("Update size", note, "number", _with_data(series))
+
+
+def _length_weight(run: RunData) -> Panel:
+    series = [_line(run, "w", "length_weight", 4)]
+    return Panel("Length-reward weight", "Off during its warm-up, then constant.", "number", _with_data(series))
+
+
+def _resumed(run: RunData) -> Panel:
+    series = [
+        _line(run, "continued from before", "rollouts/resumed", 1),
+        _line(run, "left unfinished", "rollouts/unfinished", 4),
+        _line(run, "finished", "rollouts/finished", 0),
+    ]
+    return Panel("Partial rollouts", "Rollouts per iteration.", "count", _with_data(series))
+
+
+def _versions(run: RunData) -> Panel:
+    series = [
+        _line(run, "most", "rollouts/versions_max", 5),
+        _line(run, "mean", "rollouts/versions_mean", 0),
+        _line(run, "mean token age", "staleness/mean", 3),
+    ]
+    note = "Weight versions inside a finished rollout, and the age of its tokens in versions."
+    return Panel("Weight versions per rollout", note, "number", _with_data(series))
+
+
+def _throughput(run: RunData) -> Panel:
+    series = [
+        *_smoothed(run, "sampled", "throughput/sampled", 0),
+        *_smoothed(run, "trained", "throughput/trained", 1),
+    ]
+    return Panel("Throughput", "Tokens per second of the phase.", "number", series)
+
+
+def _time(run: RunData) -> Panel:
+    series = [_line(run, phase, f"time/{phase}", color) for color, phase in enumerate(PHASES)]
+    return Panel("Time per phase", "Wall seconds of each iteration.", "seconds", _nonzero(series), stacked=True)

@@ -1,0 +1,116 @@
+"""Which rollouts the report shows: a few hundred of perhaps hundreds of thousands, chosen the same way every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl.record.rollout_store import StoreError, read_rollouts, rollout_files
+from rollout.plain import clip
+
+SHOWN = 300
+"""Rollouts in the page at most."""
+TEXT_LIMIT = 12_000
+"""Characters of one segment or prompt; beyond it head and tail are shown."""
+TEXT_BUDGET = 2_000_000
+"""Characters of all rollouts together; keeps the page below about 6 MB in any script."""
+
+_LIGHT = ["iteration", "correct", "score", "stop", "segment_versions"]
+_SHOWN_COLUMNS = [
+    *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "opening", "segment_texts"),
+    *("segment_lengths", "segment_versions", "length", "stop", "correct", "score", "score_parts", "reason"),
+    *("extracted", "length_reward", "reward", "advantage", "trained"),
+]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Where a rollout lies and what kind it is."""
+
+    file: int
+    row: int
+    kinds: tuple[str, ...]
+    """Its outcome (see ``outcome``), its stop reason, and ``partial`` when it has several weight versions."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The rollouts of the page."""
+
+    rows: list[dict[str, Any]]
+    """As in Parquet, without tokens; texts clipped; ``outcome`` added."""
+    total: int
+    """Rollouts stored by the run."""
+    problems: list[str]
+    """Files that could not be read, one line each."""
+
+
+def outcome(correct: bool | None, score: float | None) -> str:
+    """``right``, ``wrong``, ``partly`` (some reward) or ``ungraded`` (grader failed, or given up before grading)."""
+    if correct is None:
+        return "ungraded"
+    if correct:
+        return "right"
+    return "partly" if score else "wrong"
+
+
+def choose(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """At most ``limit`` candidates, in order: every kind gets an even spread over the run first, then the rest does."""
+    if len(candidates) <= limit:
+        return list(candidates)
+    kinds = sorted({kind for item in candidates for kind in item.kinds})
+    share = max(1, limit // (2 * len(kinds)))
+    picked: set[Candidate] = set()
+    for kind in kinds:
+        picked.update(_evenly([item for item in candidates if kind in item.kinds], share))
+    rest = [item for item in candidates if item not in picked]
+    picked.update(_evenly(rest, limit - len(picked)))
+    return [item for item in candidates if item in picked]
+
+
+def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
+    """Choose and read rollouts of a run; a broken file is left out and named in ``problems``."""
+    files = rollout_files(run_dir)
+    candidates: list[Candidate] = []
+    problems: list[str] = []
+    for number, path in enumerate(files):
+        try:
+            light = read_rollouts(path, _LIGHT).to_pylist()
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        candidates += [Candidate(number, i, _kinds(row)) for i, row in enumerate(light)]
+    chosen = choose(candidates, limit)
+    rows: list[dict[str, Any]] = []
+    for number in sorted({item.file for item in chosen}):
+        table = read_rollouts(files[number], _SHOWN_COLUMNS)
+        rows += table.take([item.row for item in chosen if item.file == number]).to_pylist()
+    return Samples([_shown(row, TEXT_BUDGET // max(1, len(rows))) for row in rows], len(candidates), problems)
+
+
+def _kinds(row: dict[str, Any]) -> tuple[str, ...]:
+    kinds = (outcome(row["correct"], row["score"]), f"stop {row['stop']}")
+    return (*kinds, "partial") if len(row["segment_versions"]) > 1 else kinds
+
+
+def _evenly(items: Sequence[Candidate], count: int) -> list[Candidate]:
+    if count >= len(items):
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(max(0, count))]
+
+
+def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:
+    limit = min(TEXT_LIMIT, max(400, budget // (1 + len(row["segment_texts"]))))
+    texts = [clip(text, limit) for text in row.pop("segment_texts")]
+    sizes = zip(texts, row.pop("segment_lengths"), row.pop("segment_versions"), strict=True)
+    return row | {
+        "prompt": clip(row["prompt"], limit),
+        "opening": clip(row["opening"], limit),
+        "answer": clip(row["answer"], 400),
+        "extracted": clip(row["extracted"], 400),
+        "reason": clip(row["reason"], 400),
+        "segments": [{"text": text, "tokens": tokens, "version": version} for text, tokens, version in sizes],
+        "outcome": outcome(row["correct"], row["score"]),
+    }

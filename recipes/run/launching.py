@@ -1,0 +1,130 @@
+"""Learner and engines of a run, in Ray actors or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.run.probe import first_probe
+from recipes.run.setup import Setup
+from rl.config import RunConfig, ScratchModel
+from rl.state.disk import writing
+from rl.state.run_dir import RunDir
+from rollout.models.export import save_model, save_tokenizer
+from rollout.models.pretrained import resolve_model
+from rollout.pool.pool import Pool
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+    from rl.launch import RayPolicy
+    from rl.learner.host import LearnerHost
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Who does the work."""
+
+    policy: RayPolicy | LearnerHost
+    pool: Pool
+
+
+Launcher = Callable[[Setup, RunDir, ExitStack, Callable[[], None]], Machines]
+"""``launch``, or what hands out machines that are up already."""
+
+
+def starting_model(setup: Setup, directory: RunDir) -> Path | str:
+    """A Hugging Face directory that learner and engines start from; weights from scratch are written once.
+
+    After a warm-up it is that of the warm-up: a run that was killed before its first checkpoint starts RL there.
+    """
+    if (directory.warmup / "warmup.json").exists():
+        return directory.warmup
+    base = setup.config.model.base
+    if not isinstance(base, ScratchModel):
+        return resolve_model(base.path)
+    if not directory.initial.exists():
+        from rl.learner.policy import create_model
+
+        model = create_model(base, setup.tokenizer, setup.config.seed)
+        aside = directory.initial.with_name(".initial.tmp")
+        with writing(directory.root):
+            aside.mkdir(exist_ok=True)
+            save_tokenizer(setup.tokenizer, aside)
+            save_model(model, aside)
+        aside.rename(directory.initial)
+    return directory.initial
+
+
+class Site:
+    """Where a configuration's learner and engines run: in this process, or on reserved places of a Ray cluster.
+
+    ``stack`` closes all of it. ``connected_to_ray`` is called before the long waits. Raises ``LaunchError``.
+    """
+
+    def __init__(self, config: RunConfig, stack: ExitStack, connected_to_ray: Callable[[], None]) -> None:
+        self.config, self._stack = config, stack
+        self._group: PlacementGroup | None = None
+        if not config.ray.in_process:
+            from rl.launch import connected, place
+
+            stack.enter_context(connected(config))
+            connected_to_ray()
+            self._group = place(config)
+
+    def engines(self, path: Path | str, end: tuple[int, ...]) -> Pool:
+        """Begin to start engines on ``path``; responses end with one of ``end``."""
+        config, group = self.config, self._group
+        if group is None:
+            from rollout.engines.actor import build_engine
+
+            pool = Pool(
+                lambda _: build_engine(str(path), config.engine, config.seed, config.model.attention),
+                config.engine,
+                config.rollout,
+                end,
+                config.seed,
+                config.model.compute_dtype,
+            )
+            return self._stack.enter_context(pool)
+        from rl.launch import launch_engine
+
+        pool = Pool(
+            lambda index: launch_engine(config, path, group, index),
+            config.engine,
+            config.rollout,
+            end,
+            config.seed,
+            config.model.compute_dtype,
+        )
+        self._stack.enter_context(pool)
+        pool.start()
+        return pool
+
+    def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
+        """Start the learner of ``config``, which is placed as the site's, on ``path``."""
+        if self._group is None:
+            from rl.learner.host import LearnerHost
+
+            return LearnerHost(config, path, "local")
+        from rl.launch import launch_learner
+
+        return launch_learner(config, path, self._group)
+
+
+def calibrate(machines: Machines, setup: Setup) -> Machines:
+    """For learner and engines that were just started on the same files: lets the pool measure what rounding does."""
+    probe = first_probe(setup)
+    machines.pool.calibrate(probe, machines.policy.score(probe))
+    return machines
+
+
+def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: Callable[[], None]) -> Machines:
+    """Start everything; ``stack`` closes it, the pool first. ``connected_to_ray`` is called before the long waits."""
+    path = starting_model(setup, directory)
+    site = Site(setup.config, stack, connected_to_ray)
+    pool = site.engines(path, setup.end)
+    return calibrate(Machines(site.learner(setup.config, path), pool), setup)

@@ -1,0 +1,390 @@
+"""A whole run: set up, warm up, evaluate, RL, evaluate, export, report. Resumes whatever the directory holds."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
+from evals.pooled import PoolResponder
+from evals.report.run.data import ReportError
+from evals.store import write_samples
+from recipes.run.demonstrations import demonstrations
+from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
+from recipes.run.launching import Launcher, Machines, launch
+from recipes.run.probe import first_probe, scorable
+from recipes.run.promise import exit_code
+from recipes.run.setup import Setup, prepare
+from rl import loop
+from rl.config import RunConfig, ScratchModel
+from rl.launch import LaunchError, LearnerDead, check_run_dir
+from rl.learner.learner import NonFiniteGradients
+from rl.learner.movement import Unmoved
+from rl.record.health import Course, Row, findings
+from rl.record.live import LiveView
+from rl.record.log import (
+    Evaluation,
+    LogError,
+    MetricsLog,
+    find_evaluation,
+    read_metrics,
+    replace_file,
+    write_evaluation,
+)
+from rl.record.metrics import IterationMetrics
+from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
+from rl.record.sinks import SinkError
+from rl.rewarding import Rewarder, ScoredGroup
+from rl.sampling import Sampler, build_sampler
+from rl.state import checkpoint
+from rl.state.checkpoint import CheckpointError, RunState
+from rl.state.journal import Journal
+from rl.state.run_dir import RunDir, RunDirError
+from rl.stop import Interrupted, Stopper
+from rl.warmup import Pair, warm_up
+from rollout.engine import EngineError, Sampling
+from rollout.models.export import ExportError
+from rollout.progress import console_on, waiting
+from rollout.strict_json import dumps
+
+EXPECTED = (
+    RunDirError,
+    CheckpointError,
+    LaunchError,
+    LearnerDead,
+    NonFiniteGradients,
+    Unmoved,
+    EngineError,
+    ExportError,
+    LogError,
+    StoreError,
+    SinkError,
+    ReportError,
+    OSError,
+    ValueError,
+)
+"""Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
+
+
+def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
+    """Train into ``run_dir``, resuming what is there. ``launcher``: where learner and engines come from.
+
+    Returns the exit code: 0, 1, 128 + signal, or ``promise.BROKEN`` when the run is complete and its recipe promised
+    more.
+    """
+    disable_progress_bar()  # loading bars of transformers would tear the live view
+    with Stopper() as stopper:
+        try:
+            directory = RunDir(run_dir.resolve())
+            check_run_dir(directory.root)
+            with directory.lock():
+                return _run(config, directory, stopper, launcher)
+        except Interrupted:
+            print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
+            return 128 + (stopper.signal or signal.SIGTERM)
+        except EXPECTED as error:
+            print(f"k15: {located(error, run_dir)}", file=sys.stderr)
+            return 1
+
+
+def located(error: Exception, run_dir: Path) -> str:
+    """The error's message; a failed write to an open file does not say where it was."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or run_dir}: {error.strerror}; once that is mended the same command goes on"
+    return str(error)
+
+
+def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
+    with waiting("reading problems", console_on("stdout")):
+        setup = prepare(config, directory.began_with(config))
+        data = Data.of(setup, directory)
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
+    if resumed and (summary := finished(directory, config)):
+        with waiting("writing what is missing", console_on("stdout")):
+            complete(setup, directory, summary, stopper)
+        lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
+        print("\n".join(lines))
+        return exit_code(summary)
+    with ExitStack() as stack:
+        session = Session(setup, data, directory, stopper, stack, launcher)
+        session.watch.stage("trying how the run ends")
+        session.rehearse()
+        session.warm_up()
+        state = session.restore()
+        session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
+        session.inspect()
+        state = loop.train(config, state, session.parts())
+        session.publish(config.iterations)
+        after = session.measure("after", config.iterations, full=True)
+        return session.finish(state, after)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run draws from. It is complete before the run directory is: what is wrong with the data costs nothing,
+    and a mended configuration is none that changed.
+    """
+
+    sampler: Sampler
+    demonstrations: list[list[Pair]]
+    """Of each stage of the warm-up; empty where there is none to be done."""
+    notes: tuple[str, ...]
+    """One line each on what was left out."""
+
+    @classmethod
+    def of(cls, setup: Setup, directory: RunDir) -> Data:
+        """Raises ``ProblemError`` or ``PromptError``."""
+        config, size = setup.config, setup.config.problems.train_size
+        sampler = build_sampler(
+            config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
+        )
+        pairs, notes = ([], []) if warmed(config, directory) else demonstrations(setup)
+        return cls(sampler, pairs, (*setup.notes, *notes))
+
+
+def warmed(config: RunConfig, directory: RunDir) -> bool:
+    """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
+    target = directory.warmup
+    return config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists())
+
+
+@dataclass
+class Session:
+    """One process's work on a run; everything it opens is closed by ``stack``, last first."""
+
+    setup: Setup
+    data: Data
+    directory: RunDir
+    stopper: Stopper
+    stack: ExitStack
+    launcher: Launcher
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of this process outside of the iterations, by phase."""
+
+    def __post_init__(self) -> None:
+        config, directory = self.setup.config, self.directory
+        start = checkpoint.available(directory.checkpoints)
+        self.watch = self.stack.enter_context(
+            LiveView(
+                directory.root.name,
+                describe(config),
+                config.iterations,
+                int(start[-1].name) if start else 0,
+                config.log.live,
+            )
+        )
+        self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
+        self.stack.callback(self.log.close)
+        for note in self.data.notes:
+            self.watch.warn(note)
+        self.sampler = self.data.sampler
+        began = time.monotonic()
+        self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
+        with self.stopper.interruptible():
+            self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
+        self._spend("start", began)
+        self.write_model = model_writer(self.machines.policy, self.setup)
+        rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
+        self.stack.callback(rewarder.close)
+        self.rewarder = rewarder
+        self.journal = Journal(directory.journal)
+        self.stack.callback(self.journal.close)
+        self.published = -1
+        self.max_gap = 0.0
+        """Largest gap of the probes outside of the iterations, in nats."""
+        self.recent: list[list[int]] = []
+        self.before: Evaluation | None = None
+        self.rows: list[Row] = []
+        """Iterations done, as in ``metrics.jsonl``."""
+        self.told: set[str] = set()
+        """Codes of the findings that this process has shown."""
+
+    def _spend(self, phase: str, began: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+    def rehearse(self) -> None:
+        """The end of the run, tried before anything is spent."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            rehearse(self.directory, self.setup, self.write_model)
+        self._spend("start", began)
+
+    def warm_up(self) -> None:
+        """Supervised warm-up, unless the directory holds its result."""
+        config, target = self.setup.config, self.directory.warmup
+        if config.warmup is None or warmed(config, self.directory):
+            return
+        self.compare_engines()
+        began = time.monotonic()
+        losses: list[tuple[int, float]] = []
+        report = warm_up(
+            config.warmup.stages,
+            self.data.demonstrations,
+            self.machines.policy,
+            self.directory.root / "warmup-checkpoints",
+            self.watch,
+            self.stopper,
+            config.seed,
+            lambda step, loss: losses.append((step, loss)),
+        )
+        self.watch.stage("export")
+        self.write_model(target)
+        self._spend("warmup", began)
+        row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
+        replace_file(target / "warmup.json", dumps(row).encode())
+
+    def compare_engines(self) -> None:
+        """Engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.publish(0)
+        self.published = -1  # the warm-up changes the weights
+        self._spend("start", began)
+
+    def restore(self) -> RunState:
+        """The newest checkpoint that verifies, or the start of RL."""
+        found = checkpoint.latest(self.directory.checkpoints, self.watch.warn)
+        state = RunState(0, sampler=self.sampler.state_dict())
+        if found is not None:
+            state, learner = found
+            self.machines.policy.load(learner)
+            self.sampler.load_state_dict(state.sampler)
+        self.log.truncate(state.iteration)
+        drop_rollouts_from(self.directory.root, state.iteration)
+        self.rows = [*read_metrics(self.directory.root)]
+        return state
+
+    def probe(self) -> list[list[int]]:
+        """Sequences for the parity probe: the newest finished rollouts, at first those of ``first_probe``."""
+        return scorable(self.recent, self.setup.config.engine.max_model_len) or first_probe(self.setup)
+
+    def publish(self, version: int) -> None:
+        """Current weights into every engine, once per version."""
+        if self.published != version:
+            self.watch.stage("publish weights")
+            report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            self.max_gap = max(self.max_gap, report.max_gap)
+            self.published = version
+
+    def measure(self, name: str, iteration: int, full: bool) -> Evaluation:
+        """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
+        if known := find_evaluation(self.directory.root, name, iteration):
+            return known
+        config = self.setup.config
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.publish(iteration)
+            problems = self.setup.heldout if full else self.setup.heldout[: config.eval.interim_problems]
+            result = self._evaluate(name, problems, config.eval.temperature, config.eval.samples)
+            greedy = None
+            if full and config.eval.greedy:
+                greedy = self._evaluate(f"{name}-greedy", problems, 0.0, 1).accuracy
+        evaluation = Evaluation(
+            name=name,
+            iteration=iteration,
+            accuracy=result.accuracy,
+            tokens=result.tokens,
+            samples=result.samples,
+            truncated=result.truncated,
+            ungradable=result.ungradable,
+            greedy=greedy,
+        )
+        write_evaluation(self.directory.root, evaluation)
+        self.watch.evaluation(name, result.accuracy.mean, result.accuracy.low, result.accuracy.high)
+        if full:
+            self._spend("eval", began)
+        return evaluation
+
+    def _evaluate(self, name: str, problems: Sequence[Any], temperature: float, samples: int) -> Result:
+        """Its answers go to ``eval/<name>.parquet``."""
+        config = self.setup.config
+        self.watch.stage("evaluate", len(problems) * samples)
+        responder = PoolResponder(
+            self.machines.pool,
+            self.setup.render,
+            self.setup.transcript.graded,
+            Sampling(temperature=temperature, stop_token_ids=self.setup.end),
+            config.rollout.max_tokens,
+            config.engine.max_model_len,
+        )
+        asks = asks_of(problems, samples, config.seed)
+        watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
+        answers = evaluate(responder, asks, self.setup.verify, watch=watch)
+        self.directory.evals.mkdir(exist_ok=True)
+        write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
+        return result_of(answers, samples)
+
+    def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
+        """An iteration's rollouts as Parquet; some of them become the next parity probe."""
+        weight = self.rewarder.length_weight(iteration)
+        table = to_table(iteration, scored, advantages, weight, self.setup.transcript.graded)
+        write_rollouts(self.directory.root, iteration, table)
+        rollouts = [rollout for item in scored for rollout in item.group.rollouts if rollout.length]
+        if rollouts:
+            chosen = rollouts[: self.setup.config.rollout.parity_probes]
+            self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
+
+    def inspect(self, metrics: IterationMetrics | None = None) -> None:
+        """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
+        if metrics:
+            self.rows.append(metrics.to_row())
+        config = self.setup.config
+        for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
+            if finding.code not in self.told:
+                self.told.add(finding.code)
+                self.watch.finding(finding)
+
+    def parts(self) -> loop.Parts:
+        """What the loop works with."""
+
+        def evaluate_at(iteration: int) -> None:
+            self.published = iteration
+            self.measure(f"it{iteration:04d}", iteration, full=False)
+
+        return loop.Parts(
+            policy=self.machines.policy,
+            pool=self.machines.pool,
+            sampler=self.sampler,
+            rewarder=self.rewarder,
+            render=self.setup.render,
+            probe=self.probe,
+            evaluate=evaluate_at,
+            journal=self.journal,
+            log=self.log,
+            store=self.store,
+            inspect=self.inspect,
+            watch=self.watch,
+            stopper=self.stopper,
+            checkpoints=self.directory.checkpoints,
+        )
+
+    def finish(self, state: RunState, after: Evaluation) -> int:
+        """Summary, report, model, and a short table on the terminal; then what of them failed is raised.
+
+        Returns the exit code.
+        """
+        before = self.measure("before", 0, full=True)
+        self.watch.stage("writing report and model")
+        outcome = Outcome(state, before, after, self.seconds, self.max_gap, self.rows)
+        ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
+        self.watch.close()
+        print(table(ending.summary))
+        for failure in ending.failures:
+            raise failure
+        return exit_code(ending.summary)
+
+
+def describe(config: RunConfig) -> str:
+    """The policy in a few words."""
+    base = config.model.base
+    if isinstance(base, ScratchModel):
+        return f"Llama from scratch, {base.layers} layers of {base.width}"
+    return base.path

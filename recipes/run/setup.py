@@ -1,0 +1,199 @@
+"""What a run needs before any engine starts: problems, tokenizer, prompts, verifiers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.run.demonstrations import refuses
+from rewards.reference import Reference
+from rewards.score import Score
+from rewards.verify import get_verifier
+from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rollout.models.endings import end_tokens
+from rollout.models.prompts import PromptError, Transcript, messages, render_chat
+from rollout.models.templates import check_template
+from rollout.problems.fit import Limits, Screen
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.types import Problem
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The fixed surroundings of a run."""
+
+    config: RunConfig
+    train: ProblemSource
+    """All training problems; ``screen`` knows which of them fit the context."""
+    heldout: tuple[Problem, ...]
+    fingerprint: str
+    """SHA-256 over training and held-out problems."""
+    transcript: Transcript
+    """Reads what was asked and said."""
+    limits: Limits
+    screen: Screen
+    notes: tuple[str, ...] = ()
+    """One line each on data that was left out."""
+
+    @property
+    def judged_on(self) -> str:
+        """SHA-256 of the held-out problems in use."""
+        return ProblemList(self.heldout, "held-out problems").fingerprint
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        return self.transcript.tokenizer
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """Tokens that end a response; the first is what demonstrations teach."""
+        return self.transcript.end
+
+    @property
+    def source(self) -> Path | None:
+        """Directory of the base model's files, whose tokenizer goes along with exports; none for one from scratch."""
+        from rollout.models.pretrained import files_of, resolve_model
+
+        base = self.config.model.base
+        return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
+
+    def render(self, problem: Problem) -> tuple[int, ...]:
+        """Prompt tokens of a problem."""
+        return renderer(self.tokenizer, self.config.problems)(problem)
+
+    def verify(self, problem: Problem, response: str) -> Score:
+        """The problem's own verifier on the text of a response."""
+        reference = Reference(problem.answer, problem.prompt, problem.extra)
+        return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, reference)
+
+    def usable(self, wanted: int) -> list[int]:
+        """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
+
+        Raises ``ProblemError`` when none does.
+        """
+        found = distinct(self.screen, wanted)
+        if not found:
+            raise ProblemError(f"no training problem fits the context; {self.screen.note('training problems')}")
+        return found
+
+
+def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], tuple[int, ...]]:
+    """How the run asks: problem -> prompt tokens. Raises ``PromptError``."""
+    return lambda problem: render_chat(tokenizer, messages(problem, problems.instruction, problems.system))
+
+
+def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
+    """Problems and tokenizer, with every problem checked that can be.
+
+    ``began``: what a run that is resumed began with. Its problems keep their numbers, and those that ``config`` has no
+    longer are left out. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``.
+    """
+    problems = config.problems
+    began = began or problems
+    train = build_source(began.train, "train")
+    held_out = build_source(problems.heldout, "heldout")
+    judges = held_out if began.heldout == problems.heldout else build_source(began.heldout, "heldout")
+    left_out = frozenset[int]()
+    if began.train != problems.train:
+        left_out = gone(train, build_source(problems.train, "train"))
+    check_disjoint(train, held_out)
+    tokenizer, vocabulary, model = load_tokenizer(config, train)
+    transcript = Transcript(tokenizer, end_tokens(tokenizer, model or None, vocabulary), problems.system)
+    limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
+    check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
+    chosen, note = choose_heldout(config, held_out, tokenizer, limits)
+    screen = Screen(
+        train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out
+    )
+    size = min(train.size or 0, problems.train_size or train.size or 0)
+    screen.check(size)
+    digest = hashlib.sha256(f"{train.fingerprint}/{judges.fingerprint}".encode()).hexdigest()
+    notes = tuple(line for line in (screen.note("training problems"), note) if line)
+    return Setup(config, train, chosen, digest, transcript, limits, screen, notes)
+
+
+def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
+    """Numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has others."""
+    if not isinstance(before, ProblemList) or not isinstance(after, ProblemList):
+        raise ProblemError("problems.train: a run that is resumed keeps its source; only files can have rows left out")
+    known, kept = {problem.id: problem for problem in before}, {problem.id for problem in after}
+    added = [problem.id for problem in after if known.get(problem.id) != problem]
+    if added:
+        raise ProblemError(
+            f"problems.train: {len(added)} problems would come in that the run began without (first: {added[0]!r}); a "
+            "run that is resumed may only leave some out"
+        )
+    return frozenset(index for index, problem in enumerate(before) if problem.id not in kept)
+
+
+def choose_heldout(
+    config: RunConfig, source: ProblemSource, tokenizer: Any, limits: Limits
+) -> tuple[tuple[Problem, ...], str]:
+    """The held-out problems of a run, and a line on those that were left out.
+
+    The first ``problems.heldout_size`` different ones; under ``problems.overlong`` ``drop``, of those that fit. Raises
+    ``ProblemError`` when there are too few, ``PromptError`` for one that cannot be used.
+    """
+    problems = config.problems
+    wanted = problems.heldout_size
+    if source.size is not None and source.size < wanted:
+        raise ProblemError(f"problems.heldout has {source.size} problems, fewer than problems.heldout_size {wanted}")
+    refuse = refuses(problems.overlong, source.size is not None)
+    screen = Screen(source, renderer(tokenizer, problems), limits, refuse)
+    found = distinct(screen, wanted)
+    note = screen.note("held-out problems")
+    if len(found) < wanted:
+        raise ProblemError(
+            f"only {len(found)} different held-out problems found, problems.heldout_size asks for {wanted}"
+            + (note and f"; {note}")
+        )
+    return tuple(source[index] for index in found), note
+
+
+def distinct(screen: Screen, wanted: int) -> list[int]:
+    """Indices of the first ``wanted`` different problems that fit, or of all there are: procedural sources may draw a
+    text twice.
+    """
+    size = screen.source.size
+    found: dict[str, int] = {}
+    for index in range(size if size is not None else 20 * wanted):
+        if screen.fits(index):
+            found.setdefault(screen.source[index].id, index)
+        if len(found) == wanted:
+            break
+    return [*found.values()]
+
+
+def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, str]:
+    """The policy's tokenizer, the rows of its embedding, and where the model is (empty: made from scratch)."""
+    from rl.learner.policy import check_tokenizer
+
+    base = config.model.base
+    if isinstance(base, ScratchModel):
+        from rollout.models.tokenizer import build_tokenizer
+
+        if not isinstance(train, Procedural):
+            raise ProblemError("a scratch model takes its vocabulary from a procedural problems.train source")
+        tokenizer = build_tokenizer(train.generator.alphabet, base.context)
+        return tokenizer, len(tokenizer), ""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from rollout.models.pretrained import check_weights, context_of, loading, resolve_model
+
+    path = resolve_model(base.path)
+    with loading(path):
+        loaded = AutoTokenizer.from_pretrained(path)
+        text = AutoConfig.from_pretrained(path).get_text_config()
+    positions = None if getattr(text, "rope_parameters", None) else context_of(text)
+    if positions is not None and config.engine.max_model_len > positions:
+        raise PromptError(
+            f"{base.path}: the model has {positions} positions and none beyond, engine.max_model_len asks for "
+            f"{config.engine.max_model_len}; lower it, and rollout.max_tokens with it"
+        )
+    check_tokenizer(loaded, base.path)
+    check_weights(path)
+    return loaded, getattr(text, "vocab_size", None) or len(loaded), path

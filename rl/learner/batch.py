@@ -1,0 +1,232 @@
+"""Packed training data: the only type of k15 that holds tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from rollout.types import Group, Rollout, WeightVersion
+
+Seed = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackCounts:
+    """What ``pack`` kept and left out; every rollout given to it is in exactly one of the four."""
+
+    sequences: int = 0
+    """Rollouts that are in the batch."""
+    masked: int = 0
+    """Ungradable or aborted rollouts in groups that were kept."""
+    stale: int = 0
+    """Rollouts without a loss token: all of their tokens come from older versions."""
+    small_groups: int = 0
+    """Rollouts in groups with fewer than two rewards."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n sequences (prompt + response) packed back to back into T tokens. L: tokens that carry loss."""
+
+    tokens: torch.Tensor
+    """[T] int64."""
+    cu_seqlens: torch.Tensor
+    """[n + 1] int32: 0, then the end of each sequence."""
+    loss_mask: torch.Tensor
+    """[T] bool: sampled tokens whose log-prob enters the loss; never the first token of a sequence."""
+    current: torch.Tensor
+    """[T] bool: tokens sampled under the version being trained (comparable with the learner's own log-probs)."""
+    sampler_logprobs: torch.Tensor
+    """[T] float32, nats, at the sampling temperature; 0 outside of responses."""
+    advantages: torch.Tensor
+    """[n] float32."""
+    groups: tuple[str, ...]
+    """[n] id of the group that each sequence belongs to."""
+    total: int
+    """Sequences of the minibatch that this is (part of): what the loss is divided by, however it is cut."""
+    reference_logprobs: torch.Tensor | None = None
+    """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
+    counts: PackCounts = field(default_factory=PackCounts)
+
+    def __len__(self) -> int:
+        return self.advantages.shape[0]
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """[n] tokens of each sequence, prompt included."""
+        return self.cu_seqlens.diff()
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """[L] index of each loss token in ``tokens``."""
+        return self.loss_mask.nonzero().flatten()
+
+    @property
+    def sequence(self) -> torch.Tensor:
+        """[L] the sequence that each loss token belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.tokens.device), self.loss_lengths)
+
+    @property
+    def sampled_logprobs(self) -> torch.Tensor:
+        """[L] the sampler's log-probs of the loss tokens."""
+        return self.sampler_logprobs[self.loss_mask]
+
+    @property
+    def loss_lengths(self) -> torch.Tensor:
+        """[n] loss tokens of each sequence."""
+        ends = torch.nn.functional.pad(self.loss_mask.cumsum(0), (1, 0))
+        return ends[self.cu_seqlens.long()].diff()
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """The sequences named, in that order; ``total`` and ``counts`` stay."""
+        starts, ends = self.cu_seqlens[:-1].tolist(), self.cu_seqlens[1:].tolist()
+        rows = torch.cat([torch.arange(starts[i], ends[i]) for i in indices] or [torch.empty(0, dtype=torch.int64)])
+        reference = self.reference_logprobs
+        if reference is not None:
+            spread = reference.new_zeros(self.tokens.shape).masked_scatter(self.loss_mask, reference)
+            reference = spread[rows][self.loss_mask[rows]]
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            cu_seqlens=cumulative([ends[i] - starts[i] for i in indices]),
+            loss_mask=self.loss_mask[rows],
+            current=self.current[rows],
+            sampler_logprobs=self.sampler_logprobs[rows],
+            advantages=self.advantages[list(indices)],
+            groups=tuple(self.groups[i] for i in indices),
+            reference_logprobs=reference,
+        )
+
+    def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
+        """``updates`` near-equal shares of whole sequences, shuffled by ``seed``; no empty ones."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        shares = [part.tolist() for part in np.array_split(order, updates) if len(part)]
+        return [replace(self.select(share), total=len(share)) for share in shares]
+
+    def micro_batches(self, max_tokens: int) -> list[Batch]:
+        """The sequences in order of length, cut so that no part exceeds ``max_tokens`` (one long sequence may).
+
+        Only memory depends on the cut: every part keeps ``total``, so the summed gradient is that of the whole.
+        """
+        return [self.select(part) for part in split_by_tokens(self.lengths.tolist(), max_tokens)]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        reference = self.reference_logprobs
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            cu_seqlens=self.cu_seqlens.to(device),
+            loss_mask=self.loss_mask.to(device),
+            current=self.current.to(device),
+            sampler_logprobs=self.sampler_logprobs.to(device),
+            advantages=self.advantages.to(device),
+            reference_logprobs=None if reference is None else reference.to(device),
+        )
+
+
+def cumulative(lengths: Sequence[int]) -> torch.Tensor:
+    """[n + 1] int32: 0 and the running sums of ``lengths``."""
+    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], dtype=torch.int32)
+
+
+def split_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in order of length, in parts of at most ``max_tokens`` tokens; an item longer than that is alone."""
+    parts: list[list[int]] = []
+    filled = max_tokens
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if filled + lengths[index] > max_tokens:
+            parts.append([])
+            filled = 0
+        parts[-1].append(index)
+        filled += lengths[index]
+    return parts
+
+
+def _responses(group: Group, advantages: Sequence[float | None]) -> list[tuple[Rollout, float]]:
+    pairs = zip(group.rollouts, advantages, strict=True)
+    return [(rollout, value) for rollout, value in pairs if value is not None]
+
+
+def pack(
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float | None]],
+    version: WeightVersion,
+    loss_on: Literal["current", "all"] = "current",
+) -> Batch:
+    """Pack finished groups for training under ``version``.
+
+    ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version only,
+    or all response tokens (the reference is recomputed for them either way) [A.11.2]. Sequences without a loss token
+    are dropped and counted. The batch may be empty.
+    """
+    kept: list[tuple[str, Rollout, float]] = []
+    masked = stale = small = 0
+    for group, values in zip(groups, advantages, strict=True):
+        pairs = _responses(group, values)
+        if not pairs:
+            small += len(group.rollouts)
+            continue
+        masked += len(group.rollouts) - len(pairs)
+        for rollout, value in pairs:
+            if not rollout.prompt_ids:
+                raise ValueError(f"rollout {rollout.id} has no prompt: its first token cannot be trained")
+            has_loss = rollout.length > 0 if loss_on == "all" else version in rollout.versions
+            if has_loss:
+                kept.append((group.id, rollout, value))
+            else:
+                stale += 1
+    return _tensors(kept, version, loss_on, PackCounts(len(kept), masked, stale, small))
+
+
+def _tensors(kept: list[tuple[str, Rollout, float]], version: int, loss_on: str, counts: PackCounts) -> Batch:
+    tokens: list[int] = []
+    current: list[bool] = []
+    response: list[bool] = []
+    sampler: list[float] = []
+    lengths: list[int] = []
+    for _, rollout, _ in kept:
+        prompt = len(rollout.prompt_ids)
+        tokens += (*rollout.prompt_ids, *rollout.token_ids)
+        current += [False] * prompt + [drawn == version for drawn in rollout.versions]
+        response += [False] * prompt + [True] * rollout.length
+        sampler += (*[0.0] * prompt, *rollout.logprobs)
+        lengths.append(prompt + rollout.length)
+    return Batch(
+        tokens=torch.tensor(tokens, dtype=torch.int64),
+        cu_seqlens=cumulative(lengths),
+        loss_mask=torch.tensor(current if loss_on == "current" else response, dtype=torch.bool),
+        current=torch.tensor(current, dtype=torch.bool),
+        sampler_logprobs=torch.tensor(sampler, dtype=torch.float32),
+        advantages=torch.tensor([value for _, _, value in kept], dtype=torch.float32),
+        groups=tuple(group for group, _, _ in kept),
+        total=len(kept),
+        counts=counts,
+    )
+
+
+def pack_demonstrations(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
+    """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts."""
+    for index, (prompt, response) in enumerate(pairs):
+        if not prompt or not response:
+            raise ValueError(
+                f"demonstration {index}: {len(prompt)} prompt and {len(response)} response tokens; both need some"
+            )
+    lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    mask = torch.tensor([flag for p, r in pairs for flag in (*[False] * len(p), *[True] * len(r))], dtype=torch.bool)
+    tokens = torch.tensor([token for p, r in pairs for token in (*p, *r)], dtype=torch.int64)
+    return Batch(
+        tokens=tokens,
+        cu_seqlens=cumulative(lengths),
+        loss_mask=mask,
+        current=torch.zeros_like(mask),
+        sampler_logprobs=torch.zeros(tokens.shape),
+        advantages=torch.zeros(len(pairs)),
+        groups=("",) * len(pairs),
+        total=len(pairs),
+        counts=PackCounts(sequences=len(pairs)),
+    )

@@ -1,0 +1,202 @@
+"""The policy model: building it, loading it, and making it trainable."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from kernels.rope import install as install_rotary
+from kernels.varlen import NAME as PACKED_ATTENTION
+from kernels.varlen import register as register_packed_attention
+from rl.config import LoraConfig, ModelConfig, ScratchModel
+from rl.learner import probe
+from rl.learner.forward import causal_lm
+from rl.learner.movement import as_one
+from rollout.models import architecture, moba, rotary
+from rollout.models.pretrained import ModelPathError, resolve_model
+from rollout.types import WeightVersion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+class PolicyError(ValueError):
+    """A model or tokenizer that cannot be trained: what, where, what to do."""
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Refuse a tokenizer without an end token; give one without a padding token the end token, and say so."""
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(f"tokenizer of {where} has no eos_token, so no response could end; set one and save it again")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        logger.warning("tokenizer of %s has no pad_token; using its eos_token %r", where, tokenizer.eos_token)
+
+
+def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A Llama with random weights drawn from ``seed``: tied embeddings, float32, vocabulary of ``tokenizer``."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    check_tokenizer(tokenizer, "the scratch model")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=base.width,
+        intermediate_size=base.mlp_width,
+        num_hidden_layers=base.layers,
+        num_attention_heads=base.heads,
+        num_key_value_heads=base.kv_heads,
+        max_position_embeddings=base.context,
+        rope_parameters={"rope_type": "default", "rope_theta": base.rope_theta},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load_model(path: str | Path) -> PreTrainedModel:
+    """A causal LM in float32 (master weights) from a directory, hub name or ``package:NAME``.
+
+    Raises ``ModelPathError`` when there is no such model and ``PolicyError`` when it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(resolve_model(str(path)), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelPathError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise PolicyError(f"model {path} cannot be loaded as a causal LM: {reason}") from error
+
+
+def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest: int | None = None) -> nn.Module:
+    """Make a model trainable by k15: device, packed or block attention, no dropout, adapters, checkpointing.
+
+    ``longest``: tokens of the longest sequence that it will be trained on; ``None``: any length. Dropout is switched
+    off because the log-ratio must be exactly 0 at an iteration's first step (invariant 5), which needs the same
+    function twice. Raises ``PolicyError`` for a model that k15 would compute differently from transformers.
+    """
+    model.to(config.device)
+    switch_off_dropout(model)
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise PolicyError(f"{type(model).__name__} has no linear LM head; k15 trains causal LMs with one")
+    _check_attention(model, config, longest)
+    policy: nn.Module = model
+    if config.lora is not None:
+        policy = _add_lora(model, config.lora, seed)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    _use_packed_attention(policy, longest)
+    use_attention(model, config, version=0)
+    return policy.train()
+
+
+def switch_off_dropout(model: PreTrainedModel) -> None:
+    """Set every probability of dropping something to 0: of modules, and those that a forward pass reads by name.
+
+    Some architectures keep them as attributes of a layer (OPT, StarCoder2), some read them from the configuration
+    (Falcon).
+    """
+    configs = {id(owner): owner for owner in (model.config, model.config.get_text_config())}
+    for owner in [*model.modules(), *configs.values()]:
+        if isinstance(owner, nn.modules.dropout._DropoutNd):
+            owner.p = 0.0
+        for name, value in list(vars(owner).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(owner, name, 0.0)
+
+
+def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int | None) -> None:
+    """Refuse what RL cannot work with, and to train a block-attention model with full attention by accident."""
+    name, text = type(model).__name__, model.config.get_text_config()
+    try:
+        rotary.check(model)
+    except ValueError as error:
+        raise PolicyError(str(error)) from error
+    trained_with = moba.read(text)
+    if config.attention.moba is None:
+        if trained_with is not None:
+            raise PolicyError(
+                f"this {name} was trained with block attention ({trained_with}): set model.attention.moba "
+                f"to the same, or remove {moba.NAME!r} from its config.json to go on with full attention"
+            )
+        return
+    narrow = [window for window in architecture.windows(text) if longest is None or window < longest]
+    if narrow or architecture.softcap(text) is not None:
+        what = f"a sliding window of {narrow[0]} tokens" if narrow else "soft-capped attention scores"
+        raise PolicyError(f"{name} has {what}, which block attention has not: set model.attention.moba to null")
+
+
+def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion) -> None:
+    """What attention computes in RL iteration ``version``: block or full attention [C.4], and the context stage.
+
+    transformers' flash attention takes windows and soft-capping from the model as ours does.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = config.device == "cuda" and config.compute_dtype == "bfloat16" and is_flash_attn_2_available()
+    full = "flash_attention_2" if flash else PACKED_ATTENTION
+    try:
+        rotary.use(causal_lm(policy), config.attention.stage(version))
+        moba.use(causal_lm(policy), config.attention.block(version), otherwise=full)
+    except ValueError as error:
+        raise PolicyError(f"model.attention: {error}") from error
+
+
+def _use_packed_attention(policy: nn.Module, longest: int | None) -> None:
+    """Switch to packed attention and our rotation, and check that they compute what the model's own do.
+
+    What the model's own forward pass never reaches (the vision tower of a multimodal model) is frozen.
+    """
+    model = causal_lm(policy)
+    try:
+        if whole := architecture.own_attention(model.config.get_text_config()):
+            model.set_attn_implementation(whole)
+        own = probe.own_pass(policy.eval(), longest)
+        reached = {as_one(name) for name in own.gradients}
+        for name, parameter in policy.named_parameters():
+            if as_one(name) not in reached:
+                parameter.requires_grad_(False)
+        install_rotary(model)
+        register_packed_attention()
+        model.set_attn_implementation(PACKED_ATTENTION)
+        fault = probe.difference(own, probe.packed_pass(policy.train(), longest))
+    except ValueError as error:
+        fault = str(error)
+    except (RuntimeError, AttributeError, KeyError, TypeError) as error:  # from deep inside of somebody's forward pass
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        raise PolicyError(f"{type(model).__name__} cannot be trained: {fault.splitlines()[0]}")
+
+
+def _add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
+    import peft
+
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    adapters = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            policy = peft.get_peft_model(model, adapters)
+        except ValueError as error:
+            raise PolicyError(f"model.lora.target_modules {targets}: {error}") from error
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if tied and any(hasattr(end, "get_delta_weight") for end in ends):
+        raise PolicyError(
+            f"model.lora.target_modules {targets}: {type(model).__name__} ties its LM head to the embeddings, and an "
+            "adapter on one of them would part them; leave both out"
+        )
+    return policy

@@ -1,0 +1,114 @@
+"""Whether the learner computes what the model itself does: log-probs and gradients, at the start of every run.
+
+The truth is transformers' own implementation, one sequence after the other, in evaluation mode. The learner's pass is
+the one that training uses: packed, in training mode, adapters and checkpointing in place, and one sequence is longer
+than any sliding window that training can exceed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rl.learner.forward import causal_lm, packed_logprobs
+from rollout.models import architecture
+
+BOUND = 1e-3
+"""Largest allowed difference of a log-prob, in nats, in float32."""
+GRADIENT_BOUND = 0.02
+"""Largest allowed difference of a parameter's gradient norm, relative to the norm."""
+GRADIENT_NOISE = 1e-4
+"""Differences below this share of the whole gradient's norm are rounding (a key bias has no gradient at all)."""
+SHORT = (5, 12)
+"""Tokens of the sequences whose gradients are compared."""
+BEYOND = 9
+"""Tokens by which the long sequence exceeds the longest window."""
+MANY = 200
+"""Tokens of the long sequence whose log-probs are compared, from its end."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one implementation makes of the probe's sequences."""
+
+    logprobs: torch.Tensor
+    """[all compared tokens] nats."""
+    gradients: dict[str, float]
+    """Norm of the gradient of a weighted sum of the short sequences' log-probs, by parameter; those reached only."""
+    repeatable: bool = True
+    """The same forward pass twice gave the same bits."""
+
+
+def sequences(policy: nn.Module, longest: int | None) -> list[torch.Tensor]:
+    """Token sequences of the probe: two short ones, and a long one where the model has a window to go beyond."""
+    text = causal_lm(policy).config.get_text_config()
+    lengths = list(SHORT)
+    narrow = [window for window in architecture.windows(text) if longest is None or window < longest]
+    if narrow:
+        lengths.append(narrow[-1] + BEYOND)
+    device = next(policy.parameters()).device
+    return [torch.arange(3, 3 + 7 * n, 7, device=device) % min(text.vocab_size, 101) for n in lengths]
+
+
+@torch.enable_grad()
+def own_pass(policy: nn.Module, longest: int | None) -> Pass:
+    """The model's own forward pass, with whatever attention it is set to."""
+
+    def logprobs(tokens: torch.Tensor) -> torch.Tensor:
+        logits = policy(input_ids=tokens[None], use_cache=False, logits_to_keep=MANY + 1).logits[0, :-1].float()
+        return logits.log_softmax(-1).gather(1, tokens[-len(logits) :, None]).squeeze(1)
+
+    parts = sequences(policy, longest)
+    short = torch.cat([logprobs(part) for part in parts[: len(SHORT)]])
+    with torch.no_grad():
+        long = [logprobs(part) for part in parts[len(SHORT) :]]
+    return Pass(torch.cat([short.detach(), *long]), _gradients(policy, short))
+
+
+@torch.enable_grad()
+def packed_pass(policy: nn.Module, longest: int | None) -> Pass:
+    """The learner's."""
+    parts = sequences(policy, longest)
+    short = _packed(policy, parts[: len(SHORT)])
+    with torch.no_grad():
+        again = _packed(policy, parts[: len(SHORT)])
+        long = short[:0]
+        if len(parts) > len(SHORT):  # beside a short one: a window must not reach over into it
+            long = _packed(policy, [parts[0], parts[-1]])[len(parts[0]) - 1 :][-MANY:]
+    repeatable = torch.equal(short, again)
+    return Pass(torch.cat([short.detach(), long]), _gradients(policy, short), repeatable)
+
+
+def _packed(policy: nn.Module, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    lengths = torch.tensor([0, *(len(part) for part in parts)], device=parts[0].device)
+    follows = torch.cat([torch.arange(len(part), device=part.device) for part in parts]).nonzero().flatten()
+    return packed_logprobs(policy, torch.cat(list(parts)), lengths.cumsum(0).int(), follows)[0]
+
+
+def _gradients(policy: nn.Module, logprobs: torch.Tensor) -> dict[str, float]:
+    weights = torch.linspace(-1, 2, len(logprobs), device=logprobs.device)
+    (logprobs * weights).sum().backward()  # type: ignore[no-untyped-call]
+    norms = {name: p.grad.norm().item() for name, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad(set_to_none=True)
+    return norms
+
+
+def difference(own: Pass, ours: Pass) -> str:
+    """What is wrong with the learner's pass; empty when nothing is."""
+    if not ours.repeatable:
+        return "two forward passes in training mode differ: something random in it (dropout?) cannot be switched off"
+    gap = (own.logprobs - ours.logprobs).abs().max().item()
+    if not gap <= BOUND:
+        return (
+            f"packed log-probs differ from the model's own by {gap:.3g} nats (bound {BOUND}); its attention or head "
+            "does something that k15 does not implement"
+        )
+    noise = GRADIENT_NOISE * sum(norm**2 for norm in own.gradients.values()) ** 0.5
+    for name, norm in own.gradients.items():
+        found = ours.gradients.get(name, 0.0)
+        if not abs(norm - found) <= GRADIENT_BOUND * norm + noise:
+            return f"the gradient of {name} has norm {found:.3g} in k15 and {norm:.3g} in the model's own forward pass"
+    return ""

@@ -1,0 +1,198 @@
+"""What tells that a run cannot work, or has not worked, in words that say what to do. Pure functions.
+
+Policy-gradient RL learns from groups that hold right *and* wrong responses; in all others every advantage is 0 (but
+for the length reward, which also ranks responses that are all right).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rewards.stats import Estimate
+from rl.config import PromiseConfig
+from rl.record.log import Evaluation
+from rl.record.metrics import Value
+
+FEWEST_MIXED = 0.5
+"""Share of groups with right and wrong responses below which a start is called too weak."""
+FLAT = 0.9
+"""Share of groups without a signal from which an iteration counts as one without."""
+FLAT_ITERATIONS = 5
+"""Such iterations in a row that are worth a word."""
+MORE_SIGNAL = "easier problems, a longer warm-up, or more responses per problem (rollout.k)"
+
+Row = Mapping[str, Value]
+"""A row of ``metrics.jsonl`` (``rl.record.metrics``)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person should know of a run; each code comes at most once in a run."""
+
+    code: str
+    """Stable name, for programs."""
+    message: str
+    """What was seen, with numbers."""
+    advice: str
+    """What to do."""
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        return f"{self.message}; {self.advice}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run as far as it has come."""
+
+    iterations: int
+    """Iterations planned."""
+    k: int
+    """Responses per problem."""
+    rows: Sequence[Row] = ()
+    """The iterations done, in order."""
+    before: Evaluation | None = None
+    """Held out, before RL."""
+    after: Evaluation | None = None
+    """Held out, after it; ``None`` while it goes on."""
+    change: Estimate | None = None
+    """Difference of their accuracies, paired by problem, with its 95 % interval; ``None`` when unknown."""
+    promise: PromiseConfig | None = None
+    """What the end has to be like; ``None``: anything."""
+
+
+def findings(course: Course) -> list[Finding]:
+    """All that is to be said, in the order in which it shows."""
+    found = [weak_start(course), flat_groups(course.rows), *ending(course)]
+    return [finding for finding in found if finding]
+
+
+def most_mixed(rate: float, k: int) -> float:
+    """The largest share of groups of ``k`` responses with right and wrong ones, at a mean accuracy of ``rate``.
+
+    1 - p^k - (1 - p)^k is concave in p: problems that differ in difficulty only make such groups rarer.
+    """
+    return 1.0 - rate**k - (1.0 - rate) ** k
+
+
+def weak_start(course: Course) -> Finding | None:
+    """The policy is right so rarely that most groups of its responses are all wrong."""
+    if course.before is None or not course.iterations:
+        return None
+    rate = course.before.accuracy.mean
+    mixed = most_mixed(rate, course.k)
+    if rate > 0.5 or mixed >= FEWEST_MIXED:
+        return None
+    return Finding(
+        "weak-start",
+        f"before RL only {_percent(rate)} of the held-out responses are right: at most {100 * mixed:.0f} % of the "
+        f"groups of {course.k} can hold right and wrong ones, which alone teach anything",
+        f"what helps: {MORE_SIGNAL}",
+    )
+
+
+def flat_groups(rows: Sequence[Row]) -> Finding | None:
+    """The first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a signal."""
+    stretch: list[Row] = []
+    for row in rows:
+        if not row.get("groups/finished"):
+            continue  # says nothing either way
+        if _flat(row) >= FLAT:
+            stretch.append(row)
+        elif len(stretch) >= FLAT_ITERATIONS:
+            break
+        else:
+            stretch = []
+    if len(stretch) < FLAT_ITERATIONS:
+        return None
+    finished, wrong, right = (
+        round(sum(_number(row, key) for row in stretch))
+        for key in ("groups/finished", "groups/all_wrong", "groups/all_right")
+    )
+    first, last = (round(_number(row, "iteration")) + 1 for row in (stretch[0], stretch[-1]))
+    where = f"iterations {first} to {last}"
+    if wrong >= right:
+        return Finding(
+            "groups-all-wrong",
+            f"{where}: {wrong} of {finished} groups have no right response, and nothing to learn from",
+            f"what helps: {MORE_SIGNAL}",
+        )
+    return Finding(
+        "groups-all-right",
+        f"{where}: {right} of {finished} groups have no wrong response, and nothing to learn from",
+        "what helps: harder problems, sampling.kind prioritized, or a length reward (reward.length)",
+    )
+
+
+def _flat(row: Row) -> float:
+    """Share of an iteration's finished groups that teach nothing."""
+    wrong, right = _number(row, "groups/all_wrong"), _number(row, "groups/all_right")
+    return (wrong + (0 if row.get("length_weight") else right)) / _number(row, "groups/finished")
+
+
+def ending(course: Course) -> list[Finding]:
+    """What a finished run has to say."""
+    if course.after is None or course.before is None or not course.iterations:
+        return []
+    found = [no_gain(course.before, course.after, course.change, _shortens(course.rows))]
+    if course.promise:
+        found.append(broken_promise(course.promise, course.before, course.after))
+    return [finding for finding in found if finding]
+
+
+def _shortens(rows: Sequence[Row]) -> bool:
+    return any(row.get("length_weight") for row in rows)
+
+
+def no_gain(before: Evaluation, after: Evaluation, change: Estimate | None, shortens: bool) -> Finding | None:
+    """Accuracy fell, or did not move further than chance does.
+
+    Where the length reward was on (``shortens``), clearly shorter responses are a gain too.
+    """
+    if change is None or change.low > 0:
+        return None
+    moved = f"{100 * change.mean:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}] held out"
+    if change.high < 0:
+        return Finding(
+            "accuracy-fell",
+            f"RL made the policy worse: {moved}",
+            "try a lower learner.optimizer.lr or a larger learner.objective.tau, and read rollouts in the report",
+        )
+    if shortens and after.tokens.high < before.tokens.low:
+        return None
+    return Finding(
+        "no-gain",
+        f"RL ended without a gain that chance could not explain: {moved}",
+        "try more iterations or a higher learner.optimizer.lr; more held-out problems (problems.heldout_size) or "
+        "eval.samples show smaller gains",
+    )
+
+
+def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation) -> Finding | None:
+    """The end of the run is not what its recipe promises."""
+    a, b = before.accuracy, after.accuracy
+    missing = []
+    if b.mean - a.mean < promise.gain:
+        missing.append(f"gained {100 * (b.mean - a.mean):+.1f} points, not {100 * promise.gain:.0f}")
+    if a.high >= b.low:
+        missing.append("95 % interval not above that before RL")
+    if b.mean < promise.final:
+        missing.append(f"ended at {_percent(b.mean)}, not {_percent(promise.final)}")
+    if not missing:
+        return None
+    return Finding(
+        "promise-broken",
+        f"the recipe's promise is broken: {'; '.join(missing)}",
+        "please report summary.json and run.json; --seed N --run-dir DIR tries another draw",
+    )
+
+
+def _number(row: Row, key: str) -> float:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"

@@ -1,0 +1,227 @@
+"""What a person sees while a run goes on: a live picture on a terminal, or lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rl.record.health import Finding
+from rl.record.metrics import IterationMetrics
+from rollout.plain import one_line
+from rollout.progress import Clock, Lines, Track, console_on, grid, is_picture, row, spell
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ROWS = 10
+_WARNINGS = 3
+_FINDING_LINES = 4
+"""Lines of the picture kept free for each finding."""
+
+
+def sparkline(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> str:
+    """One block character per value, scaled to [low, high]; values outside are clipped."""
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round(top * min(max((v - low) / (high - low), 0.0), 1.0))] for v in values)
+
+
+def iteration_line(m: IterationMetrics, total: int) -> str:
+    """An iteration on one plain line, for logs."""
+    parts = [
+        f"it {m.iteration + 1}/{total}",
+        f"accuracy {_rate(m.accuracy)}",
+        f"reward {_number(m.reward_mean)}",
+        f"tokens {_number(m.length_mean, 0)}",
+        f"log-ratio {_number(m.logratio_mean)}±{_number(m.logratio_std)}",
+        f"{_number(m.throughput_sampled, 0)} tok/s",
+        f"unfinished {m.rollouts_unfinished}",
+        f"{_number(m.time_total, 1)} s",
+    ]
+    trouble = [(m.rollouts_ungradable, "ungradable"), (m.stop_aborted, "aborted"), (m.steps_skipped, "steps skipped")]
+    return "  ".join(parts + [f"{count} {what}" for count, what in trouble if count])
+
+
+class LiveView:
+    """The view of one run. All text from outside is made visible and put on one line before it is shown.
+
+    With ``live`` and a terminal it redraws in place; otherwise it prints a line per iteration, evaluation, finding and
+    warning, and ``rollout.progress.Lines`` in between. Used as a context manager, or closed with ``close``.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        model: str,
+        iterations: int,
+        start: int = 0,
+        live: bool = True,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """``run`` and ``model`` head the view; of ``iterations`` in all, ``start`` are already done."""
+        self._run, self._model = one_line(run, 80), one_line(model, 80)
+        self._total, self._done = iterations, start
+        self._console = console or console_on("stdout")
+        self._clock = clock
+        self._began = clock()
+        self._spent: list[float] = []
+        self._tokens = 0
+        self._rows: list[IterationMetrics] = []
+        self._evaluations: list[tuple[str, float, float, float]] = []
+        self._findings: list[str] = []
+        self._warnings: list[str] = []
+        self._closed = False
+        self._live: Live | None = None
+        self._lines: Lines | None = None
+        if live and is_picture(self._console):
+            self._track = Track(clock)
+            self._live = Live(self, console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self._track = self._lines = Lines(self._console, clock, self._outlook)
+            self._say(f"{self._run}: {self._model}, iterations {start}..{iterations}")
+            self._lines.__enter__()
+
+    def __enter__(self) -> LiveView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
+        """A phase begins; see ``rollout.progress.Progress``."""
+        self._track.stage(name, total, earlier)
+
+    def advance(self, n: int, tokens: int = 0) -> None:
+        """``n`` more units of the current phase are done."""
+        self._track.advance(n, tokens)
+
+    def say(self, text: str) -> None:
+        """What is shown beside the current phase."""
+        self._track.say(text)
+
+    def iteration(self, metrics: IterationMetrics) -> None:
+        """An iteration is complete."""
+        self._track.end()
+        if metrics.time_total is not None:
+            self._spent = [*self._spent[-19:], metrics.time_total]
+        self._done = metrics.iteration + 1
+        self._tokens += metrics.tokens_sampled
+        self._rows = [*self._rows[-(_ROWS - 1) :], metrics]
+        self._say(iteration_line(metrics, self._total))
+
+    def evaluation(self, name: str, mean: float, low: float, high: float) -> None:
+        """A held-out evaluation: accuracy and its 95 % interval, in [0, 1]."""
+        self._evaluations = [*self._evaluations, (one_line(name, 20), mean, low, high)]
+        self._track.end()
+        self._say(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
+
+    def finding(self, finding: Finding) -> None:
+        """The run cannot work as it is, or has not worked; stays in the picture."""
+        line = one_line(finding.text, 600)
+        self._findings = [*self._findings, line]
+        self._say(f"attention: {line}")
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that the run survives."""
+        line = one_line(text)
+        self._warnings = [*self._warnings[-(_WARNINGS - 1) :], line]
+        self._say(f"warning: {line}")
+
+    def close(self) -> None:
+        """Leave the last picture standing. Idempotent."""
+        self._track.end()
+        self._closed = True
+        if self._lines:
+            self._lines.close()
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _left(self) -> float | None:
+        """Seconds that the rest of the iterations takes; ``None`` before the first and after the last one."""
+        open_ = self._total - self._done
+        return open_ * sum(self._spent) / len(self._spent) if self._spent and open_ > 0 else None
+
+    def _outlook(self) -> str:
+        """What follows the line of a phase."""
+        left = self._left()
+        return "" if left is None else f"{self._done}/{self._total} iterations, about {spell(left)} left"
+
+    def _say(self, line: str) -> None:
+        if self._lines:
+            self._lines.print(line)
+
+    def __rich__(self) -> RenderableType:
+        """The whole picture; called from the refresh thread, so it only reads."""
+        parts: list[RenderableType] = [self._progress()]
+        if self._rows:
+            parts += [Text(), self._table()]
+        if self._evaluations:
+            parts += [Text(), self._held_out()]
+        parts += [Text(f"! {line}", style="bold yellow") for line in self._findings]
+        parts += [Text(f"! {line}", style="yellow", no_wrap=True, overflow="ellipsis") for line in self._warnings]
+        title = Text.assemble((self._run, "bold"), f"  {self._model}")
+        return Panel(Group(*parts), title=title, title_align="left", border_style="cyan", padding=(0, 1))
+
+    def _progress(self) -> Table:
+        table, now, left, current = grid(), self._clock(), self._left(), self._track.current
+        eta = "" if left is None else f", about {spell(left)} left"
+        table.add_row(
+            Text("iterations", style="bold"),
+            ProgressBar(total=max(1, self._total), completed=self._done),
+            Text(f"{self._done}/{self._total}, {self._tokens:,} tokens, {spell(now - self._began)}{eta}"),
+        )
+        if current:
+            table.add_row(*row(current, now))
+        else:
+            table.add_row(Text("stopped" if self._closed else "waiting", style="dim"), "", "")
+        return table
+
+    def _table(self) -> Table:
+        table = Table(box=None, expand=True, padding=(0, 1), header_style="dim")
+        columns = _COLUMNS if self._console.width >= 88 else _COLUMNS[:6]
+        for name, _ in columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        rest = 12 + _FINDING_LINES * len(self._findings)
+        rows = self._rows[-max(1, min(_ROWS, self._console.height - rest)) :]
+        for m in rows:
+            table.add_row(*(cell(m) for _, cell in columns), style="bold" if m is rows[-1] else "")
+        return table
+
+    def _held_out(self) -> Text:
+        name, mean, low, high = self._evaluations[-1]
+        return Text.assemble(
+            ("held-out ", "dim"),
+            (sparkline([item[1] for item in self._evaluations[-40:]]), "green"),
+            f"  {name} ",
+            (_rate(mean), "bold green"),
+            f" [{_rate(low)}, {_rate(high)}]",
+        )
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+_COLUMNS: tuple[tuple[str, Callable[[IterationMetrics], str]], ...] = (
+    ("it", lambda m: str(m.iteration + 1)),
+    ("accuracy", lambda m: _rate(m.accuracy)),
+    ("reward", lambda m: _number(m.reward_mean)),
+    ("tokens", lambda m: _number(m.length_mean, 0)),
+    ("tok/s", lambda m: _number(m.throughput_sampled, 0)),
+    ("unfinished", lambda m: str(m.rollouts_unfinished)),
+    ("resumed", lambda m: str(m.rollouts_resumed)),
+    ("log-ratio", lambda m: f"{_number(m.logratio_mean)}±{_number(m.logratio_std)}"),
+    ("s", lambda m: _number(m.time_total, 1)),
+)
+"""Columns of the table, the dispensable ones last."""

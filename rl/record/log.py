@@ -1,0 +1,212 @@
+"""The record of a run: ``metrics.jsonl``, held-out evaluations, and a timer for the phases.
+
+One JSON object per line and iteration, on disk before the next iteration starts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.stats import Estimate
+from rl.record.metrics import PHASES, IterationMetrics, Value
+from rl.record.sinks import open_sinks
+from rollout.files import replace_file
+from rollout.strict_json import dumps
+
+__all__ = [
+    "Evaluation",
+    "IterationMetrics",
+    "LogError",
+    "MetricsLog",
+    "Timer",
+    "find_evaluation",
+    "read_evaluations",
+    "read_metrics",
+    "replace_file",
+    "write_evaluation",
+]
+
+FILE = "metrics.jsonl"
+
+
+class LogError(RuntimeError):
+    """A record cannot be read or written."""
+
+
+class MetricsLog:
+    """Appends rows to ``<run>/metrics.jsonl`` and to the trackers named.
+
+    Opening it cuts off a last line that a crash left torn. Raises ``LogError`` when the file cannot be written and
+    ``SinkError`` when a tracker's package is missing, both before the run starts.
+    """
+
+    def __init__(
+        self, run_dir: Path, sinks: Sequence[str] = (), project: str = "k15", config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = run_dir / FILE
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self.path)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._sinks = open_sinks(sinks, run_dir, project, config or {})
+
+    def write(self, iteration: int, row: Mapping[str, Value]) -> None:
+        """One line, flushed to disk. NaN and infinities become null; ``nonfinite`` counts them."""
+        bad = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        clean: dict[str, Value] = {**row, "iteration": iteration, **dict.fromkeys(bad), "nonfinite": len(bad)}
+        line = json.dumps(clean, allow_nan=False) + "\n"
+        try:
+            _write_all(self._file, line.encode())
+            os.fsync(self._file)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        numbers = {key: value for key, value in clean.items() if isinstance(value, int | float) and key != "iteration"}
+        for sink in self._sinks:
+            sink.write(iteration, numbers)
+
+    def truncate(self, iteration: int) -> int:
+        """Drop the rows from ``iteration`` on, atomically (a resumed run writes them again); returns how many."""
+        rows = read_metrics(self.path.parent)
+        kept = [row for row in rows if row["iteration"] < iteration]
+        try:
+            if len(kept) < len(rows):
+                replace_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+                os.close(self._file)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        for sink in self._sinks:
+            sink.rewind(iteration)
+        return len(rows) - len(kept)
+
+    def close(self) -> None:
+        """Close the file and end the trackers. Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        while self._sinks:
+            self._sinks.pop().close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """All rows, in file order; none when the file does not exist yet.
+
+    A last line without its newline is a row being written and is left out. Raises ``LogError`` with file and line
+    number for any other line that is no JSON object with an integer ``iteration``.
+    """
+    path = run_dir / FILE
+    if not path.exists():
+        return []
+    rows = []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise LogError(f"{path}, line {number}: not JSON ({error}); remove the line to go on") from error
+        if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+            raise LogError(f"{path}, line {number}: no object with an integer 'iteration'; remove the line to go on")
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One held-out evaluation, stored as ``eval/<name>.json``."""
+
+    name: str
+    """``before``, ``after`` or ``it0010``: also the file's name."""
+    iteration: int
+    """RL iterations done by then."""
+    accuracy: Estimate
+    """avg@``samples`` over problems, with its 95 % interval."""
+    tokens: Estimate
+    """Mean response tokens, with its 95 % interval."""
+    samples: int
+    """Responses per problem."""
+    truncated: float = 0.0
+    """Share of responses cut at the length cap (they count as wrong)."""
+    ungradable: float = 0.0
+    """Share of responses that the grader failed on (left out of the accuracy)."""
+    greedy: Estimate | None = None
+    """Accuracy of one greedy response per problem, if measured."""
+
+
+def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
+    """Store an evaluation; returns the file."""
+    path = run_dir / "eval" / f"{evaluation.name}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, (dumps(asdict(evaluation), indent=1) + "\n").encode())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return path
+
+
+def read_evaluations(run_dir: Path) -> list[Evaluation]:
+    """All evaluations of a run, by iteration. Raises ``LogError`` naming a file that is none."""
+    found = []
+    for path in sorted((run_dir / "eval").glob("*.json")):
+        try:
+            data = json.loads(path.read_bytes())
+            if not isinstance(data, dict):
+                raise TypeError(f"{type(data).__name__} instead of an object")
+            for key in ("accuracy", "tokens", "greedy"):
+                data[key] = data.get(key) and Estimate(**data[key])
+            found.append(Evaluation(**data))
+        except (ValueError, TypeError, KeyError) as error:
+            raise LogError(f"{path}: not an evaluation of this version ({error}); remove it to go on") from error
+    return sorted(found, key=lambda item: (item.iteration, item.name != "before", item.name))
+
+
+def find_evaluation(run_dir: Path, name: str, iteration: int) -> Evaluation | None:
+    """The evaluation of that name after so many iterations, if the run has it."""
+    found = (item for item in read_evaluations(run_dir) if item.name == name and item.iteration == iteration)
+    return next(found, None)
+
+
+class Timer:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        """Seconds so far, by phase; a phase entered twice adds up."""
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """``with timer("train"):`` times a block, also when it raises. ``ValueError`` for a name not in ``PHASES``."""
+        if name not in PHASES:
+            raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _cut_torn_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    """A short write (disk full in the middle of a line) must surface as an error, not as a torn line."""
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _cannot_write(path: Path, error: OSError) -> LogError:
+    return LogError(f"cannot write {path}: {error.strerror or error}; free space or choose another --run-dir")

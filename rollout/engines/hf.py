@@ -1,0 +1,208 @@
+"""Hugging Face transformers behind the ``Engine`` protocol: plain, slow, reproducible. For tests and for platforms
+without vLLM.
+
+Requests are batched in the order in which they were submitted, and a batch runs to its end. The noise of a token is a
+function of its request's seed and its position alone, so on one machine the same submissions give the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from rollout.config import EngineConfig
+from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
+from rollout.engines.mailbox import Mailbox
+from rollout.models.architecture import own_attention
+from rollout.models.attention import PLAIN, AttentionConfig
+from rollout.seeds import seed_of
+from rollout.transfer.weights import ShmReader
+from rollout.types import WeightVersion
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+STREAM_INTERVAL = 16
+"""Decoding steps between two deliveries to the mailbox."""
+
+
+class HfEngine:
+    """One transformers model on a thread of its own. Requests without a seed get one from the engine's."""
+
+    def __init__(
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
+    ) -> None:
+        """``attention`` of ``None`` becomes, at the start, what the model was trained with."""
+        self.model_path = model_path
+        self.config = config
+        self.attention = PLAIN if attention is None else attention
+        self._model_says = attention is None
+        self.seed = seed
+        self._model: PreTrainedModel | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+        self._queue: deque[Request] = deque()
+        self._aborted: set[str] = set()
+        self._pump: asyncio.Task[None] | None = None
+        self._reader = ShmReader()
+        self._version = 0
+        self._weight_bytes = 0
+        self._closed = False
+        self._dead = ""
+
+    async def start(self) -> None:
+        """See ``Engine``."""
+        from rollout.models import moba
+
+        self._loop = asyncio.get_running_loop()
+        self._mail = Mailbox()
+        try:
+            if self._model_says:
+                self.attention = await self._in_thread(moba.trained_with, self.model_path)
+            self._model = await self._in_thread(load, self.model_path, self.config, self.attention)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EngineDead(f"transformers could not load {self.model_path}: {error}") from error
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await self._loop.run_in_executor(self._thread, function, *args)
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        for request in requests:
+            self._mail.open(request.key)
+            if len(request.token_ids) + request.max_new_tokens > self.config.max_model_len:
+                self._mail.end(request.key, error=f"request exceeds the context of {self.config.max_model_len} tokens")
+            else:
+                self._queue.append(request)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        """Run batches until the queue is empty."""
+        from rollout.engines.hf_sampling import sample
+
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.config.max_concurrency))]
+            seeds = [
+                seed_of(self.seed, request.key, len(request.token_ids)) if request.seed is None else request.seed
+                for request in batch
+            ]
+            try:
+                await self._in_thread(sample, self._model, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL)
+            except RuntimeError as error:  # torch's: out of memory, a broken kernel
+                self._dead = f"transformers failed while sampling: {error}"
+                self._mail.wake()
+                return
+        self._aborted.clear()
+
+    def _deliver(self, pieces: Sequence[Delta]) -> None:
+        """Called from the sampling thread."""
+        self._loop.call_soon_threadsafe(self._post, pieces)
+
+    def _post(self, pieces: Sequence[Delta]) -> None:
+        for piece in pieces:
+            if piece.token_ids:
+                self._mail.put(piece.key, piece.token_ids, piece.logprobs)
+            if piece.done:
+                self._mail.end(piece.key, piece.stop, piece.error)
+
+    async def poll(self, wait_s: float) -> list[Delta]:
+        """See ``Engine``."""
+        deltas = await self._mail.take(wait_s, self._version)
+        if not deltas:
+            self._check_alive()
+        return deltas
+
+    async def abort(self, keys: Sequence[str]) -> None:
+        """See ``Engine``; such requests end with the error ``aborted``."""
+        self._check_alive()
+        for request in [request for request in self._queue if request.key in keys]:
+            self._queue.remove(request)
+            self._mail.end(request.key, error="aborted")
+        self._aborted |= set(keys) & self._mail.in_flight
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine``."""
+        from rollout.engines.hf_sampling import score
+
+        self._check_alive()
+        return await self._in_thread(score, self._model, sequences)
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """See ``Engine``; reads the learner's shared memory. KV caches live within a batch, so none survives."""
+        self._check_alive()
+        if self._mail.in_flight:
+            raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
+        try:
+            await self._in_thread(load_weights, self._model, self._reader, update.payload)
+            await self._in_thread(use_attention, self._model, self.attention, update.version)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise EngineDead(f"weight update {update.version} failed: {error}") from error
+        self._version = update.version
+        self._weight_bytes = update.payload["size"]
+
+    async def stats(self) -> EngineStats:
+        """See ``Engine``."""
+        self._check_alive()
+        return self._mail.stats(self._version, self._weight_bytes)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.clear()
+        if self._model is not None:
+            self._aborted |= self._mail.in_flight
+        if self._pump is not None:
+            await self._pump
+        self._thread.shutdown(wait=False)
+        self._reader.close()
+        self._model = None
+
+    def _check_alive(self) -> None:
+        if self._model is None or self._closed:
+            raise EngineDead("this transformers engine is not started, or closed")
+        if self._dead:
+            raise EngineDead(self._dead)
+
+
+def use_attention(model: PreTrainedModel, attention: AttentionConfig, version: WeightVersion) -> None:
+    """What attention computes under weights ``version``."""
+    from rollout.models import moba, rotary
+
+    rotary.use(model, attention.stage(version))
+    if attention.moba is not None:
+        moba.use(model, attention.block(version), otherwise=own_attention(model.config.get_text_config()) or "sdpa")
+
+
+def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLAIN) -> PreTrainedModel:
+    """The model for inference, on the device and in the type that ``config`` names."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, config.dtype))
+    if own := own_attention(model.config.get_text_config()):
+        model.set_attn_implementation(own)
+    use_attention(model, attention, version=0)
+    return model.to(config.device).eval()
+
+
+def load_weights(model: PreTrainedModel, reader: ShmReader, payload: dict[str, Any]) -> None:
+    """Copy an update into the model. Raises ``KeyError`` naming a tensor that the model lacks or that did not come."""
+    import torch
+
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    missing = {name for name, _ in model.named_parameters()}  # a tied head may come as well, and need not
+    with torch.no_grad():
+        for name, tensor in reader.read(payload):
+            if name not in parameters:
+                raise KeyError(f"the update has a tensor {name!r} that {type(model).__name__} does not have")
+            parameters[name].copy_(tensor)
+            missing.discard(name)
+    if missing:
+        raise KeyError(f"the update lacks {len(missing)} tensors of {type(model).__name__}, e.g. {min(missing)!r}")

@@ -1,0 +1,328 @@
+"""vLLM behind the ``Engine`` protocol: AsyncLLM, token ids in and out, no tokenizer.
+
+On CPUs vLLM's front end stays in this process and its core runs in one child (``environment`` says why). The child
+ends with this process, however that ends (``rollout.engines.guard``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rollout.config import PAGE_TOKENS, EngineConfig
+from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
+from rollout.engines.guard import Guard
+from rollout.engines.mailbox import Mailbox
+from rollout.models.attention import PLAIN, AttentionConfig
+from rollout.seeds import seed_of
+from rollout.transfer.weights import SHM_BACKEND
+from rollout.types import StopReason, WeightVersion
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+STREAM_INTERVAL = 16
+"""Tokens of a request that vLLM gathers before it streams them (the first and the last come at once)."""
+SHUTDOWN_S = 5.0
+"""Patience with vLLM's core when it is told to stop; then it is killed."""
+
+
+def environment(config: EngineConfig) -> dict[str, str]:
+    """Environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
+    env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    if config.device == "cpu":
+        threads = config.threads or len(os.sched_getaffinity(0))
+        env |= {
+            # Without this the CPU platform puts the model into a further process behind the core: a tiny model then
+            # starts three times slower and decodes a third slower. The thread count is then ours to set.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(threads),
+            # Threads that wait for each other must sleep, not spin: learner and engine share the cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            # A handful of small functions would be compiled with g++ at the first step: 6 s (three times that on a slow
+            # CPU), a compiler to have, and code kept for another CPU to trip over; a wide step is no faster for it.
+            "TORCH_COMPILE_DISABLE": "1",
+            # Each publish frees and allocates the whole model; keeping that memory in the heap spares the page faults,
+            # a third of the time of a publish.
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(2**33),
+        }
+    else:
+        env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles reach vLLM's own child process pickled
+    return env
+
+
+def transfer_backend(config: EngineConfig) -> str:
+    """vLLM's name of the receiving end of ``config.weight_transfer``."""
+    chosen = config.weight_transfer
+    if chosen == "auto":
+        chosen = "shm" if config.device == "cpu" else "ipc"
+    return SHM_BACKEND if chosen in ("shm", "local") else chosen
+
+
+def engine_arguments(
+    model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
+) -> dict[str, Any]:
+    """Keyword arguments of vLLM's ``AsyncEngineArgs``; ``config.extra`` has the last word.
+
+    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes.
+    """
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": config.dtype,
+        "seed": seed % 2**32,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_concurrency,
+        "max_num_batched_tokens": max(config.max_batched_tokens, config.max_concurrency),
+        "tensor_parallel_size": config.tensor_parallel,
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "stream_interval": STREAM_INTERVAL,
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+        "weight_transfer_config": {"backend": transfer_backend(config)},
+    }
+    if config.device == "cpu":
+        arguments |= {
+            # A seeded request whose prefill is cut into chunks kills vLLM's core on a CPU (its generators have no
+            # offset to set back), so a prompt waits for a step that takes it whole.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(config.max_batched_tokens, config.max_concurrency, config.max_model_len),
+            "enforce_eager": True,  # compiling takes 25 s for 5 % more tokens per second on a tiny model
+            "block_size": PAGE_TOKENS,
+            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+        }
+    else:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    overrides: dict[str, Any] = {}
+    if attention.moba is not None:
+        overrides["moba"] = attention.moba.model_dump()
+        if config.device == "cuda":
+            arguments |= {"attention_backend": "CUSTOM", "block_size": PAGE_TOKENS}  # rollout.engines.moba_vllm_gpu
+    if attention.rotary:
+        overrides["max_position_embeddings"] = config.max_model_len  # beyond what the model was trained for
+    if overrides:
+        arguments |= {"hf_overrides": overrides, "worker_extension_cls": "rollout.engines.vllm_worker.AttentionWorker"}
+    return arguments | config.extra
+
+
+def sampling_params(sampling: Sampling, max_tokens: int, seed: int | None) -> SamplingParams:
+    """vLLM's parameters for one stretch: only the sampled token's log-prob, under the sampling distribution."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+    repetition = None
+    if sampling.repetition_max_pattern:
+        repetition = RepetitionDetectionParams(
+            max_pattern_size=sampling.repetition_max_pattern,
+            min_pattern_size=sampling.repetition_min_pattern,
+            min_count=sampling.repetition_count,
+        )
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,  # only the request's own end tokens end it
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        repetition_detection=repetition,
+        skip_clone=True,
+    )
+
+
+class VllmEngine:
+    """One vLLM engine.
+
+    Each request is seeded by its own seed and the position where its stretch starts (7 % slower than one generator for
+    all, on a tiny model). The noise is then reproducible; the floating-point sums behind the logits depend on what else
+    is in the batch, so single tokens may still differ between runs.
+    """
+
+    def __init__(
+        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
+    ) -> None:
+        """``attention`` of ``None`` becomes, at the start, what the model was trained with."""
+        self.model_path = model_path
+        self.config = config
+        self.attention = PLAIN if attention is None else attention
+        self._model_says = attention is None
+        self.seed = seed
+        self._llm: Any = None
+        self._guard: Guard | None = None
+        self._version = 0
+        self._weight_bytes = 0
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._dead = ""
+
+    async def start(self) -> None:
+        """See ``Engine``. Blocks its event loop while the model loads: vLLM's sockets must be made on the loop."""
+        os.environ.update(environment(self.config))
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from rollout.models import moba
+
+        self._mail = Mailbox()
+        self._guard = Guard()
+        try:
+            if self._model_says:
+                self.attention = moba.trained_with(self.model_path)
+            arguments = AsyncEngineArgs(**engine_arguments(self.model_path, self.config, self.seed, self.attention))
+            self._llm = AsyncLLM.from_engine_args(arguments)
+            await self._enter(0)  # as the learner computes the weights that both are loaded with
+        except (RuntimeError, ValueError, OSError, TypeError) as error:
+            raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        for request in requests:
+            self._mail.open(request.key)
+            self._tasks[request.key] = asyncio.create_task(self._consume(request))
+
+    async def _consume(self, request: Request) -> None:
+        """Move one request's output into the mailbox until it ends."""
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        seed = None if request.seed is None else seed_of(request.seed, len(request.token_ids))
+        params = sampling_params(request.sampling, request.max_new_tokens, seed)
+        try:
+            async for output in self._llm.generate(tokens_input(list(request.token_ids)), params, request.key):
+                piece = output.outputs[0]
+                if piece.token_ids:
+                    self._mail.put(request.key, piece.token_ids, piece.logprobs.logprobs)
+                if output.finished:
+                    self._mail.end(request.key, *_ending(piece.finish_reason))
+        except EngineDeadError as failure:
+            self._die(f"vLLM's core died: {failure}")
+        except (EngineGenerateError, VLLMClientError, ValueError) as failure:
+            self._mail.end(request.key, None, str(failure.__cause__ or failure) or type(failure).__name__)
+        finally:
+            self._tasks.pop(request.key, None)
+
+    async def poll(self, wait_s: float) -> list[Delta]:
+        """See ``Engine``."""
+        deltas = await self._mail.take(wait_s, self._version)
+        if not deltas:
+            self._check_alive()
+        return deltas
+
+    async def abort(self, keys: Sequence[str]) -> None:
+        """See ``Engine``; such requests end with the error ``aborted``."""
+        self._check_alive()
+        await self._llm.abort(list(keys))
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine``. Sequences must leave room for one more token in the context."""
+        self._check_alive()
+        return list(await asyncio.gather(*(self._score_one(i, sequence) for i, sequence in enumerate(sequences))))
+
+    async def _score_one(self, index: int, sequence: Sequence[int]) -> list[float]:
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        try:
+            async for output in self._llm.generate(tokens_input(list(sequence)), params, f"score-{index}"):
+                values = output.prompt_logprobs
+        except EngineDeadError as failure:
+            raise EngineDead(f"vLLM's core died while scoring: {failure}") from failure
+        return [values[t][token].logprob for t, token in enumerate(sequence) if t]
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        """See ``Engine``; vLLM's own weight transfer, whatever the backend."""
+        self._check_alive()
+        if self._mail.in_flight:
+            raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            init, info = _transfer_of(update)
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
+            await self._llm.finish_weight_update(str(update.version))
+            await self._enter(update.version)
+            await self._llm.reset_prefix_cache()
+        except EngineDeadError as failure:
+            raise EngineDead(f"vLLM's core died while it took new weights: {failure}") from failure
+        self._version = update.version
+        self._weight_bytes = update.payload["size"]
+
+    async def _enter(self, version: WeightVersion) -> None:
+        """What attention computes under weights ``version``."""
+        if self.attention.moba is not None:
+            on = self.attention.block(version) is not None
+            await self._llm.collective_rpc("switch_moba", args=(on,))
+        stage = self.attention.stage(version)
+        if stage is not None:
+            await self._llm.collective_rpc("set_rotary", args=(stage.model_dump(),))
+
+    async def stats(self) -> EngineStats:
+        """See ``Engine``."""
+        self._check_alive()
+        return self._mail.stats(self._version, self._weight_bytes)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        llm, self._llm = self._llm, None
+        for task in list(self._tasks.values()):
+            task.cancel()
+        if llm is not None:
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # else it reports the end of the core as an error
+            await asyncio.to_thread(llm.shutdown, SHUTDOWN_S)
+        if self._guard is not None:
+            await asyncio.to_thread(self._guard.close)
+
+    def _die(self, reason: str) -> None:
+        self._dead = self._dead or reason
+        self._mail.wake()
+
+    def _check_alive(self) -> None:
+        if self._llm is None:
+            raise EngineDead("this vLLM engine is not started, or closed")
+        if self._llm.errored:
+            self._die("vLLM's core process is gone")
+        if self._dead:
+            raise EngineDead(self._dead)
+
+
+def _transfer_of(update: WeightUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What vLLM's receiving end is initialised with and what it loads."""
+    payload = update.payload
+    if update.backend in ("shm", "local"):
+        return {}, {name: payload[name] for name in ("path", "size", "tensors")}
+    init = payload["init"]
+    return init[payload["engine"] % len(init)], payload["update"]
+
+
+def _ending(finish_reason: str) -> tuple[StopReason | None, str]:
+    """vLLM's finish reason as (stop reason, error)."""
+    match finish_reason:
+        case "stop":
+            return StopReason.EOS, ""
+        case "repetition":
+            return StopReason.REPETITION, ""
+        case "length":
+            return None, ""
+        case "abort":
+            return None, "aborted"
+        case _:
+            return None, f"vLLM finished the request with {finish_reason!r}"

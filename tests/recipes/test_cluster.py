@@ -1,0 +1,175 @@
+"""Whole runs with real Ray actors and real vLLM, as processes of their own, and what becomes of them when parts die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from paths import ROOT
+
+from rl.record.log import read_metrics
+from rl.state.run_dir import RunDir
+from rollout.serial import delta_from_json, group_from_json
+from tests.processes import PATIENCE_S, until, until_gone
+
+pytestmark = pytest.mark.slow
+
+TINY = """
+iterations: 5
+model: {base: {kind: scratch, layers: 1, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 96}, threads: 1}
+problems:
+  train: {kind: arithmetic, steps: [2, 2]}
+  heldout: {kind: arithmetic, steps: [2, 2]}
+  heldout_size: 4
+warmup: {examples: 24, batch_tokens: 256}
+engine: {kind: ENGINE, max_model_len: 48, max_concurrency: 16, kv_cache_gib: 0.1, threads: 1}
+rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 40, loss_on: all}
+learner: {updates: 2}
+eval: {every: 0, samples: 1, greedy: false}
+checkpoint: {every: EVERY}
+log: {live: false}
+"""
+
+
+class Run:
+    """``k15 train`` into one directory, each time as a process in a session of its own with its output in a file."""
+
+    def __init__(self, folder: Path, engine: str, every: int) -> None:
+        self.folder = folder
+        self.directory = RunDir(folder / "run")
+        self.checkpoints = self.directory.checkpoints
+        (folder / "config.yaml").write_text(TINY.replace("ENGINE", engine).replace("EVERY", str(every)))
+        self.output = ""
+
+    def start(self, *extra: str, doom: str = "") -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "tests.doomed", doom, str(self.folder)] if doom else [str(k15())]
+        command = ["train", "--config", str(self.folder / "config.yaml"), "--run-dir", str(self.directory.root)]
+        with (self.folder / "output.txt").open("wb") as file:
+            return subprocess.Popen(
+                [*program, *command, *extra], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def end(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for its end; returns the exit code."""
+        code = process.wait(PATIENCE_S)
+        self.output = (self.folder / "output.txt").read_text()
+        return code
+
+    def newest(self) -> int:
+        """Iterations in the newest checkpoint; -1 without one."""
+        return max((int(path.name) for path in self.checkpoints.glob("[0-9]*")), default=-1)
+
+    def wait_for_checkpoint(self, process: subprocess.Popen[bytes], beyond: int = -1) -> None:
+        def there() -> bool:
+            assert process.poll() is None, (self.folder / "output.txt").read_text()
+            return self.newest() > beyond
+
+        until(there, f"a checkpoint beyond iteration {beyond}")
+
+    def stored(self) -> list[dict[str, Any]]:
+        """Rows of the rollouts on disk."""
+        files = sorted(self.directory.root.glob("rollouts/*.parquet"))
+        return [row for path in files for row in pq.read_table(path).to_pylist()]
+
+    def segments(self, version: int) -> dict[str, list[int]]:
+        """Tokens that each rollout was given under the weights of this version, finished or not."""
+        state = json.loads((self.checkpoints / f"{self.newest():06d}" / "state.json").read_text())
+        unfinished = {
+            rollout.id: [(part.version, list(part.token_ids)) for part in rollout.segments]
+            for group in map(group_from_json, state["unfinished"])
+            for rollout in group.rollouts
+        }
+        finished = {row["rollout"]: list(cut(row)) for row in self.stored()}
+        return {
+            name: tokens
+            for name, parts in (unfinished | finished).items()
+            for number, tokens in parts
+            if number == version
+        }
+
+
+def k15() -> Path:
+    return Path(sys.executable).with_name("k15")
+
+
+def cut(row: dict[str, Any]) -> Iterable[tuple[int, list[int]]]:
+    """The segments of a stored rollout: version and tokens."""
+    start = 0
+    for version, length in zip(row["segment_versions"], row["segment_lengths"], strict=True):
+        yield version, row["token_ids"][start : start + length]
+        start += length
+
+
+def journalled(text: str) -> dict[str, list[int]]:
+    """Tokens by rollout in a journal."""
+    tokens: dict[str, list[int]] = {}
+    for line in text.splitlines():
+        for delta in map(delta_from_json, json.loads(line)):
+            tokens.setdefault(delta.key, []).extend(delta.token_ids)
+    return {name: drawn for name, drawn in tokens.items() if drawn}
+
+
+def assert_kept(before: dict[str, list[int]], now: dict[str, list[int]]) -> None:
+    assert before
+    for rollout, drawn in before.items():
+        assert now[rollout][: len(drawn)] == drawn
+
+
+def family(process: subprocess.Popen[bytes]) -> list[int]:
+    return [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
+
+
+def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL for the engine in iteration 1, for all in iteration 3; the resumed run replays 2 and what there was of 3.
+
+    Then Ctrl-C, which a terminal sends to the whole group. (SIGTERM: ``test_ray_jobs.py``.)
+    """
+    run = Run(tmp_path, "hf", every=2)
+    assert run.end(run.start("--iterations", "5000", doom="1=worker,3=driver")) == -signal.SIGKILL, run.output
+    assert "engine 0 failed: engine actor died" in run.output
+    seen = json.loads((tmp_path / "driver.json").read_text())
+    assert {"ray::LearnerHos", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
+    until_gone(map(int, seen["family"]))
+    assert run.newest() == 2
+    killed = journalled(json.loads((tmp_path / "worker.json").read_text())["journal"])
+    whole = journalled((run.directory.journal / "000002.jsonl").read_text())
+    cut_off = journalled(seen["journal"])
+
+    process = run.start("--iterations", "5000")
+    run.wait_for_checkpoint(process, beyond=3)
+    children = family(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert run.end(process) == 128 + signal.SIGINT, run.output
+    assert "the same command resumes" in run.output
+    until_gone(children)
+    assert [row["iteration"] for row in read_metrics(run.directory.root)] == list(range(run.newest())), "it began anew"
+    assert_kept(killed, run.segments(1))
+    assert_kept(cut_off, run.segments(3))
+    assert whole
+    assert {name: run.segments(2)[name] for name in whole} == whole, "it was over: none of it is drawn again"
+
+
+def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
+    """In iteration 1 the actor is killed, and vLLM's core below it ends with it; another takes its place."""
+    run = Run(tmp_path, "vllm", every=2)
+    assert run.end(run.start(doom="1=worker")) == 0, run.output
+    seen = json.loads((tmp_path / "worker.json").read_text())
+    assert any("EngineCor" in name for name in seen["ended"]), "vLLM's core ends with the actor above it"
+    until_gone(map(int, seen["family"]))
+    assert_kept(journalled(seen["journal"]), run.segments(1))
+    summary = json.loads(run.directory.summary.read_text())
+    assert summary["iterations"] == 5
+    assert summary["partial_rollouts_resumed"] > 0
+    assert 0 < summary["max_logprob_gap"] < 1e-4
+    stops = {row["stop"] for row in run.stored()}
+    assert "length" in stops, "no rollout filled the context, which a probe must survive"
+    assert run.directory.report.exists()

@@ -1,0 +1,255 @@
+"""Configurations: merging, errors that say what to do, and the way to YAML and back."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from recipes import RECIPES
+from recipes.commands.cli import recipe_config
+from rl.config import Config, RunConfig
+from rl.config_help import describe
+from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate
+from rollout.problems.config import ArithmeticSource, JsonlSource
+
+BASE = RunConfig()
+
+
+@pytest.mark.parametrize("config", [BASE, *(recipe_config(name) for name in RECIPES)], ids=["default", *RECIPES])
+def test_yaml_and_back(config: Config) -> None:
+    assert checked(type(config), parse_yaml(dump(config))) == config
+    assert load(type(config)(), parse_yaml(dump(config))) == config  # whatever it is merged into
+
+
+@settings(deadline=None)  # timings of shared machines vary
+@example(lr=1.0, seed=0, text="\x85\u2028 : # '\"")
+@example(lr=1.0, seed=0, text="0E0")
+@example(lr=1.0, seed=0, text="010")
+@example(lr=1.0, seed=0, text="1:30")
+@example(lr=1.0, seed=0, text="2025-01-31")
+@example(lr=1.0, seed=0, text="0o17")
+@given(lr=st.floats(1e-12, 1e3), seed=st.integers(0, 2**32 - 1), text=st.text(max_size=30))
+def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
+    config = BASE.model_copy(
+        update={
+            "seed": seed,
+            "learner": BASE.learner.model_copy(
+                update={"optimizer": BASE.learner.optimizer.model_copy(update={"lr": lr})}
+            ),
+            "problems": BASE.problems.model_copy(update={"instruction": text}),
+        }
+    )
+    assert validate(parse_yaml(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("pairs", "line"),
+    [
+        ([("rollot.k", "4")], "unknown key 'rollot.k'; did you mean 'rollout.k'?"),
+        ([("iteratons", "3")], "unknown key 'iteratons'; did you mean 'iterations'?"),
+        ([("ns_steps", "3")], "unknown key 'ns_steps'; did you mean 'learner.optimizer.ns_steps'?"),
+        ([("qqqq", "3")], "unknown key 'qqqq'; k15 config RECIPE lists all keys"),
+        ([("engine.extra.foo", "3")], "unknown key 'engine.extra.foo': 'engine.extra' is one value"),
+        ([("model.base.path", "x")], "'model.base.path' does not go with the chosen model.base.kind"),
+        ([("model.base.kind", "foo")], "model.base.kind: 'foo' is none of 'scratch', 'pretrained'"),
+        ([("model.base.width", "100")], "model.base: width 100 is not divisible by heads 6"),
+        ([("problems.train.kind", "jsonl")], "problems.train.path: a value is required"),
+        ([("rollout", "3")], "rollout: this is a section; set its keys"),
+        (
+            [("learner.optimizer.adam_betas", "[0.9, x]")],
+            "learner.optimizer.adam_betas[1]: input should be a valid number",
+        ),
+        ([("learner.optimizer.lr", ".inf")], "learner.optimizer.lr: input should be a finite number"),
+        ([("rollout.k", "1")], "rollout.k: input should be greater than or equal to 2, got 1"),
+        ([("seed", "[1")], "--seed: '[1' is not a YAML value"),
+        ([("rollout.segment_tokens", "4096")], "rollout.segment_tokens (4096) is above rollout.max_tokens (1024)"),
+        ([("rollout.max_tokens", "2048")], "rollout.max_tokens (2048) leaves no room for a prompt"),
+        (
+            [("rollout.groups", "7"), ("rollout.k", "3")],
+            "rollout.groups x rollout.k (21) is not divisible by learner.updates",
+        ),
+        ([("engine.max_model_len", "4096")], "engine.max_model_len (4096) is above model.base.context (2048)"),
+        ([("rollout.repetition.min_pattern", "65")], "rollout.repetition: min_pattern (65) is above max_pattern (64)"),
+        (
+            [("problems.train", "{kind: jsonl, path: f, verifier: maths}")],
+            "problems.train.verifier: unknown verifier 'maths'; did you mean 'math'?",
+        ),
+        ([("seed", "1"), ("seed", "2")], "--seed is given twice, to different values; leave one out"),
+        (
+            [("model.base", "{layers: 2}"), ("model.base.layers", "3")],
+            "--model.base and --model.base.layers both set model.base.layers, to different values",
+        ),
+        (
+            [("warmup.examples", "5"), ("warmup", "null")],
+            "--warmup.examples and --warmup both set warmup, to different",
+        ),
+        ([("engine.extra", "{a: 1}"), ("engine.extra", "{b: 1}")], "--engine.extra is given twice"),
+        ([("rollout.k", "true")], "rollout.k: input should be a valid integer, got true"),
+        ([("rollout.k", "4.0")], "rollout.k: input should be a valid integer, got 4.0; write 4"),
+        ([("rollout.k", "'4'")], 'rollout.k: input should be a valid integer, got "4"; leave out the quotes'),
+        ([("log.live", "1")], "log.live: input should be a valid boolean, got 1"),
+        ([("log.live", "'off'")], 'log.live: input should be a valid boolean, got "off"; leave out the quotes'),
+        ([("learner.optimizer.lr", "true")], "learner.optimizer.lr: input should be a valid number, got true"),
+        ([("learner.optimizer.adam_betas", "[0.9, true]")], "adam_betas[1]: input should be a valid number, got true"),
+        ([("seed", "010")], 'seed: input should be a valid integer, got "010"'),
+        ([("seed", "1:30")], 'seed: input should be a valid integer, got "1:30"'),
+        ([("seed", "-1")], "seed: input should be greater than or equal to 0, got -1"),
+        ([("seed", "4294967296")], "seed: input should be less than 4294967296"),
+        ([("seed", "")], "seed: input should be a valid integer, got null"),
+        ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
+        ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
+        ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf or fake"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, overrides=pairs)
+    assert len(caught.value.lines) == 1
+    assert line in caught.value.lines[0]
+    assert "\n" not in caught.value.lines[0]
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'rollout.kk'; did you mean 'rollout.k'\?"):
+        load(BASE, {"rollout": {"kk": 4}})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: [\n", ":3: not valid YAML"),
+        ("- 1\n", "expected 'key: value' lines, found list"),
+        ("3: 4\n", "expected 'key: value' lines"),
+        ("seed: 1\nrollout: {k: 4}\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice, first in line 1"),
+        ("rollout: {k: 4, k: 5}\n", ":1: not valid YAML: 'k' is given twice, first in line 1; leave one out"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_malformed_files_are_named(text: str, line: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_file(file)
+    assert str(caught.value).startswith(str(file))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "binary.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml: not a text file"):
+        read_file(file)
+
+
+def test_scalars_are_read_as_people_mean_them() -> None:
+    pairs = [
+        ("learner.optimizer.lr", "1e-3"),
+        ("log.live", "false"),
+        ("warmup", "null"),
+        ("problems.train.steps", "[1, 2]"),
+    ]
+    config = load(recipe_config("quickstart"), overrides=pairs)
+    assert config.learner.optimizer.lr == 1e-3
+    assert config.log.live is False
+    assert config.warmup is None
+    assert isinstance(config.problems.train, ArithmeticSource)
+    assert config.problems.train.steps == (1, 2)
+
+
+def test_values_of_a_file_have_their_keys_types_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, parse_yaml("rollout: {k: true}\nproblems: {instruction: no}\nlog: {live: 1}\n"))
+    assert list(caught.value.lines) == [
+        "problems.instruction: input should be a valid string, got false; put texts in quotes",
+        "rollout.k: input should be a valid integer, got true",
+        "log.live: input should be a valid boolean, got 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: in a box",
+        "# last line",
+        "{answer}",
+        "\tindented",
+        "3",
+        "no",
+        "null",
+        "2025-01-31",
+        "a\n  b ",
+        "*",
+        "",
+        "'a' b",
+    ],
+)
+def test_texts_of_the_command_line_are_taken_as_they_are(text: str) -> None:
+    assert load(BASE, overrides=[("problems.instruction", text)]).problems.instruction == text
+
+
+def test_quoted_texts_and_null_of_the_command_line_are_yaml() -> None:
+    pairs = [("problems.instruction", '"a\\tb"'), ("problems.system", "'it''s'"), ("ray.address", "null")]
+    config = load(BASE, overrides=pairs)
+    assert (config.problems.instruction, config.problems.system, config.ray.address) == ("a\tb", "it's", None)
+    assert load(BASE, overrides=[("engine.kind", "hf"), ("ray.address", "auto")]).ray.address == "auto"
+
+
+def test_a_key_of_a_section_that_is_off_switches_it_on() -> None:
+    assert BASE.model.lora is None
+    lora = load(BASE, overrides=[("model.lora.rank", "8")]).model.lora
+    assert lora is not None
+    assert lora.rank == 8
+
+
+def test_another_kind_drops_the_old_kinds_keys_and_the_order_of_pairs_does_not_matter() -> None:
+    pairs = [("problems.train.path", "f.jsonl"), ("problems.train.limit", "5"), ("problems.train.kind", "jsonl")]
+    for order in (pairs, pairs[::-1]):
+        assert load(BASE, overrides=order).problems.train == JsonlSource(path="f.jsonl", limit=5)
+    in_file = load(BASE, {"problems": {"train": {"kind": "jsonl", "path": "f.jsonl", "limit": 5}}})
+    assert in_file.problems.train == JsonlSource(path="f.jsonl", limit=5)
+
+
+def test_choosing_a_plain_kind_keeps_its_sections_other_keys() -> None:
+    base = load(BASE, overrides=[("engine.count", "3")])
+    assert load(base, overrides=[("engine.kind", "hf")]).engine.count == 3
+
+
+def test_a_mapping_in_a_file_replaces_the_recipes() -> None:
+    base = load(BASE, {"engine": {"extra": {"a": 1}}})
+    assert load(base, {"engine": {"extra": {}}}).engine.extra == {}
+    assert load(base, {"engine": {"extra": {"b": 2}}}).engine.extra == {"b": 2}
+
+
+def test_the_procedural_section_mirrors_its_dataclass() -> None:
+    from rollout.problems.arithmetic import Arithmetic
+
+    expected: dict[str, Any] = {field.name: field.default for field in fields(Arithmetic)}
+    assert MISSING not in expected.values()
+    assert ArithmeticSource().model_dump(exclude={"kind"}) == expected
+
+
+def test_help_offers_no_flag_for_a_key_inside_of_a_list() -> None:
+    text = describe(BASE)
+    assert "--model.attention.rotary.base" not in text, "that flag is refused: only the whole list can be given"
+    assert "model.attention.rotary[i]: " in text
+    assert "--model.attention.rotary '[{...}, ...]'" in text
+
+
+def test_every_key_is_documented() -> None:
+    text = describe(BASE).replace("[i]", "")  # of keys in lists
+    for path in paths():
+        leaf = path.rpartition(".")[2]
+        if leaf != "kind":
+            assert f"--{path} " in text or f"\n{path}: " in text, path
+    undocumented = [
+        a
+        for a, b in zip(text.splitlines(), text.splitlines()[1:], strict=False)
+        if a.startswith("  --") and not b.startswith("     ")
+    ]
+    assert all(".kind " in line for line in undocumented), undocumented

@@ -1,0 +1,91 @@
+"""What can be refused before Ray starts."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rl.config import RunConfig
+from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, memory_use, quiet_environment, waiting
+from rollout.engines.guard import MARK
+
+
+def test_a_path_with_a_space_is_refused_at_once() -> None:
+    with pytest.raises(LaunchError, match="has a space"):
+        check_interpreter("/home/me/my projects/k15/.venv/bin/python")
+    check_interpreter("/home/me/k15/.venv/bin/python")
+
+
+def test_a_run_directory_that_ray_would_delete_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="absolute --run-dir"):
+        check_run_dir(Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0/runs/quickstart"))
+    check_run_dir(tmp_path)
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who refused it: Ray alone tries for more than three minutes, and says something else then."""
+    for name in ("RAY_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", *quiet_environment()):
+        monkeypatch.setenv(name, "")  # so that what is set below goes again
+        monkeypatch.delenv(name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = RunConfig.model_validate({"ray": {"address": f"127.0.0.1:{port}"}})
+    with pytest.raises(LaunchError, match=f"no Ray cluster answers at '127.0.0.1:{port}'.*refused"), connected(config):
+        pytest.fail("there is nothing to connect to")
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(2, True), (3, False)])
+def test_a_local_cluster_that_comes_up_too_late_is_started_again(
+    failures: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own patience of 30 s does not depend on how busy the machine is."""
+    import ray
+
+    attempts = []
+
+    def init(**_: object) -> None:
+        attempts.append(ray.is_initialized())
+        if len(attempts) <= failures:
+            raise Exception("The current node timed out during startup.\nMore about it.")
+
+    for name in ("RAY_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV", MARK, *quiet_environment()):
+        monkeypatch.setenv(name, "")  # so that what is set below goes again
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(ray, "init", init)
+    if starts:
+        with connected(RunConfig()):
+            pass
+    else:
+        with (
+            pytest.raises(LaunchError, match=r"Ray did not start .* timed out during startup\. The same"),
+            connected(RunConfig()),
+        ):
+            pytest.fail("there is no cluster")
+    assert attempts == [False] * 3
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    assert quiet_environment()["VLLM_LOGGING_LEVEL"] == "INFO"
+    assert quiet_environment()["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_threads_do_not_keep_the_cores_from_whom_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libgomp's default is 300,000 rounds awake, some milliseconds; the user's own setting wins."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert 0 < int(waiting()["GOMP_SPINCOUNT"]) < 100_000
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert waiting()["GOMP_SPINCOUNT"] == "7"
+
+
+def test_a_memory_kill_is_told_in_one_line() -> None:
+    """Ray's own text is a page; before, it came with a traceback."""
+    page = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 8) was "
+        "22.54GB used / 23.54GB limit (0.957469)\nOOM kill reason: memory use above the threshold\nTop 10 memory users:"
+    )
+    assert memory_use(page) == "22.54GB used / 23.54GB limit"
+    assert memory_use("something else\nand more") == "something else"

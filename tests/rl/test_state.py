@@ -1,0 +1,159 @@
+"""Journal and checkpoints: nothing finished is ever lost (invariants 4 and 6)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from factories import group, rollout
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.score import Score
+from rl.state import checkpoint
+from rl.state.checkpoint import CheckpointError, RunState, Totals
+from rl.state.journal import Journal, JournalError
+from rollout.engine import Delta
+from rollout.serial import delta_from_json, delta_to_json, group_from_json, group_to_json
+from rollout.types import StopReason
+
+
+def state(iteration: int) -> RunState:
+    unfinished = group("000003.0001", [rollout("a/0", [(1, 3), (2, 2)], stop=None), rollout("a/1")], born=1)
+    totals = Totals(rollouts=7, tokens=99, max_gap=1e-6, seconds={"train": 1.5})
+    return RunState(iteration, (unfinished,), {"rng": [1, 2], "success": {"p0": 0.25}}, totals)
+
+
+def save_learner(folder: Path) -> None:
+    (folder / "model.bin").write_bytes(b"weights")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**31))
+def test_groups_survive_json_to_the_last_bit(logprob: float, token: int) -> None:
+    original = group("g", [rollout("g/0", score=Score.right("7", answer=1.0)), rollout("g/1", stop=None)])
+    assert group_from_json(json.loads(json.dumps(group_to_json(original)))) == original
+    delta = Delta("g/0", (token,), (logprob,), 3, True, StopReason.EOS)
+    assert delta_from_json(json.loads(json.dumps(delta_to_json(delta)))) == delta
+
+
+def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    found = checkpoint.latest(tmp_path, pytest.fail)
+    assert found is not None
+    assert found[0] == state(4)
+    assert (found[1] / "model.bin").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "add", "no-manifest", "bad-manifest"])
+def test_a_corrupt_checkpoint_is_passed_over_and_said(tmp_path: Path, harm: str) -> None:
+    checkpoint.save(tmp_path, state(4), save_learner, keep=3)
+    newest = checkpoint.save(tmp_path, state(5), save_learner, keep=3)
+    victim = newest / "learner" / "model.bin"
+    match harm:
+        case "flip":
+            victim.write_bytes(b"weighTs")
+        case "truncate":
+            victim.write_bytes(b"weig")
+        case "delete":
+            victim.unlink()
+        case "add":
+            (newest / "learner" / "extra.bin").write_bytes(b"x")
+        case "no-manifest":
+            (newest / "manifest.json").unlink()
+        case "bad-manifest":
+            (newest / "manifest.json").write_text("{")
+    warnings: list[str] = []
+    found = checkpoint.latest(tmp_path, warnings.append)
+    assert found is not None
+    assert found[0].iteration == 4
+    assert len(warnings) == 1
+    assert "000005" in warnings[0]
+    assert "falling back" in warnings[0]
+
+
+def test_when_no_checkpoint_verifies_it_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    (path / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="none of the 1"):
+        checkpoint.latest(tmp_path, lambda _: None)
+    assert checkpoint.latest(tmp_path / "other", pytest.fail) is None
+
+
+def test_a_failing_save_leaves_the_old_checkpoints(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+
+    def disk_full(folder: Path) -> None:
+        (folder / "model.bin").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, state(5), disk_full, keep=2)
+    assert [path.name for path in checkpoint.available(tmp_path)] == ["000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000004"]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    for iteration in range(5):
+        checkpoint.save(tmp_path, state(iteration), save_learner, keep=2)
+    assert [path.name for path in checkpoint.available(tmp_path)] == ["000003", "000004"]
+
+
+def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(4), lambda folder: (folder / "model.bin").write_bytes(b"old") and None, keep=2)
+    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    found = checkpoint.latest(tmp_path, pytest.fail)
+    assert found is not None
+    assert (found[1] / "model.bin").read_bytes() == b"weights"
+
+
+def deltas(n: int) -> list[Delta]:
+    return [
+        Delta(f"g/{j}", (j, j + 1), (-0.5, -1.25), 2, j % 2 == 0, StopReason.EOS if j % 2 == 0 else None)
+        for j in range(n)
+    ]
+
+
+def test_the_journal_gives_back_what_was_drawn(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.open(3) == []
+    journal.append(deltas(2))
+    journal.append([])
+    journal.append(deltas(3))
+    assert Journal(tmp_path).open(3) == deltas(2) + deltas(3)
+    assert Journal(tmp_path).open(4) == []
+
+
+def test_a_line_torn_by_a_crash_is_cut_off(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.append(deltas(2))
+    journal.close()
+    path = tmp_path / "000003.jsonl"
+    path.write_bytes(path.read_bytes() + b'[["g/1",[5],[-')
+    again = Journal(tmp_path)
+    assert again.open(3) == deltas(2)
+    again.append(deltas(1))
+    assert Journal(tmp_path).open(3) == deltas(2) + deltas(1)
+
+
+def test_journals_are_dropped_by_iteration(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for iteration in range(5):
+        journal.open(iteration)
+    journal.drop_before(2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.jsonl", "000003.jsonl", "000004.jsonl"]
+
+
+def test_tokens_never_go_to_other_problems_than_they_were_drawn_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.drawn(3, ["a", "b"])
+    journal.drawn(3, ["a", "c"])  # nothing was sampled yet
+    journal.append([Delta("000003.0000/0", (5,), (-1.0,), 3)])
+    journal.drawn(3, ["a", "c"])
+    with pytest.raises(JournalError, match=r"iteration 3 was begun with other problems \(1 of 2 are gone, first: 'c'"):
+        journal.drawn(3, ["a", "b"])
+    journal.close()
+    journal.drop_before(4)
+    assert [*tmp_path.iterdir()] == []

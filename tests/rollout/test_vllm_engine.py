@@ -1,0 +1,255 @@
+"""Real vLLM on a CPU: one engine for the whole file, in this process. In Ray actors, killed: ``test_cluster.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import log_probs, tiny_llama
+
+from rollout.config import EngineConfig
+from rollout.engine import Delta, ParityError, Request, Sampling, WeightUpdate
+from rollout.engines.vllm import VllmEngine, engine_arguments, transfer_backend
+from rollout.partial import repeats
+from rollout.pool.parity import Limits
+from rollout.pool.slot import Publication, Slot
+from rollout.transfer.weights import ShmSender
+from rollout.types import StopReason
+from tests.needs import needs_vllm
+
+pytestmark = [pytest.mark.slow, needs_vllm]
+
+CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1)
+PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Head dimension 32 is the smallest that vLLM's CPU attention takes; embeddings tied: the hard case."""
+    path = tmp_path_factory.mktemp("llama")
+    tiny_llama().save_pretrained(path)
+    return path
+
+
+class Running:
+    """An engine on an event loop of its own, called from plain tests."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self.engine = engine
+        self.runner = asyncio.Runner()
+        self.version = 0
+
+    def __call__(self, work: Awaitable[Any]) -> Any:
+        async def waited() -> Any:
+            return await work
+
+        return self.runner.run(waited())
+
+    def finish(self, requests: Sequence[Request]) -> dict[str, Delta]:
+        async def work() -> dict[str, Delta]:
+            await self.engine.submit(requests)
+            joined: dict[str, Delta] = {}
+            while sum(delta.done for delta in joined.values()) < len(requests):
+                for delta in await self.engine.poll(1.0):
+                    before = joined.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+                    assert len(delta.token_ids) == len(delta.logprobs)
+                    joined[delta.key] = replace(
+                        delta, token_ids=before.token_ids + delta.token_ids, logprobs=before.logprobs + delta.logprobs
+                    )
+            return joined
+
+        return self(work())
+
+    def publish(self, model: torch.nn.Module, sender: ShmSender) -> WeightUpdate:
+        self.version += 1
+        update = sender.send(model, self.version)
+        self(self.engine.update_weights(update))
+        return update
+
+
+@pytest.fixture(scope="module")
+def running(model_path: Path) -> Iterator[Running]:
+    before = dict(os.environ)
+    running = Running(VllmEngine(str(model_path), CONFIG, 0))
+    running(running.engine.start())
+    yield running
+    running(running.engine.close())
+    running(running.engine.close())
+    running.runner.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def sender() -> Iterator[ShmSender]:
+    sender = ShmSender()
+    yield sender
+    sender.close()
+
+
+def gap(ours: Sequence[Sequence[float]], model: torch.nn.Module) -> float:
+    rows = zip(ours, (log_probs(model, sequence) for sequence in PROBE), strict=True)
+    return max(abs(a - b) for x, y in rows for a, b in zip(x, y, strict=True))
+
+
+def requests(count: int = 6, tokens: int = 40, **sampling: Any) -> list[Request]:
+    s = Sampling(**sampling)
+    return [
+        Request(f"r{i}", tuple((3 * i + j) % 29 + 1 for j in range(5 + i)), tokens, s, 100 + i) for i in range(count)
+    ]
+
+
+def perturbed(seed: int = 1) -> torch.nn.Module:
+    return tiny_llama(seed=seed)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_logprobs_are_the_models_under_the_sampling_temperature(
+    running: Running, sender: ShmSender, temperature: float
+) -> None:
+    model = perturbed()
+    running.publish(model, sender)
+    work = requests(temperature=temperature)
+    for request in work:
+        delta = running.finish([request])[request.key]
+        expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
+        assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-4)
+        assert len(delta.token_ids) == 40
+        assert delta.stop is None
+        assert not delta.error
+        assert delta.version == running.version
+
+
+def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
+    for seed in (2, 3, 4):
+        model = perturbed(seed)
+        before = running(running.engine.score(PROBE))
+        assert gap(before, model) > 0.5
+        update = running.publish(model, sender)
+        assert gap(running(running.engine.score(PROBE)), model) < 1e-4
+        stats = running(running.engine.stats())
+        assert (stats.version, stats.weight_bytes) == (running.version, update.payload["size"])
+
+
+def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSender) -> None:
+    """Without ``lm_head.weight`` vLLM reports success and serves the old head; only the probe sees it."""
+    model = perturbed(6)
+    update = sender.send(model, running.version)
+    headless = {**update.payload, "tensors": [t for t in update.payload["tensors"] if t[0] != "lm_head.weight"]}
+    running(running.engine.update_weights(WeightUpdate(running.version, "shm", headless)))
+    assert gap(running(running.engine.score(PROBE)), model) > 0.1, "the silent failure that invariant 1 is about"
+
+    slot = Slot(0, lambda _: running.engine, CONFIG)
+    slot.engine = running.engine
+    reference = [log_probs(model, sequence) for sequence in PROBE]
+    with pytest.raises(
+        ParityError,
+        match=r"disagree after publish.*nats apart.* against .*The engine does not serve the learner's weights$",
+    ):
+        running(
+            slot.adopt(Publication(WeightUpdate(running.version, "shm", headless), PROBE, reference, Limits("float32")))
+        )
+    running(slot.adopt(Publication(update, PROBE, reference, Limits("float32"))))
+    assert slot.gap.largest < 1e-4
+
+
+def test_prefix_cache_does_not_survive_a_publish(running: Running, sender: ShmSender) -> None:
+    prompt = tuple(i % 30 + 1 for i in range(150))
+    greedy = [Request("long", prompt, 8, Sampling(temperature=0.0))]
+    for seed in (7, 8):
+        model = perturbed(seed)
+        running.publish(model, sender)
+        delta = running.finish(greedy)["long"]
+        assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *delta.token_ids])[149:], abs=1e-4)
+
+
+def test_end_token_stops_and_is_part_of_the_response(running: Running) -> None:
+    free = running.finish(requests(count=1))["r0"]
+    end = free.token_ids[20]
+    position = free.token_ids.index(end)
+    stopped = running.finish(requests(count=1, stop_token_ids=(end,)))["r0"]
+    assert stopped.token_ids == free.token_ids[: position + 1], "same seed, same noise"
+    assert stopped.stop is StopReason.EOS
+    (last,) = running.finish([replace(requests(1, stop_token_ids=(end,))[0], max_new_tokens=position + 1)]).values()
+    assert last.stop is StopReason.EOS, "an end token on the last token of the budget is an end"
+
+
+def test_repetition_stops_early(running: Running) -> None:
+    pattern = {"repetition_min_pattern": 1, "repetition_max_pattern": 8, "repetition_count": 3}
+    drawn = running.finish(requests(tokens=200, temperature=0.0, **pattern))
+    stopped = [delta for delta in drawn.values() if delta.stop is StopReason.REPETITION]
+    assert stopped, "greedy decoding of a tiny model runs into a loop"
+    for delta in stopped:
+        assert len(delta.token_ids) < 200
+        assert repeats(delta.token_ids, 1, 8, 3)
+
+
+def test_abort_delivers_what_was_drawn(running: Running) -> None:
+    async def work() -> list[Delta]:
+        engine = running.engine
+        await engine.submit(requests(2, 240))
+        deltas = await engine.poll(5.0)
+        await engine.abort(["r0", "r1"])
+        while sum(delta.done for delta in deltas) < 2:
+            deltas += await engine.poll(1.0)
+        return deltas
+
+    deltas = running(work())
+    assert {delta.error for delta in deltas if delta.done} <= {"aborted", ""}
+    assert all(sum(len(d.token_ids) for d in deltas if d.key == key) > 0 for key in ("r0", "r1"))
+
+
+def test_misuse_is_refused_and_a_bad_request_fails_alone(running: Running) -> None:
+    too_long = Request("long", tuple([1] * 256), 4, Sampling())
+    drawn = running.finish([too_long, *requests(1, 4)])
+    assert drawn["long"].done
+    assert "256" in drawn["long"].error
+    assert not drawn["long"].token_ids
+    assert len(drawn["r0"].token_ids) == 4
+
+    async def busy() -> None:
+        await running.engine.submit(requests(1, 200))
+        with pytest.raises(ValueError, match="in flight"):
+            await running.engine.update_weights(WeightUpdate(99, "shm", {}))
+        with pytest.raises(ValueError, match=r"r0.*in flight"):
+            await running.engine.submit(requests(1, 200))
+
+    running(busy())
+    while not any(delta.done for delta in running(running.engine.poll(1.0))):
+        pass
+
+
+def test_transformers_models_and_vllm_import_in_one_process() -> None:
+    """Our package ``kernels`` and the companions of torch are what may be in the way."""
+    import vllm
+    from transformers import Qwen2ForCausalLM
+
+    assert vllm.AsyncLLMEngine
+    assert Qwen2ForCausalLM
+
+
+def test_engine_arguments() -> None:
+    arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
+    assert arguments["max_num_seqs"] == 7, "extra has the last word"
+    assert arguments["weight_transfer_config"] == {"backend": "k15_shm"}
+    assert 0 <= arguments["seed"] < 2**32
+    gpu = EngineConfig(device="cuda", tensor_parallel=2)
+    assert transfer_backend(gpu) == "ipc"
+    assert transfer_backend(gpu.model_copy(update={"weight_transfer": "nccl"})) == "nccl"
+    assert "enforce_eager" not in engine_arguments("m", gpu, 0)
+
+
+def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:
+    """More prefill than ``max_batched_tokens``: vLLM would cut it, which kills seeded requests on a CPU."""
+    long = [
+        Request(f"long{i}", tuple((7 * i + j) % 29 + 1 for j in range(100)), 4, Sampling(), 7 + i) for i in range(8)
+    ]
+    drawn = running.finish(long)
+    assert [len(drawn[request.key].token_ids) for request in long] == [4] * 8
+    assert not any(delta.error for delta in drawn.values())

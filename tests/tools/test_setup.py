@@ -1,0 +1,263 @@
+"""Packaging and set-up: what is installed, what is refused, what recovers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.version import Version
+from paths import ROOT
+
+FOLDERS = ("evals", "kernels", "recipes", "rewards", "rl", "rollout")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def checkout(folder: Path) -> ModuleType:
+    """``tools/setup.py`` at work on a checkout of its own, whose path holds a space."""
+    root = folder / "a checkout"
+    (root / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "setup.py", root / "tools")
+    (root / "pyproject.toml").write_text("[project]\n")
+    spec = importlib.util.spec_from_file_location("k15_setup", root / "tools" / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert root == module.ROOT
+    return module
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> ModuleType:
+    return checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Where a half-made venv was found."""
+    setup = checkout(tmp_path_factory.mktemp("half-made"))
+    setup.PYTHON.parent.mkdir(parents=True)
+    setup.PYTHON.write_text("not a program")
+    setup.ensure_venv()
+    return setup
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "version", "has_venv", "reason"),
+    [
+        ("Linux", "x86_64", (3, 11, 2), True, ""),
+        ("Linux", "aarch64", (3, 14, 0), True, ""),
+        ("Darwin", "arm64", (3, 12, 0), True, "runs on Linux only"),
+        ("Windows", "AMD64", (3, 12, 0), True, "runs on Linux only"),
+        ("Linux", "riscv64", (3, 12, 0), True, "x86_64 or aarch64"),
+        ("Linux", "x86_64", (3, 10, 9), True, "needs Python 3.11 to 3.14, this is 3.10.9"),
+        ("Linux", "x86_64", (3, 15, 0), True, "needs Python 3.11 to 3.14"),
+        ("Linux", "x86_64", (3, 11, 2), False, "apt-get install python3-venv"),
+    ],
+)
+def test_platforms(
+    system: str, machine: str, version: tuple[int, ...], has_venv: bool, reason: str, setup: ModuleType
+) -> None:
+    problem = setup.platform_problem(system, machine, version, has_venv)
+    assert reason in problem
+    assert bool(problem) == bool(reason)
+    assert "\n" not in problem
+
+
+def test_small_machines_are_warned(setup: ModuleType) -> None:
+    assert setup.resource_warnings(16 * 2**30, 50 * 2**30) == []
+    memory, disk = setup.resource_warnings(4 * 2**30, 5 * 2**30)
+    assert "4.0 GiB of memory" in memory
+    assert "5.0 GiB of free disk" in disk
+
+
+def test_a_stamp_counts_only_for_the_state_it_was_written_for(setup: ModuleType) -> None:
+    assert setup.installed_extras() == set()
+    setup.PYTHON.parent.mkdir(parents=True)
+    setup.PYTHON.symlink_to(sys.executable)
+    (setup.VENV / "pyvenv.cfg").write_text("version = 3.11.2\n")
+
+    def stamp() -> None:
+        setup.STAMP.write_text(json.dumps({"fingerprint": setup.fingerprint(), "extras": ["cpu"]}))
+
+    stamp()
+    assert setup.installed_extras() == {"cpu"}
+    changes = {
+        "requirements": lambda: (setup.ROOT / "pyproject.toml").write_text("[project]\nname = 'x'\n"),
+        "another Python": lambda: (setup.VENV / "pyvenv.cfg").write_text("version = 3.12.0\n"),
+        "half a stamp": lambda: setup.STAMP.write_text('{"fingerprint"'),
+        "the hub's kernels": lambda: (setup.VENV / "lib/python3.11/site-packages/kernels").mkdir(parents=True),
+    }
+    for what, change in changes.items():
+        stamp()
+        assert setup.installed_extras() == {"cpu"}, what
+        change()
+        assert setup.installed_extras() == set(), what
+
+
+def test_a_half_made_venv_is_made_again(mended: ModuleType) -> None:
+    assert mended.works(mended.PYTHON, "-m", "pip", "--version")[0]
+    kept = mended.PYTHON.stat().st_ino, (mended.VENV / "pyvenv.cfg").stat().st_mtime_ns
+    mended.ensure_venv()  # and one that works is kept
+    assert kept == (mended.PYTHON.stat().st_ino, (mended.VENV / "pyvenv.cfg").stat().st_mtime_ns)
+
+
+def test_a_failing_installation_shows_its_end_and_writes_no_stamp(setup: ModuleType) -> None:
+    setup.VENV.mkdir()
+    with pytest.raises(setup.SetupError, match=r"(?s)installing x failed.*\nno luck"):
+        setup.run([sys.executable, "-c", "print('no luck'); raise SystemExit(3)"], "installing x")
+    assert not setup.STAMP.exists()
+
+
+def test_a_package_that_does_not_import_is_removed_and_one_that_does_stays(
+    mended: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packages = next(mended.VENV.glob("lib/python*/site-packages"))
+    for name, code in (
+        ("torchvision", "raise RuntimeError('operator torchvision::nms does not exist')"),
+        ("torchaudio", ""),
+    ):
+        (packages / f"{name}.py").write_text(code)
+        info = packages / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "INSTALLER").write_text("pip\n")
+        (info / "RECORD").write_text(
+            f"{name}.py,,\n{info.name}/METADATA,,\n{info.name}/INSTALLER,,\n{info.name}/RECORD,,\n"
+        )
+    mended.repair()
+    assert not (packages / "torchvision.py").exists()
+    assert (packages / "torchaudio.py").exists()
+    assert "removing torchvision" in (said := capsys.readouterr().out)
+    assert "torchaudio" not in said
+
+
+@pytest.mark.parametrize(("user", "installs"), [(0, True), (1000, False)])
+def test_missing_bubblewrap_is_installed_by_root_and_explained_to_others(
+    user: int, installs: bool, setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = setup.ROOT / "bin"
+    tools.mkdir()
+    for name, script in (("apt-get", 'echo "$@" >> "$(dirname "$0")/asked"'), ("env", 'shift; exec "$@"')):
+        (tools / name).write_text(f"#!/bin/sh\nPATH=$PATH:/usr/bin:/bin\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    setup.VENV.mkdir()
+    setup.ensure_bubblewrap()
+    said = capsys.readouterr().out
+    if installs:
+        assert (tools / "asked").read_text().splitlines()[-1].endswith("install --no-install-recommends bubblewrap")
+        assert not said
+    else:
+        assert said.count("\n") == 1
+        assert "sudo apt-get install bubblewrap" in said
+        assert not (tools / "asked").exists()
+
+
+def test_a_first_set_up_goes_on_when_bubblewrap_cannot_be_installed(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The venv is made once, and nothing that set-up itself put there is taken for a broken one."""
+    tools = setup.ROOT / "bin"
+    tools.mkdir()
+    for name in ("apt-get", "env"):
+        (tools / name).write_text("#!/bin/sh\necho no network; exit 100\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for download in ("install", "verify"):
+        monkeypatch.setattr(setup, download, lambda extras: None)
+    setup.set_up({"cpu"})
+    said = capsys.readouterr().out
+    assert "no network" in said
+    assert "apt-get install bubblewrap" in said
+    assert "does not work" not in said
+    assert setup.LOG.read_text().startswith("$ env DEBIAN_FRONTEND=noninteractive apt-get")
+    assert setup.installed_extras() == {"cpu"}
+
+
+def test_make_without_a_fitting_python_says_so_in_one_line() -> None:
+    done = subprocess.run(["make", "-s", "setup", "PYTHON="], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == (
+        "set-up: no Python 3.11 to 3.14 with its venv module found: sudo apt-get install python3 python3-venv"
+    )
+
+
+def test_every_package_is_listed_and_nothing_else() -> None:
+    found = {
+        str(init.parent.relative_to(ROOT)).replace("/", ".")
+        for folder in FOLDERS
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
+
+
+def test_the_version_hides_our_kernels_from_transformers() -> None:
+    """transformers looks for the hub's package of this name and must find ours too old."""
+    assert Version(PYPROJECT["project"]["version"]) < Version("0.10")
+    code = "from transformers.utils.import_utils import is_kernels_available; assert not is_kernels_available()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, Path("/")])
+def test_kernels_is_ours_from_anywhere(cwd: Path) -> None:
+    code = "import kernels; print(kernels.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == ROOT / "kernels" / "__init__.py"
+
+
+def test_kernels_is_ours_through_the_console_script() -> None:
+    script = Path(sys.executable).parent / "k15"
+    code = (
+        "import runpy, sys\n"
+        f"sys.path[0], sys.argv = {str(script.parent)!r}, ['k15', '--version']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "import kernels; print(kernels.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"k15 {PYPROJECT['project']['version']}", str(ROOT / "kernels" / "__init__.py")]
+
+
+def test_entry_points() -> None:
+    found = {(point.group, point.name): point for point in distribution("k15").entry_points}
+    assert callable(found["console_scripts", "k15"].load())
+    assert found["vllm.general_plugins", "k15"].value == "rollout.transfer.weights:register"
+
+
+def test_a_wheel_holds_the_six_folders_and_the_licence_and_no_tests(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".*", "runs", "*.egg-info", "build", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(command, check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    (wheel,) = tmp_path.glob("k15-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(FOLDERS)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "License-Expression: Apache-2.0" in metadata
