@@ -18,7 +18,7 @@ longest one) and with the share of the learner in an iteration, which partial ro
 
 Held equal: the warmed-up model (same architecture as the quickstart's, warmed up on the mixture, kept in runs/bench),
 problems, k, caps, sampling, engine, objective, optimiser steps per iteration, learner threads, cores. Loss is on all
-response tokens, stale ones included [A.11.2], so both arms train on whole responses.
+response tokens, stale ones included [2501.12599 §2.6.2], so both arms train on whole responses.
 
 Measured: training time per 1,000 trained tokens, evaluations left out, over all iterations (those that fill the pipe
 included, and tokens still unfinished at the end not credited); the split into phases; the learning curve as held-out

@@ -4,7 +4,8 @@
 
 - `start`: one program after the other, from the call to its outcome, with everything the sandbox does before and after.
   `true` is the sandbox alone; `bare` is the same Python started without a sandbox.
-- `throughput`: Python programs per second with all slots busy. The paper reports 0.04 s and 120/s on 16 cores [A.7].
+- `throughput`: Python programs per second with all slots busy. The paper reports 0.04 s and 120/s on 16 cores
+[2501.12599 §2.3.5].
 - `leak`: `runs` programs in a row, of eight kinds, most of which leave something: files, shared memory, locks, orphans,
   processes that ignore signals, too much output. Counted before, half-way and after: processes, control groups, mounts
   and open files of the supervisor, its memory and this process's, files in /tmp, System V segments.

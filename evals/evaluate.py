@@ -1,4 +1,4 @@
-"""From problems to graded answers: the one path that evaluation takes, in the loop and offline [A.12].
+"""From problems to graded answers: the one path that evaluation takes, in the loop and offline [2501.12599 §3.1].
 
     asks  ->  responder (pool, endpoint or given responses)  ->  record  ->  graders  ->  record  ->  answers
 

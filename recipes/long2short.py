@@ -1,4 +1,5 @@
-"""long2short on the demo model: all four ways and their combination on two CPU cores, judged on one plot [A.10].
+"""long2short on the demo model: all four ways and their combination on two CPU cores, judged on one plot
+[2501.12599 §2.4].
 
 `make long2short` after `make demo`. The demo's policy works steps out twice, which a surer policy need not: about
 half of its tokens can go. docs/long2short.md has the figures of six runs.

@@ -1,4 +1,4 @@
-"""The quickstart's supervised warm-up alone [A.3]: long reasoning paths, then evaluation, no RL."""
+"""The quickstart's supervised warm-up alone [2501.12599 §2.2]: long reasoning paths, then evaluation, no RL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The k1.5 length reward [A.5]: among the responses to one problem, shorter is better, if it is right."""
+"""The k1.5 length reward [2501.12599 §2.3.3]: among the responses to one problem, shorter is better, if it is right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def length_rewards(lengths: Sequence[int], correct: Sequence[bool]) -> list[floa
 
 
 def length_weight(iteration: int, weight: float, start_iteration: int) -> float:
-    """Weight w of the length reward: 0 before ``start_iteration``, then constant [A.5].
+    """Weight w of the length reward: 0 before ``start_iteration``, then constant [2501.12599 §2.3.3].
 
     A step, not a ramp: ordinary RL first, because a penalty from the start slows learning.
     """

@@ -1,6 +1,6 @@
 """The configuration of a run. Imports no torch, vLLM or Ray.
 
-Where the k1.5 paper gives no value the key's docstring says so and the default is ours [A.15].
+Where the k1.5 paper gives no value the key's docstring says so and the default is ours.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class WarmupStage(Config):
 
 
 class WarmupConfig(WarmupStage):
-    """Long-CoT supervised warm-up [A.3]; the paper gives no size, epochs or learning rate."""
+    """Long-CoT supervised warm-up [2501.12599 §2.2]; the paper gives no size, epochs or learning rate."""
 
     then: tuple[WarmupStage, ...] = ()
     """Further passes, one after the other, each with examples and a schedule of its own."""
@@ -156,7 +156,7 @@ class ImportanceConfig(Config):
 
 
 class ObjectiveConfig(Config):
-    """The k1.5 policy loss [A.4]."""
+    """The k1.5 policy loss [2501.12599 §2.3]."""
 
     tau: float = Field(0.01, gt=0)
     """KL strength; not published, 0.01 is what third parties use."""
@@ -169,32 +169,32 @@ class ObjectiveConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """Muon for matrices, AdamW for the rest [B.5, B.6]."""
+    """Muon for matrices, AdamW for the rest [2502.16982 §2.2, §2.1]."""
 
     kind: Literal["muon", "adamw"] = "muon"
     """``adamw`` is the control arm: AdamW for everything."""
     lr: float = Field(3e-4, gt=0)
-    """Learning rate of both parts; Muon's update RMS is matched to AdamW's [B.3]."""
+    """Learning rate of both parts; Muon's update RMS is matched to AdamW's [2502.16982 §2.2]."""
     adamw_lr_scale: float = Field(1.0, gt=0)
     """Factor on ``lr`` for the AdamW part (embeddings, head, norms, 1-D)."""
     weight_decay: float = Field(0.1, ge=0)
-    """Decoupled, not scaled by the RMS factor [B.4]."""
+    """Decoupled, not scaled by the RMS factor [2502.16982 §2.2]."""
     momentum: float = Field(0.95, ge=0, lt=1)
-    """Muon's mu [B.6]."""
+    """Muon's mu [2502.16982 §2.1]."""
     ns_steps: int = Field(5, ge=1)
-    """Newton-Schulz steps [B.2]."""
+    """Newton-Schulz steps [2502.16982 eq. 2]."""
     ns_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on GPU, float32 on CPU."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates [B.5]."""
+    """AdamW's decay rates [2502.16982 §2.2]."""
     adam_eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
     grad_clip: float = Field(1.0, gt=0)
     """Global gradient-norm clip."""
     warmup_steps: int = Field(0, ge=0)
-    """Linear ramp of the learning rate over the first steps after each optimiser reset [B.13]."""
+    """Linear ramp of the learning rate over the first steps after each optimiser reset."""
     reset_each_iteration: bool = True
-    """Each iteration is a different problem, so its optimiser starts afresh [A.4.4]."""
+    """Each iteration is a different problem, so its optimiser starts afresh [2501.12599 §2.3.2]."""
     max_bad_steps: int = Field(5, ge=1)
     """Steps with NaN or infinite gradients in a row after which the run stops (invariant 7)."""
 
@@ -203,7 +203,7 @@ class LearnerConfig(Config):
     """One iteration's training."""
 
     updates: int = Field(2, ge=1)
-    """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [A.4.4]."""
+    """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [2501.12599 §2.3.2]."""
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Tokens per forward pass; changes memory, never the result."""
     timeout_s: float = Field(3600.0, gt=0)
@@ -213,7 +213,7 @@ class LearnerConfig(Config):
 
 
 class LengthRewardConfig(Config):
-    """The k1.5 length reward [A.5]: off, then constant."""
+    """The k1.5 length reward [2501.12599 §2.3.3]: off, then constant."""
 
     weight: float = Field(0.2, ge=0, lt=2)
     """w; not published. Below 2 the worst correct answer stays above the best wrong one."""
@@ -233,7 +233,7 @@ class RewardConfig(Config):
 
 
 class SamplingConfig(Config):
-    """Which problems are drawn [A.6]."""
+    """Which problems are drawn [2501.12599 §2.3.4]."""
 
     kind: Literal["uniform", "curriculum", "prioritized"] = "uniform"
     """``curriculum``: uniform, then only hard ones. ``prioritized``: P(i) proportional to 1 - success rate."""

@@ -1,4 +1,4 @@
-"""The k1.5 loop, synchronous: publish -> sample one segment -> score -> train -> checkpoint [A.4.4, A.11].
+"""The k1.5 loop, synchronous: publish -> sample one segment -> score -> train -> checkpoint [2501.12599 §2.3.2, §2.6].
 
 Everything it touches comes in as an argument, so the same function runs with Ray actors on a cluster, or with a fake
 engine and no Ray in a test.
@@ -48,7 +48,7 @@ class Policy(Protocol):
 
 
 class Sampler(Protocol):
-    """Chooses problems [A.6]."""
+    """Chooses problems [2501.12599 §2.3.4]."""
 
     @property
     def overlong(self) -> Collection[int]:
@@ -146,7 +146,9 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
 
 
 def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunState:
-    """One iteration [A.4.4]; state before -> state after it. ``Interrupted`` leaves the learner untouched."""
+    """One iteration
+    [2501.12599 §2.3.2]; state before -> state after it. ``Interrupted`` leaves the learner untouched.
+    """
     timer = Timer()
     parts.watch.stage("publish weights")
     with timer("publish"), parts.stopper.interruptible():
@@ -194,7 +196,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
 
 
 def baselined(item: ScoredGroup, config: RunConfig) -> list[float | None]:
-    """Advantages of one group's k rollouts on their total rewards [A.4.3, A.5]."""
+    """Advantages of one group's k rollouts on their total rewards [2501.12599 eq. 3, §2.3.3]."""
     objective = config.learner.objective
     return advantages(item.rewards, objective.baseline, objective.tau)
 

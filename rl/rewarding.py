@@ -1,4 +1,4 @@
-"""From finished groups to rewards: correctness, then length [A.5]."""
+"""From finished groups to rewards: correctness, then length [2501.12599 §2.3.3]."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def grade(problem: Problem, rollout: Rollout, graded: Graded, verify: Verify) ->
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:
-    """Total rewards r + w * length reward [A.5], computed over the group's gradable rollouts.
+    """Total rewards r + w * length reward [2501.12599 §2.3.3], computed over the group's gradable rollouts.
 
     ``weight`` is w of this iteration. Lengths are full stitched lengths.
     """
@@ -75,7 +75,7 @@ class Rewarder:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grade")
 
     def length_weight(self, iteration: int) -> float:
-        """w of this iteration: 0 during the reward's warm-up, then constant [A.5]."""
+        """w of this iteration: 0 during the reward's warm-up, then constant [2501.12599 §2.3.3]."""
         length = self.config.length
         return 0.0 if length is None else length_weight(iteration, length.weight, length.start_iteration)
 

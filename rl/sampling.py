@@ -1,4 +1,4 @@
-"""Which problems an iteration trains on: uniform, curriculum, prioritised [A.6].
+"""Which problems an iteration trains on: uniform, curriculum, prioritised [2501.12599 §2.3.4].
 
 Sources are finite, or unlimited streams of problems by index. Every sampler draws without replacement inside a batch,
 owns its random generator, and puts all of its state into ``state_dict`` (plain JSON values), so that a resumed run
@@ -136,7 +136,7 @@ class Sampler:
 
 
 class CurriculumSampler(Sampler):
-    """Uniform first, only hard problems from iteration ``switch`` on, as in the paper's ablation [A.6].
+    """Uniform first, only hard problems from iteration ``switch`` on, as in the paper's ablation [2501.12599 §2.3.4].
 
     Hard: at or above the ``quantile`` of difficulty. Raises ``ProblemError`` when difficulties are missing or all
     equal, or when fewer hard problems than a batch exist.
@@ -177,7 +177,7 @@ class CurriculumSampler(Sampler):
 
 
 class PrioritizedSampler(Sampler):
-    """P(i) proportional to 1 - s_i + floor, s_i a running success rate [A.6].
+    """P(i) proportional to 1 - s_i + floor, s_i a running success rate [2501.12599 §2.3.4].
 
     Of a stream, the problems of the last ``POOL_DRAWS`` batches compete with a batch of unseen ones, which count with
     the ``initial`` success rate; what was not drawn for longer is forgotten.

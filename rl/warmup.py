@@ -1,4 +1,4 @@
-"""Long-CoT warm-up: supervised fine-tuning on verified reasoning paths [A.3], on the same learner as RL.
+"""Long-CoT warm-up: supervised fine-tuning on verified reasoning paths [2501.12599 §2.2], on the same learner as RL.
 
 Batches are a pure function of the step, so a warm-up that was cut short goes on from its last checkpoint.
 """

@@ -19,7 +19,9 @@ class Config(BaseModel):
 
 
 class RepetitionConfig(Config):
-    """When to stop a rollout that repeats itself [A.11.2]; the paper names no detector, so all of it is a key."""
+    """When to stop a rollout that repeats itself
+    [2501.12599 §2.6.2]; the paper names no detector, so all of it is a key.
+    """
 
     min_pattern: int = Field(8, ge=1)
     """Shortest repeated pattern looked for, in tokens."""
@@ -77,12 +79,12 @@ class EngineConfig(Config):
 
 
 class RolloutConfig(Config):
-    """How responses are drawn [A.4.4, A.11.2]."""
+    """How responses are drawn [2501.12599 §2.3.2, §2.6.2]."""
 
     groups: int = Field(64, ge=1)
     """Groups (problems) in flight per iteration; unfinished ones from before are counted in."""
     k: int = Field(8, ge=2)
-    """Responses per problem; k = 1 would make every mean-baseline advantage 0 [A.4.2]."""
+    """Responses per problem; k = 1 would make every mean-baseline advantage 0 [2501.12599 §2.3.2]."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of training rollouts; the learner's log-probs use it too."""
     segment_tokens: int = Field(256, ge=1)

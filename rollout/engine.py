@@ -46,7 +46,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     """End tokens; the one emitted is part of the response."""
     repetition_min_pattern: int = 0
-    """Shortest repeated pattern that stops a rollout, in tokens; 0 switches the detection off [A.11.2]."""
+    """Shortest repeated pattern that stops a rollout, in tokens; 0 switches the detection off [2501.12599 §2.6.2]."""
     repetition_max_pattern: int = 0
     """Longest repeated pattern looked for, in tokens."""
     repetition_count: int = 0

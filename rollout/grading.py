@@ -11,7 +11,8 @@ from rollout.types import StopReason
 def verdict(stop: StopReason | None, verify: Callable[[], Score]) -> Score:
     """The verdict on a finished response; ``verify`` judges its text, when the text is to be judged at all.
 
-    A truncated response is wrong even if the right answer stands in it [A.5]; an aborted one was never answered and
+    A truncated response is wrong even if the right answer stands in it
+    [2501.12599 §2.3.3]; an aborted one was never answered and
     is ungradable. An exception inside a verifier is the grader's failure, not the policy's: ungradable, with its text.
     """
     if stop is StopReason.ABORTED:

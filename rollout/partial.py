@@ -1,4 +1,4 @@
-"""Partial rollouts: budgets, continuation and stop rules [A.11.2]. Pure functions.
+"""Partial rollouts: budgets, continuation and stop rules [2501.12599 §2.6.2]. Pure functions.
 
 A rollout is continued by sending its prompt and all tokens so far to an engine again. How far a stretch may go follows
 from the rollout itself, so a stretch cut short by a dead engine or a killed driver is simply asked for once more: the

@@ -25,7 +25,7 @@ class StopReason(StrEnum):
     LENGTH = "length"
     """The total length cap, or the context, was reached."""
     REPETITION = "repetition"
-    """The engine saw the same pattern repeated and stopped early [A.11.2]."""
+    """The engine saw the same pattern repeated and stopped early [2501.12599 §2.6.2]."""
     ABORTED = "aborted"
     """Given up: the rollout failed too often, or was older than the age cap. Masked, never reward 0."""
 
@@ -113,7 +113,7 @@ class Rollout:
 
     @property
     def length(self) -> int:
-        """Number of response tokens over all segments (the stitched length of [A.5])."""
+        """Number of response tokens over all segments (the stitched length of [2501.12599 §2.3.3])."""
         return sum(len(segment) for segment in self.segments)
 
     @property

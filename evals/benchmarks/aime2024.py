@@ -15,8 +15,9 @@ BENCHMARK = Benchmark(
     name="aime2024",
     title="AIME 2024",
     published=(
-        "k1.5: pass@1 averaged over 8 runs [A.12], other settings not given (77.5 long, 60.8 short). DeepSeek-R1: "
-        "temperature 0.6, top-p 0.95, 64 samples, 32,768 tokens. 30 problems: one run moves in steps of 3.3 points."
+        "k1.5: pass@1 averaged over 8 runs [2501.12599 §3.1], other settings not given (77.5 long, 60.8 short). "
+        "DeepSeek-R1: temperature 0.6, top-p 0.95, 64 samples, 32,768 tokens. 30 problems: one run moves in steps "
+        "of 3.3 points."
     ),
     file="aime2024.jsonl",
     hub=HubSource(path="HuggingFaceH4/aime_2024", split="train"),

@@ -16,7 +16,7 @@ BENCHMARK = Benchmark(
     title="AIME 2025",
     published=(
         "Published after k1.5. Usual: temperature 0.6, top-p 0.95, 32 or 64 samples, 32,768 tokens; the defaults here "
-        "draw 8, as k1.5 does for AIME 2024 [A.12]."
+        "draw 8, as k1.5 does for AIME 2024 [2501.12599 §3.1]."
     ),
     file="aime2025.jsonl",
     hub=HubSource(path="MathArena/aime_2025", split="train"),

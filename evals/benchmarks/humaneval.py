@@ -22,7 +22,8 @@ BENCHMARK = Benchmark(
     title="HumanEval",
     published=(
         "Authors: pass@1, @10 and @100 from 200 samples at temperature 0.2 or 0.8, top-p 0.95. Instruct models: "
-        "zero-shot chat, greedy, pass@1, as here. k1.5 reports HumanEval-Mul, eight languages [A.12]; this is Python."
+        "zero-shot chat, greedy, pass@1, as here. k1.5 reports HumanEval-Mul, eight languages "
+        "[2501.12599 §3.1]; this is Python."
     ),
     file="humaneval.jsonl",
     hub=HubSource(path="openai/openai_humaneval", split="test"),

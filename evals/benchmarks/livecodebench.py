@@ -63,7 +63,7 @@ BENCHMARK = Benchmark(
     title="LiveCodeBench",
     published=(
         "Leaderboard: 10 samples, temperature 0.2, top-p 0.95, pass@1 over a window of dates. k1.5: short model v4 "
-        "from 2024-08 to 2024-11 (47.3), long model v5 from 2024-12 to 2025-02 (62.5) [A.12]: "
+        "from 2024-08 to 2024-11 (47.3), long model v5 from 2024-12 to 2025-02 (62.5) [2501.12599 §3.1]: "
         "--from 2024-12 --until 2025-02. The local file has public tests only: passing them proves little."
     ),
     file="livecodebench_v5_v6.jsonl",

@@ -15,8 +15,9 @@ BENCHMARK = Benchmark(
     name="math500",
     title="MATH-500",
     published=(
-        "k1.5: exact match, settings not given (96.2 long, 94.6 short) [A.12]. DeepSeek-R1: temperature 0.6, top-p "
-        "0.95, pass@1. Instruct models are mostly reported greedy: --n 1 --temperature 0 --top-p 1."
+        "k1.5: exact match, settings not given (96.2 long, 94.6 short) [2501.12599 §3.1]. DeepSeek-R1: "
+        "temperature 0.6, top-p 0.95, pass@1. "
+        "Instruct models are mostly reported greedy: --n 1 --temperature 0 --top-p 1."
     ),
     file="math500.jsonl",
     hub=HubSource(path="HuggingFaceH4/MATH-500", split="test"),

@@ -1,4 +1,5 @@
-"""MoBA on CPUs: queries routed to blocks, one fused attention call per block, merged by their log-sum-exps [C.3].
+"""MoBA on CPUs: queries routed to blocks, one fused attention call per block, merged by their log-sum-exps
+[2502.13189 §2.3].
 
 Backward: every part of the softmax is given the combined output and log-sum-exp; then the parts' gradients add up.
 """

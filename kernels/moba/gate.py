@@ -1,4 +1,4 @@
-"""The gate: mean keys of full blocks, and the past blocks that each query and head chooses [C.1-C.3]."""
+"""The gate: mean keys of full blocks, and the past blocks that each query and head chooses [2502.13189 §2.2, §2.3]."""
 
 from __future__ import annotations
 

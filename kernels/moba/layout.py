@@ -9,7 +9,9 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class MobaConfig:
-    """The gate's constants [C.2]; learner and engine must use equal ones. ``ValueError`` on impossible values."""
+    """The gate's constants
+    [2502.13189 §2.2]; learner and engine must use equal ones. ``ValueError`` on impossible values.
+    """
 
     block_size: int
     """Keys per block, counted from the start of each sequence."""

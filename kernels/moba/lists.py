@@ -1,4 +1,5 @@
-"""The choice of blocks turned around on the device: for every block and key head, the queries that chose it [C.3, C.8].
+"""The choice of blocks turned around on the device: for every block and key head, the queries that chose it
+[2502.13189 §2.3; 2511.11571].
 
 Nothing here waits for the device: sizes that only it knows are replaced by bounds that follow from shapes.
 """

@@ -1,4 +1,4 @@
-"""``moba_attention``: checks, dispatch by device, and the autograd function [C.3]."""
+"""``moba_attention``: checks, dispatch by device, and the autograd function [2502.13189 §2.3]."""
 
 from __future__ import annotations
 

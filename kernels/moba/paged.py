@@ -1,4 +1,4 @@
-"""MoBA over a paged key-value cache: decode, chunked prefill and prefix-cache hits [C.9.1, C.9.2].
+"""MoBA over a paged key-value cache: decode, chunked prefill and prefix-cache hits.
 
 Block means come from one sum per physical page, taken when the page becomes full. A sum thus belongs to the page's
 content, as the keys do: shared prefixes, preempted requests and reused pages need no bookkeeping of their own.

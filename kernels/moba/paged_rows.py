@@ -1,4 +1,4 @@
-"""One query against its pages: choose blocks by the page sums, then read the chosen pages only [C.9.2]."""
+"""One query against its pages: choose blocks by the page sums, then read the chosen pages only."""
 
 from __future__ import annotations
 

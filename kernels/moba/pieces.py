@@ -1,4 +1,6 @@
-"""How the CPU path cuts its work: dense pieces that need no routing, and lists of queries per past block [C.3]."""
+"""How the CPU path cuts its work: dense pieces that need no routing, and lists of queries per past block
+[2502.13189 §2.3].
+"""
 
 from __future__ import annotations
 

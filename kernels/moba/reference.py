@@ -1,4 +1,4 @@
-"""MoBA as a dense mask over full scores: the truth that every fast path is tested against [C.1, C.2]."""
+"""MoBA as a dense mask over full scores: the truth that every fast path is tested against [2502.13189 §2.2]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kernels.moba.layout import MobaConfig, spans
 
 
 def gate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of block means, gate scores and merges: float32, whatever the inputs [C.9.8]; float64 stays."""
+    """Dtype of block means, gate scores and merges: float32, whatever the inputs; float64 stays."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""Triton backward pass: the scores are computed again; gradients of the parts add up [C.3, C.8].
+"""Triton backward pass: the scores are computed again; gradients of the parts add up [2502.13189 §2.3; 2511.11571].
 
 Keys and values: one program per chunk of a block's list and tile of its keys. Queries: added to float32 rows atomically
 by those same programs, or, deterministically, by a pass of their own that leaves each choice's part in its slot.

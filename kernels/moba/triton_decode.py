@@ -1,4 +1,4 @@
-"""Triton decode over a paged cache: score the full blocks, rank them, attend to the chosen ones, merge [C.9.2].
+"""Triton decode over a paged cache: score the full blocks, rank them, attend to the chosen ones, merge.
 
 Nothing here waits for the device, and shapes alone decide what is launched, so the calls can be captured in a graph.
 """

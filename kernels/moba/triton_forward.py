@@ -1,4 +1,5 @@
-"""Triton forward pass: gather the queries of each block into dense tiles, then merge with the current block [C.3, C.8].
+"""Triton forward pass: gather the queries of each block into dense tiles, then merge with the current block
+[2502.13189 §2.3; 2511.11571].
 
 Routed blocks: one program takes a tile of queries that chose the same block, wherever they stand, and writes its part
 of the softmax to the slots of those queries. Current block: one program takes consecutive queries, attends causally

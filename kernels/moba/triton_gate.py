@@ -1,4 +1,6 @@
-"""Triton: block means, and the top-k gate without a [queries, blocks] matrix in memory [C.3, C.8]."""
+"""Triton: block means, and the top-k gate without a [queries, blocks] matrix in memory
+[2502.13189 §2.3; 2511.11571].
+"""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # (what a kernel takes are pointers, numbers and constants of the compiler, not Python types)

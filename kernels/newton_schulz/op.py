@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalisation of many matrices at once [B.2]."""
+"""Newton-Schulz orthogonalisation of many matrices at once [2502.16982 eq. 2]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Newton-Schulz orthogonalisation of one matrix, as the formula reads [B.2]. Works in the dtype it is given."""
+"""Newton-Schulz orthogonalisation of one matrix, as the formula reads
+[2502.16982 eq. 2]. Works in the dtype it is given.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ EPS = 1e-7
 def newton_schulz_reference(update: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Approximate ``P Q^T`` of ``update = P S Q^T`` for one matrix [A, B]; same shape and dtype.
 
-    The singular values land in about [0.68, 1.2], not at 1: the coefficients trade exactness for speed [B.2].
+    The singular values land in about [0.68, 1.2], not at 1: the coefficients trade exactness for speed
+    [2502.16982 eq. 2].
     """
     a, b, c = COEFFICIENTS
     x = update / (update.norm() + EPS)

@@ -1,4 +1,4 @@
-"""Triton: the two symmetric products of a Newton-Schulz step at half their work [B.2].
+"""Triton: the two symmetric products of a Newton-Schulz step at half their work [2502.16982 eq. 2].
 
 S = X Xᵀ and c S² + b S are symmetric, so only tiles on and below the diagonal are computed; each element on or
 below it is stored twice, which makes the result symmetric to the last bit.

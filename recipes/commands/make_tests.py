@@ -1,4 +1,6 @@
-"""``k15 make-tests``: test cases for coding problems that have none [A.7], and how many problems came through."""
+"""``k15 make-tests``: test cases for coding problems that have none
+[2501.12599 §2.3.5], and how many problems came through.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Demonstrations of the supervised warm-up as tokens [A.3]: from the task's generator, a file, or training problems."""
+"""Demonstrations of the supervised warm-up as tokens
+[2501.12599 §2.2]: from the task's generator, a file, or training problems.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The keys of ``k15 shorten``. Imports no torch, vLLM or Ray.
 
 k1.5 gives n = 8, the plain average and the factor 1.5; batch sizes, learning rates, beta, the second RL phase's cap and
-weight are not published, so they are keys and the defaults are ours [A.10, A.15].
+weight are not published, so they are keys and the defaults are ours [2501.12599 §2.4].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class SampleConfig(Config):
     problems: int = Field(1024, ge=1)
     """Training problems asked; a file with fewer is used whole."""
     n: int = Field(8, ge=2)
-    """Responses per problem [A.10]; with fewer than 2 there is nothing to choose from."""
+    """Responses per problem [2501.12599 §2.4]; with fewer than 2 there is nothing to choose from."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
 
@@ -29,7 +29,7 @@ class MergeConfig(Config):
     """Weight averaging."""
 
     weight: float = Field(0.5, ge=0, le=1)
-    """Share of the short model [A.10]; the long one has the rest."""
+    """Share of the short model [2501.12599 §2.4]; the long one has the rest."""
     method: str = "linear"
     """``linear``: the paper's plain average. Others (slerp, ties, dare_ties, ...) are mergekit's, by its names."""
 
@@ -59,7 +59,9 @@ class DpoConfig(Config):
     micro_batch_pairs: int = Field(8, ge=1)
     """Pairs per forward pass; changes memory, not the result."""
     longer: float = Field(1.5, ge=1)
-    """A correct response is rejected when it is at least this many times as long as the chosen one [A.10]."""
+    """A correct response is rejected when it is at least this many times as long as the chosen one
+    [2501.12599 §2.4].
+    """
     pairs_per_problem: int = Field(4, ge=1)
     """Pairs of one problem at most, those with the longest rejected responses first."""
     sft_weight: float = Field(0.0, ge=0)
@@ -82,7 +84,7 @@ class SecondPhaseConfig(Config):
     max_tokens: int | None = Field(None, ge=1)
     """Longest response in training; ``null``: half of ``run.rollout.max_tokens``. Judged under the run's own cap."""
     length: LengthRewardConfig = LengthRewardConfig(weight=0.5, start_iteration=0)
-    """The length reward [A.5], from iteration 0 on."""
+    """The length reward [2501.12599 §2.3.3], from iteration 0 on."""
     lr: float | None = Field(None, gt=0)
     """Learning rate; ``null``: the run's."""
     selection_problems: int = Field(128, ge=1)

@@ -16,7 +16,7 @@ LOSS = 0.02
 SLACK = 1e-9
 """Differences of rates carry rounding: a loss of exactly 2 points is within 2 points."""
 PAPER_ORDER = ("rl", "dpo", "merge_rejection", "merge")
-"""Token efficiency as k1.5 ranks it, best first [A.13]."""
+"""Token efficiency as k1.5 ranks it, best first [2501.12599 table 2]."""
 
 
 def dominates(one: Variant, other: Variant) -> bool:

@@ -1,4 +1,4 @@
-"""Model merging: the weights of a long-CoT and a short-CoT model averaged, no training [A.10].
+"""Model merging: the weights of a long-CoT and a short-CoT model averaged, no training [2501.12599 §2.4].
 
 The plain average is ours: checked before anything is written, never more in memory than one output shard and one tensor
 of each model. Other methods (slerp, ties, dare_ties, ...) are mergekit's.

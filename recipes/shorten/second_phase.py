@@ -1,4 +1,6 @@
-"""long2short RL: choose the checkpoint to start from, then train with the length reward and a smaller cap [A.10]."""
+"""long2short RL: choose the checkpoint to start from, then train with the length reward and a smaller cap
+[2501.12599 §2.4].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which responses are learned from, and from which checkpoint RL starts [A.10]. Pure functions.
+"""Which responses are learned from, and from which checkpoint RL starts [2501.12599 §2.4]. Pure functions.
 
 A response counts as correct only when it is complete: one that was cut, aborted or repeats itself is never chosen.
 Ungradable and aborted ones are neither chosen nor rejected: they say nothing about the policy.
@@ -72,7 +72,8 @@ def preferences_of(group: Sequence[Answer], longer: float, limit: int) -> list[P
     """Pairs of one problem: against its shortest correct response, longer wrong ones and correct ones of at least
     ``longer`` times its length; the longest first, at most ``limit``, no response twice.
 
-    The factor does not apply to wrong ones: the paper's sentence is ambiguous, this is its natural reading [A.10].
+    The factor does not apply to wrong ones: the paper's sentence is ambiguous, this is its natural reading
+    [2501.12599 §2.4].
     """
     chosen = shortest_correct(group)
     if chosen is None:

@@ -1,4 +1,5 @@
-"""Test cases for problems that have none, as in [A.7]: a generator's inputs, agreed on by known-good submissions.
+"""Test cases for problems that have none, as in
+[2501.12599 §2.3.5]: a generator's inputs, agreed on by known-good submissions.
 
 1. A CYaRon generator, written by a model or a person, makes ``inputs`` different test inputs.
 2. ``submissions`` ground-truth submissions, no two the same up to white space and comments, run on every input.
@@ -38,7 +39,7 @@ MAX_TEXTS = 10_000
 
 @dataclass(frozen=True)
 class Yield:
-    """The paper's numbers [A.7] and what they leave open."""
+    """The paper's numbers [2501.12599 §2.3.5] and what they leave open."""
 
     inputs: int = 50
     """Different test inputs wanted of a generator."""
@@ -256,7 +257,7 @@ def _selected(
 
 
 def summary(made: Sequence[Made]) -> dict[str, int]:
-    """How many problems were left after each step, as the paper reports it [A.7]."""
+    """How many problems were left after each step, as the paper reports it [2501.12599 §2.3.5]."""
     lost: Callable[..., int] = lambda *stages: sum(one.stage in stages for one in made)  # noqa: E731
     counted = len(made) - lost(Stage.SANDBOX)
     judged = counted - lost(Stage.SPECIAL_JUDGE)
@@ -273,4 +274,4 @@ def summary(made: Sequence[Made]) -> dict[str, int]:
 
 
 PAPER: Mapping[str, int] = {"problems": 1000, "without special judge": 614, "generator kept": 463, "kept": 323}
-"""The yield that the paper reports [A.7]."""
+"""The yield that the paper reports [2501.12599 §2.3.5]."""

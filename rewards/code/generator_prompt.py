@@ -1,4 +1,4 @@
-"""The request for a generator program: CYaRon in brief, then the problem [A.7]."""
+"""The request for a generator program: CYaRon in brief, then the problem [2501.12599 §2.3.5]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifier of programs: the code in a response, judged on the tests of its problem [A.7]."""
+"""Verifier of programs: the code in a response, judged on the tests of its problem [2501.12599 §2.3.5]."""
 
 from __future__ import annotations
 

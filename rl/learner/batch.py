@@ -161,8 +161,8 @@ def pack(
     """Pack finished groups for training under ``version``.
 
     ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version only,
-    or all response tokens (the reference is recomputed for them either way) [A.11.2]. Sequences without a loss token
-    are dropped and counted. The batch may be empty.
+    or all response tokens (the reference is recomputed for them either way)
+    [2501.12599 §2.6.2]. Sequences without a loss token are dropped and counted. The batch may be empty.
     """
     kept: list[tuple[str, Rollout, float]] = []
     masked = stale = small = 0

@@ -1,4 +1,6 @@
-"""The learner: policy, optimiser, and one iteration of k1.5's online mirror descent [A.4.4]. Knows no Ray."""
+"""The learner: policy, optimiser, and one iteration of k1.5's online mirror descent
+[2501.12599 §2.3.2]. Knows no Ray.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class StepMetrics:
     skipped: bool
     """True when the gradients were not finite: the weights did not change."""
     logratio_mean: float
-    """Mean over sequences of Delta = log pi_theta - log pi_i, in nats per sequence [A.4.3]."""
+    """Mean over sequences of Delta = log pi_theta - log pi_i, in nats per sequence [2501.12599 eq. 3]."""
     logratio_std: float
     """Standard deviation over sequences."""
     logratio_max: float
@@ -124,7 +126,7 @@ class Learner:
         use_attention(self.model, self.config.model, version)
 
     def begin_iteration(self) -> None:
-        """A fresh optimiser: every iteration is a different optimisation problem [A.4.4]."""
+        """A fresh optimiser: every iteration is a different optimisation problem [2501.12599 §2.3.2]."""
         if self.config.learner.optimizer.reset_each_iteration:
             self.optimizer.reset()
 
@@ -164,7 +166,7 @@ class Learner:
     def sft_step(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lr: float) -> float:
         """One optimiser step on (prompt ids, response ids) pairs; returns the loss in nats per response token.
 
-        Masked cross-entropy, divided by the response tokens of the whole batch however it is cut [A.3].
+        Masked cross-entropy, divided by the response tokens of the whole batch however it is cut [2501.12599 §2.2].
         """
         batch = pack_demonstrations(pairs)
         tokens = int(batch.loss_mask.sum())

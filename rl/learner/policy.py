@@ -140,7 +140,8 @@ def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int |
 
 
 def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion) -> None:
-    """What attention computes in RL iteration ``version``: block or full attention [C.4], and the context stage.
+    """What attention computes in RL iteration ``version``: block or full attention
+    [2502.13189 §2.2, §3.2], and the context stage.
 
     transformers' flash attention takes windows and soft-capping from the model as ours does.
     """

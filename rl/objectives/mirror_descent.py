@@ -1,4 +1,4 @@
-"""The k1.5 policy objective [A.4]: advantages and the surrogate loss. Pure functions."""
+"""The k1.5 policy objective [2501.12599 §2.3]: advantages and the surrogate loss. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LengthNorm = Literal["none", "response", "max_tokens"]
 
 
 def baseline_value(rewards: Sequence[float], baseline: Baseline, tau: float) -> float:
-    """tau log Z of one problem, estimated from its k rewards [A.4.2].
+    """tau log Z of one problem, estimated from its k rewards [2501.12599 §2.3.2].
 
     ``mean``: their mean, the paper's choice and the limit of tau to infinity. ``exp_mean``: tau log mean exp(r / tau),
     the exact form; the maximum is taken out so that small tau cannot overflow.
@@ -27,7 +27,7 @@ def baseline_value(rewards: Sequence[float], baseline: Baseline, tau: float) -> 
 
 
 def advantages(rewards: Sequence[float | None], baseline: Baseline = "mean", tau: float = 0.01) -> list[float | None]:
-    """A_j = r_j - tau log Z for the k total rewards of one problem [A.4.3].
+    """A_j = r_j - tau log Z for the k total rewards of one problem [2501.12599 eq. 3].
 
     ``None`` marks a masked rollout: it gets no advantage and does not enter the baseline. With fewer than two rewards
     left there is nothing to compare (the mean would make A = 0 always) and every entry is ``None``.
@@ -60,7 +60,7 @@ def policy_loss(
     tau: float,
     weight: torch.Tensor | None = None,
 ) -> SequenceLoss:
-    """l_j = -A_j log pi_theta(o_j) + tau/2 Delta_j^2 over the loss tokens [A.4.3, equation (3)].
+    """l_j = -A_j log pi_theta(o_j) + tau/2 Delta_j^2 over the loss tokens [2501.12599 eq. 3].
 
     ``logprobs`` [T] with gradient and ``reference`` [T]: log-probs of the loss tokens under the policy and under the
     policy frozen at the start of the iteration. ``sequence`` [T] ints: the sequence that each token belongs to.
@@ -83,7 +83,8 @@ def importance_weights(
 ) -> torch.Tensor:
     """Truncated importance weights min(cap, pi_i / mu) [T] of the loss tokens, without gradient.
 
-    The identity behind the loss holds for samples of any policy [A.4.2], its expectation is over the policy that
+    The identity behind the loss holds for samples of any policy
+    [2501.12599 §2.3.2], its expectation is over the policy that
     sampled: an engine in another type, or older weights, as told by the log-probs that it recorded. ``reference`` and
     ``sampler`` [T]: log-probs under the frozen policy and of the sampler. ``sequence`` [T]: as in ``policy_loss``, n
     sequences. ``sequence`` level weighs all tokens of a response by the ratio of its whole probability: without bias
@@ -101,7 +102,7 @@ def effective_share(weights: torch.Tensor) -> float:
 
 
 def length_norms(response_tokens: torch.Tensor, kind: LengthNorm, max_tokens: int) -> torch.Tensor:
-    """What each sequence's loss is divided by: 1 (the paper), its loss tokens, or the cap of a response [A.4.6].
+    """What each sequence's loss is divided by: 1 (the paper), its loss tokens, or the cap of a response.
 
     ``response_tokens`` [n]: tokens that carry loss, at least 1. Without division long responses dominate the gradient.
     """

@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest [B.1-B.6].
+"""Muon for matrices, AdamW for the rest [2502.16982 §2.1, eq. 2].
 
     M <- mu M + G;  U = G + mu M;  O = NewtonSchulz(U);  W <- (1 - lr wd) W - lr 0.2 sqrt(max(A, B)) O
 
@@ -19,13 +19,15 @@ from rl.config import OptimizerConfig
 from rl.optim.routing import Route, Split, routes
 
 TARGET_RMS = 0.2
-"""Update RMS that Muon's steps are scaled to, so that AdamW's learning rates carry over [B.3]."""
+"""Update RMS that Muon's steps are scaled to, so that AdamW's learning rates carry over [2502.16982 §2.2]."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum in sum form, Nesterov, Newton-Schulz, RMS-matched steps, unscaled decoupled decay [B.1, B.4].
+    """Momentum in sum form, Nesterov, Newton-Schulz, RMS-matched steps, unscaled decoupled decay
+    [2502.16982 §2.1, §2.2].
 
-    ``splits`` [one per parameter]: how each falls into matrices; the scale uses the shape of the part [B.5]. Momentum
+    ``splits`` [one per parameter]: how each falls into matrices; the scale uses the shape of the part
+    [2502.16982 §2.2]. Momentum
     is kept in the parameter's dtype; only the iteration runs in ``dtype``. Gradients must be finite.
     The buffers are not those of ``torch.optim.Muon``, which keeps an average instead of a sum.
     """
@@ -104,7 +106,7 @@ def adamw_update_rms(optimizer: torch.optim.AdamW) -> float:
 
 
 class PolicyOptimizer:
-    """Muon and AdamW under one learning rate, with a ramp after each reset [A.4.4, B.5, B.13]."""
+    """Muon and AdamW under one learning rate, with a ramp after each reset [2501.12599 §2.3.2; 2502.16982 §2.2]."""
 
     def __init__(self, parts: Sequence[Route], config: OptimizerConfig, device: str = "cpu") -> None:
         self.config = config
@@ -133,7 +135,7 @@ class PolicyOptimizer:
             optimizer.step()
 
     def reset(self) -> None:
-        """Forget all moments: each iteration is a different optimisation problem [A.4.4]."""
+        """Forget all moments: each iteration is a different optimisation problem [2501.12599 §2.3.2]."""
         self.steps = 0
         for optimizer in self._optimizers():
             optimizer.state.clear()
@@ -186,7 +188,7 @@ def _adamw(rest: Sequence[Route], config: OptimizerConfig) -> torch.optim.AdamW:
         lr=config.lr,
         betas=config.adam_betas,
         eps=config.adam_eps,
-        weight_decay=config.weight_decay,  # the same for norms and biases: decaying the norms' gain is crucial [B.4]
+        weight_decay=config.weight_decay,  # the same for norms and biases: decaying the norms' gain is crucial
         fused=True,
     )
 
@@ -194,6 +196,7 @@ def _adamw(rest: Sequence[Route], config: OptimizerConfig) -> torch.optim.AdamW:
 def build_optimizer(model: nn.Module, config: OptimizerConfig, device: str = "cpu") -> PolicyOptimizer:
     """The optimiser of a policy: Muon and AdamW, or AdamW alone when ``config.kind`` is ``adamw``.
 
-    LoRA matrices always go to AdamW: they are low-rank factors, for which Muon's scale was never tested [B.5].
+    LoRA matrices always go to AdamW: they are low-rank factors, for which Muon's scale was never tested
+    [2502.16982 §2.2].
     """
     return PolicyOptimizer(routes(model), config, device)

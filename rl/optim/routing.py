@@ -1,4 +1,4 @@
-"""Which parameter goes to Muon and which to AdamW, and how fused projections fall apart [B.5]."""
+"""Which parameter goes to Muon and which to AdamW, and how fused projections fall apart [2502.16982 §2.2]."""
 
 from __future__ import annotations
 

@@ -43,11 +43,11 @@ class IterationMetrics:
     reward_mean: float | None = _as("reward/mean")
     """Mean training reward (correctness, length reward and penalties) of the unmasked rollouts."""
     reward_length_mean: float | None = _as("reward/length_mean")
-    """Mean length reward of the same rollouts, weight included [A.5]."""
+    """Mean length reward of the same rollouts, weight included [2501.12599 §2.3.3]."""
     reward_parts: Mapping[str, float] = field(default_factory=dict)
     """Mean of each named part of the verifier's score, over rollouts that have it; rows ``reward/part/<name>``."""
     length_weight: float | None = _as("length_weight")
-    """Weight w of the length reward in this iteration; 0 during its warm-up [A.5]."""
+    """Weight w of the length reward in this iteration; 0 during its warm-up [2501.12599 §2.3.3]."""
 
     length_mean: float | None = _as("length/mean")
     """Mean response tokens of finished rollouts."""
@@ -65,7 +65,7 @@ class IterationMetrics:
     stop_length: int = _as("stop/length", 0)
     """Finished rollouts cut at the total length cap."""
     stop_repetition: int = _as("stop/repetition", 0)
-    """Finished rollouts stopped for repeating themselves [A.11.2]."""
+    """Finished rollouts stopped for repeating themselves [2501.12599 §2.6.2]."""
     stop_aborted: int = _as("stop/aborted", 0)
     """Rollouts given up (failures, age cap); masked."""
 
@@ -74,7 +74,7 @@ class IterationMetrics:
     rollouts_unfinished: int = _as("rollouts/unfinished", 0)
     """Rollouts that go to the replay buffer and continue later."""
     rollouts_resumed: int = _as("rollouts/resumed", 0)
-    """Rollouts from the replay buffer that were continued in this iteration [A.11.2]."""
+    """Rollouts from the replay buffer that were continued in this iteration [2501.12599 §2.6.2]."""
     rollouts_ungradable: int = _as("rollouts/ungradable", 0)
     """Finished rollouts that the grader failed on (aborted ones not counted); masked, never reward 0."""
     rollouts_dropped_old: int = _as("rollouts/dropped_old", 0)
@@ -104,7 +104,7 @@ class IterationMetrics:
     """Tokens up to the length cap that stopping repeated text left undrawn."""
 
     logratio_mean: float | None = _as("logratio/mean")
-    """Mean over sequences of log pi / pi_i at the forward pass of the iteration's last step [A.4.3]."""
+    """Mean over sequences of log pi / pi_i at the forward pass of the iteration's last step [2501.12599 eq. 3]."""
     logratio_std: float | None = _as("logratio/std")
     """Standard deviation over sequences."""
     logratio_max: float | None = _as("logratio/max")
@@ -128,7 +128,7 @@ class IterationMetrics:
     grad_norm: float | None = _as("grad_norm")
     """Mean global gradient norm before clipping, over the iteration's steps."""
     update_rms_muon: float | None = _as("update_rms/muon")
-    """RMS of Muon's parameter update over the learning rate [B.3]."""
+    """RMS of Muon's parameter update over the learning rate [2502.16982 §2.2]."""
     update_rms_adamw: float | None = _as("update_rms/adamw")
     """RMS of AdamW's parameter update over the learning rate."""
     steps_skipped: int = _as("steps/skipped", 0)

@@ -1,4 +1,4 @@
-"""Block attention over vLLM's own CPU cache: its paged kernel reads the chosen pages, one head at a time [C.9.2].
+"""Block attention over vLLM's own CPU cache: its paged kernel reads the chosen pages, one head at a time.
 
 To that kernel a query head of a decoding sequence is a sequence of its own, with one head, whose pages are those of the
 chosen blocks and, last, of the current one. Keys carry their rotary embedding, so the order of blocks does not matter.

@@ -1,4 +1,5 @@
-"""MoBA in vLLM on CPUs: an attention backend for prefill, chunked prefill, prefix-cache hits and decode [C.1, C.9].
+"""MoBA in vLLM on CPUs: an attention backend for prefill, chunked prefill, prefix-cache hits and decode
+[2502.13189 §2.2].
 
 The plug-in puts it in the place of vLLM's CPU backend, of which it is a subclass: layers of a model without a ``moba``
 entry in its configuration, and layers that keep full attention, take vLLM's own path.

@@ -15,7 +15,7 @@ class AttentionWorker:
     """Called by ``VllmEngine`` with no request in flight, before the prefix cache is dropped."""
 
     def switch_moba(self, on: bool) -> int:
-        """Time hybrid [C.4]: block attention on or off; returns how many layers that concerns."""
+        """Time hybrid [2502.13189 §2.2, §3.2]: block attention on or off; returns how many layers that concerns."""
         worker: Any = self
         layers = worker.vllm_config.compilation_config.static_forward_context.values()
         impls = [layer.impl for layer in layers if isinstance(getattr(layer, "impl", None), BlockLayer)]

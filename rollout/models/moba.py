@@ -1,4 +1,4 @@
-"""MoBA as an attention implementation of transformers, for the learner and for ``HfEngine`` [C.1, C.4].
+"""MoBA as an attention implementation of transformers, for the learner and for ``HfEngine`` [2502.13189 §2.2, §3.2].
 
 ``register()`` makes ``attn_implementation="moba"`` known. What it computes stands in the model's own configuration,
 under ``moba`` (the fields of ``BlockAttentionConfig``): saved with the model, and read by vLLM's plug-in too.

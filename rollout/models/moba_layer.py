@@ -1,4 +1,4 @@
-"""What vLLM's attention layers need to become block layers, on CPUs and GPUs alike [C.1, C.9]."""
+"""What vLLM's attention layers need to become block layers, on CPUs and GPUs alike [2502.13189 §2.2]."""
 
 from __future__ import annotations
 

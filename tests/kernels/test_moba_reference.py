@@ -31,7 +31,7 @@ def test_the_current_block_is_causal_and_never_judged_by_its_mean():
     q, k = one_head([3.0, 100.0], block_size=4, tail=0)
     mask = moba_mask_reference(q, k, MobaConfig(4, 2))[0]
     assert mask[5].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    alone = moba_mask_reference(q, k, MobaConfig(4, 1))[0]  # top_k includes the current block [C.2]
+    alone = moba_mask_reference(q, k, MobaConfig(4, 1))[0]  # top_k includes the current block [2502.13189 §2.2]
     assert alone[5].nonzero().flatten().tolist() == [4, 5]
 
 

@@ -1,4 +1,4 @@
-"""Test-case generation [A.7]: real generators and submissions in the real sandbox."""
+"""Test-case generation [2501.12599 §2.3.5]: real generators and submissions in the real sandbox."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_direction_and_size_against_the_svd(shape):
     polar = -0.2 * math.sqrt(max(shape)) * (u @ vt)
     cosine = (p.detach() * polar).sum() / (p.detach().norm() * polar.norm())
     assert cosine > 0.97
-    # RMS within 20 % of 0.2 for full-rank gradients [B.13]; the published ratio is 0.90 to 0.955 for these shapes.
+    # RMS within 20 % of 0.2 for full-rank gradients; the published ratio is 0.90 to 0.955 for these shapes.
     rms = p.detach().square().mean().sqrt().item()
     assert 0.16 <= rms <= 0.24
     assert optimizer.update_rms == pytest.approx(rms, rel=1e-5)

@@ -27,7 +27,7 @@ def test_golden_baselines(tau, expected):
 
 
 def test_small_tau_is_stable_and_tends_to_the_maximum():
-    # tau = 0.01, p = 0.25: A+ = +0.014, A- = -0.986 [A.4.2].
+    # tau = 0.01, p = 0.25: A+ = +0.014, A- = -0.986 [2501.12599 §2.3.2].
     values = advantages([1, 0, 0, 0], "exp_mean", 0.01)
     assert values == pytest.approx([0.014, -0.986, -0.986, -0.986], abs=5e-4)
     assert baseline_value([1, 0], "exp_mean", 1e-6) == pytest.approx(1.0, abs=1e-5)
