@@ -19,6 +19,7 @@ from rollout.config import EngineConfig
 from rollout.engine import Request, Sampling
 from rollout.engines.vllm import VllmEngine
 from rollout.models.attention import PLAIN, AttentionConfig, BlockAttentionConfig
+from rollout.types import Prompt
 
 VOCABULARY = 128
 REPEATS = 3
@@ -26,7 +27,7 @@ REPEATS = 3
 
 async def seconds(engine: VllmEngine, prompts: list[list[int]], new: int) -> float:
     """Wall time of one response of ``new`` tokens to each prompt."""
-    requests = [Request(f"r{i}", tuple(prompt), new, Sampling(), 5) for i, prompt in enumerate(prompts)]
+    requests = [Request(f"r{i}", Prompt(prompt), new, Sampling(), 5) for i, prompt in enumerate(prompts)]
     began = time.perf_counter()
     await engine.submit(requests)
     done = 0

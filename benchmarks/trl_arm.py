@@ -112,21 +112,20 @@ def run(settings: Settings, result: Path) -> None:
     from recipes.run.setup import prepare
     from rl.config import RunConfig
     from rl.config_io import load, read_file
-    from rollout.models.prompts import messages
 
     config = load(RunConfig(), read_file(Path(settings.config)), [])
     setup = prepare(config)
     count = settings.iterations * config.rollout.groups
     problems = [setup.train[index] for index in range(count)]
     known = {problem.id: problem for problem in (*problems, *setup.heldout)}
-    rows = [{"prompt": messages(problem, "", ""), "problem_id": problem.id} for problem in problems]
+    rows = [{"prompt": config.problems.framing.messages(problem), "problem_id": problem.id} for problem in problems]
     notes = Notes()
 
     def grade(problem_id: str, token_ids: list[int]) -> float:
         if not token_ids or token_ids[-1] not in setup.end:
             return 0.0  # truncated is wrong, as in k15
         problem = known[problem_id]
-        text = setup.transcript.graded(setup.render(problem), token_ids)
+        text = setup.transcript.graded(setup.render(problem).token_ids, token_ids)
         return float(setup.verify(problem, text).correct)
 
     def reward(problem_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:

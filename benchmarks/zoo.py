@@ -24,7 +24,7 @@ from rl.learner.host import LearnerHost
 from rollout.engine import EngineError
 from rollout.engines.actor import build_engine
 from rollout.pool.pool import Pool
-from rollout.types import Group, Problem, Rollout
+from rollout.types import Group, Problem, Prompt, Rollout
 
 CONTEXT = 96
 """Tokens of the longest sequence: four windows."""
@@ -92,10 +92,10 @@ def session(path: Path, kind: str) -> Iterator[Session]:
 
 def new_groups() -> list[Group]:
     """Two problems with four empty rollouts each."""
-    problem = Problem(id="p", prompt="?", answer="1", verifier="exact")
+    problem = Problem.ask("p", "?", "1", "exact")
     prompts = (PROMPT, tuple(reversed(PROMPT)))
     return [
-        Group(f"g{i}", problem, tuple(Rollout(f"g{i}/{j}", prompt) for j in range(4)), 0)
+        Group(f"g{i}", problem, tuple(Rollout(f"g{i}/{j}", Prompt(prompt)) for j in range(4)), 0)
         for i, prompt in enumerate(prompts)
     ]
 
@@ -115,7 +115,11 @@ def train(path: Path, kind: str, scratch: Path) -> float:
         groups = run.iterate(0, new_groups())
         run.publish(1, probe)
         groups = run.iterate(1, groups)
-        probe = [[*rollout.prompt_ids, *rollout.token_ids] for group in groups for rollout in group.rollouts]
+        probe = [
+            rollout.prompt.followed_by(rollout.token_ids).token_ids.tolist()
+            for group in groups
+            for rollout in group.rollouts
+        ]
         run.publish(2, probe)
         assert all(rollout.length for group in groups for rollout in group.rollouts)
         scores = run.host.score(probe)

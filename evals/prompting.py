@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evals.benchmark import Benchmark
+from rollout.models.framing import Framing
 from rollout.models.prompts import render_chat
 from rollout.models.templates import check_template
-from rollout.types import Problem
+from rollout.types import Problem, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,18 +27,18 @@ class Conversation:
     """Solved examples before the problem, as turns: (user, assistant)."""
     thinking: Thinking = "default"
     """The template's switch ``enable_thinking``, where it has one."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the chat template."""
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """System message, solved examples, the problem."""
-        chat = [{"role": "system", "content": self.benchmark.system}] if self.benchmark.system else []
-        for user, assistant in self.shots:
-            chat += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-        return [*chat, {"role": "user", "content": self.benchmark.ask(problem)}]
+        framing = Framing(self.benchmark.system, self.shots)
+        return framing.messages(problem, self.benchmark.ask(problem))
 
     @property
-    def arguments(self) -> dict[str, bool]:
+    def arguments(self) -> dict[str, Any]:
         """Arguments of the chat template."""
-        return {} if self.thinking == "default" else {"enable_thinking": self.thinking == "on"}
+        return {**self.template, **({} if self.thinking == "default" else {"enable_thinking": self.thinking == "on"})}
 
 
 @dataclass
@@ -45,10 +47,10 @@ class Renderer:
 
     tokenizer: PreTrainedTokenizerBase
     conversation: Conversation
-    _known: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _known: dict[str, Prompt] = field(default_factory=dict)
 
-    def __call__(self, problem: Problem) -> tuple[int, ...]:
-        """Prompt tokens of a problem. Raises ``PromptError`` when the template cannot be used."""
+    def __call__(self, problem: Problem) -> Prompt:
+        """The prompt of a problem. Raises ``PromptError`` when the template cannot be used."""
         if problem.id not in self._known:
             chat, arguments = self.conversation.messages(problem), self.conversation.arguments
             if not self._known:
@@ -58,4 +60,4 @@ class Renderer:
 
     def text(self, problem: Problem) -> str:
         """The prompt as text, special tokens shown."""
-        return str(self.tokenizer.decode(list(self(problem)), skip_special_tokens=False))
+        return str(self.tokenizer.decode(self(problem).token_ids.tolist(), skip_special_tokens=False))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
 from rollout.models.attention import AttentionConfig
+from rollout.models.framing import Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
@@ -102,9 +103,18 @@ class ProblemsConfig(Config):
     the row. ``drop``: left out and counted. ``auto``: files are refused before anything is spent, streams drop. May
     change on resume."""
     instruction: str = ""
-    """Text appended to every prompt (e.g. where to put the answer); part of the rendered prompt."""
+    """Text appended to every question (e.g. where to put the answer); part of the rendered prompt."""
     system: str = ""
-    """System message, if the chat template takes one; empty: none."""
+    """System message, if the chat template takes one; empty: none. A problem's own wins."""
+    shots: tuple[tuple[str, str], ...] = ()
+    """Solved examples before every problem, as turns: ``[[question, answer], ...]``."""
+    template: dict[str, JsonValue] = {}
+    """Arguments of the chat template: ``{enable_thinking: false}``, ``{tools: [...]}``."""
+
+    @property
+    def framing(self) -> Framing:
+        """How problems are put."""
+        return Framing(self.system, self.shots, self.instruction, self.template)
 
 
 class WarmupStage(Config):
@@ -306,7 +316,7 @@ class RayConfig(Config):
     engine_gpus: float = Field(1.0, ge=0)
     """GPUs of each engine and tensor-parallel rank when ``engine.device`` is cuda."""
     in_process: bool = False
-    """No Ray at all: learner and engines in this process (``hf`` and ``fake`` engines; tests)."""
+    """No Ray at all: learner and engines in this process (``hf`` engines; tests)."""
 
 
 class RunConfig(Config):
@@ -368,7 +378,7 @@ class RunConfig(Config):
                 f"learner.updates ({self.learner.updates})"
             )
         if self.ray.in_process and engine.kind == "vllm":
-            raise ValueError("ray.in_process works with engine.kind hf or fake; vllm engines live in Ray actors")
+            raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
         return self

@@ -26,7 +26,7 @@ from rollout.engine import Delta, WeightUpdate
 from rollout.partial import fold
 from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
-from rollout.types import Group, Problem, Rollout, WeightVersion, split
+from rollout.types import Group, Problem, Prompt, Rollout, WeightVersion, split
 
 
 class Policy(Protocol):
@@ -79,8 +79,7 @@ class Parts:
     pool: Pool
     sampler: Sampler
     rewarder: Rewarder
-    render: Callable[[Problem], tuple[int, ...]]
-    """Problem -> prompt tokens."""
+    render: Callable[[Problem], Prompt]
     probe: Callable[[], list[list[int]]]
     """Token sequences on which engine and learner must agree after each publish."""
     evaluate: Callable[[int], None]
@@ -101,15 +100,13 @@ def publish(policy: Policy, pool: Pool, version: WeightVersion, probe: list[list
     return pool.publish(policy.publish(version), probe, policy.score(probe))
 
 
-def new_groups(
-    problems: Sequence[Problem], iteration: int, k: int, render: Callable[[Problem], tuple[int, ...]]
-) -> list[Group]:
+def new_groups(problems: Sequence[Problem], iteration: int, k: int, render: Callable[[Problem], Prompt]) -> list[Group]:
     """Fresh groups of k empty rollouts each; ids are unique within the run and sort by age."""
     groups = []
     for index, problem in enumerate(problems):
         name = f"{iteration:06d}.{index:04d}"
         prompt = render(problem)
-        rollouts = tuple(Rollout(id=f"{name}/{j}", prompt_ids=prompt) for j in range(k))
+        rollouts = tuple(Rollout(id=f"{name}/{j}", prompt=prompt) for j in range(k))
         groups.append(Group(id=name, problem=problem, rollouts=rollouts, born=iteration))
     return groups
 
@@ -178,7 +175,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
         rollout.id: value
         for item, row in zip(scored, values, strict=True)
         for rollout, value in zip(item.group.rollouts, row, strict=True)
-        if value is not None and (config.rollout.loss_on == "all" or i in rollout.versions)
+        if value is not None and (config.rollout.loss_on == "all" or i in rollout.drawn_under)
     }
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
@@ -236,7 +233,7 @@ def add_up(
     return replace(
         totals,
         rollouts=totals.rollouts + len(finished),
-        resumed=totals.resumed + sum(len(set(rollout.versions)) > 1 for rollout in finished),
+        resumed=totals.resumed + sum(len(rollout.drawn_under) > 1 for rollout in finished),
         tokens=totals.tokens + drawn_under(groups, version),
         max_gap=max(totals.max_gap, published.max_gap),
         seconds=seconds,

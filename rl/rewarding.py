@@ -10,10 +10,10 @@ from rewards.length import length_rewards, length_weight
 from rewards.score import Score
 from rl.config import RewardConfig
 from rollout.grading import verdict
-from rollout.types import Group, Problem, Rollout, StopReason
+from rollout.types import Group, Problem, Rollout, StopReason, TokenIds
 
-Graded = Callable[[Sequence[int], Sequence[int]], str]
-"""``(prompt tokens, response tokens)`` -> the text that is graded (``rollout.models.prompts.Transcript.graded``)."""
+Graded = Callable[[TokenIds, TokenIds], str]
+"""``(tokens before a turn, tokens of the turn)`` -> graded text (``rollout.models.prompts.Transcript.graded``)."""
 Verify = Callable[[Problem, str], Score]
 
 
@@ -38,8 +38,13 @@ class ScoredGroup:
 
 
 def grade(problem: Problem, rollout: Rollout, graded: Graded, verify: Verify) -> Score:
-    """The verdict on one finished rollout; ``rollout.grading.verdict`` has the rules."""
-    return verdict(rollout.stop, lambda: verify(problem, graded(rollout.prompt_ids, rollout.token_ids)))
+    """The verdict on one finished rollout: its environment's where that gave one, else by ``rollout.grading.verdict``.
+
+    What is graded is the policy's last turn.
+    """
+    if rollout.score is not None:
+        return rollout.score
+    return verdict(rollout.stop, lambda: verify(problem, graded(rollout.before_last_turn(), rollout.last_turn())))
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:

@@ -19,8 +19,9 @@ from rl.state.checkpoint import RunState
 from rl.stop import Interrupted, Stopper
 from rollout.progress import Progress
 from rollout.seeds import seed_of
+from rollout.types import TokenIds
 
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
+Pair = tuple[TokenIds, TokenIds]
 """Prompt tokens and response tokens (end token included) of one demonstration."""
 
 CHECKPOINT_STEPS = 500

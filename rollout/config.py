@@ -40,8 +40,8 @@ class RepetitionConfig(Config):
 class EngineConfig(Config):
     """One rollout engine and how many of them."""
 
-    kind: Literal["vllm", "hf", "fake"] = "vllm"
-    """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible. ``fake``: tests."""
+    kind: Literal["vllm", "hf"] = "vllm"
+    """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible."""
     count: int = Field(1, ge=1)
     """Number of engines (Ray actors)."""
     device: Literal["cpu", "cuda"] = "cpu"

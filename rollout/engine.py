@@ -1,6 +1,6 @@
 """The Engine protocol: the seam between k15 and whatever generates tokens.
 
-Everything above it (pool, loop, evaluation) runs with any of ``VllmEngine``, ``HfEngine`` or ``FakeEngine``, in the
+Everything above it (pool, loop, evaluation) runs with ``VllmEngine``, ``HfEngine`` or a test's scripted one, in the
 process or behind a Ray actor. An engine is a mailbox: work is submitted, progress is polled. Progress arrives as it is
 made, so that the tokens of an engine that is killed are already with the pool (invariant 4), and every wait is bounded
 by the caller.
@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rollout.types import StopReason, WeightVersion
+import numpy as np
+
+from rewards.score import Score
+from rollout.types import Author, LogProbs, Prompt, StopReason, TokenIds, WeightVersion
+
+NO_TOKENS: TokenIds = np.empty(0, np.int32)
+NO_LOGPROBS: LogProbs = np.empty(0, np.float32)
 
 
 class EngineError(RuntimeError):
@@ -59,8 +65,8 @@ class Request:
 
     key: str
     """Rollout id; unique among the requests in flight on one engine."""
-    token_ids: tuple[int, ...]
-    """Prompt and all response tokens so far."""
+    prompt: Prompt
+    """The rendered problem and all response tokens so far."""
     max_new_tokens: int
     """Budget of this stretch, at least 1."""
     sampling: Sampling
@@ -68,22 +74,45 @@ class Request:
     """Seed of this stretch; engines that cannot seed per request say so in their docstring."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Delta:
-    """Progress on one request since the last poll: more tokens, and perhaps its end."""
+    """Progress on one request since the last poll: more tokens, and perhaps its end.
+
+    Never changed once made; not frozen, because that would take five times as long for every few tokens.
+    """
 
     key: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    """Same length as ``token_ids``; nats, under the request's ``Sampling``."""
+    token_ids: TokenIds
+    """[n] made from any sequence of ints."""
+    logprobs: LogProbs
+    """[n] nats, under the request's ``Sampling``; empty when the environment wrote the tokens."""
     version: WeightVersion
-    """Weights that drew these tokens."""
+    """Weights that drew these tokens, or were in place when the environment wrote them."""
     done: bool = False
     """No further delta will come for this request."""
     stop: StopReason | None = None
-    """Only with ``done``: EOS or REPETITION; ``None`` when the budget of the stretch was used up."""
+    """Only with ``done``; from an engine EOS or REPETITION, ``None`` when the budget of the stretch was used up."""
     error: str = ""
     """Only with ``done``: why the engine gave this request up; the tokens so far stay valid."""
+    by: Author = Author.POLICY
+    """Who wrote the tokens."""
+    score: Score | None = None
+    """Only with ``done``, from an environment that ended the episode with a verdict."""
+
+    def __post_init__(self) -> None:
+        self.token_ids = np.asarray(self.token_ids, np.int32)
+        self.logprobs = np.asarray(self.logprobs, np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Delta)
+            and (self.key, self.version, self.done, self.stop, self.error, self.by, self.score)
+            == (other.key, other.version, other.done, other.stop, other.error, other.by, other.score)
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ tokens that arrived count against the same budget.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
+from rewards.score import Score
 from rollout.config import RolloutConfig
 from rollout.engine import Delta, Request, Sampling
 from rollout.seeds import seed_of
+from rollout.tape import Tape
 from rollout.types import Group, Rollout, Segment, StopReason, WeightVersion
 
 
@@ -46,87 +47,151 @@ def training_sampling(config: RolloutConfig, stop_token_ids: Sequence[int]) -> S
     )
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """What one call to the pool may add to a rollout."""
+
+    request: Request
+    """The prompt with all tokens so far; its budget is 0 when only the environment may still write."""
+    awaiting: bool = False
+    """The policy has ended its turn, and the environment has not answered yet."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a rollout has got since."""
+
+    segments: Sequence[Segment] = ()
+    stop: StopReason | None = None
+    failures: int = 0
+    """Engine failures on the way; the tokens before each are kept."""
+    score: Score | None = None
+    """The environment's verdict, where it gave one."""
+
+
 def room(rollout: Rollout, config: RolloutConfig, context: int) -> int:
-    """Tokens that the rollout may still grow by, over all iterations: the total cap and the context bound it."""
-    return min(config.max_tokens, context - len(rollout.prompt_ids)) - rollout.length
+    """Tokens that the policy may still draw, over all iterations: the total cap and the context bound it."""
+    return min(config.max_tokens - rollout.length, context - len(rollout.prompt) - rollout.size)
 
 
 def budget(rollout: Rollout, version: WeightVersion, config: RolloutConfig, context: int) -> int:
     """Tokens that the rollout may still be given under ``version``; 0 when finished or its stretch is used up."""
     if rollout.finished:
         return 0
-    drawn = sum(len(segment) for segment in rollout.segments if segment.version == version)
+    drawn = sum(len(segment) for segment in rollout.segments if segment.version == version and segment.sampled)
     return max(0, min(config.segment_tokens - drawn, room(rollout, config, context)))
 
 
-def next_request(
-    rollout: Rollout, version: WeightVersion, config: RolloutConfig, context: int, sampling: Sampling, seed: int
-) -> Request | None:
-    """The rollout's next stretch under ``version``; ``None`` when there is nothing left to draw.
+def awaiting(rollout: Rollout, turn_ends: Collection[int]) -> bool:
+    """True while the environment is to speak: the last token is the policy's, and ends its turn.
+
+    ``turn_ends``: the end tokens where there is an environment, none where an end token ends the rollout.
+    """
+    if rollout.finished or not rollout.segments or not turn_ends:
+        return False
+    last = rollout.segments[-1]
+    return last.sampled and int(last.token_ids[-1]) in turn_ends
+
+
+def next_stretch(
+    rollout: Rollout,
+    version: WeightVersion,
+    config: RolloutConfig,
+    context: int,
+    sampling: Sampling,
+    seed: int,
+    turn_ends: Collection[int] = (),
+) -> Stretch | None:
+    """The rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
 
     ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
-    position of each token, so cutting a response differently does not change its randomness.
+    position of each token, so cutting a response differently does not change its randomness. See ``awaiting`` for
+    ``turn_ends``.
     """
+    waits = awaiting(rollout, turn_ends)
     tokens = budget(rollout, version, config, context)
-    if tokens < 1:
+    if not waits and tokens < 1:
         return None
-    return Request(rollout.id, rollout.prompt_ids + rollout.token_ids, tokens, sampling, seed_of(seed, rollout.id))
+    prompt = rollout.prompt.followed_by(*(segment.token_ids for segment in rollout.segments))
+    return Stretch(Request(rollout.id, prompt, tokens, sampling, seed_of(seed, rollout.id)), waits)
+
+
+@dataclass
+class _Progress:
+    """Deltas of one rollout, added up."""
+
+    tape: Tape = field(default_factory=Tape)
+    stop: StopReason | None = None
+    failures: int = 0
+    score: Score | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.tape.add(delta.version, delta.token_ids, delta.logprobs, delta.by)
+        self.stop = delta.stop or self.stop
+        self.failures += bool(delta.error)
+        self.score = delta.score or self.score
+
+    def growth(self) -> Growth:
+        return Growth(self.tape.segments(), self.stop, self.failures, self.score)
 
 
 def fold(
-    groups: Sequence[Group], deltas: Iterable[Delta], version: WeightVersion, config: RolloutConfig, context: int
+    groups: Sequence[Group],
+    deltas: Iterable[Delta],
+    version: WeightVersion,
+    config: RolloutConfig,
+    context: int,
+    turn_ends: Collection[int] = (),
 ) -> list[Group]:
     """``groups`` after the progress in ``deltas``, with every stop rule applied as of ``version``.
 
     Groups older than ``config.max_age`` versions are force-finished first; progress on them is not expected. Folding in
-    one go or piece by piece gives the same groups. Raises ``ValueError`` for progress on an unknown or finished
-    rollout.
+    one go or piece by piece gives the same groups. See ``awaiting`` for ``turn_ends``. Raises ``ValueError`` for
+    progress on an unknown or finished rollout.
     """
-    progress: dict[str, list[Delta]] = defaultdict(list)
+    progress: dict[str, _Progress] = {}
     for delta in deltas:
-        progress[delta.key].append(delta)
+        progress.setdefault(delta.key, _Progress()).add(delta)
     folded = []
     for group in groups:
         too_old = version - group.born > config.max_age
-        rollouts = [
-            _fold_one(rollout, progress.pop(rollout.id, ()), too_old, config, context) for rollout in group.rollouts
-        ]
+        rollouts = []
+        for rollout in group.rollouts:
+            found = progress.pop(rollout.id, None)
+            if too_old and not rollout.finished:
+                rollouts.append(replace(rollout, stop=StopReason.ABORTED))
+            else:
+                rollouts.append(grown(rollout, found.growth() if found else Growth(), config, context, turn_ends))
         folded.append(group.with_rollouts(rollouts))
     if progress:
         raise ValueError(f"progress on rollouts that are not in flight: {', '.join(sorted(progress)[:5])}")
     return folded
 
 
-def _fold_one(rollout: Rollout, deltas: Sequence[Delta], too_old: bool, config: RolloutConfig, context: int) -> Rollout:
-    if too_old and not rollout.finished:
-        return replace(rollout, stop=StopReason.ABORTED)
-    stop = None
-    failures = 0
-    runs: list[tuple[WeightVersion, list[int], list[float]]] = []
-    for delta in deltas:
-        if not runs or runs[-1][0] != delta.version:
-            runs.append((delta.version, [], []))
-        runs[-1][1].extend(delta.token_ids)
-        runs[-1][2].extend(delta.logprobs)
-        stop = delta.stop or stop
-        failures += bool(delta.error)
-    for version, tokens, logprobs in runs:
-        rollout = rollout.append(Segment(version, tuple(tokens), tuple(logprobs)), None)
-    rollout = replace(rollout, failures=rollout.failures + failures)
-    return rollout if rollout.finished else replace(rollout, stop=stop or _stop_of(rollout, config, context))
+def grown(
+    rollout: Rollout, growth: Growth, config: RolloutConfig, context: int, turn_ends: Collection[int] = ()
+) -> Rollout:
+    """``rollout`` with what it has got since, and with the stop rules applied. See ``awaiting`` for ``turn_ends``."""
+    if growth.segments or growth.failures or growth.stop:
+        rollout = replace(rollout.append(growth.segments, None), failures=rollout.failures + growth.failures)
+    if rollout.finished:
+        return rollout
+    stop = growth.stop or _stop_of(rollout, config, context, turn_ends)
+    return replace(rollout, stop=stop, score=growth.score, judged=growth.score is not None) if stop else rollout
 
 
-def _stop_of(rollout: Rollout, config: RolloutConfig, context: int) -> StopReason | None:
+def _stop_of(rollout: Rollout, config: RolloutConfig, context: int, turn_ends: Collection[int]) -> StopReason | None:
     """Why an unfinished rollout ends now, by the rules that need the whole response; ``None``: it goes on."""
-    if room(rollout, config, context) < 1:
-        return StopReason.LENGTH
-    pattern = config.repetition
-    # An engine sees one stretch; a pattern may lie across the seam of two.
-    if pattern and repeats(rollout.token_ids, pattern.min_pattern, pattern.max_pattern, pattern.count):
-        return StopReason.REPETITION
-    if rollout.failures >= config.max_failures:
-        return StopReason.ABORTED
-    return None
+    if not awaiting(rollout, turn_ends):
+        if room(rollout, config, context) < 1:
+            return StopReason.LENGTH
+        pattern = config.repetition
+        if pattern:
+            # An engine sees one stretch; a pattern may lie across the seam of two.
+            tail = rollout.tail(pattern.max_pattern * pattern.count).tolist()
+            if repeats(tail, pattern.min_pattern, pattern.max_pattern, pattern.count):
+                return StopReason.REPETITION
+    return StopReason.ABORTED if rollout.failures >= config.max_failures else None
 
 
 def tokens_saved(rollout: Rollout, config: RolloutConfig) -> int:

@@ -1,87 +1,207 @@
-"""Groups as plain JSON values and back, exactly.
+"""Groups and progress as Arrow tables and back, exactly: for checkpoints and the journal.
 
-Used by checkpoints and by the journal. JSON keeps Python floats to the last bit, so a stored group equals the original.
+Token data stay arrays on the way: written from them, read as views of what was read.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from rewards.score import Score
 from rollout.engine import Delta
-from rollout.types import Group, Problem, Rollout, Segment, StopReason
+from rollout.types import Author, Group, Message, Problem, Prompt, Rollout, Segment, StopReason, joined
 
-Json = dict[str, Any]
+_IDS, _LOGPROBS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
+_MOST = 2**31 - 1
+"""Offsets of Arrow's lists are 32-bit."""
 
-def group_to_json(group: Group) -> Json:
-    """The group with its problem, rollouts and segments."""
-    problem = group.problem
-    return {
-        "id": group.id,
-        "born": group.born,
-        "problem": {
-            "id": problem.id,
-            "prompt": problem.prompt,
-            "answer": problem.answer,
-            "verifier": problem.verifier,
-            "source": problem.source,
-            "difficulty": problem.difficulty,
-            "extra": dict(problem.extra),
-        },
-        "rollouts": [rollout_to_json(rollout) for rollout in group.rollouts],
-    }
+DELTAS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.int32()),
+        ("by", pa.string()),
+        ("token_ids", _IDS),
+        ("logprobs", _LOGPROBS),  # empty where the environment wrote
+        ("done", pa.bool_()),
+        ("stop", pa.string()),
+        ("error", pa.string()),
+        ("score", pa.string()),  # JSON; null: none
+    ]
+)
+"""One row per piece of progress."""
 
-
-def group_from_json(data: Json) -> Group:
-    """Inverse of ``group_to_json``."""
-    return Group(
-        id=data["id"],
-        problem=Problem(**data["problem"]),
-        rollouts=tuple(rollout_from_json(item) for item in data["rollouts"]),
-        born=data["born"],
-    )
-
-
-def rollout_to_json(rollout: Rollout) -> Json:
-    """The rollout with its segments; a score only if it was graded."""
-    score = rollout.score
-    return {
-        "id": rollout.id,
-        "prompt_ids": list(rollout.prompt_ids),
-        "segments": [[s.version, list(s.token_ids), list(s.logprobs)] for s in rollout.segments],
-        "stop": rollout.stop,
-        "failures": rollout.failures,
-        "score": None if score is None else [score.total, dict(score.parts), score.reason, score.extracted],
-    }
+GROUPS = pa.schema(
+    [
+        ("group", pa.string()),
+        ("born", pa.int32()),
+        ("problem", pa.string()),  # JSON; null: that of the row before
+        ("rollout", pa.string()),
+        ("prompt", _IDS),
+        ("versions", pa.list_(pa.int32())),  # of each segment
+        ("lengths", pa.list_(pa.int32())),
+        ("by", pa.list_(pa.string())),
+        ("token_ids", _IDS),  # of all segments
+        ("logprobs", _LOGPROBS),  # of the sampled ones
+        ("stop", pa.string()),
+        ("failures", pa.int32()),
+        ("score", pa.string()),
+        ("judged", pa.bool_()),
+    ]
+)
+"""One row per rollout, in the order of the groups."""
 
 
-def rollout_from_json(data: Json) -> Rollout:
-    """Inverse of ``rollout_to_json``."""
-    return Rollout(
-        id=data["id"],
-        prompt_ids=tuple(data["prompt_ids"]),
-        segments=tuple(Segment(v, tuple(tokens), tuple(logprobs)) for v, tokens, logprobs in data["segments"]),
-        stop=None if data["stop"] is None else StopReason(data["stop"]),
-        score=None if data["score"] is None else Score(*data["score"]),
-        failures=data["failures"],
-    )
+def ragged(parts: Sequence[np.ndarray], dtype: Any, kind: pa.DataType) -> pa.ListArray:
+    """A list column of one array per row, without a Python object per element. ``kind``: the column's type."""
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    if offsets[-1] > _MOST:
+        raise ValueError(f"{offsets[-1]} tokens are more than one table of lists holds ({_MOST})")
+    offsets = offsets.astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(joined(parts, dtype), kind.value_type))
 
 
-def delta_to_json(delta: Delta) -> list[Any]:
-    """One piece of progress, compactly: it is written for every poll."""
+def views(column: pa.ListArray | pa.ChunkedArray) -> list[np.ndarray]:
+    """The arrays of a list column, as views of its buffer."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
+    return [values[start:end] for start, end in pairwise(offsets)]
+
+
+def deltas_to_batch(deltas: Sequence[Delta]) -> pa.RecordBatch:
+    """Progress as a record batch of ``DELTAS``."""
+    columns = [
+        pa.array([delta.key for delta in deltas], pa.string()),
+        pa.array([delta.version for delta in deltas], pa.int32()),
+        pa.array([delta.by for delta in deltas], pa.string()),
+        ragged([delta.token_ids for delta in deltas], np.int32, _IDS),
+        ragged([delta.logprobs for delta in deltas], np.float32, _LOGPROBS),
+        pa.array([delta.done for delta in deltas], pa.bool_()),
+        pa.array([delta.stop for delta in deltas], pa.string()),
+        pa.array([delta.error for delta in deltas], pa.string()),
+        pa.array([_score_text(delta.score) for delta in deltas], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=DELTAS)
+
+
+def deltas_from_batch(batch: pa.RecordBatch) -> list[Delta]:
+    """Inverse of ``deltas_to_batch``."""
+    plain = batch.select(["key", "version", "by", "done", "stop", "error", "score"]).to_pylist()
+    tokens, logprobs = views(batch.column("token_ids")), views(batch.column("logprobs"))
     return [
-        delta.key,
-        list(delta.token_ids),
-        list(delta.logprobs),
-        delta.version,
-        delta.done,
-        delta.stop,
-        delta.error,
+        Delta(
+            row["key"],
+            ids,
+            values,
+            row["version"],
+            row["done"],
+            _stop(row["stop"]),
+            row["error"],
+            Author(row["by"]),
+            _score(row["score"]),
+        )
+        for row, ids, values in zip(plain, tokens, logprobs, strict=True)
     ]
 
 
-def delta_from_json(data: list[Any]) -> Delta:
-    """Inverse of ``delta_to_json``."""
-    key, tokens, logprobs, version, done, stop, error = data
-    return Delta(key, tuple(tokens), tuple(logprobs), version, done, None if stop is None else StopReason(stop), error)
+def groups_to_table(groups: Sequence[Group]) -> pa.Table:
+    """Groups with their problems, rollouts and segments as a table of ``GROUPS``."""
+    rows = [(group, j, rollout) for group in groups for j, rollout in enumerate(group.rollouts)]
+    rollouts = [rollout for _, _, rollout in rows]
+    segments = [rollout.segments for rollout in rollouts]
+    columns = [
+        pa.array([group.id for group, _, _ in rows], pa.string()),
+        pa.array([group.born for group, _, _ in rows], pa.int32()),
+        pa.array([problem_text(group.problem) if j == 0 else None for group, j, _ in rows], pa.string()),
+        pa.array([rollout.id for rollout in rollouts], pa.string()),
+        ragged([rollout.prompt.token_ids for rollout in rollouts], np.int32, _IDS),
+        pa.array([[s.version for s in row] for row in segments], pa.list_(pa.int32())),
+        pa.array([[len(s) for s in row] for row in segments], pa.list_(pa.int32())),
+        pa.array([[s.by.value for s in row] for row in segments], pa.list_(pa.string())),
+        ragged([rollout.token_ids for rollout in rollouts], np.int32, _IDS),
+        ragged([joined([s.logprobs for s in row], np.float32) for row in segments], np.float32, _LOGPROBS),
+        pa.array([rollout.stop and rollout.stop.value for rollout in rollouts], pa.string()),
+        pa.array([rollout.failures for rollout in rollouts], pa.int32()),
+        pa.array([_score_text(rollout.score) for rollout in rollouts], pa.string()),
+        pa.array([rollout.judged for rollout in rollouts], pa.bool_()),
+    ]
+    return pa.Table.from_arrays(columns, schema=GROUPS)
+
+
+def groups_from_table(table: pa.Table) -> list[Group]:
+    """Inverse of ``groups_to_table``."""
+    arrays = {name: views(table.column(name)) for name in ("prompt", "token_ids", "logprobs")}
+    rows = table.drop_columns([*arrays]).to_pylist()
+    groups: list[Group] = []
+    for index, row in enumerate(rows):
+        segments = tuple(_segments(row, arrays["token_ids"][index], arrays["logprobs"][index]))
+        rollout = Rollout(
+            row["rollout"],
+            Prompt(arrays["prompt"][index]),
+            segments,
+            _stop(row["stop"]),
+            _score(row["score"]),
+            row["failures"],
+            row["judged"],
+        )
+        if row["problem"] is not None:
+            groups.append(Group(row["group"], problem_from_text(row["problem"]), (rollout,), row["born"]))
+        else:
+            groups[-1] = groups[-1].with_rollouts((*groups[-1].rollouts, rollout))
+    return groups
+
+
+def write_groups(path: Path, groups: Sequence[Group]) -> None:
+    """Groups as an Arrow file."""
+    table = groups_to_table(groups)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def read_groups(path: Path) -> list[Group]:
+    """Inverse of ``write_groups``."""
+    with pa.OSFile(str(path), "rb") as file:
+        return groups_from_table(pa.ipc.open_file(file).read_all())
+
+
+def _segments(row: Mapping[str, Any], tokens: np.ndarray, logprobs: np.ndarray) -> Iterator[Segment]:
+    start = sampled = 0
+    for version, length, name in zip(row["versions"], row["lengths"], row["by"], strict=True):
+        by, end = Author(name), start + length
+        own = length if by is Author.POLICY else 0
+        yield Segment(version, tokens[start:end], logprobs[sampled : sampled + own], by)
+        start, sampled = end, sampled + own
+
+
+def problem_text(problem: Problem) -> str:
+    """The problem as JSON."""
+    return json.dumps(asdict(problem))
+
+
+def problem_from_text(text: str) -> Problem:
+    """Inverse of ``problem_text``."""
+    fields = json.loads(text)
+    messages = tuple(Message(**message) for message in fields.pop("messages"))
+    return Problem(messages=messages, **fields)
+
+
+def _score_text(score: Score | None) -> str | None:
+    return None if score is None else json.dumps(asdict(score))
+
+
+def _score(text: str | None) -> Score | None:
+    return None if text is None else Score(**json.loads(text))
+
+
+def _stop(name: str | None) -> StopReason | None:
+    return None if name is None else StopReason(name)

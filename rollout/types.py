@@ -1,17 +1,28 @@
-"""The words of k15: problems, segments, rollouts, groups.
+"""The words of k15: problems, prompts, segments, rollouts, groups.
 
 Frozen dataclasses without tensors. Token ids are the truth: text is decoded for rewards and for people and is never
-re-encoded into training data.
+re-encoded into training data. Token data are numpy arrays, from the engine's output to the batch: no Python object per
+token (invariant 12).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from rewards.score import Score
+
+TokenIds = npt.NDArray[np.int32]
+"""[n] token ids."""
+LogProbs = npt.NDArray[np.float32]
+"""[n] log-probabilities, in nats."""
+Tokens = Sequence[int] | npt.NDArray[Any]
+"""Token ids in any form; kept as ``TokenIds``."""
 
 WeightVersion = int
 """Number of learner updates (publishes) so far; version 0 is the model that the run started from."""
@@ -30,18 +41,37 @@ class StopReason(StrEnum):
     """Given up: the rollout failed too often, or was older than the age cap. Masked, never reward 0."""
 
 
+class Author(StrEnum):
+    """Who wrote a segment."""
+
+    POLICY = "policy"
+    """Sampled: every token has a log-probability and may carry loss."""
+    ENVIRONMENT = "environment"
+    """Fed by an environment (a tool's output, the next question): no log-probability, never loss."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """``system``, ``user``, ``assistant`` or ``tool``, as chat templates name them."""
+    content: str
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One question with a checkable answer."""
+    """One task for the policy, with what its responses are judged against."""
 
     id: str
     """Unique within its source, stable across runs; names a problem in metrics, replay buffer and Parquet."""
-    prompt: str
-    """The question as the user would ask it, before any chat template."""
-    answer: str
-    """Reference answer in the verifier's own notation; never empty."""
-    verifier: str
-    """Name of the verifier that judges a response against ``answer`` (see ``rewards.verify``)."""
+    messages: tuple[Message, ...]
+    """The conversation so far, before any chat template; the last message is the user's question."""
+    answer: str = ""
+    """Reference answer in the verifier's own notation; empty only without a verifier."""
+    verifier: str = ""
+    """Name of the verifier that judges a response against ``answer`` (see ``rewards.verify``); empty: the run's own
+    reward or environment judges."""
     source: str = ""
     """Where it comes from, e.g. ``gsm8k`` or ``arithmetic``."""
     difficulty: float | None = None
@@ -50,46 +80,120 @@ class Problem:
     """Further fields of the source (level, subject, tests); plain JSON values."""
 
     def __post_init__(self) -> None:
-        for name in ("id", "prompt", "answer", "verifier"):
-            if not getattr(self, name):
-                raise ValueError(f"problem {self.id!r}: {name!r} is empty")
+        if not self.id:
+            raise ValueError(f"problem {self.id!r}: 'id' is empty")
+        if not self.messages or self.messages[-1].role != "user" or not self.messages[-1].content:
+            raise ValueError(f"problem {self.id!r}: its last message must be the user's, and not empty")
+        if self.verifier and not self.answer:
+            raise ValueError(f"problem {self.id!r}: 'answer' is empty, which verifier {self.verifier!r} needs")
+
+    @classmethod
+    def ask(
+        cls,
+        id: str,  # noqa: A002
+        prompt: str,
+        answer: str = "",
+        verifier: str = "",
+        source: str = "",
+        difficulty: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A problem that is one question."""
+        return cls(id, (Message("user", prompt),), answer, verifier, source, difficulty, extra or {})
+
+    @property
+    def prompt(self) -> str:
+        """The question: the last message's text."""
+        return self.messages[-1].content
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Tokens drawn under one weight version: the unit of partial rollout."""
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What an engine is given to go on from; images will have their place beside the tokens."""
 
-    version: WeightVersion
-    """The weights that every token of this segment was sampled from."""
-    token_ids: tuple[int, ...]
-    """Sampled tokens in order; the end token included when the policy emitted one."""
-    logprobs: tuple[float, ...]
-    """Sampler log-probability of each token, in nats, at the sampling temperature. Same length as ``token_ids``."""
+    token_ids: TokenIds
+    """[n] a rendered conversation (template applied, generation prompt included), and perhaps a part of the response.
+    Made from any sequence of ints."""
 
     def __post_init__(self) -> None:
-        if len(self.token_ids) != len(self.logprobs):
-            raise ValueError(f"segment has {len(self.token_ids)} tokens but {len(self.logprobs)} log-probs")
+        object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and np.array_equal(self.token_ids, other.token_ids)
+
+    def __hash__(self) -> int:
+        return hash(self.token_ids.tobytes())
+
+    def followed_by(self, *more: TokenIds) -> Prompt:
+        """This prompt with further tokens behind it."""
+        return Prompt(np.concatenate([self.token_ids, *more])) if more else self
+
+
+_NONE: LogProbs = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Tokens of one author under one weight version: the unit of partial rollout."""
+
+    version: WeightVersion
+    """The weights that sampled this segment; of an environment's, those that were in place when it was written."""
+    token_ids: TokenIds
+    """[n] tokens in order; the end token included when the policy emitted one."""
+    logprobs: LogProbs = field(default_factory=lambda: _NONE)
+    """[n] sampler log-probability of each token, in nats, at the sampling temperature; empty for an environment's."""
+    by: Author = Author.POLICY
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
+        object.__setattr__(self, "logprobs", np.asarray(self.logprobs, np.float32))
+        expected = len(self.token_ids) if self.sampled else 0
+        if len(self.logprobs) != expected:
+            raise ValueError(
+                f"segment by the {self.by} has {len(self.token_ids)} tokens but {len(self.logprobs)} log-probs"
+            )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Segment)
+            and (self.version, self.by) == (other.version, other.by)
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.version, self.by, self.token_ids.tobytes()))
+
+    @property
+    def sampled(self) -> bool:
+        """True for the policy's own tokens."""
+        return self.by is Author.POLICY
+
 
 @dataclass(frozen=True)
 class Rollout:
-    """One response to a problem, possibly drawn in several iterations."""
+    """One response to a problem, possibly drawn in several iterations and several turns."""
 
     id: str
     """``<group id>/<j>`` with j in 0..k-1; unique within a run."""
-    prompt_ids: tuple[int, ...]
-    """The rendered prompt (template applied, generation prompt included)."""
+    prompt: Prompt
+    """The rendered problem."""
     segments: tuple[Segment, ...] = ()
     """Versions never decrease."""
     stop: StopReason | None = None
     """``None`` while unfinished."""
     score: Score | None = None
-    """Set once, when the rollout has finished and was graded."""
+    """Set once: by its environment when that ended it, or when the finished rollout was graded."""
     failures: int = 0
     """How often an engine failed while serving it; the tokens it had drawn by then are kept."""
+    judged: bool = False
+    """True when its environment gave the score."""
 
     def __post_init__(self) -> None:
         versions = [segment.version for segment in self.segments]
@@ -97,24 +201,47 @@ class Rollout:
             raise ValueError(f"rollout {self.id}: segment versions decrease: {versions}")
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
-        """All response tokens, stitched."""
-        return tuple(token for segment in self.segments for token in segment.token_ids)
+    def token_ids(self) -> TokenIds:
+        """[size] all tokens behind the prompt, stitched."""
+        return joined([segment.token_ids for segment in self.segments], np.int32)
 
     @property
-    def logprobs(self) -> tuple[float, ...]:
-        """Sampler log-probs of ``token_ids``."""
-        return tuple(value for segment in self.segments for value in segment.logprobs)
+    def logprobs(self) -> LogProbs:
+        """[size] sampler log-probs of ``token_ids``; NaN where the environment wrote."""
+        parts = [s.logprobs if s.sampled else np.full(len(s), np.nan, np.float32) for s in self.segments]
+        return joined(parts, np.float32)
 
     @property
-    def versions(self) -> tuple[WeightVersion, ...]:
-        """Weight version of each response token."""
-        return tuple(segment.version for segment in self.segments for _ in segment.token_ids)
+    def versions(self) -> npt.NDArray[np.int32]:
+        """[size] weight version of each token."""
+        return np.repeat(
+            np.array([segment.version for segment in self.segments], np.int32), [len(s) for s in self.segments]
+        )
+
+    @property
+    def sampled(self) -> npt.NDArray[np.bool_]:
+        """[size] True for the policy's tokens."""
+        return np.repeat(np.array([s.sampled for s in self.segments], np.bool_), [len(s) for s in self.segments])
 
     @property
     def length(self) -> int:
-        """Number of response tokens over all segments (the stitched length of [2501.12599 §2.3.3])."""
+        """Number of tokens that the policy drew, over all segments: the stitched length of [2501.12599 §2.3.3]."""
+        return sum(len(segment) for segment in self.segments if segment.sampled)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens behind the prompt, the environment's included."""
         return sum(len(segment) for segment in self.segments)
+
+    @property
+    def turns(self) -> int:
+        """Turns of the policy: one, and one more for each time that the environment went on."""
+        return 1 + sum(not segment.sampled for segment in self.segments)
+
+    @property
+    def drawn_under(self) -> frozenset[WeightVersion]:
+        """Versions that drew tokens of it."""
+        return frozenset(segment.version for segment in self.segments if segment.sampled)
 
     @property
     def finished(self) -> bool:
@@ -126,18 +253,60 @@ class Rollout:
         """True when graded fully correct."""
         return self.score is not None and self.score.correct
 
-    def append(self, segment: Segment, stop: StopReason | None) -> Rollout:
-        """This rollout with one more segment; merged into the last one if it has the same version."""
+    @property
+    def turn_start(self) -> int:
+        """Index of the first segment of the last turn."""
+        written = [index for index, segment in enumerate(self.segments) if not segment.sampled]
+        return written[-1] + 1 if written else 0
+
+    def last_turn(self) -> TokenIds:
+        """Tokens of the policy since the environment last wrote; without one, all of the response."""
+        return joined([segment.token_ids for segment in self.segments[self.turn_start :]], np.int32)
+
+    def before_last_turn(self) -> TokenIds:
+        """What the policy was given for its last turn: the prompt and everything up to there."""
+        parts = [self.prompt.token_ids, *(segment.token_ids for segment in self.segments[: self.turn_start])]
+        return joined(parts, np.int32)
+
+    def tail(self, count: int) -> TokenIds:
+        """The last ``count`` tokens of the last turn, or all that it has."""
+        own: list[TokenIds] = []
+        for segment in reversed(self.segments[self.turn_start :]):
+            if count <= 0:
+                break
+            own.append(segment.token_ids[-count:])
+            count -= len(own[-1])
+        return joined(own[::-1], np.int32)
+
+    def append(self, segments: Iterable[Segment], stop: StopReason | None) -> Rollout:
+        """This rollout with more segments; those of one version and author that follow each other become one."""
         if self.finished:
             raise ValueError(f"rollout {self.id} has already stopped ({self.stop}); it cannot grow")
-        segments = self.segments
-        if segments and segments[-1].version == segment.version:
-            last = segments[-1]
-            segments = segments[:-1]
-            segment = Segment(last.version, last.token_ids + segment.token_ids, last.logprobs + segment.logprobs)
-        if segment.token_ids:
-            segments = (*segments, segment)
-        return replace(self, segments=segments, stop=stop)
+        runs: list[list[Segment]] = [[segment] for segment in self.segments]
+        for segment in segments:
+            if not len(segment):
+                continue
+            if runs and (runs[-1][0].version, runs[-1][0].by) == (segment.version, segment.by):
+                runs[-1].append(segment)
+            else:
+                runs.append([segment])
+        return replace(self, segments=tuple(_merged(run) for run in runs), stop=stop)
+
+
+def joined(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """``parts`` back to back; a single one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _merged(run: Sequence[Segment]) -> Segment:
+    if len(run) == 1:
+        return run[0]
+    return Segment(
+        run[0].version,
+        joined([segment.token_ids for segment in run], np.int32),
+        joined([segment.logprobs for segment in run], np.float32),
+        run[0].by,
+    )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Doom:
     def strike(self) -> None:
         """The moment has come."""
         victim = self.plan.pop(int(self.journal.stem))
-        note = {"journal": self.journal.read_text(), "family": {one.pid: one.name() for one in family()}}
+        note = {"journal": self.journal.read_bytes().hex(), "family": {one.pid: one.name() for one in family()}}
         note["ended"] = kill_worker()
         (self.notes / f"{victim}.json").write_text(json.dumps(note))
         if victim == "driver":
@@ -73,7 +73,7 @@ def watch(doom: Doom) -> None:
 
     def watched_append(self: Journal, deltas: Sequence[Delta]) -> None:
         append(self, deltas)
-        if doom.victim and any(delta.token_ids for delta in deltas):
+        if doom.victim and any(len(delta.token_ids) for delta in deltas):
             doom.strike()
 
     async def unfinished_submit(self: RayEngine, requests: Sequence[Request]) -> None:

@@ -14,7 +14,7 @@ CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
 
 
 def problem(index: int = 0, answer: str = "7", **extra: object) -> Problem:
-    return Problem(f"p{index}", f"What is {index}?", answer, "exact", "test", extra=extra)
+    return Problem.ask(f"p{index}", f"What is {index}?", answer, "exact", "test", extra=extra)
 
 
 def answer(

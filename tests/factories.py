@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
 from rewards.score import Score
-from rollout.types import Group, Problem, Rollout, Segment, StopReason
+from rollout.engine import Delta
+from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
+
+
+def ids(tokens: Any) -> tuple[int, ...]:
+    """Token data as what compares with ``==``."""
+    return tuple(tokens.tolist())
+
+
+def joined(one: Delta, other: Delta) -> Delta:
+    """Two pieces of one request's progress as one."""
+    tokens, logprobs = ([getattr(d, name) for d in (one, other)] for name in ("token_ids", "logprobs"))
+    return replace(other, token_ids=np.concatenate(tokens), logprobs=np.concatenate(logprobs))
 
 
 def problem(index: int = 0, answer: str = "7") -> Problem:
-    return Problem(id=f"p{index}", prompt=f"What is {index}?", answer=answer, verifier="exact", source="test")
+    return Problem.ask(id=f"p{index}", prompt=f"What is {index}?", answer=answer, verifier="exact", source="test")
 
 
 def rollout(
@@ -25,7 +42,7 @@ def rollout(
         logprobs = tuple(-0.1 * (1 + (position + t) % 7) - 1e-17 for t in range(count))
         parts.append(Segment(version, tokens, logprobs))
         position += count
-    return Rollout(name, prompt, tuple(parts), stop, score)
+    return Rollout(name, Prompt(prompt), tuple(parts), stop, score)
 
 
 def group(name: str, rollouts: list[Rollout], born: int = 0, index: int = 0) -> Group:

@@ -13,7 +13,7 @@ from rl.config import RunConfig, ScratchModel
 from rl.learner.batch import Batch, pack
 from rl.learner.policy import create_model
 from rollout.models.tokenizer import build_tokenizer
-from rollout.types import Group, Problem, Rollout, Segment, StopReason
+from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for long on a busy machine
 VOCABULARY = 25
@@ -59,8 +59,8 @@ def make_groups(groups: int = 6, k: int = 4, seed: int = 0, version: int = 3) ->
                 Segment(version, tuple(tokens[cut:]), (-3.0,) * (len(tokens) - cut)),
             )
             score = Score.right() if j % 2 else Score.wrong("no")
-            rollouts.append(Rollout(f"{g}/{j}", prompt, segments, StopReason.EOS, score))
-        made.append(Group(str(g), Problem(f"p{g}", "q", "a", "v"), tuple(rollouts), version - 1))
+            rollouts.append(Rollout(f"{g}/{j}", Prompt(prompt), segments, StopReason.EOS, score))
+        made.append(Group(str(g), Problem.ask(f"p{g}", "q", "a", "v"), tuple(rollouts), version - 1))
     return made
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from factories import problem
+from fake_engine import FakeEngine, Faults, seeded_script
 
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import (
     Engine,
     WeightUpdate,
 )
-from rollout.fake_engine import FakeEngine, Faults, seeded_script
 from rollout.pool.pool import Pool
-from rollout.types import Group, Rollout
+from rollout.types import Group, Prompt, Rollout
 
 EOS = 31
 
@@ -23,7 +23,7 @@ ROLLOUT = RolloutConfig(segment_tokens=12, max_tokens=30, max_failures=3, repeti
 
 
 def config(**changes: Any) -> EngineConfig:
-    base = {"kind": "fake", "max_model_len": 64, "stall_timeout_s": 0.5, "call_timeout_s": 2.0, "start_timeout_s": 2.0}
+    base = {"kind": "hf", "max_model_len": 64, "stall_timeout_s": 0.5, "call_timeout_s": 2.0, "start_timeout_s": 2.0}
     return EngineConfig(**{**base, **changes})
 
 
@@ -37,7 +37,7 @@ def engine(faults: Faults | None = None, chunk: int = 4) -> FakeEngine:
 
 def make_groups(count: int = 3, k: int = 4, born: int = 0) -> list[Group]:
     return [
-        Group(f"{g:06d}.0", problem(g), tuple(Rollout(f"{g:06d}.0/{j}", (1, 2, g)) for j in range(k)), born)
+        Group(f"{g:06d}.0", problem(g), tuple(Rollout(f"{g:06d}.0/{j}", Prompt((1, 2, g))) for j in range(k)), born)
         for g in range(count)
     ]
 

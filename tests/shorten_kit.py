@@ -39,4 +39,4 @@ ALL = [
 
 def answer(problem: str, sample: int, tokens: int, score: Score, text: str = "") -> Answer:
     response = Response(text, StopReason.EOS, tokens, tuple(range(tokens)))
-    return Answer(Problem(problem, f"what is {problem}?", "1", "exact"), sample, response, score)
+    return Answer(Problem.ask(problem, f"what is {problem}?", "1", "exact"), sample, response, score)

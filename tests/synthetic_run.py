@@ -16,7 +16,7 @@ from rl.record.log import Evaluation, MetricsLog, write_evaluation
 from rl.record.metrics import IterationMetrics, of_rollouts
 from rl.record.rollout_store import to_table, write_rollouts
 from rl.rewarding import ScoredGroup, reward_group
-from rollout.types import Group, Problem, Rollout, Segment, StopReason
+from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> <!--<script> "
@@ -29,7 +29,7 @@ def make_group(iteration: int, index: int, rng: np.random.Generator, skill: floa
     """A group whose rollouts are right with probability ``skill``; about a third of them span versions."""
     a, b, c = (int(v) for v in rng.integers(10, 99, size=3))
     name, question = f"add-{iteration}-{index}", f"What is {a} + {b} - {c}?"
-    problem = Problem(name, question, str(a + b - c), "arithmetic", "arithmetic", 3.0)
+    problem = Problem.ask(name, question, str(a + b - c), "arithmetic", "arithmetic", 3.0)
     rollouts = tuple(make_rollout(f"{iteration}.{index}/{j}", iteration, rng, skill, (a, b, c)) for j in range(k))
     return Group(f"{iteration}.{index}", problem, rollouts, born=max(0, iteration - 2))
 
@@ -65,7 +65,7 @@ def make_rollout(
     )
     if version - count + 1 < 0:
         segments = (Segment(version, ids, tuple(-0.1 for _ in ids)),)
-    return Rollout(name, (1, 2, 3), segments, stop, score)
+    return Rollout(name, Prompt((1, 2, 3)), segments, stop, score)
 
 
 def graded(prompt: Sequence[int], ids: Sequence[int]) -> str:

@@ -67,7 +67,7 @@ def make(needs: Needs) -> Sequence[Problem]:
                 random = Random(seed_of(needs.seed, "needle", length, depth, trial))
                 text, ship, number = haystack(random, length, depth, needs.count)
                 problems.append(
-                    Problem(
+                    Problem.ask(
                         id=f"needle-{length}-{depth}-{trial}",
                         prompt=f"{text}\n\nWhat is the registration number of the {ship}? Answer with the number only.",
                         answer=str(number),

@@ -18,7 +18,8 @@ from rewards.verify import get_verifier
 from rl.config import RayConfig, RunConfig
 from rollout.config import EngineConfig
 from rollout.models.endings import end_tokens
-from rollout.models.prompts import PromptError, messages
+from rollout.models.framing import Framing
+from rollout.models.prompts import PromptError
 from rollout.types import Problem
 
 STALL_S = 900.0
@@ -39,6 +40,11 @@ class LocalModel:
     """Rows of its embedding."""
     fingerprint: str
     run: RunConfig | None = None
+
+    @property
+    def framing(self) -> Framing:
+        """How the run put its problems; of other models, plainly."""
+        return self.run.problems.framing if self.run else Framing()
 
     @property
     def seed(self) -> int:
@@ -108,7 +114,7 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
         name=HELDOUT,
         title=f"Held-out problems of {config.recipe}",
         published="The run's own evaluation: same problems, prompts, seeds and engine settings.",
-        ask=lambda problem: messages(problem, problems.instruction, "")[0]["content"],
+        ask=problems.framing.question,
         system=problems.system,
         verify=verify,
         same=same_maths if source[0].verifier in ("math", "gsm8k") else same_text,

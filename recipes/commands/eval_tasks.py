@@ -168,7 +168,9 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     if HELDOUT in options.benchmarks:
         benchmark, loaded = heldout(model, options.choice)
         benchmark = with_settings(benchmark, options)
-        items.append(Item(benchmark, loaded, Conversation(benchmark, (), options.thinking)))
+        framing = model.framing
+        asked = Conversation(benchmark, framing.shots, options.thinking, framing.arguments)
+        items.append(Item(benchmark, loaded, asked))
     renderers = [Renderer(model.tokenizer, item.conversation) for item in items]
     longest = [_longest(item, renderer, model) for item, renderer in zip(items, renderers, strict=True)]
     items = [
@@ -236,7 +238,7 @@ def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
             tokens = renderer(problem)
         except PromptError as error:
             raise PromptError(f"{what}: {error}") from error
-        limits.check_vocabulary(tokens, f"{what}: the prompt")
+        limits.check_vocabulary(tokens.token_ids, f"{what}: the prompt")
         sizes[problem.id] = len(tokens)
     return Longest(*max(sizes.items(), key=lambda pair: pair[1]))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rollout.models.endings import end_tokens
+from rollout.models.framing import Framing
 from rollout.models.pretrained import ModelPathError, context_of, loading, resolve_model
-from rollout.models.prompts import PromptError, Transcript, messages, render_chat
+from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.plain import visible
 from rollout.types import Problem, StopReason
 
@@ -29,8 +30,7 @@ class Chosen:
     """A model to sample from, and how its prompts were put in training."""
 
     path: str
-    instruction: str = ""
-    system: str = ""
+    framing: Framing = field(default_factory=Framing)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def find_model(name: str) -> Chosen:
             problems = validate(read_file(run / "config.yaml")).problems
         except ConfigError as error:
             raise SampleError(f"{run / 'config.yaml'}: {error.lines[0]}") from error
-        return Chosen(str(run / export), problems.instruction, problems.system)
+        return Chosen(str(run / export), problems.framing)
     try:
         return Chosen(resolve_model(name))
     except ModelPathError as error:
@@ -165,9 +165,10 @@ def sample_responses(
     model, tokenizer = load(chosen)
     responses = []
     try:
-        problem = Problem(id="prompt", prompt=prompt, answer="(none)", verifier="exact")
-        tokens = render_chat(tokenizer, messages(problem, chosen.instruction, chosen.system))
-        transcript = Transcript(tokenizer, end_tokens(tokenizer, chosen.path), chosen.system)
+        framing = chosen.framing
+        chat = framing.messages(Problem.ask("prompt", prompt))
+        tokens = render_chat(tokenizer, chat, **framing.arguments).token_ids.tolist()
+        transcript = Transcript(tokenizer, end_tokens(tokenizer, chosen.path), framing.system, framing.arguments)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
         for j in range(n):

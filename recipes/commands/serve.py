@@ -82,7 +82,8 @@ def serve(serving: Serving) -> None:
         raise SampleError(str(error)) from error
     blocks = moba.read(config.get_text_config()) is not None
     device = serving.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    for what, text in (("system message", chosen.system), ("instruction after each problem", chosen.instruction)):
+    framing = chosen.framing
+    for what, text in (("system message", framing.system), ("instruction after each problem", framing.instruction)):
         if text:
             print(f"k15: this run was trained with the {what} {text!r}; the server does not add it", file=sys.stderr)
     command = command_of(serving, chosen.path, context_of(config), device, blocks)

@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rl.config import WarmupStage
 from rollout.models.prompts import PromptError
 from rollout.plain import lone_surrogate
@@ -81,7 +83,7 @@ def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_fi
                 )
             overlong.append((row.place, tokens))
             continue
-        limits.check_vocabulary(pair[0] + pair[1], f"{row.place}: the demonstration")
+        limits.check_vocabulary(np.concatenate(pair), f"{row.place}: the demonstration")
         pairs.append(pair)
         if len(pairs) == wanted:
             break
@@ -103,7 +105,7 @@ def _pair(setup: Setup, row: Demonstration) -> Pair:
     if found := lone_surrogate(row.response):
         raise PromptError(f"the response has {found}, which no tokenizer takes")
     tokens = setup.tokenizer(row.response, add_special_tokens=False)["input_ids"]
-    return setup.render(row.problem), (*tokens, setup.end[0])
+    return setup.render(row.problem).token_ids, np.array([*tokens, setup.end[0]], np.int32)
 
 
 def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstration]:
@@ -132,7 +134,7 @@ def _read(path: Path) -> Iterator[Demonstration]:
         for key in ("problem", "response"):
             if not isinstance(row.get(key), str) or not row[key]:
                 raise ProblemError(f"{path}:{number}: {key!r} is missing or empty")
-        problem = Problem(f"{path.name}:{number}", row["problem"], "-", "exact")
+        problem = Problem.ask(f"{path.name}:{number}", row["problem"])
         yield Demonstration(f"{path}:{number}", problem, row["response"])
 
 

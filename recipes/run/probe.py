@@ -14,7 +14,7 @@ def first_probe(setup: Setup) -> list[list[int]]:
     """Held-out prompts with their answers, and one that goes beyond the sliding windows that rollouts will exceed."""
     config, encode = setup.config, setup.tokenizer
     found = [
-        [*setup.render(problem), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
+        [*setup.render(problem).token_ids.tolist(), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
         for problem in setup.heldout[: config.rollout.parity_probes]
     ]
     long = beyond_windows(config)

@@ -330,7 +330,7 @@ class Session:
         rollouts = [rollout for item in scored for rollout in item.group.rollouts if rollout.length]
         if rollouts:
             chosen = rollouts[: self.setup.config.rollout.parity_probes]
-            self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
+            self.recent = [rollout.prompt.followed_by(rollout.token_ids).token_ids.tolist() for rollout in chosen]
 
     def inspect(self, metrics: IterationMetrics | None = None) -> None:
         """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""

@@ -14,11 +14,11 @@ from rewards.score import Score
 from rewards.verify import get_verifier
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
 from rollout.models.endings import end_tokens
-from rollout.models.prompts import PromptError, Transcript, messages, render_chat
+from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.models.templates import check_template
 from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
-from rollout.types import Problem
+from rollout.types import Problem, Prompt
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Setup:
         base = self.config.model.base
         return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
 
-    def render(self, problem: Problem) -> tuple[int, ...]:
-        """Prompt tokens of a problem."""
+    def render(self, problem: Problem) -> Prompt:
+        """The prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
     def verify(self, problem: Problem, response: str) -> Score:
@@ -81,9 +81,10 @@ class Setup:
         return found
 
 
-def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], tuple[int, ...]]:
-    """How the run asks: problem -> prompt tokens. Raises ``PromptError``."""
-    return lambda problem: render_chat(tokenizer, messages(problem, problems.instruction, problems.system))
+def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], Prompt]:
+    """How the run asks: problem -> prompt. Raises ``PromptError``."""
+    framing = problems.framing
+    return lambda problem: render_chat(tokenizer, framing.messages(problem), **framing.arguments)
 
 
 def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
@@ -102,9 +103,11 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
         left_out = gone(train, build_source(problems.train, "train"))
     check_disjoint(train, held_out)
     tokenizer, vocabulary, model = load_tokenizer(config, train)
-    transcript = Transcript(tokenizer, end_tokens(tokenizer, model or None, vocabulary), problems.system)
+    framing = problems.framing
+    end = end_tokens(tokenizer, model or None, vocabulary)
+    transcript = Transcript(tokenizer, end, framing.system, framing.arguments)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
-    check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
+    check_template(tokenizer, framing.messages(train[0]), framing.arguments)
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
     screen = Screen(
         train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out

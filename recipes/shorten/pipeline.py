@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evals.evaluate import Answer
 from recipes.run.setup import Setup, prepare
 from recipes.shorten.answering import OnDemand, Questions, answer_all
@@ -131,7 +133,9 @@ class Shortening:
         chosen = shortest(answers)
         if not chosen:
             raise NothingToLearn(no_correct(answers, name))
-        pairs: list[Pair] = [(self.setup.render(a.problem), a.response.token_ids) for a in chosen]
+        pairs: list[Pair] = [
+            (self.setup.render(a.problem).token_ids, np.array(a.response.token_ids, np.int32)) for a in chosen
+        ]
         fine_tune(self._start(model, folder), pairs, keys)
         mean = sum(length(a) for a in chosen) / len(chosen)
         asked = len({a.problem.id for a in answers})
@@ -151,7 +155,11 @@ class Shortening:
             detail = no_correct(answers, "dpo") if not shortest(answers) else no_pairs(answers, keys.longer)
             raise NothingToLearn(detail)
         rows: list[TokenPair] = [
-            (self.setup.render(p.chosen.problem), p.chosen.response.token_ids, p.rejected.response.token_ids)
+            (
+                tuple(self.setup.render(p.chosen.problem).token_ids.tolist()),
+                p.chosen.response.token_ids,
+                p.rejected.response.token_ids,
+            )
             for p in pairs
         ]
         steps = optimise(self._start(self.order.long, folder), rows, keys)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rollout.types import Group, Rollout, WeightVersion
+from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
 Seed = int | tuple[int, ...]
 
@@ -33,7 +33,7 @@ class Batch:
     """n sequences (prompt + response) packed back to back into T tokens. L: tokens that carry loss."""
 
     tokens: torch.Tensor
-    """[T] int64."""
+    """[T] int32."""
     cu_seqlens: torch.Tensor
     """[n + 1] int32: 0, then the end of each sequence."""
     loss_mask: torch.Tensor
@@ -83,19 +83,17 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Batch:
         """The sequences named, in that order; ``total`` and ``counts`` stay."""
-        starts, ends = self.cu_seqlens[:-1].tolist(), self.cu_seqlens[1:].tolist()
-        rows = torch.cat([torch.arange(starts[i], ends[i]) for i in indices] or [torch.empty(0, dtype=torch.int64)])
-        reference = self.reference_logprobs
+        spans, reference = pieces(self.cu_seqlens, indices), self.reference_logprobs
         if reference is not None:
-            spread = reference.new_zeros(self.tokens.shape).masked_scatter(self.loss_mask, reference)
-            reference = spread[rows][self.loss_mask[rows]]
+            ends = torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0))
+            reference = gathered(reference, pieces(ends, indices))
         return replace(
             self,
-            tokens=self.tokens[rows],
-            cu_seqlens=cumulative([ends[i] - starts[i] for i in indices]),
-            loss_mask=self.loss_mask[rows],
-            current=self.current[rows],
-            sampler_logprobs=self.sampler_logprobs[rows],
+            tokens=gathered(self.tokens, spans),
+            cu_seqlens=cumulative([end - start for start, end in spans]),
+            loss_mask=gathered(self.loss_mask, spans),
+            current=gathered(self.current, spans),
+            sampler_logprobs=gathered(self.sampler_logprobs, spans),
             advantages=self.advantages[list(indices)],
             groups=tuple(self.groups[i] for i in indices),
             reference_logprobs=reference,
@@ -132,6 +130,17 @@ class Batch:
 def cumulative(lengths: Sequence[int]) -> torch.Tensor:
     """[n + 1] int32: 0 and the running sums of ``lengths``."""
     return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], dtype=torch.int32)
+
+
+def pieces(ends: torch.Tensor, indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and end of each sequence named. ``ends`` [n + 1]: 0, then the end of each sequence."""
+    bounds = ends.tolist()
+    return [(bounds[i], bounds[i + 1]) for i in indices]
+
+
+def gathered(values: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """The spans of ``values`` [T] back to back."""
+    return torch.cat([values[start:end] for start, end in spans]) if spans else values[:0]
 
 
 def split_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -173,9 +182,9 @@ def pack(
             continue
         masked += len(group.rollouts) - len(pairs)
         for rollout, value in pairs:
-            if not rollout.prompt_ids:
+            if not len(rollout.prompt):
                 raise ValueError(f"rollout {rollout.id} has no prompt: its first token cannot be trained")
-            has_loss = rollout.length > 0 if loss_on == "all" else version in rollout.versions
+            has_loss = rollout.length > 0 if loss_on == "all" else version in rollout.drawn_under
             if has_loss:
                 kept.append((group.id, rollout, value))
             else:
@@ -184,24 +193,17 @@ def pack(
 
 
 def _tensors(kept: list[tuple[str, Rollout, float]], version: int, loss_on: str, counts: PackCounts) -> Batch:
-    tokens: list[int] = []
-    current: list[bool] = []
-    response: list[bool] = []
-    sampler: list[float] = []
-    lengths: list[int] = []
-    for _, rollout, _ in kept:
-        prompt = len(rollout.prompt_ids)
-        tokens += (*rollout.prompt_ids, *rollout.token_ids)
-        current += [False] * prompt + [drawn == version for drawn in rollout.versions]
-        response += [False] * prompt + [True] * rollout.length
-        sampler += (*[0.0] * prompt, *rollout.logprobs)
-        lengths.append(prompt + rollout.length)
+    parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    sampled = np.repeat(np.array([part.sampled for part in parts], np.bool_), lengths)
+    current = sampled & np.repeat(np.array([part.version == version for part in parts], np.bool_), lengths)
+    logprobs = joined([p.logprobs if p.sampled else np.zeros(len(p), np.float32) for p in parts], np.float32)
     return Batch(
-        tokens=torch.tensor(tokens, dtype=torch.int64),
-        cu_seqlens=cumulative(lengths),
-        loss_mask=torch.tensor(current if loss_on == "current" else response, dtype=torch.bool),
-        current=torch.tensor(current, dtype=torch.bool),
-        sampler_logprobs=torch.tensor(sampler, dtype=torch.float32),
+        tokens=torch.from_numpy(joined([part.token_ids for part in parts], np.int32)),
+        cu_seqlens=cumulative([len(rollout.prompt) + rollout.size for _, rollout, _ in kept]),
+        loss_mask=torch.from_numpy(current if loss_on == "current" else sampled),
+        current=torch.from_numpy(current),
+        sampler_logprobs=torch.from_numpy(logprobs),
         advantages=torch.tensor([value for _, _, value in kept], dtype=torch.float32),
         groups=tuple(group for group, _, _ in kept),
         total=len(kept),
@@ -209,16 +211,22 @@ def _tensors(kept: list[tuple[str, Rollout, float]], version: int, loss_on: str,
     )
 
 
-def pack_demonstrations(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Batch:
+def _prompt(rollout: Rollout) -> Segment:
+    """The prompt as what it is to the loss: tokens that the policy did not write."""
+    return Segment(-1, rollout.prompt.token_ids, by=Author.ENVIRONMENT)
+
+
+def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
     """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts."""
     for index, (prompt, response) in enumerate(pairs):
-        if not prompt or not response:
+        if not len(prompt) or not len(response):
             raise ValueError(
                 f"demonstration {index}: {len(prompt)} prompt and {len(response)} response tokens; both need some"
             )
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
-    mask = torch.tensor([flag for p, r in pairs for flag in (*[False] * len(p), *[True] * len(r))], dtype=torch.bool)
-    tokens = torch.tensor([token for p, r in pairs for token in (*p, *r)], dtype=torch.int64)
+    sizes = [len(part) for pair in pairs for part in pair]
+    mask = torch.from_numpy(np.repeat(np.tile(np.array([False, True]), len(pairs)), sizes))
+    tokens = torch.from_numpy(joined([np.asarray(part, np.int32) for pair in pairs for part in pair], np.int32))
     return Batch(
         tokens=tokens,
         cu_seqlens=cumulative(lengths),

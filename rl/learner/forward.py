@@ -24,7 +24,7 @@ def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, A
     starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
     longest = int(lengths.max())
     return {
-        "input_ids": tokens[None],
+        "input_ids": tokens.long()[None],
         "position_ids": (torch.arange(len(tokens), device=tokens.device) - starts)[None],
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,
@@ -70,7 +70,7 @@ def packed_logprobs(
     return token_logprobs(
         hidden,
         head_weight(head),
-        tokens[targets],
+        tokens[targets].long(),
         bias=head.bias,
         temperature=temperature,
         transform=logit_transform(model),

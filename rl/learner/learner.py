@@ -26,7 +26,7 @@ from rl.optim.muon import build_optimizer
 from rollout.models import moba
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
-from rollout.types import WeightVersion
+from rollout.types import Tokens, WeightVersion
 
 
 class NonFiniteGradients(RuntimeError):
@@ -163,7 +163,7 @@ class Learner:
         metrics, logprobs = self._descend(ordered)
         return metrics, replace(ordered, reference_logprobs=logprobs)
 
-    def sft_step(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], lr: float) -> float:
+    def sft_step(self, pairs: Sequence[tuple[Tokens, Tokens]], lr: float) -> float:
         """One optimiser step on (prompt ids, response ids) pairs; returns the loss in nats per response token.
 
         Masked cross-entropy, divided by the response tokens of the whole batch however it is cut [2501.12599 §2.2].

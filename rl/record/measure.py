@@ -23,7 +23,7 @@ def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
         for group in groups
         for rollout in group.rollouts
         for segment in rollout.segments
-        if segment.version == version
+        if segment.version == version and segment.sampled
     )
 
 
@@ -52,7 +52,7 @@ def iteration_metrics(
     return replace(
         of_rollouts(version, scored, advantages, length_weight),
         rollouts_unfinished=sum(not rollout.finished for rollout in rollouts),
-        rollouts_resumed=sum(len(r.segments) > 1 and r.segments[-1].version == version for r in rollouts),
+        rollouts_resumed=sum(len(r.drawn_under) > 1 and version in r.drawn_under for r in rollouts),
         rollouts_dropped_old=sum(r.stop is StopReason.ABORTED and r.failures < config.max_failures for r in finished),
         tokens_sampled=sampled,
         tokens_trained=stats.tokens,

@@ -190,7 +190,7 @@ def of_rollouts(
     accuracy = mean_ci([[float(r.correct) for r in row] for row in graded]) if any(graded) else None
     lengths = bootstrap_ci([[r.length for r in item.group.rollouts] for item in scored]) if rollouts else None
     rewards, length_rewards = _unmasked(scored)
-    versions = [len(rollout.segments) for rollout in rollouts]
+    versions = [len(rollout.drawn_under) for rollout in rollouts]
     stops = {reason: sum(r.stop is reason for r in rollouts) for reason in StopReason}
     return IterationMetrics(
         iteration=version,
@@ -254,5 +254,5 @@ def _part_means(graded: Sequence[Rollout]) -> dict[str, float]:
 
 def _staleness(version: int, rollouts: Sequence[Rollout]) -> float | None:
     tokens = sum(rollout.length for rollout in rollouts)
-    lag = sum((version - s.version) * len(s) for rollout in rollouts for s in rollout.segments)
+    lag = sum((version - s.version) * len(s) for rollout in rollouts for s in rollout.segments if s.sampled)
     return lag / tokens if tokens else None

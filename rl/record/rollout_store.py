@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl.rewarding import Graded, ScoredGroup
-from rollout.types import Rollout
+from rollout.serial import ragged
+from rollout.types import Rollout, Segment, TokenIds, joined
 
+_NONE: TokenIds = np.empty(0, np.int32)
 VERSION = b"1"
 """Raised when a column changes its meaning; stored in the file's metadata under ``k15.rollouts``."""
 
@@ -27,18 +30,23 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),  # problem id
         ("source", pa.string()),
         ("difficulty", pa.float64()),
-        ("prompt", pa.string()),  # as the user would ask it, before the chat template
+        ("prompt", pa.string()),  # the question, before the chat template
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),  # all of the problem's
         ("answer", pa.string()),  # reference
         ("verifier", pa.string()),  # name of the verifier; empty in files of before it was stored
-        ("opening", pa.string()),  # thinking that the prompt began for the model; graded was opening + response
+        ("opening", pa.string()),  # thinking that the prompt began for the model's last turn
         ("response", pa.string()),  # decoded; the joined segment texts
+        ("last_turn", pa.string()),  # its last turn, graded behind the opening; null: all of the response is
+        ("turns", pa.int32()),  # of the policy
         ("segment_texts", pa.list_(pa.string())),
         ("segment_lengths", pa.list_(pa.int32())),  # tokens
         ("segment_versions", pa.list_(pa.int32())),  # weight version that drew the segment
+        ("segment_by", pa.list_(pa.string())),  # policy or environment
         ("token_ids", pa.list_(pa.int32())),  # the response's tokens: the truth
-        ("logprobs", pa.list_(pa.float32())),  # sampler's, nats, one per token
-        ("length", pa.int32()),  # response tokens
+        ("logprobs", pa.list_(pa.float32())),  # sampler's, nats, one per token; NaN where the environment wrote
+        ("length", pa.int32()),  # tokens drawn by the policy
         ("stop", pa.string()),  # eos, length, repetition, aborted
+        ("judged_by", pa.string()),  # verifier or environment
         ("correct", pa.bool_()),  # null: ungradable or never graded
         ("score", pa.float64()),  # verifier's total in [0, 1]; null: ungradable or never graded
         ("score_parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
@@ -53,8 +61,27 @@ SCHEMA = pa.schema(
 )
 
 
-_LATER = ("verifier", "opening")
-"""Columns that files of the same version may lack; they are then empty."""
+_LATER = {
+    "verifier": "",
+    "opening": "",
+    "messages": None,
+    "last_turn": None,
+    "turns": 1,
+    "segment_by": None,
+    "judged_by": "verifier",
+}
+"""Columns that files of the same version may lack, and what then stands in them."""
+
+
+_REPETITIVE = [
+    *("group", "problem", "source", "prompt", "answer", "verifier", "opening", "stop", "judged_by", "reason"),
+    *("segment_by.list.element", "score_parts.list.element.name"),
+]
+"""Columns that are stored by a dictionary of their values; of token data that only costs time."""
+
+
+TOGETHER = 2**21
+"""Tokens of a row group."""
 
 
 class StoreError(RuntimeError):
@@ -62,19 +89,32 @@ class StoreError(RuntimeError):
 
 
 def segment_texts(rollout: Rollout, graded: Graded) -> tuple[str, ...]:
-    """Decoded text of each segment. Joined, behind what the prompt began, they are the graded text.
+    """Decoded text of each segment. Those of the last turn joined, behind what its prompt began, are the graded text.
 
-    The boundaries come from decoding prefixes, not segments alone: tokenizers glue bytes and spaces across a boundary.
-    A character that is split between two segments belongs to the later one.
+    The boundaries inside a turn come from decoding prefixes, not segments alone: tokenizers glue bytes and spaces
+    across a boundary. A character that is split between two segments belongs to the later one.
     """
-    prompt, ids = rollout.prompt_ids, rollout.token_ids
-    whole = graded(prompt, ids)
-    cuts = [len(graded(prompt, ()))]
-    end = 0
-    for segment in rollout.segments[:-1]:
+    texts: list[str] = []
+    before, turn = [rollout.prompt.token_ids], list[Segment]()
+    for segment in rollout.segments:
+        if segment.sampled:
+            turn.append(segment)
+            continue
+        texts += [*_turn_texts(joined(before, np.int32), turn, graded), graded(_NONE, segment.token_ids)]
+        before += [*(part.token_ids for part in turn), segment.token_ids]
+        turn = []
+    return (*texts, *_turn_texts(joined(before, np.int32), turn, graded))
+
+
+def _turn_texts(before: TokenIds, turn: Sequence[Segment], graded: Graded) -> list[str]:
+    ids = joined([segment.token_ids for segment in turn], np.int32)
+    if not len(ids):
+        return []
+    whole, cuts, end = graded(before, ids), [len(graded(before, _NONE))], 0
+    for segment in turn[:-1]:
         end += len(segment)
-        cuts.append(max(cuts[-1], _common(whole, graded(prompt, ids[:end]))))
-    return tuple(whole[start:stop] for start, stop in pairwise([*cuts, len(whole)])) if ids else ()
+        cuts.append(max(cuts[-1], _common(whole, graded(before, ids[:end]))))
+    return [whole[start:stop] for start, stop in pairwise([*cuts, len(whole)])]
 
 
 def to_table(
@@ -88,12 +128,18 @@ def to_table(
 
     ``advantages`` holds the rollouts that entered the loss, by id; ``length_weight`` is this iteration's w.
     """
+    rollouts = [rollout for item in scored for rollout in item.group.rollouts]
     rows = [
         _row(iteration, item, j, advantages, length_weight, graded)
         for item in scored
         for j in range(len(item.group.rollouts))
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    arrays = {
+        "token_ids": ragged([rollout.token_ids for rollout in rollouts], np.int32, SCHEMA.field("token_ids").type),
+        "logprobs": ragged([rollout.logprobs for rollout in rollouts], np.float32, SCHEMA.field("logprobs").type),
+    }
+    columns = [arrays[f.name] if f.name in arrays else pa.array([row[f.name] for row in rows], f.type) for f in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
@@ -103,15 +149,21 @@ def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
+            with pq.ParquetWriter(aside, table.schema, compression="zstd", use_dictionary=_REPETITIVE) as writer:
                 if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
-                    writer.write_table(table)
+                    writer.write_table(table, row_group_size=_rows_together(table))
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}; free space or choose another --run-dir") from error
     return path
+
+
+def _rows_together(table: pa.Table) -> int:
+    """Rows of a row group: what is encoded at one time takes its memory once more."""
+    tokens = sum(len(chunk.values) for chunk in table.column("token_ids").chunks)
+    return max(1, table.num_rows * TOGETHER // max(tokens, TOGETHER))
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
@@ -130,9 +182,9 @@ def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             table = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path}: not a readable Parquet file ({error}); remove it to go on without it") from error
-    for name in _LATER:
+    for name, value in _LATER.items():
         if name in wanted and name not in table.column_names:
-            table = table.append_column(name, pa.array([""] * table.num_rows, pa.string()))
+            table = table.append_column(name, pa.array([value] * table.num_rows, SCHEMA.field(name).type))
     return table
 
 
@@ -160,6 +212,7 @@ def _row(
     problem, rollout = item.group.problem, item.group.rollouts[j]
     score = rollout.score
     texts = [_utf8(text) for text in segment_texts(rollout, graded)]
+    first_of_last = len(texts) - sum(segment.sampled for segment in rollout.segments[rollout.turn_start :])
     return {
         "iteration": iteration,
         "group": item.group.id,
@@ -168,17 +221,20 @@ def _row(
         "source": _utf8(problem.source),
         "difficulty": problem.difficulty,
         "prompt": _utf8(problem.prompt),
+        "messages": [{"role": one.role, "content": _utf8(one.content)} for one in problem.messages],
         "answer": _utf8(problem.answer),
         "verifier": problem.verifier,
-        "opening": _utf8(graded(rollout.prompt_ids, ())),
+        "opening": _utf8(graded(rollout.before_last_turn(), _NONE)),
         "response": "".join(texts),
+        "last_turn": "".join(texts[first_of_last:]) if rollout.turns > 1 else None,
+        "turns": rollout.turns,
         "segment_texts": texts,
         "segment_lengths": [len(segment) for segment in rollout.segments],
         "segment_versions": [segment.version for segment in rollout.segments],
-        "token_ids": rollout.token_ids,
-        "logprobs": rollout.logprobs,
+        "segment_by": [segment.by.value for segment in rollout.segments],
         "length": rollout.length,
         "stop": rollout.stop,
+        "judged_by": "environment" if rollout.judged else "verifier",
         "correct": score.correct if score and score.gradable else None,
         "score": score.total if score else None,
         "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],

@@ -1,7 +1,8 @@
 """Checkpoints: written aside, checksummed, renamed; the previous one stays until the new one verifies (invariant 6).
 
 checkpoints/000012/            state at the start of iteration 12
-    state.json                 iteration, totals, sampler, unfinished groups with their segments
+    state.json                 iteration, totals, sampler
+    unfinished.arrow           unfinished groups with their segments
     learner/                   weights, optimiser, RNG
     manifest.json              SHA-256 and size of every file above, written last
 """
@@ -17,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rollout.serial import group_from_json, group_to_json
+from rollout.serial import read_groups, write_groups
 from rollout.types import Group
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(RuntimeError):
@@ -56,28 +57,26 @@ class RunState:
     totals: Totals = Totals()
 
 
-def _state_to_json(state: RunState) -> str:
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "iteration": state.iteration,
-            "unfinished": [group_to_json(group) for group in state.unfinished],
-            "sampler": state.sampler,
-            "totals": vars(state.totals),
-        }
-    )
+def _write_state(folder: Path, state: RunState) -> None:
+    row = {
+        "format": FORMAT,
+        "iteration": state.iteration,
+        "sampler": state.sampler,
+        "totals": vars(state.totals),
+    }
+    (folder / "state.json").write_text(json.dumps(row))
+    write_groups(folder / "unfinished.arrow", state.unfinished)
 
 
-def _state_from_json(text: str) -> RunState:
-    data = json.loads(text)
-    if data["format"] != FORMAT:
-        raise CheckpointError(f"checkpoint format {data['format']} is not {FORMAT}, the one this version reads")
-    return RunState(
-        iteration=data["iteration"],
-        unfinished=tuple(group_from_json(item) for item in data["unfinished"]),
-        sampler=data["sampler"],
-        totals=Totals(**data["totals"]),
-    )
+def _read_state(folder: Path) -> RunState:
+    row = json.loads((folder / "state.json").read_bytes())
+    if row["format"] != FORMAT:
+        raise CheckpointError(
+            f"{folder}: checkpoint format {row['format']}, this version of k15 reads {FORMAT}; finish the run with the "
+            "version that began it, or choose another --run-dir"
+        )
+    unfinished = tuple(read_groups(folder / "unfinished.arrow"))
+    return RunState(row["iteration"], unfinished, row["sampler"], Totals(**row["totals"]))
 
 
 def _digest(path: Path) -> str:
@@ -127,7 +126,7 @@ def save(folder: Path, state: RunState, save_learner: Callable[[Path], None], ke
     try:
         (aside / "learner").mkdir(parents=True)
         save_learner(aside / "learner")
-        (aside / "state.json").write_text(_state_to_json(state))
+        _write_state(aside, state)
         entries = {}
         for path in _files(aside):
             _sync(path)
@@ -166,7 +165,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> tuple[RunState, Path] |
         if problem := fault(path):
             warn(f"checkpoint {path} is corrupt ({problem}); falling back to the previous one")
             continue
-        return _state_from_json((path / "state.json").read_text()), path / "learner"
+        return _read_state(path), path / "learner"
     if candidates:
         raise CheckpointError(
             f"{folder}: none of the {len(candidates)} checkpoints verifies; start in a new run directory"

@@ -1,9 +1,9 @@
 """The journal: every token is on disk as soon as the driver has it.
 
-One file per iteration, one line per poll, and beside it the problems that the iteration drew. When the driver is
-killed, the resumed run reads the lines back: rollouts keep the tokens drawn so far and only the rest of each stretch is
-sampled again (invariant 4). Iterations between the last checkpoint and the crash are replayed from their journals: same
-segments, same training data.
+One Arrow stream per iteration, one record batch per poll, and beside it the problems that the iteration drew. When the
+driver is killed, the resumed run reads the batches back: rollouts keep the tokens drawn so far and only the rest of
+each stretch is sampled again (invariant 4). Iterations between the last checkpoint and the crash are replayed from
+their journals: same segments, same training data.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
+
 from rollout.engine import Delta
 from rollout.files import replace_file
-from rollout.serial import delta_from_json, delta_to_json
+from rollout.serial import DELTAS, deltas_from_batch, deltas_to_batch
 
 
 class JournalError(ValueError):
@@ -24,34 +26,36 @@ class JournalError(ValueError):
 
 
 class Journal:
-    """Appends and reads the progress of one iteration at a time."""
+    """Appends and reads the progress of one iteration at a time.
+
+    Raises ``JournalError`` for a folder that an earlier version of k15 wrote.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] | None = None
+        if old := sorted(folder.glob("[0-9]*.jsonl")):
+            raise JournalError(
+                f"{old[0]}: written by an earlier version of k15, whose tokens this one does not read; finish the run "
+                "with the version that began it, or choose another --run-dir"
+            )
+        self._file: IO[bytes] | None = None
 
     def _path(self, iteration: int) -> Path:
-        return self.folder / f"{iteration:06d}.jsonl"
+        return self.folder / f"{iteration:06d}.arrow"
 
     def open(self, iteration: int) -> list[Delta]:
         """What an earlier process recorded of this iteration, in order; appending goes on behind it.
 
-        A last line torn by a crash is cut off: its tokens never reached the training data.
+        A last batch torn by a crash is cut off: its tokens never reached the training data.
         """
         self.close()
         path = self._path(iteration)
-        deltas: list[Delta] = []
-        whole = 0
-        if path.exists():
-            with path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    deltas.extend(delta_from_json(item) for item in json.loads(line))
-                    whole += len(line)
-            os.truncate(path, whole)
-        self._file = path.open("a")
+        deltas, whole = read_stream(path.read_bytes()) if path.exists() else ([], 0)
+        self._file = path.open("ab", buffering=0)
+        os.truncate(path, whole)
+        if not whole:
+            self._file.write(DELTAS.serialize())
         return deltas
 
     def drawn(self, iteration: int, problems: Sequence[str]) -> None:
@@ -62,7 +66,7 @@ class Journal:
         """
         file, tokens = self.folder / f"{iteration:06d}.problems.json", self._path(iteration)
         new = json.dumps([*problems])
-        if file.exists() and tokens.exists() and tokens.stat().st_size and file.read_text() != new:
+        if file.exists() and tokens.exists() and file.read_text() != new and read_stream(tokens.read_bytes())[0]:
             before = json.loads(file.read_text())
             gone = [name for name in before if name not in problems]
             raise JournalError(
@@ -72,16 +76,17 @@ class Journal:
         replace_file(file, new.encode())
 
     def append(self, deltas: Sequence[Delta]) -> None:
-        """Record progress; survives a kill of this process (flushed to the kernel, not to the platter)."""
+        """Record progress; survives a kill of this process (handed to the kernel, not yet on the platter)."""
         if self._file is None:
             raise RuntimeError("journal: open(iteration) comes first")
         if deltas:
-            self._file.write(json.dumps([delta_to_json(delta) for delta in deltas], separators=(",", ":")) + "\n")
-            self._file.flush()
+            data = memoryview(deltas_to_batch(deltas).serialize())
+            while data:  # a short write (a disk that fills up) must surface as an error, not as a torn batch
+                data = data[self._file.write(data) :]
 
     def drop_before(self, iteration: int) -> None:
         """Forget iterations that every kept checkpoint already contains."""
-        for path in self.folder.glob("[0-9]*.json*"):
+        for path in self.folder.glob("[0-9]*.*"):
             if int(path.name.partition(".")[0]) < iteration:
                 path.unlink()
 
@@ -90,3 +95,22 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def read_stream(data: bytes) -> tuple[list[Delta], int]:
+    """The progress in a journal file, and how many of its bytes are whole batches (or the schema alone)."""
+    source = pa.BufferReader(data)
+    deltas: list[Delta] = []
+    whole = 0
+    schema = None
+    while whole < len(data):
+        try:
+            message = pa.ipc.read_message(source)
+            if schema is None:
+                schema = pa.ipc.read_schema(message)
+            else:
+                deltas += deltas_from_batch(pa.ipc.read_record_batch(message, schema))
+        except (pa.ArrowInvalid, OSError, EOFError):  # the crash came in the middle of this one
+            break
+        whole = source.tell()
+    return deltas, whole

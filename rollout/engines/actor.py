@@ -27,13 +27,9 @@ def build_engine(model_path: str, config: EngineConfig, seed: int, attention: At
         from rollout.engines.vllm import VllmEngine
 
         return VllmEngine(model_path, config, seed, attention)
-    if config.kind == "hf":
-        from rollout.engines.hf import HfEngine
+    from rollout.engines.hf import HfEngine
 
-        return HfEngine(model_path, config, seed, attention)
-    from rollout.fake_engine import FakeEngine
-
-    return FakeEngine()
+    return HfEngine(model_path, config, seed, attention)
 
 
 def environment(config: EngineConfig) -> dict[str, str]:

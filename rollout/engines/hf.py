@@ -74,7 +74,7 @@ class HfEngine:
         self._check_alive()
         for request in requests:
             self._mail.open(request.key)
-            if len(request.token_ids) + request.max_new_tokens > self.config.max_model_len:
+            if len(request.prompt) + request.max_new_tokens > self.config.max_model_len:
                 self._mail.end(request.key, error=f"request exceeds the context of {self.config.max_model_len} tokens")
             else:
                 self._queue.append(request)
@@ -88,7 +88,7 @@ class HfEngine:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.config.max_concurrency))]
             seeds = [
-                seed_of(self.seed, request.key, len(request.token_ids)) if request.seed is None else request.seed
+                seed_of(self.seed, request.key, len(request.prompt)) if request.seed is None else request.seed
                 for request in batch
             ]
             try:
@@ -105,7 +105,7 @@ class HfEngine:
 
     def _post(self, pieces: Sequence[Delta]) -> None:
         for piece in pieces:
-            if piece.token_ids:
+            if len(piece.token_ids):
                 self._mail.put(piece.key, piece.token_ids, piece.logprobs)
             if piece.done:
                 self._mail.end(piece.key, piece.stop, piece.error)

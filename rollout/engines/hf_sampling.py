@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from rollout.engine import Delta, Request, Sampling
 from rollout.partial import repeats
 from rollout.seeds import seed_of
-from rollout.types import StopReason
+from rollout.types import StopReason, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,8 +52,8 @@ class _Row:
         start, self.sent = self.sent, len(self.drawn)
         return Delta(
             self.request.key,
-            tuple(self.drawn[start:]),
-            tuple(self.logprobs[start:]),
+            np.array(self.drawn[start:], np.int32),
+            np.array(self.logprobs[start:], np.float32),
             version=-1,
             done=self.done,
             stop=self.stop,
@@ -77,7 +78,7 @@ def sample(
     from transformers import DynamicCache
 
     rows = [_Row(request, seed) for request, seed in zip(requests, seeds, strict=True)]
-    inputs, mask = _left_padded([row.request.token_ids for row in rows], model.device)
+    inputs, mask = _left_padded([row.request.prompt.token_ids for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     step = 0
@@ -110,15 +111,15 @@ def sample(
 
 def _noise(row: _Row) -> float:
     """Uniform in [0, 1): a function of the request's seed and the token's position in the sequence."""
-    return seed_of(row.seed, len(row.request.token_ids) + len(row.drawn)) / 2**63
+    return seed_of(row.seed, len(row.request.prompt) + len(row.drawn)) / 2**63
 
 
-def _left_padded(sequences: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(sequence) for sequence in sequences)
     inputs = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
     for row, sequence in enumerate(sequences):
-        inputs[row, width - len(sequence) :] = torch.tensor(sequence)
+        inputs[row, width - len(sequence) :] = torch.from_numpy(np.asarray(sequence, np.int64))
         mask[row, width - len(sequence) :] = 1
     return inputs.to(device), mask.to(device)
 

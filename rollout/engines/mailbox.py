@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from rollout.engine import Delta, EngineStats
-from rollout.types import StopReason, WeightVersion
+from rollout.types import LogProbs, StopReason, TokenIds, Tokens, WeightVersion, joined
 
 LINGER_S = 0.05
 """After the first piece a poll waits this long for more, unless nothing is in flight: many small polls cost more."""
@@ -17,8 +19,8 @@ LINGER_S = 0.05
 
 @dataclass
 class _Piece:
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: list[TokenIds] = field(default_factory=list)
+    logprobs: list[LogProbs] = field(default_factory=list)
     done: bool = False
     stop: StopReason | None = None
     error: str = ""
@@ -46,11 +48,11 @@ class Mailbox:
         self.in_flight.add(key)
         self._idle.clear()
 
-    def put(self, key: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """More tokens of a request."""
+    def put(self, key: str, token_ids: Tokens, logprobs: Sequence[float] | LogProbs) -> None:
+        """More tokens of a request, as the engine hands them out."""
         piece = self._pieces.setdefault(key, _Piece())
-        piece.token_ids.extend(token_ids)
-        piece.logprobs.extend(logprobs)
+        piece.token_ids.append(np.asarray(token_ids, np.int32))
+        piece.logprobs.append(np.asarray(logprobs, np.float32))
         self.tokens += len(token_ids)
         self._news.set()
 
@@ -83,7 +85,7 @@ class Mailbox:
                 await asyncio.wait_for(self._idle.wait(), min(wait_s, LINGER_S))
         pieces, self._pieces = self._pieces, {}
         return [
-            Delta(key, tuple(p.token_ids), tuple(p.logprobs), version, p.done, p.stop, p.error)
+            Delta(key, joined(p.token_ids, np.int32), joined(p.logprobs, np.float32), version, p.done, p.stop, p.error)
             for key, p in pieces.items()
         ]
 

@@ -23,7 +23,7 @@ from rollout.types import StopReason, WeightVersion
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
-STREAM_INTERVAL = 16
+STREAM_INTERVAL = 64
 """Tokens of a request that vLLM gathers before it streams them (the first and the last come at once)."""
 SHUTDOWN_S = 5.0
 """Patience with vLLM's core when it is told to stop; then it is killed."""
@@ -195,10 +195,12 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        seed = None if request.seed is None else seed_of(request.seed, len(request.token_ids))
+        seed = None if request.seed is None else seed_of(request.seed, len(request.prompt))
         params = sampling_params(request.sampling, request.max_new_tokens, seed)
         try:
-            async for output in self._llm.generate(tokens_input(list(request.token_ids)), params, request.key):
+            async for output in self._llm.generate(
+                tokens_input(request.prompt.token_ids.tolist()), params, request.key
+            ):
                 piece = output.outputs[0]
                 if piece.token_ids:
                     self._mail.put(request.key, piece.token_ids, piece.logprobs.logprobs)

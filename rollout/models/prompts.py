@@ -1,32 +1,27 @@
-"""From a problem to prompt tokens, and from a prompt's and a response's tokens to the text that is graded."""
+"""From a problem to its prompt, and from a prompt's and a response's tokens to the text that is graded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rewards.response import is_opening_tag, unended_thinking
-from rollout.models.templates import Message, PromptError, apply, check_question, check_tokens, generation_prompt
+from rollout.models.templates import Chat, PromptError, apply, check_question, check_tokens, generation_prompt
 from rollout.plain import lone_surrogate
-from rollout.types import Problem
+from rollout.types import Prompt, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PromptError", "Transcript", "messages", "render_chat"]
+__all__ = ["PromptError", "Transcript", "render_chat"]
 
 
-def messages(problem: Problem, instruction: str, system: str) -> list[dict[str, str]]:
-    """The conversation that asks the problem: optional system message, then the user's turn."""
-    content = f"{problem.prompt}\n\n{instruction}" if instruction else problem.prompt
-    user = [{"role": "user", "content": content}]
-    return [{"role": "system", "content": system}, *user] if system else user
-
-
-def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], **arguments: bool) -> tuple[int, ...]:
-    """Prompt tokens: the model's own chat template with its generation prompt; never a doubled BOS.
+def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, **arguments: Any) -> Prompt:
+    """The prompt: the model's own chat template with its generation prompt; never a doubled BOS.
 
     ``arguments`` are the template's own, e.g. ``enable_thinking``. Raises ``PromptError`` when the tokenizer has no
     chat template, its template refuses the conversation, or a message cannot be encoded.
@@ -39,9 +34,8 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], **a
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
     quiet = {"verbose": False}  # whoever limits the length says so
     encoded = apply(tokenizer, plain, **options, tokenizer_kwargs=quiet, **arguments)
-    prompt = tuple(int(token) for token in encoded["input_ids"])
-    check_tokens(tokenizer, prompt)
-    return prompt
+    check_tokens(tokenizer, encoded["input_ids"])
+    return Prompt(encoded["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Transcript:
     """Tokens that end a response (``rollout.models.endings.end_tokens``)."""
     system: str = ""
     """System message of the prompts; templates may look at it."""
-    arguments: Mapping[str, bool] | None = None
+    arguments: Mapping[str, Any] | None = None
     """The template's own arguments in the prompts, e.g. ``enable_thinking``."""
 
     @cached_property
@@ -69,7 +63,7 @@ class Transcript:
         """Tokens at the end of a prompt that hold the generation prompt, or a tag; a token is at least a byte."""
         return 64 + len(self._head.encode())
 
-    def opening(self, prompt: Sequence[int]) -> str:
+    def opening(self, prompt: Tokens) -> str:
         """The thinking that the prompt begins on the model's behalf, from its tag on; empty when it begins none.
 
         Only what the template writes in front of the answer counts, not a tag in somebody's question; of a prompt that
@@ -83,19 +77,21 @@ class Transcript:
             opened = unended_thinking(opened[1:])
         return opened
 
-    def decode(self, response: Sequence[int]) -> str:
+    def decode(self, response: Tokens) -> str:
         """What the model said, without the end token. Other special tokens stay visible: a policy must not be able to
         hide text from the grader or to glue it together.
         """
-        return self._text(response[:-1] if response and response[-1] in self.end else response)
+        return self._text(response[:-1] if len(response) and int(response[-1]) in self.end else response)
 
-    def graded(self, prompt: Sequence[int], response: Sequence[int]) -> str:
+    def graded(self, prompt: Tokens, response: Tokens) -> str:
         """The text of a response as verifiers get it: with the thinking's tag where the prompt ends in an opened one.
 
         Then a response without the closing tag has no answer, wherever the opening tag was written.
         """
         return self.opening(prompt) + self.decode(response)
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _text(self, tokens: Tokens) -> str:
+        text = self.tokenizer.decode(
+            np.asarray(tokens).tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         return str(text)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
+Chat = Sequence[Mapping[str, str]]
+"""A conversation as chat templates take it: messages with ``role`` and ``content``."""
 
 _QUESTION = "k15marksthisquestion"
 _MARK = "k15marksthisanswer"
@@ -36,13 +37,13 @@ def apply(tokenizer: PreTrainedTokenizerBase, chats: Any, **options: Any) -> Any
         raise PromptError(f"tokenizer {name}: its chat template refuses the conversation: {error}") from error
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], generate: bool, **arguments: bool) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, chat: Chat, generate: bool, **arguments: Any) -> str:
     """The conversation as the template writes it; ``generate``: with its generation prompt."""
     plain = [dict(message) for message in chat]
     return str(apply(tokenizer, plain, add_generation_prompt=generate, tokenize=False, **arguments))
 
 
-def generation_prompt(tokenizer: PreTrainedTokenizerBase, system: str = "", **arguments: bool) -> str:
+def generation_prompt(tokenizer: PreTrainedTokenizerBase, system: str = "", **arguments: Any) -> str:
     """What the template writes in front of an answer, e.g. ``<|im_start|>assistant`` and perhaps ``<think>``; may be
     empty.
     """
@@ -76,20 +77,23 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> N
         )
 
 
-def check_question(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], arguments: Mapping[str, bool]) -> None:
+def check_question(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Mapping[str, Any]) -> None:
     """Raises ``PromptError`` when the template drops the last message, the question."""
     if chat[-1]["content"].strip() not in text_of(tokenizer, chat, True, **arguments):
         raise PromptError(f"tokenizer {tokenizer.name_or_path!r}: its chat template leaves out the user's message")
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], arguments: Mapping[str, bool]) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Mapping[str, Any]) -> None:
     """Raises ``PromptError`` when the template has no generation prompt although assistants' turns have a head, or no
     thinking switch although one is asked for. ``chat`` may be any conversation that it is used for.
     """
     name = repr(tokenizer.name_or_path)
     prompt = text_of(tokenizer, chat, True, **arguments)
-    if arguments and prompt == text_of(tokenizer, chat, True, **{key: not value for key, value in arguments.items()}):
-        raise PromptError(f"tokenizer {name}: its chat template has no switch for thinking; leave out --thinking")
+    for key, value in arguments.items():
+        other = {**arguments, key: not value if isinstance(value, bool) else None}
+        if prompt == text_of(tokenizer, chat, True, **other):
+            what = "has no switch for thinking" if key == "enable_thinking" else f"makes nothing of {key!r}"
+            raise PromptError(f"tokenizer {name}: its chat template {what}; leave it out")
     if prompt != text_of(tokenizer, chat, False, **arguments):
         return
     answered = text_of(tokenizer, [*chat, {"role": "assistant", "content": _MARK}], False, **arguments)

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from rollout.config import EngineConfig, RolloutConfig
-from rollout.engine import AllEnginesDead, Delta, Engine, EngineError, EngineStats, Request, WeightUpdate
-from rollout.partial import fold, next_request, training_sampling
-from rollout.pool.board import Board, Completion, Progress
+from rollout.engine import AllEnginesDead, Engine, EngineError, EngineStats, Request, WeightUpdate
+from rollout.partial import Growth, Stretch, fold, grown, next_stretch, training_sampling
+from rollout.pool.board import Board, Completion, Progress, Turns
+from rollout.pool.growing import Growing, News
 from rollout.pool.parity import limits
 from rollout.pool.slot import Calibration, Publication, Slot, limited
 from rollout.types import Group, WeightVersion
@@ -46,6 +47,13 @@ class PublishReport:
     """Largest |engine - learner| log-prob over the probe and the engines, in nats."""
     mean_gap: float
     """Largest mean |engine - learner| log-prob over the engines, in nats a token."""
+
+
+class Episodes(Protocol):
+    """Environments of rollouts, as the pool sees them (``rollout.environments``)."""
+
+    def turns(self, groups: Sequence[Group]) -> Turns:
+        """Who answers when one of the groups' rollouts has ended a turn; keys are rollout ids."""
 
 
 @dataclass(frozen=True)
@@ -122,43 +130,80 @@ class Pool:
         return self._run(lambda _: self._publish(Publication(update, probe, reference, self.limits)))
 
     def extend(
-        self, groups: Sequence[Group], version: WeightVersion, on_progress: Progress | None = None
+        self,
+        groups: Sequence[Group],
+        version: WeightVersion,
+        on_progress: Progress | None = None,
+        on_finished: Callable[[Group], None] | None = None,
+        episodes: Episodes | None = None,
     ) -> list[Group]:
         """Each unfinished rollout grows by at most one stretch of ``rollout.segment_tokens`` under ``version``.
 
         Tokens that a rollout already has under ``version`` count against the stretch. Groups over the age cap are
-        force-finished. Every piece of progress goes to ``on_progress``, in this thread, before the call returns.
+        force-finished. Every piece of progress goes to ``on_progress``, and then every group that is finished to
+        ``on_finished`` while others still grow; both in this thread, before the call returns. With ``episodes`` the
+        rollouts' environments answer each turn.
         """
         if version != self.version:
             raise ValueError(f"asked to sample under version {version}, but version {self.version} was published")
         context = self.config.max_model_len
-        groups = fold(groups, (), version, self.rollout, context)
+        ends = self.stop_token_ids if episodes is not None else ()
+        groups = fold(groups, (), version, self.rollout, context, ends)
         sampling = training_sampling(self.rollout, self.stop_token_ids)
-        requests = [
-            request
+        stretches = {
+            stretch.request.key: stretch
             for group in groups
             for rollout in group.rollouts
-            if (request := next_request(rollout, version, self.rollout, context, sampling, self.seed))
-        ]
-        progress: list[Delta] = []
+            if (stretch := next_stretch(rollout, version, self.rollout, context, sampling, self.seed, ends))
+        }
+        growing = Growing(groups, stretches.keys(), on_finished or (lambda _: None))
 
-        def record(deltas: list[Delta]) -> None:
-            if on_progress is not None:
-                on_progress(deltas)
-            progress.extend(deltas)
+        def rested(done: Completion) -> None:
+            growth = Growth(done.segments, done.stop, done.failures, done.score)
+            growing.settle(done.key, lambda rollout: grown(rollout, growth, self.rollout, context, ends))
 
-        self.generate(requests, record)
-        return fold(groups, progress, version, self.rollout, context)
+        turns = episodes.turns(groups) if episodes is not None else None
+        self._draw([*stretches.values()], on_progress, rested, turns)
+        return growing.groups
 
-    def generate(self, requests: Sequence[Request], on_progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        on_progress: Progress | None = None,
+        on_rest: Callable[[Completion], None] | None = None,
+        turns: Turns | None = None,
+    ) -> list[Completion]:
         """Draw every request to its end; completions in the order of the requests.
 
-        A request that failed ``rollout.max_failures`` times is returned as it is, with its error. Raises
-        ``AllEnginesDead`` when no engine is left.
+        Every piece of progress goes to ``on_progress``, and every request that has come to rest to ``on_rest``, in this
+        thread. ``turns``: who answers when the policy has ended a turn. A request that failed ``rollout.max_failures``
+        times is returned as it is, with its error. Raises ``AllEnginesDead`` when no engine is left.
         """
-        if not requests:
-            return []
-        return self._run(lambda emit: self._generate(requests, emit), on_progress)
+        found: dict[str, Completion] = {}
+
+        def rested(done: Completion) -> None:
+            found[done.key] = done
+            if on_rest is not None:
+                on_rest(done)
+
+        self._draw([Stretch(request) for request in requests], on_progress, rested, turns)
+        return [found[request.key] for request in requests]
+
+    def _draw(
+        self,
+        stretches: Sequence[Stretch],
+        on_progress: Progress | None,
+        on_rest: Callable[[Completion], None],
+        turns: Turns | None,
+    ) -> None:
+        def take(news: News) -> None:
+            if isinstance(news, Completion):
+                on_rest(news)
+            elif on_progress is not None:
+                on_progress(news)
+
+        if stretches:
+            self._run(lambda emit: self._generate(stretches, emit, turns), take)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]."""
@@ -194,14 +239,18 @@ class Pool:
 
     # ---- in the caller's thread ----
 
-    def _run(self, work: Callable[[Progress], Coroutine[Any, Any, T]], on_progress: Progress | None = None) -> T:
+    def _run(
+        self,
+        work: Callable[[Callable[[News], None]], Coroutine[Any, Any, T]],
+        on_progress: Callable[[News], None] | None = None,
+    ) -> T:
         """Run ``work`` on the pool's loop and wait; its progress is handed to ``on_progress`` in this thread.
 
         If waiting is cut short, the work is cancelled, and its last tokens are recorded too unless recording failed.
         """
         if self._closed:
             raise RuntimeError("the pool is closed")
-        news: queue.SimpleQueue[list[Delta] | None] = queue.SimpleQueue()
+        news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
 
         async def run() -> T:
             call = asyncio.current_task()
@@ -219,7 +268,7 @@ class Pool:
         except BaseException as error:
             future.cancel()
             with contextlib.suppress(queue.Empty):
-                _drain(news, None if isinstance(error, Exception) else on_progress, 2 * CLEAR_S)
+                _drain(news, None if isinstance(error, Exception) else _tokens_only(on_progress), 2 * CLEAR_S)
             raise
         return future.result()
 
@@ -250,8 +299,9 @@ class Pool:
             )
         return slots
 
-    async def _generate(self, requests: Sequence[Request], emit: Progress) -> list[Completion]:
-        board = Board(requests, self.version, self.rollout.max_failures, emit)
+    async def _generate(self, stretches: Sequence[Stretch], emit: Callable[[News], None], turns: Turns | None) -> None:
+        most, context = self.rollout.max_failures, self.config.max_model_len
+        board = Board(stretches, self.version, most, context, emit, emit, turns)
         workers = {asyncio.create_task(self._work(slot, board)) for slot in self._slots}
         try:
             running = workers
@@ -263,10 +313,10 @@ class Pool:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            await board.close()
             await asyncio.gather(*(slot.clear(board, CLEAR_S) for slot in self._slots))
         if board.unfinished:
             self._serving()
-        return board.completions()
 
     async def _work(self, slot: Slot, board: Board) -> None:
         """Keep one slot busy with the board, through any number of engines, until the board is empty."""
@@ -320,10 +370,20 @@ class Pool:
         await asyncio.gather(*(slot.close() for slot in self._slots))
 
 
+def _tokens_only(on_progress: Callable[[News], None] | None) -> Callable[[News], None]:
+    """What is handed on after an interrupt: tokens, and no conclusions."""
+
+    def take(item: News) -> None:
+        if on_progress is not None and isinstance(item, list):
+            on_progress(item)
+
+    return take
+
+
 def _drain(
-    news: queue.SimpleQueue[list[Delta] | None], on_progress: Progress | None, timeout_s: float | None = None
+    news: queue.SimpleQueue[News | None], on_progress: Callable[[News], None] | None, timeout_s: float | None = None
 ) -> None:
     """Hand progress on until the work has ended. Raises ``queue.Empty`` when nothing comes for ``timeout_s``."""
-    while (deltas := news.get(timeout=timeout_s)) is not None:
+    while (item := news.get(timeout=timeout_s)) is not None:
         if on_progress is not None:
-            on_progress(deltas)
+            on_progress(item)

@@ -160,7 +160,7 @@ class Arithmetic:
                 break
         else:
             raise ValueError(f"no {split} text found at steps={self.steps}, digits={self.digits}: widen the difficulty")
-        return Problem(
+        return Problem.ask(
             id="arithmetic:" + "".join(sign + value for sign, value in terms)[1:],
             prompt=text,
             answer=str(total),

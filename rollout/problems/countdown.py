@@ -185,7 +185,7 @@ class Countdown:
         else:
             raise ValueError(f"no {split} problem found: widen the numbers or the target range")
         text = " ".join(map(str, numbers))
-        return Problem(
+        return Problem.ask(
             id=f"countdown:{text.replace(' ', ',')}:{target}",
             prompt=f"Numbers {text}\nTarget {target}",
             answer=f"{target} from {text}",

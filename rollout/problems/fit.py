@@ -5,15 +5,17 @@ Checked by tokens, on every row, before anything is spent; problems of streams a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from rollout.models.templates import PromptError
 from rollout.problems.source import ProblemSource
-from rollout.types import Problem
+from rollout.types import Problem, Prompt, Tokens
 
 DROP = "set problems.overlong to drop"
-Render = Callable[[Problem], tuple[int, ...]]
+Render = Callable[[Problem], Prompt]
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class Limits:
             f"rollout.min_response_tokens {self.response})"
         )
 
-    def check_vocabulary(self, tokens: Sequence[int], what: str) -> None:
+    def check_vocabulary(self, tokens: Tokens, what: str) -> None:
         """Raises ``PromptError`` for a token that the model has no embedding for. ``what`` begins the message."""
-        if tokens and max(tokens) >= self.vocabulary:
+        largest = int(np.max(tokens)) if len(tokens) else 0
+        if largest >= self.vocabulary:
             raise PromptError(
-                f"{what} has token {max(tokens)}, but {self.model} has an embedding of {self.vocabulary} rows: its "
+                f"{what} has token {largest}, but {self.model} has an embedding of {self.vocabulary} rows: its "
                 "tokenizer knows texts that the weights do not; use the tokenizer that belongs to the weights, or mark "
                 'such rows with "defect": true'
             )
@@ -101,7 +104,7 @@ class Screen:
             tokens = self.render(problem)
         except PromptError as error:
             raise PromptError(f"{place}: {error}") from error
-        self.limits.check_vocabulary(tokens, f"{place}: the prompt of problem {problem.id!r}")
+        self.limits.check_vocabulary(tokens.token_ids, f"{place}: the prompt of problem {problem.id!r}")
         if len(tokens) > self.limits.prompt:
             self.lengths[index] = len(tokens)
         self._measured.add(index)

@@ -9,10 +9,12 @@ from typing import Any
 from rewards.reference import Reference
 from rewards.verify import question
 from rollout.plain import lone_surrogate
-from rollout.types import Problem
+from rollout.types import Message, Problem
 
 _DIFFICULTY_FIELDS = ("difficulty", "level", "grade")
 _RATING = re.compile(r"(?:level\s*)?(\d+(?:\.\d+)?)", re.IGNORECASE)
+ROLES = ("system", "user", "assistant", "tool")
+"""Who may speak in a conversation."""
 _NAMED = {"easy": 1.0, "medium": 2.0, "hard": 3.0}
 
 
@@ -47,19 +49,45 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The row's conversation. Raises ``ValueError``."""
+    given = row["messages"]
+    if not isinstance(given, list) or not given or not all(isinstance(message, dict) for message in given):
+        raise ValueError("messages is no list of objects with role and content")
+    found = []
+    for number, message in enumerate(given, 1):
+        role, content = (_inner(message, name, number) for name in ("role", "content"))
+        if role not in ROLES:
+            raise ValueError(f"messages: the role of message {number} is {role!r}, not one of {', '.join(ROLES)}")
+        found.append(Message(role, content))
+    if found[-1].role != "user":
+        raise ValueError(f"messages: the last one must be the user's, the question; it is the {found[-1].role}'s")
+    return tuple(found)
+
+
+def _inner(message: Mapping[str, Any], name: str, number: int) -> str:
+    try:
+        return text_of(message, name)
+    except ValueError as error:
+        raise ValueError(f"messages: message {number}: {error}") from error
+
+
 def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
     """A problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is extra.
 
-    Its prompt is the ``problem``, or what the verifier makes of it; ``extra`` then holds the original as ``statement``.
-    Raises ``ValueError`` naming the field at fault, without the place: the caller knows it.
+    Instead of the ``problem`` there may be ``messages``, a conversation that ends with the question. The question is
+    put as it stands, or as the verifier makes it; ``extra`` then holds the original as ``statement``. Raises
+    ``ValueError`` naming the field at fault, without the place: the caller knows it.
     """
-    used = {"id", "problem", "answer", "source"}
-    statement, answer = text_of(row, "problem"), text_of(row, "answer")
+    used = {"id", "problem", "messages", "answer", "source"}
+    before = _messages(row) if "problem" not in row and "messages" in row else ()
+    statement = before[-1].content if before else text_of(row, "problem")
+    answer = text_of(row, "answer")
     extra = {key: value for key, value in row.items() if key not in used}
     prompt = question(verifier, Reference(answer, statement, extra))
     return Problem(
         id=text_of(row, "id") if row.get("id") not in (None, "") else default_id,
-        prompt=prompt,
+        messages=(*before[:-1], Message("user", prompt)),
         answer=answer,
         verifier=verifier,
         source=text_of(row, "source") if row.get("source") not in (None, "") else default_source,

@@ -107,7 +107,9 @@ class ProblemList(Sequence[Problem]):
         digest = hashlib.sha256()
         for problem in self._problems:
             tests = [problem.extra] if problem.verifier in WHOLE else []
-            parts = [problem.id, problem.prompt, problem.answer, problem.verifier, *tests]
+            before = [[message.role, message.content] for message in problem.messages[:-1]]
+            more = [*tests, *([before] if before else [])]
+            parts = [problem.id, problem.prompt, problem.answer, problem.verifier, *more]
             digest.update(json.dumps(parts, default=str).encode())
         return digest.hexdigest()
 
@@ -166,7 +168,8 @@ def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:
         return  # procedural splits are disjoint by construction, and a file shares nothing with a generator
 
     def text(problem: Problem) -> str:
-        return " ".join(problem.prompt.casefold().split())
+        asked = "\n".join(message.content for message in problem.messages if message.role == "user")
+        return " ".join(asked.casefold().split())
 
     known = {text(problem): problem.id for problem in train}
     shared = [problem.id for problem in heldout if text(problem) in known]

@@ -72,7 +72,7 @@ def test_training_and_evaluation_give_an_answer_the_same_time(monkeypatch: pytes
     timed = [name for name in names() if get(name).verifier in TIMED]
     for name in timed:
         benchmark = get(name)
-        assert benchmark.verify(Problem("x", "p", gold, verifier=benchmark.verifier), response).correct, name
+        assert benchmark.verify(Problem.ask("x", "p", gold, verifier=benchmark.verifier), response).correct, name
     assert limits == [wanted] * (1 + len(timed))
     assert len(timed) >= 7
 
@@ -189,7 +189,7 @@ def test_choices_of_problems(tmp_path: Path) -> None:
 
 
 def test_gsm8k_reads_the_box_first_and_falls_back_to_the_last_number() -> None:
-    problem = Problem("a", "q", "1200", "gsm8k")
+    problem = Problem.ask("a", "q", "1200", "gsm8k")
     for text in ("so \\boxed{1,200} after 3 days", "#### 1200", "Answer: 1200", "that makes 1,200."):
         assert get("gsm8k").verify(problem, text).correct, text
     assert not get("gsm8k").verify(problem, "\\boxed{3} and not 1200").correct

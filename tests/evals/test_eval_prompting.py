@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 from eval_kit import CHARACTERS, problem
+from factories import ids
 
 from evals.benchmark import Benchmark, followed_by
 from evals.pooled import PoolResponder
 from evals.prompting import Conversation, Renderer
-from rollout.engine import Delta, Sampling
+from rollout.engine import Sampling
 from rollout.models.prompts import PromptError
 from rollout.models.templates import check_tokens
 from rollout.models.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from rollout.pool.board import Completion
-from rollout.types import StopReason
+from rollout.types import Prompt, Segment, StopReason
 
 BENCHMARK = Benchmark("b", "B", "", ask=followed_by("Box it."))
 LOOP = "{% for m in messages %}"
@@ -76,32 +77,27 @@ def test_a_doubled_bos_is_refused() -> None:
 
 
 class FakePool:
-    """Delivers in pieces, with one request that fails once and one that is given up."""
+    """One request is over, one has used up its budget after an engine's death, and one is given up."""
 
-    def generate(self, requests: Any, on_progress: Any = None) -> list[Completion]:
+    def generate(self, requests: Any, *, on_rest: Any) -> None:
         a, b, c = requests
-        on_progress([Delta(a.key, (1,), (0.0,), 0), Delta(b.key, (2,), (0.0,), 0, done=True, error="engine died")])
-        on_progress([Delta(a.key, (9,), (0.0,), 0, done=True, stop=StopReason.EOS)])
-        on_progress([Delta(b.key, (3,), (0.0,), 0, done=True), Delta(c.key, (), (), 0, done=True, error="died")])
-        return [
-            Completion(a.key, (1, 9), (0.0, 0.0), 0, StopReason.EOS),
-            Completion(b.key, (2, 3), (0.0, 0.0), 0, None),
-            Completion(c.key, (), (), 0, None, failures=3, error="died"),
-        ]
+        on_rest(Completion(b.key, (Segment(0, (2,), (0.0,)), Segment(0, (3,), (0.0,))), None, failures=1))
+        on_rest(Completion(a.key, (Segment(0, (1, 9), (0.0, 0.0)),), StopReason.EOS))
+        on_rest(Completion(c.key, (), None, failures=3, error="died"))
 
 
 def test_pieces_become_responses_once_each() -> None:
     from evals.evaluate import asks_of
 
     def graded(prompt: Any, tokens: Any) -> str:
-        return f"{prompt} -> " + "".join(map(str, tokens))
+        return f"{ids(prompt)} -> " + "".join(map(str, tokens))
 
-    responder = PoolResponder(FakePool(), lambda _: (5,), graded, Sampling(), 10, 100)
+    responder = PoolResponder(FakePool(), lambda _: Prompt((5,)), graded, Sampling(), 10, 100)
     found: list[Any] = []
     responder.respond(asks_of([problem(0)], 3, 0), lambda ask, response: found.append((ask.sample, response)))
-    assert [(sample, r.text, r.stop, r.tokens) for sample, r in found] == [
+    assert [(sample, r.text, r.stop, r.tokens) for sample, r in sorted(found, key=lambda one: one[0])] == [
         (0, "(5,) -> 19", StopReason.EOS, 2),
         (1, "(5,) -> 23", StopReason.LENGTH, 2),
         (2, "(5,) -> ", StopReason.ABORTED, 0),
     ]
-    assert found[1][1].token_ids == (2, 3)
+    assert found[0][1].token_ids == (2, 3)

@@ -43,7 +43,7 @@ def answers(text: str = "7") -> list[Answer]:
 
 def needles() -> list[Answer]:
     cells = [(length, depth) for length in (1000, 4000, 16000) for depth in (0, 50, 100)]
-    items = [Problem(f"n{i}", "q", "7", "exact", extra={"length": a, "depth": b}) for i, (a, b) in enumerate(cells)]
+    items = [Problem.ask(f"n{i}", "q", "7", "exact", extra={"length": a, "depth": b}) for i, (a, b) in enumerate(cells)]
     return [answer(item, 0, "correct" if i < 7 else "wrong", "7") for i, item in enumerate(items)]
 
 

@@ -26,6 +26,7 @@ from evals.report.run.samples import Candidate, choose, load_samples
 from recipes.commands.cli import main
 from rl.record.log import MetricsLog
 from rl.record.rollout_store import to_table, write_rollouts
+from rollout.types import Message
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -103,14 +104,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every field that a model or a data set can reach holds the hostile string."""
     root = make_run(tmp_path_factory.mktemp("runs") / "bad<b>", iterations=1, groups=1, finished=False)
     group = make_group(1, 0, np.random.default_rng(0), 0.5)
-    problem = replace(group.problem, id=HOSTILE, prompt=HOSTILE, answer=HOSTILE, source=HOSTILE)
+    problem = replace(group.problem, id=HOSTILE, messages=(Message("user", HOSTILE),), answer=HOSTILE, source=HOSTILE)
     scored = score_group(replace(group, problem=problem))
     bad = tuple(
         replace(r, score=r.score and replace(r.score, reason=HOSTILE, extracted=HOSTILE)) for r in scored.group.rollouts
     )
     scored = replace(scored, group=scored.group.with_rollouts(bad))
     write_rollouts(
-        root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda _, ids: HOSTILE if ids else "")
+        root, 1, to_table(1, [scored], make_advantages([scored]), 0.2, lambda _, ids: HOSTILE if len(ids) else "")
     )
     (root / "config.yaml").write_text(f"recipe: {json.dumps('</script><b>')}\nmodel: {{base: {{path: '<i>x'}}}}\n")
     (root / "run.json").write_text(json.dumps({"recipe": "</script><script>", "</style>": "<x>"}))
@@ -308,7 +309,7 @@ def test_samples_hold_every_kind_and_long_texts_are_clipped(tmp_path: Path) -> N
         assert {row[kind] for row in samples.rows} == {row[kind] for row in everything}
     assert any(len(row["segments"]) > 1 for row in samples.rows)
     scored = score_group(make_group(30, 0, np.random.default_rng(0), 1.0))
-    long = to_table(30, [scored], {}, 0.2, lambda _, ids: decode(ids) + "x" * 100_000 if ids else "")
+    long = to_table(30, [scored], {}, 0.2, lambda _, ids: decode(ids) + "x" * 100_000 if len(ids) else "")
     write_rollouts(root, 30, long)
     texts = [s["text"] for row in load_samples(root, 10_000).rows if row["iteration"] == 30 for s in row["segments"]]
     assert max(map(len, texts)) < 13_000

@@ -17,8 +17,9 @@ import pytest
 from paths import ROOT
 
 from rl.record.log import read_metrics
+from rl.state.journal import read_stream
 from rl.state.run_dir import RunDir
-from rollout.serial import delta_from_json, group_from_json
+from rollout.serial import read_groups
 from tests.processes import PATIENCE_S, until, until_gone
 
 pytestmark = pytest.mark.slow
@@ -82,10 +83,9 @@ class Run:
 
     def segments(self, version: int) -> dict[str, list[int]]:
         """Tokens that each rollout was given under the weights of this version, finished or not."""
-        state = json.loads((self.checkpoints / f"{self.newest():06d}" / "state.json").read_text())
         unfinished = {
-            rollout.id: [(part.version, list(part.token_ids)) for part in rollout.segments]
-            for group in map(group_from_json, state["unfinished"])
+            rollout.id: [(part.version, part.token_ids.tolist()) for part in rollout.segments]
+            for group in read_groups(self.checkpoints / f"{self.newest():06d}" / "unfinished.arrow")
             for rollout in group.rollouts
         }
         finished = {row["rollout"]: list(cut(row)) for row in self.stored()}
@@ -109,12 +109,11 @@ def cut(row: dict[str, Any]) -> Iterable[tuple[int, list[int]]]:
         start += length
 
 
-def journalled(text: str) -> dict[str, list[int]]:
+def journalled(data: bytes) -> dict[str, list[int]]:
     """Tokens by rollout in a journal."""
     tokens: dict[str, list[int]] = {}
-    for line in text.splitlines():
-        for delta in map(delta_from_json, json.loads(line)):
-            tokens.setdefault(delta.key, []).extend(delta.token_ids)
+    for delta in read_stream(data)[0]:
+        tokens.setdefault(delta.key, []).extend(delta.token_ids.tolist())
     return {name: drawn for name, drawn in tokens.items() if drawn}
 
 
@@ -140,9 +139,9 @@ def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_proce
     assert {"ray::LearnerHos", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
     until_gone(map(int, seen["family"]))
     assert run.newest() == 2
-    killed = journalled(json.loads((tmp_path / "worker.json").read_text())["journal"])
-    whole = journalled((run.directory.journal / "000002.jsonl").read_text())
-    cut_off = journalled(seen["journal"])
+    killed = journalled(bytes.fromhex(json.loads((tmp_path / "worker.json").read_text())["journal"]))
+    whole = journalled((run.directory.journal / "000002.arrow").read_bytes())
+    cut_off = journalled(bytes.fromhex(seen["journal"]))
 
     process = run.start("--iterations", "5000")
     run.wait_for_checkpoint(process, beyond=3)
@@ -165,7 +164,7 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     seen = json.loads((tmp_path / "worker.json").read_text())
     assert any("EngineCor" in name for name in seen["ended"]), "vLLM's core ends with the actor above it"
     until_gone(map(int, seen["family"]))
-    assert_kept(journalled(seen["journal"]), run.segments(1))
+    assert_kept(journalled(bytes.fromhex(seen["journal"])), run.segments(1))
     summary = json.loads(run.directory.summary.read_text())
     assert summary["iterations"] == 5
     assert summary["partial_rollouts_resumed"] > 0

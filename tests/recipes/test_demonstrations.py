@@ -10,7 +10,7 @@ from rl.config import WarmupConfig
 from rollout.problems.source import ProblemError
 from rollout.types import Problem
 
-PROBLEM = Problem("p1", "Two and three?", "5", "gsm8k", extra={"equation": "2+3=5", "grade": 1})
+PROBLEM = Problem.ask("p1", "Two and three?", "5", "gsm8k", extra={"equation": "2+3=5", "grade": 1})
 
 
 def test_fields_of_the_row_are_filled_in() -> None:
@@ -20,7 +20,7 @@ def test_fields_of_the_row_are_filled_in() -> None:
 
 def test_other_braces_stay_and_values_are_not_filled_in_again() -> None:
     assert fill_in(r"\boxed{{answer}} {} {1} {{ }}", PROBLEM) == r"\boxed{5} {} {1} {{ }}"
-    tricky = Problem("p2", "x", "{equation}", "exact", extra={"equation": "no"})
+    tricky = Problem.ask("p2", "x", "{equation}", "exact", extra={"equation": "no"})
     assert fill_in("{answer}", tricky) == "{equation}"
 
 

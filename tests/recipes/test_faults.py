@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from fake_engine import FakeEngine, Faults
 from run_kit import assert_same_run, tiny, tokens, weights
 
 from recipes.run.session import run
@@ -25,8 +26,8 @@ from rl.state.checkpoint import fault
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import AllEnginesDead, Delta, EngineDead, Request, Sampling
 from rollout.engines.hf import HfEngine
-from rollout.fake_engine import FakeEngine, Faults
 from rollout.pool.pool import Pool
+from rollout.types import Prompt
 
 
 class Disk:
@@ -112,7 +113,7 @@ class Doomed(HfEngine):
         if getattr(self, "spoke", False):
             raise EngineDead("out of memory")
         deltas = await super().poll(wait_s)
-        self.spoke = any(delta.version == 1 and delta.token_ids for delta in deltas)
+        self.spoke = any(delta.version == 1 and len(delta.token_ids) for delta in deltas)
         return [first_token(delta) for delta in deltas] if self.spoke else deltas
 
 
@@ -136,7 +137,7 @@ def test_an_engine_that_draws_a_few_tokens_and_dies_every_time_ends_the_run_whic
     assert error.startswith("k15: all 1 rollout engines are dead: 3 restarts in a row")
     assert "out of memory" in error
     assert len(made) == 4
-    assert (tmp_path / "run" / "journal" / "000001.jsonl").stat().st_size > 0
+    assert (tmp_path / "run" / "journal" / "000001.arrow").stat().st_size > 0
     assert run(tiny(), tmp_path / "run") == 0
     assert_same_up_to_rounding(whole, tmp_path / "run")
 
@@ -157,9 +158,9 @@ def test_an_engine_is_given_up_when_it_finishes_no_request_in_several_lives(
     tokens_before_death: int, survives: bool
 ) -> None:
     """Eight requests of 12 tokens, one at a time: a life of 30 tokens finishes two or three, three lives of 3 none."""
-    config = EngineConfig(kind="fake", max_model_len=64, max_concurrency=1, max_restarts=2, call_timeout_s=2.0)
+    config = EngineConfig(kind="hf", max_model_len=64, max_concurrency=1, max_restarts=2, call_timeout_s=2.0)
     rollout = RolloutConfig(segment_tokens=12, max_tokens=12, max_failures=50, repetition=None)
-    requests = [Request(f"r{i}", (1, 2), 12, Sampling(), seed=i) for i in range(8)]
+    requests = [Request(f"r{i}", Prompt((1, 2)), 12, Sampling(), seed=i) for i in range(8)]
     made: list[FakeEngine] = []
 
     def spawn(index: int) -> FakeEngine:

@@ -212,7 +212,7 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
         )
         with pytest.raises(Killed):
             run(tiny(), folder)
-    journal = (folder / "journal" / "000002.jsonl").read_bytes()
+    journal = (folder / "journal" / "000002.arrow").read_bytes()
     assert journal
     assert run(tiny(), folder) == 0
     assert_same_run(whole, folder)

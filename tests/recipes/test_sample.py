@@ -130,7 +130,7 @@ def test_sampling_stops_where_the_models_files_say(model: Path, tmp_path: Path) 
 
 def test_a_run_means_its_latest_export_and_brings_its_instruction(model: Path, tmp_path: Path) -> None:
     done = find_model(str(make_run(tmp_path / "done", model, "model", "warmup")))
-    assert (Path(done.path).name, done.instruction) == ("model", "ab")
+    assert (Path(done.path).name, done.framing.instruction) == ("model", "ab")
     assert Path(find_model(str(make_run(tmp_path / "young", model, "warmup"))).path).name == "warmup"
     with pytest.raises(SampleError, match="has exported no model yet"):
         find_model(str(make_run(tmp_path / "empty", model)))

@@ -41,7 +41,7 @@ HOSTILE = (
 
 def hostile() -> PageData:
     """Every field that a model, a data set or a path can reach holds the hostile string."""
-    problem = Problem(HOSTILE, HOSTILE, HOSTILE, "exact", extra={"x": HOSTILE})
+    problem = Problem.ask(HOSTILE, HOSTILE, HOSTILE, "exact", extra={"x": HOSTILE})
     answers = {
         one.name: [
             Answer(problem, 0, Response(HOSTILE, StopReason.EOS, 9, error=HOSTILE), Score.wrong(HOSTILE, HOSTILE))

@@ -27,7 +27,7 @@ RIGHT, WRONG, UNGRADABLE = Score.right(), Score(0.0), Score(None)
 def answer(sample: int, tokens: int, score: Score, stop: StopReason = StopReason.EOS, problem: str = "p") -> Answer:
     ids = tuple([sample] * tokens)
     response = Response("", stop, tokens, ids)
-    return Answer(Problem(problem, "what?", "1", "exact"), sample, response, score)
+    return Answer(Problem.ask(problem, "what?", "1", "exact"), sample, response, score)
 
 
 def samples(group: list[Answer]) -> list[int]:

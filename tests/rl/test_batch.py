@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from rewards.score import Score
 from rl.learner.batch import cumulative, pack, pack_demonstrations, split_by_tokens
-from rollout.types import Group, Problem, Rollout, Segment, StopReason
+from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
 from tests.learner_kit import make_batch
 
 
 def rollout(name, *segments, prompt=(1, 2)):
     parts = tuple(Segment(version, tuple(tokens), (-0.5,) * len(tokens)) for version, tokens in segments)
-    return Rollout(name, prompt, parts, StopReason.EOS, Score.right())
+    return Rollout(name, Prompt(prompt), parts, StopReason.EOS, Score.right())
 
 
 def group(name, *rollouts):
-    return Group(name, Problem("p", "q", "a", "v"), rollouts, born=0)
+    return Group(name, Problem.ask("p", "q", "a", "v"), rollouts, born=0)
 
 
 MIXED = group("g", rollout("g/0", (3, [7, 8]), (4, [9])), rollout("g/1", (4, [6]), prompt=(5,)))

@@ -103,7 +103,7 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("seed", "")], "seed: input should be a valid integer, got null"),
         ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
         ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
-        ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf or fake"),
+        ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], line: str) -> None:

@@ -7,18 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 from factories import problem
+from fake_engine import FakeEngine, Faults
 
 from rl.config import RunConfig
 from rl.loop import new_groups, sample
 from rl.state.journal import Journal
 from rollout.engine import WeightUpdate
-from rollout.fake_engine import FakeEngine, Faults
 from rollout.pool.pool import Pool
 from rollout.progress import Track
+from rollout.types import Prompt
 
 CONFIG = RunConfig.model_validate(
     {
-        "engine": {"kind": "fake", "max_model_len": 64},
+        "engine": {"kind": "hf", "max_model_len": 64},
         "rollout": {"groups": 2, "k": 2, "segment_tokens": 12, "max_tokens": 30},
         "learner": {"updates": 2},
     }
@@ -39,7 +40,7 @@ def sampled(faults: list[Faults | None], folder: Path) -> list[str]:
         return FakeEngine(faults=faults.pop(0) if faults else None)
 
     watch = Watch()
-    groups = new_groups([problem(0), problem(1)], 0, 2, lambda _: (1, 2, 3))
+    groups = new_groups([problem(0), problem(1)], 0, 2, lambda _: Prompt((1, 2, 3)))
     with Pool(spawn, CONFIG.engine, CONFIG.rollout) as pool:
         pool.publish(WeightUpdate(0, "local", {"size": 8}), [], [])
         parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool)

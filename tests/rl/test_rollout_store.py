@@ -24,7 +24,7 @@ from rl.record.rollout_store import (
     to_table,
     write_rollouts,
 )
-from rollout.types import Rollout, Segment, StopReason
+from rollout.types import Prompt, Rollout, Segment, StopReason
 
 
 def test_rows_come_back(tmp_path: Path) -> None:
@@ -38,10 +38,12 @@ def test_rows_come_back(tmp_path: Path) -> None:
     assert len(rows) == 16
     for row, (item, j, r) in zip(rows, flat, strict=True):
         assert row["rollout"] == r.id
-        assert tuple(row["token_ids"]) == r.token_ids
+        assert row["token_ids"] == r.token_ids.tolist()
         assert row["logprobs"] == pytest.approx(r.logprobs, rel=1e-6)
         assert row["response"] == "".join(row["segment_texts"]) == decode(r.token_ids)
-        assert row["opening"] + row["response"] == graded(r.prompt_ids, r.token_ids) == "<think>" + row["response"]
+        assert (
+            row["opening"] + row["response"] == graded(r.prompt.token_ids, r.token_ids) == "<think>" + row["response"]
+        )
         assert row["segment_lengths"] == [len(s) for s in r.segments]
         assert row["segment_versions"] == [s.version for s in r.segments]
         assert row["stop"] == r.stop
@@ -54,9 +56,9 @@ def test_rows_come_back(tmp_path: Path) -> None:
 
 
 def test_ungradable_is_null_never_zero(tmp_path: Path) -> None:
-    aborted = Rollout("0.0/1", (1,), (), StopReason.ABORTED, Score.ungradable("aborted"))
+    aborted = Rollout("0.0/1", Prompt((1,)), (), StopReason.ABORTED, Score.ungradable("aborted"))
     scored = score_group(group("0.0", [rollout("0.0/0", score=Score.ungradable("timed out")), aborted]))
-    first, second = to_table(0, [scored], {}, 0.2, lambda _, ids: str(ids) if ids else "").to_pylist()
+    first, second = to_table(0, [scored], {}, 0.2, lambda _, ids: str(ids) if len(ids) else "").to_pylist()
     assert first["correct"] is first["score"] is first["reward"] is first["advantage"] is None
     assert first["reason"] == "timed out"
     assert (second["response"], second["token_ids"], second["segment_texts"]) == ("", [], [])
@@ -64,7 +66,7 @@ def test_ungradable_is_null_never_zero(tmp_path: Path) -> None:
 
 def test_hostile_text_and_lone_surrogates_can_be_stored(tmp_path: Path) -> None:
     scored = score_group(group("0.0", [rollout("0.0/0", score=Score.wrong(HOSTILE, HOSTILE))]))
-    path = write_rollouts(tmp_path, 0, to_table(0, [scored], {}, 0.0, lambda _, ids: HOSTILE if ids else ""))
+    path = write_rollouts(tmp_path, 0, to_table(0, [scored], {}, 0.0, lambda _, ids: HOSTILE if len(ids) else ""))
     assert read_rollouts(path, ["response"]).to_pylist() == [{"response": HOSTILE.replace("\ud800", "?")}]
 
 
@@ -111,7 +113,7 @@ def test_segment_texts_join_to_the_response_at_any_byte_boundary(text: str, data
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
     segments = tuple(Segment(i, tuple(piece), (0.0,) * len(piece)) for i, piece in enumerate(pieces) if piece)
     texts = segment_texts(
-        Rollout("r", (1,), segments), lambda _, ids: "<think>" + bytes(ids).decode("utf-8", "replace")
+        Rollout("r", Prompt((1,)), segments), lambda _, ids: "<think>" + bytes(ids.tolist()).decode("utf-8", "replace")
     )
     assert len(texts) == len(segments)
     assert "".join(texts) == text

@@ -25,7 +25,7 @@ class Source:
 
     def __getitem__(self, index: int) -> Problem:
         level = float(index % self.levels) if self.levels else None
-        return Problem(f"p{index // self.repeat}", "q", "a", "v", difficulty=level)
+        return Problem.ask(f"p{index // self.repeat}", "q", "a", "v", difficulty=level)
 
 
 def build(kind, source, batch=8, seed=0, limit=None, **settings) -> Sampler:

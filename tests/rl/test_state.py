@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState, Totals
 from rl.state.journal import Journal, JournalError
 from rollout.engine import Delta
-from rollout.serial import delta_from_json, delta_to_json, group_from_json, group_to_json
-from rollout.types import StopReason
+from rollout.serial import deltas_from_batch, deltas_to_batch, groups_from_table, groups_to_table
+from rollout.types import Author, Prompt, Rollout, Segment, StopReason
 
 
 def state(iteration: int) -> RunState:
@@ -29,12 +30,22 @@ def save_learner(folder: Path) -> None:
     (folder / "model.bin").write_bytes(b"weights")
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**31))
-def test_groups_survive_json_to_the_last_bit(logprob: float, token: int) -> None:
-    original = group("g", [rollout("g/0", score=Score.right("7", answer=1.0)), rollout("g/1", stop=None)])
-    assert group_from_json(json.loads(json.dumps(group_to_json(original)))) == original
-    delta = Delta("g/0", (token,), (logprob,), 3, True, StopReason.EOS)
-    assert delta_from_json(json.loads(json.dumps(delta_to_json(delta)))) == delta
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 2**31 - 1), st.integers(0, 3))
+def test_groups_and_progress_survive_arrow_to_the_last_bit(logprob: float, token: int, empty: int) -> None:
+    fed = Segment(2, (token, 3), by=Author.ENVIRONMENT)
+    parts = (Segment(1, (token,), (logprob,)), fed, Segment(2, (4,), (-1.0,)))
+    judged = Rollout("g/2", Prompt((1, 2)), parts, StopReason.EOS, Score.wrong("no", "3", answer=0.0), 2, judged=True)
+    blank = [Rollout(f"g/{3 + j}", Prompt((7,))) for j in range(empty)]
+    first = group("g", [rollout("g/0", score=Score.right("7", answer=1.0)), rollout("g/1", stop=None), judged, *blank])
+    original = [first, group("h", [rollout("h/0", stop=None)], born=3, index=1)]
+    assert groups_from_table(groups_to_table(original)) == original
+    deltas = [
+        Delta("g/0", (token,), (logprob,), 3, True, StopReason.EOS),
+        Delta("g/1", (), (), 3, True, error="died"),
+        Delta("g/2", (5, token), (), 3, by=Author.ENVIRONMENT),
+        Delta("g/2", (), (), 3, True, StopReason.LENGTH, score=Score.ungradable("hung")),
+    ]
+    assert deltas_from_batch(deltas_to_batch(deltas)) == deltas
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
@@ -124,17 +135,48 @@ def test_the_journal_gives_back_what_was_drawn(tmp_path: Path) -> None:
     assert Journal(tmp_path).open(4) == []
 
 
-def test_a_line_torn_by_a_crash_is_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [1, 4, 8, 60, 400, 900])
+def test_a_batch_torn_by_a_crash_is_cut_off(left: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.open(3)
     journal.append(deltas(2))
     journal.close()
-    path = tmp_path / "000003.jsonl"
-    path.write_bytes(path.read_bytes() + b'[["g/1",[5],[-')
+    path = tmp_path / "000003.arrow"
+    whole = path.read_bytes()
+    journal.open(3)
+    journal.append(deltas(4))
+    journal.close()
+    path.write_bytes(path.read_bytes()[: len(whole) + left])
     again = Journal(tmp_path)
     assert again.open(3) == deltas(2)
     again.append(deltas(1))
     assert Journal(tmp_path).open(3) == deltas(2) + deltas(1)
+
+
+@pytest.mark.parametrize("length", [0, 3, 100])
+def test_a_journal_torn_in_its_head_begins_anew(length: int, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.close()
+    path = tmp_path / "000003.arrow"
+    path.write_bytes(path.read_bytes()[:length])
+    again = Journal(tmp_path)
+    assert again.open(3) == []
+    again.append(deltas(2))
+    assert Journal(tmp_path).open(3) == deltas(2)
+
+
+def test_what_an_earlier_version_wrote_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "000003.jsonl").write_text("[]\n")
+    with pytest.raises(JournalError, match=r"000003.jsonl: written by an earlier version of k15.* --run-dir"):
+        Journal(tmp_path)
+    target = checkpoint.save(tmp_path / "checkpoints", state(4), save_learner, keep=2)
+    (target / "state.json").write_text(json.dumps({"format": 1}))
+    rows = json.loads((target / "manifest.json").read_text())
+    rows["state.json"]["sha256"] = hashlib.sha256((target / "state.json").read_bytes()).hexdigest()
+    (target / "manifest.json").write_text(json.dumps(rows))
+    with pytest.raises(checkpoint.CheckpointError, match=r"000004: checkpoint format 1, this version of k15 reads 2"):
+        checkpoint.latest(tmp_path / "checkpoints", pytest.fail)
 
 
 def test_journals_are_dropped_by_iteration(tmp_path: Path) -> None:
@@ -142,7 +184,7 @@ def test_journals_are_dropped_by_iteration(tmp_path: Path) -> None:
     for iteration in range(5):
         journal.open(iteration)
     journal.drop_before(2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.jsonl", "000003.jsonl", "000004.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.arrow", "000003.arrow", "000004.arrow"]
 
 
 def test_tokens_never_go_to_other_problems_than_they_were_drawn_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from factories import ids
 from rich.console import Console
 
 from recipes.run.demonstrations import demonstrations
@@ -129,7 +130,7 @@ def config(warmup: WarmupConfig) -> RunConfig:
     return RunConfig.model_validate(
         {
             "problems": {"train": SOURCE, "heldout": SOURCE, "heldout_size": 4},
-            "engine": {"kind": "fake", "max_model_len": 512},
+            "engine": {"kind": "hf", "max_model_len": 512},
             "rollout": {"max_tokens": 256, "segment_tokens": 64},
             "warmup": warmup.model_dump(),
         }
@@ -144,7 +145,7 @@ def test_a_stage_draws_fresh_problems_with_its_own_mixture() -> None:
     assert not any("check" in setup.transcript.decode(response) for _, response in first)
     assert all("check" in setup.transcript.decode(response) for _, response in second)
     alone = demonstrations(prepare(config(WarmupConfig(examples=50))))[0][0]
-    assert [prompt for prompt, _ in first + second] == [prompt for prompt, _ in alone]
+    assert [ids(prompt) for prompt, _ in first + second] == [ids(prompt) for prompt, _ in alone]
 
 
 @pytest.mark.parametrize(

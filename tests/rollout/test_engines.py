@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from factories import ids, joined
+from fake_engine import FakeEngine, Faults
 from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Delta, Engine, EngineDead, Request, Sampling, WeightUpdate
 from rollout.engines.hf import HfEngine
 from rollout.engines.hf_sampling import draw
-from rollout.fake_engine import FakeEngine, Faults
 from rollout.partial import repeats
 from rollout.pool.pool import Pool
 from rollout.transfer.weights import ShmSender
-from rollout.types import Group, Problem, Rollout, StopReason
+from rollout.types import Group, Problem, Prompt, Rollout, StopReason
 
 CONFIG = EngineConfig(kind="hf", max_model_len=128, max_concurrency=4)
 
@@ -47,20 +48,18 @@ def run(engine: Engine, work: Callable[[Engine], Awaitable[Any]]) -> Any:
 async def finish(engine: Engine, requests: Sequence[Request]) -> dict[str, Delta]:
     """Submit and poll to the end; the pieces of each request joined."""
     await engine.submit(requests)
-    joined: dict[str, Delta] = {}
-    while sum(delta.done for delta in joined.values()) < len(requests):
+    found: dict[str, Delta] = {}
+    while sum(delta.done for delta in found.values()) < len(requests):
         for delta in await engine.poll(1.0):
-            before = joined.get(delta.key, replace(delta, token_ids=(), logprobs=()))
-            joined[delta.key] = replace(
-                delta, token_ids=before.token_ids + delta.token_ids, logprobs=before.logprobs + delta.logprobs
-            )
-    return joined
+            before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+            found[delta.key] = joined(before, delta)
+    return found
 
 
 def requests(count: int = 6, tokens: int = 20, prompt: int = 5, **sampling: Any) -> list[Request]:
     s = Sampling(**sampling)
     return [
-        Request(f"r{i}", tuple((3 * i + j) % 29 + 1 for j in range(prompt + i)), tokens, s, 100 + i)
+        Request(f"r{i}", Prompt(tuple((3 * i + j) % 29 + 1 for j in range(prompt + i))), tokens, s, 100 + i)
         for i in range(count)
     ]
 
@@ -72,8 +71,8 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(model_path: Path
     model = tiny_llama()
     for request in work:
         delta = drawn[request.key]
-        expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
-        assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-5)
+        expected = log_probs(model, [*ids(request.prompt.token_ids), *ids(delta.token_ids)], temperature or 1.0)
+        assert delta.logprobs == pytest.approx(expected[len(request.prompt) - 1 :], abs=1e-5)
         assert len(delta.token_ids) == 20
         assert delta.stop is None
         assert delta.version == 0
@@ -94,22 +93,22 @@ def test_noise_belongs_to_position_so_a_cut_response_continues_as_uncut(model_pa
     async def in_two(engine: Engine) -> dict[str, Delta]:
         head = await finish(engine, requests(tokens=9))
         rest = [
-            replace(request, token_ids=request.token_ids + head[request.key].token_ids, max_new_tokens=11)
+            replace(request, prompt=request.prompt.followed_by(head[request.key].token_ids), max_new_tokens=11)
             for request in requests()
         ]
         tail = await finish(engine, rest)
-        return {key: replace(tail[key], token_ids=head[key].token_ids + tail[key].token_ids) for key in head}
+        return {key: joined(head[key], tail[key]) for key in head}
 
     pieces = run(HfEngine(str(model_path), CONFIG), in_two)
-    assert {k: d.token_ids for k, d in pieces.items()} == {k: d.token_ids for k, d in whole.items()}
+    assert {k: ids(d.token_ids) for k, d in pieces.items()} == {k: ids(d.token_ids) for k, d in whole.items()}
 
 
 def test_end_token_stops_and_is_part_of_the_response(model_path: Path) -> None:
     free = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, requests()))
-    end = free["r0"].token_ids[7]
+    end = int(free["r0"].token_ids[7])
     stopped = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, requests(stop_token_ids=(end,))))
-    position = free["r0"].token_ids.index(end)
-    assert stopped["r0"].token_ids == free["r0"].token_ids[: position + 1]
+    position = free["r0"].token_ids.tolist().index(end)
+    assert ids(stopped["r0"].token_ids) == ids(free["r0"].token_ids[: position + 1])
     assert stopped["r0"].stop is StopReason.EOS
 
 
@@ -120,8 +119,8 @@ def test_repetition_stops_at_the_first_repeating_tail(model_path: Path) -> None:
     stopped = [delta for delta in drawn.values() if delta.stop is StopReason.REPETITION]
     assert stopped, "greedy decoding of a tiny model runs into a loop"
     for delta in stopped:
-        assert repeats(delta.token_ids, 1, 4, 3)
-        assert not any(repeats(delta.token_ids[:n], 1, 4, 3) for n in range(len(delta.token_ids)))
+        assert repeats(ids(delta.token_ids), 1, 4, 3)
+        assert not any(repeats(ids(delta.token_ids)[:n], 1, 4, 3) for n in range(len(delta.token_ids)))
 
 
 def test_update_weights_from_shared_memory(model_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_engines_refuse_misuse_alike(model_path: Path, make: Callable[[str], Eng
 
 
 def test_a_request_beyond_the_context_ends_with_an_error_of_its_own(model_path: Path) -> None:
-    work = [*requests(1, 5), Request("long", tuple(range(1, 30)), 120, Sampling())]
+    work = [*requests(1, 5), Request("long", Prompt(tuple(range(1, 30))), 120, Sampling())]
     drawn = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, work))
     assert "context of 128" in drawn["long"].error
     assert drawn["r0"].error == ""
@@ -230,8 +229,11 @@ ROLLOUT = RolloutConfig(segment_tokens=10, max_tokens=30, repetition=None)
 
 
 def groups() -> list[Group]:
-    problem = Problem(id="p", prompt="?", answer="1", verifier="exact")
-    return [Group(f"g{i}", problem, tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(3)), 0) for i in range(3)]
+    problem = Problem.ask(id="p", prompt="?", answer="1", verifier="exact")
+    return [
+        Group(f"g{i}", problem, tuple(Rollout(f"g{i}/{j}", Prompt((1, 2, 3 + i))) for j in range(3)), 0)
+        for i in range(3)
+    ]
 
 
 def test_partial_rollouts_equal_full_ones_with_the_pool(model_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_partial_rollouts_equal_full_ones_with_the_pool(model_path: Path) -> Non
 
     whole = sampled(ROLLOUT.model_copy(update={"segment_tokens": 30}), 1)
     pieces = sampled(ROLLOUT, 3)
-    assert [[r.token_ids for r in g] for g in pieces] == [[r.token_ids for r in g] for g in whole]
+    assert [[ids(r.token_ids) for r in g] for g in pieces] == [[ids(r.token_ids) for r in g] for g in whole]
     assert [[r.stop for r in g] for g in pieces] == [[r.stop for r in g] for g in whole]
     assert max(len(r.segments) for g in pieces for r in g) == 3
     assert pieces == sampled(ROLLOUT, 3), "bitwise repeatable, log-probs included"

@@ -199,7 +199,9 @@ class Stream:
     size, fingerprint = None, "stream"
 
     def __getitem__(self, index: int) -> Problem:
-        return Problem(f"p{index}", "x" * (500 if index % 10 == 9 else 5), "7", "exact", difficulty=float(index % 10))
+        return Problem.ask(
+            f"p{index}", "x" * (500 if index % 10 == 9 else 5), "7", "exact", difficulty=float(index % 10)
+        )
 
     def place(self, index: int) -> str:
         return f"stream problem {index}"
@@ -239,7 +241,7 @@ def test_a_stream_is_checked_as_it_comes(kind: str, model: Path, tmp_path: Path)
 def test_leaving_a_problem_out_changes_no_draw_before_it_would_come_up(kind: str) -> None:
     from rl.config import SamplingConfig
 
-    source = ProblemList([Problem(f"p{i}", "q", "a", "exact", difficulty=float(i % 5)) for i in range(60)], "list")
+    source = ProblemList([Problem.ask(f"p{i}", "q", "a", "exact", difficulty=float(i % 5)) for i in range(60)], "list")
     sampling = SamplingConfig(kind=kind, switch_iteration=3)
     plain = build_sampler(sampling, source, 8, 0)
     draws = [[problem.id for problem in plain.draw(8)] for _ in range(12)]

@@ -22,7 +22,8 @@ from rewards.verify import get_verifier
 from rl.record.rollout_store import to_table, write_rollouts
 from rl.rewarding import grade, reward_group
 from rollout.engine import Sampling
-from rollout.models.prompts import Transcript, messages, render_chat
+from rollout.models.framing import Framing
+from rollout.models.prompts import Transcript, render_chat
 from rollout.models.tokenizer import build_tokenizer
 from rollout.pool.board import Completion
 from rollout.types import Group, Problem, Rollout, Segment, StopReason
@@ -76,8 +77,10 @@ class OneAnswer:
     def __init__(self, tokens: tuple[int, ...], stop: StopReason) -> None:
         self.tokens, self.stop = tokens, stop
 
-    def generate(self, requests: Any, on_progress: Any = None) -> list[Completion]:
-        return [Completion(r.key, self.tokens, (0.0,) * len(self.tokens), 0, self.stop) for r in requests]
+    def generate(self, requests: Any, *, on_rest: Any) -> None:
+        for request in requests:
+            parts = (Segment(0, self.tokens, (0.0,) * len(self.tokens)),) if self.tokens else ()
+            on_rest(Completion(request.key, parts, self.stop))
 
 
 def verify(problem: Problem, text: str) -> Score:
@@ -98,13 +101,13 @@ def test_the_same_tokens_get_the_same_verdict_everywhere(
     head: str, split: bool, question: str, system: str, pieces: list[str], stop: StopReason, cut: int
 ) -> None:
     reader = transcript(head, not split, system)
-    problem = Problem("p", question, "7", "exact")
-    prompt = render_chat(reader.tokenizer, messages(problem, "", system))
+    problem = Problem.ask("p", question, "7", "exact")
+    prompt = render_chat(reader.tokenizer, Framing(system).messages(problem))
     said = reader.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
     tokens = (*said, *(reader.end if stop is StopReason.EOS else ()))
 
     expected = answer_of(HEADS[head], pieces)
-    graded = reader.graded(prompt, tokens)
+    graded = reader.graded(prompt.token_ids, tokens)
     assert after_thinking(graded) == (expected or "")
     right = stop is StopReason.EOS and (expected or "").strip() == "7"
 
@@ -128,9 +131,9 @@ def test_a_text_that_is_continued_may_end_in_the_tag() -> None:
     reader = transcript("", False)
     reader.tokenizer.chat_template = "{{ messages[-1]['content'] }}"
     for text, opening in {"Solve it.\n<think>": "<think>", "Use <think> or not: <think> \n": "<think> \n"}.items():
-        assert reader.opening(render_chat(reader.tokenizer, [{"role": "user", "content": text}])) == opening
+        assert reader.opening(render_chat(reader.tokenizer, [{"role": "user", "content": text}]).token_ids) == opening
     for text in ("Use <think> tags.", "<think>a</think>", "plain"):
-        assert reader.opening(render_chat(reader.tokenizer, [{"role": "user", "content": text}])) == ""
+        assert reader.opening(render_chat(reader.tokenizer, [{"role": "user", "content": text}]).token_ids) == ""
 
 
 def test_a_templates_switch_closes_the_thinking() -> None:
@@ -142,14 +145,14 @@ def test_a_templates_switch_closes_the_thinking() -> None:
     chat = [{"role": "user", "content": "What is <think>?"}]
     for reader, arguments in ((qwen, {}), (off, {"enable_thinking": False})):
         prompt = render_chat(qwen.tokenizer, chat, **arguments)
-        assert reader.opening(prompt) == ""
+        assert reader.opening(prompt.token_ids) == ""
 
 
 @pytest.mark.parametrize("given_as", ["run", "file", "copy"])
 def test_stored_rollouts_are_graded_again(given_as: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reader = transcript("<think>\n", False)
-    problem = Problem("p", "What is 3?", "7", "exact")
-    prompt = render_chat(reader.tokenizer, messages(problem, "", ""))
+    problem = Problem.ask("p", "What is 3?", "7", "exact")
+    prompt = render_chat(reader.tokenizer, Framing().messages(problem))
     rollouts = []
     for j, text in enumerate(("7", "so</think>7", "so</think>8")):
         tokens = (*reader.tokenizer(text, add_special_tokens=False)["input_ids"], *reader.end)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from factories import ids
 from transformers import (
     AttentionInterface,
     DynamicCache,
@@ -32,6 +33,7 @@ from rollout.engine import Request, Sampling
 from rollout.engines.hf import HfEngine
 from rollout.models import moba
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig
+from rollout.types import Prompt
 from tests.tiny_models import tiny_llama
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for long on a busy machine
@@ -254,7 +256,7 @@ def test_learner_and_hf_engine_agree_and_switch_together(saved: Path) -> None:
     host = LearnerHost(run_config(block), saved, "local")
     dense = Learner(run_config(None), saved)
     rows = [row.tolist() for row in sequences([200, 150, 60])]
-    request = Request("r", tuple(rows[1]), 60, Sampling(), seed=3)
+    request = Request("r", Prompt(tuple(rows[1])), 60, Sampling(), seed=3)
 
     async def work() -> list[tuple[float, float, float]]:
         engine = HfEngine(str(saved), EngineConfig(kind="hf", max_model_len=256), attention=AttentionConfig(moba=block))
@@ -266,7 +268,7 @@ def test_learner_and_hf_engine_agree_and_switch_together(saved: Path) -> None:
             deltas = []
             while not any(delta.done for delta in deltas):
                 deltas += await engine.poll(1.0)
-            tokens = [token for delta in deltas for token in delta.token_ids]
+            tokens = [token for delta in deltas for token in ids(delta.token_ids)]
             drawn = [value for delta in deltas for value in delta.logprobs]
             scored = host.score([rows[1] + tokens])[0][len(rows[1]) - 1 :]
             found.append(

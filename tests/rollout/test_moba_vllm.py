@@ -20,6 +20,7 @@ from rollout.engines.vllm import VllmEngine, engine_arguments, environment
 from rollout.models import moba
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.transfer.weights import ShmSender
+from rollout.types import Prompt
 from tests.needs import needs_vllm
 from tests.tiny_models import tiny_llama
 
@@ -78,7 +79,7 @@ class Pair:
 
     def sample(self, prompts: list[list[int]], tokens: int, **sampling: Any) -> list[tuple[list[int], list[float]]]:
         """Responses with the engine's log-probs, all prompts at once; unseeded, since chunks and seeds do not mix."""
-        requests = [Request(f"r{i}", tuple(p), tokens, Sampling(**sampling)) for i, p in enumerate(prompts)]
+        requests = [Request(f"r{i}", Prompt(tuple(p)), tokens, Sampling(**sampling)) for i, p in enumerate(prompts)]
 
         async def work() -> list[tuple[list[int], list[float]]]:
             await self.engine.submit(requests)
@@ -86,7 +87,7 @@ class Pair:
             done = 0
             while done < len(requests):
                 for delta in await self.engine.poll(1.0):
-                    drawn[delta.key][0].extend(delta.token_ids)
+                    drawn[delta.key][0].extend(delta.token_ids.tolist())
                     drawn[delta.key][1].extend(delta.logprobs)
                     done += delta.done
                     assert not delta.error

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from factories import group, problem
+from factories import group, ids, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.config import RepetitionConfig, RolloutConfig
-from rollout.engine import Delta
-from rollout.partial import budget, fold, next_request, repeats, tokens_saved, training_sampling
-from rollout.types import Group, Rollout, Segment, StopReason
+from rollout.engine import Delta, Request
+from rollout.partial import budget, fold, next_stretch, repeats, tokens_saved, training_sampling
+from rollout.types import Group, Prompt, Rollout, Segment, StopReason
 
 CONTEXT = 64
 CONFIG = RolloutConfig(
@@ -33,7 +33,7 @@ def single(rollout: Rollout, born: int = 0) -> list[Group]:
 
 
 def fresh(name: str = "g/0", prompt: int = 3) -> Rollout:
-    return Rollout(name, tuple(range(1, prompt + 1)))
+    return Rollout(name, Prompt(tuple(range(1, prompt + 1))))
 
 
 @given(
@@ -67,27 +67,32 @@ def test_budget_is_the_smallest_of_segment_total_and_context() -> None:
     rollout = fresh()
     assert budget(rollout, 0, CONFIG, CONTEXT) == 8
     assert budget(rollout, 0, CONFIG, 5) == 2
-    grown = rollout.append(Segment(0, (5,) * 6, (0.0,) * 6), None)
+    grown = rollout.append([Segment(0, (5,) * 6, (0.0,) * 6)], None)
     assert budget(grown, 0, CONFIG, CONTEXT) == 2, "tokens of this version count against its stretch"
     assert budget(grown, 1, CONFIG, CONTEXT) == 8
-    long = rollout.append(Segment(0, (5,) * 17, (0.0,) * 17), None)
+    long = rollout.append([Segment(0, (5,) * 17, (0.0,) * 17)], None)
     assert budget(long, 1, CONFIG, CONTEXT) == 3
     assert budget(replace(grown, stop=StopReason.EOS), 1, CONFIG, CONTEXT) == 0
 
 
-def test_next_request_resends_everything_with_one_seed_per_rollout() -> None:
+def test_the_next_stretch_resends_everything_with_one_seed_per_rollout() -> None:
     sampling = training_sampling(CONFIG, [7])
-    first = next_request(fresh(), 0, CONFIG, CONTEXT, sampling, seed=1)
-    grown = fresh().append(Segment(0, (5, 6), (0.0, 0.0)), None)
-    second = next_request(grown, 1, CONFIG, CONTEXT, sampling, seed=1)
+
+    def next_request(rollout: Rollout, version: int) -> Request | None:
+        stretch = next_stretch(rollout, version, CONFIG, CONTEXT, sampling, seed=1)
+        return stretch and stretch.request
+
+    first = next_request(fresh(), 0)
+    grown = fresh().append([Segment(0, (5, 6), (0.0, 0.0))], None)
+    second = next_request(grown, 1)
     assert first is not None
     assert second is not None
-    assert second.token_ids == (1, 2, 3, 5, 6)
+    assert ids(second.prompt.token_ids) == (1, 2, 3, 5, 6)
     assert first.seed == second.seed
     assert sampling.stop_token_ids == (7,)
     assert sampling.top_p == 1.0
     assert sampling.repetition_count == 3
-    other = next_request(fresh("g/1"), 0, CONFIG, CONTEXT, sampling, seed=1)
+    other = next_request(fresh("g/1"), 0)
     assert other is not None
     assert other.seed != first.seed
 
@@ -97,8 +102,8 @@ def test_fold_makes_segments_by_version_and_leaves_the_input_alone() -> None:
     once = fold(groups, [delta("g/0", [4, 5]), delta("g/0", [6], done=True)], 0, CONFIG, CONTEXT)
     twice = fold(once, [delta("g/0", [7], version=1)], 1, CONFIG, CONTEXT)
     (rollout,) = twice[0].rollouts
-    assert [(s.version, s.token_ids) for s in rollout.segments] == [(0, (4, 5, 6)), (1, (7,))]
-    assert rollout.logprobs == (-4.0, -5.0, -6.0, -7.0)
+    assert [(s.version, ids(s.token_ids)) for s in rollout.segments] == [(0, (4, 5, 6)), (1, (7,))]
+    assert ids(rollout.logprobs) == (-4.0, -5.0, -6.0, -7.0)
     assert rollout.stop is None
     assert groups[0].rollouts[0].length == 0
 

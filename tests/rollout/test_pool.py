@@ -6,6 +6,8 @@ import threading
 from typing import Any
 
 import pytest
+from factories import ids
+from fake_engine import FakeEngine, Faults
 from pool_kit import (
     EOS,
     PROBE,
@@ -28,9 +30,8 @@ from rollout.engine import (
     Request,
     Sampling,
 )
-from rollout.fake_engine import FakeEngine, Faults
 from rollout.pool.pool import Pool
-from rollout.types import StopReason
+from rollout.types import Prompt, StopReason
 
 
 def test_extend_grows_each_rollout_by_one_stretch_and_journals_everything() -> None:
@@ -47,11 +48,11 @@ def test_extend_grows_each_rollout_by_one_stretch_and_journals_everything() -> N
         assert pool.stats().engines[0].requests == 12
     tokens: dict[str, tuple[int, ...]] = {}
     for delta in heard:
-        tokens[delta.key] = tokens.get(delta.key, ()) + delta.token_ids
+        tokens[delta.key] = tokens.get(delta.key, ()) + ids(delta.token_ids)
     for before, after in zip(groups, result, strict=True):
         assert before.id == after.id
         for rollout in after.rollouts:
-            assert rollout.token_ids == tokens[rollout.id]
+            assert ids(rollout.token_ids) == tokens[rollout.id]
             ended = rollout.token_ids[-1] == EOS
             assert (rollout.stop is StopReason.EOS) == ended
             assert ended or rollout.length == ROLLOUT.segment_tokens
@@ -84,8 +85,8 @@ def test_partial_equals_full_when_the_budget_is_infinite() -> None:
         for version in (1, 2, 3):
             pool.publish(update(version), [], [])
             groups = pool.extend(groups, version)
-    stitched = [[(r.token_ids, r.stop) for r in group.rollouts] for group in groups]
-    assert stitched == [[(r.token_ids, r.stop) for r in group.rollouts] for group in whole]
+    stitched = [[(ids(r.token_ids), r.stop) for r in group.rollouts] for group in groups]
+    assert stitched == [[(ids(r.token_ids), r.stop) for r in group.rollouts] for group in whole]
 
 
 def test_parity_error_names_both_numbers() -> None:
@@ -134,7 +135,7 @@ def test_wrong_version_is_never_accepted() -> None:
         pytest.raises(AllEnginesDead, match="version 9 while version 0"),
     ):
         pool.extend(make_groups(), 0, heard.extend)
-    assert not any(delta.token_ids for delta in heard)
+    assert not any(len(delta.token_ids) for delta in heard)
 
 
 def test_age_cap_force_finishes_without_sampling() -> None:
@@ -165,7 +166,7 @@ def test_extend_under_an_unpublished_version_is_refused() -> None:
 
 
 def requests(count: int, tokens: int, **sampling: Any) -> list[Request]:
-    return [Request(f"q{i}", (1, i), tokens, Sampling(**sampling), seed=i) for i in range(count)]
+    return [Request(f"q{i}", Prompt((1, i)), tokens, Sampling(**sampling), seed=i) for i in range(count)]
 
 
 def test_generate_keeps_order_and_balances() -> None:
@@ -174,7 +175,7 @@ def test_generate_keeps_order_and_balances() -> None:
         done = pool.generate(requests(100, 5))
         stats = pool.stats()
     assert [c.key for c in done] == [f"q{i}" for i in range(100)]
-    assert all(len(c.token_ids) == len(c.logprobs) == 5 and c.stop is None and not c.error for c in done)
+    assert all(len(c.token_ids) == len(c.segments[0].logprobs) == 5 and c.stop is None and not c.error for c in done)
     assert sorted(s.requests for s in stats.engines) > [20, 20, 20]
     assert pool.version == 0
 
@@ -213,7 +214,9 @@ def test_an_interrupt_drops_the_work_and_the_pool_goes_on() -> None:
         resumed = pool.extend(kept, 0)
         assert len(fleet.made) == 1, "the engine survived the interrupt"
     plain = undisturbed(make_groups())
-    assert [[r.token_ids for r in g.rollouts] for g in resumed] == [[r.token_ids for r in g.rollouts] for g in plain]
+    assert [[ids(r.token_ids) for r in g.rollouts] for g in resumed] == [
+        [ids(r.token_ids) for r in g.rollouts] for g in plain
+    ]
 
 
 def test_a_failing_journal_stops_the_call_with_its_own_error() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from factories import ids
+from fake_engine import FakeEngine, Faults
 from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, undisturbed, update
 
 from rollout.engine import (
@@ -14,7 +16,6 @@ from rollout.engine import (
     EngineError,
     ParityError,
 )
-from rollout.fake_engine import FakeEngine, Faults
 from rollout.pool.pool import Pool
 from rollout.types import Group, StopReason
 
@@ -60,7 +61,9 @@ def test_a_stalled_engine_counts_as_dead() -> None:
         result = pool.extend(make_groups(), 0)
         assert "no token for" in pool._slots[0].last_error
     plain = undisturbed(make_groups())
-    assert [[r.token_ids for r in g.rollouts] for g in result] == [[r.token_ids for r in g.rollouts] for g in plain]
+    assert [[ids(r.token_ids) for r in g.rollouts] for g in result] == [
+        [ids(r.token_ids) for r in g.rollouts] for g in plain
+    ]
 
 
 def test_all_engines_dead_is_a_named_error_after_as_many_starts_as_configured() -> None:

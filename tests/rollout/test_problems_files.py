@@ -31,14 +31,14 @@ def write(path: Path, *rows: dict[str, Any] | str) -> JsonlSource:
 
 def test_a_row_becomes_a_problem(tmp_path: Path) -> None:
     source = load_jsonl(write(tmp_path / "f.jsonl", row(1, level=3, unit="cm"), "", row(2)))
-    assert source[0] == Problem("p1", "What is 1+1?", "2", "math", "sums", 3.0, {"level": 3, "unit": "cm"})
+    assert source[0] == Problem.ask("p1", "What is 1+1?", "2", "math", "sums", 3.0, {"level": 3, "unit": "cm"})
     assert [problem.id for problem in source] == ["p1", "p2"]
     assert source.size == len(source) == 2
 
 
 def test_id_and_source_default_to_place_and_file(tmp_path: Path) -> None:
     config = write(tmp_path / "sums.jsonl", "", '{"problem": "1+1?", "answer": 2}')
-    assert load_jsonl(config)[0] == Problem("sums-2", "1+1?", "2", "math", "sums")
+    assert load_jsonl(config)[0] == Problem.ask("sums-2", "1+1?", "2", "math", "sums")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_data_set_with_a_column_mapping(form: str, saved: Path) -> None:
     source = build_source(config, "train")
     assert isinstance(source, ProblemList)
     assert len(source) == 3
-    assert source[1] == Problem(f"{form}-train-1", "1+1?", "so\n#### 2", "gsm8k", form, 2.0, {"difficulty": 2})
+    assert source[1] == Problem.ask(f"{form}-train-1", "1+1?", "so\n#### 2", "gsm8k", form, 2.0, {"difficulty": 2})
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,6 @@ def test_impossible_settings_are_refused(make: Callable[[], object], reason: str
 
 
 def test_an_unsolvable_countdown_has_no_demonstration() -> None:
-    problem = Problem(id="x", prompt="Numbers 1 1\nTarget 9", answer="9 from 1 1", verifier="countdown")
+    problem = Problem.ask(id="x", prompt="Numbers 1 1\nTarget 9", answer="9 from 1 1", verifier="countdown")
     with pytest.raises(ValueError, match="no solution"):
         Countdown().demonstration(problem, random.Random(0))

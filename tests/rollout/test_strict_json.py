@@ -42,7 +42,7 @@ def test_an_evaluation_without_a_finite_mean_is_json(tmp_path: Path) -> None:
 
 
 def test_fields_and_parts_of_an_evaluations_record_are_json(tmp_path: Path) -> None:
-    problem = Problem("p", "1+1?", "2", "math", "test", None, {"weight": float("inf")})
+    problem = Problem.ask("p", "1+1?", "2", "math", "test", None, {"weight": float("inf")})
     score = replace(Score.right("2"), parts={"answer": float("nan")})
     response = Response("2", None, 1)
     (row,) = to_rows("bench", [Answer(problem, 0, response, score)])

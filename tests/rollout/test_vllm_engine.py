@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from factories import ids, joined
 from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig
@@ -20,7 +21,7 @@ from rollout.partial import repeats
 from rollout.pool.parity import Limits
 from rollout.pool.slot import Publication, Slot
 from rollout.transfer.weights import ShmSender
-from rollout.types import StopReason
+from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
 pytestmark = [pytest.mark.slow, needs_vllm]
@@ -54,15 +55,13 @@ class Running:
     def finish(self, requests: Sequence[Request]) -> dict[str, Delta]:
         async def work() -> dict[str, Delta]:
             await self.engine.submit(requests)
-            joined: dict[str, Delta] = {}
-            while sum(delta.done for delta in joined.values()) < len(requests):
+            found: dict[str, Delta] = {}
+            while sum(delta.done for delta in found.values()) < len(requests):
                 for delta in await self.engine.poll(1.0):
-                    before = joined.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+                    before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
                     assert len(delta.token_ids) == len(delta.logprobs)
-                    joined[delta.key] = replace(
-                        delta, token_ids=before.token_ids + delta.token_ids, logprobs=before.logprobs + delta.logprobs
-                    )
-            return joined
+                    found[delta.key] = joined(before, delta)
+            return found
 
         return self(work())
 
@@ -101,7 +100,8 @@ def gap(ours: Sequence[Sequence[float]], model: torch.nn.Module) -> float:
 def requests(count: int = 6, tokens: int = 40, **sampling: Any) -> list[Request]:
     s = Sampling(**sampling)
     return [
-        Request(f"r{i}", tuple((3 * i + j) % 29 + 1 for j in range(5 + i)), tokens, s, 100 + i) for i in range(count)
+        Request(f"r{i}", Prompt(tuple((3 * i + j) % 29 + 1 for j in range(5 + i))), tokens, s, 100 + i)
+        for i in range(count)
     ]
 
 
@@ -118,8 +118,8 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(
     work = requests(temperature=temperature)
     for request in work:
         delta = running.finish([request])[request.key]
-        expected = log_probs(model, [*request.token_ids, *delta.token_ids], temperature or 1.0)
-        assert delta.logprobs == pytest.approx(expected[len(request.token_ids) - 1 :], abs=1e-4)
+        expected = log_probs(model, [*ids(request.prompt.token_ids), *ids(delta.token_ids)], temperature or 1.0)
+        assert delta.logprobs == pytest.approx(expected[len(request.prompt) - 1 :], abs=1e-4)
         assert len(delta.token_ids) == 40
         assert delta.stop is None
         assert not delta.error
@@ -161,20 +161,20 @@ def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSen
 
 def test_prefix_cache_does_not_survive_a_publish(running: Running, sender: ShmSender) -> None:
     prompt = tuple(i % 30 + 1 for i in range(150))
-    greedy = [Request("long", prompt, 8, Sampling(temperature=0.0))]
+    greedy = [Request("long", Prompt(prompt), 8, Sampling(temperature=0.0))]
     for seed in (7, 8):
         model = perturbed(seed)
         running.publish(model, sender)
         delta = running.finish(greedy)["long"]
-        assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *delta.token_ids])[149:], abs=1e-4)
+        assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *ids(delta.token_ids)])[149:], abs=1e-4)
 
 
 def test_end_token_stops_and_is_part_of_the_response(running: Running) -> None:
     free = running.finish(requests(count=1))["r0"]
-    end = free.token_ids[20]
-    position = free.token_ids.index(end)
+    end = int(free.token_ids[20])
+    position = free.token_ids.tolist().index(end)
     stopped = running.finish(requests(count=1, stop_token_ids=(end,)))["r0"]
-    assert stopped.token_ids == free.token_ids[: position + 1], "same seed, same noise"
+    assert ids(stopped.token_ids) == ids(free.token_ids[: position + 1]), "same seed, same noise"
     assert stopped.stop is StopReason.EOS
     (last,) = running.finish([replace(requests(1, stop_token_ids=(end,))[0], max_new_tokens=position + 1)]).values()
     assert last.stop is StopReason.EOS, "an end token on the last token of the budget is an end"
@@ -187,7 +187,7 @@ def test_repetition_stops_early(running: Running) -> None:
     assert stopped, "greedy decoding of a tiny model runs into a loop"
     for delta in stopped:
         assert len(delta.token_ids) < 200
-        assert repeats(delta.token_ids, 1, 8, 3)
+        assert repeats(ids(delta.token_ids), 1, 8, 3)
 
 
 def test_abort_delivers_what_was_drawn(running: Running) -> None:
@@ -206,11 +206,11 @@ def test_abort_delivers_what_was_drawn(running: Running) -> None:
 
 
 def test_misuse_is_refused_and_a_bad_request_fails_alone(running: Running) -> None:
-    too_long = Request("long", tuple([1] * 256), 4, Sampling())
+    too_long = Request("long", Prompt(tuple([1] * 256)), 4, Sampling())
     drawn = running.finish([too_long, *requests(1, 4)])
     assert drawn["long"].done
     assert "256" in drawn["long"].error
-    assert not drawn["long"].token_ids
+    assert not len(drawn["long"].token_ids)
     assert len(drawn["r0"].token_ids) == 4
 
     async def busy() -> None:
@@ -248,7 +248,8 @@ def test_engine_arguments() -> None:
 def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:
     """More prefill than ``max_batched_tokens``: vLLM would cut it, which kills seeded requests on a CPU."""
     long = [
-        Request(f"long{i}", tuple((7 * i + j) % 29 + 1 for j in range(100)), 4, Sampling(), 7 + i) for i in range(8)
+        Request(f"long{i}", Prompt(tuple((7 * i + j) % 29 + 1 for j in range(100))), 4, Sampling(), 7 + i)
+        for i in range(8)
     ]
     drawn = running.finish(long)
     assert [len(drawn[request.key].token_ids) for request in long] == [4] * 8

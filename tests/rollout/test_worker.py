@@ -23,13 +23,13 @@ from rollout.engines.actor import RayEngine, build_engine, environment
 from rollout.engines.hf import HfEngine
 from rollout.pool.pool import Pool
 from rollout.transfer.weights import ShmSender
-from rollout.types import Group, Rollout
+from rollout.types import Group, Prompt, Rollout
 from tests.processes import PATIENCE_S, running, until_gone
 
 pytestmark = pytest.mark.slow
 
 CONFIG = EngineConfig(kind="hf", max_model_len=256, max_concurrency=8, threads=1, call_timeout_s=PATIENCE_S)
-SCRIPTED = EngineConfig(kind="fake", call_timeout_s=PATIENCE_S)
+SCRIPTED = EngineConfig(kind="hf", call_timeout_s=PATIENCE_S)
 """No model: what a proxy makes of an actor's fate has nothing to do with the engine in it."""
 ROLLOUT = RolloutConfig(segment_tokens=200, max_tokens=200, repetition=None)
 OPTIONS = {"num_cpus": 0.1}
@@ -44,12 +44,13 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_groups() -> list[Group]:
     return [
-        Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", (1, 2, 3 + i)) for j in range(4)), 0) for i in range(4)
+        Group(f"g{i}", problem(i), tuple(Rollout(f"g{i}/{j}", Prompt((1, 2, 3 + i))) for j in range(4)), 0)
+        for i in range(4)
     ]
 
 
 def tokens(groups: list[Group]) -> list[list[tuple[int, ...]]]:
-    return [[rollout.token_ids for rollout in group.rollouts] for group in groups]
+    return [[tuple(rollout.token_ids.tolist()) for rollout in group.rollouts] for group in groups]
 
 
 class Unfinished(RayEngine):
@@ -169,7 +170,7 @@ from rollout.config import EngineConfig
 from rollout.engines.actor import RayEngine
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 async def main():
-    engine = RayEngine("", EngineConfig(kind="fake"), 0, {"num_cpus": 0.1})
+    engine = RayEngine("", EngineConfig(kind="hf"), 0, {"num_cpus": 0.1})
     await engine.start()
     print(engine.pid, flush=True)
 asyncio.run(main())

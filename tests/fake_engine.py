@@ -40,7 +40,7 @@ def seeded_script(vocab: int = 32) -> Script:
     """Endless pseudo-random tokens in 0..vocab-1 that depend only on the request's seed and the position."""
 
     def script(request: Request) -> list[int]:
-        start = len(request.token_ids)
+        start = len(request.prompt)
         return [seed_of(request.seed, start + i) % vocab for i in range(request.max_new_tokens)]
 
     return script
@@ -115,7 +115,7 @@ class FakeEngine:
         if len(drawn) >= len(tokens):
             self._end(request.key, error="fake engine: the script is too short")
             return
-        before = [*request.token_ids, *drawn]
+        before = [*request.prompt.token_ids.tolist(), *drawn]
         token = tokens[len(drawn)]
         drawn.append(token)
         self._mail.put(request.key, [token], [self.logprob(before, token, self._weights)])
