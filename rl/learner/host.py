@@ -15,7 +15,8 @@ from rl.learner.learner import IterationStats, Learner
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
-from rollout.transfer.weights import Names, WeightSender, sender
+from rollout.transfer.sender import sender
+from rollout.transfer.weights import Names, WeightSender
 from rollout.types import Group, WeightVersion
 
 T = TypeVar("T")
