@@ -6,29 +6,26 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_kit import PROBE, body_of, drawn, needs_browser, noted
 from paths import ROOT
 from synthetic_run import HOSTILE, decode, evaluate, make_advantages, make_group, make_run, score_group
 
-from evals.report.page import embed
+from evals.report.page import embed, render, script_of
 from evals.report.page.choice import choose
 from evals.report.run import ReportError, build_report
-from evals.report.run.build import metrics, verdict
+from evals.report.run.build import metrics, payload, verdict
 from evals.report.run.data import read_run
 from evals.report.run.figures import sections, smooth
 from evals.report.run.samples import Candidate, load_samples
 from recipes.commands.cli import main
 from rl.record.log import MetricsLog, read_metrics
 from rl.record.rollout_store import to_table, write_rollouts
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -137,20 +134,57 @@ def test_hostile_output_stays_inert(hostile: Path) -> None:
         assert "".join(s["text"] for s in row["segments"]) == row["prompt"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_browser_draws_the_page_and_runs_nothing_hostile(hostile: Path, tmp_path: Path) -> None:
     """What the browser makes of it: the script ran under its policy, the hostile text is text."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    flags += ["--disable-component-update", f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", "--dump-dom"]
-    url = build_report(hostile).as_uri()
-    done = subprocess.run([str(CHROMIUM), *flags, url], capture_output=True, text=True, timeout=120, check=True)
-    assert "<title>bad&lt;b&gt; · k15</title>" in done.stdout
-    assert "pwned</title>" not in done.stdout
-    body = done.stdout.split('<div id="page">')[1].split('<script type="application/json"')[0]
+    document = drawn(build_report(hostile), tmp_path)
+    assert "<title>bad&lt;b&gt; · k15</title>" in document
+    assert "pwned</title>" not in document
+    body = body_of(document)
     assert "<svg" in body
     assert 'class="row"' in body
     assert "&lt;/script&gt;&lt;script&gt;document.title" in body
     assert "<img" not in body
+
+
+USER = """
+const rows = () => [...document.querySelectorAll("tr.row")];
+const cells = (i) => rows().map((row) => row.children[i].textContent);
+const press = (text) => [...document.querySelectorAll("button")].find((b) => b.textContent.startsWith(text)).click();
+const note = (name, value) => { document.body.dataset[name] = JSON.stringify(value); };
+const found = () => document.querySelector("[role=status]").textContent;
+note("first", rows().length);
+press("Show more");
+note("more", rows().length);
+rows()[0].click();
+note("unfolded", document.querySelector("tr.detail").textContent.includes("carried loss"));
+press("Show more");
+note("kept", document.querySelectorAll("tr.detail").length);
+press("Iteration"); press("Iteration");
+note("newest", cells(1).slice(0, 3));
+press("wrong");
+note("outcomes", [...new Set(cells(3))]);
+const search = document.querySelector("input[type=search]");
+search.value = "no such text"; search.dispatchEvent(new Event("input"));
+note("nothing", found());
+search.value = "what is"; search.dispatchEvent(new Event("input"));
+note("all", found());
+note("metrics", document.querySelectorAll("details.fold tbody tr").length);
+"""
+
+
+@needs_browser
+def test_a_reader_sorts_filters_searches_and_unfolds(run: Path, tmp_path: Path) -> None:
+    page, data = tmp_path / "page.html", payload(read_run(run), load_samples(run))
+    page.write_text(render("t", data, PROBE + script_of("evals.report.run", "page.js") + USER, "rollouts"), "utf-8")
+    seen = {name: json.loads(value) for name, value in noted(drawn(page, tmp_path / "profile")).items()}
+    assert (seen["first"], seen["more"], seen["unfolded"], seen["kept"]) == (25, 50, True, 1)
+    assert seen["newest"] == ["11", "11", "11"]
+    assert seen["outcomes"] == ["wrong"]
+    assert seen["nothing"] == "0 of 0 shown"
+    wrong = sum(row["outcome"] == "wrong" for row in data["rollouts"])
+    assert seen["all"] == f"25 of {wrong} shown"
+    assert seen["metrics"] == len(data["metrics"])
 
 
 def test_embedded_json_has_no_markup_and_comes_back() -> None:
