@@ -211,8 +211,8 @@ def _loss(run: RunData) -> Panel:
 
 
 def _held_back(run: RunData) -> Panel:
-    series = [_line(run, "saturated", "saturated", 3)]
-    note = "Sequences of the last step on which the regulariser outweighs the advantage."
+    series = [_line(run, "saturated", "saturated", 3), _line(run, "clipped", "clip_share", 1)]
+    note = "Saturated: sequences on which the regulariser outweighs the advantage. Clipped: by ratio."
     return Panel("Held back", note, "percent", _with_data(series))
 
 
