@@ -25,13 +25,15 @@ from rewards.score import Score
 from rewards.stats import Estimate
 from rl.config import RunConfig
 from rl.launch import LearnerDead
-from rl.record.health import Course, Finding, Row, findings
-from rl.record.log import Evaluation, IterationMetrics, MetricsLog, find_evaluation, replace_file, write_evaluation
+from rl.record.health import Course, Finding, findings
+from rl.record.log import Evaluation, MetricsLog, find_evaluation, write_evaluation
+from rl.record.metrics import Row
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Stopper
+from rollout.files import replace_file
 from rollout.models.endings import declare_end
 from rollout.models.export import ExportError, save_tokenizer
 from rollout.strict_json import dumps
@@ -172,7 +174,7 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
         for path in (directory.config, directory.info):
             shutil.copy(path, trial.root)
         log = MetricsLog(trial.root)
-        log.write(0, IterationMetrics(iteration=0, version=0).to_row())
+        log.write(0, {})
         log.close()
         problem = setup.heldout[0]
         answers = [Answer(problem, 0, Response(problem.answer, None, None), Score.wrong("rehearsal"))]

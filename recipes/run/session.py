@@ -28,18 +28,10 @@ from rl.config import RunConfig, ScratchModel
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner.learner import NonFiniteGradients
 from rl.learner.movement import Unmoved
-from rl.record.health import Course, Row, findings
+from rl.record.health import Course, findings
 from rl.record.live import LiveView
-from rl.record.log import (
-    Evaluation,
-    LogError,
-    MetricsLog,
-    find_evaluation,
-    read_metrics,
-    replace_file,
-    write_evaluation,
-)
-from rl.record.metrics import IterationMetrics
+from rl.record.log import Evaluation, LogError, MetricsLog, find_evaluation, read_metrics, write_evaluation
+from rl.record.metrics import Row
 from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.record.sinks import SinkError
 from rl.rewarding import Rewarder, ScoredGroup
@@ -51,6 +43,7 @@ from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
+from rollout.files import replace_file
 from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
@@ -332,10 +325,10 @@ class Session:
             chosen = rollouts[: self.setup.config.rollout.parity_probes]
             self.recent = [[*rollout.prompt_ids, *rollout.token_ids] for rollout in chosen]
 
-    def inspect(self, metrics: IterationMetrics | None = None) -> None:
+    def inspect(self, row: Row | None = None) -> None:
         """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
-        if metrics:
-            self.rows.append(metrics.to_row())
+        if row:
+            self.rows.append(row)
         config = self.setup.config
         for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
             if finding.code not in self.told:
@@ -345,9 +338,9 @@ class Session:
     def parts(self) -> loop.Parts:
         """What the loop works with."""
 
-        def evaluate_at(iteration: int) -> None:
+        def evaluate_at(iteration: int) -> Evaluation:
             self.published = iteration
-            self.measure(f"it{iteration:04d}", iteration, full=False)
+            return self.measure(f"it{iteration:04d}", iteration, full=False)
 
         return loop.Parts(
             policy=self.machines.policy,

@@ -28,8 +28,9 @@ from typing import Any
 from rl.config import ProblemsConfig, RunConfig
 from rl.config_help import value_text
 from rl.config_io import ConfigError, dump, read_file, validate
-from rl.record.log import find_evaluation, replace_file
+from rl.record.log import find_evaluation
 from rl.state import checkpoint
+from rollout.files import replace_file
 from rollout.plain import one_line
 
 RESOURCES = (

@@ -12,7 +12,8 @@ from evals.report.run.data import ReportError, RunData, read_run
 from evals.report.run.figures import sections
 from evals.report.run.samples import Samples, load_samples
 from rl.record.health import Course, findings
-from rl.record.log import Evaluation, LogError, replace_file
+from rl.record.log import Evaluation, LogError
+from rollout.files import replace_file
 
 FILE = "report.html"
 
