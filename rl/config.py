@@ -5,11 +5,12 @@ Where the k1.5 paper gives no value the key's docstring says so and the default 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
+from rl.objectives.config import ChosenObjective, MirrorDescentConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
 from rollout.models.attention import AttentionConfig
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
@@ -146,28 +147,6 @@ class WarmupConfig(WarmupStage):
         return (self, *self.then)
 
 
-class ImportanceConfig(Config):
-    """Truncated importance weights min(cap, pi_i / mu): engine and learner never have quite the same policy."""
-
-    cap: float = Field(2.0, ge=1)
-    """Largest weight; 2 is what the field uses."""
-    level: Literal["token", "sequence"] = "token"
-    """``token``: each token by its own ratio. ``sequence``: by the response's; unbiased below the cap, more noise."""
-
-
-class ObjectiveConfig(Config):
-    """The k1.5 policy loss [2501.12599 §2.3]."""
-
-    tau: float = Field(0.01, gt=0)
-    """KL strength; not published, 0.01 is what third parties use."""
-    baseline: Literal["mean", "exp_mean"] = "mean"
-    """``mean``: the group's mean reward (the paper's). ``exp_mean``: tau log mean exp(r / tau), the exact form."""
-    length_norm: Literal["none", "response", "max_tokens"] = "max_tokens"
-    """Divide each sequence's loss by nothing (the paper), by its own length, or by ``rollout.max_tokens``."""
-    importance: ImportanceConfig | None = None
-    """Weigh the gradient for what sampled the tokens; ``null``: not. For coarse engines, or ``loss_on: all``."""
-
-
 class OptimizerConfig(Config):
     """Muon for matrices, AdamW for the rest [2502.16982 §2.2, §2.1]."""
 
@@ -203,13 +182,21 @@ class LearnerConfig(Config):
     """One iteration's training."""
 
     updates: int = Field(2, ge=1)
-    """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [2501.12599 §2.3.2]."""
+    """Optimiser steps per iteration; from the second on the samples are off-policy: tau and clips act
+    [2501.12599 §2.3.2]."""
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Tokens per forward pass; changes memory, never the result."""
     timeout_s: float = Field(3600.0, gt=0)
     """Limit for one call to the learner (an iteration's training, a checkpoint); then it counts as dead."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ChosenObjective = MirrorDescentConfig()
+    """What is minimised (``docs/objectives.md``)."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _kind(cls, value: Any) -> Any:
+        """Files from before there was a choice name no kind."""
+        return {"kind": "mirror_descent", **value} if isinstance(value, dict) else value
 
 
 class LengthRewardConfig(Config):

@@ -95,7 +95,9 @@ def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
-    """One line on a key that does not exist, with the nearest one that does."""
+    """One line on a key that does not exist, with the one that took its place or the nearest one that does."""
+    if path in cls.MOVED:
+        return f"'{path}' has moved: set {cls.MOVED[path]}"
     known = list(dict.fromkeys(paths(cls)))
     parent = path.rpartition(".")[0]
     if parent in known and not any(key.startswith(parent + ".") for key in known):

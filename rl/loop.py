@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rl.config import RunConfig
-from rl.learner.learner import IterationStats
-from rl.objectives.mirror_descent import advantages
+from rl.learner.stats import IterationStats
+from rl.objectives.protocol import Objective
 from rl.record.log import Evaluation, MetricsLog, Timer
 from rl.record.measure import Iteration, drawn_under, measure
 from rl.record.metrics import Row
@@ -41,7 +41,7 @@ class Policy(Protocol):
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """One iteration: freeze the reference, reset the optimiser, a few mirror-descent steps. [groups][k]."""
+        """One iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
 
     def save(self, folder: Path) -> None:
         """Weights, optimiser and RNG into an existing directory."""
@@ -79,6 +79,8 @@ class Parts:
     pool: Pool
     sampler: Sampler
     rewarder: Rewarder
+    objective: Objective
+    """From a group's rewards to advantages; the learner has the same."""
     render: Callable[[Problem], tuple[int, ...]]
     """Problem -> prompt tokens."""
     probe: Callable[[], list[list[int]]]
@@ -173,7 +175,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
     with timer("score"):
         scored = parts.rewarder(finished, i)
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
-    values = [baselined(item, config) for item in scored]
+    values = [advantages_of(item, parts.objective) for item in scored]
     with timer("train"):
         parts.watch.stage("train")
         stats = parts.policy.train([item.group for item in scored], values, i)
@@ -207,10 +209,9 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
     return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals)
 
 
-def baselined(item: ScoredGroup, config: RunConfig) -> list[float | None]:
-    """Advantages of one group's k rollouts on their total rewards [2501.12599 eq. 3, §2.3.3]."""
-    objective = config.learner.objective
-    return advantages(item.rewards, objective.baseline, objective.tau)
+def advantages_of(item: ScoredGroup, objective: Objective) -> list[float | None]:
+    """What the objective makes of one group's k rollouts, on their total rewards [2501.12599 eq. 3, §2.3.3]."""
+    return objective.advantages(item.rewards, [rollout.correct for rollout in item.group.rollouts])
 
 
 def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tuple[list[Group], int]:

@@ -106,8 +106,9 @@ class Site:
         """Start the learner of ``config``, which is placed as the site's, on ``path``."""
         if self._group is None:
             from rl.learner.host import LearnerHost
+            from rl.learner.spec import LearnerSpec, Receivers
 
-            return LearnerHost(config, path, "local")
+            return LearnerHost(LearnerSpec.of(config), path, Receivers.of(config, "local"))
         from rl.launch import launch_learner
 
         return launch_learner(config, path, self._group)

@@ -28,6 +28,8 @@ from rl.config import RunConfig, ScratchModel
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner.learner import NonFiniteGradients
 from rl.learner.movement import Unmoved
+from rl.objectives.build import build
+from rl.objectives.protocol import Objective
 from rl.record.health import Course, findings
 from rl.record.live import LiveView
 from rl.record.log import Evaluation, LogError, MetricsLog, find_evaluation, read_metrics, write_evaluation
@@ -99,6 +101,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config, directory.began_with(config))
         data = Data.of(setup, directory)
+    objective = build(config.learner.objective, config.rollout.max_tokens)
     resumed = directory.open(config, setup.fingerprint, setup.judged_on)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
@@ -107,7 +110,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, data, directory, stopper, stack, launcher)
+        session = Session(setup, data, objective, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         session.rehearse()
         session.warm_up()
@@ -155,6 +158,7 @@ class Session:
 
     setup: Setup
     data: Data
+    objective: Objective
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
@@ -347,6 +351,7 @@ class Session:
             pool=self.machines.pool,
             sampler=self.sampler,
             rewarder=self.rewarder,
+            objective=self.objective,
             render=self.setup.render,
             probe=self.probe,
             evaluate=evaluate_at,

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from rewards.stats import bootstrap_ci, mean_ci
-from rl.learner.learner import IterationStats
+from rl.learner.stats import IterationStats
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
 from rl.rewarding import ScoredGroup
@@ -65,7 +65,7 @@ def measure(it: Iteration, config: RolloutConfig) -> Row:
         "version": it.version,
         **of_rollouts(it.version, it.scored, it.advantages, it.length_weight),
         **of_sampling(it, config),
-        **of_training(it.stats),
+        **it.stats.metrics,
         **of_engines(it.published, it.engines),
         **of_evaluation(it.evaluation),
         **of_time(it),
@@ -111,43 +111,6 @@ def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
     }
 
 
-def of_training(stats: IterationStats) -> Row:
-    """What the learner reports."""
-    done = [step for step in stats.steps if not step.skipped]
-    row: dict[str, float | None] = {
-        "steps/done": len(done),
-        "steps/skipped": stats.skipped,
-        "tokens/trained": stats.tokens,
-        "sequences/trained": stats.counts.sequences,
-        "sequences/masked": stats.counts.masked,
-        "sequences/stale": stats.counts.stale,
-        "sequences/small_groups": stats.counts.small_groups,
-        "loss": _mean([step.loss for step in done]),
-        "grad_norm": _mean([step.grad_norm for step in done]),
-        "gap/mean": stats.gap_mean if np.isfinite(stats.gap_mean) else None,
-        "gap/max": stats.gap_max if np.isfinite(stats.gap_max) else None,
-        "importance/mean": stats.importance_mean,
-        "importance/ess": stats.importance_ess,
-        "attention/density": stats.density,
-        "attention/full_share": stats.full_share,
-        **{f"update_rms/{name}": value for name, value in stats.update_rms.items()},
-    }
-    if stats.steps:
-        last = stats.steps[-1]
-        row |= {
-            "loss/first": stats.steps[0].loss,
-            "loss/last": last.loss,
-            "entropy": last.entropy,
-            "lr": last.lr,
-            "logratio/mean": last.logratio_mean,
-            "logratio/std": last.logratio_std,
-            "logratio/max": last.logratio_max,
-            "logratio/per_token": last.logratio_per_token,
-            "saturated": last.saturated,
-        }
-    return {name: value for name, value in row.items() if value is not None}
-
-
 def of_engines(published: PublishReport, engines: PoolStats) -> Row:
     """The publish that opened the iteration, and the engines after it."""
     return {
@@ -183,7 +146,7 @@ def of_time(it: Iteration) -> Row:
     if fresh > 0 and (generate := it.seconds.get("generate")):
         row["throughput/sampled"] = fresh / generate
     if train := it.seconds.get("train"):
-        row["throughput/trained"] = it.stats.tokens / train
+        row["throughput/trained"] = it.stats.metrics["tokens/trained"] / train
     return row
 
 
@@ -249,7 +212,3 @@ def _versions(version: WeightVersion, rollouts: Sequence[Rollout]) -> Row:
         lag = sum((version - s.version) * len(s) for rollout in rollouts for s in rollout.segments)
         row["staleness/mean"] = lag / tokens
     return row
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None

@@ -69,8 +69,8 @@ METRICS = {
     ),
     # The policy's update.
     "loss": Metric("", "Mean of the minimised objective over the iteration's steps that were not skipped."),
-    "loss/first": Metric("", "The objective at the iteration's first step, where the policy is its own reference."),
-    "loss/last": Metric("", "The objective at its last step."),
+    "loss/first": Metric("", "The objective at the first such step, where the policy is its own reference."),
+    "loss/last": Metric("", "The objective at its last such step."),
     "grad_norm": Metric("", "Mean global gradient norm before clipping, over the steps that were not skipped."),
     "entropy": Metric("nats", "Mean entropy of the policy's next-token distribution on trained tokens, last step."),
     "lr": Metric("", "Learning rate of the iteration's last step."),
@@ -81,7 +81,10 @@ METRICS = {
     "logratio/max": Metric("nats", "Largest absolute value over sequences."),
     "logratio/per_token": Metric("nats", "Mean absolute log-ratio per trained token."),
     "saturated": Metric(
-        "share", "Sequences of the last step on which the regulariser outweighs the advantage (mirror descent)."
+        "share", "Sequences on which the regulariser outweighs the advantage, over the steps (mirror descent)."
+    ),
+    "clip_share": Metric(
+        "share", "Tokens (GSPO: sequences) whose ratio was clipped or capped, over the steps (GRPO and its kin, CISPO)."
     ),
     "steps/done": Metric("steps", "Optimiser steps that changed the weights."),
     "steps/skipped": Metric("steps", "Optimiser steps skipped for NaN or infinite gradients (invariant 7)."),
@@ -139,6 +142,7 @@ METRICS = {
         "s", "Writing the checkpoint of the state that this iteration starts from, where there is one."
     ),
     "time/total": Metric("s", "Sum of the phases."),
+    "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
     "throughput/sampled": Metric(
         "tokens/s", "Tokens sampled by this process over `time/generate`; absent when all came from a journal."
     ),

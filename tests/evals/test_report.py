@@ -20,11 +20,12 @@ from evals.report.page import embed, render, script_of
 from evals.report.page.choice import choose
 from evals.report.run import ReportError, build_report
 from evals.report.run.build import metrics, payload, verdict
-from evals.report.run.data import read_run
+from evals.report.run.data import RunData, read_run
 from evals.report.run.figures import sections, smooth
 from evals.report.run.samples import Candidate, load_samples
 from recipes.commands.cli import main
 from rl.record.log import MetricsLog, read_metrics
+from rl.record.metrics import unknown
 from rl.record.rollout_store import to_table, write_rollouts
 
 
@@ -78,6 +79,13 @@ def test_report_of_a_finished_run(run: Path) -> None:
     held_out = next(s for s in accuracy["series"] if s["name"].startswith("held-out (95"))
     assert held_out["x"] == [0, 10, 12]
     assert all(low <= y <= high for low, y, high in zip(held_out["low"], held_out["y"], held_out["high"], strict=True))
+
+
+def test_every_metric_that_a_chart_draws_is_in_the_table(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, column = set(), RunData.column
+    monkeypatch.setattr(RunData, "column", lambda self, key: drawn.add(key) or column(self, key))
+    sections(read_run(run))
+    assert unknown(drawn) == []
 
 
 def test_page_loads_nothing_and_allows_one_script_and_one_style_by_hash(run: Path) -> None:

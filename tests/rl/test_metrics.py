@@ -32,12 +32,23 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an objective that clips ratios."""
+    folder = tmp_path_factory.mktemp("runs") / "clipped"
+    learner = {"updates": 2, "objective": {"kind": "grpo"}}
+    assert run(tiny(iterations=3, warmup=None, learner=learner, eval={"every": 0, "samples": 1}), folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
 def rows(everything: Path) -> list[Row]:
     return read_metrics(everything)
 
 
-def test_a_run_writes_every_name_of_the_table_and_no_other(rows: list[Row]) -> None:
-    written = {name for row in rows for name in row}
+def test_runs_write_every_name_of_the_table_and_no_other(rows: list[Row], clipped: Path) -> None:
+    others = {name for row in read_metrics(clipped) for name in row}
+    assert "saturated" not in others
+    written = {name for row in rows for name in row} | others
     assert METRICS.keys() - written == set()
     assert unknown(written) == []
     assert all(isinstance(value, int | float) and math.isfinite(value) for row in rows for value in row.values())
