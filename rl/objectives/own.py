@@ -41,6 +41,8 @@ def own(config: PythonObjectiveConfig) -> Objective:
             f"{config.path}: a {type(found).__name__} without {', '.join(missing)}; subclass "
             "rl.objectives.protocol.Objective"
         )
+    if found.unit != 1:
+        raise ObjectiveError(f"{config.path}: unit is {found.unit}; RL shuffles rollouts one by one, so it has to be 1")
     return Own(found, file)
 
 

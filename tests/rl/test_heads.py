@@ -79,6 +79,15 @@ def test_a_head_learns_and_goes_on_bitwise_from_a_checkpoint(name: str, folder: 
     assert all(ours[key].equal(theirs[key]) for key in ours)
 
 
+def test_an_lm_head_that_the_objective_does_not_use_need_not_move(tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "untied")
+    learner = learner_of("Judge", tmp_path / "untied", tmp_path)
+    before = weights(learner.model)
+    learner.train_iteration(make_batch("all"), 0)
+    still = [name for name, value in weights(learner.model).items() if value.equal(before[name])]
+    assert still == ["lm_head.weight"]
+
+
 def test_micro_batching_changes_no_gradient_of_a_head(folder: Path, tmp_path: Path) -> None:
     gradients = []
     for tokens in (1, 90, 100_000):

@@ -85,6 +85,7 @@ def test_a_learner_elsewhere_finds_the_file(monkeypatch: pytest.MonkeyPatch, tmp
         ("class Mine:\n    def loss(self, outputs, batch): ...", {}, "a Mine without needs, per, unit"),
         (f"{HEAD}        ...", {"margin": 1}, r"mine\.py: TypeError: Mine\.__init__"),
         (f"{HEAD}        ...\nMine = Mine()", {"margin": 1}, "an objective already"),
+        (f"{HEAD}        ...\n    unit = 2", {}, "unit is 2; RL shuffles rollouts one by one"),
         ("def Mine():\n    return 1 / 0", {}, r"mine\.py:2: ZeroDivisionError: division by zero"),
     ],
 )
