@@ -153,7 +153,8 @@ class Learner:
         """
         self.begin_iteration()
         minibatches = batch.minibatches(self.spec.learner.updates, seed)
-        opening = minibatches[:1] if self.objective.opens_on_reference else []
+        opens = self.objective.opens_on_reference and self.objective.needs.logprobs
+        opening = minibatches[:1] if opens else []
         began = time.perf_counter()
         later = [self._referenced(minibatch) for minibatch in minibatches[len(opening) :]]
         seconds = time.perf_counter() - began

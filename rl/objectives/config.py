@@ -88,7 +88,7 @@ class RestConfig(Config):
 
 
 class PythonObjectiveConfig(Config):
-    """An objective of your own (``docs/objectives.md``)."""
+    """An objective of your own: docs/objectives.md has one in full."""
 
     kind: Literal["python"] = "python"
     path: str
