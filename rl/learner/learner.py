@@ -64,7 +64,8 @@ class Learner:
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
-        self._watch: Watch | None = Watch(self.model)
+        lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
+        self._watch: Watch | None = Watch(self.model, [*lm_head])
         """Until the first step has moved what it should."""
 
     def enter(self, version: WeightVersion) -> None:
@@ -152,7 +153,8 @@ class Learner:
         """
         self.begin_iteration()
         minibatches = batch.minibatches(self.spec.learner.updates, seed)
-        opening = minibatches[:1] if self.objective.opens_on_reference else []
+        opens = self.objective.opens_on_reference and self.objective.needs.logprobs
+        opening = minibatches[:1] if opens else []
         began = time.perf_counter()
         later = [self._referenced(minibatch) for minibatch in minibatches[len(opening) :]]
         seconds = time.perf_counter() - began

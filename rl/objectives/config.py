@@ -36,7 +36,7 @@ class MirrorDescentConfig(Config):
 
 
 class ReinforceConfig(Config):
-    """REINFORCE with the group's mean reward as baseline [2402.14740 §2.2]: no ratio, no clip, no regulariser."""
+    """REINFORCE with the group's mean reward as baseline [2402.14740]: no ratio, no clip, no regulariser."""
 
     kind: Literal["reinforce"] = "reinforce"
     length_norm: LengthNorm | Literal["tokens"] = "max_tokens"
@@ -82,13 +82,13 @@ class CispoConfig(Config):
 
 
 class RestConfig(Config):
-    """ReST [2308.08998 §3, 2312.06585 §3]: the likelihood of the correct responses, and nothing of the others."""
+    """ReST [2308.08998, 2312.06585]: the likelihood of the correct responses, and nothing of the others."""
 
     kind: Literal["rest"] = "rest"
 
 
 class PythonObjectiveConfig(Config):
-    """An objective of your own (``docs/objectives.md``)."""
+    """An objective of your own: docs/objectives.md has one in full."""
 
     kind: Literal["python"] = "python"
     path: str

@@ -25,7 +25,7 @@ class Preference(Objective):
     beta: float
     """Strength of the tie to the reference."""
     sft_weight: float = 0.0
-    """Weight of the chosen response's negative log-likelihood per token beside it [2404.19733 eq. 1]."""
+    """Weight of the chosen response's negative log-likelihood per token beside it [2404.19733]."""
     needs = Needs(tempered=False)
     unit = 2
 

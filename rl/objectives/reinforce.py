@@ -1,4 +1,4 @@
-"""REINFORCE with the group's mean reward as baseline [2402.14740 §2.2].
+"""REINFORCE with the group's mean reward as baseline [2402.14740].
 
     l_j = -A_j log pi(o_j),    A_j = r_j - mean(r)
 

@@ -1,4 +1,4 @@
-"""ReST [2308.08998 §3, 2312.06585 §3]: fit the correct responses; what was wrong teaches nothing.
+"""ReST [2308.08998, 2312.06585]: fit the correct responses; what was wrong teaches nothing.
 
 The comparison of [2501.12599 §3.5]: no negative gradient.
 """

@@ -106,7 +106,9 @@ METRICS = {
     "sequences/trained": Metric("rollouts", "In the batch."),
     "sequences/masked": Metric("rollouts", "Left out of it: ungradable or aborted, in groups that were kept."),
     "sequences/stale": Metric("rollouts", "Left out of it: without a token of the current version."),
-    "sequences/small_groups": Metric("rollouts", "Left out of it: in groups with fewer than two rewards."),
+    "sequences/small_groups": Metric(
+        "rollouts", "Left out: in groups with fewer than two rewards (ReST: without a correct one)."
+    ),
     "tokens/sampled": Metric("tokens", "Response tokens drawn in this iteration."),
     "tokens/trained": Metric("tokens", "Response tokens that carried loss."),
     "tokens/saved_by_repetition": Metric(

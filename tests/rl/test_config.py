@@ -15,6 +15,7 @@ from recipes.commands.cli import recipe_config
 from rl.config import Config, RunConfig
 from rl.config_help import describe
 from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate
+from rl.objectives.config import GrpoConfig, MirrorDescentConfig
 from rollout.problems.config import ArithmeticSource, JsonlSource
 
 BASE = RunConfig()
@@ -59,6 +60,23 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("model.base.kind", "foo")], "model.base.kind: 'foo' is none of 'scratch', 'pretrained'"),
         ([("model.base.width", "100")], "model.base: width 100 is not divisible by heads 6"),
         ([("problems.train.kind", "jsonl")], "problems.train.path: a value is required"),
+        (
+            [("learner.objective.kind", "gpro")],
+            "learner.objective.kind: 'gpro' is none of 'mirror_descent', 'reinforce', 'grpo'",
+        ),
+        (
+            [("learner.objective.clip_high", "0.3")],
+            "'learner.objective.clip_high' does not go with the chosen learner.objective.kind",
+        ),
+        (
+            [("learner.objective", "{kind: grpo, tau: 0.1}")],
+            "'learner.objective.tau' does not go with the chosen learner.objective.kind",
+        ),
+        (
+            [("learner.objective.kind", "grpo"), ("learner.objective.clip_hihg", "0.3")],
+            "unknown key 'learner.objective.clip_hihg'; did you mean 'learner.objective.clip_high'?",
+        ),
+        ([("learner.objective.kind", "python")], "learner.objective.path: a value is required"),
         ([("rollout", "3")], "rollout: this is a section; set its keys"),
         (
             [("learner.optimizer.adam_betas", "[0.9, x]")],
@@ -213,6 +231,16 @@ def test_another_kind_drops_the_old_kinds_keys_and_the_order_of_pairs_does_not_m
         assert load(BASE, overrides=order).problems.train == JsonlSource(path="f.jsonl", limit=5)
     in_file = load(BASE, {"problems": {"train": {"kind": "jsonl", "path": "f.jsonl", "limit": 5}}})
     assert in_file.problems.train == JsonlSource(path="f.jsonl", limit=5)
+
+
+def test_an_objective_without_a_kind_is_mirror_descent_as_before_there_was_a_choice() -> None:
+    old = {"learner": {"objective": {"tau": 0.5, "importance": {"cap": 3.0}}}}
+    for config in (load(BASE, old), validate(old), RunConfig.model_validate(old)):
+        assert isinstance(config.learner.objective, MirrorDescentConfig)
+        assert config.learner.objective.tau == 0.5
+        assert "kind: mirror_descent" in dump(config)
+    chosen = load(BASE, old, [("learner.objective.kind", "grpo")]).learner.objective
+    assert chosen == GrpoConfig()  # of another kind nothing is kept
 
 
 def test_choosing_a_plain_kind_keeps_its_sections_other_keys() -> None:
