@@ -57,7 +57,7 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
             "tokens": response.tokens,
             "stop": response.stop,
             "verdict": score.verdict,
-            "score": score.total,
+            "score": score.reward,
             "extracted": _utf8(score.extracted),
             "reason": _utf8(score.reason),
             "fields": dumps(fields, default=str),

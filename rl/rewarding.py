@@ -53,10 +53,10 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
     by_index = dict(zip(graded, lengths, strict=True))
 
     def total(j: int, score: Score) -> float | None:
-        if score.total is None:
+        if score.reward is None:
             return None
         penalty = repetition_penalty if rollouts[j].stop is StopReason.REPETITION else 0.0
-        return score.total + weight * by_index[j] - penalty
+        return score.reward + weight * by_index[j] - penalty
 
     return ScoredGroup(
         group=group.with_rollouts(rollouts),

@@ -41,10 +41,10 @@ def write(path: Path, *rows: dict[str, object]) -> JsonlSource:
 def test_scores(kind: str) -> None:
     right, wrong = wrapped("return n * n + 1", kind), wrapped("return 10", kind)
     score = verify_code(answered(right), reference(kind))
-    assert (score.total, score.parts, score.reason) == (1.0, {"format": 1.0, "tests": 1.0}, "")
+    assert (score.reward, score.parts, score.reason) == (1.0, {"format": 1.0, "tests": 1.0}, "")
     assert score.extracted.strip() == right.strip()
     score = verify_code(answered(wrong), reference(kind))
-    assert (score.total, score.parts["format"]) == (0.0, 1.0)
+    assert (score.reward, score.parts["format"]) == (0.0, 1.0)
     assert 0 < score.parts["tests"] < 1
     assert score.reason.startswith("WA: test 2 of 3: ")
     assert score.extracted.strip() == wrong.strip()

@@ -37,7 +37,7 @@ def sleeper(mark: str) -> str:
 
 
 def test_scores_and_counts(service: JudgeService) -> None:
-    assert [service.judge(text, DOUBLE).total for text in (RIGHT, WRONG, "no program")] == [1.0, 0.0, 0.0]
+    assert [service.judge(text, DOUBLE).reward for text in (RIGHT, WRONG, "no program")] == [1.0, 0.0, 0.0]
     unusable = service.judge(RIGHT, Reference("", "", {}))
     assert not unusable.gradable
     assert "no tests" in unusable.reason
