@@ -17,7 +17,7 @@ from rl.objectives.mirror_descent import advantages
 from rl.record.log import MetricsLog, Timer
 from rl.record.measure import drawn_under, iteration_metrics
 from rl.record.metrics import IterationMetrics
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import Rewarder, ScoredGroup, failures
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals
 from rl.state.journal import Journal
@@ -27,6 +27,9 @@ from rollout.partial import fold
 from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
 from rollout.types import Group, Problem, Rollout, WeightVersion, split
+
+MOST_REASONS = 3
+"""Reasons for which responses were ungradable that an iteration tells, the commonest first."""
 
 
 class Policy(Protocol):
@@ -167,7 +170,11 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
 
     parts.watch.stage("score")
     with timer("score"):
-        scored = parts.rewarder(finished, i)
+        for group in finished:
+            parts.rewarder.submit(group, i)
+        scored = parts.rewarder.collect()
+        for reason, count in failures(scored).most_common(MOST_REASONS):
+            parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
     values = [baselined(item, config) for item in scored]
     with timer("train"):
@@ -188,7 +195,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
         ),
         problems_overlong=len(parts.sampler.overlong),
     )
-    parts.log.write(i, metrics.to_row())
+    parts.log.write(i, metrics.to_row() | parts.rewarder.counts())
     parts.watch.iteration(metrics)
     parts.inspect(metrics)
     totals = add_up(state.totals, scored, groups, published, timer, i)

@@ -42,7 +42,7 @@ from rl.record.log import (
 from rl.record.metrics import IterationMetrics
 from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.record.sinks import SinkError
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import Rewarder, ScoredGroup, build_grader
 from rl.sampling import Sampler, build_sampler
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
@@ -51,6 +51,7 @@ from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
+from rollout.grading import Grading
 from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
@@ -106,7 +107,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config, directory.began_with(config))
         data = Data.of(setup, directory)
-    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on, setup.user_code)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
             complete(setup, directory, summary, stopper)
@@ -192,9 +193,8 @@ class Session:
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
-        self.stack.callback(rewarder.close)
-        self.rewarder = rewarder
+        self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
+        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -317,7 +317,7 @@ class Session:
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
-        answers = evaluate(responder, asks, self.setup.verify, watch=watch)
+        answers = evaluate(responder, asks, self.grading, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
         return result_of(answers, samples)

@@ -97,7 +97,7 @@ def grade(
     found = bare_answer(tail) if bare else _EXTRACT[rule](tail)
     parts = {"format": float(found.marked)}
     if not found.answer:
-        return Score.wrong(found.reason, **parts)
+        return Score.wrong(found.reason, "", **parts)
     score = judge(gold, found.answer, tolerance, timeout_s)
     if (  # "1/2 or 0.5" are one answer; the first that is another ends the comparison
         score.verdict == "wrong"

@@ -17,7 +17,7 @@ import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -181,10 +181,13 @@ class RunDir:
         recorded = _read_info(self.info).get("problems")
         return _recorded(self.config, {"problems": recorded} if recorded else None).problems
 
-    def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
+    def open(
+        self, config: RunConfig, fingerprint: str, heldout: str = "", user_code: Mapping[str, str] | None = None
+    ) -> bool:
         """Create the run, or check that it may be resumed; returns True when resuming.
 
-        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on.
+        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on;
+        ``user_code``: SHA-256 of each file of the user's own that the run calls, by how the configuration names it.
 
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
         configuration or problems differ (the difference is shown).
@@ -201,6 +204,7 @@ class RunDir:
         if self.config.exists():
             self._check_config(config)
             self._check_problems(fingerprint, heldout)
+            self._check_user_code(user_code or {})
             replace_file(self.config, dump(config).encode())
             return True
         # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
@@ -216,6 +220,7 @@ class RunDir:
             "problems_sha256": fingerprint,
             "heldout_sha256": heldout,
             "problems": config.problems.model_dump(mode="json"),
+            "user_code": dict(user_code or {}),
         }
         replace_file(self.info, json.dumps(info, indent=2).encode())
         replace_file(self.config, dump(config).encode())
@@ -260,6 +265,16 @@ class RunDir:
                 f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
                 "problems.heldout, or choose another --run-dir"
             )
+
+    def _check_user_code(self, now: Mapping[str, str]) -> None:
+        """A run is of one reward: what its stored verdicts mean must not change in the middle."""
+        began = _read_info(self.info).get("user_code", {})
+        for spec, digest in now.items():
+            if began.get(spec, digest) != digest:
+                raise RunDirError(
+                    f"{spec} has changed since {self.root} began (sha256 {began[spec][:12]} -> {digest[:12]}); give "
+                    "back its old text, or choose another --run-dir"
+                )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

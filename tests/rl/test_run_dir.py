@@ -100,6 +100,14 @@ def test_changed_problems_are_refused(tmp_path: Path) -> None:
         run.open(RunConfig(), "abd")
 
 
+def test_a_reward_that_has_changed_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    assert run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    with pytest.raises(RunDirError, match=r"/a/mine.py:f has changed since .* began \(sha256 111111111111 -> 2222"):
+        run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "2" * 64})
+
+
 def test_a_directory_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunDirError, match=r"holds no run \(thesis.tex"):
