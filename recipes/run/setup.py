@@ -15,7 +15,15 @@ from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, messages, render_chat
 from rollout.models.templates import check_template
 from rollout.problems.fit import Limits, Screen
-from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.problems.source import (
+    ProblemError,
+    ProblemList,
+    ProblemSource,
+    Procedural,
+    asked,
+    build_source,
+    check_disjoint,
+)
 from rollout.types import Problem
 from rollout.user_code import digest as digest_of
 from rollout.user_reward import GROUP
@@ -104,8 +112,15 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, messages(train[0], problems.instruction, problems.system), {})
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
+    if not isinstance(held_out, ProblemList):
+        check_disjoint(train, ProblemList(chosen, "problems.heldout"))
     screen = Screen(
-        train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out
+        train,
+        renderer(tokenizer, problems),
+        limits,
+        refuses(problems.overlong, train.size is not None),
+        left_out,
+        frozenset(map(asked, chosen)) if train.size is None else frozenset(),
     )
     size = min(train.size or 0, problems.train_size or train.size or 0)
     screen.check(size)
