@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recipes import RECIPES
-from recipes.commands.cli import recipe_config
+from recipes.commands.choose import recipe_config
 from rl.config import Config, RunConfig
 from rl.config_help import describe
 from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate

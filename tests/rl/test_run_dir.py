@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.commands.cli import parser, resolve
+from recipes.commands.choose import resolve
+from recipes.commands.cli import parser
 from rl.config import RunConfig
 from rl.state.run_dir import RunDir, RunDirError, difference
 
