@@ -23,6 +23,7 @@ from recipes.run.launching import Launcher, Machines, launch
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
+from rewards.code.types import SandboxFailure
 from rl import loop
 from rl.config import RunConfig, ScratchModel
 from rl.launch import LaunchError, LearnerDead, check_run_dir
@@ -69,6 +70,7 @@ EXPECTED = (
     StoreError,
     SinkError,
     ReportError,
+    SandboxFailure,
     OSError,
     ValueError,
 )

@@ -41,7 +41,7 @@ RESOURCES = (
             *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
         )
     ),
-    "rollout.max_failures",
+    *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
 )
 """Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
