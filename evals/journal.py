@@ -128,7 +128,7 @@ def score_to_json(score: Score) -> Json:
     """The score as in ``scores.jsonl``."""
     return {
         "verdict": score.verdict,
-        "score": score.total,
+        "score": score.reward,
         "extracted": score.extracted,
         "reason": score.reason,
         "parts": dict(score.parts),
@@ -137,7 +137,7 @@ def score_to_json(score: Score) -> Json:
 
 def score_from_json(row: Json) -> Score:
     """Inverse of ``score_to_json``."""
-    return Score(row["score"], row["parts"], row["reason"], row["extracted"])
+    return Score(row["score"], row["verdict"] == "correct", row["parts"], row["reason"], row["extracted"])
 
 
 def _key(row: Json) -> Key:

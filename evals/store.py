@@ -56,7 +56,7 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
             "tokens": response.tokens,
             "stop": response.stop,
             "verdict": score.verdict,
-            "score": score.total,
+            "score": score.reward,
             "extracted": storable(score.extracted),
             "reason": storable(score.reason),
             "fields": dumps(fields, default=str),

@@ -5,13 +5,13 @@ Where the k1.5 paper gives no value the key's docstring says so and the default 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
 from rl.objectives.config import ChosenObjective, MirrorDescentConfig
-from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
+from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
 from rollout.models.attention import AttentionConfig
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
@@ -209,14 +209,36 @@ class LengthRewardConfig(Config):
 
 
 class RewardConfig(Config):
-    """How finished rollouts are scored."""
+    """How finished rollouts are scored; given as one text it is the ``function``: ``--reward my_file.py:name``."""
 
+    shorthand: ClassVar[str] = "function"
+    function: UserCode | None = None
+    """A reward of your own in place of the problems' verifiers: ``my_file.py:name``, ``package.module:name``, or an
+    entry point of ``k15.rewards``. It takes ``(problem, response)`` and returns a number or a ``Score``, or lists of
+    them from ``(problems, responses)``; ``null``: each problem's own verifier (docs/rewards.md)."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Longest call of ``function``; its responses are ungradable after that."""
+    concurrency: int = Field(64, ge=1)
+    """Calls of an ``async`` function at one time."""
+    truncated: float | None = None
+    """Reward of a response that was cut at the length cap or stopped for repetition, which is never correct; ``null``:
+    what ``function`` says of its text, 0 from verifiers."""
     length: LengthRewardConfig | None = LengthRewardConfig()
     """Length reward; ``null``: none."""
     repetition_penalty: float = Field(0.0, ge=0, le=1)
     """Subtracted from the reward of a rollout that was stopped for repetition."""
     grader_timeout_s: float = Field(GRADER_TIMEOUT_S, gt=0)
     """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
+    judges: int = Field(0, ge=0)
+    """Ray actors that judge programs (verifier ``code``), spread over the cluster; 0: in the run's own process."""
+
+    @model_validator(mode="after")
+    def _one_grader(self) -> Self:
+        if self.function is None and self.truncated is not None:
+            raise ValueError("reward.truncated goes with reward.function; to verifiers a truncated response is wrong")
+        if self.function is not None and self.judges:
+            raise ValueError("reward.judges run the verifier 'code', and reward.function grades in its place")
+        return self
 
 
 class SamplingConfig(Config):
@@ -356,6 +378,8 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf or fake; vllm engines live in Ray actors")
+        if self.ray.in_process and self.reward.judges:
+            raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
         return self

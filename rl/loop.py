@@ -17,7 +17,7 @@ from rl.objectives.protocol import Objective
 from rl.record.log import Evaluation, MetricsLog, Timer
 from rl.record.measure import Iteration, drawn_under, measure
 from rl.record.metrics import Row
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import Rewarder, ScoredGroup, failures
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals
 from rl.state.journal import Journal
@@ -27,6 +27,9 @@ from rollout.partial import fold
 from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
 from rollout.types import Group, Problem, Rollout, WeightVersion, split
+
+MOST_REASONS = 3
+"""Reasons for which responses were ungradable that an iteration tells, the commonest first."""
 
 
 class Policy(Protocol):
@@ -173,7 +176,11 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
 
     parts.watch.stage("score")
     with timer("score"):
-        scored = parts.rewarder(finished, i)
+        for group in finished:
+            parts.rewarder.submit(group, i)
+        scored = parts.rewarder.collect()
+        for reason, count in failures(scored).most_common(MOST_REASONS):
+            parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
     values = [advantages_of(item, parts.objective) for item in scored]
     with timer("train"):
@@ -202,7 +209,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         overlong=len(parts.sampler.overlong),
         seconds=timer.seconds,
     )
-    row = parts.log.write(i, measure(done, config.rollout))
+    row = parts.log.write(i, measure(done, config.rollout) | parts.rewarder.counts())
     parts.watch.iteration(row)
     parts.inspect(row)
     totals = add_up(state.totals, scored, groups, published, timer, i)

@@ -52,8 +52,12 @@ def rollout_to_json(rollout: Rollout) -> Json:
         "segments": [[s.version, list(s.token_ids), list(s.logprobs)] for s in rollout.segments],
         "stop": rollout.stop,
         "failures": rollout.failures,
-        "score": None if score is None else [score.total, dict(score.parts), score.reason, score.extracted],
+        "score": None if score is None else _score_to_json(score),
     }
+
+
+def _score_to_json(score: Score) -> list[Any]:
+    return [score.reward, score.correct, dict(score.parts), score.reason, score.extracted]
 
 
 def rollout_from_json(data: Json) -> Rollout:

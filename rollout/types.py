@@ -123,7 +123,7 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """True when graded fully correct."""
+        """True when graded correct."""
         return self.score is not None and self.score.correct
 
     def append(self, segment: Segment, stop: StopReason | None) -> Rollout:

@@ -120,6 +120,15 @@ def source_of(spec: str, loaded: Any = None) -> tuple[str, bytes]:
         return str(file), b""
 
 
+def digest(spec: str, group: str) -> str:
+    """SHA-256 of the text of the file that ``spec`` leads to, but not of what that imports; empty when there is none.
+
+    Raises ``UserCodeError``.
+    """
+    _, text = source_of(spec, load(spec, group))
+    return hashlib.sha256(text).hexdigest() if text else ""
+
+
 def explain(error: BaseException, file: str) -> str:
     """An exception of user code in one line: ``my_file.py:12: ZeroDivisionError: division by zero``.
 
@@ -128,12 +137,23 @@ def explain(error: BaseException, file: str) -> str:
     """
     if isinstance(error, UserCodeError):
         return str(error)
-    said = one_line(str(error), 300)
-    what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+    what = named(error)
+    if isinstance(error, SyntaxError) and str(error.filename).endswith(".py"):  # not of a text that it parsed
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    return f"{file}:{lines[-1]}: {what}" if lines else f"{file}: {what}"
+    for one in (error, error.__cause__, error.__context__):  # Python itself raises some in the place of others
+        trace = one.__traceback__ if one else None
+        if found := [line for frame, line in walk_tb(trace) if frame.f_code.co_filename == file]:
+            return f"{file}:{found[-1]}: {what}"
+    return f"{file}: {what}"
+
+
+def named(error: BaseException) -> str:
+    """An exception's type and message in one line that steers no terminal."""
+    try:
+        said = one_line(str(error), 300)
+    except Exception:  # noqa: BLE001  a user's exception may not even tell its message
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _run_file(file: Path) -> ModuleType:

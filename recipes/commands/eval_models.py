@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,10 @@ from evals.data import Choice, Loaded, choose
 from evals.votes import same_maths, same_text
 from recipes.commands.eval_options import HELDOUT, EvalError, Options
 from recipes.commands.sample import SampleError, find_model
-from rewards.reference import Reference
-from rewards.score import Score
-from rewards.verify import get_verifier
 from rl.config import RayConfig, RunConfig
 from rollout.config import EngineConfig
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, messages
-from rollout.types import Problem
 
 STALL_S = 900.0
 """Patience with an engine that hands out no token: long prompts take their time on CPUs."""
@@ -105,25 +100,18 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, model.vocabulary, model.path)
     found, _ = choose_heldout(config, build_source(problems.heldout, "heldout"), model.tokenizer, limits)
     source = ProblemList(found, "held-out problems")
-    verify = partial(_verify, timeout_s=config.reward.grader_timeout_s)
     benchmark = Benchmark(
         name=HELDOUT,
         title=f"Held-out problems of {config.recipe}",
         published="The run's own evaluation: same problems, prompts, seeds and engine settings.",
         ask=lambda problem: messages(problem, problems.instruction, "")[0]["content"],
         system=problems.system,
-        verify=verify,
         same=same_maths if source[0].verifier in ("math", "gsm8k") else same_text,
         samples=config.eval.samples,
         temperature=config.eval.temperature,
         max_tokens=config.rollout.max_tokens,
     )
     return benchmark, choose(source, "the run's held-out problems", choice)
-
-
-def _verify(problem: Problem, response: str, timeout_s: float) -> Score:
-    reference = Reference(problem.answer, problem.prompt, problem.extra)
-    return get_verifier(problem.verifier, timeout_s)(response, reference)
 
 
 def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[EngineConfig, RayConfig]:

@@ -16,6 +16,7 @@ from evals.offline import Task
 from evals.prompting import Conversation, Renderer
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
+from rollout.grading import Grader
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
@@ -158,6 +159,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
+    from rl.rewarding import build_grader
     from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
@@ -197,12 +199,23 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             engine.max_model_len,
         )
         first = renderer.text(item.loaded.problems[0])
-        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first)
+        grader = None
+        if benchmark.name == HELDOUT and model.run is not None:
+            grader = build_grader(model.run.reward, on_ray=not ray.in_process)
+        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
 
 
-def _task(item: Item, options: Options, responder: Any, seed: int, identity: dict[str, Any], first_prompt: str) -> Task:
+def _task(
+    item: Item,
+    options: Options,
+    responder: Any,
+    seed: int,
+    identity: dict[str, Any],
+    first_prompt: str,
+    grader: Grader | None = None,
+) -> Task:
     return Task(
         benchmark=item.benchmark,
         loaded=item.loaded,
@@ -212,6 +225,7 @@ def _task(item: Item, options: Options, responder: Any, seed: int, identity: dic
         identity={**identity, "problems": item.loaded.fingerprint},
         first_prompt=first_prompt,
         pass_ks=options.pass_ks,
+        grader=grader,
     )
 
 

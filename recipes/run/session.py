@@ -23,6 +23,7 @@ from recipes.run.launching import Launcher, Machines, launch
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
+from rewards.code.types import SandboxFailure
 from rl import loop
 from rl.config import RunConfig, ScratchModel
 from rl.launch import LaunchError, LearnerDead, check_run_dir
@@ -36,7 +37,7 @@ from rl.record.log import Evaluation, LogError, MetricsLog, find_evaluation, rea
 from rl.record.metrics import Row
 from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.record.sinks import SinkError
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import Rewarder, ScoredGroup, build_grader
 from rl.sampling import Sampler, build_sampler
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
@@ -46,6 +47,7 @@ from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.files import replace_file
+from rollout.grading import Grading
 from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
@@ -63,6 +65,7 @@ EXPECTED = (
     StoreError,
     SinkError,
     ReportError,
+    SandboxFailure,
     OSError,
     ValueError,
 )
@@ -102,7 +105,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         setup = prepare(config, directory.began_with(config))
         data = Data.of(setup, directory)
     objective = build(config.learner.objective, config.rollout.max_tokens)
-    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on, setup.user_code)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
             complete(setup, directory, summary, stopper)
@@ -189,9 +192,8 @@ class Session:
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
-        self.stack.callback(rewarder.close)
-        self.rewarder = rewarder
+        self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
+        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -314,7 +316,7 @@ class Session:
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
-        answers = evaluate(responder, asks, self.setup.verify, watch=watch)
+        answers = evaluate(responder, asks, self.grading, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
         return result_of(answers, samples)

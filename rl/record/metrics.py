@@ -155,6 +155,7 @@ METRICS = {
 
 FAMILIES = {
     "reward/part/": Metric("", "Mean of the part `<name>` of the verifier's score, over the rollouts that have it."),
+    "grader/": Metric("", "What the grader counted in this iteration: calls, failures, seconds (`docs/rewards.md`)."),
     "objective/": Metric("", "What an objective of one's own reports under `<name>`."),
 }
 """Metrics whose names are not known beforehand, by prefix."""

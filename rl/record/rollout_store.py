@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),  # response tokens
         ("stop", pa.string()),  # eos, length, repetition, aborted
         ("correct", pa.bool_()),  # null: ungradable or never graded
-        ("score", pa.float64()),  # verifier's total in [0, 1]; null: ungradable or never graded
+        ("score", pa.float64()),  # the grader's reward, before length and penalties; null: ungradable or never graded
         ("score_parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
         ("reason", pa.string()),  # why wrong or ungradable
         ("extracted", pa.string()),  # answer read out of the response
@@ -162,7 +162,7 @@ def _row(
         "length": rollout.length,
         "stop": rollout.stop,
         "correct": score.correct if score and score.gradable else None,
-        "score": score.total if score else None,
+        "score": score.reward if score else None,
         "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],
         "reason": storable(score.reason) if score else "",
         "extracted": storable(score.extracted) if score else "",

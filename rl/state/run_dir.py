@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -42,7 +42,7 @@ RESOURCES = (
             *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
         )
     ),
-    "rollout.max_failures",
+    *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
 )
 """Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
@@ -182,10 +182,13 @@ class RunDir:
         recorded = _read_info(self.info).get("problems")
         return _recorded(self.config, {"problems": recorded} if recorded else None).problems
 
-    def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
+    def open(
+        self, config: RunConfig, fingerprint: str, heldout: str = "", user_code: Mapping[str, str] | None = None
+    ) -> bool:
         """Create the run, or check that it may be resumed; returns True when resuming.
 
-        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on.
+        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on;
+        ``user_code``: SHA-256 of each file of the user's own that the run calls, by how the configuration names it.
 
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
         configuration or problems differ (the difference is shown).
@@ -202,6 +205,7 @@ class RunDir:
         if self.config.exists():
             self._check_config(config)
             self._check_problems(fingerprint, heldout)
+            self._check_user_code(user_code or {})
             replace_file(self.config, dump(config).encode())
             return True
         # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
@@ -217,6 +221,7 @@ class RunDir:
             "problems_sha256": fingerprint,
             "heldout_sha256": heldout,
             "problems": config.problems.model_dump(mode="json"),
+            "user_code": dict(user_code or {}),
         }
         replace_file(self.info, json.dumps(info, indent=2).encode())
         replace_file(self.config, dump(config).encode())
@@ -261,6 +266,16 @@ class RunDir:
                 f"{self.root}: other held-out problems than before would judge the run; give back the keys of "
                 "problems.heldout, or choose another --run-dir"
             )
+
+    def _check_user_code(self, now: Mapping[str, str]) -> None:
+        """A run is of one reward: what its stored verdicts mean must not change in the middle."""
+        began = _read_info(self.info).get("user_code", {})
+        for spec, digest in now.items():
+            if began.get(spec, digest) != digest:
+                raise RunDirError(
+                    f"{spec} has changed since {self.root} began (sha256 {began[spec][:12]} -> {digest[:12]}); give "
+                    "back its old text, or choose another --run-dir"
+                )
 
     def lock(self) -> AbstractContextManager[None]:
         """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""

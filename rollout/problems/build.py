@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
+from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, PythonSource, Source
 from rollout.problems.source import Generator, ProblemError, ProblemSource, Procedural, Split
 
 
@@ -34,4 +34,8 @@ def build_source(config: Source, split: Split) -> ProblemSource:
         from rollout.problems.hub import load_hub
 
         return load_hub(config)
+    if isinstance(config, PythonSource):
+        from rollout.problems.user import load_user
+
+        return load_user(config, split)
     return Procedural(build_generator(config), split)

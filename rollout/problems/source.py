@@ -58,6 +58,8 @@ class Procedural:
 
     generator: Generator
     split: Split
+    identity: str = ""
+    """What tells the generator from another; empty: its ``repr``."""
 
     @property
     def size(self) -> None:
@@ -67,7 +69,7 @@ class Procedural:
     @property
     def fingerprint(self) -> str:
         """Name, fields and split of the generator."""
-        return hashlib.sha256(f"{self.generator!r}/{self.split}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.identity or repr(self.generator)}/{self.split}".encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Problem:
         return self.generator.problem(index, self.split)
@@ -128,16 +130,17 @@ class ProblemList(Sequence[Problem]):
         return self._problems[index]
 
 
+def asked(problem: Problem) -> str:
+    """A problem's text up to case and white space."""
+    return " ".join(problem.prompt.casefold().split())
+
+
 def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:
     """Raises ``ProblemError`` when two finite sources share a problem, by its text up to case and white space."""
     if not isinstance(train, ProblemList) or not isinstance(heldout, ProblemList):
-        return  # procedural splits are disjoint by construction, and a file shares nothing with a generator
-
-    def text(problem: Problem) -> str:
-        return " ".join(problem.prompt.casefold().split())
-
-    known = {text(problem): problem.id for problem in train}
-    shared = [problem.id for problem in heldout if text(problem) in known]
+        return  # what is shared with a stream is left out as it comes (``rollout.problems.fit.Screen``)
+    known = {asked(problem) for problem in train}
+    shared = [problem.id for problem in heldout if asked(problem) in known]
     if shared:
         raise ProblemError(
             f"{len(shared)} of {len(heldout)} held-out problems of {heldout.origin} are also training problems of "

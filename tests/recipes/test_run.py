@@ -209,9 +209,9 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
         raise Killed
 
     with monkeypatch.context() as patch:
-        original = recipes_run.Rewarder.__call__
+        original = recipes_run.Rewarder.submit
         patch.setattr(
-            recipes_run.Rewarder, "__call__", lambda self, groups, i: killed() if i == 2 else original(self, groups, i)
+            recipes_run.Rewarder, "submit", lambda self, group, i: killed() if i == 2 else original(self, group, i)
         )
         with pytest.raises(Killed):
             run(tiny(), folder)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recipes import RECIPES
-from recipes.commands.cli import recipe_config
+from recipes.commands.choose import recipe_config
 from rl.config import Config, RunConfig
 from rl.config_help import describe
 from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate
@@ -122,6 +122,11 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
         ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
         ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf or fake"),
+        ([("reward", "a/mine:f")], "reward.function: 'a/mine:f' is no user code; write FILE.py:NAME"),
+        ([("reward", "a.py:f"), ("reward.function", "b.py:f")], "both set reward.function, to different values"),
+        ([("reward.truncated", "-1")], "reward: reward.truncated goes with reward.function"),
+        ([("reward.judges", "2"), ("reward", "a.py:f")], "reward: reward.judges run the verifier 'code'"),
+        ([("rollout", "a.py:f")], "rollout: this is a section; set its keys"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], line: str) -> None:
@@ -130,6 +135,23 @@ def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], 
     assert len(caught.value.lines) == 1
     assert line in caught.value.lines[0]
     assert "\n" not in caught.value.lines[0]
+
+
+def test_one_text_for_the_reward_is_its_function_and_the_other_keys_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = load(BASE, overrides=[("reward.length.weight", "0.5")])
+    for config in (
+        load(base, overrides=[("reward", "mine.py:f")]),
+        load(base, {"reward": "mine.py:f"}),
+        load(base, overrides=[("reward", "mine.py:f"), ("reward.timeout_s", "60")]),
+        load(base, overrides=[("reward.function", "./mine.py:f")]),
+    ):
+        assert config.reward.function == f"{tmp_path}/mine.py:f", "recorded absolute"
+        assert config.reward.length == base.reward.length
+    assert load(BASE, overrides=[("reward", "some.module:f")]).reward.function == "some.module:f"
+    assert load(BASE, overrides=[("reward", "brevity")]).reward.function == "brevity"
 
 
 def test_an_unknown_key_in_a_file_is_refused_with_a_suggestion() -> None:

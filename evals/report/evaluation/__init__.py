@@ -72,7 +72,7 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
         "response": clip(response.text, limit),
         "extracted": clip(score.extracted, 2000),
         "verdict": score.verdict,
-        "score": score.total,
+        "score": score.reward,
         "parts": dict(score.parts),
         "reason": clip(score.reason or response.error, 400),
         "stop": response.stop,

@@ -53,7 +53,7 @@ def outcome(correct: bool | None, score: float | None) -> str:
         return "ungraded"
     if correct:
         return "right"
-    return "partly" if score else "wrong"
+    return "partly" if score is not None and score > 0 else "wrong"
 
 
 def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
