@@ -124,7 +124,7 @@ def points_of(rows: Sequence[dict[str, Any]], ended: Sequence[float]) -> tuple[P
     points: list[Point] = []
     evaluated, samples, tokens = 0.0, 0, 0
     for row, end in zip(rows, ended, strict=False):
-        evaluated += row["time/eval"] or 0.0
+        evaluated += row.get("time/eval", 0.0)
         samples += row["rollouts/finished"]
         tokens += row["tokens/trained"]
         began = ended[0] - rows[0]["time/total"]

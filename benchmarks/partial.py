@@ -149,7 +149,7 @@ def row_of(done: Trained) -> dict[str, Any]:
     """The measurements of one run."""
     rows = read_metrics(done.run_dir)
     seconds = {
-        phase: round(sum(row[f"time/{phase}"] or 0.0 for row in rows), 1)
+        phase: round(sum(row.get(f"time/{phase}", 0.0) for row in rows), 1)
         for phase in ("publish", "generate", "score", "train")
     }
     last = done.curve.points[-1]
@@ -162,7 +162,7 @@ def row_of(done: Trained) -> dict[str, Any]:
         "trained_tokens": last.tokens,
         "sampled_tokens": sum(row["tokens/sampled"] for row in rows),
         "samples_per_iteration": round(last.samples / len(done.curve.points), 1),
-        "versions_max": max(row["rollouts/versions_max"] or 0 for row in rows),
+        "versions_max": max(row.get("rollouts/versions_max", 0) for row in rows),
         "dropped_old": sum(row["rollouts/dropped_old"] for row in rows),
         "lengths": lengths(done.run_dir),
         "learning": learning(done.curve),

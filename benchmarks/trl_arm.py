@@ -112,6 +112,7 @@ def run(settings: Settings, result: Path) -> None:
     from recipes.run.setup import prepare
     from rl.config import RunConfig
     from rl.config_io import load, read_file
+    from rollout.grading import by_name
 
     config = load(RunConfig(), read_file(Path(settings.config)), [])
     setup = prepare(config)
@@ -126,7 +127,7 @@ def run(settings: Settings, result: Path) -> None:
             return 0.0  # truncated is wrong, as in k15
         problem = known[problem_id]
         text = setup.transcript.graded(setup.render(problem).token_ids, token_ids)
-        return float(setup.verify(problem, text).correct)
+        return float(by_name(problem, text).correct)
 
     def reward(problem_id: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         notes.samples += len(completion_ids)

@@ -21,6 +21,7 @@ import torch
 from benchmarks.zoo_models import MODELS, PAGE, VOCABULARY, WINDOW, Model, page, save
 from rl.config import RunConfig
 from rl.learner.host import LearnerHost
+from rl.learner.spec import LearnerSpec, Receivers
 from rollout.engine import EngineError
 from rollout.engines.actor import build_engine
 from rollout.pool.pool import Pool
@@ -50,6 +51,11 @@ def config_of(path: Path, kind: str) -> RunConfig:
     )
 
 
+def learner_of(config: RunConfig, path: Path) -> LearnerHost:
+    """In this process."""
+    return LearnerHost(LearnerSpec.of(config), path, Receivers.of(config, "local"))
+
+
 class Refused(RuntimeError):
     """The engine cannot serve the model, or computes something else, before anything is spent."""
 
@@ -59,7 +65,7 @@ class Session:
 
     def __init__(self, path: Path, kind: str) -> None:
         self.config = config_of(path, kind)
-        self.host = LearnerHost(self.config, path, "local")
+        self.host = learner_of(self.config, path)
         engine, attention = self.config.engine, self.config.model.attention
         self.pool = Pool(
             lambda _: build_engine(str(path), engine, 0, attention), engine, self.config.rollout, (2,), seed=1
@@ -76,7 +82,7 @@ class Session:
         """Sample a segment of every rollout and train on it; rewards are made up, and differ within a group."""
         grown = self.pool.extend(groups, version)
         stats = self.host.train(grown, [[1.0, -1.0, 0.5, -0.5] for _ in grown], version)
-        self.gap = max(self.gap, stats.gap_max)
+        self.gap = max(self.gap, stats.metrics["gap/max"])
         return grown
 
 
@@ -128,10 +134,10 @@ def train(path: Path, kind: str, scratch: Path) -> float:
         run.host.save(scratch / "checkpoint")
         run.host.export(scratch / "export")
         gap, config = run.gap, run.config
-    resumed = LearnerHost(config, path, "local")
+    resumed = learner_of(config, path)
     resumed.load(scratch / "checkpoint")
     assert resumed.score(probe) == scores, "a resumed learner computes something else"
-    reloaded = LearnerHost(config, scratch / "export", "local")
+    reloaded = learner_of(config, scratch / "export")
     assert reloaded.score(probe) == scores, "the exported model computes something else"
     return gap
 

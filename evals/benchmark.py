@@ -6,11 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evals.evaluate import Verify
 from evals.votes import Same, same_maths
-from rewards.reference import Reference
-from rewards.score import Score
-from rewards.verify import get_verifier
+from rollout.grading import Verify, by_name
 from rollout.problems.config import HubSource
 from rollout.types import Problem
 
@@ -29,12 +26,6 @@ def plain(problem: Problem) -> str:
 def followed_by(instruction: str) -> Callable[[Problem], str]:
     """An ``ask``: the problem, an empty line, the instruction."""
     return lambda problem: f"{problem.prompt}\n\n{instruction}"
-
-
-def by_name(problem: Problem, response: str) -> Score:
-    """The verdict of the verifier that the problem names."""
-    reference = Reference(problem.answer, problem.prompt, problem.extra)
-    return get_verifier(problem.verifier)(response, reference)
 
 
 @dataclass(frozen=True)

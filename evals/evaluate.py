@@ -1,13 +1,12 @@
 """From problems to graded answers: the one path that evaluation takes, in the loop and offline [2501.12599 §3.1].
 
-    asks  ->  responder (pool, endpoint or given responses)  ->  record  ->  graders  ->  record  ->  answers
+    asks  ->  responder (pool, endpoint or given responses)  ->  record  ->  grader  ->  record  ->  answers
 
-Grading runs on threads of its own while the responder goes on, so engines do not wait for graders.
+Grading goes on beside the responder, so engines do not wait for graders.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +16,13 @@ from typing import Protocol
 
 from rewards.score import Score
 from rewards.stats import Estimate, bootstrap_ci, mean_ci
-from rollout.grading import verdict
+from rollout.grading import Answered, Grading
 from rollout.seeds import seed_of
 from rollout.types import Problem, StopReason
 
-GRADERS = max(4, len(os.sched_getaffinity(0)))
-"""Grading threads; graders of maths and code wait on worker processes."""
+AT_ONCE = 64
+"""Responses that the grader is given at one time."""
 
-Verify = Callable[[Problem, str], Score]
-"""``(problem, response text) -> Score``."""
 Key = tuple[str, int]
 """Problem id and number of the sample."""
 
@@ -123,7 +120,11 @@ def asks_of(problems: Sequence[Problem], samples: int, seed: int) -> list[Ask]:
 
 
 def evaluate(
-    responder: Responder, asks: Sequence[Ask], verify: Verify, record: Record | None = None, watch: Watch | None = None
+    responder: Responder,
+    asks: Sequence[Ask],
+    grading: Grading,
+    record: Record | None = None,
+    watch: Watch | None = None,
 ) -> list[Answer]:
     """One graded answer per ask, in order. What ``record`` holds is neither drawn nor graded again.
 
@@ -140,7 +141,7 @@ def evaluate(
         known = scores.get(ask.key) if ask.key in responses else None
         if known and not known.gradable:
             known = None
-        score = known or verdict(response.stop, lambda: verify(ask.problem, response.text))
+        score = known or grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()[0]
         if record and not known:
             record.keep_score(ask.key, score)
         answer = Answer(ask.problem, ask.sample, response, score)
@@ -148,7 +149,7 @@ def evaluate(
             watch.on_answer(answer)
         return answer
 
-    graders = ThreadPoolExecutor(GRADERS, thread_name_prefix="grade")
+    graders = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="graded")
 
     def done(ask: Ask, response: Response) -> None:
         if ask.key in graded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,10 @@ from evals.evaluate import Answer, Ask, Responder, Response, Watch, evaluate
 from evals.journal import opened
 from evals.results import BenchmarkResult, Context, Speed, measure
 from evals.view import EvalView
+from rollout.grading import Grader, Grading, VerifierGrader
 
+GRADERS = max(4, len(os.sched_getaffinity(0)))
+"""Verifiers at work at one time: nothing else wants the processors when responses are given."""
 BusySeconds = Callable[[], tuple[float, int]]
 """Engine seconds with work so far, over all engines, and how many engines there are."""
 
@@ -36,6 +40,8 @@ class Task:
     first_prompt: str = ""
     pass_ks: tuple[int, ...] = ()
     busy: BusySeconds | None = None
+    grader: Grader | None = None
+    """Judges in place of the benchmark's ``verify``: a run's own grader."""
 
 
 def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Answer]]:
@@ -46,7 +52,8 @@ def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Ans
         on_record = sum(key in wanted for key in record.responses) if record else 0
         view = stack.enter_context(EvalView(task.benchmark.title, len(task.asks), on_record))
         clock = Clock(view.watch, task.busy)
-        answers = evaluate(task.responder, task.asks, task.benchmark.verify, record, clock.watch)
+        grading = stack.enter_context(Grading(task.grader or VerifierGrader(task.benchmark.verify, GRADERS)))
+        answers = evaluate(task.responder, task.asks, grading, record, clock.watch)
     context = Context(
         benchmark=task.benchmark,
         origin=task.loaded.origin,

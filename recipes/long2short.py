@@ -33,7 +33,7 @@ def config() -> ShortenConfig:
         run=quickstart(),
         sample=SampleConfig(problems=256, n=8),
         rejection=FineTuneConfig(epochs=2, batch_tokens=1500, lr=1e-3),
-        dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32, micro_batch_pairs=32),
+        dpo=DpoConfig(beta=1.0, lr=5e-5, batch_pairs=32),
         rl=SecondPhaseConfig(
             iterations=40,
             max_tokens=160,

@@ -15,7 +15,6 @@ from rl.config import (
     LearnerConfig,
     LengthRewardConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     ProblemsConfig,
     PromiseConfig,
@@ -26,6 +25,7 @@ from rl.config import (
     WarmupConfig,
     WarmupStage,
 )
+from rl.objectives.config import MirrorDescentConfig
 from rollout.problems.config import ArithmeticSource
 
 DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU, in about five minutes"
@@ -59,7 +59,7 @@ def config() -> RunConfig:
         learner=LearnerConfig(
             updates=4,
             optimizer=OptimizerConfig(kind="muon", lr=3e-4, weight_decay=0.01),
-            objective=ObjectiveConfig(tau=0.05),
+            objective=MirrorDescentConfig(tau=0.05),
         ),
         reward=RewardConfig(length=LengthRewardConfig(weight=0.2, start_iteration=17)),
         eval=EvalConfig(every=10, samples=2),

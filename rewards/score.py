@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,14 +14,17 @@ on the same response."""
 
 @dataclass(frozen=True)
 class Score:
-    """What a verifier says of one response.
+    """What a grader says of one response.
 
     There are three outcomes: right, wrong and *ungradable*. Ungradable means that the grader failed, not the
-    response: such a rollout is masked and counted, and never becomes reward 0 (invariant 3).
+    response: such a rollout is masked and counted, and never becomes reward 0 (invariant 3). Training maximises
+    ``reward``; accuracy, votes and the length reward go by ``correct``.
     """
 
-    total: float | None
-    """Reward in [0, 1]; ``None`` exactly when ungradable."""
+    reward: float | None
+    """Any finite number; ``None`` exactly when ungradable. Our verifiers give 1 to right answers and 0 to others."""
+    correct: bool = False
+    """Whether the response solves the problem; never when ungradable."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named parts for the report, e.g. ``{"answer": 1.0, "format": 1.0}``; never summed implicitly."""
     reason: str = ""
@@ -29,35 +33,37 @@ class Score:
     """The answer that was read out of the response, as text; empty when none was found."""
 
     def __post_init__(self) -> None:
-        if self.total is not None and not 0.0 <= self.total <= 1.0:
-            raise ValueError(f"Score.total is {self.total}; it must lie in [0, 1] (or be None: ungradable)")
+        if self.reward is not None and not math.isfinite(self.reward):
+            raise ValueError(f"Score.reward is {self.reward}; it must be a finite number (or None: ungradable)")
+        if self.correct not in (True, False):
+            raise ValueError(f"Score.correct is {self.correct!r}; it must be True or False")
+        if self.correct and self.reward is None:
+            raise ValueError("Score: a response without a reward is ungradable and cannot be correct")
+        for name, value in self.parts.items():
+            if not math.isfinite(value):
+                raise ValueError(f"Score.parts: {name!r} is {value}; parts must be finite numbers")
 
     @property
     def verdict(self) -> str:
-        """``correct``, ``wrong`` (anything short of the full reward) or ``ungradable``."""
-        return "ungradable" if self.total is None else "correct" if self.total == 1.0 else "wrong"
+        """``correct``, ``wrong`` or ``ungradable``."""
+        return "ungradable" if self.reward is None else "correct" if self.correct else "wrong"
 
     @property
     def gradable(self) -> bool:
         """False when the grader failed on this response."""
-        return self.total is not None
-
-    @property
-    def correct(self) -> bool:
-        """True when the response earned the full reward."""
-        return self.total == 1.0
+        return self.reward is not None
 
     @classmethod
     def right(cls, extracted: str = "", **parts: float) -> Score:
-        """A fully correct response."""
-        return cls(1.0, parts, "", extracted)
+        """A correct response, reward 1."""
+        return cls(1.0, True, parts, "", extracted)
 
     @classmethod
     def wrong(cls, reason: str, extracted: str = "", **parts: float) -> Score:
-        """A gradable response that is not correct."""
-        return cls(0.0, parts, reason, extracted)
+        """A gradable response that is not correct, reward 0."""
+        return cls(0.0, False, parts, reason, extracted)
 
     @classmethod
     def ungradable(cls, reason: str, extracted: str = "") -> Score:
         """The grader itself failed (time-out, crash, unusable reference): no reward, masked and counted."""
-        return cls(None, {}, reason, extracted)
+        return cls(None, False, {}, reason, extracted)

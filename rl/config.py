@@ -5,12 +5,13 @@ Where the k1.5 paper gives no value the key's docstring says so and the default 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
-from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig
+from rl.objectives.config import ChosenObjective, MirrorDescentConfig
+from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
 from rollout.models.attention import AttentionConfig
 from rollout.models.framing import Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
@@ -156,28 +157,6 @@ class WarmupConfig(WarmupStage):
         return (self, *self.then)
 
 
-class ImportanceConfig(Config):
-    """Truncated importance weights min(cap, pi_i / mu): engine and learner never have quite the same policy."""
-
-    cap: float = Field(2.0, ge=1)
-    """Largest weight; 2 is what the field uses."""
-    level: Literal["token", "sequence"] = "token"
-    """``token``: each token by its own ratio. ``sequence``: by the response's; unbiased below the cap, more noise."""
-
-
-class ObjectiveConfig(Config):
-    """The k1.5 policy loss [2501.12599 §2.3]."""
-
-    tau: float = Field(0.01, gt=0)
-    """KL strength; not published, 0.01 is what third parties use."""
-    baseline: Literal["mean", "exp_mean"] = "mean"
-    """``mean``: the group's mean reward (the paper's). ``exp_mean``: tau log mean exp(r / tau), the exact form."""
-    length_norm: Literal["none", "response", "max_tokens"] = "max_tokens"
-    """Divide each sequence's loss by nothing (the paper), by its own length, or by ``rollout.max_tokens``."""
-    importance: ImportanceConfig | None = None
-    """Weigh the gradient for what sampled the tokens; ``null``: not. For coarse engines, or ``loss_on: all``."""
-
-
 class OptimizerConfig(Config):
     """Muon for matrices, AdamW for the rest [2502.16982 §2.2, §2.1]."""
 
@@ -213,13 +192,21 @@ class LearnerConfig(Config):
     """One iteration's training."""
 
     updates: int = Field(2, ge=1)
-    """Optimiser steps per iteration; from the second on the samples are off-policy and tau acts [2501.12599 §2.3.2]."""
+    """Optimiser steps per iteration; from the second on the samples are off-policy: tau and clips act
+    [2501.12599 §2.3.2]."""
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Tokens per forward pass; changes memory, never the result."""
     timeout_s: float = Field(3600.0, gt=0)
     """Limit for one call to the learner (an iteration's training, a checkpoint); then it counts as dead."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ChosenObjective = MirrorDescentConfig()
+    """What is minimised (``docs/objectives.md``)."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _kind(cls, value: Any) -> Any:
+        """Files from before there was a choice name no kind."""
+        return {"kind": "mirror_descent", **value} if isinstance(value, dict) else value
 
 
 class LengthRewardConfig(Config):
@@ -232,14 +219,36 @@ class LengthRewardConfig(Config):
 
 
 class RewardConfig(Config):
-    """How finished rollouts are scored."""
+    """How finished rollouts are scored; given as one text it is the ``function``: ``--reward my_file.py:name``."""
 
+    shorthand: ClassVar[str] = "function"
+    function: UserCode | None = None
+    """A reward of your own in place of the problems' verifiers: ``my_file.py:name``, ``package.module:name``, or an
+    entry point of ``k15.rewards``. It takes ``(problem, response)`` and returns a number or a ``Score``, or lists of
+    them from ``(problems, responses)``; ``null``: each problem's own verifier (docs/rewards.md)."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Longest call of ``function``; its responses are ungradable after that."""
+    concurrency: int = Field(64, ge=1)
+    """Calls of an ``async`` function at one time."""
+    truncated: float | None = None
+    """Reward of a response that was cut at the length cap or stopped for repetition, which is never correct; ``null``:
+    what ``function`` says of its text, 0 from verifiers."""
     length: LengthRewardConfig | None = LengthRewardConfig()
     """Length reward; ``null``: none."""
     repetition_penalty: float = Field(0.0, ge=0, le=1)
     """Subtracted from the reward of a rollout that was stopped for repetition."""
     grader_timeout_s: float = Field(GRADER_TIMEOUT_S, gt=0)
     """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
+    judges: int = Field(0, ge=0)
+    """Ray actors that judge programs (verifier ``code``), spread over the cluster; 0: in the run's own process."""
+
+    @model_validator(mode="after")
+    def _one_grader(self) -> Self:
+        if self.function is None and self.truncated is not None:
+            raise ValueError("reward.truncated goes with reward.function; to verifiers a truncated response is wrong")
+        if self.function is not None and self.judges:
+            raise ValueError("reward.judges run the verifier 'code', and reward.function grades in its place")
+        return self
 
 
 class SamplingConfig(Config):
@@ -379,6 +388,8 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
+        if self.ray.in_process and self.reward.judges:
+            raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
         return self

@@ -6,7 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -23,6 +23,8 @@ def type_text(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return type_text(parts[0])
     if get_origin(annotation) is tuple:
         return f"list of {type_text(parts[0])}" if Ellipsis in parts else f"[{', '.join(map(type_text, parts))}]"
     if get_origin(annotation) is dict:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -95,7 +95,9 @@ def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
-    """One line on a key that does not exist, with the nearest one that does."""
+    """One line on a key that does not exist, with the one that took its place or the nearest one that does."""
+    if path in cls.MOVED:
+        return f"'{path}' has moved: set {cls.MOVED[path]}"
     known = list(dict.fromkeys(paths(cls)))
     parent = path.rpartition(".")[0]
     if parent in known and not any(key.startswith(parent + ".") for key in known):
@@ -110,9 +112,10 @@ def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
 def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
     """``base`` with the values of ``update``, section by section; one of another ``kind`` starts from its defaults."""
     merged = dict(base)
-    for key, value in update.items():
+    for key, given in update.items():
         old = merged.get(key)
         choices = sections(cls.model_fields[key].annotation) if key in cls.model_fields else {}
+        value = spelled_out(choices, given)
         if choices and isinstance(value, Mapping) and isinstance(old, Mapping):
             section = choices.get("") or choices.get(str(value.get("kind", old.get("kind"))))
             same_kind = "" in choices or value.get("kind", old.get("kind")) == old.get("kind")
@@ -120,6 +123,12 @@ def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
+    """``value`` itself; ``{key: value}`` for a text in the place of a section with a ``shorthand`` key."""
+    shorthand = choices[""].shorthand if "" in choices and isinstance(value, str) else ""
+    return {shorthand: value} if shorthand else value
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -157,6 +166,8 @@ def takes(annotation: Any) -> set[type]:
     """The plain types of values that an annotation allows; ``object`` stands for anything but text and ``null``."""
     if annotation is str or annotation is NoneType:
         return {annotation}
+    if get_origin(annotation) is Annotated:
+        return takes(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if get_origin(annotation) in (Union, UnionType):
@@ -181,6 +192,11 @@ def value_of(path: str, text: str, cls: type[Config]) -> Any:
             return text
         raise ConfigError(f"--{path}: '{text}' is not a YAML value (quote it?)") from error
     return value if not is_text or isinstance(value, str) else text
+
+
+def _section_value(path: str, value: Any, cls: type[Config]) -> Any:
+    choices = [sections(annotation) for annotation in types_of(cls, path)]
+    return spelled_out(choices[0], value) if len(choices) == 1 else value
 
 
 def check_agreement(overrides: Sequence[tuple[str, Any]], cls: type[Config]) -> None:
@@ -223,7 +239,7 @@ def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]]
     unknown = [unknown_key(path, cls) for path, _ in overrides if path not in known]
     if unknown:
         raise ConfigError(*unknown)
-    values = [(path, value_of(path, text, cls)) for path, text in overrides]
+    values = [(path, _section_value(path, value_of(path, text, cls), cls)) for path, text in overrides]
     check_agreement(values, cls)
     tree = merge(cls, base.model_dump(), file or {})
     for path, value in sorted(values, key=lambda pair: not pair[0].endswith(".kind")):

@@ -10,10 +10,10 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rl.config import RunConfig
 from rl.stop import Interrupted
@@ -22,13 +22,14 @@ from rollout.engines.guard import Guard
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
+    import torch
     from ray.util.placement_group import PlacementGroup
 
-    from rl.learner.learner import IterationStats
+    from rl.learner.batch import Batch
+    from rl.learner.spec import LearnerSpec
+    from rl.learner.stats import IterationStats, Step
+    from rl.objectives.protocol import Objective
     from rl.warmup import Pair
-
-T = TypeVar("T")
-
 
 STARTS = 3
 """Attempts at a local cluster. Ray gives its processes 30 s to come up and has no setting for it; beside other work on
@@ -213,9 +214,11 @@ def memory_use(message: str) -> str:
 class RayPolicy:
     """The learner in its actor, as ``rl.loop.Policy``. Every call has a limit and a named error."""
 
-    def __init__(self, actor: Any, timeout_s: float) -> None:
+    def __init__(self, actor: Any, timeout_s: float, start_timeout_s: float) -> None:
         self.actor = actor
         self.timeout_s = timeout_s
+        self.start_timeout_s = start_timeout_s
+        """Limit for loading a model."""
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Run ``method`` in the actor and wait for its result.
@@ -250,8 +253,16 @@ class RayPolicy:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)
 
+    def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("step", batch, objective, lr)
+
+    def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("logprobs", batch, objective)
+
     def load(self, folder: Path) -> None:
-        """See ``rl.warmup.Trainee``."""
+        """See ``rl.planned.Kept``."""
         self.call("load", folder)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
@@ -262,20 +273,9 @@ class RayPolicy:
         """See ``rl.loop.Policy``."""
         self.call("save", folder)
 
-    def replace(self, config: RunConfig, model_path: Path | str) -> None:
+    def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """See ``rl.learner.host.LearnerHost``."""
-        self.call("replace", config, model_path, timeout_s=config.engine.start_timeout_s)
-
-    def stream(self, steps: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
-        """See ``rl.learner.host.LearnerHost``; hands out each item as it comes, however long that takes.
-
-        Raises ``LearnerDead`` when the actor is gone; exceptions of ``steps`` itself arrive as they are.
-        """
-        import ray
-
-        with _named_failures("a training"):
-            for item in self.actor.stream.options(num_returns="streaming").remote(steps, *args):
-                yield ray.get(item)
+        self.call("replace", spec, model_path, timeout_s=self.start_timeout_s)
 
 
 @contextmanager
@@ -324,11 +324,13 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     import ray
 
     from rl.learner.host import LearnerHost
+    from rl.learner.spec import LearnerSpec, Receivers
 
     options = _learner_options(config, group)
-    actor = ray.remote(LearnerHost).options(**options).remote(config, model_path, weight_backend(config))
-    policy = RayPolicy(actor, config.learner.timeout_s)
-    policy.call("ready", timeout_s=config.engine.start_timeout_s)
+    receivers = Receivers.of(config, weight_backend(config))
+    actor = ray.remote(LearnerHost).options(**options).remote(LearnerSpec.of(config), model_path, receivers)
+    policy = RayPolicy(actor, config.learner.timeout_s, config.engine.start_timeout_s)
+    policy.call("ready", timeout_s=policy.start_timeout_s)
     return policy
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rl.config import RunConfig
-from rl.learner.learner import IterationStats
-from rl.objectives.mirror_descent import advantages
-from rl.record.log import MetricsLog, Timer
-from rl.record.measure import drawn_under, iteration_metrics
-from rl.record.metrics import IterationMetrics
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.learner.stats import IterationStats
+from rl.objectives.protocol import Objective
+from rl.record.log import Evaluation, MetricsLog, Timer
+from rl.record.measure import Iteration, drawn_under, measure
+from rl.record.metrics import Row
+from rl.rewarding import Rewarder, ScoredGroup, failures
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals
 from rl.state.journal import Journal
@@ -27,6 +27,9 @@ from rollout.partial import fold
 from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
 from rollout.types import Group, Problem, Prompt, Rollout, WeightVersion, split
+
+MOST_REASONS = 3
+"""Reasons for which responses were ungradable that an iteration tells, the commonest first."""
 
 
 class Policy(Protocol):
@@ -41,7 +44,7 @@ class Policy(Protocol):
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """One iteration: freeze the reference, reset the optimiser, a few mirror-descent steps. [groups][k]."""
+        """One iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
 
     def save(self, folder: Path) -> None:
         """Weights, optimiser and RNG into an existing directory."""
@@ -67,8 +70,8 @@ class Sampler(Protocol):
 class Watcher(Progress, Protocol):
     """The live view."""
 
-    def iteration(self, metrics: IterationMetrics) -> None:
-        """An iteration is complete."""
+    def iteration(self, row: Row) -> None:
+        """An iteration is complete; its metrics by name."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,18 @@ class Parts:
     pool: Pool
     sampler: Sampler
     rewarder: Rewarder
+    objective: Objective
+    """From a group's rewards to advantages; the learner has the same."""
     render: Callable[[Problem], Prompt]
     probe: Callable[[], list[list[int]]]
     """Token sequences on which engine and learner must agree after each publish."""
-    evaluate: Callable[[int], None]
+    evaluate: Callable[[int], Evaluation]
     """Held-out evaluation at the start of an iteration, under the weights just published."""
     journal: Journal
     log: MetricsLog
     store: Callable[[int, Sequence[ScoredGroup], Mapping[str, float]], None]
     """Writes an iteration's rollouts: iteration, groups, advantage by rollout id."""
-    inspect: Callable[[IterationMetrics], None]
+    inspect: Callable[[Row], None]
     """Looks at each iteration for signs that the run cannot work."""
     watch: Watcher
     stopper: Stopper
@@ -125,34 +130,38 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
     On a stop signal it checkpoints and raises ``Interrupted``; tokens of an iteration cut short stay in its journal.
     """
     saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
+    timer = Timer()
     for i in range(state.iteration, config.iterations):
         try:
-            after = iterate(config, state, i, parts)
+            after = iterate(config, state, i, parts, timer)
         except Interrupted:
             if saved != state.iteration:
                 save(state, config, parts)
             raise
         state = after
         last = state.iteration == config.iterations
+        timer = Timer()  # of the next iteration, whose starting state is what is saved: its row comes after the file
         if last or parts.stopper.requested or state.iteration % config.checkpoint.every == 0:
-            save(state, config, parts)
+            with timer("checkpoint"):
+                save(state, config, parts)
             saved = state.iteration
         if parts.stopper.requested and not last:
             raise Interrupted(f"stopped after iteration {i}")
-    return state
+    return replace(state, totals=spend(state.totals, timer.seconds))
 
 
-def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunState:
-    """One iteration
-    [2501.12599 §2.3.2]; state before -> state after it. ``Interrupted`` leaves the learner untouched.
+def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Timer) -> RunState:
+    """One iteration [2501.12599 §2.3.2]; state before -> state after it. ``Interrupted`` leaves the learner untouched.
+
+    ``timer`` has the seconds of the checkpoint of ``state``, if this process wrote one.
     """
-    timer = Timer()
+    evaluation = None
     parts.watch.stage("publish weights")
     with timer("publish"), parts.stopper.interruptible():
         published = publish(parts.policy, parts.pool, i, parts.probe())
     with timer("eval"), parts.stopper.interruptible():
         if i > 0 and config.eval.every and i % config.eval.every == 0:
-            parts.evaluate(i)
+            evaluation = parts.evaluate(i)
 
     unfinished = list(state.unfinished)
     problems = parts.sampler.draw(max(0, config.rollout.groups - len(unfinished)))
@@ -164,9 +173,13 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
 
     parts.watch.stage("score")
     with timer("score"):
-        scored = parts.rewarder(finished, i)
+        for group in finished:
+            parts.rewarder.submit(group, i)
+        scored = parts.rewarder.collect()
+        for reason, count in failures(scored).most_common(MOST_REASONS):
+            parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
-    values = [baselined(item, config) for item in scored]
+    values = [advantages_of(item, parts.objective) for item in scored]
     with timer("train"):
         parts.watch.stage("train")
         stats = parts.policy.train([item.group for item in scored], values, i)
@@ -179,23 +192,30 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts) -> RunStat
     }
     weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
-    metrics = replace(
-        iteration_metrics(
-            i, groups, replayed, scored, by_rollout, stats, timer.seconds, published, weight, config.rollout
-        ),
-        problems_overlong=len(parts.sampler.overlong),
+    done = Iteration(
+        version=i,
+        groups=groups,
+        replayed=replayed,
+        scored=scored,
+        advantages=by_rollout,
+        length_weight=weight,
+        stats=stats,
+        published=published,
+        engines=parts.pool.stats(),
+        evaluation=evaluation,
+        overlong=len(parts.sampler.overlong),
+        seconds=timer.seconds,
     )
-    parts.log.write(i, metrics.to_row())
-    parts.watch.iteration(metrics)
-    parts.inspect(metrics)
+    row = parts.log.write(i, measure(done, config.rollout) | parts.rewarder.counts())
+    parts.watch.iteration(row)
+    parts.inspect(row)
     totals = add_up(state.totals, scored, groups, published, timer, i)
     return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals)
 
 
-def baselined(item: ScoredGroup, config: RunConfig) -> list[float | None]:
-    """Advantages of one group's k rollouts on their total rewards [2501.12599 eq. 3, §2.3.3]."""
-    objective = config.learner.objective
-    return advantages(item.rewards, objective.baseline, objective.tau)
+def advantages_of(item: ScoredGroup, objective: Objective) -> list[float | None]:
+    """What the objective makes of one group's k rollouts, on their total rewards [2501.12599 eq. 3, §2.3.3]."""
+    return objective.advantages(item.rewards, [rollout.correct for rollout in item.group.rollouts])
 
 
 def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tuple[list[Group], int]:
@@ -227,14 +247,16 @@ def add_up(
 ) -> Totals:
     """Run totals after one more iteration."""
     finished = [rollout for item in scored for rollout in item.group.rollouts]
-    seconds = dict(totals.seconds)
-    for phase, spent in timer.seconds.items():
-        seconds[phase] = seconds.get(phase, 0.0) + spent
     return replace(
-        totals,
+        spend(totals, timer.seconds),
         rollouts=totals.rollouts + len(finished),
         resumed=totals.resumed + sum(len(rollout.drawn_under) > 1 for rollout in finished),
         tokens=totals.tokens + drawn_under(groups, version),
         max_gap=max(totals.max_gap, published.max_gap),
-        seconds=seconds,
     )
+
+
+def spend(totals: Totals, seconds: Mapping[str, float]) -> Totals:
+    """Run totals with more wall time, by phase."""
+    phases = [*totals.seconds, *(phase for phase in seconds if phase not in totals.seconds)]
+    return replace(totals, seconds={p: totals.seconds.get(p, 0.0) + seconds.get(p, 0.0) for p in phases})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rewards.length import length_rewards, length_weight
 from rewards.score import Score
 from rl.config import RewardConfig
-from rollout.grading import verdict
+from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
 from rollout.types import Group, Problem, Rollout, StopReason, TokenIds
 
 Graded = Callable[[TokenIds, TokenIds], str]
 """``(tokens before a turn, tokens of the turn)`` -> graded text (``rollout.models.prompts.Transcript.graded``)."""
-Verify = Callable[[Problem, str], Score]
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,28 @@ class ScoredGroup:
         return sum(rollout.correct for rollout in graded) / len(graded) if graded else None
 
 
-def grade(problem: Problem, rollout: Rollout, graded: Graded, verify: Verify) -> Score:
-    """The verdict on one finished rollout: its environment's where that gave one, else by ``rollout.grading.verdict``.
+def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> list[Answered]:
+    """Finished rollouts as a grader sees them, in order: each by its last turn."""
+    return [Answered(problem, graded(one.before_last_turn(), one.last_turn()), one.stop) for one in rollouts]
 
-    What is graded is the policy's last turn.
+
+def build_grader(config: RewardConfig, on_ray: bool = False) -> Grader:
+    """The one grader of a run, for training and evaluation alike: the user's function, or the problems' verifiers.
+
+    ``on_ray``: whether Ray is connected, so that ``judges`` can judge programs there; without it this process does.
+    Raises ``UserCodeError``, and ``SandboxFailure`` when judges do not start.
     """
-    if rollout.score is not None:
-        return rollout.score
-    return verdict(rollout.stop, lambda: verify(problem, graded(rollout.before_last_turn(), rollout.last_turn())))
+    if config.function is not None:
+        from rollout.user_reward import Limits, load_reward
+
+        return load_reward(config.function, Limits(config.timeout_s, config.concurrency, config.truncated))
+    verifiers = VerifierGrader(partial(by_name, timeout_s=config.grader_timeout_s))
+    if not (config.judges and on_ray):
+        return verifiers
+    from rewards.code.service import JudgeService, ServiceConfig
+    from rollout.judging import JudgeGrader
+
+    return JudgeGrader(JudgeService(ServiceConfig(workers=config.judges)), verifiers)
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:
@@ -58,10 +73,10 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
     by_index = dict(zip(graded, lengths, strict=True))
 
     def total(j: int, score: Score) -> float | None:
-        if score.total is None:
+        if score.reward is None:
             return None
         penalty = repetition_penalty if rollouts[j].stop is StopReason.REPETITION else 0.0
-        return score.total + weight * by_index[j] - penalty
+        return score.reward + weight * by_index[j] - penalty
 
     return ScoredGroup(
         group=group.with_rollouts(rollouts),
@@ -71,30 +86,52 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
 
 
 class Rewarder:
-    """Grades finished groups; graders run on a few threads, since math and code graders wait on worker processes."""
+    """Scores finished groups, each as soon as it is handed in: grading goes on while others are still sampled."""
 
-    def __init__(self, config: RewardConfig, graded: Graded, verify: Verify, threads: int = 4) -> None:
+    def __init__(self, config: RewardConfig, graded: Graded, grading: Grading) -> None:
         self.config = config
         self.graded = graded
-        self.verify = verify
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grade")
+        self.grading = grading
+        self._pending: list[tuple[Group, int, Future[list[Score]]]] = []
+        self._seen: dict[str, float] = {}
 
     def length_weight(self, iteration: int) -> float:
         """w of this iteration: 0 during the reward's warm-up, then constant [2501.12599 §2.3.3]."""
         length = self.config.length
         return 0.0 if length is None else length_weight(iteration, length.weight, length.start_iteration)
 
-    def __call__(self, groups: Sequence[Group], iteration: int) -> list[ScoredGroup]:
-        """Scores of all rollouts of all groups, in order."""
-        weight = self.length_weight(iteration)
-        jobs = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
-        scores = list(self._threads.map(lambda job: grade(job[0], job[1], self.graded, self.verify), jobs))
-        result = []
-        for group in groups:
-            own, scores = scores[: len(group.rollouts)], scores[len(group.rollouts) :]
-            result.append(reward_group(group, own, weight, self.config.repetition_penalty))
-        return result
+    def submit(self, group: Group, iteration: int) -> None:
+        """Begin to grade a finished group of this iteration; rollouts that have a score already keep it."""
+        ungraded = [rollout for rollout in group.rollouts if rollout.score is None]
+        scores = self.grading.submit(partial(answered, group.problem, ungraded, self.graded))
+        self._pending.append((group, iteration, scores))
 
-    def close(self) -> None:
-        """Stop the grading threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def collect(self) -> list[ScoredGroup]:
+        """All groups that were handed in since the last time, oldest first whichever finished first; waits for the
+        grader.
+        """
+        pending, self._pending = sorted(self._pending, key=lambda item: item[0].id), []
+        scored = []
+        for group, iteration, future in pending:
+            fresh = iter(future.result())
+            scores = [rollout.score or next(fresh) for rollout in group.rollouts]
+            weight = self.length_weight(iteration)
+            scored.append(reward_group(group, scores, weight, self.config.repetition_penalty))
+        return scored
+
+    def counts(self) -> dict[str, float]:
+        """What the grader counted since this was last asked, as rows ``grader/<name>`` of the metrics."""
+        now = self.grading.grader.counts()
+        added = {f"grader/{name}": value - self._seen.get(name, 0.0) for name, value in now.items()}
+        self._seen = now
+        return added
+
+
+def failures(scored: Sequence[ScoredGroup]) -> Counter[str]:
+    """Why responses could not be graded, with how many each; aborted ones were never answered and do not count."""
+    rollouts = [rollout for item in scored for rollout in item.group.rollouts]
+    return Counter(
+        rollout.score.reason
+        for rollout in rollouts
+        if rollout.score and not rollout.score.gradable and rollout.stop is not StopReason.ABORTED
+    )

@@ -131,7 +131,7 @@ class Sampler:
                 return list(chosen.values())
         raise ProblemError(
             f"the problem source has no {n} fitting problems among {n + MAX_SKIPS} ({len(self.overlong)} of them are "
-            "too long for the context); widen its difficulty, or raise engine.max_model_len in a new run"
+            "held out, or too long for the context); widen its difficulty, or raise engine.max_model_len in a new run"
         )
 
 

@@ -14,9 +14,8 @@ from statistics import fmean
 from typing import Protocol
 
 from rl.config import WarmupStage
-from rl.state import checkpoint
-from rl.state.checkpoint import RunState
-from rl.stop import Interrupted, Stopper
+from rl.planned import Kept, carry_out
+from rl.stop import Stopper
 from rollout.progress import Progress
 from rollout.seeds import seed_of
 from rollout.types import TokenIds
@@ -30,17 +29,11 @@ SHOWN_STEPS = 20
 """Newest steps whose mean loss is shown; one step's is mostly noise."""
 
 
-class Trainee(Protocol):
+class Trainee(Kept, Protocol):
     """The learner as the warm-up sees it."""
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """One optimiser step on masked cross-entropy; returns the loss in nats per response token."""
-
-    def save(self, folder: Path) -> None:
-        """Weights, optimiser and RNG into an existing directory."""
-
-    def load(self, folder: Path) -> None:
-        """Inverse of ``save``."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +48,13 @@ class WarmupReport:
     """Loss of each step that this process ran, in nats per response token."""
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear ramp over the first 5 % of the steps, then cosine to a tenth of ``peak``."""
-    ramp = max(1, round(0.05 * steps))
-    if step < ramp:
-        return peak * (step + 1) / ramp
-    progress = (step - ramp) / max(1, steps - ramp)
-    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+def learning_rate(step: int, steps: int, peak: float, ramp: float = 0.05, end: float = 0.1) -> float:
+    """Linear ramp over the share ``ramp`` of the steps, then cosine towards the share ``end`` of ``peak``."""
+    rising = max(1, round(ramp * steps))
+    if step < rising:
+        return peak * (step + 1) / rising
+    progress = (step - rising) / max(1, steps - rising)
+    return peak * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 @dataclass(frozen=True)
@@ -129,21 +122,13 @@ def warm_up(
     """
     sizes = [[len(prompt) + len(response) for prompt, response in pairs] for pairs in demonstrations]
     steps = plan(stages, sizes, seed)
-    first = 0
-    if found := checkpoint.latest(checkpoints, watch.warn):
-        first = found[0].iteration
-        policy.load(found[1])
-    watch.stage("warm-up", len(steps), earlier=first)
-    watch.advance(first)
     losses: list[float] = []
-    for number, step in enumerate(steps[first:], first):
+
+    def act(number: int, step: Step) -> str:
         losses.append(policy.sft([demonstrations[step.stage][index] for index in step.examples], step.lr))
         record(number, losses[-1])
-        watch.say(f"loss {fmean(losses[-SHOWN_STEPS:]):.3f}")
-        watch.advance(1)
-        if stopper.requested or (number + 1) % CHECKPOINT_STEPS == 0:
-            checkpoint.save(checkpoints, RunState(number + 1), policy.save, keep=2)
-        if stopper.requested:
-            raise Interrupted(f"stopped after warm-up step {number}")
+        return f"loss {fmean(losses[-SHOWN_STEPS:]):.3f}"
+
+    carry_out("warm-up", steps, act, policy, checkpoints, CHECKPOINT_STEPS, watch, stopper)
     tokens = sum(sizes[step.stage][index] for step in steps for index in step.examples)
     return WarmupReport(len(steps), tokens, tuple(losses))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from rollout.user_code import absolute
 
 PAGE_TOKENS = 32
 """Tokens per page of vLLM's key-value cache: as fast as larger pages on a CPU, and siblings share short prompts."""
@@ -16,6 +19,15 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+    MOVED: ClassVar[Mapping[str, str]] = {}
+    """Of a whole configuration: dotted keys that it no longer has, and what to set instead."""
+    shorthand: ClassVar[str] = ""
+    """The key that one text in the place of the section means, in files and on the command line; empty: none."""
+
+
+UserCode = Annotated[str, AfterValidator(absolute)]
+"""Code of the user's own (``rollout.user_code``); a relative path is looked up from the working directory and recorded
+absolute."""
 
 
 class RepetitionConfig(Config):

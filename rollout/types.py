@@ -250,7 +250,7 @@ class Rollout:
 
     @property
     def correct(self) -> bool:
-        """True when graded fully correct."""
+        """True when graded correct."""
         return self.score is not None and self.score.correct
 
     @property

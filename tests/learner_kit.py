@@ -12,6 +12,7 @@ from rewards.score import Score
 from rl.config import RunConfig, ScratchModel
 from rl.learner.batch import Batch, pack
 from rl.learner.policy import create_model
+from rl.learner.spec import LearnerSpec
 from rollout.models.tokenizer import build_tokenizer
 from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
 
@@ -30,6 +31,11 @@ def run_config(**learner: object) -> RunConfig:
             "learner": {"updates": 2, "micro_batch_tokens": 200, **learner},
         }
     )
+
+
+def learner_spec(**learner: object) -> LearnerSpec:
+    """The learner of ``run_config``."""
+    return LearnerSpec.of(run_config(**learner))
 
 
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 from rewards.score import Score
 from rewards.stats import bootstrap_ci, mean_ci
 from rl.record.log import Evaluation, MetricsLog, write_evaluation
-from rl.record.metrics import IterationMetrics, of_rollouts
+from rl.record.measure import of_rollouts
+from rl.record.metrics import Row
 from rl.record.rollout_store import to_table, write_rollouts
 from rl.rewarding import ScoredGroup, reward_group
 from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
@@ -115,7 +115,7 @@ def make_run(run_dir: Path, iterations: int = 12, groups: int = 6, seed: int = 0
         weight = 0.2 if i > 0.25 * iterations else 0.0
         scored = [score_group(make_group(i, j, rng, skill), weight) for j in range(groups)]
         write_rollouts(run_dir, i, to_table(i, scored, make_advantages(scored), weight, graded))
-        log.write(i, make_metrics(i, iterations, scored, weight, rng).to_row())
+        log.write(i, make_metrics(i, iterations, scored, weight, rng))
         if (i + 1) % 10 == 0 and i + 1 < iterations:
             evaluate(run_dir, f"it{i + 1:04d}", i + 1, skill, rng, 64)
     log.close()
@@ -135,33 +135,43 @@ def evaluate(run_dir: Path, name: str, iteration: int, skill: float, rng: np.ran
 
 def make_metrics(
     i: int, iterations: int, scored: Sequence[ScoredGroup], weight: float, rng: np.random.Generator
-) -> IterationMetrics:
+) -> Row:
     def noise(scale: float = 0.1) -> float:
         return float(np.exp(scale * rng.standard_normal()))
 
     part = i / max(1, iterations)
     tokens = sum(r.length for item in scored for r in item.group.rollouts)
-    return replace(
-        of_rollouts(i, scored, make_advantages(scored), weight),
-        rollouts_unfinished=int(6 + 4 * noise()),
-        rollouts_resumed=int(5 + 4 * noise()) if i else 0,
-        tokens_sampled=tokens,
-        tokens_trained=tokens - 17,
-        logratio_mean=0.02 * noise(0.5),
-        logratio_std=0.3 * noise(0.2),
-        logratio_max=1.4 * noise(0.3),
-        logratio_per_token=0.006,
-        gap_mean=3e-7 * noise(),
-        gap_max=4e-6 * noise(0.4),
-        probe_max_gap=2e-6 * noise(0.4),
-        entropy=0.5 * np.exp(-2 * part) * noise(0.05) + 0.08,
-        grad_norm=0.8 * noise(0.3),
-        update_rms_muon=0.2 * noise(0.02),
-        update_rms_adamw=0.24 * noise(0.1),
-        lr=3e-4,
-        seconds={"generate": 2.1 * noise(), "score": 0.1, "train": 1.6 * noise(), "publish": 0.08, "checkpoint": 0.2},
-        time_total=4.1 * noise(),
-        throughput_sampled=4100 * noise(),
-        throughput_trained=9800 * noise(),
-        memory_rss=1_200_000_000,
-    )
+    phases = {"generate": 2.1 * noise(), "score": 0.1, "train": 1.6 * noise(), "publish": 0.08, "checkpoint": 0.2}
+    return {
+        "version": i,
+        **of_rollouts(i, scored, make_advantages(scored), weight),
+        "rollouts/unfinished": int(6 + 4 * noise()),
+        "rollouts/resumed": int(5 + 4 * noise()) if i else 0,
+        "tokens/sampled": tokens,
+        "tokens/trained": tokens - 17,
+        "sequences/trained": 20,
+        "sequences/masked": int(2 * noise(0.5)),
+        "loss": 0.02 * float(rng.standard_normal()),
+        "loss/first": 0.02 * float(rng.standard_normal()),
+        "loss/last": 0.02 * float(rng.standard_normal()),
+        "saturated": 0.05 * noise(0.5),
+        "logratio/mean": 0.02 * noise(0.5),
+        "logratio/std": 0.3 * noise(0.2),
+        "logratio/max": 1.4 * noise(0.3),
+        "logratio/per_token": 0.006,
+        "gap/mean": 3e-7 * noise(),
+        "gap/max": 4e-6 * noise(0.4),
+        "probe/max_gap": 2e-6 * noise(0.4),
+        "entropy": 0.5 * float(np.exp(-2 * part)) * noise(0.05) + 0.08,
+        "grad_norm": 0.8 * noise(0.3),
+        "update_rms/muon": 0.2 * noise(0.02),
+        "update_rms/adamw": 0.24 * noise(0.1),
+        "lr": 3e-4,
+        "engines/alive": 2,
+        "engines/failures": i // 8,
+        **{f"time/{phase}": spent for phase, spent in phases.items()},
+        "time/total": sum(phases.values()),
+        "throughput/sampled": 4100 * noise(),
+        "throughput/trained": 9800 * noise(),
+        "memory/rss": 1_200_000_000,
+    }

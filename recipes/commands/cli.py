@@ -7,24 +7,19 @@ reached what its recipe promises (``recipes.run.promise``), 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import difflib
-import importlib
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipes import RECIPES
+from recipes.commands.choose import described, recipe_config, resolve, short_name
 from recipes.commands.eval_cli import add_commands as add_eval_commands
 from recipes.commands.eval_cli import split_extra
 from recipes.commands.reward_cli import add_commands as add_reward_commands
 from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.commands.shorten_cli import add_command as add_shorten_command
 from recipes.commands.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
-
-if TYPE_CHECKING:
-    from rl.config import Config, RunConfig
 
 HELP = """\
 RL post-training for reasoning language models after Kimi k1.5.
@@ -54,6 +49,12 @@ recipes and their keys
                                                 show the resolved configuration, train nothing
   k15 train --config runs/quickstart/config.yaml --run-dir runs/again
                                                 start again from the file that a run wrote
+
+your own (docs/rewards.md)
+  k15 train quickstart --reward my_file.py:reward   a function (problem, response) -> number or Score
+  k15 train smollm2 --problems.train '{kind: python, path: my_file.py:problems}'
+                                                a function that returns rows, a stream, a procedural task
+  k15 train ./my_recipe.py                      a file with config() and DESCRIPTION
 """
 TRAIN_HELP = """\
 --KEY VALUE sets any configuration key by its dotted name; values are YAML (3, 1e-3, true, null, [3, 5], '{a: 1}') of
@@ -61,9 +62,17 @@ the key's own type, texts are taken as they are. Keys of the command line win ov
 two that contradict each other are refused. `k15 config RECIPE` lists the keys. Training into a directory that holds the
 same run resumes it; how long, how visibly and with what memory, time and patience it goes on may then change.
 
+RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION. Reward and problems may be
+code of your own, too: FILE.py:NAME (looked up from here, recorded absolute), package.module:NAME, or the name of an
+entry point of k15.rewards, k15.problems, k15.recipes. Errors in it are told with file and line; a response that a
+reward fails on is counted and left out of training. docs/rewards.md has one of each, in less than 20 lines.
+
 examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
   k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
+  k15 train quickstart --reward my_file.py:reward
+  k15 train smollm2 --problems.train '{kind: python, path: my_file.py:problems}'
+  k15 train ./my_recipe.py --run-dir runs/mine
 
 exit codes
   0 done   1 failed; the message says what to do, and mostly the same command goes on   2 wrong command or key
@@ -100,49 +109,6 @@ def split_keys(
     return own, pairs
 
 
-def recipe_config(name: str) -> Config:
-    """The configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
-
-    Raises ``UsageError`` for a name that is none.
-    """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
-        raise UsageError(f"unknown recipe '{name}'; {hint}")
-    config: Config = importlib.import_module(RECIPES[name]).config()
-    return config
-
-
-def training_recipe(name: str) -> RunConfig:
-    """The configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
-    from rl.config import RunConfig
-
-    config = recipe_config(name)
-    if not isinstance(config, RunConfig):
-        raise UsageError(f"recipe '{name}' shortens a trained model: k15 shorten MODEL_OR_RUN --recipe {name} ...")
-    return config
-
-
-def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig:
-    """Recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
-    from rl.config import RunConfig
-    from rl.config_io import ConfigError, load, read_file
-
-    try:
-        tree = read_file(file) if file else {}
-        written_for = str(tree.get("recipe", recipe or ""))
-        if recipe is None and file is None:
-            raise UsageError(f"name a recipe ({', '.join(RECIPES)}) or a --config file")
-        if recipe is not None and written_for != recipe:
-            raise UsageError(
-                f"{file} is for recipe '{written_for}', not '{recipe}'; leave the recipe out to use the file"
-            )
-        known = recipe is not None or written_for in RECIPES
-        return load(training_recipe(written_for) if known else RunConfig(), tree, pairs)
-    except ConfigError as error:
-        raise UsageError(*error.lines) from error
-
-
 def train(arguments: argparse.Namespace) -> int:
     """``k15 train``."""
     from rl.config_io import dump
@@ -156,7 +122,7 @@ def train(arguments: argparse.Namespace) -> int:
     with waiting("loading libraries", console_on("stdout")):
         from recipes.run.session import run
 
-    return run(config, arguments.run_dir or Path("runs") / config.recipe)
+    return run(config, arguments.run_dir or Path("runs") / short_name(config.recipe))
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -197,8 +163,8 @@ def sample(arguments: argparse.Namespace) -> int:
 
 def recipes(_: argparse.Namespace) -> int:
     """``k15 recipes``."""
-    for name, module in RECIPES.items():
-        print(f"{name:<12}{importlib.import_module(module).DESCRIPTION}")
+    for name, text in described():
+        print(f"{name:<12}{text}")
     return 0
 
 
@@ -234,7 +200,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("train", train, "train a recipe, or resume it", epilog=TRAIN_HELP)
     one.usage = "k15 train RECIPE [--config FILE] [--KEY VALUE ...] [--run-dir DIR] [--dry-run]"
-    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="see `k15 recipes`; may be left out with --config")
+    one.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="see `k15 recipes`, or FILE.py; may be left out with --config"
+    )
     one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
     one.add_argument("--run-dir", type=path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
     one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
@@ -254,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     add_shorten_command(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
-    one.add_argument("recipe", metavar="RECIPE")
+    one.add_argument("recipe", metavar="RECIPE", help="see `k15 recipes`, or FILE.py")
     return top
 
 
@@ -267,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs: list[tuple[str, str]] = []
         if given[:1] == ["train"]:
             own, pairs = split_keys(given[1:])
-            named = [argument for argument in own if argument in RECIPES]
+            named = [argument for argument in own if argument in RECIPES or argument.endswith(".py")]
             asks = {"-h", "--help"} & set(own)
             given = ["config", named[0]] if named and asks else ["train", *own]
         if given[:1] == ["shorten"]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.benchmark import Benchmark, Needs
@@ -15,8 +14,9 @@ from evals.data import Loaded, choose, load, load_shots
 from evals.evaluate import asks_of
 from evals.offline import Task
 from evals.prompting import Conversation, Renderer
-from recipes.commands.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
+from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
+from rollout.grading import Grader
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
 """Tokens that a needle test leaves for question, template and answer."""
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -160,6 +159,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
+    from rl.rewarding import build_grader
     from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
@@ -201,12 +201,23 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             engine.max_model_len,
         )
         first = renderer.text(item.loaded.problems[0])
-        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first)
+        grader = None
+        if benchmark.name == HELDOUT and model.run is not None:
+            grader = build_grader(model.run.reward, on_ray=not ray.in_process)
+        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
 
 
-def _task(item: Item, options: Options, responder: Any, seed: int, identity: dict[str, Any], first_prompt: str) -> Task:
+def _task(
+    item: Item,
+    options: Options,
+    responder: Any,
+    seed: int,
+    identity: dict[str, Any],
+    first_prompt: str,
+    grader: Grader | None = None,
+) -> Task:
     return Task(
         benchmark=item.benchmark,
         loaded=item.loaded,
@@ -216,6 +227,7 @@ def _task(item: Item, options: Options, responder: Any, seed: int, identity: dic
         identity={**identity, "problems": item.loaded.fingerprint},
         first_prompt=first_prompt,
         pass_ks=options.pass_ks,
+        grader=grader,
     )
 
 
@@ -265,12 +277,3 @@ def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
         benchmark = replace(item.benchmark, max_tokens=room)
         return replace(item, benchmark=benchmark, conversation=replace(item.conversation, benchmark=benchmark))
     return item
-
-
-def files_fingerprint(folder: Path) -> str:
-    """Changes when a model's files do: names, sizes and times of weights, configuration and tokenizer."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
-        state = path.stat()
-        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

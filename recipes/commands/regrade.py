@@ -7,20 +7,28 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from rewards.reference import Reference
 from rewards.score import GRADER_TIMEOUT_S, Score
-from rewards.verify import WHOLE, get_verifier
+from rewards.verify import WHOLE
 from rl.config import RunConfig
-from rollout.grading import verdict
-from rollout.types import StopReason
+from rl.rewarding import build_grader
+from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
+from rollout.types import Message, Problem, StopReason
+from rollout.user_code import UserCodeError, digest
+from rollout.user_reward import GROUP
 
 BATCH = 1024
-"""Rollouts that are read ahead of the graders."""
+"""Rollouts that are read ahead of the grader."""
+AT_ONCE = 64
+"""Rollouts that the grader is given together."""
+COLUMNS = (
+    *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "verifier", "opening", "response"),
+    *("messages", "last_turn", "judged_by", "stop", "correct", "score", "reason", "extracted"),
+)
 
 
 class RegradeError(ValueError):
@@ -34,7 +42,23 @@ class Stored:
     files: tuple[Path, ...]
     config: RunConfig | None
     extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Problem id -> further fields, for verifiers that need them (tests of programs)."""
+    """Problem id -> further fields, for graders that need them (tests of programs)."""
+    note: str = ""
+    """What is to be said of the run's own reward; empty: nothing."""
+
+    @property
+    def function(self) -> str | None:
+        """The user's reward that graded the run; ``None``: the problems' verifiers did."""
+        return self.config.reward.function if self.config else None
+
+    def grader(self, timeout_s: float, workers: int) -> Grader:
+        """The run's, judging in this process. Raises ``RegradeError`` when the user's reward cannot be used."""
+        if self.config is None or self.function is None:
+            return VerifierGrader(partial(by_name, timeout_s=timeout_s), workers)
+        try:
+            return build_grader(self.config.reward)
+        except UserCodeError as error:
+            raise RegradeError(f"the run was graded by {self.function}: {error}; restore it") from error
 
     @property
     def verifier(self) -> str:
@@ -61,7 +85,9 @@ def find(path: Path) -> Stored:
     config = _config(root / "config.yaml")
     if config is None and path.is_dir():
         raise RegradeError(f"{path}: not a run directory (no config.yaml in it)")
-    return Stored(files, config, _extras(config) if config else {})
+    if config is None:
+        return Stored(files, None)
+    return Stored(files, config, _extras(config), _changed(config, root / "run.json"))
 
 
 def _config(file: Path) -> RunConfig | None:
@@ -75,64 +101,82 @@ def _config(file: Path) -> RunConfig | None:
         raise RegradeError(f"{file}: {error.lines[0]}") from error
 
 
-def _extras(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
-    from rollout.problems.source import ProblemList, build_source
+def _changed(config: RunConfig, info: Path) -> str:
+    """Whether the user's reward is another one than when the run began."""
+    spec = config.reward.function
+    if spec is None or not info.is_file():
+        return ""
+    began = json.loads(info.read_bytes()).get("user_code", {}).get(spec)
+    try:
+        now = digest(spec, GROUP)
+    except UserCodeError:
+        return ""  # said when it is loaded for grading
+    return (
+        ""
+        if began in (None, now)
+        else f"{spec} has changed since the run began: these are the verdicts of its text of today"
+    )
 
-    if getattr(config.problems.train, "verifier", "") not in WHOLE:
+
+def _extras(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
+    from rollout.problems.build import build_source
+    from rollout.problems.source import ProblemList
+
+    if config.reward.function is None and getattr(config.problems.train, "verifier", "") not in WHOLE:
         return {}
     source = build_source(config.problems.train, "train")
     return {problem.id: problem.extra for problem in source} if isinstance(source, ProblemList) else {}
 
 
-def grade_row(row: Mapping[str, Any], stored: Stored, timeout_s: float) -> dict[str, Any]:
-    """The verdict on one rollout of the store, with the one that was stored beside it."""
+def as_graded(row: Mapping[str, Any], stored: Stored) -> Answered:
+    """A rollout of the store as its grader saw it. Raises ``RegradeError`` when the store does not tell enough."""
     name = row["verifier"] or stored.verifier
-    if not name:
+    if not name and not stored.function:
         raise RegradeError(
             f"rollout {row['rollout']!r}: its file does not say how it is graded; name its run directory"
         )
     extra = stored.extras.get(row["problem"], {})
-    if name in WHOLE and not extra:
+    if name in WHOLE and not extra and not stored.function:
         raise RegradeError(
             f"rollout {row['rollout']!r}: the verifier {name!r} needs the tests of problem {row['problem']!r}; name "
             "the run directory, with its problem file in place"
         )
+    asked = row["messages"] or [{"role": "user", "content": row["prompt"]}]
+    messages = tuple(Message(one["role"], one["content"]) for one in asked)
+    problem = Problem(row["problem"], messages, row["answer"], name, row["source"], row["difficulty"], extra)
+    turn = row["response"] if row["last_turn"] is None else row["last_turn"]
+    return Answered(problem, row["opening"] + turn, StopReason(row["stop"]) if row["stop"] else None)
 
-    def verify() -> Score:
-        reference = Reference(row["answer"], row["prompt"], extra)
-        return get_verifier(name, timeout_s)(row["opening"] + row["response"], reference)
 
-    score = verdict(StopReason(row["stop"]) if row["stop"] else None, verify)
+def told(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
+    """The verdict on one rollout, with the one that was stored beside it."""
     before = "ungradable" if row["correct"] is None else "correct" if row["correct"] else "wrong"
     return {
         **{key: row[key] for key in ("iteration", "rollout", "problem")},
         "verdict": score.verdict,
+        "reward": score.reward,
         "extracted": score.extracted,
         "reason": score.reason,
         "stored": before,
+        "stored_reward": row["score"],
     }
 
 
 def graded(stored: Stored, timeout_s: float, workers: int) -> Iterator[dict[str, Any]]:
-    """``grade_row`` of all rollouts, in the order of the store."""
+    """``told`` of all rollouts, in the order of the store, by the grader of their run."""
     from rl.record.rollout_store import read_rollouts
 
-    columns = (
-        "iteration",
-        "rollout",
-        "problem",
-        "prompt",
-        "answer",
-        "verifier",
-        "opening",
-        "response",
-        "stop",
-        "correct",
-    )
-    with ThreadPoolExecutor(workers, thread_name_prefix="grade") as threads:
+    with Grading(stored.grader(timeout_s, workers)) as grading:
         for file in stored.files:
-            for batch in read_rollouts(file, columns).to_batches(BATCH):
-                yield from threads.map(lambda row: grade_row(row, stored, timeout_s), batch.to_pylist())
+            for batch in read_rollouts(file, COLUMNS).to_batches(BATCH):
+                rows = batch.to_pylist()
+                answers = [as_graded(row, stored) for row in rows if row["judged_by"] != "environment"]
+                parts = [answers[start : start + AT_ONCE] for start in range(0, len(answers), AT_ONCE)]
+                futures = [grading.submit(partial(list, part)) for part in parts]
+                scores = (score for future in futures for score in future.result())
+                for row in rows:  # an environment's verdict came from what went on in it, and stays
+                    kept = Score(row["score"], bool(row["correct"]), {}, row["reason"], row["extracted"])
+                    yield told(row, kept if row["judged_by"] == "environment" else next(scores))
 
 
 def run(path: Path, sink: TextIO, timeout_s: float | None, workers: int | None) -> str:
@@ -143,11 +187,12 @@ def run(path: Path, sink: TextIO, timeout_s: float | None, workers: int | None) 
     counts: Counter[str] = Counter()
     for line in graded(stored, limit, workers or len(os.sched_getaffinity(0))):
         counts[line["verdict"]] += 1
-        counts["other"] += line["verdict"] != line["stored"]
+        counts["other"] += (line["verdict"], line["reward"]) != (line["stored"], line["stored_reward"])
         print(json.dumps(line), file=sink)
     if not counts:
         raise RegradeError(f"{path}: holds no rollouts yet")
     parts = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "ungradable"))
     total = sum(counts[name] for name in ("correct", "wrong", "ungradable"))
     same = "all as stored" if not counts["other"] else f"{counts['other']} other than stored"
-    return f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s)"
+    note = f"; {stored.note}" if stored.note else ""
+    return f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s){note}"

@@ -67,7 +67,7 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def shorten(arguments: argparse.Namespace) -> int:
     """``k15 shorten``."""
-    from recipes.commands.cli import recipe_config
+    from recipes.commands.choose import recipe_config
     from recipes.shorten.config import ShortenConfig
     from rl.config_io import ConfigError, dump, load, read_file
     from rollout.problems.source import ProblemError

@@ -16,10 +16,11 @@ import numpy as np
 from rl.config import WarmupStage
 from rollout.models.prompts import PromptError
 from rollout.plain import lone_surrogate
+from rollout.problems.build import build_generator
 from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
-from rollout.problems.source import ProblemError, build_generator
+from rollout.problems.source import ProblemError, Procedural
 from rollout.seeds import seed_of
 from rollout.types import Problem
 
@@ -109,10 +110,12 @@ def _pair(setup: Setup, row: Demonstration) -> Pair:
 
 
 def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstration]:
-    source = setup.config.problems.train
-    if not isinstance(source, ArithmeticSource | CountdownSource):
+    source, train = setup.config.problems.train, setup.train
+    if not isinstance(train, Procedural):
         raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
-    generator = build_generator(with_mixture(source, stage.mixture))
+    generator = train.generator
+    if isinstance(source, ArithmeticSource | CountdownSource):
+        generator = build_generator(with_mixture(source, stage.mixture))
     for index in range(first, first + stage.examples):
         problem = setup.train[index]
         rng = Random(seed_of(setup.config.seed, "demonstration", index))

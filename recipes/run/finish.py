@@ -25,13 +25,15 @@ from rewards.score import Score
 from rewards.stats import Estimate
 from rl.config import RunConfig
 from rl.launch import LearnerDead
-from rl.record.health import Course, Finding, Row, findings
-from rl.record.log import Evaluation, IterationMetrics, MetricsLog, find_evaluation, replace_file, write_evaluation
+from rl.record.health import Course, Finding, findings
+from rl.record.log import Evaluation, MetricsLog, find_evaluation, write_evaluation
+from rl.record.metrics import Row
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Stopper
+from rollout.files import replace_file, replacing_folder
 from rollout.models.endings import declare_end
 from rollout.models.export import ExportError, save_tokenizer
 from rollout.strict_json import dumps
@@ -172,7 +174,7 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
         for path in (directory.config, directory.info):
             shutil.copy(path, trial.root)
         log = MetricsLog(trial.root)
-        log.write(0, IterationMetrics(iteration=0, version=0).to_row())
+        log.write(0, {})
         log.close()
         problem = setup.heldout[0]
         answers = [Answer(problem, 0, Response(problem.answer, None, None), Score.wrong("rehearsal"))]
@@ -193,18 +195,14 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
     """How ``policy`` and its tokenizer become a directory of Hugging Face files, which appears when it is whole."""
 
     def write(target: Path, dtype: str = "float32", readme: str = "") -> None:
-        aside = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
-            policy.export(aside, dtype)
-            with writing(aside):
-                save_tokenizer(setup.tokenizer, aside, setup.source)
-                declare_end(aside, setup.end)
-                if readme:
-                    (aside / "README.md").write_text(readme)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.rename(target)
+            with replacing_folder(target) as aside:
+                policy.export(aside, dtype)
+                with writing(aside):
+                    save_tokenizer(setup.tokenizer, aside, setup.source)
+                    declare_end(aside, setup.end)
+                    if readme:
+                        (aside / "README.md").write_text(readme)
         except (OSError, LearnerDead):
             raise
         except Exception as error:
@@ -212,8 +210,6 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
             raise ExportError(
                 f"{target} cannot be written: {reason}; once that is mended the same command goes on"
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     return write
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from recipes.commands.choose import short_name
 from rl.config import RunConfig
 from rl.record.log import Evaluation
 from rl.state.run_dir import RunDir
@@ -37,7 +38,7 @@ def row(name: str, evaluation: Evaluation) -> str:
 def card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> str:
     """The text of ``model/README.md``."""
     return CARD.format(
-        recipe=config.recipe,
+        recipe=short_name(config.recipe),
         seed=config.seed,
         iterations=config.iterations,
         revision=json.loads(directory.info.read_text())["git_revision"] or "unknown",

@@ -23,26 +23,21 @@ from recipes.run.launching import Launcher, Machines, launch
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
+from rewards.code.types import SandboxFailure
 from rl import loop
 from rl.config import RunConfig, ScratchModel
 from rl.launch import LaunchError, LearnerDead, check_run_dir
 from rl.learner.learner import NonFiniteGradients
 from rl.learner.movement import Unmoved
-from rl.record.health import Course, Row, findings
+from rl.objectives.build import build
+from rl.objectives.protocol import Objective
+from rl.record.health import Course, findings
 from rl.record.live import LiveView
-from rl.record.log import (
-    Evaluation,
-    LogError,
-    MetricsLog,
-    find_evaluation,
-    read_metrics,
-    replace_file,
-    write_evaluation,
-)
-from rl.record.metrics import IterationMetrics
+from rl.record.log import Evaluation, LogError, MetricsLog, find_evaluation, read_metrics, write_evaluation
+from rl.record.metrics import Row
 from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.record.sinks import SinkError
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import Rewarder, ScoredGroup, build_grader
 from rl.sampling import Sampler, build_sampler
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
@@ -51,6 +46,8 @@ from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
+from rollout.files import replace_file
+from rollout.grading import Grading
 from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
@@ -68,6 +65,7 @@ EXPECTED = (
     StoreError,
     SinkError,
     ReportError,
+    SandboxFailure,
     OSError,
     ValueError,
 )
@@ -106,7 +104,8 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config, directory.began_with(config))
         data = Data.of(setup, directory)
-    resumed = directory.open(config, setup.fingerprint, setup.judged_on)
+    objective = build(config.learner.objective, config.rollout.max_tokens)
+    resumed = directory.open(config, setup.fingerprint, setup.judged_on, setup.user_code)
     if resumed and (summary := finished(directory, config)):
         with waiting("writing what is missing", console_on("stdout")):
             complete(setup, directory, summary, stopper)
@@ -114,7 +113,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, data, directory, stopper, stack, launcher)
+        session = Session(setup, data, objective, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         session.rehearse()
         session.warm_up()
@@ -162,6 +161,7 @@ class Session:
 
     setup: Setup
     data: Data
+    objective: Objective
     directory: RunDir
     stopper: Stopper
     stack: ExitStack
@@ -192,9 +192,8 @@ class Session:
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.setup.verify)
-        self.stack.callback(rewarder.close)
-        self.rewarder = rewarder
+        self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
+        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -317,7 +316,7 @@ class Session:
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
-        answers = evaluate(responder, asks, self.setup.verify, watch=watch)
+        answers = evaluate(responder, asks, self.grading, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
         return result_of(answers, samples)
@@ -332,10 +331,10 @@ class Session:
             chosen = rollouts[: self.setup.config.rollout.parity_probes]
             self.recent = [rollout.prompt.followed_by(rollout.token_ids).token_ids.tolist() for rollout in chosen]
 
-    def inspect(self, metrics: IterationMetrics | None = None) -> None:
+    def inspect(self, row: Row | None = None) -> None:
         """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
-        if metrics:
-            self.rows.append(metrics.to_row())
+        if row:
+            self.rows.append(row)
         config = self.setup.config
         for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
             if finding.code not in self.told:
@@ -345,15 +344,16 @@ class Session:
     def parts(self) -> loop.Parts:
         """What the loop works with."""
 
-        def evaluate_at(iteration: int) -> None:
+        def evaluate_at(iteration: int) -> Evaluation:
             self.published = iteration
-            self.measure(f"it{iteration:04d}", iteration, full=False)
+            return self.measure(f"it{iteration:04d}", iteration, full=False)
 
         return loop.Parts(
             policy=self.machines.policy,
             pool=self.machines.pool,
             sampler=self.sampler,
             rewarder=self.rewarder,
+            objective=self.objective,
             render=self.setup.render,
             probe=self.probe,
             evaluate=evaluate_at,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
-from rewards.reference import Reference
-from rewards.score import Score
-from rewards.verify import get_verifier
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rl.rewarding import build_grader
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.models.templates import check_template
+from rollout.problems.build import build_source
 from rollout.problems.fit import Limits, Screen
-from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
 from rollout.types import Problem, Prompt
+from rollout.user_code import digest as digest_of
+from rollout.user_reward import GROUP
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Setup:
     screen: Screen
     notes: tuple[str, ...] = ()
     """One line each on data that was left out."""
+    user_code: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the file behind each reward of the user's own."""
 
     @property
     def judged_on(self) -> str:
@@ -65,11 +68,6 @@ class Setup:
         """The prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
-    def verify(self, problem: Problem, response: str) -> Score:
-        """The problem's own verifier on the text of a response."""
-        reference = Reference(problem.answer, problem.prompt, problem.extra)
-        return get_verifier(problem.verifier, self.config.reward.grader_timeout_s)(response, reference)
-
     def usable(self, wanted: int) -> list[int]:
         """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
 
@@ -95,6 +93,7 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     """
     problems = config.problems
     began = began or problems
+    code = user_code(config)
     train = build_source(began.train, "train")
     held_out = build_source(problems.heldout, "heldout")
     judges = held_out if began.heldout == problems.heldout else build_source(began.heldout, "heldout")
@@ -109,14 +108,32 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
+    if not isinstance(held_out, ProblemList):
+        check_disjoint(train, ProblemList(chosen, "problems.heldout"))
     screen = Screen(
-        train, renderer(tokenizer, problems), limits, refuses(problems.overlong, train.size is not None), left_out
+        train,
+        renderer(tokenizer, problems),
+        limits,
+        refuses(problems.overlong, train.size is not None),
+        left_out,
+        frozenset(map(asked, chosen)) if train.size is None else frozenset(),
     )
     size = min(train.size or 0, problems.train_size or train.size or 0)
     screen.check(size)
     digest = hashlib.sha256(f"{train.fingerprint}/{judges.fingerprint}".encode()).hexdigest()
     notes = tuple(line for line in (screen.note("training problems"), note) if line)
-    return Setup(config, train, chosen, digest, transcript, limits, screen, notes)
+    return Setup(config, train, chosen, digest, transcript, limits, screen, notes, code)
+
+
+def user_code(config: RunConfig) -> dict[str, str]:
+    """SHA-256 of each file of the user's own that the run's verdicts depend on. Raises ``UserCodeError``.
+
+    Loaded once here, so that a reward that cannot be used costs nothing.
+    """
+    if config.reward.function is None:
+        return {}
+    build_grader(config.reward).close()
+    return {config.reward.function: digest_of(config.reward.function, GROUP)}
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:

@@ -12,9 +12,10 @@ from evals.evaluate import Answer, Ask, Done, Responder, asks_of
 from evals.offline import Task, run_task
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.commands.eval_tasks import files_fingerprint
+from recipes.commands.eval_models import files_fingerprint
 from recipes.run.setup import Setup
 from recipes.shorten.workers import Workers
+from rl.rewarding import build_grader
 from rl.stop import Stopper
 from rollout.engine import Sampling
 from rollout.pool.pool import Pool
@@ -85,7 +86,6 @@ def answer_all(setup: Setup, questions: Questions, answering: Responder, model: 
         name=questions.name,
         title=questions.title,
         published="",
-        verify=setup.verify,
         samples=questions.samples,
         temperature=questions.temperature,
         max_tokens=config.rollout.max_tokens,
@@ -102,6 +102,7 @@ def answer_all(setup: Setup, questions: Questions, answering: Responder, model: 
             "seed": config.seed,
         },
         identity={"model": files_fingerprint(model), "problems": loaded.fingerprint},
+        grader=build_grader(config.reward),
     )
     _, answers = run_task(task, folder)
     write_samples(folder / "samples.parquet", [(questions.name, answers)])

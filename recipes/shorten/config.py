@@ -6,7 +6,7 @@ weight are not published, so they are keys and the defaults are ours [2501.12599
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -46,7 +46,7 @@ class FineTuneConfig(Config):
 
 
 class DpoConfig(Config):
-    """Direct preference optimisation with TRL's ``DPOTrainer``."""
+    """Direct preference optimisation [2305.18290]."""
 
     beta: float = Field(0.1, gt=0)
     """Strength of the tie to the long model."""
@@ -56,8 +56,6 @@ class DpoConfig(Config):
     """Passes over the pairs."""
     batch_pairs: int = Field(32, ge=1)
     """Pairs per optimiser step."""
-    micro_batch_pairs: int = Field(8, ge=1)
-    """Pairs per forward pass; changes memory, not the result."""
     longer: float = Field(1.5, ge=1)
     """A correct response is rejected when it is at least this many times as long as the chosen one
     [2501.12599 §2.4].
@@ -65,15 +63,7 @@ class DpoConfig(Config):
     pairs_per_problem: int = Field(4, ge=1)
     """Pairs of one problem at most, those with the longest rejected responses first."""
     sft_weight: float = Field(0.0, ge=0)
-    """Weight of the chosen response's cross-entropy beside the DPO loss; not in the paper, 0 is its loss."""
-
-    @model_validator(mode="after")
-    def _micro(self) -> Self:
-        if self.batch_pairs % self.micro_batch_pairs:
-            raise ValueError(
-                f"batch_pairs ({self.batch_pairs}) is not divisible by micro_batch_pairs ({self.micro_batch_pairs})"
-            )
-        return self
+    """Weight of the chosen response's negative log-likelihood per token beside the DPO loss [2404.19733]; 0: none."""
 
 
 class SecondPhaseConfig(Config):
@@ -102,6 +92,8 @@ class JudgeConfig(Config):
 
 class ShortenConfig(Config):
     """long2short: from a long-CoT policy to a short one."""
+
+    MOVED: ClassVar = {"dpo.micro_batch_pairs": "run.learner.micro_batch_tokens, in tokens per forward pass"}
 
     recipe: str = "custom"
     """Name of the recipe it came from."""

@@ -1,205 +1,194 @@
-"""Direct preference optimisation on token ids, with TRL's trainer."""
+"""Direct preference optimisation on token ids, with the learner of RL [2305.18290, 2501.12599 §2.4].
+
+The reference is the model that training starts from. Its log-probs are computed once, on the micro-batches of the first
+epoch, and kept in a file: no second model in memory, and a log-ratio of exactly 0 at the first step.
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import io
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from recipes.run.finish import model_writer
 from recipes.shorten.config import DpoConfig
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
-from rl.state.disk import writing
-from rollout.models.export import save_model, save_tokenizer
-from rollout.models.pretrained import files_of
-from rollout.progress import progress
+from rl.planned import Kept, carry_out
+from rl.stop import Stopper
+from rl.warmup import learning_rate
+from rollout.files import replace_file
+from rollout.lines import LineWriter, read_lines
+from rollout.progress import Progress, progress
+from rollout.seeds import seed_of
 from rollout.strict_json import dumps
+
+if TYPE_CHECKING:
+    import torch
+
+    from rl.learner.batch import Batch
+    from rl.learner.stats import Step
+    from rl.objectives.protocol import Objective
 
 TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Prompt, chosen and rejected token ids; responses as sampled, with their end token if they have one."""
 CHECKPOINTS = 10
-"""Checkpoints over the whole training; the last one is kept."""
+"""Checkpoints over the whole training."""
+ADAM_BETAS = (0.9, 0.999)
+"""DPO runs are short and of a low rate: AdamW as the field sets it for them, without decay."""
 
 
-class DpoError(RuntimeError):
-    """Training cannot be carried out; one line."""
+class Trainee(Kept, Protocol):
+    """The learner as DPO sees it."""
 
+    def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
+        """One optimiser step."""
 
-@dataclass(frozen=True)
-class Job:
-    """One training, complete in itself: it may run on another machine that shares the folder."""
-
-    config: RunConfig
-    """Device, type, adapters, threads, seed."""
-    keys: DpoConfig
-    model: str
-    folder: str
-    """Gets ``model/``, ``checkpoints/`` and ``log.jsonl``."""
+    def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
+        """[L] log-probs of the loss tokens under the present weights, on the micro-batches of a step on ``batch``."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """Progress."""
+class PairStep:
+    """One optimiser step."""
 
-    done: int
-    total: int
-    said: str
-    """Loss and reward margin, when they were logged."""
+    pairs: tuple[int, ...]
+    """Indices."""
+    lr: float
+
+
+def plan(pairs: int, keys: DpoConfig, seed: int) -> list[PairStep]:
+    """All steps over so many pairs; every epoch has an order of its own."""
+    drawn: list[tuple[int, ...]] = []
+    for epoch in range(keys.epochs):
+        order = list(range(pairs))
+        random.Random(seed_of(seed, "dpo", epoch)).shuffle(order)
+        drawn += [tuple(order[at : at + keys.batch_pairs]) for at in range(0, pairs, keys.batch_pairs)]
+    return [
+        PairStep(chosen, learning_rate(at, len(drawn), keys.lr, ramp=0.1, end=0.0)) for at, chosen in enumerate(drawn)
+    ]
+
+
+def configured(run: RunConfig, model: Path, keys: DpoConfig) -> RunConfig:
+    """The run's configuration with ``model`` to start from, and DPO's optimiser."""
+    config = on_model(run, model)
+    optimizer = config.learner.optimizer.model_copy(
+        update={"kind": "adamw", "lr": keys.lr, "weight_decay": 0.0, "adam_betas": ADAM_BETAS, "adamw_lr_scale": 1.0}
+    )
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"optimizer": optimizer})})
 
 
 def optimise(start: Start, pairs: Sequence[TokenPair], keys: DpoConfig) -> int:
-    """Train on ``pairs`` where the learner would be and write ``folder/model``; returns the number of steps.
+    """Train on ``pairs`` and write ``folder/model``; returns the number of steps.
 
     Goes on from the last checkpoint of an interrupted training.
     """
-    config = on_model(start.setup.config, start.model)
-    job = Job(config, keys, str(start.model), str(start.folder))
-    last = Step(0, 0, "")
-    with start.stopper.interruptible(), progress() as watch:
-        watch.stage("starting the trainer")
-        for step in start.workers.process(config, start.model).stream(train, job, pairs):
-            if not last.total:
-                watch.stage("DPO", step.total, earlier=step.done - 1)
-            watch.say(step.said)
-            watch.advance(step.done - last.done)
-            last = step
-    return last.total
+    config = configured(start.setup.config, start.model, keys)
+    with progress() as watch:
+        watch.stage("starting the learner")
+        with start.stopper.interruptible():
+            policy = start.workers.learner(config, start.model)
+        steps = prefer(policy, pairs, keys, start.folder, watch, start.stopper, config.seed)
+        watch.stage("export")
+        model_writer(policy, start.setup)(start.folder / "model")
+    return steps
 
 
-def train(job: Job, pairs: Sequence[TokenPair]) -> Iterator[Step]:
-    """Train, yielding after each optimiser step; the model is on disk when the last one has been yielded.
+def prefer(
+    policy: Trainee,
+    pairs: Sequence[TokenPair],
+    keys: DpoConfig,
+    folder: Path,
+    watch: Progress,
+    stopper: Stopper,
+    seed: int,
+) -> int:
+    """Train ``policy``, which holds the reference's weights, and return the number of steps.
 
-    The trainer runs on a thread of its own, since it calls back rather than yields. Raises ``DpoError``, and what the
-    trainer raises.
+    ``folder`` gets ``reference.npy``, ``checkpoints/`` and ``log.jsonl``.
     """
-    steps: queue.Queue[Step | None] = queue.Queue()
-    failures: list[BaseException] = []
+    from rl.objectives.preference import Preference
 
-    def work() -> None:
-        try:
-            _train(job, pairs, steps.put)
-        except BaseException as failure:  # noqa: BLE001 - handed over to the consumer, which raises it
-            failures.append(failure)
-        finally:
-            steps.put(None)
+    objective = Preference(keys.beta, keys.sft_weight)
+    steps = plan(len(pairs), keys, seed)
+    epoch = steps[: -(-len(pairs) // keys.batch_pairs)]
+    file = folder / "reference.npy"
+    if not file.exists():
+        watch.stage("reference", len(epoch))
+        with stopper.interruptible():
+            values = io.BytesIO()
+            np.save(values, _reference(policy, pairs, epoch, objective, lambda: watch.advance(1)))
+        replace_file(file, values.getvalue())
+    reference = _split(np.load(file), pairs)
 
-    thread = threading.Thread(target=work, name="dpo", daemon=True)
-    thread.start()
-    while (step := steps.get()) is not None:
-        yield step
-    thread.join()
-    if failures:
-        raise failures[0]
+    def act(number: int, step: PairStep) -> str:
+        import torch
 
+        batch = pack_pairs([pairs[index] for index in step.pairs])
+        before = torch.from_numpy(np.concatenate([reference[index] for index in step.pairs]))
+        done = policy.step(replace(batch, reference_logprobs=before), objective, step.lr)
+        margin, preferred = (done.tallies[f"objective/{name}"].value for name in ("margin", "preferred"))
+        log.write(number, {"loss": done.loss, "margin": margin, "preferred": preferred, "lr": step.lr})
+        return f"loss {done.loss:.3f}, margin {margin:.3f}"
 
-def _train(job: Job, pairs: Sequence[TokenPair], tell: Callable[[Step], None]) -> None:
-    import torch
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from rl.learner.policy import check_tokenizer
-
-    if job.config.model.threads:
-        torch.set_num_threads(job.config.model.threads)
-    folder = Path(job.folder)
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
-    check_tokenizer(tokenizer, job.model)
-    rows = [{"prompt_ids": list(p), "chosen_ids": list(c), "rejected_ids": list(r)} for p, c, r in pairs]
-    trainer = _trainer(job, Dataset.from_list(rows), tokenizer, tell)
-    checkpoints = folder / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
-    policy = trainer.accelerator.unwrap_model(trainer.model)
-    for name, parameter in policy.named_parameters():
-        if not parameter.isfinite().all():
-            raise DpoError(f"DPO made {name} NaN or infinite: lower dpo.lr, remove {folder} and run the command again")
-    with writing(folder):
-        source = files_of(job.model)
-        (folder / "model").mkdir(exist_ok=True)
-        save_model(policy, folder / "model", source)
-        save_tokenizer(tokenizer, folder / "model", source)
-    (folder / "log.jsonl").write_text("".join(dumps(row) + "\n" for row in trainer.state.log_history))
+    every = max(1, len(steps) // CHECKPOINTS)
+    with closing(Log(folder / "log.jsonl")) as log:
+        carry_out("DPO", steps, act, policy, folder / "checkpoints", every, watch, stopper)
+    return len(steps)
 
 
-def _load(job: Job) -> Any:
-    """The model in float32, with block attention if it was trained with it."""
-    from rl.learner.policy import load_model
-    from rollout.models import moba
+def pack_pairs(pairs: Sequence[TokenPair]) -> Batch:
+    """Chosen, rejected, chosen, rejected: each with its prompt, loss on the response."""
+    from rl.learner.batch import pack_demonstrations
 
-    model = load_model(job.model)
-    block = moba.read(model.config.get_text_config())
-    if block is not None:
-        moba.use(model, block, otherwise="sdpa")
-    return model
+    return pack_demonstrations([(pair[0], response) for pair in pairs for response in pair[1:]])
 
 
-def _trainer(job: Job, pairs: Any, tokenizer: Any, tell: Callable[[Step], None]) -> Any:
-    import peft
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import DPOTrainer
+class Log:
+    """``log.jsonl``: one line a step, each step once however often training was interrupted."""
 
-    class OnTokens(DPOTrainer):  # type: ignore[misc]
-        """Takes token ids as they were sampled: text would be tokenised anew, and could come out differently."""
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._writer: LineWriter | None = None
 
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
+    def write(self, step: int, values: dict[str, float | None]) -> None:
+        """The line of ``step``. The first call drops what an earlier process wrote from there on."""
+        if self._writer is None:
+            kept = [row for _, row in read_lines(self.file) if row["step"] < step]
+            replace_file(self.file, "".join(dumps(row) + "\n" for row in kept).encode())
+            self._writer = LineWriter(self.file)
+        self._writer.append({"step": step, **values})
 
-    class Telling(TrainerCallback):  # type: ignore[misc]
-        said = ""
-
-        def on_log(self, *_: Any, logs: Any = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                self.said = f"loss {logs['loss']:.3f}, margin {logs.get('rewards/margins', float('nan')):.3f}"
-
-        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            tell(Step(state.global_step, state.max_steps, self.said))
-
-    lora = job.config.model.lora
-    adapters = None
-    if lora is not None:
-        targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-        adapters = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
-    trainer = OnTokens(
-        model=_load(job),
-        ref_model=None if adapters else _load(job),
-        args=_arguments(job, len(pairs)),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-        peft_config=adapters,
-        callbacks=[Telling()],
-    )
-    trainer.remove_callback(PrinterCallback)  # what it would print goes to log.jsonl and the progress bar
-    return trainer
+    def close(self) -> None:
+        """Idempotent."""
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _arguments(job: Job, pairs: int) -> Any:
-    from trl import DPOConfig as Arguments
+def _reference(
+    policy: Trainee,
+    pairs: Sequence[TokenPair],
+    epoch: Sequence[PairStep],
+    objective: Objective,
+    tell: Callable[[], None],
+) -> np.ndarray:
+    """[all response tokens] float32 log-probs in the order of ``pairs``, chosen before rejected."""
+    found: dict[int, np.ndarray] = {}
+    for step in epoch:
+        chosen = [pairs[index] for index in step.pairs]
+        values = policy.logprobs(pack_pairs(chosen), objective).numpy()
+        found |= zip(step.pairs, _split(values, chosen), strict=True)
+        tell()
+    return np.concatenate([found[index] for index in range(len(pairs))])
 
-    keys, model = job.keys, job.config.model
-    steps = max(1, keys.epochs * -(-pairs // keys.batch_pairs))
-    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, keys.sft_weight]} if keys.sft_weight else {}
-    return Arguments(
-        output_dir=str(Path(job.folder) / "checkpoints"),
-        per_device_train_batch_size=keys.micro_batch_pairs,
-        gradient_accumulation_steps=keys.batch_pairs // keys.micro_batch_pairs,
-        num_train_epochs=keys.epochs,
-        learning_rate=keys.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 10),
-        beta=keys.beta,
-        max_length=None,
-        gradient_checkpointing=model.gradient_checkpointing,
-        use_cpu=model.device == "cpu",
-        bf16=model.compute_dtype == "bfloat16",
-        seed=job.config.seed,
-        save_steps=max(1, steps // CHECKPOINTS),
-        save_total_limit=1,
-        logging_steps=max(1, steps // 100),
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=model.device == "cuda",
-        **losses,
-    )
+
+def _split(values: np.ndarray, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
+    """Each pair's share of ``values``, which hold one number for each response token of all pairs."""
+    ends = np.cumsum([len(pair[1]) + len(pair[2]) for pair in pairs])
+    return np.split(values, ends[:-1])

@@ -19,6 +19,7 @@ from recipes.run.setup import Setup
 from recipes.shorten.merge_checks import HARMLESS
 from rl import loop
 from rl.config import RunConfig
+from rl.learner.spec import LearnerSpec
 from rl.state.run_dir import RunDir
 from rl.stop import Stopper
 from rollout.models.pretrained import resolve_model
@@ -59,13 +60,6 @@ class Workers:
     def learner(self, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
         """The learner of ``config`` on ``model``, a Hugging Face directory or hub name. Raises ``LaunchError``."""
         return self._learner(self._site_for(config, model), config, model)
-
-    def process(self, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
-        """The learner's process whatever learner is in it, for a training of another kind. Raises ``LaunchError``."""
-        site = self._site_for(config, model)
-        if self._policy is None:
-            self._policy = site.learner(config, model)
-        return self._policy
 
     def machines(self, config: RunConfig, model: Path | str, end: tuple[int, ...]) -> Machines:
         """Learner and engines of ``config`` on ``model``; the engines serve it once it is published.
@@ -112,7 +106,7 @@ class Workers:
         if self._policy is None:
             self._policy = site.learner(config, model)
         else:
-            self._policy.replace(config, model)
+            self._policy.replace(LearnerSpec.of(config), model)
         return self._policy
 
 

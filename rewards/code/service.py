@@ -1,8 +1,8 @@
 """The code reward as a service: Ray actors, each with a sandbox of its own, behind one bounded queue.
 
 A driver that judges faster than it samples needs none of this: ``verify_code`` in its own process does. The service
-spreads judging over the machines of a cluster, and survives their loss: a response whose worker died is judged again
-elsewhere, and one that cannot be judged is ungradable, never wrong (invariant 3).
+(``reward.judges``) spreads judging over the machines of a cluster, and survives their loss: a response whose worker
+died is judged again elsewhere, and one that cannot be judged is ungradable, never wrong (invariant 3).
 """
 
 from __future__ import annotations
@@ -129,7 +129,12 @@ class _Seat:
     def _hire(self) -> Any:
         import ray
 
-        options = {"num_cpus": self._config.cpus, "max_concurrency": self._config.slots + 1, "max_restarts": 0}
+        options = {
+            "num_cpus": self._config.cpus,
+            "max_concurrency": self._config.slots + 1,
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+        }
         return ray.remote(JudgeWorker).options(**options).remote(self._config.sandbox, self._config.slots)
 
     def replace(self, dead: Any) -> bool:

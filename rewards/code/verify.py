@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rewards.code.extract import extract
 from rewards.code.judge import Program, judge
 from rewards.code.problem import problem_of
@@ -23,4 +25,4 @@ def verify_code(response: str, reference: Reference) -> Score:
     if isinstance(found, str):
         return Score.wrong(found, format=0.0, tests=0.0)
     score = judge(problem, Program(found.code, found.language), shared_sandbox()).score(found.code)
-    return score if not score.gradable else Score(score.total, {"format": 1.0, **score.parts}, score.reason, found.code)
+    return replace(score, parts={"format": 1.0, **score.parts}, extracted=found.code) if score.gradable else score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 from rewards.exact import verify_exact
@@ -96,7 +97,7 @@ def grade(
     found = bare_answer(tail) if bare else _EXTRACT[rule](tail)
     parts = {"format": float(found.marked)}
     if not found.answer:
-        return Score(0.0, parts, found.reason)
+        return Score.wrong(found.reason, "", **parts)
     score = judge(gold, found.answer, tolerance, timeout_s)
     if (  # "1/2 or 0.5" are one answer; the first that is another ends the comparison
         score.verdict == "wrong"
@@ -104,7 +105,7 @@ def grade(
         and all(judge(gold, offered, tolerance, timeout_s).correct for offered in found.offered)
     ):
         score = Score.right(found.answer)
-    return Score(score.total, {} if score.total is None else parts, score.reason, score.extracted)
+    return replace(score, parts=parts) if score.gradable else score
 
 
 _EXTRACT: dict[str, Callable[[str], Found]] = {"boxed": final_box, "gsm8k": final_number}

@@ -1,16 +1,23 @@
-"""The policy's forward pass: token log-probabilities of packed sequences."""
+"""The policy's forward pass on packed sequences: log-probabilities, hidden states, heads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from kernels.logprob import LogitTransform, token_logprobs
+from rl.objectives.protocol import Head, Needs, Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from rl.learner.batch import Batch
+
+HEAD_ROWS = 1024
+"""Rows of logits at a time of an LM head that is no matrix; recomputed in the backward pass."""
 
 
 def causal_lm(policy: nn.Module) -> PreTrainedModel:
@@ -48,6 +55,53 @@ def head_weight(head: Any) -> torch.Tensor:
     return head.weight + sum(head.get_delta_weight(adapter) for adapter in head.active_adapters)
 
 
+def is_linear(head: Any) -> bool:
+    """Whether the LM head is one matrix, with or without adapters, so that the chunked kernel computes it."""
+    return isinstance(head, nn.Linear) or hasattr(head, "get_delta_weight")
+
+
+def packed_hidden(
+    policy: nn.Module, tokens: torch.Tensor, cu_seqlens: torch.Tensor, compute_dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Last hidden states [T, d] of packed ``tokens`` [T]; ``cu_seqlens`` [n + 1]."""
+    model = causal_lm(policy)
+    with torch.autocast(tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
+        hidden: torch.Tensor = model.base_model(**packed_inputs(tokens, cu_seqlens)).last_hidden_state[0]
+    return hidden
+
+
+def lm_logprobs(
+    policy: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    compute_dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-prob and entropy [L] of the token ids ``targets`` [L] from the states [L, d] that predict them.
+
+    In nats and float32; the entropy carries no gradient.
+    """
+    model = causal_lm(policy)
+    head, transform = model.get_output_embeddings(), logit_transform(model)
+    hidden = hidden.to(compute_dtype)
+    if is_linear(head):
+        weight = head_weight(head)
+        return token_logprobs(hidden, weight, targets, bias=head.bias, temperature=temperature, transform=transform)
+
+    def part(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(states.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
+            logits = head(states)
+        logprobs = (transform(logits.float()) / temperature).log_softmax(-1)
+        entropy = torch.special.entr(logprobs.detach().exp()).sum(-1)
+        return logprobs.gather(1, ids[:, None]).squeeze(1), entropy
+
+    parts = [
+        torch.utils.checkpoint.checkpoint(part, states, ids, use_reentrant=False)
+        for states, ids in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+    ]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
 def packed_logprobs(
     policy: nn.Module,
     tokens: torch.Tensor,
@@ -62,16 +116,43 @@ def packed_logprobs(
     ``cu_seqlens`` [n + 1]. Only the L hidden states that predict a target meet the LM head. The entropy carries no
     gradient.
     """
-    model = causal_lm(policy)
-    head = model.get_output_embeddings()
-    with torch.autocast(tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
-        hidden = model.base_model(**packed_inputs(tokens, cu_seqlens)).last_hidden_state[0]
-    hidden = hidden.index_select(0, targets - 1).to(compute_dtype)
-    return token_logprobs(
-        hidden,
-        head_weight(head),
-        tokens[targets].long(),
-        bias=head.bias,
-        temperature=temperature,
-        transform=logit_transform(model),
-    )
+    hidden = packed_hidden(policy, tokens, cu_seqlens, compute_dtype).index_select(0, targets - 1)
+    return lm_logprobs(policy, hidden, tokens[targets], temperature, compute_dtype)
+
+
+class PolicyModel:
+    """The policy as objectives see it: packed tokens in, what they ask for out."""
+
+    def __init__(self, policy: nn.Module, compute_dtype: torch.dtype, head: nn.Linear | None = None) -> None:
+        self.policy, self.compute_dtype = policy, compute_dtype
+        self.head = head
+        """Of its own, beside the LM head; ``None``: no objective has asked for one."""
+
+    def __call__(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
+        """What ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on its
+        sequences' ends.
+        """
+        rows = {"tokens": batch.positions - 1, "ends": batch.cu_seqlens[1:].long() - 1}
+        hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype)
+        found: dict[str, torch.Tensor] = {}
+        if needs.logprobs:
+            states, ids = hidden.index_select(0, rows["tokens"]), batch.tokens[batch.positions].long()
+            logprobs, entropy = lm_logprobs(self.policy, states, ids, temperature, self.compute_dtype)
+            found |= {"logprobs": logprobs, "entropy": entropy}
+        if needs.hidden is not None:
+            found["hidden"] = hidden.index_select(0, rows[needs.hidden])
+        if needs.head is not None:
+            if self.head is None:
+                raise ValueError("this learner has no head of its own: its own objective did not ask for one")
+            found["head"] = self.head(hidden.index_select(0, rows[needs.head.at]).to(self.head.weight.dtype))
+        return Outputs(**found)
+
+
+def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:
+    """A linear head in float32 on ``policy``'s last hidden state, drawn from ``seed``; biases are 0."""
+    width = causal_lm(policy).config.get_text_config().hidden_size
+    made = nn.Linear(width, head.outputs)
+    with torch.no_grad():
+        made.weight.normal_(std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
+        made.bias.zero_()
+    return made.to(next(policy.parameters()).device)

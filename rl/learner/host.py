@@ -5,69 +5,74 @@ A plain class. ``rl.launch`` hosts it in a Ray actor; tests use it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from rl.config import RunConfig
-from rl.learner.batch import pack
-from rl.learner.learner import IterationStats, Learner
+import torch
+
+from rl.learner.batch import Batch, pack, pack_demonstrations
+from rl.learner.learner import Learner
+from rl.learner.spec import LearnerSpec, Receivers
+from rl.learner.stats import IterationStats, Step
+from rl.objectives.cross_entropy import CrossEntropy
+from rl.objectives.protocol import Objective
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
-from rollout.transfer.weights import Names, WeightSender, sender
+from rollout.transfer.sender import sender
+from rollout.transfer.weights import WeightSender
 from rollout.types import Group, WeightVersion
-
-T = TypeVar("T")
 
 
 class LearnerHost:
     """Answers the calls of ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
 
-    def __init__(self, config: RunConfig, model_path: Path | str, transfer: str) -> None:
-        self.config = config
-        self.transfer = transfer
-        self._learner: Learner | None = Learner(config, model_path)
+    def __init__(self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers) -> None:
+        self.receivers = receivers
+        self._learner: Learner | None = Learner(spec, model_path)
         self._sender: WeightSender | None = None
 
     @property
     def learner(self) -> Learner:
-        """The learner at work. Raises ``RuntimeError`` after ``stream``, which has none."""
+        """The learner at work. Raises ``RuntimeError`` after a failed ``replace``, which leaves none."""
         if self._learner is None:
-            raise RuntimeError("this process gave its learner up for another training; replace starts one again")
+            raise RuntimeError("this process gave its learner up for another that could not be made; replace makes one")
         return self._learner
 
     def ready(self) -> None:
         """Returns once the model is loaded."""
 
-    def replace(self, config: RunConfig, model_path: Path | str) -> None:
+    def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Another learner in this process, in the place of the old one; engines know the sender, which stays."""
         self._learner = None  # first: there may not be room for two
-        self.config, self._learner = config, Learner(config, model_path)
-
-    def stream(self, steps: Callable[..., Iterator[T]], *args: object) -> Iterator[T]:
-        """Run the generator function ``steps``, a training of another kind, in this process instead of the learner."""
-        self._learner = None
-        yield from steps(*args)
+        self._learner = Learner(spec, model_path)
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
-        return self.learner.sft_step(pairs, lr)
+        return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
+
+    def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
+        """One optimiser step on any objective; see ``Learner.step``."""
+        return self.learner.step(batch, objective, lr)
+
+    def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
+        """See ``Learner.logprobs``."""
+        return self.learner.logprobs(batch, objective)
 
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
         """See ``rl.loop.Policy``."""
-        self.learner.enter(version)
-        batch = pack(groups, advantages, version, self.config.rollout.loss_on)
-        return self.learner.train_iteration(batch, (self.config.seed, version))
+        learner = self.learner
+        learner.enter(version)
+        batch = pack(groups, advantages, version, learner.spec.loss_on)
+        return learner.train_iteration(batch, (learner.spec.seed, version))
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
-            engine = self.config.engine
-            names: Names = "module" if engine.kind == "hf" else "checkpoint"
-            self._sender = sender(self.transfer, engine.count, engine.tensor_parallel, names)
+            to = self.receivers
+            self._sender = sender(to.backend, to.count, to.tensor_parallel, to.names)
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 

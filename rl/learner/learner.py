@@ -1,190 +1,136 @@
-"""The learner: policy, optimiser, and one iteration of k1.5's online mirror descent
-[2501.12599 §2.3.2]. Knows no Ray.
-"""
+"""The learner: a policy, its optimiser, and steps on whatever objective. Knows no Ray."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
-from rl.config import RunConfig
-from rl.learner.batch import Batch, PackCounts, Seed, cumulative, pack_demonstrations, split_by_tokens
-from rl.learner.forward import causal_lm, packed_logprobs
+from rl.learner.batch import Batch, Seed, cumulative, split_by_tokens
+from rl.learner.forward import PolicyModel, causal_lm, new_head, packed_logprobs
 from rl.learner.movement import Watch
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
-from rl.objectives.mirror_descent import SequenceLoss, effective_share, importance_weights, length_norms, policy_loss
+from rl.learner.random_states import random_states, restore
+from rl.learner.spec import LearnerSpec
+from rl.learner.stats import IterationStats, LogRatio, Step, known, of_batch, of_steps
+from rl.objectives.build import build
+from rl.objectives.protocol import OWN_METRICS, SHARED, Loss, Objective, Outputs
+from rl.objectives.sequences import reference_of, sequence_sums
+from rl.objectives.tally import Tallies, add_up
 from rl.optim.muon import build_optimizer
 from rollout.models import moba
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
-from rollout.types import Tokens, WeightVersion
+from rollout.types import WeightVersion
 
 
 class NonFiniteGradients(RuntimeError):
     """Too many steps in a row had NaN or infinite gradients (invariant 7)."""
 
 
-@dataclass(frozen=True)
-class StepMetrics:
-    """One optimiser step. Log-ratios are those of the forward pass, before the step's own update."""
-
-    loss: float
-    """The surrogate per sequence, as minimised."""
-    grad_norm: float
-    """Global norm before clipping; NaN or infinite when the step was skipped."""
-    skipped: bool
-    """True when the gradients were not finite: the weights did not change."""
-    logratio_mean: float
-    """Mean over sequences of Delta = log pi_theta - log pi_i, in nats per sequence [2501.12599 eq. 3]."""
-    logratio_std: float
-    """Standard deviation over sequences."""
-    logratio_max: float
-    """Largest absolute value over sequences."""
-    logratio_per_token: float
-    """Sum of absolute log-ratios over the trained tokens, in nats per token."""
-    saturated: float
-    """Share of sequences on which the regulariser outweighs the advantage."""
-    entropy: float
-    """Mean entropy of the next-token distribution at trained tokens, in nats."""
-    sequences: int
-    """Sequences in the minibatch."""
-    tokens: int
-    """Tokens that carried loss."""
-    lr: float
-    """Learning rate, ramp included; 0 when the step was skipped."""
-
-
-@dataclass(frozen=True)
-class IterationStats:
-    """One iteration of training."""
-
-    steps: tuple[StepMetrics, ...]
-    """Empty when nothing was trainable."""
-    gap_mean: float
-    """Mean |sampler - learner| log-prob over trained tokens of the current version, in nats; NaN without any."""
-    gap_max: float
-    """Largest such difference."""
-    update_rms: dict[str, float]
-    """RMS of the last step's update over the learning rate: ``muon`` (0.2 by design) and ``adamw``."""
-    counts: PackCounts
-    """What ``pack`` kept and left out."""
-    tokens: int
-    """Tokens that carried loss."""
-    seconds: float
-    """Wall time of reference and updates together."""
-    density: float | None = None
-    """Share of full causal attention computed for the batch, over all layers; ``None`` without block attention."""
-    full_share: float | None = None
-    """Share of the batch's tokens that see their whole past in the block layers; ``None`` without block attention."""
-    importance_mean: float | None = None
-    """Mean importance weight of the trained tokens; ``None`` without ``learner.objective.importance``."""
-    importance_ess: float | None = None
-    """Effective sample size over their number."""
-
-    @property
-    def skipped(self) -> int:
-        """Steps skipped for non-finite gradients."""
-        return sum(step.skipped for step in self.steps)
-
-
 class Learner:
     """Owns the model and its optimiser. ``model_path``: a Hugging Face directory; weights are loaded in float32.
 
-    Raises ``rl.learner.policy.PolicyError`` for a model that cannot be trained.
+    Raises ``rl.learner.policy.PolicyError`` for a model that cannot be trained, and what ``rl.objectives.build`` does
+    for an objective of a user's own.
     """
 
-    def __init__(self, config: RunConfig, model_path: str | Path) -> None:
-        if config.model.threads:
-            torch.set_num_threads(config.model.threads)
-        self.config = config
-        self.device = config.model.device
-        self.compute_dtype: torch.dtype = getattr(torch, config.model.compute_dtype)
+    def __init__(self, spec: LearnerSpec, model_path: str | Path) -> None:
+        if spec.model.threads:
+            torch.set_num_threads(spec.model.threads)
+        self.spec = spec
+        self.device = spec.model.device
+        self.objective = build(spec.learner.objective, spec.max_tokens)
         self.source = files_of(model_path)
         """Directory of the files that the model was loaded from; some go along with an export."""
         try:
-            self.model = prepare(load_model(model_path), config.model, config.seed, config.engine.max_model_len)
+            self.model = prepare(load_model(model_path), spec.model, spec.seed, spec.longest)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
+        wanted = self.objective.needs.head
+        self.head = None if wanted is None else new_head(self.model, wanted, spec.seed)
+        """A head beside the model's own, if the objective asks for one: trained and checkpointed, never exported."""
+        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(self.model, config.learner.optimizer, self.device)
+        self.parameters += [] if self.head is None else [*self.head.parameters()]
+        self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
-        self._watch: Watch | None = Watch(self.model)
+        lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
+        self._watch: Watch | None = Watch(self.model, [*lm_head])
         """Until the first step has moved what it should."""
 
     def enter(self, version: WeightVersion) -> None:
         """Compute attention as configured for the iteration of weights ``version``."""
-        use_attention(self.model, self.config.model, version)
+        use_attention(self.model, self.spec.model, version)
 
     def begin_iteration(self) -> None:
         """A fresh optimiser: every iteration is a different optimisation problem [2501.12599 §2.3.2]."""
-        if self.config.learner.optimizer.reset_each_iteration:
+        if self.spec.learner.optimizer.reset_each_iteration:
             self.optimizer.reset()
 
     @torch.no_grad()
+    def logprobs(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
+        """Log-probs [L] of the loss tokens under the present weights, on the micro-batches of a step on ``batch``.
+
+        ``objective``: whose units are not to be parted and whose temperature counts; the learner's own without.
+        """
+        objective = objective or self.objective
+        needs = replace(objective.needs, logprobs=True, hidden=None, head=None)
+        found: dict[int, torch.Tensor] = {}
+        for cut in self._cuts(batch, objective):
+            part = batch.select(cut)
+            values = self.policy(part.to(self.device), needs, self._temperature(objective)).logprobs.cpu()
+            found |= zip(cut, values.split(part.loss_lengths.tolist()), strict=True)
+        return torch.cat([found[index] for index in range(len(batch))])
+
     def reference(self, minibatch: Batch) -> Batch:
         """``minibatch`` with log-probs under the present weights, and with its sequences in micro-batch order.
 
         The same micro-batches are cut again in training, so the log-ratio of the first step is exactly 0: a different
         packing would differ in the last bits (invariant 5).
         """
-        ordered = self._in_micro_batch_order(minibatch)
-        parts = ordered.micro_batches(self.config.learner.micro_batch_tokens)
-        return replace(ordered, reference_logprobs=torch.cat([self._logprobs(part)[0].cpu() for part in parts]))
+        ordered = self._in_micro_batch_order(minibatch, self.objective)
+        return replace(ordered, reference_logprobs=self.logprobs(ordered))
 
-    def step(self, minibatch: Batch) -> StepMetrics:
-        """One optimiser step on a minibatch that carries its reference log-probs.
+    def step(self, minibatch: Batch, objective: Objective | None = None, lr: float | None = None) -> Step:
+        """One optimiser step on a minibatch, which carries its reference log-probs if ``objective`` needs them.
 
-        Raises ``NonFiniteGradients`` after ``max_bad_steps`` skipped steps in a row.
+        ``objective``: the learner's own without. ``lr``: as configured, ramp included, without. Raises
+        ``NonFiniteGradients`` after ``max_bad_steps`` skipped steps in a row.
         """
-        if minibatch.reference_logprobs is None:
-            raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
-        return self._descend(minibatch)[0]
+        objective = objective or self.objective
+        if objective.needs.reference:
+            reference_of(minibatch)
+        return self._descend(minibatch, objective, _divisor(minibatch, objective), lr)[0]
 
-    def first_step(self, minibatch: Batch) -> tuple[StepMetrics, Batch]:
+    def first_step(self, minibatch: Batch) -> tuple[Step, Batch]:
         """The step that opens an iteration, and ``minibatch`` with the reference log-probs that it had.
 
-        The policy is still its own reference, so the log-probs that carry the gradient serve as both: the log-ratio is
-        0, exactly as if ``reference`` had been called first, and a forward pass is saved. While it is 0, sequences
-        without advantage (groups all right or all wrong) have no gradient: they count, but are run only if there are
-        no others.
+        For objectives that open on the reference: the policy still is its own reference, so the log-probs that carry
+        the gradient serve as both: the log-ratio is 0, exactly as if ``reference`` had been called first, and a forward
+        pass is saved. While it is 0, sequences without advantage (groups all right or all wrong) have no gradient:
+        they count, but are run only if there are no others.
         """
         with_signal = minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
-        ordered = self._in_micro_batch_order(with_signal if len(with_signal) else minibatch)
-        metrics, logprobs = self._descend(ordered)
-        return metrics, replace(ordered, reference_logprobs=logprobs)
-
-    def sft_step(self, pairs: Sequence[tuple[Tokens, Tokens]], lr: float) -> float:
-        """One optimiser step on (prompt ids, response ids) pairs; returns the loss in nats per response token.
-
-        Masked cross-entropy, divided by the response tokens of the whole batch however it is cut [2501.12599 §2.2].
-        """
-        batch = pack_demonstrations(pairs)
-        tokens = int(batch.loss_mask.sum())
-        self.optimizer.zero_grad()
-        total = 0.0
-        for part in batch.micro_batches(self.config.learner.micro_batch_tokens):
-            loss = -self._logprobs(part, temperature=1.0)[0].sum() / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        self._update(lr)
-        return total
+        ordered = self._in_micro_batch_order(with_signal if len(with_signal) else minibatch, self.objective)
+        step, logprobs = self._descend(ordered, self.objective, _divisor(minibatch, self.objective), None, True)
+        return step, replace(ordered, reference_logprobs=logprobs)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of each token given those before it, at temperature 1, in nats; [n][len - 1]: none for the first."""
         lengths = [len(sequence) for sequence in sequences]
         scores: list[list[float]] = [[] for _ in sequences]
-        for cut in split_by_tokens(lengths, self.config.learner.micro_batch_tokens):
+        for cut in split_by_tokens(lengths, self.spec.learner.micro_batch_tokens):
             members = [index for index in cut if lengths[index] > 1]
             if not members:
                 continue
@@ -194,7 +140,8 @@ class Learner:
             follows[cu_seqlens[:-1].long()] = False
             targets = follows.nonzero().flatten()
             tokens, cu_seqlens, targets = (part.to(self.device) for part in (tokens, cu_seqlens, targets))
-            logprobs, _ = packed_logprobs(self.model, tokens, cu_seqlens, targets, compute_dtype=self.compute_dtype)
+            compute_dtype = self.policy.compute_dtype
+            logprobs, _ = packed_logprobs(self.model, tokens, cu_seqlens, targets, compute_dtype=compute_dtype)
             for index, values in zip(members, logprobs.split([lengths[i] - 1 for i in members]), strict=True):
                 scores[index] = values.tolist()
         return scores
@@ -204,124 +151,121 @@ class Learner:
 
         ``seed`` shuffles the sequences into minibatches. An empty batch trains nothing.
         """
-        started = time.perf_counter()
         self.begin_iteration()
-        minibatches = batch.minibatches(self.config.learner.updates, seed)
-        later = [self.reference(minibatch) for minibatch in minibatches[1:]]
-        opening = [self.first_step(minibatch) for minibatch in minibatches[:1]]
-        referenced = [minibatch for _, minibatch in opening] + later
-        gaps = torch.cat([sampler_gaps(minibatch) for minibatch in referenced]) if referenced else torch.empty(0)
-        weights = [weight for each in referenced if (weight := self._importance(each)) is not None]
-        steps = (*(metrics for metrics, _ in opening), *(self.step(minibatch) for minibatch in later))
-        density, full_share = self._attention_shares(batch)
-        return IterationStats(
-            steps=steps,
-            gap_mean=gaps.mean().item() if len(gaps) else float("nan"),
-            gap_max=gaps.max().item() if len(gaps) else float("nan"),
-            update_rms=self.optimizer.update_rms() if steps else {},
-            counts=batch.counts,
-            tokens=sum(step.tokens for step in steps),
-            seconds=time.perf_counter() - started,
-            density=density,
-            full_share=full_share,
-            importance_mean=torch.cat(weights).mean().item() if weights else None,
-            importance_ess=effective_share(torch.cat(weights)) if weights else None,
-        )
+        minibatches = batch.minibatches(self.spec.learner.updates, seed)
+        opens = self.objective.opens_on_reference and self.objective.needs.logprobs
+        opening = minibatches[:1] if opens else []
+        began = time.perf_counter()
+        later = [self._referenced(minibatch) for minibatch in minibatches[len(opening) :]]
+        seconds = time.perf_counter() - began
+        opened = [self.first_step(minibatch) for minibatch in opening]
+        steps = (*(step for step, _ in opened), *(self.step(minibatch) for minibatch in later))
+        referenced = [minibatch for _, minibatch in opened]
+        referenced += [minibatch for minibatch in later if minibatch.reference_logprobs is not None]
+        metrics = of_steps(steps) | of_batch(batch.counts, [sampler_gaps(minibatch) for minibatch in referenced])
+        metrics |= {"train/reference_s": seconds} | self._attention_shares(batch)
+        metrics |= {f"update_rms/{name}": value for name, value in self.optimizer.update_rms().items() if steps}
+        return IterationStats(known(metrics), steps)
 
-    def _attention_shares(self, batch: Batch) -> tuple[float | None, float | None]:
-        if self.config.model.attention.moba is None or not len(batch):
-            return None, None
+    def _referenced(self, minibatch: Batch) -> Batch:
+        return self.reference(minibatch) if self.objective.needs.reference else minibatch
+
+    def _attention_shares(self, batch: Batch) -> dict[str, float]:
+        if self.spec.model.attention.moba is None or not len(batch):
+            return {}
         text = causal_lm(self.model).config.get_text_config()
-        return moba.shares(moba.read(text), batch.lengths.tolist(), text.num_hidden_layers)
+        density, full = moba.shares(moba.read(text), batch.lengths.tolist(), text.num_hidden_layers)
+        return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
         """Weights, optimiser, and random states into the existing directory ``folder``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
-                raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to checkpoint them")
+        self._check_finite()
         folder = Path(folder)
         save_weights(self.model, str(folder / "model.safetensors"))
+        if self.head is not None:
+            save_file(self.head.state_dict(), folder / "head.safetensors")
         torch.save({"optimizer": self.optimizer.state_dict(), "bad_streak": self.bad_streak}, folder / "optimizer.pt")
-        torch.save(_random_states(), folder / "random.pt")
+        torch.save(random_states(), folder / "random.pt")
 
     def load(self, folder: str | Path) -> None:
         """Inverse of ``save``: training goes on bit for bit."""
         folder = Path(folder)
         load_weights(self.model, folder / "model.safetensors", device=self.device)
+        if self.head is not None:
+            self.head.load_state_dict(load_file(folder / "head.safetensors", device=self.device))
         state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.bad_streak = state["bad_streak"]
-        _restore_random_states(torch.load(folder / "random.pt", weights_only=True))
+        restore(torch.load(folder / "random.pt", weights_only=True))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        Raises ``rollout.models.export.ExportError``.
+        Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
+        self._check_finite()
         save_model(self.model, Path(folder), self.source, dtype)
 
-    def _in_micro_batch_order(self, minibatch: Batch) -> Batch:
+    def _check_finite(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
+
+    def _temperature(self, objective: Objective) -> float:
+        return self.spec.temperature if objective.needs.tempered else 1.0
+
+    def _cuts(self, minibatch: Batch, objective: Objective) -> list[list[int]]:
+        """The sequences of each micro-batch: units in order of their tokens, none of them parted."""
+        unit = objective.unit
+        tokens = minibatch.lengths.view(-1, unit).sum(1).tolist()
+        cuts = split_by_tokens(tokens, self.spec.learner.micro_batch_tokens)
+        return [[unit * index + place for index in cut for place in range(unit)] for cut in cuts]
+
+    def _micro_batches(self, minibatch: Batch, objective: Objective) -> list[Batch]:
+        return [minibatch.select(cut) for cut in self._cuts(minibatch, objective)]
+
+    def _in_micro_batch_order(self, minibatch: Batch, objective: Objective) -> Batch:
         """``minibatch`` with its sequences in the order in which its micro-batches take them."""
-        cuts = split_by_tokens(minibatch.lengths.tolist(), self.config.learner.micro_batch_tokens)
-        return minibatch.select([index for cut in cuts for index in cut])
+        return minibatch.select([index for cut in self._cuts(minibatch, objective) for index in cut])
 
-    def _descend(self, minibatch: Batch) -> tuple[StepMetrics, torch.Tensor]:
-        """One optimiser step, and the log-probs [m] of the loss tokens before it (detached, CPU).
-
-        Without reference log-probs these are the reference.
+    def _descend(
+        self, minibatch: Batch, objective: Objective, divisor: int, lr: float | None, opening: bool = False
+    ) -> tuple[Step, torch.Tensor]:
+        """One optimiser step, and the log-probs [m] of the loss tokens before it (detached, CPU), which are also the
+        reference if it is ``opening``.
         """
         self.optimizer.zero_grad()
-        losses: list[SequenceLoss] = []
-        entropies: list[torch.Tensor] = []
-        before: list[torch.Tensor] = []
-        for part in minibatch.micro_batches(self.config.learner.micro_batch_tokens):
-            logprobs, entropy = self._logprobs(part)
-            before.append(logprobs.detach().cpu())
-            known = part.reference_logprobs is not None
-            anchored = part if known else replace(part, reference_logprobs=before[-1])
-            result = self._loss(anchored.to(self.device), logprobs)
-            (result.loss / minibatch.total).backward()  # type: ignore[no-untyped-call]
-            losses.append(replace(result, loss=result.loss.detach()))
-            entropies.append(entropy)
-        grad_norm, skipped = self._update(None)
-        return self._step_metrics(minibatch, losses, torch.cat(entropies), grad_norm, skipped), torch.cat(before)
-
-    def _logprobs(self, part: Batch, temperature: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies [L] of the loss tokens, at the temperature that they were sampled at."""
-        return packed_logprobs(
-            self.model,
-            part.tokens.to(self.device),
-            part.cu_seqlens.to(self.device),
-            part.positions.to(self.device),
-            temperature=self.config.rollout.temperature if temperature is None else temperature,
-            compute_dtype=self.compute_dtype,
+        parts: list[_Part] = []
+        for cut in self._micro_batches(minibatch, objective):
+            part = cut.to(self.device)
+            outputs = self.policy(part, objective.needs, self._temperature(objective))
+            if opening:
+                part = replace(part, reference_logprobs=outputs.logprobs.detach())
+            loss = objective.loss(outputs, part)
+            (loss.value / divisor).backward()  # type: ignore[no-untyped-call]
+            parts.append(_Part.of(part, outputs, loss))
+        grad_norm, skipped = self._update(lr)
+        entropy, ratios = (torch.cat([getattr(part, name) for part in parts]) for name in ("entropy", "log_ratio"))
+        tokens = int(minibatch.loss_mask.sum())
+        step = Step(
+            loss=sum(part.loss for part in parts) / divisor,
+            grad_norm=grad_norm,
+            skipped=skipped,
+            lr=0.0 if skipped else self.optimizer.last_lr,
+            sequences=len(minibatch),
+            tokens=tokens,
+            entropy=entropy.mean().item() if len(entropy) else None,
+            log_ratio=LogRatio.of(ratios, tokens) if len(ratios) else None,
+            tallies=add_up(part.tallies for part in parts),
         )
-
-    def _loss(self, part: Batch, logprobs: torch.Tensor) -> SequenceLoss:
-        objective = self.config.learner.objective
-        assert part.reference_logprobs is not None
-        norm = length_norms(part.loss_lengths, objective.length_norm, self.config.rollout.max_tokens)
-        weight = self._importance(part)
-        return policy_loss(
-            logprobs, part.reference_logprobs, part.sequence, part.advantages, norm, objective.tau, weight
-        )
-
-    def _importance(self, part: Batch) -> torch.Tensor | None:
-        """Weights [L] of the loss tokens of a batch that carries its reference log-probs; ``None``: not configured."""
-        chosen = self.config.learner.objective.importance
-        if chosen is None:
-            return None
-        assert part.reference_logprobs is not None
-        return importance_weights(
-            part.reference_logprobs, part.sampled_logprobs, part.sequence, len(part), chosen.cap, chosen.level
-        )
+        return step, torch.cat([part.logprobs for part in parts])
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Returns (norm before clipping, skipped)."""
-        config = self.config.learner.optimizer
+        config = self.spec.learner.optimizer
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
         if np.isfinite(norm):
             watch, self._watch = (self._watch, None) if norm > 0 else (None, self._watch)
@@ -340,46 +284,39 @@ class Learner:
             )
         return norm, True
 
-    def _step_metrics(
-        self, minibatch: Batch, losses: list[SequenceLoss], entropy: torch.Tensor, grad_norm: float, skipped: bool
-    ) -> StepMetrics:
-        log_ratio = torch.cat([part.log_ratio for part in losses])
-        tokens = len(entropy)
-        return StepMetrics(
-            loss=sum(part.loss.item() for part in losses) / minibatch.total,
-            grad_norm=grad_norm,
-            skipped=skipped,
-            logratio_mean=log_ratio.mean().item(),
-            logratio_std=log_ratio.std(correction=0).item(),
-            logratio_max=log_ratio.abs().max().item(),
-            logratio_per_token=log_ratio.abs().sum().item() / tokens,
-            saturated=torch.cat([part.saturated for part in losses]).float().mean().item(),
-            entropy=entropy.mean().item(),
-            sequences=len(minibatch),
-            tokens=tokens,
-            lr=0.0 if skipped else self.optimizer.last_lr,
-        )
+
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of a micro-batch, on the CPU. Empty tensors stand for what its objective did not ask for."""
+
+    logprobs: torch.Tensor
+    """[L]."""
+    entropy: torch.Tensor
+    """[L]."""
+    log_ratio: torch.Tensor
+    """[n] to the reference."""
+    loss: float
+    tallies: Tallies
+
+    @classmethod
+    def of(cls, part: Batch, outputs: Outputs, loss: Loss) -> Self:
+        """Raises ``ValueError`` for a metric under a name that is not an objective's to use."""
+        if wrong := [name for name in loss.metrics if not (name in SHARED or name.startswith(OWN_METRICS))]:
+            raise ValueError(f"an objective's own metrics begin with {OWN_METRICS}; found {', '.join(wrong)}")
+        logprobs, ratios = outputs.logprobs.detach(), outputs.logprobs.new_empty(0)
+        if part.reference_logprobs is not None and len(logprobs):
+            ratios = sequence_sums(logprobs - part.reference_logprobs, part.sequence, len(part))
+        return cls(logprobs.cpu(), outputs.entropy.cpu(), ratios.cpu(), loss.value.item(), loss.metrics)
+
+
+def _divisor(minibatch: Batch, objective: Objective) -> int:
+    """What the summed loss of ``minibatch`` is divided by, whatever part of it is run."""
+    if objective.per == "token":
+        return int(minibatch.loss_mask.sum())
+    return minibatch.total // objective.unit
 
 
 def sampler_gaps(minibatch: Batch) -> torch.Tensor:
     """|sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
-    if minibatch.reference_logprobs is None:
-        raise ValueError("minibatch has no reference log-probs: call Learner.reference on it first")
-    difference = (minibatch.sampled_logprobs - minibatch.reference_logprobs).abs()
+    difference = (minibatch.sampled_logprobs - reference_of(minibatch)).abs()
     return difference[minibatch.current[minibatch.loss_mask]]
-
-
-def _random_states() -> dict[str, Any]:
-    """States of torch's (CPU), Python's and numpy's global generators as plain values and tensors."""
-    version, words, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    numpy_state = [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest]
-    return {"torch": torch.get_rng_state(), "python": [version, list(words), gauss], "numpy": numpy_state}
-
-
-def _restore_random_states(states: dict[str, Any]) -> None:
-    version, words, gauss = states["python"]
-    kind, keys, *rest = states["numpy"]
-    torch.set_rng_state(states["torch"])
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,14 @@ class _Values:
 
 
 class Watch:
-    """Looks at a policy's trainable parameters before and after one step; keeps a few values of each."""
+    """Looks at a policy's trainable parameters before and after one step; keeps a few values of each.
 
-    def __init__(self, policy: nn.Module) -> None:
-        self._parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    ``unused``: parameters that what is minimised does not depend on.
+    """
+
+    def __init__(self, policy: nn.Module, unused: Collection[nn.Parameter] = ()) -> None:
+        left_out = set(unused)
+        self._parameters = {n: p for n, p in policy.named_parameters() if p.requires_grad and p not in left_out}
         self._kept: dict[str, _Values] = {}
 
     def before(self) -> None:

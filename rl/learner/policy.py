@@ -89,8 +89,8 @@ def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest:
     """
     model.to(config.device)
     switch_off_dropout(model)
-    if not isinstance(model.get_output_embeddings(), nn.Linear):
-        raise PolicyError(f"{type(model).__name__} has no linear LM head; k15 trains causal LMs with one")
+    if model.get_output_embeddings() is None:
+        raise PolicyError(f"{type(model).__name__} has no LM head; k15 trains causal LMs, which have one")
     _check_attention(model, config, longest)
     policy: nn.Module = model
     if config.lora is not None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from kernels.newton_schulz import orthogonalize
 from rl.config import OptimizerConfig
-from rl.optim.routing import Route, Split, routes
+from rl.optim.routing import Route, Split, head_routes, routes
 
 TARGET_RMS = 0.2
 """Update RMS that Muon's steps are scaled to, so that AdamW's learning rates carry over [2502.16982 §2.2]."""
@@ -193,10 +193,15 @@ def _adamw(rest: Sequence[Route], config: OptimizerConfig) -> torch.optim.AdamW:
     )
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, device: str = "cpu") -> PolicyOptimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, device: str = "cpu", head: nn.Module | None = None
+) -> PolicyOptimizer:
     """The optimiser of a policy: Muon and AdamW, or AdamW alone when ``config.kind`` is ``adamw``.
+
+    ``head``: one beside the LM head, which AdamW takes.
 
     LoRA matrices always go to AdamW: they are low-rank factors, for which Muon's scale was never tested
     [2502.16982 §2.2].
     """
-    return PolicyOptimizer(routes(model), config, device)
+    parts = [*routes(model), *(head_routes(head) if head is not None else ())]
+    return PolicyOptimizer(parts, config, device)

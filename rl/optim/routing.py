@@ -63,7 +63,7 @@ def routes(model: nn.Module) -> list[Route]:
 
     Muon takes all matrices but embeddings, the LM head and adapters; a router of experts is a matrix like any other.
     """
-    head = _head_weight(model)
+    head = _head_parameters(model)
     config = getattr(model, "config", None)
     text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     found = []
@@ -77,21 +77,26 @@ def routes(model: nn.Module) -> list[Route]:
     return found
 
 
-def _head_weight(model: nn.Module) -> nn.Parameter | None:
+def head_routes(head: nn.Module) -> list[Route]:
+    """The parameters of a head beside the model."""
+    return [Route(f"head.{name}", parameter, "head", whole) for name, parameter in head.named_parameters()]
+
+
+def _head_parameters(model: nn.Module) -> set[nn.Parameter]:
     get = getattr(model, "get_output_embeddings", None)
     head = get() if get is not None else None
-    return getattr(head, "weight", None)
+    return set(head.parameters()) if isinstance(head, nn.Module) else set()
 
 
-def _role(name: str, parameter: nn.Parameter, owner: nn.Module, head: nn.Parameter | None) -> Role:
+def _role(name: str, parameter: nn.Parameter, owner: nn.Module, head: set[nn.Parameter]) -> Role:
     if "lora_" in name:
         return "lora"
     if isinstance(owner, nn.Embedding):
         return "embedding"
-    if parameter is head:
-        return "head"
     # Expert stacks hold biases as [n, A]: two dimensions, and still no matrix.
-    return "vector" if parameter.ndim < 2 or name.endswith("bias") else "matrix"
+    if parameter.ndim < 2 or name.endswith("bias"):
+        return "vector"
+    return "head" if parameter in head else "matrix"
 
 
 def fused_split(name: str, owner: nn.Module, parameter: nn.Parameter, config: Any) -> Split:

@@ -6,13 +6,13 @@ for the length reward, which also ranks responses that are all right).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.stats import Estimate
 from rl.config import PromiseConfig
 from rl.record.log import Evaluation
-from rl.record.metrics import Value
+from rl.record.metrics import Row
 
 FEWEST_MIXED = 0.5
 """Share of groups with right and wrong responses below which a start is called too weak."""
@@ -21,9 +21,6 @@ FLAT = 0.9
 FLAT_ITERATIONS = 5
 """Such iterations in a row that are worth a word."""
 MORE_SIGNAL = "easier problems, a longer warm-up, or more responses per problem (rollout.k)"
-
-Row = Mapping[str, Value]
-"""A row of ``metrics.jsonl`` (``rl.record.metrics``)."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +105,10 @@ def flat_groups(rows: Sequence[Row]) -> Finding | None:
     if len(stretch) < FLAT_ITERATIONS:
         return None
     finished, wrong, right = (
-        round(sum(_number(row, key) for row in stretch))
+        round(sum(row.get(key, 0.0) for row in stretch))
         for key in ("groups/finished", "groups/all_wrong", "groups/all_right")
     )
-    first, last = (round(_number(row, "iteration")) + 1 for row in (stretch[0], stretch[-1]))
+    first, last = (round(row["iteration"]) + 1 for row in (stretch[0], stretch[-1]))
     where = f"iterations {first} to {last}"
     if wrong >= right:
         return Finding(
@@ -128,8 +125,8 @@ def flat_groups(rows: Sequence[Row]) -> Finding | None:
 
 def _flat(row: Row) -> float:
     """Share of an iteration's finished groups that teach nothing."""
-    wrong, right = _number(row, "groups/all_wrong"), _number(row, "groups/all_right")
-    return (wrong + (0 if row.get("length_weight") else right)) / _number(row, "groups/finished")
+    wrong, right = row.get("groups/all_wrong", 0.0), row.get("groups/all_right", 0.0)
+    return (wrong + (0 if row.get("length_weight") else right)) / row["groups/finished"]
 
 
 def ending(course: Course) -> list[Finding]:
@@ -187,11 +184,6 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
         f"the recipe's promise is broken: {'; '.join(missing)}",
         "please report summary.json and run.json; --seed N --run-dir DIR tries another draw",
     )
-
-
-def _number(row: Row, key: str) -> float:
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _percent(rate: float) -> str:

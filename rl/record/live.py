@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from rl.record.health import Finding
-from rl.record.metrics import IterationMetrics
+from rl.record.metrics import Row
 from rollout.plain import one_line
-from rollout.progress import Clock, Lines, Track, console_on, grid, is_picture, row, spell
+from rollout.progress import Bar, Clock, Lines, console_on, grid, is_picture, row, spell
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ROWS = 10
@@ -30,20 +29,25 @@ def sparkline(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> s
     return "".join(_BLOCKS[round(top * min(max((v - low) / (high - low), 0.0), 1.0))] for v in values)
 
 
-def iteration_line(m: IterationMetrics, total: int) -> str:
+def iteration_line(row: Row, total: int) -> str:
     """An iteration on one plain line, for logs."""
     parts = [
-        f"it {m.iteration + 1}/{total}",
-        f"accuracy {_rate(m.accuracy)}",
-        f"reward {_number(m.reward_mean)}",
-        f"tokens {_number(m.length_mean, 0)}",
-        f"log-ratio {_number(m.logratio_mean)}±{_number(m.logratio_std)}",
-        f"{_number(m.throughput_sampled, 0)} tok/s",
-        f"unfinished {m.rollouts_unfinished}",
-        f"{_number(m.time_total, 1)} s",
+        f"it {round(row['iteration']) + 1}/{total}",
+        f"accuracy {_rate(row.get('accuracy'))}",
+        f"reward {_number(row.get('reward/mean'))}",
+        f"tokens {_number(row.get('length/mean'), 0)}",
+        f"loss {_number(row.get('loss'))}",
+        f"log-ratio {_number(row.get('logratio/mean'))}±{_number(row.get('logratio/std'))}",
+        f"{_number(row.get('throughput/sampled'), 0)} tok/s",
+        f"unfinished {_number(row.get('rollouts/unfinished'), 0)}",
+        f"{_number(row.get('time/total'), 1)} s",
     ]
-    trouble = [(m.rollouts_ungradable, "ungradable"), (m.stop_aborted, "aborted"), (m.steps_skipped, "steps skipped")]
-    return "  ".join(parts + [f"{count} {what}" for count, what in trouble if count])
+    return "  ".join(parts + trouble(row))
+
+
+def trouble(row: Row) -> list[str]:
+    """What of an iteration should not be there, with its number; nothing when all is well."""
+    return [f"{row[name]:.0f} {words}" for name, words in _TROUBLE if row.get(name)]
 
 
 class LiveView:
@@ -71,21 +75,17 @@ class LiveView:
         self._began = clock()
         self._spent: list[float] = []
         self._tokens = 0
-        self._rows: list[IterationMetrics] = []
+        self._rows: list[Row] = []
         self._evaluations: list[tuple[str, float, float, float]] = []
         self._findings: list[str] = []
         self._warnings: list[str] = []
         self._closed = False
-        self._live: Live | None = None
-        self._lines: Lines | None = None
         if live and is_picture(self._console):
-            self._track = Track(clock)
-            self._live = Live(self, console=self._console, refresh_per_second=4)
-            self._live.start()
+            self._view: Bar | Lines = Bar(self._console, clock, picture=self)
         else:
-            self._track = self._lines = Lines(self._console, clock, self._outlook)
-            self._say(f"{self._run}: {self._model}, iterations {start}..{iterations}")
-            self._lines.__enter__()
+            self._view = Lines(self._console, clock, self._outlook)
+        self._log(f"{self._run}: {self._model}, iterations {start}..{iterations}")
+        self._view.__enter__()
 
     def __enter__(self) -> LiveView:
         return self
@@ -95,53 +95,49 @@ class LiveView:
 
     def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
         """A phase begins; see ``rollout.progress.Progress``."""
-        self._track.stage(name, total, earlier)
+        self._view.stage(name, total, earlier)
 
     def advance(self, n: int, tokens: int = 0) -> None:
         """``n`` more units of the current phase are done."""
-        self._track.advance(n, tokens)
+        self._view.advance(n, tokens)
 
     def say(self, text: str) -> None:
         """What is shown beside the current phase."""
-        self._track.say(text)
+        self._view.say(text)
 
-    def iteration(self, metrics: IterationMetrics) -> None:
-        """An iteration is complete."""
-        self._track.end()
-        if metrics.time_total is not None:
-            self._spent = [*self._spent[-19:], metrics.time_total]
-        self._done = metrics.iteration + 1
-        self._tokens += metrics.tokens_sampled
-        self._rows = [*self._rows[-(_ROWS - 1) :], metrics]
-        self._say(iteration_line(metrics, self._total))
+    def iteration(self, row: Row) -> None:
+        """An iteration is complete; its metrics by name."""
+        self._view.end()
+        if "time/total" in row:
+            self._spent = [*self._spent[-19:], row["time/total"]]
+        self._done = round(row["iteration"]) + 1
+        self._tokens += round(row.get("tokens/sampled", 0))
+        self._rows = [*self._rows[-(_ROWS - 1) :], row]
+        self._log(iteration_line(row, self._total))
 
     def evaluation(self, name: str, mean: float, low: float, high: float) -> None:
         """A held-out evaluation: accuracy and its 95 % interval, in [0, 1]."""
         self._evaluations = [*self._evaluations, (one_line(name, 20), mean, low, high)]
-        self._track.end()
-        self._say(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
+        self._view.end()
+        self._log(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
 
     def finding(self, finding: Finding) -> None:
         """The run cannot work as it is, or has not worked; stays in the picture."""
         line = one_line(finding.text, 600)
         self._findings = [*self._findings, line]
-        self._say(f"attention: {line}")
+        self._log(f"attention: {line}")
 
     def warn(self, text: str) -> None:
         """Something went wrong that the run survives."""
         line = one_line(text)
         self._warnings = [*self._warnings[-(_WARNINGS - 1) :], line]
-        self._say(f"warning: {line}")
+        self._log(f"warning: {line}")
 
     def close(self) -> None:
         """Leave the last picture standing. Idempotent."""
-        self._track.end()
+        self._view.end()
         self._closed = True
-        if self._lines:
-            self._lines.close()
-        if self._live:
-            self._live.stop()
-            self._live = None
+        self._view.close()
 
     def _left(self) -> float | None:
         """Seconds that the rest of the iterations takes; ``None`` before the first and after the last one."""
@@ -153,15 +149,18 @@ class LiveView:
         left = self._left()
         return "" if left is None else f"{self._done}/{self._total} iterations, about {spell(left)} left"
 
-    def _say(self, line: str) -> None:
-        if self._lines:
-            self._lines.print(line)
+    def _log(self, line: str) -> None:
+        """A line of the log; a picture shows all of it anyhow."""
+        if isinstance(self._view, Lines):
+            self._view.print(line)
 
     def __rich__(self) -> RenderableType:
         """The whole picture; called from the refresh thread, so it only reads."""
         parts: list[RenderableType] = [self._progress()]
         if self._rows:
             parts += [Text(), self._table()]
+            if found := trouble(self._rows[-1]):
+                parts.append(Text(", ".join(found), style="yellow"))
         if self._evaluations:
             parts += [Text(), self._held_out()]
         parts += [Text(f"! {line}", style="bold yellow") for line in self._findings]
@@ -170,7 +169,7 @@ class LiveView:
         return Panel(Group(*parts), title=title, title_align="left", border_style="cyan", padding=(0, 1))
 
     def _progress(self) -> Table:
-        table, now, left, current = grid(), self._clock(), self._left(), self._track.current
+        table, now, left, current = grid(), self._clock(), self._left(), self._view.current
         eta = "" if left is None else f", about {spell(left)} left"
         table.add_row(
             Text("iterations", style="bold"),
@@ -185,13 +184,13 @@ class LiveView:
 
     def _table(self) -> Table:
         table = Table(box=None, expand=True, padding=(0, 1), header_style="dim")
-        columns = _COLUMNS if self._console.width >= 88 else _COLUMNS[:6]
+        columns = _COLUMNS if self._console.width >= 96 else _COLUMNS[:_FIRST]
         for name, _ in columns:
             table.add_column(name, justify="right", no_wrap=True)
         rest = 12 + _FINDING_LINES * len(self._findings)
         rows = self._rows[-max(1, min(_ROWS, self._console.height - rest)) :]
-        for m in rows:
-            table.add_row(*(cell(m) for _, cell in columns), style="bold" if m is rows[-1] else "")
+        for shown in rows:
+            table.add_row(*(cell(shown) for _, cell in columns), style="bold" if shown is rows[-1] else "")
         return table
 
     def _held_out(self) -> Text:
@@ -213,15 +212,27 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[IterationMetrics], str]], ...] = (
-    ("it", lambda m: str(m.iteration + 1)),
-    ("accuracy", lambda m: _rate(m.accuracy)),
-    ("reward", lambda m: _number(m.reward_mean)),
-    ("tokens", lambda m: _number(m.length_mean, 0)),
-    ("tok/s", lambda m: _number(m.throughput_sampled, 0)),
-    ("unfinished", lambda m: str(m.rollouts_unfinished)),
-    ("resumed", lambda m: str(m.rollouts_resumed)),
-    ("log-ratio", lambda m: f"{_number(m.logratio_mean)}±{_number(m.logratio_std)}"),
-    ("s", lambda m: _number(m.time_total, 1)),
+_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("it", lambda row: str(round(row["iteration"]) + 1)),
+    ("accuracy", lambda row: _rate(row.get("accuracy"))),
+    ("reward", lambda row: _number(row.get("reward/mean"))),
+    ("tokens", lambda row: _number(row.get("length/mean"), 0)),
+    ("tok/s", lambda row: _number(row.get("throughput/sampled"), 0)),
+    ("unfinished", lambda row: _number(row.get("rollouts/unfinished"), 0)),
+    ("loss", lambda row: _number(row.get("loss"))),
+    ("resumed", lambda row: _number(row.get("rollouts/resumed"), 0)),
+    ("log-ratio", lambda row: f"{_number(row.get('logratio/mean'))}±{_number(row.get('logratio/std'))}"),
+    ("s", lambda row: _number(row.get("time/total"), 1)),
 )
 """Columns of the table, the dispensable ones last."""
+_FIRST = 6
+"""Columns that a narrow terminal shows."""
+_TROUBLE = (
+    ("rollouts/ungradable", "ungradable"),
+    ("stop/aborted", "aborted"),
+    ("steps/skipped", "steps skipped"),
+    ("engines/failures", "engines lost so far"),
+    ("engines/given_up", "engines given up"),
+    ("nonfinite", "numbers not finite"),
+)
+"""Metrics that are 0 when all is well, in words."""

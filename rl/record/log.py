@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rewards.stats import Estimate
-from rl.record.metrics import PHASES, IterationMetrics, Value
+from rl.record.metrics import PHASES, Row
 from rl.record.sinks import open_sinks
 from rollout.files import replace_file
+from rollout.lines import BrokenLine, LineWriter, read_lines
 from rollout.strict_json import dumps
-
-__all__ = [
-    "Evaluation",
-    "IterationMetrics",
-    "LogError",
-    "MetricsLog",
-    "Timer",
-    "find_evaluation",
-    "read_evaluations",
-    "read_metrics",
-    "replace_file",
-    "write_evaluation",
-]
 
 FILE = "metrics.jsonl"
 
@@ -44,8 +31,8 @@ class LogError(RuntimeError):
 class MetricsLog:
     """Appends rows to ``<run>/metrics.jsonl`` and to the trackers named.
 
-    Opening it cuts off a last line that a crash left torn. Raises ``LogError`` when the file cannot be written and
-    ``SinkError`` when a tracker's package is missing, both before the run starts.
+    Raises ``LogError`` when the file cannot be written and ``SinkError`` when a tracker's package is missing, both
+    before the run starts.
     """
 
     def __init__(
@@ -54,25 +41,23 @@ class MetricsLog:
         self.path = run_dir / FILE
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            _cut_torn_line(self.path)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = LineWriter(self.path, sync=True)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._sinks = open_sinks(sinks, run_dir, project, config or {})
 
-    def write(self, iteration: int, row: Mapping[str, Value]) -> None:
-        """One line, flushed to disk. NaN and infinities become null; ``nonfinite`` counts them."""
-        bad = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-        clean: dict[str, Value] = {**row, "iteration": iteration, **dict.fromkeys(bad), "nonfinite": len(bad)}
-        line = json.dumps(clean, allow_nan=False) + "\n"
+    def write(self, iteration: int, row: Mapping[str, float]) -> Row:
+        """One line, flushed to disk; returns it. NaN and infinities are left out; ``nonfinite`` counts them."""
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        line: Row = {**finite, "iteration": iteration, "nonfinite": len(row) - len(finite)}
         try:
-            _write_all(self._file, line.encode())
-            os.fsync(self._file)
+            self._file.append(line)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        numbers = {key: value for key, value in clean.items() if isinstance(value, int | float) and key != "iteration"}
+        numbers = {name: value for name, value in line.items() if name != "iteration"}
         for sink in self._sinks:
             sink.write(iteration, numbers)
+        return line
 
     def truncate(self, iteration: int) -> int:
         """Drop the rows from ``iteration`` on, atomically (a resumed run writes them again); returns how many."""
@@ -80,9 +65,9 @@ class MetricsLog:
         kept = [row for row in rows if row["iteration"] < iteration]
         try:
             if len(kept) < len(rows):
-                replace_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-                os.close(self._file)
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+                replace_file(self.path, "".join(dumps(row) + "\n" for row in kept).encode())
+                self._file.close()
+                self._file = LineWriter(self.path, sync=True)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         for sink in self._sinks:
@@ -91,32 +76,29 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and end the trackers. Idempotent."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()
         while self._sinks:
             self._sinks.pop().close()
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+def read_metrics(run_dir: Path) -> list[Row]:
     """All rows, in file order; none when the file does not exist yet.
 
-    A last line without its newline is a row being written and is left out. Raises ``LogError`` with file and line
-    number for any other line that is no JSON object with an integer ``iteration``.
+    A last line without its newline is a row being written and is left out, as are nulls, which earlier versions wrote
+    for what does not exist. Raises ``LogError`` with file and line number for any other line that is no JSON object
+    with an integer ``iteration``.
     """
     path = run_dir / FILE
-    if not path.exists():
-        return []
     rows = []
-    *lines, _torn = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise LogError(f"{path}, line {number}: not JSON ({error}); remove the line to go on") from error
-        if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
-            raise LogError(f"{path}, line {number}: no object with an integer 'iteration'; remove the line to go on")
-        rows.append(row)
+    try:
+        for number, row in read_lines(path):
+            if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+                raise LogError(
+                    f"{path}, line {number}: no object with an integer 'iteration'; remove the line to go on"
+                )
+            rows.append({name: value for name, value in row.items() if value is not None})
+    except BrokenLine as error:
+        raise LogError(f"{path}, {error}; remove the line to go on") from error
     return rows
 
 
@@ -192,20 +174,6 @@ class Timer:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _cut_torn_line(path: Path) -> None:
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
-
-
-def _write_all(file: int, data: bytes) -> None:
-    """A short write (disk full in the middle of a line) must surface as an error, not as a torn line."""
-    while data:
-        data = data[os.write(file, data) :]
 
 
 def _cannot_write(path: Path, error: OSError) -> LogError:

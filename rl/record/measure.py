@@ -1,19 +1,50 @@
-"""An iteration's row of metrics, from its groups, its training and its times."""
+"""An iteration's row of metrics, from its rollouts, its training and its times. Pure functions; names: ``METRICS``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
+import numpy as np
 import psutil
 
-from rl.learner.learner import IterationStats
-from rl.record.metrics import IterationMetrics, of_rollouts
+from rewards.stats import bootstrap_ci, mean_ci
+from rl.learner.stats import IterationStats
+from rl.record.log import Evaluation
+from rl.record.metrics import Row
 from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.partial import tokens_saved
-from rollout.pool.pool import PublishReport
-from rollout.types import Group, StopReason, WeightVersion
+from rollout.pool.pool import PoolStats, PublishReport
+from rollout.types import Group, Rollout, StopReason, WeightVersion
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What happened in one iteration."""
+
+    version: WeightVersion
+    """Of the weights; also the iteration's number."""
+    groups: Sequence[Group]
+    """All groups after sampling."""
+    replayed: int
+    """Tokens that come from an earlier process's journal and took no time in this one."""
+    scored: Sequence[ScoredGroup]
+    """The finished groups."""
+    advantages: Mapping[str, float]
+    """Of the rollouts that entered the loss, by id."""
+    length_weight: float
+    """w of the length reward."""
+    stats: IterationStats
+    published: PublishReport
+    engines: PoolStats
+    """After sampling."""
+    evaluation: Evaluation | None
+    """Held out, under the weights that the iteration starts from, if there was one."""
+    overlong: int
+    """Problems left out so far because they do not fit."""
+    seconds: Mapping[str, float]
+    """Wall time by phase."""
 
 
 def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
@@ -27,57 +58,157 @@ def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
     )
 
 
-def iteration_metrics(
-    version: WeightVersion,
-    groups: Sequence[Group],
-    replayed: int,
-    scored: Sequence[ScoredGroup],
-    advantages: Mapping[str, float],
-    stats: IterationStats,
-    seconds: Mapping[str, float],
-    published: PublishReport,
-    length_weight: float,
-    config: RolloutConfig,
-) -> IterationMetrics:
-    """The complete row of iteration ``version``.
+def measure(it: Iteration, config: RolloutConfig) -> Row:
+    """The complete row of an iteration."""
+    return {
+        "iteration": it.version,
+        "version": it.version,
+        **of_rollouts(it.version, it.scored, it.advantages, it.length_weight),
+        **of_sampling(it, config),
+        **it.stats.metrics,
+        **of_engines(it.published, it.engines),
+        **of_evaluation(it.evaluation),
+        **of_time(it),
+        "problems/overlong": it.overlong,
+        "memory/rss": psutil.Process().memory_info().rss,
+    }
 
-    ``groups`` are all groups after sampling, ``scored`` the finished ones among them; ``advantages`` by rollout id.
-    ``replayed`` tokens come from an earlier process's journal and took no time in this one.
-    """
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    finished = [rollout for item in scored for rollout in item.group.rollouts]
-    sampled = drawn_under(groups, version)
-    last = stats.steps[-1] if stats.steps else None
-    generate, train = seconds.get("generate", 0.0), seconds.get("train", 0.0)
-    return replace(
-        of_rollouts(version, scored, advantages, length_weight),
-        rollouts_unfinished=sum(not rollout.finished for rollout in rollouts),
-        rollouts_resumed=sum(len(r.drawn_under) > 1 and version in r.drawn_under for r in rollouts),
-        rollouts_dropped_old=sum(r.stop is StopReason.ABORTED and r.failures < config.max_failures for r in finished),
-        tokens_sampled=sampled,
-        tokens_trained=stats.tokens,
-        tokens_saved_by_repetition=sum(tokens_saved(rollout, config) for rollout in finished),
-        logratio_mean=last.logratio_mean if last else None,
-        logratio_std=last.logratio_std if last else None,
-        logratio_max=last.logratio_max if last else None,
-        logratio_per_token=last.logratio_per_token if last else None,
-        gap_mean=stats.gap_mean,
-        gap_max=stats.gap_max,
-        probe_max_gap=published.max_gap,
-        probe_mean_gap=published.mean_gap,
-        importance_mean=stats.importance_mean,
-        importance_ess=stats.importance_ess,
-        entropy=last.entropy if last else None,
-        grad_norm=sum(step.grad_norm for step in stats.steps) / len(stats.steps) if stats.steps else None,
-        update_rms_muon=stats.update_rms.get("muon"),
-        update_rms_adamw=stats.update_rms.get("adamw"),
-        steps_skipped=stats.skipped,
-        attention_density=stats.density,
-        attention_full_share=stats.full_share,
-        lr=last.lr if last else None,
-        seconds=dict(seconds),
-        time_total=sum(seconds.values()),
-        throughput_sampled=(sampled - replayed) / generate if generate and sampled > replayed else None,
-        throughput_trained=stats.tokens / train if train else None,
-        memory_rss=psutil.Process().memory_info().rss,
-    )
+
+def of_rollouts(
+    version: WeightVersion, scored: Sequence[ScoredGroup], advantages: Mapping[str, float], length_weight: float
+) -> Row:
+    """What follows from the finished groups; without any there are counts of 0 and no rates or means."""
+    rollouts = [rollout for item in scored for rollout in item.group.rollouts]
+    graded = [_graded(item) for item in scored]
+    stops = {reason: sum(r.stop is reason for r in rollouts) for reason in StopReason}
+    return {
+        **_correctness(graded),
+        **_rewards(scored, length_weight),
+        **_lengths(scored),
+        **_versions(version, rollouts),
+        **{f"stop/{reason.value}": count for reason, count in stops.items()},
+        "rollouts/finished": len(rollouts),
+        "rollouts/ungradable": len(rollouts) - sum(map(len, graded)) - stops[StopReason.ABORTED],
+        "groups/finished": len(scored),
+        "groups/trainable": sum(any(r.id in advantages for r in item.group.rollouts) for item in scored),
+        "groups/all_right": sum(bool(row) and all(r.correct for r in row) for row in graded),
+        "groups/all_wrong": sum(bool(row) and not any(r.correct for r in row) for row in graded),
+    }
+
+
+def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
+    """What follows from all groups, finished or not."""
+    rollouts = [rollout for group in it.groups for rollout in group.rollouts]
+    finished = [rollout for item in it.scored for rollout in item.group.rollouts]
+    return {
+        "rollouts/unfinished": sum(not rollout.finished for rollout in rollouts),
+        "rollouts/resumed": sum(len(r.drawn_under) > 1 and it.version in r.drawn_under for r in rollouts),
+        "rollouts/dropped_old": sum(
+            r.stop is StopReason.ABORTED and r.failures < config.max_failures for r in finished
+        ),
+        "tokens/sampled": drawn_under(it.groups, it.version),
+        "tokens/saved_by_repetition": sum(tokens_saved(rollout, config) for rollout in finished),
+    }
+
+
+def of_engines(published: PublishReport, engines: PoolStats) -> Row:
+    """The publish that opened the iteration, and the engines after it."""
+    return {
+        "probe/max_gap": published.max_gap,
+        "probe/mean_gap": published.mean_gap,
+        "publish/seconds": published.seconds,
+        "publish/bytes": published.bytes,
+        "engines/alive": len(engines.engines),
+        "engines/failures": engines.failures,
+        "engines/given_up": engines.given_up,
+    }
+
+
+def of_evaluation(evaluation: Evaluation | None) -> Row:
+    """The held-out evaluation at the start of the iteration, if there was one."""
+    if evaluation is None:
+        return {}
+    accuracy = evaluation.accuracy
+    return {
+        "eval/accuracy": accuracy.mean,
+        "eval/low": accuracy.low,
+        "eval/high": accuracy.high,
+        "eval/n": accuracy.n,
+        "eval/tokens": evaluation.tokens.mean,
+    }
+
+
+def of_time(it: Iteration) -> Row:
+    """Seconds of the phases that took place, and tokens per second."""
+    row = {f"time/{phase}": spent for phase, spent in it.seconds.items()}
+    row["time/total"] = sum(it.seconds.values())
+    fresh = drawn_under(it.groups, it.version) - it.replayed
+    if fresh > 0 and (generate := it.seconds.get("generate")):
+        row["throughput/sampled"] = fresh / generate
+    if train := it.seconds.get("train"):
+        row["throughput/trained"] = it.stats.metrics["tokens/trained"] / train
+    return row
+
+
+def _graded(item: ScoredGroup) -> list[Rollout]:
+    """Rollouts with a verdict; aborted ones never have one."""
+    pairs = zip(item.group.rollouts, item.rewards, strict=True)
+    return [rollout for rollout, reward in pairs if reward is not None and rollout.stop is not StopReason.ABORTED]
+
+
+def _correctness(graded: Sequence[Sequence[Rollout]]) -> Row:
+    """Accuracy with its interval, and the means of the parts of the score; ``graded`` by group."""
+    if not any(graded):
+        return {}
+    accuracy = mean_ci([[float(r.correct) for r in row] for row in graded])
+    parts: dict[str, list[float]] = {}
+    for rollout in (rollout for row in graded for rollout in row):
+        for name, value in (rollout.score.parts if rollout.score else {}).items():
+            parts.setdefault(name, []).append(value)
+    return {
+        "accuracy": accuracy.mean,
+        "accuracy/low": accuracy.low,
+        "accuracy/high": accuracy.high,
+        **{f"reward/part/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
+    }
+
+
+def _rewards(scored: Sequence[ScoredGroup], length_weight: float) -> Row:
+    """Means over the rollouts that have a reward."""
+    pairs = [
+        (reward, length)
+        for item in scored
+        for reward, length in zip(item.rewards, item.length_rewards, strict=True)
+        if reward is not None
+    ]
+    row: Row = {"length_weight": length_weight}
+    if pairs:
+        rewards, lengths = zip(*pairs, strict=True)
+        row |= {"reward/mean": float(np.mean(rewards)), "reward/length_mean": length_weight * float(np.mean(lengths))}
+    return row
+
+
+def _lengths(scored: Sequence[ScoredGroup]) -> Row:
+    lengths = [[rollout.length for rollout in item.group.rollouts] for item in scored]
+    if not lengths:
+        return {}
+    mean, flat = bootstrap_ci(lengths), [length for row in lengths for length in row]
+    return {
+        "length/mean": mean.mean,
+        "length/low": mean.low,
+        "length/high": mean.high,
+        "length/median": float(np.median(flat)),
+        "length/max": max(flat),
+    }
+
+
+def _versions(version: WeightVersion, rollouts: Sequence[Rollout]) -> Row:
+    """How many weight versions drew a rollout, and how old its tokens are."""
+    if not rollouts:
+        return {}
+    counts = [len(rollout.drawn_under) for rollout in rollouts]
+    row: Row = {"rollouts/versions_mean": float(np.mean(counts)), "rollouts/versions_max": max(counts)}
+    if tokens := sum(rollout.length for rollout in rollouts):
+        lag = sum((version - s.version) * len(s) for rollout in rollouts for s in rollout.segments if s.sampled)
+        row["staleness/mean"] = lag / tokens
+    return row

@@ -1,258 +1,194 @@
-"""What one iteration reports: the names in ``metrics.jsonl``, their units, and how they follow from the rollouts.
+"""What an iteration reports: every name in ``metrics.jsonl`` and at the trackers, its unit and its meaning.
 
-A value that does not exist in an iteration (no finished rollout, no evaluation) is ``None`` and is written as null.
+The one list of them. A number travels as ``dict[str, float]`` from where it is made to the file; what does not exist in
+an iteration (no finished rollout, no evaluation) is absent from its row. ``docs/metrics.md`` is made of this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
-
-from rewards.stats import bootstrap_ci, mean_ci
-from rl.rewarding import ScoredGroup
-from rollout.types import Rollout, StopReason
+Row = dict[str, float]
+"""One line of ``metrics.jsonl``: finite numbers by name."""
 
 PHASES = ("generate", "score", "train", "publish", "eval", "checkpoint")
 """Phases of an iteration whose wall time is recorded, as ``time/<phase>``."""
 
-Value = float | int | str | None
-
-
-def _as(key: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"key": key})
-
 
 @dataclass(frozen=True)
-class IterationMetrics:
-    """One row of ``metrics.jsonl``. Rates are in [0, 1], times in seconds, log-probs and entropies in nats."""
+class Metric:
+    """What a name stands for."""
 
-    iteration: int = _as("iteration", 0)
-    """RL iteration, from 0."""
-    version: int = _as("version", 0)
-    """Weight version that sampled this iteration's tokens."""
-
-    accuracy: float | None = _as("accuracy")
-    """Mean correctness of the finished, graded training rollouts."""
-    accuracy_low: float | None = _as("accuracy/low")
-    """Lower end of its 95 % interval, groups as clusters."""
-    accuracy_high: float | None = _as("accuracy/high")
-    """Upper end of its 95 % interval."""
-    reward_mean: float | None = _as("reward/mean")
-    """Mean training reward (correctness, length reward and penalties) of the unmasked rollouts."""
-    reward_length_mean: float | None = _as("reward/length_mean")
-    """Mean length reward of the same rollouts, weight included [2501.12599 §2.3.3]."""
-    reward_parts: Mapping[str, float] = field(default_factory=dict)
-    """Mean of each named part of the verifier's score, over rollouts that have it; rows ``reward/part/<name>``."""
-    length_weight: float | None = _as("length_weight")
-    """Weight w of the length reward in this iteration; 0 during its warm-up [2501.12599 §2.3.3]."""
-
-    length_mean: float | None = _as("length/mean")
-    """Mean response tokens of finished rollouts."""
-    length_low: float | None = _as("length/low")
-    """Lower end of the mean's 95 % interval (bootstrap over groups)."""
-    length_high: float | None = _as("length/high")
-    """Upper end of the mean's 95 % interval."""
-    length_median: float | None = _as("length/median")
-    """Median response tokens of finished rollouts."""
-    length_max: int | None = _as("length/max")
-    """Longest finished response, in tokens."""
-
-    stop_eos: int = _as("stop/eos", 0)
-    """Finished rollouts that ended by themselves."""
-    stop_length: int = _as("stop/length", 0)
-    """Finished rollouts cut at the total length cap."""
-    stop_repetition: int = _as("stop/repetition", 0)
-    """Finished rollouts stopped for repeating themselves [2501.12599 §2.6.2]."""
-    stop_aborted: int = _as("stop/aborted", 0)
-    """Rollouts given up (failures, age cap); masked."""
-
-    rollouts_finished: int = _as("rollouts/finished", 0)
-    """Rollouts of the groups that completed in this iteration."""
-    rollouts_unfinished: int = _as("rollouts/unfinished", 0)
-    """Rollouts that go to the replay buffer and continue later."""
-    rollouts_resumed: int = _as("rollouts/resumed", 0)
-    """Rollouts from the replay buffer that were continued in this iteration [2501.12599 §2.6.2]."""
-    rollouts_ungradable: int = _as("rollouts/ungradable", 0)
-    """Finished rollouts that the grader failed on (aborted ones not counted); masked, never reward 0."""
-    rollouts_dropped_old: int = _as("rollouts/dropped_old", 0)
-    """Rollouts force-finished because their group was older than the age cap."""
-    rollouts_versions_mean: float | None = _as("rollouts/versions_mean")
-    """Mean number of weight versions inside a finished rollout."""
-    rollouts_versions_max: int | None = _as("rollouts/versions_max")
-    """Most weight versions inside one finished rollout."""
-
-    problems_overlong: int = _as("problems/overlong", 0)
-    """Training problems left out so far because their prompts do not fit the context."""
-
-    groups_finished: int = _as("groups/finished", 0)
-    """Groups all of whose rollouts have stopped."""
-    groups_trainable: int = _as("groups/trainable", 0)
-    """Groups with at least one rollout that carried loss."""
-    groups_all_right: int = _as("groups/all_right", 0)
-    """Groups whose graded rollouts are all correct: no signal but length."""
-    groups_all_wrong: int = _as("groups/all_wrong", 0)
-    """Groups whose graded rollouts are all wrong."""
-
-    tokens_sampled: int = _as("tokens/sampled", 0)
-    """Response tokens drawn in this iteration."""
-    tokens_trained: int = _as("tokens/trained", 0)
-    """Response tokens that carried loss."""
-    tokens_saved_by_repetition: int = _as("tokens/saved_by_repetition", 0)
-    """Tokens up to the length cap that stopping repeated text left undrawn."""
-
-    logratio_mean: float | None = _as("logratio/mean")
-    """Mean over sequences of log pi / pi_i at the forward pass of the iteration's last step [2501.12599 eq. 3]."""
-    logratio_std: float | None = _as("logratio/std")
-    """Standard deviation over sequences."""
-    logratio_max: float | None = _as("logratio/max")
-    """Largest absolute value over sequences."""
-    logratio_per_token: float | None = _as("logratio/per_token")
-    """Mean absolute log-ratio per trained token."""
-    gap_mean: float | None = _as("gap/mean")
-    """Mean |engine - learner| log-prob over this iteration's sampled tokens."""
-    gap_max: float | None = _as("gap/max")
-    """Largest |engine - learner| log-prob over this iteration's sampled tokens."""
-    probe_max_gap: float | None = _as("probe/max_gap")
-    """Largest |engine - learner| log-prob of the parity probe after the publish (invariant 1)."""
-    probe_mean_gap: float | None = _as("probe/mean_gap")
-    """Mean |engine - learner| log-prob of the same probe; of the engine where it is largest."""
-    importance_mean: float | None = _as("importance/mean")
-    """Mean truncated importance weight of the trained tokens; only with ``learner.objective.importance``."""
-    importance_ess: float | None = _as("importance/ess")
-    """Effective sample size of these weights over their number."""
-    entropy: float | None = _as("entropy")
-    """Mean entropy of the policy's next-token distribution on trained tokens."""
-    grad_norm: float | None = _as("grad_norm")
-    """Mean global gradient norm before clipping, over the iteration's steps."""
-    update_rms_muon: float | None = _as("update_rms/muon")
-    """RMS of Muon's parameter update over the learning rate [2502.16982 §2.2]."""
-    update_rms_adamw: float | None = _as("update_rms/adamw")
-    """RMS of AdamW's parameter update over the learning rate."""
-    steps_skipped: int = _as("steps/skipped", 0)
-    """Optimiser steps skipped for NaN or infinite gradients (invariant 7)."""
-    attention_density: float | None = _as("attention/density")
-    """Share of full causal attention that was computed for the trained sequences, over all layers; only with
-    block attention."""
-    attention_full_share: float | None = _as("attention/full_share")
-    """Share of their tokens that saw their whole past in block layers too, as early positions do; likewise."""
-    lr: float | None = _as("lr")
-    """Learning rate of the iteration's last step."""
-    staleness_mean: float | None = _as("staleness/mean")
-    """Mean over the finished rollouts' tokens of (current version - version that drew the token)."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Wall time by phase (see ``PHASES``), rows ``time/<phase>``."""
-    time_total: float | None = _as("time/total")
-    """Wall time of the whole iteration."""
-    throughput_sampled: float | None = _as("throughput/sampled")
-    """Tokens sampled by this process per second of the generate phase; ``None`` when all came from a journal."""
-    throughput_trained: float | None = _as("throughput/trained")
-    """Trained tokens per second of the train phase."""
-
-    eval_accuracy: float | None = _as("eval/accuracy")
-    """Held-out accuracy of the evaluation after this iteration, if there was one."""
-    eval_low: float | None = _as("eval/low")
-    """Lower end of its 95 % interval."""
-    eval_high: float | None = _as("eval/high")
-    """Upper end of its 95 % interval."""
-    eval_n: int | None = _as("eval/n")
-    """Held-out problems in it."""
-    memory_rss: int | None = _as("memory/rss")
-    """Resident memory of the driver process, in bytes."""
-
-    def to_row(self) -> dict[str, Value]:
-        """The row by metric name, in the order of the fields."""
-        row: dict[str, Value] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name == "reward_parts":
-                row |= {f"reward/part/{name}": part for name, part in value.items()}
-            elif item.name == "seconds":
-                row |= {f"time/{phase}": value.get(phase) for phase in PHASES}
-            else:
-                row[item.metadata["key"]] = value
-        return row
+    unit: str
+    """``nats``, ``tokens``, ``share`` (in [0, 1]), ``s`` ...; empty: a number without one."""
+    meaning: str
+    """One sentence, Markdown."""
 
 
-def of_rollouts(
-    version: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float], length_weight: float
-) -> IterationMetrics:
-    """The metrics that follow from an iteration's finished groups; complete them with ``dataclasses.replace``.
+METRICS = {
+    "iteration": Metric("", "RL iteration, from 0."),
+    "version": Metric("", "Weight version that sampled this iteration's tokens."),
+    "nonfinite": Metric("metrics", "Values of this row that were NaN or infinite and are therefore absent."),
+    # Correctness and reward of the groups that finished.
+    "accuracy": Metric("share", "Mean correctness of the finished, graded training rollouts."),
+    "accuracy/low": Metric("share", "Lower end of its 95 % interval, groups as clusters."),
+    "accuracy/high": Metric("share", "Upper end of its 95 % interval."),
+    "reward/mean": Metric("", "Mean training reward (verifier, length reward and penalties) of the unmasked rollouts."),
+    "reward/length_mean": Metric("", "Mean length reward of the same rollouts, weight included [2501.12599 §2.3.3]."),
+    "length_weight": Metric("", "Weight w of the length reward; 0 during its warm-up [2501.12599 §2.3.3]."),
+    # Length of responses, and why they ended.
+    "length/mean": Metric("tokens", "Mean response length of the finished rollouts."),
+    "length/low": Metric("tokens", "Lower end of the mean's 95 % interval (bootstrap over groups)."),
+    "length/high": Metric("tokens", "Upper end of the mean's 95 % interval."),
+    "length/median": Metric("tokens", "Median response length of the finished rollouts."),
+    "length/max": Metric("tokens", "Longest finished response."),
+    "stop/eos": Metric("rollouts", "Finished by themselves."),
+    "stop/length": Metric("rollouts", "Cut at the total length cap."),
+    "stop/repetition": Metric("rollouts", "Stopped for repeating themselves [2501.12599 §2.6.2]."),
+    "stop/aborted": Metric("rollouts", "Given up (failures, age cap); masked."),
+    # Rollouts, groups and problems.
+    "rollouts/finished": Metric("rollouts", "Rollouts of the groups that completed in this iteration."),
+    "rollouts/unfinished": Metric("rollouts", "Go to the replay buffer and continue later."),
+    "rollouts/resumed": Metric("rollouts", "Taken from the replay buffer and continued [2501.12599 §2.6.2]."),
+    "rollouts/ungradable": Metric(
+        "rollouts", "Finished, but the grader failed on them (aborted ones not counted); masked, never reward 0."
+    ),
+    "rollouts/dropped_old": Metric("rollouts", "Ended by force because their group was older than the age cap."),
+    "rollouts/versions_mean": Metric("versions", "Mean number of weight versions inside a finished rollout."),
+    "rollouts/versions_max": Metric("versions", "Most weight versions inside one finished rollout."),
+    "groups/finished": Metric("groups", "Groups all of whose rollouts have stopped."),
+    "groups/trainable": Metric("groups", "Groups with at least one rollout that carried loss."),
+    "groups/all_right": Metric("groups", "Groups whose graded rollouts are all correct: no signal but length."),
+    "groups/all_wrong": Metric("groups", "Groups whose graded rollouts are all wrong."),
+    "problems/overlong": Metric(
+        "problems", "Training problems left out so far because their prompts do not fit the context."
+    ),
+    "staleness/mean": Metric(
+        "versions", "Mean over the finished rollouts' tokens of (current version - version that drew the token)."
+    ),
+    # The policy's update.
+    "loss": Metric("", "Mean of the minimised objective over the iteration's steps that were not skipped."),
+    "loss/first": Metric("", "The objective at the first such step, where the policy is its own reference."),
+    "loss/last": Metric("", "The objective at its last such step."),
+    "grad_norm": Metric("", "Mean global gradient norm before clipping, over the steps that were not skipped."),
+    "entropy": Metric("nats", "Mean entropy of the policy's next-token distribution on trained tokens, last step."),
+    "lr": Metric("", "Learning rate of the iteration's last step."),
+    "logratio/mean": Metric(
+        "nats", "Mean over sequences of log pi / pi_i at the forward pass of the last step [2501.12599 eq. 3]."
+    ),
+    "logratio/std": Metric("nats", "Standard deviation over sequences."),
+    "logratio/max": Metric("nats", "Largest absolute value over sequences."),
+    "logratio/per_token": Metric("nats", "Mean absolute log-ratio per trained token."),
+    "saturated": Metric(
+        "share", "Sequences on which the regulariser outweighs the advantage, over the steps (mirror descent)."
+    ),
+    "clip_share": Metric(
+        "share", "Tokens (GSPO: sequences) whose ratio was clipped or capped, over the steps (GRPO and its kin, CISPO)."
+    ),
+    "steps/done": Metric("steps", "Optimiser steps that changed the weights."),
+    "steps/skipped": Metric("steps", "Optimiser steps skipped for NaN or infinite gradients (invariant 7)."),
+    "update_rms/muon": Metric("", "RMS of Muon's parameter update over the learning rate [2502.16982 §2.2]."),
+    "update_rms/adamw": Metric("", "RMS of AdamW's parameter update over the learning rate."),
+    "importance/mean": Metric(
+        "", "Mean truncated importance weight of the trained tokens; only with `learner.objective.importance`."
+    ),
+    "importance/ess": Metric("share", "Effective sample size of these weights over their number."),
+    "attention/density": Metric(
+        "share",
+        "Part of full causal attention that was computed for the trained sequences, over all layers; only with block "
+        "attention.",
+    ),
+    "attention/full_share": Metric(
+        "share", "Their tokens that saw their whole past in block layers too, as early positions do; likewise."
+    ),
+    # What the learner was given.
+    "sequences/trained": Metric("rollouts", "In the batch."),
+    "sequences/masked": Metric("rollouts", "Left out of it: ungradable or aborted, in groups that were kept."),
+    "sequences/stale": Metric("rollouts", "Left out of it: without a token of the current version."),
+    "sequences/small_groups": Metric(
+        "rollouts", "Left out: in groups with fewer than two rewards (ReST: without a correct one)."
+    ),
+    "tokens/sampled": Metric("tokens", "Response tokens drawn in this iteration."),
+    "tokens/trained": Metric("tokens", "Response tokens that carried loss."),
+    "tokens/saved_by_repetition": Metric(
+        "tokens", "Tokens up to the length cap that stopping repeated text left undrawn."
+    ),
+    # Engines, and how far they and the learner agree.
+    "gap/mean": Metric("nats", "Mean |engine - learner| log-prob over this iteration's sampled tokens."),
+    "gap/max": Metric("nats", "Largest |engine - learner| log-prob over this iteration's sampled tokens."),
+    "probe/max_gap": Metric(
+        "nats", "Largest |engine - learner| log-prob of the parity probe after the publish (invariant 1)."
+    ),
+    "probe/mean_gap": Metric("nats", "Mean of the same probe, of the engine where it is largest."),
+    "publish/seconds": Metric(
+        "s", "Transfer, loading and probe on all engines; `time/publish` also has what the learner spends on it."
+    ),
+    "publish/bytes": Metric("bytes", "Size of the weights published."),
+    "engines/alive": Metric("engines", "Engines that serve at the end of the iteration."),
+    "engines/failures": Metric("engines", "Engines lost since this process began; each was restarted or given up."),
+    "engines/given_up": Metric("engines", "Of the slots for engines, those whose engine could not be kept alive."),
+    # Held-out evaluation at the start of the iteration.
+    "eval/accuracy": Metric("share", "Held-out accuracy under the weights that this iteration starts from."),
+    "eval/low": Metric("share", "Lower end of its 95 % interval."),
+    "eval/high": Metric("share", "Upper end of its 95 % interval."),
+    "eval/n": Metric("problems", "Held-out problems in it."),
+    "eval/tokens": Metric("tokens", "Mean length of its responses."),
+    # Time and memory.
+    "time/generate": Metric("s", "Sampling."),
+    "time/score": Metric("s", "Grading of the finished groups."),
+    "time/train": Metric("s", "Reference log-probs and updates."),
+    "time/publish": Metric("s", "New weights into the engines, parity probe included."),
+    "time/eval": Metric("s", "Held-out evaluation."),
+    "time/checkpoint": Metric(
+        "s", "Writing the checkpoint of the state that this iteration starts from, where there is one."
+    ),
+    "time/total": Metric("s", "Sum of the phases."),
+    "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
+    "throughput/sampled": Metric(
+        "tokens/s", "Tokens sampled by this process over `time/generate`; absent when all came from a journal."
+    ),
+    "throughput/trained": Metric("tokens/s", "Trained tokens over `time/train`."),
+    "memory/rss": Metric("bytes", "Resident memory of the driver process."),
+}
+"""Every metric but those of ``FAMILIES``, in the order of the docs."""
 
-    ``version`` is the current one (and the iteration's number). ``advantages`` holds the rollouts that entered the
-    loss, by id. ``length_weight`` is this iteration's w. No finished group is fine: rates and means are then ``None``.
-    """
-    rollouts = [rollout for item in scored for rollout in item.group.rollouts]
-    graded = [_graded(item) for item in scored]
-    accuracy = mean_ci([[float(r.correct) for r in row] for row in graded]) if any(graded) else None
-    lengths = bootstrap_ci([[r.length for r in item.group.rollouts] for item in scored]) if rollouts else None
-    rewards, length_rewards = _unmasked(scored)
-    versions = [len(rollout.drawn_under) for rollout in rollouts]
-    stops = {reason: sum(r.stop is reason for r in rollouts) for reason in StopReason}
-    return IterationMetrics(
-        iteration=version,
-        version=version,
-        accuracy=accuracy.mean if accuracy else None,
-        accuracy_low=accuracy.low if accuracy else None,
-        accuracy_high=accuracy.high if accuracy else None,
-        reward_mean=_mean(rewards),
-        reward_length_mean=_mean([length_weight * value for value in length_rewards]),
-        reward_parts=_part_means([r for row in graded for r in row]),
-        length_weight=length_weight,
-        length_mean=lengths.mean if lengths else None,
-        length_low=lengths.low if lengths else None,
-        length_high=lengths.high if lengths else None,
-        length_median=float(np.median([r.length for r in rollouts])) if rollouts else None,
-        length_max=max((r.length for r in rollouts), default=None),
-        stop_eos=stops[StopReason.EOS],
-        stop_length=stops[StopReason.LENGTH],
-        stop_repetition=stops[StopReason.REPETITION],
-        stop_aborted=stops[StopReason.ABORTED],
-        rollouts_finished=len(rollouts),
-        rollouts_ungradable=len(rollouts) - sum(map(len, graded)) - stops[StopReason.ABORTED],
-        rollouts_versions_mean=_mean(versions),
-        rollouts_versions_max=max(versions, default=None),
-        groups_finished=len(scored),
-        groups_trainable=sum(any(r.id in advantages for r in item.group.rollouts) for item in scored),
-        groups_all_right=sum(bool(row) and all(r.correct for r in row) for row in graded),
-        groups_all_wrong=sum(bool(row) and not any(r.correct for r in row) for row in graded),
-        staleness_mean=_staleness(version, rollouts),
-    )
+FAMILIES = {
+    "reward/part/": Metric("", "Mean of the part `<name>` of the verifier's score, over the rollouts that have it."),
+    "grader/": Metric("", "What the grader counted in this iteration: calls, failures, seconds (`docs/rewards.md`)."),
+    "objective/": Metric("", "What an objective of one's own reports under `<name>`."),
+}
+"""Metrics whose names are not known beforehand, by prefix."""
 
 
-def _graded(item: ScoredGroup) -> list[Rollout]:
-    """Rollouts with a verdict; aborted ones never have one."""
-    pairs = zip(item.group.rollouts, item.rewards, strict=True)
-    return [rollout for rollout, reward in pairs if reward is not None and rollout.stop is not StopReason.ABORTED]
+def about(name: str) -> Metric | None:
+    """What ``name`` stands for; ``None`` for a name that k15 does not write."""
+    family = next((metric for prefix, metric in FAMILIES.items() if name.startswith(prefix)), None)
+    return METRICS.get(name, family)
 
 
-def _unmasked(scored: Sequence[ScoredGroup]) -> tuple[list[float], list[float]]:
-    """Rewards and unweighted length rewards of the rollouts that have a reward."""
-    pairs = [
-        (reward, length)
-        for item in scored
-        for reward, length in zip(item.rewards, item.length_rewards, strict=True)
-        if reward is not None
-    ]
-    return [reward for reward, _ in pairs], [length for _, length in pairs]
+def unknown(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are in no table, sorted."""
+    return sorted(name for name in set(names) if about(name) is None)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
+def page() -> str:
+    """``docs/metrics.md``."""
+    families = {f"{prefix}<name>": metric for prefix, metric in FAMILIES.items()}
+    lines = [f"| `{name}` | {metric.unit} | {metric.meaning} |" for name, metric in {**METRICS, **families}.items()]
+    return "\n".join([_HEAD, *lines, ""])
 
 
-def _part_means(graded: Sequence[Rollout]) -> dict[str, float]:
-    parts: dict[str, list[float]] = {}
-    for rollout in graded:
-        for name, value in (rollout.score.parts if rollout.score else {}).items():
-            parts.setdefault(name, []).append(value)
-    return {name: float(np.mean(values)) for name, values in sorted(parts.items())}
+_HEAD = """# Metrics
 
+One line per iteration in `metrics.jsonl`, the same names at TensorBoard, Weights & Biases and Trackio (`log.sinks`),
+and all of them at the end of `report.html`. What does not exist in an iteration (no finished rollout, no evaluation)
+is absent from its row. A share is in [0, 1]. Numbers of single rollouts are in `rollouts/*.parquet`, those of
+evaluations in `eval/`. Written by `python -m rl.record.metrics > docs/metrics.md` from the table in
+`rl/record/metrics.py`.
 
-def _staleness(version: int, rollouts: Sequence[Rollout]) -> float | None:
-    tokens = sum(rollout.length for rollout in rollouts)
-    lag = sum((version - s.version) * len(s) for rollout in rollouts for s in rollout.segments if s.sampled)
-    return lag / tokens if tokens else None
+| name | unit | meaning |
+| --- | --- | --- |"""
+
+if __name__ == "__main__":
+    print(page(), end="")

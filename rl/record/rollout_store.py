@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rl.rewarding import Graded, ScoredGroup
+from rollout.parquet import FormatError, read_table, storable, write_tables
 from rollout.serial import ragged
 from rollout.types import Rollout, Segment, TokenIds, joined
 
@@ -48,7 +47,7 @@ SCHEMA = pa.schema(
         ("stop", pa.string()),  # eos, length, repetition, aborted
         ("judged_by", pa.string()),  # verifier or environment
         ("correct", pa.bool_()),  # null: ungradable or never graded
-        ("score", pa.float64()),  # verifier's total in [0, 1]; null: ungradable or never graded
+        ("score", pa.float64()),  # the grader's reward, before length and penalties; null: ungradable or never graded
         ("score_parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
         ("reason", pa.string()),  # why wrong or ungradable
         ("extracted", pa.string()),  # answer read out of the response
@@ -145,25 +144,19 @@ def to_table(
 def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
     """Store the table as ``rollouts/<iteration>.parquet``, written aside and renamed. Raises ``StoreError``."""
     path = run_dir / "rollouts" / f"{iteration:06d}.parquet"
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(aside, table.schema, compression="zstd", use_dictionary=_REPETITIVE) as writer:
-                if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
-                    writer.write_table(table, row_group_size=_rows_together(table))
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_tables(path, table.schema, _parts(table), _REPETITIVE)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}; free space or choose another --run-dir") from error
     return path
 
 
-def _rows_together(table: pa.Table) -> int:
-    """Rows of a row group: what is encoded at one time takes its memory once more."""
+def _parts(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in row groups: what is encoded at one time takes its memory once more."""
     tokens = sum(len(chunk.values) for chunk in table.column("token_ids").chunks)
-    return max(1, table.num_rows * TOGETHER // max(tokens, TOGETHER))
+    rows = max(1, table.num_rows * TOGETHER // max(tokens, TOGETHER))
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
@@ -173,19 +166,10 @@ def rollout_files(run_dir: Path) -> list[Path]:
 
 def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """One file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
-    wanted = list(columns) if columns else SCHEMA.names
     try:
-        with pq.ParquetFile(path) as file:
-            found = (file.schema_arrow.metadata or {}).get(b"k15.rollouts")
-            if found != VERSION:
-                raise StoreError(f"{path}: format {found!r}, this k15 reads {VERSION!r}; use the k15 that wrote it")
-            table = file.read(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: not a readable Parquet file ({error}); remove it to go on without it") from error
-    for name, value in _LATER.items():
-        if name in wanted and name not in table.column_names:
-            table = table.append_column(name, pa.array([value] * table.num_rows, SCHEMA.field(name).type))
-    return table
+        return read_table(path, SCHEMA, columns, _LATER)
+    except FormatError as error:
+        raise StoreError(str(error)) from error
 
 
 def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
@@ -211,20 +195,20 @@ def _row(
 ) -> dict[str, object]:
     problem, rollout = item.group.problem, item.group.rollouts[j]
     score = rollout.score
-    texts = [_utf8(text) for text in segment_texts(rollout, graded)]
+    texts = [storable(text) for text in segment_texts(rollout, graded)]
     first_of_last = len(texts) - sum(segment.sampled for segment in rollout.segments[rollout.turn_start :])
     return {
         "iteration": iteration,
         "group": item.group.id,
         "rollout": rollout.id,
-        "problem": _utf8(problem.id),
-        "source": _utf8(problem.source),
+        "problem": storable(problem.id),
+        "source": storable(problem.source),
         "difficulty": problem.difficulty,
-        "prompt": _utf8(problem.prompt),
-        "messages": [{"role": one.role, "content": _utf8(one.content)} for one in problem.messages],
-        "answer": _utf8(problem.answer),
+        "prompt": storable(problem.prompt),
+        "messages": [{"role": one.role, "content": storable(one.content)} for one in problem.messages],
+        "answer": storable(problem.answer),
         "verifier": problem.verifier,
-        "opening": _utf8(graded(rollout.before_last_turn(), _NONE)),
+        "opening": storable(graded(rollout.before_last_turn(), _NONE)),
         "response": "".join(texts),
         "last_turn": "".join(texts[first_of_last:]) if rollout.turns > 1 else None,
         "turns": rollout.turns,
@@ -236,17 +220,12 @@ def _row(
         "stop": rollout.stop,
         "judged_by": "environment" if rollout.judged else "verifier",
         "correct": score.correct if score and score.gradable else None,
-        "score": score.total if score else None,
+        "score": score.reward if score else None,
         "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],
-        "reason": _utf8(score.reason) if score else "",
-        "extracted": _utf8(score.extracted) if score else "",
+        "reason": storable(score.reason) if score else "",
+        "extracted": storable(score.extracted) if score else "",
         "length_reward": length_weight * item.length_rewards[j],
         "reward": item.rewards[j],
         "advantage": advantages.get(rollout.id),
         "trained": rollout.id in advantages,
     }
-
-
-def _utf8(text: str) -> str:
-    """Lone surrogates cannot be stored; they become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -13,12 +13,11 @@ summary.json, report.html, log.txt
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,8 +27,10 @@ from typing import Any
 from rl.config import ProblemsConfig, RunConfig
 from rl.config_help import value_text
 from rl.config_io import ConfigError, dump, read_file, validate
-from rl.record.log import find_evaluation, replace_file
+from rl.record.log import find_evaluation
 from rl.state import checkpoint
+from rollout.files import replace_file
+from rollout.lock import locked
 from rollout.plain import one_line
 
 RESOURCES = (
@@ -41,7 +42,7 @@ RESOURCES = (
             *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
         )
     ),
-    "rollout.max_failures",
+    *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
 )
 """Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
@@ -181,10 +182,13 @@ class RunDir:
         recorded = _read_info(self.info).get("problems")
         return _recorded(self.config, {"problems": recorded} if recorded else None).problems
 
-    def open(self, config: RunConfig, fingerprint: str, heldout: str = "") -> bool:
+    def open(
+        self, config: RunConfig, fingerprint: str, heldout: str = "", user_code: Mapping[str, str] | None = None
+    ) -> bool:
         """Create the run, or check that it may be resumed; returns True when resuming.
 
-        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on.
+        ``fingerprint``: of all problems that the run began with; ``heldout``: of those that it is judged on;
+        ``user_code``: SHA-256 of each file of the user's own that the run calls, by how the configuration names it.
 
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
         configuration or problems differ (the difference is shown).
@@ -201,6 +205,7 @@ class RunDir:
         if self.config.exists():
             self._check_config(config)
             self._check_problems(fingerprint, heldout)
+            self._check_user_code(user_code or {})
             replace_file(self.config, dump(config).encode())
             return True
         # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
@@ -216,6 +221,7 @@ class RunDir:
             "problems_sha256": fingerprint,
             "heldout_sha256": heldout,
             "problems": config.problems.model_dump(mode="json"),
+            "user_code": dict(user_code or {}),
         }
         replace_file(self.info, json.dumps(info, indent=2).encode())
         replace_file(self.config, dump(config).encode())
@@ -261,21 +267,16 @@ class RunDir:
                 "problems.heldout, or choose another --run-dir"
             )
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("w")
-        except OSError as error:
-            raise RunDirError(
-                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
-            ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+    def _check_user_code(self, now: Mapping[str, str]) -> None:
+        """A run is of one reward: what its stored verdicts mean must not change in the middle."""
+        began = _read_info(self.info).get("user_code", {})
+        for spec, digest in now.items():
+            if began.get(spec, digest) != digest:
                 raise RunDirError(
-                    f"another process is working on {self.root}; wait for it or choose another --run-dir"
-                ) from None
-            yield
+                    f"{spec} has changed since {self.root} began (sha256 {began[spec][:12]} -> {digest[:12]}); give "
+                    "back its old text, or choose another --run-dir"
+                )
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""
+        return locked(self.root, RunDirError, "--run-dir")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from rewards.verify import check_verifier
-from rollout.config import Config
+from rollout.config import Config, UserCode
 
 VerifierName = Annotated[str, AfterValidator(check_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
@@ -104,7 +104,24 @@ class HubSource(Config):
     """Keep the first rows only."""
 
 
-Source = Annotated[ArithmeticSource | CountdownSource | JsonlSource | HubSource, Field(discriminator="kind")]
+class PythonSource(Config):
+    """Problems from code of your own (docs/rewards.md)."""
+
+    kind: Literal["python"] = "python"
+    path: UserCode
+    """``my_file.py:name``, ``package.module:name``, or an entry point of ``k15.problems``: an iterable of dicts as in a
+    JSON Lines file or of ``Problem``, a procedural task, or a function that returns one, called with ``split``
+    ("train" or "heldout") if it has a parameter of that name."""
+    verifier: VerifierName = "math"
+    """How the answers of dicts are judged; a ``Problem`` names its own."""
+    stream: bool = False
+    """Whether the iterable never ends: it is drawn from in its order, and must give the same problems each time that it
+    is begun."""
+
+
+Source = Annotated[
+    ArithmeticSource | CountdownSource | JsonlSource | HubSource | PythonSource, Field(discriminator="kind")
+]
 
 
 def with_mixture(source: S, mixture: Mapping[str, float]) -> S:

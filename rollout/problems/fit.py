@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rollout.models.templates import PromptError
-from rollout.problems.source import ProblemSource
+from rollout.problems.source import ProblemSource, asked
 from rollout.types import Problem, Prompt, Tokens
 
 DROP = "set problems.overlong to drop"
@@ -66,6 +66,8 @@ class Screen:
     """Whether an overlong prompt is an error."""
     left_out: frozenset[int] = frozenset()
     """Problems that are not wanted any more, whether they fit or not."""
+    held_out: frozenset[str] = frozenset()
+    """Texts that the run is judged on (``asked``): problems of a stream with one of them are left out as they come."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Index -> prompt tokens of the overlong problems met so far."""
     _measured: set[int] = field(default_factory=set)
@@ -84,7 +86,9 @@ class Screen:
         self._measure(index)
         if self.refuse and index in self.lengths:
             raise PromptError(self._refusal(index))
-        return index not in self.lengths and index not in self.left_out
+        if index in self.lengths or index in self.left_out:
+            return False
+        return not self.held_out or asked(self.source[index]) not in self.held_out
 
     def note(self, what: str) -> str:
         """One line on what was left out; empty when all fit. ``what``: the kind of problems, for people."""

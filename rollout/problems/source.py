@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, Protocol, overload
 
 from rewards.verify import WHOLE
-from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
 from rollout.types import Problem
 
 Split = Literal["train", "heldout"]
@@ -59,6 +58,8 @@ class Procedural:
 
     generator: Generator
     split: Split
+    identity: str = ""
+    """What tells the generator from another; empty: its ``repr``."""
 
     @property
     def size(self) -> None:
@@ -68,7 +69,7 @@ class Procedural:
     @property
     def fingerprint(self) -> str:
         """Name, fields and split of the generator."""
-        return hashlib.sha256(f"{self.generator!r}/{self.split}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.identity or repr(self.generator)}/{self.split}".encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Problem:
         return self.generator.problem(index, self.split)
@@ -131,48 +132,18 @@ class ProblemList(Sequence[Problem]):
         return self._problems[index]
 
 
-def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
-    """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
-    try:
-        if isinstance(config, ArithmeticSource):
-            from rollout.problems.arithmetic import Arithmetic
-
-            return Arithmetic(**config.model_dump(exclude={"kind"}))
-        from rollout.problems.countdown import Countdown
-
-        return Countdown(**config.model_dump(exclude={"kind"}))
-    except ValueError as error:
-        raise ProblemError(f"{config.kind} problems: {error}") from error
-
-
-def build_source(config: Source, split: Split) -> ProblemSource:
-    """The source that a configuration describes.
-
-    ``split`` matters to procedural sources, which keep the two apart by construction; files are kept apart by their
-    configuration (``skip``, ``limit``) and checked with ``check_disjoint``. Raises ``ProblemError``.
-    """
-    if isinstance(config, JsonlSource):
-        from rollout.problems.jsonl import load_jsonl
-
-        return load_jsonl(config)
-    if isinstance(config, HubSource):
-        from rollout.problems.hub import load_hub
-
-        return load_hub(config)
-    return Procedural(build_generator(config), split)
+def asked(problem: Problem) -> str:
+    """What the user says in a problem, up to case and white space."""
+    text = "\n".join(message.content for message in problem.messages if message.role == "user")
+    return " ".join(text.casefold().split())
 
 
 def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:
     """Raises ``ProblemError`` when two finite sources share a problem, by its text up to case and white space."""
     if not isinstance(train, ProblemList) or not isinstance(heldout, ProblemList):
-        return  # procedural splits are disjoint by construction, and a file shares nothing with a generator
-
-    def text(problem: Problem) -> str:
-        asked = "\n".join(message.content for message in problem.messages if message.role == "user")
-        return " ".join(asked.casefold().split())
-
-    known = {text(problem): problem.id for problem in train}
-    shared = [problem.id for problem in heldout if text(problem) in known]
+        return  # what is shared with a stream is left out as it comes (``rollout.problems.fit.Screen``)
+    known = {asked(problem) for problem in train}
+    shared = [problem.id for problem in heldout if asked(problem) in known]
     if shared:
         raise ProblemError(
             f"{len(shared)} of {len(heldout)} held-out problems of {heldout.origin} are also training problems of "

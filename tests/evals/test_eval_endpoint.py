@@ -18,6 +18,7 @@ from evals.journal import opened
 from recipes.commands.cli import main
 from rewards.score import Score
 from rollout.engine import Sampling
+from rollout.grading import Grading
 from rollout.types import StopReason
 
 PROBLEMS = [problem(i, answer=str(i)) for i in range(6)]
@@ -105,7 +106,7 @@ def verify(item: Any, text: str) -> Score:
 def test_what_is_asked_and_what_comes_back(serve: Callable[..., FakeServer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     server = serve(lambda body, _: (200, chat(body["messages"][0]["content"])))
-    answers = evaluate(responder(server), asks_of(PROBLEMS, 2, 0), verify)
+    answers = evaluate(responder(server), asks_of(PROBLEMS, 2, 0), Grading.by(verify))
     assert all(answer.score.correct for answer in answers)
     assert {answer.response.tokens for answer in answers} == {3}
     body = server.requests[0]
@@ -125,7 +126,7 @@ def test_finish_reasons_and_split_off_reasoning(serve: Callable[..., FakeServer]
         "p5": chat("5", reasoning="hm"),
     }
     server = serve(lambda body, _: (200, replies[body["messages"][0]["content"]]))
-    found = [answer.response for answer in evaluate(responder(server), asks_of(PROBLEMS, 1, 0), verify)]
+    found = [answer.response for answer in evaluate(responder(server), asks_of(PROBLEMS, 1, 0), Grading.by(verify))]
     assert [one.stop for one in found[:4]] == [StopReason.LENGTH, StopReason.EOS, StopReason.LENGTH, StopReason.ABORTED]
     assert [one.text for one in found[:4]] == ["a", "<think>hm</think>1", "<think>hm", ""]
     assert [one.text for one in found[4:]] == ["<script>4", "<think>hm</think>5"]
@@ -143,7 +144,7 @@ def test_busy_servers_are_asked_again(serve: Callable[..., FakeServer]) -> None:
         return 200, chat(name)
 
     server = serve(answer)
-    assert all(a.score.correct for a in evaluate(responder(server), asks_of(PROBLEMS, 1, 0), verify))
+    assert all(a.score.correct for a in evaluate(responder(server), asks_of(PROBLEMS, 1, 0), Grading.by(verify)))
     assert len(server.requests) == 12
 
 
@@ -156,10 +157,10 @@ def test_a_server_that_dies_stops_the_evaluation_and_nothing_is_lost(
         opened(tmp_path, {}) as journal,
         pytest.raises(EndpointError, match="gave up after 3 tries; last: status 500"),
     ):
-        evaluate(responder(server, concurrency=1), asks, verify, journal)
+        evaluate(responder(server, concurrency=1), asks, Grading.by(verify), journal)
     again = serve(lambda body, _: (200, chat(body["messages"][0]["content"])))
     with opened(tmp_path, {}) as journal:
-        assert len(evaluate(responder(again), asks, verify, journal)) == 6
+        assert len(evaluate(responder(again), asks, Grading.by(verify), journal)) == 6
     assert len(again.requests) == 3
 
 

@@ -21,6 +21,7 @@ from evals.journal import Journal, JournalError, opened
 from evals.predictions import PredictionError, read_predictions
 from evals.view import EvalView
 from rewards.score import Score
+from rollout.grading import Grading
 from rollout.types import Problem, StopReason
 from tests.processes import until
 
@@ -46,24 +47,24 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         return verify(item, text)
 
     with pytest.raises(KeyboardInterrupt), opened(tmp_path, {"a": 1}) as journal:
-        evaluate(first, asks, counting, journal)
+        evaluate(first, asks, Grading.by(counting), journal)
     with opened(tmp_path, {"a": 1}) as journal:
-        answers = evaluate(second, asks, counting, journal)
+        answers = evaluate(second, asks, Grading.by(counting), journal)
     assert second.asked == [ask.key for ask in asks[4:]]
     assert [a.score.verdict for a in answers] == ["correct"] * 4 + ["wrong"] * 2
     kept = len(graded)
     with opened(tmp_path, {"a": 1}) as journal:
-        again = evaluate(Scripted(lambda ask: "never"), asks, counting, journal)
+        again = evaluate(Scripted(lambda ask: "never"), asks, Grading.by(counting), journal)
     assert again == answers
     assert len(graded) == kept
 
 
 def test_more_samples_extend_a_record_and_other_settings_are_refused(tmp_path: Path) -> None:
     with opened(tmp_path, {"temperature": 0.6}) as journal:
-        evaluate(Scripted(lambda ask: "x"), asks_of(PROBLEMS, 1, 0), verify, journal)
+        evaluate(Scripted(lambda ask: "x"), asks_of(PROBLEMS, 1, 0), Grading.by(verify), journal)
     more = Scripted(lambda ask: "y")
     with opened(tmp_path, {"temperature": 0.6}) as journal:
-        assert len(evaluate(more, asks_of(PROBLEMS, 3, 0), verify, journal)) == 9
+        assert len(evaluate(more, asks_of(PROBLEMS, 3, 0), Grading.by(verify), journal)) == 9
     assert len(more.asked) == 6
     with pytest.raises(JournalError, match=r"temperature: 0\.6 -> 1\.0.*choose another --out"):
         Journal(tmp_path, {"temperature": 1.0})
@@ -84,7 +85,7 @@ def test_a_torn_line_is_cut_and_a_broken_one_named(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_record(tmp_path: Path) -> None:
-    with opened(tmp_path, {}), pytest.raises(JournalError, match="another process is writing"):
+    with opened(tmp_path, {}), pytest.raises(JournalError, match="another process is working on"):
         Journal(tmp_path, {})
 
 
@@ -95,7 +96,7 @@ def test_what_was_aborted_or_ungradable_is_tried_again(tmp_path: Path) -> None:
         journal.keep_score(("p1", 0), Score.ungradable("grader died"))
     responder = Scripted(lambda ask: ask.problem.answer)
     with opened(tmp_path, {}) as journal:
-        answers = evaluate(responder, asks_of(PROBLEMS[:2], 1, 0), verify, journal)
+        answers = evaluate(responder, asks_of(PROBLEMS[:2], 1, 0), Grading.by(verify), journal)
     assert responder.asked == [("p0", 0)]
     assert [answer.score.verdict for answer in answers] == ["correct", "correct"]
 
@@ -104,7 +105,7 @@ def test_a_grader_that_raises_is_ungradable_not_wrong() -> None:
     def broken(item: Problem, text: str) -> Score:
         raise RuntimeError("boom")
 
-    (answer,) = evaluate(Scripted(lambda ask: "x"), asks_of(PROBLEMS[:1], 1, 0), broken)
+    (answer,) = evaluate(Scripted(lambda ask: "x"), asks_of(PROBLEMS[:1], 1, 0), Grading.by(broken))
     assert answer.score.verdict == "ungradable"
     assert "boom" in answer.score.reason
 
@@ -116,7 +117,7 @@ def test_two_responses_to_one_ask_are_a_defect() -> None:
             done(asks[0], Response("b", StopReason.EOS, 1))
 
     with pytest.raises(ValueError, match="two responses"):
-        evaluate(Twice(), asks_of(PROBLEMS[:1], 1, 0), verify)
+        evaluate(Twice(), asks_of(PROBLEMS[:1], 1, 0), Grading.by(verify))
 
 
 VICTIM = """
@@ -126,6 +127,7 @@ from eval_kit import problem
 from evals.evaluate import Response, asks_of, evaluate
 from evals.journal import opened
 from rewards.score import Score
+from rollout.grading import Grading
 from rollout.types import StopReason
 
 class Slow:
@@ -138,7 +140,7 @@ class Slow:
             time.sleep(6000 if sys.argv[2] == "first" and self.told == 40 else 0.01)
 
 with opened(Path(sys.argv[1]), {}) as journal:
-    evaluate(Slow(), asks_of([problem(i) for i in range(50)], 4, 0), lambda p, t: Score.right(t), journal)
+    evaluate(Slow(), asks_of([problem(i) for i in range(50)], 4, 0), Grading.by(lambda p, t: Score.right(t)), journal)
 """
 
 
@@ -179,7 +181,7 @@ def test_predictions_are_numbered_by_problem(tmp_path: Path) -> None:
     found = read_predictions(path, PROBLEMS)
     asks = found.asks(PROBLEMS)
     assert [ask.key for ask in asks] == [("p0", 0), ("p1", 0), ("p1", 1)]
-    answers = evaluate(found, asks, verify)
+    answers = evaluate(found, asks, Grading.by(verify))
     assert [answer.score.verdict for answer in answers] == ["wrong", "correct", "wrong"]
     assert answers[0].score.reason == "truncated at the length cap"
     assert answers[2].response.tokens == 5
@@ -188,9 +190,9 @@ def test_predictions_are_numbered_by_problem(tmp_path: Path) -> None:
 def test_a_record_is_a_file_of_predictions(tmp_path: Path) -> None:
     asks = asks_of(PROBLEMS, 2, 0)
     with opened(tmp_path, {}) as journal:
-        answers = evaluate(Scripted(lambda ask: str(ask.sample)), asks, verify, journal)
+        answers = evaluate(Scripted(lambda ask: str(ask.sample)), asks, Grading.by(verify), journal)
     found = read_predictions(tmp_path / "responses.jsonl", PROBLEMS)
-    again = evaluate(found, found.asks(PROBLEMS), verify)
+    again = evaluate(found, found.asks(PROBLEMS), Grading.by(verify))
     assert [a.score for a in again] == [a.score for a in answers]
 
 
@@ -232,6 +234,6 @@ def test_asks_have_seeds_of_their_own() -> None:
 def test_progress_counts_graded_answers_and_says_what_was_on_record() -> None:
     said = io.StringIO()
     with EvalView("Toy", 4, 1, Console(file=said, width=200)) as view:
-        evaluate(Scripted(lambda ask: "1"), asks_of(PROBLEMS, 1, 0), verify, watch=view.watch)
+        evaluate(Scripted(lambda ask: "1"), asks_of(PROBLEMS, 1, 0), Grading.by(verify), watch=view.watch)
     assert said.getvalue().splitlines()[0] == "Toy: 4 responses, 1 of them on record"
     assert said.getvalue().splitlines()[-1].startswith("Toy: 3/4, score 33.3 %")

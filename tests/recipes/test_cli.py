@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from recipes import RECIPES
-from recipes.commands.cli import UsageError, main, parser, resolve, split_keys
+from recipes.commands.choose import resolve
+from recipes.commands.cli import UsageError, main, parser, split_keys
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets")
 

@@ -27,6 +27,7 @@ from recipes.shorten.training import on_model
 from rl.config import RunConfig
 from rollout.engine import Engine
 from rollout.engines.actor import build_engine
+from rollout.grading import Grading, by_name
 from rollout.pool.pool import Pool
 
 TINY = {
@@ -164,7 +165,7 @@ def test_answers_under_published_weights_are_those_of_an_engine_on_the_model_its
     config = setup.config
     asks = asks_of(setup.heldout, 2, config.seed)
     with Pool(lambda _: build_engine(str(model), config.engine, 0), config.engine, config.rollout, setup.end) as pool:
-        alone = evaluate(responder(setup, pool, config.eval.temperature), asks, setup.verify)
+        alone = evaluate(responder(setup, pool, config.eval.temperature), asks, Grading.by(by_name))
     rows = pq.read_table(shortened / "judged" / name / "samples.parquet").to_pylist()
     assert [(a.problem.id, a.sample, list(a.response.token_ids)) for a in alone] == [
         (row["problem"], row["sample"], row["token_ids"]) for row in rows

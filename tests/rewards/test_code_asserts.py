@@ -204,4 +204,4 @@ def test_wrong(case: str) -> None:
     code, tests = WRONG[case]
     result = verdict(code, *tests)
     assert result.verdict in (Verdict.WA, Verdict.RE), (result.verdict, result.reason)
-    assert result.score().total == 0.0
+    assert result.score().reward == 0.0

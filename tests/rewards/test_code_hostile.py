@@ -41,7 +41,7 @@ def attacked(attack: str) -> dict[str, Judgement]:
 def test_python_attacks(attack: str) -> None:
     for kind, result in attacked(attack).items():
         assert result.verdict not in (Verdict.AC, Verdict.SE), (kind, result.verdict, result.reason)
-        assert result.score().total == 0.0
+        assert result.score().reward == 0.0
 
 
 @pytest.mark.parametrize(

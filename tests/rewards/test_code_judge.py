@@ -57,7 +57,7 @@ def test_verdict_names_the_first_failing_test_and_the_share_passed() -> None:
     assert (result.verdict, result.first_failure, result.passed, result.total) == (Verdict.WA, 2, 2, 3)
     assert result.reason == "test 3 of 3: token 1: '49000014000001', not '49000014000002'"
     assert result.score().parts == {"tests": 2 / 3}
-    assert result.score().total == 0.0
+    assert result.score().reward == 0.0
     assert result.cpu_s > 0
     assert result.memory_bytes is None or result.memory_bytes > 1 << 20
 
@@ -135,7 +135,7 @@ class Failing:
 def test_a_broken_sandbox_is_ungradable(kind: str) -> None:
     result = judge(PROBLEMS[kind], Program("print(1)"), Failing())
     assert (result.verdict, result.reason) == (Verdict.SE, "sandbox: its supervisor ended")
-    assert result.score().total is None
+    assert result.score().reward is None
 
 
 def test_a_missing_package_is_ungradable(monkeypatch: pytest.MonkeyPatch) -> None:

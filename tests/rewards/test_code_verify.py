@@ -15,6 +15,7 @@ from rewards.score import Score
 from rewards.verify import get_verifier, question
 from rl.config import RewardConfig
 from rl.rewarding import Rewarder
+from rollout.grading import Grading
 from rollout.problems.config import JsonlSource
 from rollout.problems.jsonl import load_jsonl
 from rollout.problems.source import ProblemError
@@ -41,10 +42,10 @@ def write(path: Path, *rows: dict[str, object]) -> JsonlSource:
 def test_scores(kind: str) -> None:
     right, wrong = wrapped("return n * n + 1", kind), wrapped("return 10", kind)
     score = verify_code(answered(right), reference(kind))
-    assert (score.total, score.parts, score.reason) == (1.0, {"format": 1.0, "tests": 1.0}, "")
+    assert (score.reward, score.parts, score.reason) == (1.0, {"format": 1.0, "tests": 1.0}, "")
     assert score.extracted.strip() == right.strip()
     score = verify_code(answered(wrong), reference(kind))
-    assert (score.total, score.parts["format"]) == (0.0, 1.0)
+    assert (score.reward, score.parts["format"]) == (0.0, 1.0)
     assert 0 < score.parts["tests"] < 1
     assert score.reason.startswith("WA: test 2 of 3: ")
     assert score.extracted.strip() == wrong.strip()
@@ -93,10 +94,13 @@ def test_problems_of_a_file_in_the_loop(tmp_path: Path) -> None:
             replace(one, segments=(replace(one.segments[0], token_ids=(7 + j,)),)) for j, one in enumerate(whole)
         )
 
-    rewarder = Rewarder(RewardConfig(length=None), lambda _, tokens: str(tokens[0]), verify)
+    grading = Grading.by(verify)
+    rewarder = Rewarder(RewardConfig(length=None), lambda _, tokens: str(tokens[0]), grading)
     groups = [Group(problem.id, problem, rollouts(problem), 0) for problem in problems]  # type: ignore[arg-type]
-    scored = rewarder(groups, 0)
-    rewarder.close()
+    for group in groups:
+        rewarder.submit(group, 0)
+    scored = sorted(rewarder.collect(), key=lambda item: [*ROWS].index(item.group.id))
+    grading.close()
     assert [group.rewards for group in scored] == [(1.0, 0.0)] * len(ROWS)
     assert len(asked) == 2 * len(ROWS)
     assert all("```python" in prompt for prompt in asked)

@@ -31,5 +31,5 @@ def test_verdicts() -> None:
     assert Score.right().verdict == "correct"
     assert Score(0.5).verdict == "wrong"
     assert Score.wrong("no").verdict == "wrong"
-    assert Score.ungradable("crash", "4") == Score(None, {}, "crash", "4")
+    assert Score.ungradable("crash", "4") == Score(None, False, {}, "crash", "4")
     assert Score.ungradable("crash").verdict == "ungradable"

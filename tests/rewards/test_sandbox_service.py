@@ -6,12 +6,20 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
+from evals.evaluate import asks_of, evaluate
 from rewards.code.service import JudgeService, QueueFull, ServiceConfig
 from rewards.code.types import SandboxFailure
 from rewards.reference import Reference
+from rl.config import RewardConfig
+from rl.rewarding import Rewarder, build_grader
+from rollout.grading import Grading
+from rollout.types import Group, Problem, StopReason
+from tests.eval_kit import Scripted
+from tests.factories import rollout
 from tests.processes import PATIENCE_S, until, until_gone
 from tests.sandbox_kit import asleep, sleepers, wake
 
@@ -37,7 +45,7 @@ def sleeper(mark: str) -> str:
 
 
 def test_scores_and_counts(service: JudgeService) -> None:
-    assert [service.judge(text, DOUBLE).total for text in (RIGHT, WRONG, "no program")] == [1.0, 0.0, 0.0]
+    assert [service.judge(text, DOUBLE).reward for text in (RIGHT, WRONG, "no program")] == [1.0, 0.0, 0.0]
     unusable = service.judge(RIGHT, Reference("", "", {}))
     assert not unusable.gradable
     assert "no tests" in unusable.reason
@@ -45,6 +53,31 @@ def test_scores_and_counts(service: JudgeService) -> None:
     assert (counts.accepted, counts.finished, counts.ungradable, counts.refused) == (4, 4, 1, 0)
     assert (counts.waiting, counts.running) == (0, 0)
     assert 0 < counts.waited_s < counts.judging_s
+
+
+def test_a_run_judges_programs_on_ray_in_training_and_evaluation_alike(ray_cluster: str) -> None:
+    """``reward.judges``: one grader for both, and what it counted since the last iteration."""
+    config = RewardConfig.model_validate({"judges": 2, "length": None})
+    program = Problem.ask("double", "Print twice the number.", "-", "code", extra={"tests": TESTS})
+    answers = [RIGHT, WRONG, "no program", RIGHT]
+    with Grading(build_grader(config, on_ray=True)) as grading:
+        rewarder = Rewarder(config, lambda _, tokens: answers[tokens[0]], grading)
+        rollouts = [
+            replace(one, segments=(replace(one.segments[0], token_ids=(j,)),))
+            for j, one in enumerate(rollout(f"g/{j}", [(0, 1)]) for j in range(4))
+        ]
+        rollouts[3] = replace(rollouts[3], stop=StopReason.LENGTH)
+        rewarder.submit(Group("g", program, tuple(rollouts), 0), 0)
+        (scored,) = rewarder.collect()
+        assert scored.rewards == (1.0, 0.0, 0.0, 0.0)
+        counted = rewarder.counts()
+        assert (counted["grader/judges_finished"], counted["grader/judges_ungradable"]) == (3.0, 0.0)
+        assert counted["grader/judges_judging_s"] > 0
+
+        given = Scripted(lambda ask: answers[ask.sample])
+        found = evaluate(given, asks_of([program], 3, 0), grading)
+        assert [answer.score for answer in found] == [one.score for one in scored.group.rollouts[:3]]
+        assert rewarder.counts()["grader/judges_finished"] == 3.0
 
 
 def test_health(service: JudgeService) -> None:

@@ -11,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recipes import RECIPES
-from recipes.commands.cli import recipe_config
+from recipes.commands.choose import recipe_config
 from rl.config import Config, RunConfig
 from rl.config_help import describe
 from rl.config_io import ConfigError, checked, dump, load, parse_yaml, paths, read_file, validate
+from rl.objectives.config import GrpoConfig, MirrorDescentConfig
 from rollout.problems.config import ArithmeticSource, JsonlSource
 
 BASE = RunConfig()
@@ -59,6 +60,23 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("model.base.kind", "foo")], "model.base.kind: 'foo' is none of 'scratch', 'pretrained'"),
         ([("model.base.width", "100")], "model.base: width 100 is not divisible by heads 6"),
         ([("problems.train.kind", "jsonl")], "problems.train.path: a value is required"),
+        (
+            [("learner.objective.kind", "gpro")],
+            "learner.objective.kind: 'gpro' is none of 'mirror_descent', 'reinforce', 'grpo'",
+        ),
+        (
+            [("learner.objective.clip_high", "0.3")],
+            "'learner.objective.clip_high' does not go with the chosen learner.objective.kind",
+        ),
+        (
+            [("learner.objective", "{kind: grpo, tau: 0.1}")],
+            "'learner.objective.tau' does not go with the chosen learner.objective.kind",
+        ),
+        (
+            [("learner.objective.kind", "grpo"), ("learner.objective.clip_hihg", "0.3")],
+            "unknown key 'learner.objective.clip_hihg'; did you mean 'learner.objective.clip_high'?",
+        ),
+        ([("learner.objective.kind", "python")], "learner.objective.path: a value is required"),
         ([("rollout", "3")], "rollout: this is a section; set its keys"),
         (
             [("learner.optimizer.adam_betas", "[0.9, x]")],
@@ -104,6 +122,11 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
         ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
         ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf"),
+        ([("reward", "a/mine:f")], "reward.function: 'a/mine:f' is no user code; write FILE.py:NAME"),
+        ([("reward", "a.py:f"), ("reward.function", "b.py:f")], "both set reward.function, to different values"),
+        ([("reward.truncated", "-1")], "reward: reward.truncated goes with reward.function"),
+        ([("reward.judges", "2"), ("reward", "a.py:f")], "reward: reward.judges run the verifier 'code'"),
+        ([("rollout", "a.py:f")], "rollout: this is a section; set its keys"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], line: str) -> None:
@@ -112,6 +135,23 @@ def test_mistakes_are_one_line_that_names_the_key(pairs: list[tuple[str, str]], 
     assert len(caught.value.lines) == 1
     assert line in caught.value.lines[0]
     assert "\n" not in caught.value.lines[0]
+
+
+def test_one_text_for_the_reward_is_its_function_and_the_other_keys_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = load(BASE, overrides=[("reward.length.weight", "0.5")])
+    for config in (
+        load(base, overrides=[("reward", "mine.py:f")]),
+        load(base, {"reward": "mine.py:f"}),
+        load(base, overrides=[("reward", "mine.py:f"), ("reward.timeout_s", "60")]),
+        load(base, overrides=[("reward.function", "./mine.py:f")]),
+    ):
+        assert config.reward.function == f"{tmp_path}/mine.py:f", "recorded absolute"
+        assert config.reward.length == base.reward.length
+    assert load(BASE, overrides=[("reward", "some.module:f")]).reward.function == "some.module:f"
+    assert load(BASE, overrides=[("reward", "brevity")]).reward.function == "brevity"
 
 
 def test_an_unknown_key_in_a_file_is_refused_with_a_suggestion() -> None:
@@ -213,6 +253,16 @@ def test_another_kind_drops_the_old_kinds_keys_and_the_order_of_pairs_does_not_m
         assert load(BASE, overrides=order).problems.train == JsonlSource(path="f.jsonl", limit=5)
     in_file = load(BASE, {"problems": {"train": {"kind": "jsonl", "path": "f.jsonl", "limit": 5}}})
     assert in_file.problems.train == JsonlSource(path="f.jsonl", limit=5)
+
+
+def test_an_objective_without_a_kind_is_mirror_descent_as_before_there_was_a_choice() -> None:
+    old = {"learner": {"objective": {"tau": 0.5, "importance": {"cap": 3.0}}}}
+    for config in (load(BASE, old), validate(old), RunConfig.model_validate(old)):
+        assert isinstance(config.learner.objective, MirrorDescentConfig)
+        assert config.learner.objective.tau == 0.5
+        assert "kind: mirror_descent" in dump(config)
+    chosen = load(BASE, old, [("learner.objective.kind", "grpo")]).learner.objective
+    assert chosen == GrpoConfig()  # of another kind nothing is kept
 
 
 def test_choosing_a_plain_kind_keeps_its_sections_other_keys() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from rewards.stats import Estimate
 from rl.config import PromiseConfig
 from rl.record.health import FLAT_ITERATIONS, Course, broken_promise, findings, flat_groups, most_mixed, weak_start
 from rl.record.log import Evaluation
-from rl.record.metrics import IterationMetrics
+from rl.record.metrics import Row
 
 
 def evaluation(name: str, mean: float, half: float = 0.04, tokens: float = 80.0) -> Evaluation:
@@ -20,17 +19,17 @@ def evaluation(name: str, mean: float, half: float = 0.04, tokens: float = 80.0)
     return Evaluation(name, 0, accuracy, Estimate(tokens, tokens - 2, tokens + 2, 256), 2)
 
 
-def rows(*kinds: str, groups: int = 10, length_weight: float = 0.0) -> list[dict[str, Any]]:
+def rows(*kinds: str, groups: int = 10, length_weight: float = 0.0) -> list[Row]:
     """One row per word: all ``wrong``, all ``right``, ``mixed`` (half of the groups), or ``none`` finished."""
     counts = {"wrong": (groups, 0), "right": (0, groups), "mixed": (groups // 4, groups // 4), "none": (0, 0)}
     return [
-        IterationMetrics(
-            iteration=i,
-            groups_finished=0 if kind == "none" else groups,
-            groups_all_wrong=counts[kind][0],
-            groups_all_right=counts[kind][1],
-            length_weight=length_weight,
-        ).to_row()
+        {
+            "iteration": i,
+            "groups/finished": 0 if kind == "none" else groups,
+            "groups/all_wrong": counts[kind][0],
+            "groups/all_right": counts[kind][1],
+            "length_weight": length_weight,
+        }
         for i, kind in enumerate(kinds)
     ]
 

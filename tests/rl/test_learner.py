@@ -12,9 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rl.config import LoraConfig, ModelConfig
+from rl.learner.batch import pack_demonstrations
 from rl.learner.learner import Learner, NonFiniteGradients, sampler_gaps
 from rl.learner.policy import PolicyError
-from tests.learner_kit import TINY, make_batch, run_config, save_tiny_model, weights
+from rl.learner.stats import LogRatio
+from rl.objectives.cross_entropy import CrossEntropy
+from rl.record.metrics import unknown
+from tests.learner_kit import TINY, learner_spec, make_batch, save_tiny_model, weights
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +27,8 @@ def folder(tmp_path_factory):
 
 
 def make(folder, model=None, **learner):
-    config = run_config(**learner)
-    if model:
-        config = config.model_copy(update={"model": ModelConfig(base=TINY, threads=1, **model)})
-    return Learner(config, folder)
+    spec = learner_spec(**learner)
+    return Learner(replace(spec, model=ModelConfig(base=TINY, threads=1, **model)) if model else spec, folder)
 
 
 def distance(a, b):
@@ -39,10 +41,10 @@ def test_log_ratio_is_exactly_zero_at_the_first_step_and_not_after(folder, model
     learner = make(folder, model)
     stats = learner.train_iteration(make_batch(loss_on), seed=0)
     first, second = stats.steps
-    assert (first.logratio_mean, first.logratio_std, first.logratio_max, first.logratio_per_token) == (0, 0, 0, 0)
-    assert second.logratio_max > 0
+    assert first.log_ratio == LogRatio(0, 0, 0, 0)
+    assert second.log_ratio.max > 0
     assert first.sequences + second.sequences == len(make_batch())
-    assert stats.tokens == int(make_batch(loss_on).loss_mask.sum())
+    assert stats.metrics["tokens/trained"] == int(make_batch(loss_on).loss_mask.sum())
 
 
 def test_tau_has_no_effect_with_one_update_and_has_with_two(folder):
@@ -61,7 +63,7 @@ def test_the_first_step_is_its_own_reference_bit_for_bit(folder):
     expected = apart.reference(make_batch())
     assert torch.equal(referenced.reference_logprobs, expected.reference_logprobs)
     assert metrics == apart.step(expected)
-    assert metrics.logratio_max == 0.0
+    assert metrics.log_ratio.max == 0.0
     for one, other in zip(fused.parameters, apart.parameters, strict=True):
         assert torch.equal(one, other)
 
@@ -140,18 +142,31 @@ def test_sampler_gap_compares_current_tokens_only(folder):
     assert sampler_gaps(replace(reference, sampler_logprobs=exact)).max() == 0
     stats = learner.train_iteration(batch, seed=0)
     truth = (reference.reference_logprobs + 3.0).abs()[reference.current[reference.loss_mask]]
-    assert stats.gap_mean == pytest.approx(truth.mean().item(), rel=1e-5)
-    assert stats.gap_max == pytest.approx(truth.max().item(), rel=1e-5)
+    assert stats.metrics["gap/mean"] == pytest.approx(truth.mean().item(), rel=1e-5)
+    assert stats.metrics["gap/max"] == pytest.approx(truth.max().item(), rel=1e-5)
 
 
 def test_metrics_are_filled(folder):
     stats = make(folder).train_iteration(make_batch(), seed=0)
     # The tiny matrices are far from square-Gaussian: RMS within a factor of two of 0.2.
-    assert 0.1 < stats.update_rms["muon"] < 0.4
-    assert stats.update_rms["adamw"] > 0
+    assert 0.1 < stats.metrics["update_rms/muon"] < 0.4
+    assert stats.metrics["update_rms/adamw"] > 0
     assert all(0 < step.entropy <= math.log(25) and step.grad_norm > 0 and step.lr == 3e-4 for step in stats.steps)
-    assert stats.skipped == 0
-    assert stats.counts.sequences == 24
+    assert unknown(stats.metrics) == []
+    assert all(map(math.isfinite, stats.metrics.values()))
+    first, last = stats.steps
+    told = {
+        "steps/done": 2,
+        "steps/skipped": 0,
+        "sequences/trained": 24,
+        "loss": (first.loss + last.loss) / 2,
+        "loss/first": first.loss,
+        "loss/last": last.loss,
+        "entropy": last.entropy,
+        "logratio/max": last.log_ratio.max,
+        "saturated": sum(step.tallies["saturated"].total for step in stats.steps) / 24,
+    }
+    assert {name: stats.metrics[name] for name in told} == pytest.approx(told)
 
 
 def test_nothing_to_train_is_no_error(folder):
@@ -159,7 +174,8 @@ def test_nothing_to_train_is_no_error(folder):
     before = weights(learner.model)
     stats = learner.train_iteration(make_batch(groups=0), seed=0)
     assert stats.steps == ()
-    assert math.isnan(stats.gap_max)
+    assert stats.metrics["steps/done"] == stats.metrics["tokens/trained"] == 0
+    assert not {"loss", "gap/max", "entropy"} & stats.metrics.keys()
     assert distance(before, weights(learner.model)) == 0
 
 
@@ -168,15 +184,19 @@ def test_a_step_without_a_reference_is_refused(folder):
         make(folder).step(make_batch())
 
 
+def sft(learner, pairs, lr):
+    return learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
+
+
 def test_sft_learns_and_is_invariant_to_micro_batching(folder):
     pairs = [((5, 6), (7, 8, 9, 1)), ((10,), (11, 1)), ((12, 13, 14), (5, 5, 5, 5, 5, 1))]
     small, large = make(folder, micro_batch_tokens=5), make(folder, micro_batch_tokens=1000)
-    losses = [(small.sft_step(pairs, 3e-3), large.sft_step(pairs, 3e-3)) for _ in range(20)]
+    losses = [(sft(small, pairs, 3e-3), sft(large, pairs, 3e-3)) for _ in range(20)]
     assert losses[0][0] == pytest.approx(losses[0][1], rel=1e-5)
     assert losses[0][0] == pytest.approx(math.log(25), rel=0.1)  # untrained: near uniform
     assert losses[-1][1] < 0.5 * losses[0][1]
     scores = large.score([(*p, *r) for p, r in pairs])
-    assert large.sft_step(pairs, 0.0) == pytest.approx(
+    assert sft(large, pairs, 0.0) == pytest.approx(
         -sum(sum(s[len(p) - 1 :]) for (p, _), s in zip(pairs, scores, strict=True)) / 12, rel=1e-4
     )
 
@@ -276,7 +296,7 @@ def test_a_refusal_names_the_model(folder, tmp_path):
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps({**tree, "moba": {"block_size": 4, "top_k": 2}}))
     with pytest.raises(PolicyError, match=f"{tmp_path}: this LlamaForCausalLM was trained with block attention"):
-        Learner(run_config(), tmp_path)
+        Learner(learner_spec(), tmp_path)
 
 
 def test_importance_weights_follow_what_sampled(folder):
@@ -294,11 +314,11 @@ def test_importance_weights_follow_what_sampled(folder):
         ("differs", weighed, batch.sampler_logprobs),
     ):
         learner = make(folder, **keys)
-        found[name] = learner.train_iteration(replace(batch, sampler_logprobs=logprobs), 0)
+        found[name] = learner.train_iteration(replace(batch, sampler_logprobs=logprobs), 0).metrics
         after[name] = weights(learner.model)
-    assert found["plain"].importance_mean is found["plain"].importance_ess is None
-    assert found["agrees"].importance_mean == pytest.approx(1, abs=1e-4)
-    assert found["agrees"].importance_ess == pytest.approx(1, abs=1e-4)
-    assert 0 < found["differs"].importance_mean < 2
-    assert 0 < found["differs"].importance_ess < 1
+    assert not {"importance/mean", "importance/ess"} & found["plain"].keys()
+    assert found["agrees"]["importance/mean"] == pytest.approx(1, abs=1e-4)
+    assert found["agrees"]["importance/ess"] == pytest.approx(1, abs=1e-4)
+    assert 0 < found["differs"]["importance/mean"] < 2
+    assert 0 < found["differs"]["importance/ess"] < 1
     assert distance(after["differs"], after["plain"]) > 10 * distance(after["agrees"], after["plain"])

@@ -7,23 +7,24 @@ from rich.console import Console
 
 from rl.record.health import Finding
 from rl.record.live import LiveView, iteration_line, sparkline
-from rl.record.metrics import IterationMetrics
+from rl.record.metrics import Row
 from rollout.plain import clip, one_line, visible
-from rollout.progress import Clock
+from rollout.progress import Clock, Lines
 
-ROW = IterationMetrics(
-    iteration=4,
-    accuracy=0.5,
-    reward_mean=0.25,
-    length_mean=123.4,
-    logratio_mean=0.01,
-    logratio_std=0.2,
-    throughput_sampled=4100.0,
-    rollouts_unfinished=3,
-    rollouts_resumed=2,
-    tokens_sampled=1000,
-    time_total=4.25,
-)
+ROW: Row = {
+    "iteration": 4,
+    "accuracy": 0.5,
+    "reward/mean": 0.25,
+    "length/mean": 123.4,
+    "loss": -0.125,
+    "logratio/mean": 0.01,
+    "logratio/std": 0.2,
+    "throughput/sampled": 4100.0,
+    "rollouts/unfinished": 3,
+    "rollouts/resumed": 2,
+    "tokens/sampled": 1000,
+    "time/total": 4.25,
+}
 
 
 def view(terminal: bool, live: bool = True, width: int = 100, clock: Clock = lambda: 0.0) -> tuple[LiveView, StringIO]:
@@ -53,7 +54,8 @@ def test_plain_lines_without_terminal_or_when_live_is_off(terminal: bool, live: 
     v.close()
     assert out.getvalue().splitlines() == [
         "runs/x: tiny, iterations 4..10",
-        "it 5/10  accuracy 50.0%  reward 0.250  tokens 123  log-ratio 0.010±0.200  4,100 tok/s  unfinished 3  4.2 s",
+        "it 5/10  accuracy 50.0%  reward 0.250  tokens 123  loss -0.125  log-ratio 0.010±0.200  4,100 tok/s  "
+        "unfinished 3  4.2 s",
         "held-out it0005: 50.0% [40.0%, 60.0%]",
         "warning: engine 0 ‹U+001B›]0;title‹U+0007› died restarted [bold]now[/bold] ‹U+202E›",
     ]
@@ -75,6 +77,7 @@ def test_picture_on_a_terminal() -> None:
         "1,000 tokens",
         "4,100",
         "0.010±0.200",
+        "-0.125",
         "held-out ▅",
         "[bold]now[/bold]",
     ):
@@ -122,17 +125,17 @@ def test_a_log_hears_of_long_phases_and_of_the_time_that_the_run_will_take() -> 
     now = [0.0]
     v, out = view(False, clock=lambda: now[0])
     v.stage("starting Ray and engines")
-    assert v._lines is not None
+    assert isinstance(v._view, Lines)
     for _ in range(20):
         now[0] += 1
-        v._lines.tick()
+        v._view.tick()
     v.iteration(ROW)
     v.stage("generate", 8)
     v.advance(2, tokens=500)
     now[0] += 10
     v.advance(2, tokens=700)
     now[0] += 2
-    v._lines.tick()
+    v._view.tick()
     v.close()
     said = out.getvalue().splitlines()
     assert said[1:3] == ["starting Ray and engines: 12 s so far", "starting Ray and engines: 20 s so far"]
@@ -140,9 +143,18 @@ def test_a_log_hears_of_long_phases_and_of_the_time_that_the_run_will_take() -> 
 
 
 def test_iteration_without_anything_finished() -> None:
-    line = iteration_line(IterationMetrics(iteration=0, stop_aborted=2, steps_skipped=1), 3)
-    assert line.startswith("it 1/3  accuracy -  reward -  tokens -")
-    assert line.endswith("2 aborted  1 steps skipped")
+    line = iteration_line({"iteration": 0, "stop/aborted": 2, "steps/skipped": 1, "engines/failures": 3}, 3)
+    assert line.startswith("it 1/3  accuracy -  reward -  tokens -  loss -")
+    assert line.endswith("2 aborted  1 steps skipped  3 engines lost so far")
+
+
+def test_trouble_of_the_newest_iteration_is_in_the_picture() -> None:
+    v, _ = view(True)
+    v.iteration(ROW | {"engines/given_up": 1, "nonfinite": 2})
+    assert "1 engines given up, 2 numbers not finite" in shown(v)
+    v.iteration(ROW | {"iteration": 5})
+    assert "given up" not in shown(v)
+    v.close()
 
 
 def test_small_helpers() -> None:

@@ -1,4 +1,4 @@
-"""rl.record.log, rl.record.metrics, rl.record.sinks: rows survive crashes, names are fixed, trackers fail early."""
+"""rl.record.log and rl.record.sinks: rows survive crashes, trackers fail early."""
 
 from __future__ import annotations
 
@@ -9,33 +9,31 @@ import sqlite3
 import subprocess
 import sys
 import types
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import group, rollout
 from paths import ROOT
 
-from rewards.score import Score
-from rewards.stats import Estimate, mean_ci
+from rewards.stats import Estimate
 from rl.record.log import Evaluation, LogError, MetricsLog, Timer, read_evaluations, read_metrics, write_evaluation
-from rl.record.metrics import PHASES, IterationMetrics, of_rollouts
 from rl.record.sinks import SinkError, identity, open_sinks
-from rl.rewarding import reward_group
-from rollout.types import StopReason
 
 
-def test_rows_come_back_and_nonfinite_numbers_become_null(tmp_path: Path) -> None:
+def test_rows_come_back_and_numbers_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
-    log.write(0, {"a": 1.5, "b": float("nan"), "c": float("-inf"), "d": None, "e": "text", "f": 3})
+    written = log.write(0, {"a": 1.5, "b": float("nan"), "c": float("-inf"), "f": 3})
     log.write(1, {"a": 2.0})
     log.close()
     log.close()
-    assert read_metrics(tmp_path) == [
-        {"a": 1.5, "b": None, "c": None, "d": None, "e": "text", "f": 3, "iteration": 0, "nonfinite": 2},
-        {"a": 2.0, "iteration": 1, "nonfinite": 0},
-    ]
+    rows = read_metrics(tmp_path)
+    assert rows == [{"a": 1.5, "f": 3, "iteration": 0, "nonfinite": 2}, {"a": 2.0, "iteration": 1, "nonfinite": 0}]
+    assert rows[0] == written
+
+
+def test_nulls_of_earlier_versions_are_metrics_that_do_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "accuracy": null, "length/mean": 7.5}\n')
+    assert read_metrics(tmp_path) == [{"iteration": 0, "length/mean": 7.5}]
 
 
 def test_a_row_is_on_disk_when_write_returns(tmp_path: Path) -> None:
@@ -127,50 +125,6 @@ def test_timer_adds_up_also_when_a_phase_fails() -> None:
         pass
 
 
-def test_metric_names_are_unique_and_every_phase_has_a_row() -> None:
-    row = IterationMetrics(reward_parts={"answer": 0.5}, seconds={"train": 2.0}).to_row()
-    keys = [item.metadata["key"] for item in fields(IterationMetrics) if item.metadata]
-    assert len(keys) == len(set(keys)) == len(fields(IterationMetrics)) - 2
-    assert set(row) == {*keys, "reward/part/answer", *(f"time/{phase}" for phase in PHASES)}
-    assert row["time/train"] == 2.0
-    assert row["time/publish"] is None
-
-
-def test_of_rollouts_counts_what_happened() -> None:
-    right, wrong = Score.right("7", answer=1.0), Score.wrong("another number", "8", answer=0.0)
-    first = group(
-        "0.0",
-        [
-            rollout("0.0/0", [(2, 4), (3, 6)], score=right),
-            rollout("0.0/1", [(3, 20)], stop=StopReason.LENGTH, score=wrong),
-            rollout("0.0/2", [(3, 5)], score=Score.ungradable("timed out")),
-            rollout("0.0/3", [(1, 2)], stop=StopReason.ABORTED, score=Score.ungradable("aborted")),
-        ],
-    )
-    second = group("0.1", [rollout(f"0.1/{j}", [(3, 4)], score=right) for j in range(2)], index=1)
-    scored = [reward_group(g, [r.score or wrong for r in g.rollouts], 0.2, 0.0) for g in (first, second)]
-    m = of_rollouts(3, scored, {"0.0/0": 0.5, "0.0/1": -0.5}, 0.2)
-    assert (m.iteration, m.version) == (3, 3)
-    assert m.accuracy == mean_ci([[1.0, 0.0], [1.0, 1.0]]).mean == 0.75
-    assert m.reward_parts == {"answer": 0.75}
-    rewards = [r for s in scored for r in s.rewards if r is not None]
-    assert m.reward_mean == pytest.approx(sum(rewards) / 4)
-    assert m.reward_length_mean == pytest.approx(m.reward_mean - 0.75)  # what is left of the reward is its length part
-    assert (m.stop_eos, m.stop_length, m.stop_repetition, m.stop_aborted) == (4, 1, 0, 1)
-    assert (m.rollouts_finished, m.rollouts_ungradable) == (6, 1)
-    assert (m.groups_finished, m.groups_trainable, m.groups_all_right, m.groups_all_wrong) == (2, 1, 1, 0)
-    assert (m.length_max, m.rollouts_versions_max) == (20, 2)
-    assert m.length_mean == pytest.approx((10 + 20 + 5 + 2 + 4 + 4) / 6)
-    assert m.staleness_mean == pytest.approx((1 * 4 + 2 * 2) / 45)
-
-
-def test_of_rollouts_with_nothing_finished() -> None:
-    m = of_rollouts(5, [], {}, 0.0)
-    assert m.accuracy is m.reward_mean is m.length_mean is m.staleness_mean is None
-    assert m.rollouts_finished == 0
-    json.dumps(m.to_row(), allow_nan=False)
-
-
 def test_missing_or_unknown_tracker_is_an_error_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorboard", "wandb", "trackio"):
         monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not installed
@@ -195,7 +149,7 @@ def test_trackers_get_finite_numbers_by_step(tmp_path: Path, monkeypatch: pytest
         calls.clear()
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(init=init))
         log = MetricsLog(tmp_path / "demo", [name], "proj", {"seed": 1})
-        log.write(7, {"a": 1.0, "b": float("nan"), "c": "text", "d": None})
+        log.write(7, {"a": 1.0, "b": float("nan")})
         log.close()
         assert [call[0] for call in calls] == ["init", "log", "finish"]
         options = calls[0][1]

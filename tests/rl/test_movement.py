@@ -8,6 +8,7 @@ import torch
 from rl.config import LoraConfig, ModelConfig
 from rl.learner.learner import Learner
 from rl.learner.movement import Unmoved, Watch
+from rl.learner.spec import LearnerSpec
 from tests.learner_kit import TINY, make_batch, run_config, save_tiny_model
 
 
@@ -56,9 +57,9 @@ def test_a_parameter_that_no_gradient_reached_is_named():
 def test_the_learner_looks_at_its_first_step_with_a_signal(tmp_path, monkeypatch, lora):
     config = run_config()
     config = config.model_copy(update={"model": ModelConfig(base=TINY, threads=1, lora=lora)})
-    Learner(config, save_tiny_model(tmp_path)).train_iteration(make_batch(), seed=0)
+    Learner(LearnerSpec.of(config), save_tiny_model(tmp_path)).train_iteration(make_batch(), seed=0)
 
-    learner = Learner(config, tmp_path)
+    learner = Learner(LearnerSpec.of(config), tmp_path)
     monkeypatch.setattr(learner.optimizer, "step", lambda lr: None)
     learner.optimizer.last_lr = 1e-3
     with pytest.raises(Unmoved, match="did not change"):

@@ -7,14 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.objectives.mirror_descent import (
-    advantages,
-    baseline_value,
-    effective_share,
-    importance_weights,
-    length_norms,
-    policy_loss,
-)
+from rl.objectives.advantages import baseline_value, baselined, standardised
+from rl.objectives.config import ImportanceConfig
+from rl.objectives.importance import EffectiveShare, importance_weights, scale_gradient
+from rl.objectives.mirror_descent import policy_loss
+from rl.objectives.sequences import length_norms
 
 REWARDS = st.lists(st.floats(-1, 2), min_size=2, max_size=12)
 
@@ -28,7 +25,7 @@ def test_golden_baselines(tau, expected):
 
 def test_small_tau_is_stable_and_tends_to_the_maximum():
     # tau = 0.01, p = 0.25: A+ = +0.014, A- = -0.986 [2501.12599 §2.3.2].
-    values = advantages([1, 0, 0, 0], "exp_mean", 0.01)
+    values = baselined([1, 0, 0, 0], "exp_mean", 0.01)
     assert values == pytest.approx([0.014, -0.986, -0.986, -0.986], abs=5e-4)
     assert baseline_value([1, 0], "exp_mean", 1e-6) == pytest.approx(1.0, abs=1e-5)
 
@@ -42,14 +39,20 @@ def test_baselines_lie_inside_the_rewards_and_exp_mean_is_the_larger(rewards, ta
 
 @given(REWARDS)
 def test_mean_advantages_sum_to_zero(rewards):
-    assert sum(advantages(rewards)) == pytest.approx(0, abs=1e-9)
+    assert sum(baselined(rewards)) == pytest.approx(0, abs=1e-9)
+
+
+def test_standardised_advantages_have_the_spread_of_the_known_rewards_as_their_unit():
+    assert standardised([1.0, None, 0.0, 0.5]) == pytest.approx([0.9998, None, -0.9998, 0.0], abs=1e-4)
+    assert standardised([0.7, 0.7, 0.7]) == [0.0, 0.0, 0.0]
+    assert standardised([1.0, None]) == [None, None]
 
 
 def test_masked_rollouts_count_neither_way():
-    assert advantages([1.0, None, 0.0]) == [0.5, None, -0.5]
-    assert advantages([1.0, None, None]) == [None, None, None]
-    assert advantages([None, None]) == [None, None]
-    assert advantages([0.3, 0.3]) == [0.0, 0.0]
+    assert baselined([1.0, None, 0.0]) == [0.5, None, -0.5]
+    assert baselined([1.0, None, None]) == [None, None, None]
+    assert baselined([None, None]) == [None, None]
+    assert baselined([0.3, 0.3]) == [0.0, 0.0]
 
 
 # An enumerable policy: one sequence per outcome, log pi = log softmax(theta).
@@ -99,7 +102,7 @@ def test_gradient_is_equation_3_by_finite_differences():
     tau, step = 0.3, 1e-6
 
     variable = theta.clone().requires_grad_()
-    advantage = torch.tensor(advantages(rewards.tolist()), dtype=torch.float64)
+    advantage = torch.tensor(baselined(rewards.tolist()), dtype=torch.float64)
     logprobs = variable.log_softmax(0)[samples]
     # A sequence of one token each; minus the loss over k sequences is what equation (3) ascends.
     loss = policy_loss(logprobs, log_reference[samples], torch.arange(4), advantage, torch.ones(4), tau).loss / 4
@@ -127,7 +130,6 @@ def test_log_ratio_is_summed_over_tokens_before_it_is_squared():
     delta = [-0.5, 1.0]
     expected = (0.5 * 3.0 + 0.4 * delta[0] ** 2) / 2 + (-0.25 * 3.5 + 0.4 * delta[1] ** 2) / 4
     assert out.loss.item() == pytest.approx(expected, abs=1e-12)
-    assert out.log_ratio.tolist() == pytest.approx(delta)
     (gradient,) = torch.autograd.grad(out.loss, logprobs)
     weights = [-(0.5 - 0.8 * delta[0]) / 2, -(-0.25 - 0.8 * delta[1]) / 4]  # -(A - tau Delta) / norm
     assert gradient.tolist() == pytest.approx([weights[0], weights[0], weights[1], weights[1]], abs=1e-12)
@@ -155,7 +157,9 @@ LOGITS = st.lists(st.floats(-3, 3), min_size=4, max_size=4)
 @given(LOGITS, LOGITS, st.lists(st.floats(-2, 2), min_size=4, max_size=4))
 def test_sequence_weights_turn_an_expectation_under_the_sampler_into_one_under_the_policy(policy, sampler, values):
     pi, mu = (torch.tensor(x, dtype=torch.float64).softmax(0) for x in (policy, sampler))
-    weights = importance_weights(pi.log(), mu.log(), torch.arange(4), 4, math.inf, "sequence")
+    weights = importance_weights(
+        pi.log(), mu.log(), torch.arange(4), 4, ImportanceConfig.model_construct(cap=math.inf, level="sequence")
+    )
     value = torch.tensor(values, dtype=torch.float64)
     assert (mu * weights * value).sum().item() == pytest.approx((pi * value).sum().item(), abs=1e-9)
 
@@ -164,12 +168,13 @@ def test_sequence_weights_turn_an_expectation_under_the_sampler_into_one_under_t
 def test_weights_are_truncated_ratios_and_one_where_both_agree(reference, sampler):
     ours, theirs, sequence = torch.tensor(reference), torch.tensor(sampler), torch.tensor([0, 0, 1, 1, 1, 2])
     for level in ("token", "sequence"):
-        weights = importance_weights(ours, theirs, sequence, 3, 2.0, level)
+        config = ImportanceConfig(cap=2.0, level=level)
+        weights = importance_weights(ours, theirs, sequence, 3, config)
         assert ((weights >= 0) & (weights <= 2)).all()
-        assert importance_weights(ours, ours, sequence, 3, 2.0, level).eq(1).all()
-        assert 0 <= effective_share(weights.double() + 1e-12) <= 1 + 1e-9
-    whole = importance_weights(ours, theirs, sequence, 3, 2.0, "sequence")
-    each = importance_weights(ours, theirs, sequence, 3, math.inf, "token")
+        assert importance_weights(ours, ours, sequence, 3, config).eq(1).all()
+        assert 0 <= EffectiveShare.of(weights.double() + 1e-12).value <= 1 + 1e-9
+    whole = importance_weights(ours, theirs, sequence, 3, config)
+    each = importance_weights(ours, theirs, sequence, 3, ImportanceConfig.model_construct(cap=math.inf, level="token"))
     assert whole[2] == whole[3] == whole[4]
     assert whole[2].item() == pytest.approx(min(2.0, each[2:5].double().prod().item()), rel=1e-4)
 
@@ -181,15 +186,18 @@ def test_weights_scale_each_tokens_gradient_and_leave_the_loss_as_told():
     rest = (torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0.7, -0.4]), torch.tensor([1.0, 2.0]), 0.3)
     plain = policy_loss(logprobs, reference, *rest)
     (whole,) = torch.autograd.grad(plain.loss, logprobs)
-    weighed = policy_loss(logprobs, reference, *rest, weight)
+    weighed = policy_loss(scale_gradient(logprobs, weight), reference, *rest)
     (scaled,) = torch.autograd.grad(weighed.loss, logprobs)
     assert weighed.loss.item() == plain.loss.item()
     assert torch.allclose(scaled, whole * weight)
-    (same,) = torch.autograd.grad(policy_loss(logprobs, reference, *rest, torch.ones(6)).loss, logprobs)
+    (same,) = torch.autograd.grad(policy_loss(scale_gradient(logprobs, torch.ones(6)), reference, *rest).loss, logprobs)
     assert same.equal(whole)
 
 
 def test_the_effective_share_is_that_of_the_equal_samples():
-    assert effective_share(torch.full((7,), 0.3)) == pytest.approx(1)
-    assert effective_share(torch.tensor([1.0, 0.0, 0.0, 0.0])) == 0.25
-    assert math.isnan(effective_share(torch.empty(0)))
+    assert EffectiveShare.of(torch.full((7,), 0.3)).value == pytest.approx(1)
+    assert EffectiveShare.of(torch.tensor([1.0, 0.0, 0.0, 0.0])).value == 0.25
+    assert EffectiveShare.of(torch.empty(0)).value is None
+    parts = torch.rand(9).split((2, 3, 4))
+    whole = EffectiveShare.of(parts[0]) + EffectiveShare.of(parts[1]) + EffectiveShare.of(parts[2])
+    assert whole.value == pytest.approx(EffectiveShare.of(torch.cat(parts)).value)

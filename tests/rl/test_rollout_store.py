@@ -47,7 +47,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
         assert row["segment_lengths"] == [len(s) for s in r.segments]
         assert row["segment_versions"] == [s.version for s in r.segments]
         assert row["stop"] == r.stop
-        assert row["score"] == (r.score.total if r.score else None)
+        assert row["score"] == (r.score.reward if r.score else None)
         assert row["correct"] == (r.correct if r.score and r.score.gradable else None)
         assert row["reward"] == item.rewards[j]
         assert row["length_reward"] == pytest.approx(0.2 * item.length_rewards[j])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.commands.cli import parser, resolve
+from recipes.commands.choose import resolve
+from recipes.commands.cli import parser
 from rl.config import RunConfig
 from rl.state.run_dir import RunDir, RunDirError, difference
 
@@ -98,6 +99,14 @@ def test_changed_problems_are_refused(tmp_path: Path) -> None:
     run.open(RunConfig(), "abc")
     with pytest.raises(RunDirError, match="problems have changed"):
         run.open(RunConfig(), "abd")
+
+
+def test_a_reward_that_has_changed_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    assert run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    with pytest.raises(RunDirError, match=r"/a/mine.py:f has changed since .* began \(sha256 111111111111 -> 2222"):
+        run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "2" * 64})
 
 
 def test_a_directory_with_other_things_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from learner_kit import run_config, save_tiny_model, tiny_llama
+from learner_kit import learner_spec, save_tiny_model, tiny_llama
 from safetensors.torch import load_file
 from tiny_models import log_probs
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from rl.learner.host import LearnerHost
+from rl.learner.spec import Receivers
 from rollout.models import export
 from rollout.models.export import ExportError, in_both_spellings, save_model, save_tokenizer, tokenizer_in_old_spelling
 from rollout.models.pretrained import files_of
@@ -105,7 +106,7 @@ def test_rotary_settings_and_type_are_written_in_both_spellings(config: dict[str
 
 def test_an_export_of_an_older_base_is_read_as_it_was_meant(tmp_path: Path) -> None:
     base = base_of_transformers_4(tmp_path / "base")
-    host = LearnerHost(run_config(), base, "local")
+    host = LearnerHost(learner_spec(), base, Receivers("local"))
     (tmp_path / "out").mkdir()
     host.export(tmp_path / "out")
     save_tokenizer(AutoTokenizer.from_pretrained(base), tmp_path / "out", files_of(base))

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from evals.evaluate import asks_of, evaluate
 from evals.pooled import PoolResponder
 from recipes.commands.cli import main
-from recipes.commands.regrade import Stored, grade_row
+from recipes.commands.regrade import Stored, as_graded, told
 from rewards.reference import Reference
 from rewards.response import after_thinking
 from rewards.score import Score
 from rewards.verify import get_verifier
 from rl.record.rollout_store import to_table, write_rollouts
-from rl.rewarding import grade, reward_group
+from rl.rewarding import answered, reward_group
 from rollout.engine import Sampling
+from rollout.grading import Grading, verdict
 from rollout.models.framing import Framing
 from rollout.models.prompts import Transcript, render_chat
 from rollout.models.tokenizer import build_tokenizer
@@ -87,6 +88,14 @@ def verify(problem: Problem, text: str) -> Score:
     return get_verifier(problem.verifier)(text, Reference(problem.answer, problem.prompt, problem.extra))
 
 
+GRADING = Grading.by(verify)
+
+
+def scored_by_training(problem: Problem, rollout: Rollout, reader: Transcript) -> Score:
+    (answer,) = answered(problem, [rollout], reader.graded)
+    return verdict(answer, verify)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(sorted(HEADS)),
@@ -113,16 +122,17 @@ def test_the_same_tokens_get_the_same_verdict_everywhere(
 
     parts = tuple(Segment(i, p, (0.0,) * len(p)) for i, p in enumerate((tokens[:cut], tokens[cut:])) if p)
     rollout = Rollout("g/0", prompt, parts, stop)
-    in_training = grade(problem, rollout, reader.graded, verify)
+    in_training = scored_by_training(problem, rollout, reader)
     responder = PoolResponder(OneAnswer(tokens, stop), lambda _: prompt, reader.graded, Sampling(), 64, 512)
-    (in_evaluation,) = evaluate(responder, asks_of([problem], 1, 0), verify)
+    (in_evaluation,) = evaluate(responder, asks_of([problem], 1, 0), GRADING)
     assert in_training == in_evaluation.score
     assert in_training.correct == right
 
     scored = reward_group(Group("g", problem, (rollout,), 0), [in_training], 0.0, 0.0)
     (row,) = to_table(0, [scored], {}, 0.0, reader.graded).to_pylist()
     assert row["opening"] + "".join(row["segment_texts"]) == graded == in_evaluation.response.text
-    again = grade_row(row, Stored((), None), 1.0)
+    stored = Stored((), None)
+    again = told(row, GRADING.submit(lambda: [as_graded(row, stored)]).result()[0])
     assert (again["verdict"], again["stored"]) == (in_training.verdict, in_training.verdict)
 
 
@@ -158,7 +168,7 @@ def test_stored_rollouts_are_graded_again(given_as: str, tmp_path: Path, capsys:
         tokens = (*reader.tokenizer(text, add_special_tokens=False)["input_ids"], *reader.end)
         rollouts.append(Rollout(f"g/{j}", prompt, (Segment(0, tokens, (0.0,) * len(tokens)),), StopReason.EOS))
     rollouts.append(Rollout("g/3", prompt, (), StopReason.ABORTED))
-    scores = [grade(problem, rollout, reader.graded, verify) for rollout in rollouts]
+    scores = [scored_by_training(problem, rollout, reader) for rollout in rollouts]
     scores[2] = Score.right("8")  # as a grader with a fault would have stored it
     scored = reward_group(Group("g", problem, tuple(rollouts), 0), scores, 0.0, 0.0)
     run = tmp_path / "run"

@@ -28,6 +28,7 @@ from rl.learner.forward import packed_logprobs
 from rl.learner.host import LearnerHost
 from rl.learner.learner import Learner
 from rl.learner.policy import PolicyError, prepare
+from rl.learner.spec import LearnerSpec, Receivers
 from rollout.config import EngineConfig
 from rollout.engine import Request, Sampling
 from rollout.engines.hf import HfEngine
@@ -253,8 +254,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_learner_and_hf_engine_agree_and_switch_together(saved: Path) -> None:
     """Time hybrid: block attention under versions 0 and 1, full attention from version 2 on, in both at once."""
     block = HYBRIDS[1].model_copy(update={"full_from": 2})
-    host = LearnerHost(run_config(block), saved, "local")
-    dense = Learner(run_config(None), saved)
+    host = LearnerHost(LearnerSpec.of(run_config(block)), saved, Receivers("local"))
+    dense = Learner(LearnerSpec.of(run_config(None)), saved)
     rows = [row.tolist() for row in sequences([200, 150, 60])]
     request = Request("r", Prompt(tuple(rows[1])), 60, Sampling(), seed=3)
 

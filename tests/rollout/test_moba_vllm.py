@@ -14,6 +14,7 @@ import torch
 from kernels.moba import MobaConfig, moba_attention
 from rl.config import RunConfig
 from rl.learner.learner import Learner
+from rl.learner.spec import LearnerSpec
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead, Request, Sampling
 from rollout.engines.vllm import VllmEngine, engine_arguments, environment
@@ -57,8 +58,8 @@ class Pair:
 
     def __init__(self, path: Path) -> None:
         self.engine = VllmEngine(str(path), CONFIG, 0, AttentionConfig(moba=BLOCK, rotary=STAGES))
-        self.sparse = Learner(settings(BLOCK), path)
-        self.dense = Learner(settings(None), path)
+        self.sparse = Learner(LearnerSpec.of(settings(BLOCK)), path)
+        self.dense = Learner(LearnerSpec.of(settings(None)), path)
         self.sender = ShmSender()
         self.runner = asyncio.Runner()
 
@@ -307,8 +308,8 @@ def test_parity_on_a_gpu(tmp_path: Path) -> None:
         return scores
 
     scores = asyncio.run(work())
-    assert far(scores, Learner(settings(BLOCK), path).score(rows)) < 1e-2
-    assert far(scores, Learner(settings(None), path).score(rows)) > 0.1
+    assert far(scores, Learner(LearnerSpec.of(settings(BLOCK)), path).score(rows)) < 1e-2
+    assert far(scores, Learner(LearnerSpec.of(settings(None)), path).score(rows)) > 0.1
 
 
 def test_the_models_entry_reaches_vllm_as_its_configuration() -> None:

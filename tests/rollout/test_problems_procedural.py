@@ -212,7 +212,7 @@ HOSTILE = [
 @pytest.mark.parametrize("response", HOSTILE, ids=lambda text: ascii(text)[:40])
 def test_hostile_responses_are_wrong_with_a_reason(response: str) -> None:
     for score in (verify_arithmetic(response, "42"), verify_countdown(response, "42 from 6 7")):
-        assert score.total == 0.0
+        assert score.reward == 0.0
         assert score.reason
 
 
@@ -239,7 +239,7 @@ def test_a_bad_reference_is_ungradable(answer: str) -> None:
 )
 def test_countdown_refuses(expression: str) -> None:
     score = verify_countdown(f"</think>\nAnswer: {expression}", "42 from 6 7")
-    assert score.total == 0.0
+    assert score.reward == 0.0
     assert score.reason
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evals.evaluate import Answer, Response
-from evals.journal import opened
 from evals.store import to_rows
 from rewards.score import Score
 from rewards.stats import Estimate
@@ -41,15 +39,10 @@ def test_an_evaluation_without_a_finite_mean_is_json(tmp_path: Path) -> None:
     assert read_evaluations(tmp_path)[0].name == "before"
 
 
-def test_fields_and_parts_of_an_evaluations_record_are_json(tmp_path: Path) -> None:
+def test_fields_of_an_evaluations_record_are_json() -> None:
     problem = Problem.ask("p", "1+1?", "2", "math", "test", None, {"weight": float("inf")})
-    score = replace(Score.right("2"), parts={"answer": float("nan")})
-    response = Response("2", None, 1)
-    (row,) = to_rows("bench", [Answer(problem, 0, response, score)])
+    (row,) = to_rows("bench", [Answer(problem, 0, Response("2", None, 1), Score.right("2"))])
     assert strict(str(row["fields"])) == {"weight": None}
-    with opened(tmp_path, {}) as journal:
-        journal.keep_score(("p", 0), score)
-    assert strict((tmp_path / "scores.jsonl").read_text())["parts"] == {"answer": None}
 
 
 def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -80,14 +80,28 @@ def test_what_an_environment_wrote_is_no_response() -> None:
         Segment(0, (9, 8), (-1, -1), by=Author.ENVIRONMENT)
 
 
-@pytest.mark.parametrize("total", [-0.1, 1.5])
-def test_a_score_lies_between_0_and_1(total: float) -> None:
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        Score(total)
+@pytest.mark.parametrize("reward", [-12.5, 0.0, 0.3, 7.0])
+@pytest.mark.parametrize("correct", [True, False])
+def test_any_finite_number_is_a_reward_and_says_nothing_of_correctness(reward: float, correct: bool) -> None:
+    score = Score(reward, correct)
+    assert score.gradable
+    assert score.verdict == ("correct" if correct else "wrong")
+
+
+def test_a_score_that_no_training_could_use_is_refused() -> None:
+    for reward in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="finite"):
+            Score(reward)
+    with pytest.raises(ValueError, match="'style' is nan"):
+        Score(1.0, True, {"style": float("nan")})
+    with pytest.raises(ValueError, match="cannot be correct"):
+        Score(None, True)
+    with pytest.raises(ValueError, match="must be True or False"):
+        Score(1.0, {"format": 1.0})  # type: ignore[arg-type]
 
 
 def test_ungradable_is_neither_right_nor_zero() -> None:
     score = Score.ungradable("timed out")
-    assert score.total is None
+    assert score.reward is None
     assert not score.gradable
     assert not score.correct

@@ -17,6 +17,7 @@ from tiny_models import log_probs, tiny_llama
 from rl.config import RunConfig
 from rl.launch import launch_engine, place
 from rl.learner.learner import Learner
+from rl.learner.spec import LearnerSpec
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Delta, EngineDead, EngineTimeout, Request
 from rollout.engines.actor import RayEngine, build_engine, environment
@@ -147,7 +148,7 @@ def test_a_runs_block_attention_reaches_its_engines_actor(ray_cluster: str, tmp_
         return scores
 
     scores = asyncio.run(main())
-    ours, full = (Learner(config, tmp_path).score([row])[0] for config in (sparse, dense))
+    ours, full = (Learner(LearnerSpec.of(config), tmp_path).score([row])[0] for config in (sparse, dense))
     assert scores == pytest.approx(ours, abs=1e-4)
     assert scores[:63] == pytest.approx(full[:63], abs=1e-4), "early positions see everything"
     assert scores != pytest.approx(full, abs=0.1)

@@ -1,0 +1,75 @@
+"""What a learner needs to know, and all of it: learners of other trainings than a run's are made of the same.
+
+Imports no torch: drivers make these and send them to where the learner lives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from rl.config import LearnerConfig, ModelConfig, RunConfig
+from rl.objectives.config import PythonObjectiveConfig
+from rollout.user_code import absolute
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """One learner's configuration."""
+
+    model: ModelConfig
+    """Device, type, adapters, attention; what ``base`` says is not read: the model comes from files."""
+    learner: LearnerConfig
+    """Objective, optimiser, cuts."""
+    temperature: float = 1.0
+    """Temperature at which the tokens of rollouts are sampled."""
+    max_tokens: int = 1024
+    """Longest response, which some objectives divide by."""
+    longest: int | None = None
+    """Tokens of the longest sequence that it is trained on or asked for, prompt included; ``None``: any."""
+    loss_on: Literal["current", "all"] = "current"
+    """Which tokens of a rollout carry loss: those of the present weights, or all."""
+    seed: int = 0
+    """Seeds adapters, heads and the cut into minibatches."""
+
+    @classmethod
+    def of(cls, run: RunConfig) -> Self:
+        """The learner of a run."""
+        return cls(
+            model=run.model,
+            learner=_from_anywhere(run.learner),
+            temperature=run.rollout.temperature,
+            max_tokens=run.rollout.max_tokens,
+            longest=run.engine.max_model_len,
+            loss_on=run.rollout.loss_on,
+            seed=run.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Receivers:
+    """The engines that a learner sends its weights to."""
+
+    backend: str
+    """``local``, ``shm``, ``ipc`` or ``nccl``."""
+    count: int = 1
+    """Engines."""
+    tensor_parallel: int = 1
+    """Ranks of each."""
+    names: Literal["module", "checkpoint"] = "module"
+    """Names that they know parameters by."""
+
+    @classmethod
+    def of(cls, run: RunConfig, backend: str) -> Self:
+        """The engines of a run."""
+        engine = run.engine
+        return cls(backend, engine.count, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
+
+
+def _from_anywhere(config: LearnerConfig) -> LearnerConfig:
+    """``config`` with the path of a user's file made absolute: a learner's process may work in another directory."""
+    objective = config.objective
+    if not isinstance(objective, PythonObjectiveConfig):
+        return config
+    there = objective.model_copy(update={"path": absolute(objective.path)})
+    return config.model_copy(update={"objective": there})

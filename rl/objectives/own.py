@@ -1,0 +1,100 @@
+"""Objectives of a user's own: loaded by one line of text, and held to what an objective is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rl.objectives.config import PythonObjectiveConfig
+from rl.objectives.protocol import Loss, Needs, Objective, Outputs
+from rollout.user_code import explain, load, source_of
+
+if TYPE_CHECKING:
+    from rl.learner.batch import Batch
+
+GROUP = "k15.objectives"
+"""Entry points that are objectives."""
+MEMBERS = ("needs", "per", "unit", "opens_on_reference", "advantages", "loss")
+T = TypeVar("T")
+
+
+class ObjectiveError(ValueError):
+    """A user's objective is none, or failed; one line: where, what."""
+
+
+def own(config: PythonObjectiveConfig) -> Objective:
+    """Raises ``ObjectiveError``, and ``UserCodeError`` when there is nothing at ``config.path``."""
+    found: Any = load(config.path, GROUP)
+    file = source_of(config.path, found)[0] or config.path
+    if isinstance(found, type) or not hasattr(found, "loss"):
+        if not callable(found):
+            raise ObjectiveError(f"{config.path}: a {type(found).__name__}, neither an Objective nor what returns one")
+        found = _called(file, found, **config.options)
+    elif config.options:
+        raise ObjectiveError(
+            f"{config.path}: an objective already, with which options {config.options} can do nothing; name its class"
+        )
+    if missing := [name for name in MEMBERS if not hasattr(found, name)]:
+        raise ObjectiveError(
+            f"{config.path}: a {type(found).__name__} without {', '.join(missing)}; subclass "
+            "rl.objectives.protocol.Objective"
+        )
+    if found.unit != 1:
+        raise ObjectiveError(f"{config.path}: unit is {found.unit}; RL shuffles rollouts one by one, so it has to be 1")
+    return Own(found, file)
+
+
+@dataclass(frozen=True)
+class Own(Objective):
+    """A user's objective; what it does wrong is an ``ObjectiveError`` that names its file and line."""
+
+    theirs: Any
+    file: str
+
+    @property
+    def needs(self) -> Needs:
+        """See ``Objective``."""
+        return self.theirs.needs  # type: ignore[no-any-return]
+
+    @property
+    def per(self) -> Literal["sequence", "token"]:
+        """See ``Objective``."""
+        return self.theirs.per  # type: ignore[no-any-return]
+
+    @property
+    def unit(self) -> int:
+        """See ``Objective``."""
+        return self.theirs.unit  # type: ignore[no-any-return]
+
+    @property
+    def opens_on_reference(self) -> bool:
+        """See ``Objective``."""
+        return self.theirs.opens_on_reference  # type: ignore[no-any-return]
+
+    def advantages(self, rewards: Sequence[float | None], correct: Sequence[bool]) -> list[float | None]:
+        """See ``Objective``."""
+        found = [*_called(self.file, self.theirs.advantages, rewards, correct)]
+        if len(found) != len(rewards) or not all(value is None or math.isfinite(value) for value in found):
+            raise ObjectiveError(
+                f"{self.file}: advantages of {len(rewards)} rollouts have to be as many finite numbers or None, not "
+                f"{found}"
+            )
+        return found
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Loss:
+        """See ``Objective``."""
+        found = _called(self.file, self.theirs.loss, outputs, batch)
+        if not isinstance(found, Loss) or found.value.ndim or not found.value.requires_grad:
+            raise ObjectiveError(
+                f"{self.file}: loss has to return a Loss whose value is a scalar with gradient, not {found}"
+            )
+        return found
+
+
+def _called(file: str, function: Callable[..., T], *given: Any, **options: Any) -> T:
+    try:
+        return function(*given, **options)
+    except Exception as error:
+        raise ObjectiveError(explain(error, file)) from error

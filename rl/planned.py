@@ -1,0 +1,55 @@
+"""A training whose steps are known beforehand: checkpoints between them, and going on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from rl.state import checkpoint
+from rl.state.checkpoint import RunState
+from rl.stop import Interrupted, Stopper
+from rollout.progress import Progress
+
+S = TypeVar("S")
+"""One step of the plan: all that it takes, so that the plan and a checkpoint are enough to go on."""
+
+
+class Kept(Protocol):
+    """What a checkpoint keeps: the learner."""
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimiser and RNG into an existing directory."""
+
+    def load(self, folder: Path) -> None:
+        """Inverse of ``save``."""
+
+
+def carry_out(
+    name: str,
+    steps: Sequence[S],
+    act: Callable[[int, S], str],
+    kept: Kept,
+    checkpoints: Path,
+    every: int,
+    watch: Progress,
+    stopper: Stopper,
+) -> None:
+    """Call ``act(number, step)`` for each step that no checkpoint has yet, and show the text that it returns.
+
+    ``name`` is that of the stage in the progress view. A checkpoint is written after ``every`` steps, and on a stop
+    signal, which then raises ``Interrupted``.
+    """
+    first = 0
+    if found := checkpoint.latest(checkpoints, watch.warn):
+        first = found[0].iteration
+        kept.load(found[1])
+    watch.stage(name, len(steps), earlier=first)
+    watch.advance(first)
+    for number, step in enumerate(steps[first:], first):
+        watch.say(act(number, step))
+        watch.advance(1)
+        if stopper.requested or (number + 1) % every == 0:
+            checkpoint.save(checkpoints, RunState(number + 1), kept.save, keep=2)
+        if stopper.requested:
+            raise Interrupted(f"stopped after step {number} of the {name}")

@@ -1,0 +1,226 @@
+"""Problems from code of the user's own: a list, a stream, a procedural task, or a whole source.
+
+What the configuration names is, or returns when it is called, one of
+
+- an iterable of rows as in a JSON Lines file (``problem``, ``answer``, ...) or of ``Problem``: read whole and checked
+  like a file, or with ``stream`` drawn as it comes;
+- a procedural task (``rollout.problems.source.Generator``): problems and demonstrations by index and split;
+- a ``ProblemSource``.
+
+Errors in it are ``ProblemError`` of one line, with its file and line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from typing import Any, TypeVar
+
+from rewards.verify import check_verifier
+from rollout.problems.config import PythonSource
+from rollout.problems.rows import problem_of
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, Split
+from rollout.types import Problem
+from rollout.user_code import UserCodeError, explain, load, source_of
+
+T = TypeVar("T")
+GROUP = "k15.problems"
+"""Entry points that name problem sources."""
+MOST = 100_000
+"""Problems of an iterable that does not tell its length, after which it is taken for one that never ends."""
+KEPT = 65_536
+"""Problems of a stream that are kept; one from before is found by beginning again."""
+COMPARED = 3
+"""First problems of a stream that must be the same when it is begun twice."""
+_SOURCE = ("size", "fingerprint", "__getitem__", "place")
+_TASK = ("alphabet", "problem", "demonstration")
+
+
+def load_user(config: PythonSource, split: Split) -> ProblemSource:
+    """The source that ``config.path`` names. A function is called, with ``split`` if it has a parameter of that name.
+
+    Raises ``ProblemError``.
+    """
+    try:
+        found = load(config.path, GROUP)
+    except UserCodeError as error:
+        raise ProblemError(str(error)) from error
+    file, text = source_of(config.path, found)
+    code = _Code(config, split, found, file or config.path)
+    made = code.make()
+    identity = hashlib.sha256(text + f"\n{config.model_dump_json()}/{split}".encode()).hexdigest()
+    if all(hasattr(made, name) for name in _TASK):
+        return Procedural(_Task(made, code), split, identity)
+    if all(hasattr(made, name) for name in _SOURCE):
+        source: ProblemSource = made
+        return source
+    if config.stream:
+        return Stream(code, identity)
+    return code.listed(made)
+
+
+class _Code:
+    """The user's function, every call of which may fail."""
+
+    def __init__(self, config: PythonSource, split: Split, found: Any, file: str) -> None:
+        self.config, self.split, self.found, self.file = config, split, found, file
+        self.name = config.path.rpartition(":")[2]
+
+    def make(self) -> Any:
+        """What the function returns; the object itself when it is no function."""
+        found = self.found
+        if not callable(found) or (not inspect.isclass(found) and all(hasattr(found, name) for name in _SOURCE)):
+            return found
+        try:
+            takes = inspect.signature(found).parameters
+            return found(split=self.split) if "split" in takes else found()
+        except Exception as error:
+            raise self.failed(error) from error
+
+    def failed(self, error: BaseException) -> ProblemError:
+        """The user's exception as one line."""
+        return ProblemError(f"{explain(error, self.file)} (while {self.name} made its {self.split} problems)")
+
+    def problems(self, made: Any) -> Iterator[Problem]:
+        """The problems of an iterable, in order."""
+        if isinstance(made, str | bytes | Mapping):
+            raise self._misfit(made)
+        try:
+            rows = iter(made)
+        except TypeError:
+            raise self._misfit(made) from None
+        index = -1
+        while True:
+            index += 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise self.failed(error) from error
+            yield self._problem(row, index)
+
+    def _problem(self, row: Any, index: int) -> Problem:
+        if isinstance(row, Problem):
+            return self.known(row, index)
+        if not isinstance(row, Mapping):
+            raise ProblemError(f"{self.place(index)}: is {type(row).__name__}, neither a Problem nor a dict")
+        try:
+            return problem_of(row, self.config.verifier, f"{self.name}-{self.split}-{index}", self.name)
+        except ValueError as error:
+            raise ProblemError(f"{self.place(index)}: {error}") from error
+
+    def known(self, problem: Problem, index: int) -> Problem:
+        """The problem itself. Raises ``ProblemError`` when there is no verifier of the name that it gives."""
+        try:
+            check_verifier(problem.verifier)
+        except ValueError as error:
+            raise ProblemError(f"{self.place(index)}: {error}") from error
+        return problem
+
+    def listed(self, made: Any) -> ProblemList:
+        """All problems of an iterable that ends."""
+        sized = hasattr(made, "__len__")
+        found = list(self.problems(made)) if sized else list(islice(self.problems(made), MOST + 1))
+        if len(found) > MOST and not sized:
+            raise ProblemError(
+                f"{self.config.path}: goes on after {MOST} problems; if it never ends say so with stream: true, "
+                "otherwise return a list"
+            )
+        return ProblemList(found, self.config.path, [self.place(index) for index in range(len(found))])
+
+    def place(self, index: int) -> str:
+        """``/a/my_file.py:source, problem 3 (train)``."""
+        return f"{self.config.path}, problem {index + 1} ({self.split})"
+
+    def _misfit(self, made: Any) -> ProblemError:
+        return ProblemError(
+            f"{self.config.path}: gave {type(made).__name__}; a problem source returns an iterable of dicts with "
+            "problem and answer, or of Problem"
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A procedural task (``Generator``), every call of which may fail."""
+
+    inner: Any
+    code: _Code
+
+    @property
+    def alphabet(self) -> Sequence[str]:
+        """See ``Generator``."""
+        found: Sequence[str] = self._call(lambda: tuple(self.inner.alphabet))
+        return found
+
+    def problem(self, index: int, split: Split) -> Problem:
+        """See ``Generator``."""
+        made = self._call(lambda: self.inner.problem(index, split))
+        if not isinstance(made, Problem):
+            raise ProblemError(f"{self.code.place(index)}: is {type(made).__name__}, not a Problem")
+        return self.code.known(made, index)
+
+    def demonstration(self, problem: Problem, rng: Random) -> str:
+        """See ``Generator``."""
+        return str(self._call(lambda: self.inner.demonstration(problem, rng)))
+
+    def _call(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except Exception as error:
+            raise self.code.failed(error) from error
+
+
+class Stream:
+    """Problems of an iterable that never ends, in its order. The code must make the same ones each time it is begun.
+
+    Raises ``ProblemError`` when it does not, or when the iterable ends.
+    """
+
+    def __init__(self, code: _Code, fingerprint: str) -> None:
+        self._code = code
+        self.fingerprint = fingerprint
+        """Changes with the text of the user's file."""
+        self._begin()
+        first = [self[index] for index in range(COMPARED)]
+        self._begin()
+        if [self[index] for index in range(COMPARED)] != first:
+            raise ProblemError(
+                f"{code.config.path}: its problems differ when it is begun twice; draw them from a seed of your own, "
+                "so that a run can be resumed"
+            )
+
+    @property
+    def size(self) -> None:
+        """Unlimited."""
+        return
+
+    def __getitem__(self, index: int) -> Problem:
+        if index < self._first:
+            self._begin()
+        while index >= self._first + len(self._kept):
+            try:
+                self._kept.append(next(self._problems))
+            except StopIteration:
+                raise ProblemError(
+                    f"{self._code.config.path}: ended after {self._first + len(self._kept)} problems, and stream: true "
+                    "says that it never does"
+                ) from None
+            if len(self._kept) > KEPT:
+                del self._kept[: KEPT // 2]
+                self._first += KEPT // 2
+        return self._kept[index - self._first]
+
+    def place(self, index: int) -> str:
+        """The code and the number."""
+        return self._code.place(index)
+
+    def _begin(self) -> None:
+        self._problems = self._code.problems(self._code.make())
+        self._kept: list[Problem] = []
+        self._first = 0
+        """Number of the first problem that is kept."""

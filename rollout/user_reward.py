@@ -1,0 +1,373 @@
+"""A user's own reward as a grader: a plain function, or an object with ``grade``.
+
+The function takes ``(problem, response)`` and returns a number or a ``Score``; named in the plural, ``(problems,
+responses)``, it takes lists and returns a sequence. Either may be ``async``. Whatever goes wrong in it leaves its
+responses ungradable, with file and line, and is counted; nothing that it does ends a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import math
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rewards.score import Score
+from rollout.grading import Answered, Grader, LoopThread, unanswered
+from rollout.types import StopReason
+from rollout.user_code import UserCodeError, explain, load, named
+
+GROUP = "k15.rewards"
+"""Entry points that name rewards."""
+MANY = ("problems", "responses")
+"""Names of the parameters of a function that takes lists."""
+BATCH = 64
+"""A function that takes lists is given about so many responses at a time, when as many wait."""
+MAX_HUNG = 8
+"""Calls that may hang at one time; then further ones are not begun until one of them returns."""
+ALIVE_S = 5.0
+"""Within this time an event loop that nothing blocks answers."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user's function may take."""
+
+    timeout_s: float = 60.0
+    """Longest call."""
+    concurrency: int = 64
+    """Calls of an ``async`` function at one time; others are called one at a time."""
+    truncated: float | None = None
+    """Reward of a response that was cut at the length cap or stopped for repetition; ``None``: what the function says
+    of its text. It is never correct."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A reward function, and what its signature says."""
+
+    call: Callable[..., Any]
+    file: str
+    line: int
+    is_batched: bool
+    is_async: bool
+
+    @property
+    def place(self) -> str:
+        """``my_file.py:12``, where it begins."""
+        return f"{self.file}:{self.line}"
+
+
+def load_reward(spec: str, limits: Limits) -> Grader:
+    """The grader that ``spec`` names (``rollout.user_code``). Raises ``UserCodeError`` for what is none.
+
+    A class is instantiated, without arguments.
+    """
+    found = load(spec, GROUP)
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise UserCodeError(f"{explain(error, _file_of(found))} (while {spec} was instantiated)") from error
+    if all(callable(getattr(found, name, None)) for name in ("grade", "counts", "close")):
+        grader: Grader = found
+        return grader
+    return FunctionGrader(described(found, spec), limits)
+
+
+def described(found: Any, spec: str) -> Function:
+    """The function with what its signature says. Raises ``UserCodeError`` for what cannot be called with two values."""
+    if not callable(found):
+        raise UserCodeError(f"{spec}: is {type(found).__name__}, not a function (problem, response) -> float or Score")
+    outer = found.func if isinstance(found, functools.partial) else found
+    inner = inspect.unwrap(outer)
+    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
+    file, line = (code.co_filename, code.co_firstlineno) if code else (spec, 1)
+    try:
+        inspect.signature(found).bind(None, None)
+        names = [*inspect.signature(found).parameters][:2]
+    except (TypeError, ValueError) as error:
+        raise UserCodeError(
+            f"{file}:{line}: a reward takes (problem, response), or (problems, responses) for many at once: {error}"
+        ) from error
+    plural = [name in MANY for name in names]
+    if any(plural) and tuple(names) != MANY:
+        raise UserCodeError(
+            f"{file}:{line}: parameters ({', '.join(names)}): a reward that takes many at once has (problems, "
+            "responses), any other takes one response a call"
+        )
+    is_async = inspect.iscoroutinefunction(outer) or inspect.iscoroutinefunction(type(outer).__call__)
+    return Function(found, file, line, any(plural), is_async)
+
+
+def _file_of(found: Any) -> str:
+    try:
+        return inspect.getfile(found)
+    except (TypeError, OSError):
+        return str(found)
+
+
+@dataclass
+class _Waiting:
+    """Responses on their way into a call of a function that takes lists."""
+
+    answers: Sequence[Answered]
+    scores: list[Score] = field(default_factory=list)
+
+
+class FunctionGrader:
+    """Calls a user's function within its time limit; see the module docstring.
+
+    A function that is not ``async`` is called on one thread, one call at a time, so that it need not be safe to use
+    from several. Calls that do not return in time are left behind.
+    """
+
+    def __init__(self, function: Function, limits: Limits) -> None:
+        self.function = function
+        self.limits = limits
+        self._counts = {"failed": 0.0, "timed_out": 0.0, "calls": 0.0}
+        self._runner = _AsyncCalls() if function.is_async else _Calls()
+        at_once = limits.concurrency if function.is_async and not function.is_batched else 1
+        self._turn = asyncio.Semaphore(at_once)
+        self._queue: list[_Waiting] = []
+
+    async def grade(self, answers: Sequence[Answered]) -> Sequence[Score]:
+        """See ``Grader``."""
+        settled = [self._settled(answer) for answer in answers]
+        open_ = [answer for answer, score in zip(answers, settled, strict=True) if score is None]
+        judge = self._many if self.function.is_batched else self._singly
+        scores = iter(await judge(open_) if open_ else ())
+        given = [score or next(scores) for score in settled]
+        return [_cut(score, answer) for score, answer in zip(given, answers, strict=True)]
+
+    def counts(self) -> dict[str, float]:
+        """Calls, those that raised or returned nonsense, and those that took too long."""
+        return dict(self._counts)
+
+    def close(self) -> None:
+        """Leave the threads to their end."""
+        self._runner.close()
+
+    def _settled(self, answer: Answered) -> Score | None:
+        if answer.stop is not StopReason.ABORTED and self.limits.truncated is None:
+            return None
+        score = unanswered(answer.stop)
+        return score if score is None or score.reward is None else replace(score, reward=self.limits.truncated)
+
+    async def _singly(self, answers: Sequence[Answered]) -> list[Score]:
+        async def one(answer: Answered) -> Score:
+            async with self._turn:
+                (score,) = await self._call((answer.problem, answer.text), 1, lambda value: [value])
+                return score
+
+        return list(await asyncio.gather(*map(one, answers)))
+
+    async def _many(self, answers: Sequence[Answered]) -> list[Score]:
+        """What has come to wait while a call was running goes into the next one together."""
+        own = _Waiting(answers)
+        self._queue.append(own)
+        async with self._turn:
+            while not own.scores:
+                batch = [self._queue.pop(0)]
+                while self._queue and sum(len(one.answers) for one in batch) < BATCH:
+                    batch.append(self._queue.pop(0))
+                given = [answer for one in batch for answer in one.answers]
+                arguments = ([answer.problem for answer in given], [answer.text for answer in given])
+                scores = await self._call(arguments, len(given), _as_list)
+                for one in batch:
+                    one.scores, scores = scores[: len(one.answers)], scores[len(one.answers) :]
+        return own.scores
+
+    async def _call(self, arguments: tuple[Any, Any], wanted: int, unpack: Callable[[Any], list[Any]]) -> list[Score]:
+        """One call; ``wanted`` scores, whatever becomes of it."""
+        function, seconds = self.function, self.limits.timeout_s
+        self._counts["calls"] += 1
+        try:
+            future = self._runner.start(function.call, arguments)
+            value, error = await _within(future, seconds)
+            if error is not None:
+                raise error
+            values = unpack(value)
+            if len(values) != wanted:
+                raise _NotAScore(f"returned {len(values)} rewards for {wanted} responses")
+            scores = [score_of(value, function.place) for value in values]
+            self._counts["failed"] += sum(not score.gradable for score in scores)
+            return scores
+        except _TookTooLong:
+            self._counts["timed_out"] += wanted
+            await self._runner.leave()
+            reason = f"{function.place}: the reward took longer than {seconds:g} s (reward.timeout_s)"
+        except _TooManyHang as error:
+            self._counts["timed_out"] += wanted
+            reason = f"{function.place}: {error}"
+        except _NotAScore as error:
+            self._counts["failed"] += wanted
+            reason = f"{function.place}: the reward {error}"
+        except Exception as error:  # noqa: BLE001  the named boundary to the user's code: counted as ungradable
+            self._counts["failed"] += wanted
+            reason = explain(error, function.file)
+        return [Score.ungradable(reason)] * wanted
+
+
+class _TookTooLong(RuntimeError):
+    """A call did not return in time. Not ``TimeoutError``, which a function may raise for reasons of its own."""
+
+
+class _NotAScore(ValueError):
+    """A function returned what is neither a number nor a ``Score``."""
+
+
+class _TooManyHang(RuntimeError):
+    """Calls that never return have used up their threads."""
+
+
+async def _within(future: Future[Any], seconds: float) -> Any:
+    """What the call gives, or raises. Raises ``_TookTooLong`` and cancels it."""
+    waited = asyncio.wrap_future(future)
+    _, late = await asyncio.wait([waited], timeout=seconds)
+    if late:
+        waited.cancel()
+        raise _TookTooLong
+    return waited.result()
+
+
+def _as_list(value: Any) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        raise _NotAScore(f"returned {type(value).__name__}, not a sequence of numbers or Scores") from None
+
+
+def score_of(value: Any, place: str) -> Score:
+    """What a function returned as a score: a ``Score``, or a number, which counts as correct from 1 on.
+
+    Ungradable when it is neither, or not finite. ``place`` is the function's file and line.
+    """
+    if isinstance(value, Score):
+        reward = None if value.reward is None else float(value.reward)
+        parts = {str(name): float(part) for name, part in value.parts.items()}
+        return Score(reward, bool(value.correct), parts, str(value.reason), str(value.extracted))
+    if value is None or isinstance(value, str | bytes):
+        return Score.ungradable(f"{place}: the reward returned {value!r:.80}, neither a number nor a Score")
+    try:
+        reward = float(value)
+    except (TypeError, ValueError):
+        return Score.ungradable(f"{place}: the reward returned {type(value).__name__}, neither a number nor a Score")
+    if not math.isfinite(reward):
+        return Score.ungradable(f"{place}: the reward returned {reward}, which is not finite")
+    return Score(reward, reward >= 1.0)
+
+
+def _cut(score: Score, answer: Answered) -> Score:
+    """A response that did not come to its end is never correct [2501.12599 §2.3.3], whatever its reward."""
+    ended = unanswered(answer.stop)
+    if ended is None or not score.gradable:
+        return score
+    return replace(score, correct=False, reason=score.reason or ended.reason)
+
+
+class _Calls:
+    """Calls on one thread, one after the other; a thread whose call hangs is left to itself and another begins."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._hung: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Outcome]:
+        """Begin the call. Raises ``_TooManyHang``."""
+        self._hung = [thread for thread in self._hung if thread.is_alive()]
+        if len(self._hung) >= MAX_HUNG:
+            raise _TooManyHang(f"{len(self._hung)} calls of the reward hang already; none is begun before one returns")
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            self._thread = threading.Thread(target=_serve, args=(self._jobs,), name="user-reward", daemon=True)
+            self._thread.start()
+        future: Future[Outcome] = Future()
+        self._jobs.put(functools.partial(_fulfil, future, call, arguments))
+        return future
+
+    async def leave(self) -> None:
+        """The call that runs has hung: the next one gets another thread."""
+        self.close()
+        if self._thread is not None:
+            self._hung.append(self._thread)
+        self._jobs = None
+
+    def close(self) -> None:
+        """End the thread after its call."""
+        if self._jobs is not None:
+            self._jobs.put(None)
+
+
+def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+
+
+Outcome = tuple[Any, Exception | None]
+"""What a call returned, or raised. As a value: of some exceptions a future keeps neither traceback nor type."""
+
+
+def _fulfil(future: Future[Outcome], call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        outcome: Outcome = call(*arguments), None
+    except BaseException as error:  # noqa: BLE001  whatever it is, it must not end the thread, and the caller is told
+        outcome = None, _tamed(error)
+    future.set_result(outcome)
+
+
+async def _guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+    try:
+        return await call(*arguments), None
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            raise  # by its time limit
+        return None, _tamed(error)
+
+
+def _tamed(error: BaseException) -> Exception:
+    """The exception, or one in its place where it would end more than the call: ``SystemExit``, ``StopIteration``."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    return RuntimeError(named(error)).with_traceback(error.__traceback__)
+
+
+class _AsyncCalls:
+    """Calls of a coroutine function on an event loop of their own, which they may block without blocking others'."""
+
+    def __init__(self) -> None:
+        self._loop: LoopThread | None = None
+        self._hung = 0
+
+    def start(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Outcome]:
+        """Begin the call. Raises ``_TooManyHang``."""
+        if self._hung >= MAX_HUNG:
+            raise _TooManyHang(f"{self._hung} calls of the reward blocked their event loop; none is begun any more")
+        if self._loop is None:
+            self._loop = LoopThread("user-reward")
+        return self._loop.start(_guarded(call, arguments))
+
+    async def leave(self) -> None:
+        """A call took too long and was cancelled; where it blocks the loop, the next one gets another."""
+        if self._loop is None:
+            return
+        try:
+            await _within(self._loop.start(asyncio.sleep(0)), ALIVE_S)
+        except _TookTooLong:
+            self._loop.close()
+            self._loop, self._hung = None, self._hung + 1
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread."""
+        if self._loop is not None:
+            self._loop.close()

@@ -1,0 +1,122 @@
+"""rl.record.metrics and rl.record.measure: one table of names, and all of it is written by a real run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from factories import group, rollout
+from paths import ROOT
+from run_kit import tiny
+
+from recipes.run.session import run
+from rewards.score import Score
+from rewards.stats import mean_ci
+from rl.record.log import read_evaluations, read_metrics
+from rl.record.measure import of_rollouts
+from rl.record.metrics import FAMILIES, METRICS, PHASES, Row, about, page, unknown
+from rl.rewarding import reward_group
+from rollout.types import StopReason
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in one process with all that only some runs report: block attention, importance weights, evaluations."""
+    folder = tmp_path_factory.mktemp("runs") / "everything"
+    base = tiny().model_dump(mode="json")
+    model = base["model"] | {"attention": {"moba": {"block_size": 16, "top_k": 1}}}
+    learner = {"updates": 2, "objective": {"importance": {}}}
+    assert run(tiny(iterations=3, model=model, learner=learner, eval={"every": 1, "samples": 1}), folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an objective that clips ratios."""
+    folder = tmp_path_factory.mktemp("runs") / "clipped"
+    learner = {"updates": 2, "objective": {"kind": "grpo"}}
+    assert run(tiny(iterations=3, warmup=None, learner=learner, eval={"every": 0, "samples": 1}), folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(everything: Path) -> list[Row]:
+    return read_metrics(everything)
+
+
+def test_runs_write_every_name_of_the_table_and_no_other(rows: list[Row], clipped: Path) -> None:
+    others = {name for row in read_metrics(clipped) for name in row}
+    assert "saturated" not in others
+    written = {name for row in rows for name in row} | others
+    assert METRICS.keys() - written == set()
+    assert unknown(written) == []
+    assert all(isinstance(value, int | float) and math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_rows_tell_of_evaluations_and_checkpoints(everything: Path, rows: list[Row]) -> None:
+    between = {item.iteration: item for item in read_evaluations(everything) if item.name.startswith("it")}
+    assert between.keys() == {1, 2}
+    for row in rows:
+        known = between.get(round(row["iteration"]))
+        assert row.get("eval/accuracy") == (known and known.accuracy.mean)
+        assert row.get("eval/n") == (known and known.accuracy.n)
+    # The first iteration starts from no checkpoint; that of the state after the last one belongs to no iteration.
+    assert ["time/checkpoint" in row for row in rows] == [False, True, True]
+    summary = json.loads((everything / "summary.json").read_text())
+    assert summary["wall_seconds"]["rl_checkpoint"] > sum(row.get("time/checkpoint", 0.0) for row in rows)
+    for row in rows:
+        assert row["time/total"] == pytest.approx(sum(row.get(f"time/{phase}", 0.0) for phase in PHASES))
+
+
+def test_every_rollout_that_finished_is_trained_on_or_counted_as_left_out(rows: list[Row]) -> None:
+    for row in rows:
+        assert row["rollouts/finished"] == sum(
+            row[f"sequences/{fate}"] for fate in ("trained", "masked", "stale", "small_groups")
+        )
+
+
+def test_the_docs_have_the_table_as_it_is() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == page()
+
+
+def test_names_are_looked_up_and_families_by_their_prefix() -> None:
+    assert about("objective/clipped") == FAMILIES["objective/"]
+    assert about("loss") == METRICS["loss"]
+    assert unknown(["loss", "lost", "reward/part/answer", "objectives"]) == ["lost", "objectives"]
+    assert {f"time/{phase}" for phase in PHASES} < METRICS.keys()
+
+
+def test_of_rollouts_counts_what_happened() -> None:
+    right, wrong = Score.right("7", answer=1.0), Score.wrong("another number", "8", answer=0.0)
+    first = group(
+        "0.0",
+        [
+            rollout("0.0/0", [(2, 4), (3, 6)], score=right),
+            rollout("0.0/1", [(3, 20)], stop=StopReason.LENGTH, score=wrong),
+            rollout("0.0/2", [(3, 5)], score=Score.ungradable("timed out")),
+            rollout("0.0/3", [(1, 2)], stop=StopReason.ABORTED, score=Score.ungradable("aborted")),
+        ],
+    )
+    second = group("0.1", [rollout(f"0.1/{j}", [(3, 4)], score=right) for j in range(2)], index=1)
+    scored = [reward_group(g, [r.score or wrong for r in g.rollouts], 0.2, 0.0) for g in (first, second)]
+    row = of_rollouts(3, scored, {"0.0/0": 0.5, "0.0/1": -0.5}, 0.2)
+    assert row["accuracy"] == mean_ci([[1.0, 0.0], [1.0, 1.0]]).mean == 0.75
+    assert row["reward/part/answer"] == 0.75
+    rewards = [r for s in scored for r in s.rewards if r is not None]
+    assert row["reward/mean"] == pytest.approx(sum(rewards) / 4)
+    assert row["reward/length_mean"] == pytest.approx(row["reward/mean"] - 0.75)  # what is left is its length part
+    assert [row[f"stop/{why}"] for why in ("eos", "length", "repetition", "aborted")] == [4, 1, 0, 1]
+    assert [row[f"rollouts/{what}"] for what in ("finished", "ungradable")] == [6, 1]
+    assert [row[f"groups/{what}"] for what in ("finished", "trainable", "all_right", "all_wrong")] == [2, 1, 1, 0]
+    assert (row["length/max"], row["rollouts/versions_max"]) == (20, 2)
+    assert row["length/mean"] == pytest.approx((10 + 20 + 5 + 2 + 4 + 4) / 6)
+    assert row["staleness/mean"] == pytest.approx((1 * 4 + 2 * 2) / 45)
+
+
+def test_with_nothing_finished_there_are_counts_and_no_means() -> None:
+    row = of_rollouts(5, [], {}, 0.0)
+    assert not {"accuracy", "reward/mean", "length/mean", "staleness/mean"} & row.keys()
+    assert row["rollouts/finished"] == row["groups/finished"] == 0
+    assert unknown(row) == []
