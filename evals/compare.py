@@ -45,7 +45,7 @@ def compare(first: Results, second: Results) -> list[Comparison]:
 def change(before: Path, after: Path) -> Paired | None:
     """What changed from one file of samples (``evals.store``) to another, problem by problem.
 
-    ``None`` when they share no problem with a graded response in both. Raises ``OSError`` for unreadable files.
+    ``None`` when they share no problem with a graded response in both. Raises ``FormatError`` for unreadable files.
     """
     first, second = _shared(read_rights(before), read_rights(after))
     return paired(first, second) if first else None

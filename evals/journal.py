@@ -9,19 +9,17 @@ A process killed at any point loses at most the responses that were being drawn.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from evals.evaluate import Key, Response
 from rewards.score import Score
 from rollout.files import replace_file
-from rollout.strict_json import dumps
+from rollout.lines import BrokenLine, LineWriter, read_lines
+from rollout.lock import locked
 from rollout.types import StopReason
 
 Json = dict[str, Any]
@@ -41,26 +39,16 @@ class Journal:
         another process, or cannot be written.
         """
         self.folder = folder
-        self._lock = threading.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._guard = (folder / ".lock").open("w")
-            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._guard.close()
-            raise JournalError(f"another process is writing to {folder}; wait for it or choose another --out") from None
-        except OSError as error:
-            raise JournalError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(folder, JournalError, "--out"))
             self._check_settings(settings)
             self._responses = {_key(row): response_from_json(row) for row in _rows(folder / "responses.jsonl")}
             self._scores = {_key(row): score_from_json(row) for row in _rows(folder / "scores.jsonl")}
-        except JournalError:
-            self._guard.close()
-            raise
-        self._files: dict[str, IO[str]] = {
-            name: (folder / name).open("a", encoding="utf-8") for name in ("responses.jsonl", "scores.jsonl")
-        }
+            self._files: dict[str, LineWriter] = {}
+            for name in ("responses.jsonl", "scores.jsonl"):
+                self._files[name] = LineWriter(folder / name)
+                stack.callback(self._files[name].close)
+            self._stack = stack.pop_all()
 
     def _check_settings(self, settings: Json) -> None:
         path = self.folder / "settings.json"
@@ -97,21 +85,16 @@ class Journal:
         self._append("scores.jsonl", {"id": key[0], "sample": key[1], **score_to_json(score)})
 
     def _append(self, name: str, row: Json) -> None:
-        line = dumps(row) + "\n"  # ASCII, so lone surrogates of hostile text survive
-        with self._lock:
-            try:
-                self._files[name].write(line)
-                self._files[name].flush()
-            except OSError as error:
-                raise JournalError(
-                    f"{self.folder / name} cannot be written: {error.strerror}; make room, the same command goes on"
-                ) from error
+        try:
+            self._files[name].append(row)
+        except OSError as error:
+            raise JournalError(
+                f"{self.folder / name} cannot be written: {error.strerror}; make room, the same command goes on"
+            ) from error
 
     def close(self) -> None:
         """Close the files. Idempotent."""
-        for file in self._files.values():
-            file.close()
-        self._guard.close()
+        self._stack.close()
 
 
 @contextmanager
@@ -162,23 +145,18 @@ def _key(row: Json) -> Key:
 
 
 def _rows(path: Path) -> Iterator[Json]:
-    """The rows of a journal file; a last line torn by a crash is cut off, any other broken one is an error."""
-    if not path.exists():
-        return
-    whole = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
+    """The rows of a journal file but a last one torn by a crash; any other broken one is an error."""
+    try:
+        for number, row in read_lines(path):
             try:
-                row = json.loads(line)
                 _key(row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise JournalError(f"{path}:{number}: no line of this record ({error}); remove it to go on") from error
+            except (KeyError, TypeError) as error:
+                raise BrokenLine(number, error) from error
             yield row
-    if whole < path.stat().st_size:
-        os.truncate(path, whole)
+    except BrokenLine as error:
+        raise JournalError(
+            f"{path}:{error.number}: no line of this record ({error.reason}); remove it to go on"
+        ) from error
 
 
 def _short(value: Any) -> str:

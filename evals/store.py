@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from evals.evaluate import Answer
+from rollout.parquet import read_table, storable, write_tables
 from rollout.strict_json import dumps
 
 VERSION = b"1"
@@ -48,46 +47,33 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
         fields = {key: value for key, value in problem.extra.items() if key not in _LARGE}
         yield {
             "benchmark": benchmark,
-            "problem": _utf8(problem.id),
+            "problem": storable(problem.id),
             "sample": answer.sample,
-            "question": _utf8(problem.prompt),
-            "answer": _utf8(problem.answer),
-            "response": _utf8(response.text),
+            "question": storable(problem.prompt),
+            "answer": storable(problem.answer),
+            "response": storable(response.text),
             "token_ids": list(response.token_ids),
             "tokens": response.tokens,
             "stop": response.stop,
             "verdict": score.verdict,
             "score": score.total,
-            "extracted": _utf8(score.extracted),
-            "reason": _utf8(score.reason),
+            "extracted": storable(score.extracted),
+            "reason": storable(score.reason),
             "fields": dumps(fields, default=str),
         }
 
 
 def write_samples(path: Path, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
     """Write the answers of each benchmark, aside first and then renamed. Raises ``OSError``."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
-            for name, own in answers:
-                if own:  # datasets cannot read an empty row group
-                    writer.write_table(pa.Table.from_pylist(list(to_rows(name, own)), schema=SCHEMA))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_tables(path, SCHEMA, (pa.Table.from_pylist(list(to_rows(name, own)), schema=SCHEMA) for name, own in answers))
 
 
 def read_rights(path: Path) -> dict[str, list[bool]]:
-    """Problem id -> is each of its responses correct; ungradable ones are left out. Raises ``OSError``."""
-    table = pq.read_table(path, columns=["problem", "verdict"])
+    """Problem id -> is each of its responses correct; ungradable ones are left out. Raises ``FormatError``."""
+    table = read_table(path, SCHEMA, ["problem", "verdict"])
     rights: dict[str, list[bool]] = {}
     for name, verdict in zip(table["problem"].to_pylist(), table["verdict"].to_pylist(), strict=True):
         own = rights.setdefault(name, [])
         if verdict != "ungradable":
             own.append(verdict == "correct")
     return rights
-
-
-def _utf8(text: str) -> str:
-    """Lone surrogates cannot be stored; they become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -13,12 +13,11 @@ from rollout.strict_json import dumps
 
 
 class BrokenLine(ValueError):
-    """A line in the middle of a file is not JSON."""
+    """A line of a file, by its number from 1, is not what it should be, and why."""
 
     def __init__(self, number: int, reason: object) -> None:
         super().__init__(f"line {number}: not JSON ({reason})")
-        self.number = number
-        """Of the line, from 1."""
+        self.number, self.reason = number, reason
 
 
 class LineWriter:

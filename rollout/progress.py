@@ -249,13 +249,19 @@ class Lines(View):
 
 
 class Bar(View):
-    """A row that is redrawn in place, for terminals."""
+    """A picture that is redrawn in place, for terminals: of the stage alone, or one of more."""
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic, transient: bool = False) -> None:
-        """``transient``: nothing stays of it in the end."""
+    def __init__(
+        self,
+        console: Console,
+        clock: Clock = time.monotonic,
+        transient: bool = False,
+        picture: RenderableType | None = None,
+    ) -> None:
+        """``transient``: nothing stays of it in the end. ``picture``: drawn instead of the row of the stage."""
         super().__init__(clock)
         self._console = console
-        self._live = Live(self, console=console, refresh_per_second=4, transient=transient)
+        self._live = Live(picture or self, console=console, refresh_per_second=4, transient=transient)
 
     def __enter__(self) -> Self:
         self._live.start()

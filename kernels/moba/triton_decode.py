@@ -20,7 +20,6 @@ from kernels.moba.tuning import INTERPRETED, columns, tuned
 
 SPLIT = 16 if INTERPRETED else 512
 """Keys of a block that one program reads: one request alone has to keep the whole device busy."""
-PART_CONFIGS = [{"KEYS": 64, "num_warps": 4}, {"KEYS": 32, "num_warps": 2}, {"KEYS": 128, "num_warps": 8}]
 
 
 @tuned([{"num_warps": 4}, {"num_warps": 2}], key=["dim", "page_size"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Layout = Literal["half", "interleaved"]
-"""Channels of pair j: ``half`` (j, j + dim / 2) as transformers and vLLM have it, ``interleaved`` (2j, 2j + 1)."""
+from kernels.rope.reference import Layout
 
 
 def _pairs(x: torch.Tensor, half: int, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:

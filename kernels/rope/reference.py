@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from kernels.rope.op import Layout
+Layout = Literal["half", "interleaved"]
+"""Channels of pair j: ``half`` (j, j + dim / 2) as transformers and vLLM have it, ``interleaved`` (2j, 2j + 1)."""
 
 
 def rotate_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout = "half") -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.rope.op import Layout
+from kernels.rope.reference import Layout
 
 
 @triton.jit  # type: ignore[misc]

@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same responses (0)")
     add_reward_commands(command)
     add_eval_commands(command)
-    add_shorten_command(command)
+    add_shorten_command(command, recipe_config)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
     one.add_argument("recipe", metavar="RECIPE")

@@ -3,101 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
-from evals.benchmark import Benchmark
-from evals.benchmarks import get
-from evals.data import Choice
 from evals.evaluate import Answer
 from evals.offline import Task, run_task
-from evals.prompting import Thinking
 from evals.report.evaluation import write_report
 from evals.results import BenchmarkResult, Results, write_results
 from evals.store import write_samples
+from recipes.commands.eval_options import EvalError, Options
+from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
 from rollout.plain import clip, one_line, visible
 
-HELDOUT = "heldout"
-"""The held-out problems of a run directory, as its own evaluation puts them."""
 PROMPT_SHOWN = 1500
 """Characters of the first prompt that are printed; ``results.json`` has all."""
-
-
-class EvalError(ValueError):
-    """The command cannot be carried out as it is; one line."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for; ``None``: the benchmark's, the run's or the model's own."""
-
-    benchmarks: tuple[str, ...]
-    model: str = ""
-    predictions: Path | None = None
-    data: Path | None = None
-    out: Path | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    system: str | None = None
-    shots: int = 0
-    thinking: Thinking = "default"
-    pass_ks: tuple[int, ...] = ()
-    choice: Choice = field(default_factory=Choice)
-    lengths: tuple[int, ...] = ()
-    """Needle test: context lengths; empty: powers of two from 1,024 up to the model's context, at most 131,072."""
-    depths: tuple[int, ...] = (0, 25, 50, 75, 100)
-    trials: int = 3
-    engine: Literal["vllm", "hf"] | None = None
-    engines: int | None = None
-    device: Literal["cpu", "cuda"] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    tensor_parallel: int | None = None
-    kv_cache_gib: float | None = None
-    ray_address: str | None = None
-    concurrency: int = 32
-    served_model: str | None = None
-
-
-def chosen(options: Options) -> list[Benchmark]:
-    """The benchmarks named, with the settings asked for. Raises ``EvalError`` or ``UnknownBenchmark``."""
-    if len(set(options.benchmarks)) != len(options.benchmarks):
-        raise EvalError("a benchmark is named twice")
-    found = [get(name) for name in options.benchmarks if name != HELDOUT]
-    if options.data is not None and options.data.is_file() and len(options.benchmarks) > 1:
-        raise EvalError(f"--data {options.data} is one file, for one benchmark; name its folder to evaluate several")
-    for benchmark in found:
-        if options.shots and benchmark.shots is None:
-            raise EvalError(f"{benchmark.name} has no solved examples for --shots")
-    return [with_settings(benchmark, options) for benchmark in found]
-
-
-def with_settings(benchmark: Benchmark, options: Options) -> Benchmark:
-    """The benchmark under the command line's settings. Raises ``EvalError`` when they contradict each other."""
-    benchmark = benchmark.with_settings(
-        samples=options.n,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=options.max_tokens,
-        system=options.system,
-    )
-    if options.predictions is None:
-        check_pass_ks(options.pass_ks, benchmark.samples)
-    return benchmark
-
-
-def check_pass_ks(ks: Sequence[int], samples: int) -> None:
-    """Raises ``EvalError`` when pass@k is asked for with fewer than k responses per problem."""
-    if ks and max(ks) > samples:
-        raise EvalError(f"pass@{max(ks)} needs at least {max(ks)} responses per problem, not {samples}: --n {max(ks)}")
 
 
 def evaluate_all(options: Options) -> int:
@@ -105,8 +27,6 @@ def evaluate_all(options: Options) -> int:
 
     Raises the named errors of ``recipes.commands.cli.EVAL_USAGE`` and ``EVAL_FAILED``.
     """
-    from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
-
     out = options.out or Path("evaluations") / slug(options.model or str(options.predictions))
     check_writable(out)
     with ExitStack() as stack:
@@ -206,8 +126,3 @@ def details(result: BenchmarkResult) -> list[str]:
         rate = result.speed.tokens / result.speed.seconds if result.speed.seconds else 0.0
         lines.append(f"{rate:.0f} tokens/s, engines busy {100 * result.speed.busy:.1f} % of the time")
     return lines
-
-
-def warn(text: str) -> None:
-    """One line to standard error."""
-    print(f"k15: {one_line(text, 400)}", file=sys.stderr, flush=True)

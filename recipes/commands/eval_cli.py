@@ -119,7 +119,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """``k15 eval``."""
     from evals.benchmarks import UnknownBenchmark
     from evals.predictions import PredictionError
-    from recipes.commands.eval import EvalError, evaluate_all
+    from recipes.commands.eval import evaluate_all
+    from recipes.commands.eval_options import EvalError
     from rollout.models.prompts import PromptError
     from rollout.problems.source import ProblemError
 
@@ -140,7 +141,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
     """``recipes.commands.eval.Options`` from the command line."""
     from evals.data import Choice
-    from recipes.commands.eval import Options
+    from recipes.commands.eval_options import Options
 
     return Options(
         benchmarks=wanted,

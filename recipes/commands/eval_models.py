@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from evals.benchmark import Benchmark
 from evals.data import Choice, Loaded, choose
 from evals.votes import same_maths, same_text
-from recipes.commands.eval import HELDOUT, EvalError, Options
+from recipes.commands.eval_options import HELDOUT, EvalError, Options
 from recipes.commands.sample import SampleError, find_model
 from rewards.reference import Reference
 from rewards.score import Score
@@ -23,6 +24,7 @@ from rollout.types import Problem
 
 STALL_S = 900.0
 """Patience with an engine that hands out no token: long prompts take their time on CPUs."""
+WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,6 @@ class LocalModel:
         """The model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
         from transformers import AutoConfig, AutoTokenizer
 
-        from recipes.commands.eval_tasks import files_fingerprint
         from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
 
         try:
@@ -94,8 +95,9 @@ def _read_run(file: Path) -> RunConfig:
 def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     """The run's own held-out problems, put, drawn and judged as in the run. Raises ``EvalError`` without a run."""
     from recipes.run.setup import choose_heldout
+    from rollout.problems.build import build_source
     from rollout.problems.fit import Limits
-    from rollout.problems.source import ProblemList, build_source
+    from rollout.problems.source import ProblemList
 
     if model.run is None:
         raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name one with --model")
@@ -155,3 +157,12 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def files_fingerprint(folder: Path) -> str:
+    """Changes when a model's files do: names, sizes and times of weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.benchmark import Benchmark, Needs
@@ -15,7 +14,7 @@ from evals.data import Loaded, choose, load, load_shots
 from evals.evaluate import asks_of
 from evals.offline import Task
 from evals.prompting import Conversation, Renderer
-from recipes.commands.eval import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
+from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
 """Tokens that a needle test leaves for question, template and answer."""
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -263,12 +261,3 @@ def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
         benchmark = replace(item.benchmark, max_tokens=room)
         return replace(item, benchmark=benchmark, conversation=replace(item.conversation, benchmark=benchmark))
     return item
-
-
-def files_fingerprint(folder: Path) -> str:
-    """Changes when a model's files do: names, sizes and times of weights, configuration and tokenizer."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
-        state = path.stat()
-        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

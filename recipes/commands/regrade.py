@@ -76,7 +76,8 @@ def _config(file: Path) -> RunConfig | None:
 
 
 def _extras(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
-    from rollout.problems.source import ProblemList, build_source
+    from rollout.problems.build import build_source
+    from rollout.problems.source import ProblemList
 
     if getattr(config.problems.train, "verifier", "") not in WHOLE:
         return {}

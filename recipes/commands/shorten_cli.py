@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from recipes.commands.usage import AddCommand, UsageError, path
 
 if TYPE_CHECKING:
     from recipes.shorten.config import ShortenConfig
-    from rl.config import RunConfig
+    from rl.config import Config, RunConfig
 
 METHODS = ("merge", "rejection", "dpo", "rl")
 """What --method takes, besides ``merge_rejection`` and ``all``."""
@@ -39,9 +41,10 @@ examples
 """
 
 
-def add_command(command: AddCommand) -> None:
-    """Add it."""
-    one = command("shorten", shorten, "make a long-CoT policy short, four ways (long2short)", epilog=SHORTEN_HELP)
+def add_command(command: AddCommand, recipe_config: Callable[[str], Config]) -> None:
+    """Add it; ``recipe_config`` gives a recipe's configuration by name."""
+    run = partial(shorten, recipe_config)
+    one = command("shorten", run, "make a long-CoT policy short, four ways (long2short)", epilog=SHORTEN_HELP)
     one.usage = "k15 shorten MODEL_OR_RUN --method METHOD --out DIR [options] [--KEY VALUE ...]"
     one.add_argument("model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:NAME")
     one.add_argument("--method", required=True, type=_methods, metavar="METHOD[,METHOD]", help="see below; all: all")
@@ -65,9 +68,8 @@ def _methods(text: str) -> tuple[str, ...]:
     return tuple(name for name in ALL if name in given or "all" in given)
 
 
-def shorten(arguments: argparse.Namespace) -> int:
+def shorten(recipe_config: Callable[[str], Config], arguments: argparse.Namespace) -> int:
     """``k15 shorten``."""
-    from recipes.commands.cli import recipe_config
     from recipes.shorten.config import ShortenConfig
     from rl.config_io import ConfigError, dump, load, read_file
     from rollout.problems.source import ProblemError

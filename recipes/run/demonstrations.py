@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from rl.config import WarmupStage
 from rollout.models.prompts import PromptError
 from rollout.plain import lone_surrogate
+from rollout.problems.build import build_generator
 from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
-from rollout.problems.source import ProblemError, build_generator
+from rollout.problems.source import ProblemError
 from rollout.seeds import seed_of
 from rollout.types import Problem
 

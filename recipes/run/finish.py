@@ -33,7 +33,7 @@ from rl.state.checkpoint import CheckpointError, RunState
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Stopper
-from rollout.files import replace_file
+from rollout.files import replace_file, replacing_folder
 from rollout.models.endings import declare_end
 from rollout.models.export import ExportError, save_tokenizer
 from rollout.strict_json import dumps
@@ -195,18 +195,14 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
     """How ``policy`` and its tokenizer become a directory of Hugging Face files, which appears when it is whole."""
 
     def write(target: Path, dtype: str = "float32", readme: str = "") -> None:
-        aside = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
-            policy.export(aside, dtype)
-            with writing(aside):
-                save_tokenizer(setup.tokenizer, aside, setup.source)
-                declare_end(aside, setup.end)
-                if readme:
-                    (aside / "README.md").write_text(readme)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.rename(target)
+            with replacing_folder(target) as aside:
+                policy.export(aside, dtype)
+                with writing(aside):
+                    save_tokenizer(setup.tokenizer, aside, setup.source)
+                    declare_end(aside, setup.end)
+                    if readme:
+                        (aside / "README.md").write_text(readme)
         except (OSError, LearnerDead):
             raise
         except Exception as error:
@@ -214,8 +210,6 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
             raise ExportError(
                 f"{target} cannot be written: {reason}; once that is mended the same command goes on"
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     return write
 

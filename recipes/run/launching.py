@@ -13,6 +13,7 @@ from recipes.run.setup import Setup
 from rl.config import RunConfig, ScratchModel
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir
+from rollout.files import replacing_folder
 from rollout.models.export import save_model, save_tokenizer
 from rollout.models.pretrained import resolve_model
 from rollout.pool.pool import Pool
@@ -50,12 +51,9 @@ def starting_model(setup: Setup, directory: RunDir) -> Path | str:
         from rl.learner.policy import create_model
 
         model = create_model(base, setup.tokenizer, setup.config.seed)
-        aside = directory.initial.with_name(".initial.tmp")
-        with writing(directory.root):
-            aside.mkdir(exist_ok=True)
+        with writing(directory.root), replacing_folder(directory.initial) as aside:
             save_tokenizer(setup.tokenizer, aside)
             save_model(model, aside)
-        aside.rename(directory.initial)
     return directory.initial
 
 

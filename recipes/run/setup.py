@@ -16,8 +16,9 @@ from rl.config import ProblemsConfig, RunConfig, ScratchModel
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, messages, render_chat
 from rollout.models.templates import check_template
+from rollout.problems.build import build_source
 from rollout.problems.fit import Limits, Screen
-from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, build_source, check_disjoint
+from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, check_disjoint
 from rollout.types import Problem
 
 

@@ -12,7 +12,7 @@ from evals.evaluate import Answer, Ask, Done, Responder, asks_of
 from evals.offline import Task, run_task
 from evals.pooled import PoolResponder
 from evals.store import write_samples
-from recipes.commands.eval_tasks import files_fingerprint
+from recipes.commands.eval_models import files_fingerprint
 from recipes.run.setup import Setup
 from recipes.shorten.workers import Workers
 from rl.stop import Stopper

@@ -281,6 +281,6 @@ def _mean_length(answers: Sequence[Answer]) -> float:
 
 
 def _fingerprint(model: Path) -> str:
-    from recipes.commands.eval_tasks import files_fingerprint
+    from recipes.commands.eval_models import files_fingerprint
 
     return files_fingerprint(model) if model.is_dir() else hashlib.sha256(json.dumps(str(model)).encode()).hexdigest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rl.config import ProblemsConfig, RunConfig
+from rollout.problems.build import build_source
 from rollout.problems.config import JsonlSource
-from rollout.problems.source import ProblemError, build_source
+from rollout.problems.source import ProblemError
 
 SHUFFLE = 0
 """Seed of the split; files are often sorted by difficulty."""

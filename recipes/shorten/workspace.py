@@ -10,15 +10,14 @@ OUT/
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from rl.state.run_dir import flatten
 from rollout.files import replace_file
+from rollout.lock import locked
 
 UNIMPORTANT = ("run.log.", "run.ray.", "run.checkpoint.", "run.recipe")
 """Inputs that change how a stage runs, not what comes out of it."""
@@ -77,22 +76,9 @@ class Workspace:
     def _write(self, name: str, row: dict[str, Any]) -> None:
         replace_file(self.folder(name) / "stage.json", (json.dumps(row, indent=1) + "\n").encode())
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """One process at a time. Raises ``WorkspaceError`` when another is at work or nothing can be written."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("w")
-        except OSError as error:
-            raise WorkspaceError(f"{self.root} cannot be written: {error.strerror}; choose another --out") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkspaceError(
-                    f"another process is working on {self.root}; wait for it or choose another --out"
-                ) from None
-            yield
+        return locked(self.root, WorkspaceError, "--out")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -10,7 +10,6 @@ _OPENING = frozenset({",", ";", "and", "or", "(", "[", "{set", "newline", "&", "
 _CLOSING = frozenset({",", ";", "and", "or", ")", "]", "}set", "newline", "&", "lor", "land", "}"})
 _AFTER_UNIT = _CLOSING | {"/", "^", "cdot"}
 _RELATIONS = frozenset({"=", "<", ">", "leq", "geq", "neq", ":"})
-_OPERANDS = frozenset({"num", "name", "text", "word"})
 
 
 def resolve(tokens: list[Token], units: bool) -> list[Token]:

@@ -104,12 +104,8 @@ VALUE_WORDS = (
     | FACTORS.keys()
 )
 """Words that change a value, offer another one or take it back: text that holds one of them is no noun."""
-SINGLE_NOUNS = words("a an")
-"""Words of one or two letters that may stand in a noun phrase; others of that length are letters, and are read."""
 SHORT_NOUNS = words("a an of in by on for per the de la le el du des los las un una une km")
-
-HEDGES = words("or alternatively otherwise maybe perhaps possibly either else also another")
-"""Words after an answer that may offer a second one."""
+"""Words of one or two letters that may stand in a noun phrase; others of that length are letters, and are read."""
 
 REMARKS = words(
     "no not isn't wrong incorrect false none neither nor or but so because however although unless maybe perhaps"

@@ -19,7 +19,8 @@ from rl.objectives.protocol import Objective
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
-from rollout.transfer.weights import WeightSender, sender
+from rollout.transfer.sender import sender
+from rollout.transfer.weights import WeightSender
 from rollout.types import Group, WeightVersion
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.text import Text
 from rl.record.health import Finding
 from rl.record.metrics import Row
 from rollout.plain import one_line
-from rollout.progress import Clock, Lines, Track, console_on, grid, is_picture, row, spell
+from rollout.progress import Bar, Clock, Lines, console_on, grid, is_picture, row, spell
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ROWS = 10
@@ -81,16 +80,12 @@ class LiveView:
         self._findings: list[str] = []
         self._warnings: list[str] = []
         self._closed = False
-        self._live: Live | None = None
-        self._lines: Lines | None = None
         if live and is_picture(self._console):
-            self._track = Track(clock)
-            self._live = Live(self, console=self._console, refresh_per_second=4)
-            self._live.start()
+            self._view: Bar | Lines = Bar(self._console, clock, picture=self)
         else:
-            self._track = self._lines = Lines(self._console, clock, self._outlook)
-            self._say(f"{self._run}: {self._model}, iterations {start}..{iterations}")
-            self._lines.__enter__()
+            self._view = Lines(self._console, clock, self._outlook)
+        self._log(f"{self._run}: {self._model}, iterations {start}..{iterations}")
+        self._view.__enter__()
 
     def __enter__(self) -> LiveView:
         return self
@@ -100,53 +95,49 @@ class LiveView:
 
     def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
         """A phase begins; see ``rollout.progress.Progress``."""
-        self._track.stage(name, total, earlier)
+        self._view.stage(name, total, earlier)
 
     def advance(self, n: int, tokens: int = 0) -> None:
         """``n`` more units of the current phase are done."""
-        self._track.advance(n, tokens)
+        self._view.advance(n, tokens)
 
     def say(self, text: str) -> None:
         """What is shown beside the current phase."""
-        self._track.say(text)
+        self._view.say(text)
 
     def iteration(self, row: Row) -> None:
         """An iteration is complete; its metrics by name."""
-        self._track.end()
+        self._view.end()
         if "time/total" in row:
             self._spent = [*self._spent[-19:], row["time/total"]]
         self._done = round(row["iteration"]) + 1
         self._tokens += round(row.get("tokens/sampled", 0))
         self._rows = [*self._rows[-(_ROWS - 1) :], row]
-        self._say(iteration_line(row, self._total))
+        self._log(iteration_line(row, self._total))
 
     def evaluation(self, name: str, mean: float, low: float, high: float) -> None:
         """A held-out evaluation: accuracy and its 95 % interval, in [0, 1]."""
         self._evaluations = [*self._evaluations, (one_line(name, 20), mean, low, high)]
-        self._track.end()
-        self._say(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
+        self._view.end()
+        self._log(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
 
     def finding(self, finding: Finding) -> None:
         """The run cannot work as it is, or has not worked; stays in the picture."""
         line = one_line(finding.text, 600)
         self._findings = [*self._findings, line]
-        self._say(f"attention: {line}")
+        self._log(f"attention: {line}")
 
     def warn(self, text: str) -> None:
         """Something went wrong that the run survives."""
         line = one_line(text)
         self._warnings = [*self._warnings[-(_WARNINGS - 1) :], line]
-        self._say(f"warning: {line}")
+        self._log(f"warning: {line}")
 
     def close(self) -> None:
         """Leave the last picture standing. Idempotent."""
-        self._track.end()
+        self._view.end()
         self._closed = True
-        if self._lines:
-            self._lines.close()
-        if self._live:
-            self._live.stop()
-            self._live = None
+        self._view.close()
 
     def _left(self) -> float | None:
         """Seconds that the rest of the iterations takes; ``None`` before the first and after the last one."""
@@ -158,9 +149,10 @@ class LiveView:
         left = self._left()
         return "" if left is None else f"{self._done}/{self._total} iterations, about {spell(left)} left"
 
-    def _say(self, line: str) -> None:
-        if self._lines:
-            self._lines.print(line)
+    def _log(self, line: str) -> None:
+        """A line of the log; a picture shows all of it anyhow."""
+        if isinstance(self._view, Lines):
+            self._view.print(line)
 
     def __rich__(self) -> RenderableType:
         """The whole picture; called from the refresh thread, so it only reads."""
@@ -177,7 +169,7 @@ class LiveView:
         return Panel(Group(*parts), title=title, title_align="left", border_style="cyan", padding=(0, 1))
 
     def _progress(self) -> Table:
-        table, now, left, current = grid(), self._clock(), self._left(), self._track.current
+        table, now, left, current = grid(), self._clock(), self._left(), self._view.current
         eta = "" if left is None else f", about {spell(left)} left"
         table.add_row(
             Text("iterations", style="bold"),

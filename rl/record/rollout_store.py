@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rl.rewarding import Graded, ScoredGroup
+from rollout.parquet import FormatError, read_table, storable, write_tables
 from rollout.types import Rollout
 
 VERSION = b"1"
@@ -53,8 +52,8 @@ SCHEMA = pa.schema(
 )
 
 
-_LATER = ("verifier", "opening")
-"""Columns that files of the same version may lack; they are then empty."""
+_LATER = {"verifier": "", "opening": ""}
+"""Columns that files of the same version may lack, and what then stands in them."""
 
 
 class StoreError(RuntimeError):
@@ -99,16 +98,8 @@ def to_table(
 def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
     """Store the table as ``rollouts/<iteration>.parquet``, written aside and renamed. Raises ``StoreError``."""
     path = run_dir / "rollouts" / f"{iteration:06d}.parquet"
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(aside, table.schema, compression="zstd") as writer:
-                if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
-                    writer.write_table(table)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_tables(path, table.schema, [table])
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}; free space or choose another --run-dir") from error
     return path
@@ -121,19 +112,10 @@ def rollout_files(run_dir: Path) -> list[Path]:
 
 def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """One file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
-    wanted = list(columns) if columns else SCHEMA.names
     try:
-        with pq.ParquetFile(path) as file:
-            found = (file.schema_arrow.metadata or {}).get(b"k15.rollouts")
-            if found != VERSION:
-                raise StoreError(f"{path}: format {found!r}, this k15 reads {VERSION!r}; use the k15 that wrote it")
-            table = file.read(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: not a readable Parquet file ({error}); remove it to go on without it") from error
-    for name in _LATER:
-        if name in wanted and name not in table.column_names:
-            table = table.append_column(name, pa.array([""] * table.num_rows, pa.string()))
-    return table
+        return read_table(path, SCHEMA, columns, _LATER)
+    except FormatError as error:
+        raise StoreError(str(error)) from error
 
 
 def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
@@ -159,18 +141,18 @@ def _row(
 ) -> dict[str, object]:
     problem, rollout = item.group.problem, item.group.rollouts[j]
     score = rollout.score
-    texts = [_utf8(text) for text in segment_texts(rollout, graded)]
+    texts = [storable(text) for text in segment_texts(rollout, graded)]
     return {
         "iteration": iteration,
         "group": item.group.id,
         "rollout": rollout.id,
-        "problem": _utf8(problem.id),
-        "source": _utf8(problem.source),
+        "problem": storable(problem.id),
+        "source": storable(problem.source),
         "difficulty": problem.difficulty,
-        "prompt": _utf8(problem.prompt),
-        "answer": _utf8(problem.answer),
+        "prompt": storable(problem.prompt),
+        "answer": storable(problem.answer),
         "verifier": problem.verifier,
-        "opening": _utf8(graded(rollout.prompt_ids, ())),
+        "opening": storable(graded(rollout.prompt_ids, ())),
         "response": "".join(texts),
         "segment_texts": texts,
         "segment_lengths": [len(segment) for segment in rollout.segments],
@@ -182,15 +164,10 @@ def _row(
         "correct": score.correct if score and score.gradable else None,
         "score": score.total if score else None,
         "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],
-        "reason": _utf8(score.reason) if score else "",
-        "extracted": _utf8(score.extracted) if score else "",
+        "reason": storable(score.reason) if score else "",
+        "extracted": storable(score.extracted) if score else "",
         "length_reward": length_weight * item.length_rewards[j],
         "reward": item.rewards[j],
         "advantage": advantages.get(rollout.id),
         "trained": rollout.id in advantages,
     }
-
-
-def _utf8(text: str) -> str:
-    """Lone surrogates cannot be stored; they become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")

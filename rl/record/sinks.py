@@ -59,45 +59,21 @@ class TensorboardSink:
         self._writer.close()
 
 
-class WandbSink:
-    """A Weights & Biases run that has the run directory's name; going on in the directory resumes it."""
+class RunSink:
+    """A run at Weights & Biases or Trackio, which share an interface; going on in the directory resumes it."""
 
-    def __init__(self, run_dir: Path, project: str, config: Mapping[str, Any]) -> None:
-        self._run = _load("wandb", "wandb").init(
-            project=project,
-            name=run_dir.resolve().name,
-            id=identity(run_dir),
-            dir=str(run_dir),
-            config=dict(config),
-            resume="allow",
-        )
+    def __init__(self, name: str, run_dir: Path, project: str, config: Mapping[str, Any]) -> None:
+        own = {"name": identity(run_dir)}
+        if name == "wandb":
+            own = {"name": run_dir.resolve().name, "id": identity(run_dir), "dir": str(run_dir)}
+        self._run = _load(name, name).init(project=project, config=dict(config), resume="allow", **own)
 
     def write(self, iteration: int, row: Mapping[str, float]) -> None:
         """One history row."""
         self._run.log(dict(row), step=iteration)
 
     def rewind(self, iteration: int) -> None:
-        """Nothing: the service keeps the first value of a step, and a resumed run repeats the same ones."""
-
-    def close(self) -> None:
-        """Upload what is left and end the run."""
-        self._run.finish()
-
-
-class TrackioSink:
-    """A Trackio run named after the run directory; going on in the directory resumes it."""
-
-    def __init__(self, run_dir: Path, project: str, config: Mapping[str, Any]) -> None:
-        self._run = _load("trackio", "trackio").init(
-            project=project, name=identity(run_dir), config=dict(config), resume="allow"
-        )
-
-    def write(self, iteration: int, row: Mapping[str, float]) -> None:
-        """One row."""
-        self._run.log(dict(row), step=iteration)
-
-    def rewind(self, iteration: int) -> None:
-        """Nothing: rows are only appended, and a resumed run repeats the same ones."""
+        """Nothing: a step's first values stay, and a resumed run repeats the same ones."""
 
     def close(self) -> None:
         """Send what is left and end the run."""
@@ -119,7 +95,7 @@ def open_sinks(names: Sequence[str], run_dir: Path, project: str, config: Mappin
 def _open(name: str, run_dir: Path, project: str, config: Mapping[str, Any]) -> Sink:
     if name == "tensorboard":
         return TensorboardSink(run_dir)
-    return WandbSink(run_dir, project, config) if name == "wandb" else TrackioSink(run_dir, project, config)
+    return RunSink(name, run_dir, project, config)
 
 
 def _load(module: str, package: str) -> Any:

@@ -13,12 +13,11 @@ summary.json, report.html, log.txt
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +30,7 @@ from rl.config_io import ConfigError, dump, read_file, validate
 from rl.record.log import find_evaluation
 from rl.state import checkpoint
 from rollout.files import replace_file
+from rollout.lock import locked
 from rollout.plain import one_line
 
 RESOURCES = (
@@ -262,21 +262,6 @@ class RunDir:
                 "problems.heldout, or choose another --run-dir"
             )
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("w")
-        except OSError as error:
-            raise RunDirError(
-                f"run directory {self.root} cannot be written: {error.strerror}; choose another --run-dir"
-            ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunDirError(
-                    f"another process is working on {self.root}; wait for it or choose another --run-dir"
-                ) from None
-            yield
+        return locked(self.root, RunDirError, "--run-dir")

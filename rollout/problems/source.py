@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, Protocol, overload
 
 from rewards.verify import WHOLE
-from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
 from rollout.types import Problem
 
 Split = Literal["train", "heldout"]
@@ -127,37 +126,6 @@ class ProblemList(Sequence[Problem]):
     def __getitem__(self, index: slice) -> tuple[Problem, ...]: ...
     def __getitem__(self, index: int | slice) -> Problem | tuple[Problem, ...]:
         return self._problems[index]
-
-
-def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
-    """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
-    try:
-        if isinstance(config, ArithmeticSource):
-            from rollout.problems.arithmetic import Arithmetic
-
-            return Arithmetic(**config.model_dump(exclude={"kind"}))
-        from rollout.problems.countdown import Countdown
-
-        return Countdown(**config.model_dump(exclude={"kind"}))
-    except ValueError as error:
-        raise ProblemError(f"{config.kind} problems: {error}") from error
-
-
-def build_source(config: Source, split: Split) -> ProblemSource:
-    """The source that a configuration describes.
-
-    ``split`` matters to procedural sources, which keep the two apart by construction; files are kept apart by their
-    configuration (``skip``, ``limit``) and checked with ``check_disjoint``. Raises ``ProblemError``.
-    """
-    if isinstance(config, JsonlSource):
-        from rollout.problems.jsonl import load_jsonl
-
-        return load_jsonl(config)
-    if isinstance(config, HubSource):
-        from rollout.problems.hub import load_hub
-
-        return load_hub(config)
-    return Procedural(build_generator(config), split)
 
 
 def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:

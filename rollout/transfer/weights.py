@@ -130,17 +130,6 @@ class WeightSender(Protocol):
         """Give back buffers and connections. Idempotent."""
 
 
-def sender(transfer: str, engines: int = 1, ranks: int = 1, names: Names = "checkpoint") -> WeightSender:
-    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which knows all ``engines`` of ``ranks`` GPUs)."""
-    if transfer in ("shm", "local"):
-        return ShmSender(transfer, names)
-    if transfer in ("ipc", "nccl"):
-        from rollout.transfer.gpu import gpu_sender
-
-        return gpu_sender(transfer, engines, ranks)
-    raise ValueError(f"unknown weight transfer {transfer!r}; it is one of shm, local, ipc, nccl")
-
-
 @dataclass(frozen=True)
 class TensorSpec:
     """Where one tensor lies in a buffer."""

@@ -66,12 +66,12 @@ def test_ratios_above_one_mean_that_ours_is_faster() -> None:
     assert found == {"samples_per_s": 2.0, "trained_tokens_per_s": 3.0, "time_to_target": 2.5, "peak_memory": 0.5}
 
 
-def metrics(total: float, evaluated: float | None, finished: int, trained: int) -> dict[str, float | int | None]:
+def metrics(total: float, evaluated: float, finished: int, trained: int) -> dict[str, float]:
     return {"time/total": total, "time/eval": evaluated, "rollouts/finished": finished, "tokens/trained": trained}
 
 
 def test_points_of_a_run_leave_out_evaluations_and_count_all_else() -> None:
-    rows = [metrics(3.0, None, 10, 100), metrics(6.0, 2.0, 20, 200)]
+    rows = [metrics(3.0, 0.0, 10, 100), metrics(6.0, 2.0, 20, 200)]
     # The second row comes 8 s after the first: 6 s that the loop timed, 2 of them evaluation, and 2 s of other work.
     assert points_of(rows, [103.0, 111.0]) == (Point(3.0, 10, 100), Point(9.0, 30, 300))
     assert points_of(rows, [103.0]) == (Point(3.0, 10, 100),)
@@ -83,12 +83,12 @@ def test_the_watch_notes_when_rows_appear(tmp_path: Path) -> None:
     watch.look()
     assert watch.ended == []
     file = tmp_path / "metrics.jsonl"
-    file.write_text(json.dumps({"iteration": 0, **metrics(1.0, None, 4, 40)}) + "\n")
+    file.write_text(json.dumps({"iteration": 0, **metrics(1.0, 0.0, 4, 40)}) + "\n")
     watch.look()
     watch.look()
     assert len(watch.ended) == 1
     with file.open("a") as handle:
-        handle.write(json.dumps({"iteration": 1, **metrics(1.0, None, 4, 40)}) + "\n")
+        handle.write(json.dumps({"iteration": 1, **metrics(1.0, 0.0, 4, 40)}) + "\n")
     time.sleep(0.01)
     watch.look()
     assert watch.ended[1] > watch.ended[0]

@@ -84,7 +84,7 @@ def test_a_torn_line_is_cut_and_a_broken_one_named(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_record(tmp_path: Path) -> None:
-    with opened(tmp_path, {}), pytest.raises(JournalError, match="another process is writing"):
+    with opened(tmp_path, {}), pytest.raises(JournalError, match="another process is working on"):
         Journal(tmp_path, {})
 
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from browser_kit import body_of, drawn, needs_browser
 from eval_kit import answer, problem
 from paths import ROOT
 
 from evals.benchmark import Benchmark
 from evals.benchmarks import get
 from evals.evaluate import Answer
-from evals.report.evaluation import choose, histogram, write_report
+from evals.report.evaluation import SHOWN, histogram, payload, write_report
 from evals.results import Context, Results, ResultsError, Speed, measure, read_results, write_results
 from evals.store import write_samples
 from evals.votes import same_text
 from rollout.types import Problem, StopReason
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "</script><script>document.title='pwned'</script><img src=x onerror=alert(1)>\x1b[31m\u202egnp.exe\ud800"
 SETTINGS = {"samples": 4, "temperature": 0.6, "prompt": "x"}
 
@@ -180,24 +178,15 @@ def test_the_report_shows_every_verdict_and_runs_nothing(tmp_path: Path) -> None
     assert {row["verdict"] for row in data["answers"]} == {"correct", "wrong", "ungradable"}
     assert data["answers_total"] == 57
     assert "\u202e" not in text
-    for file in ("report.js",):
-        code = (ROOT / "evals" / "report" / "evaluation" / file).read_text()
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", code)
-    helpers = (ROOT / "evals" / "report" / "page" / "dom.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", helpers)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_a_browser_draws_the_report(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, results(answers(HOSTILE)), [("toy", answers(HOSTILE)), ("needle", needles())])
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    flags += ["--disable-component-update", f"--user-data-dir={tmp_path}/c", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(
-        [str(CHROMIUM), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    body = done.stdout.split('<div id="page">')[1].split('<script type="application/json"')[0]
-    assert "pwned</title>" not in done.stdout
+    document = drawn(path, tmp_path / "profile")
+    assert "pwned</title>" not in document
+    body = body_of(document)
     for words in ("By level", "By subject", "Found by length and depth", "Response length", 'class="row"'):
         assert words in body, words
     assert "<img" not in body
@@ -206,9 +195,9 @@ def test_a_browser_draws_the_report(tmp_path: Path) -> None:
 
 def test_rare_kinds_are_among_the_answers_shown() -> None:
     many = [answer(problem(i), 0, "correct") for i in range(500)] + [answer(problem(500), 0, "ungradable")]
-    chosen = choose(many, 50)
-    assert len(chosen) == 50
-    assert any(not a.score.gradable for a in chosen)
+    shown = payload(results(many), [("toy", many)])["answers"]
+    assert len(shown) == SHOWN
+    assert any(row["verdict"] == "ungradable" for row in shown)
 
 
 def test_histograms_count_all_answers_once() -> None:

@@ -6,28 +6,27 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_kit import PROBE, body_of, drawn, needs_browser, noted
 from paths import ROOT
 from synthetic_run import HOSTILE, decode, evaluate, make_advantages, make_group, make_run, score_group
 
-from evals.report.page import embed
+from evals.report.page import embed, render, script_of
+from evals.report.page.choice import choose
 from evals.report.run import ReportError, build_report
-from evals.report.run.build import verdict
-from evals.report.run.data import read_run
+from evals.report.run.build import metrics, payload, verdict
+from evals.report.run.data import RunData, read_run
 from evals.report.run.figures import sections, smooth
-from evals.report.run.samples import Candidate, choose, load_samples
+from evals.report.run.samples import Candidate, load_samples
 from recipes.commands.cli import main
-from rl.record.log import MetricsLog
+from rl.record.log import MetricsLog, read_metrics
+from rl.record.metrics import unknown
 from rl.record.rollout_store import to_table, write_rollouts
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -73,10 +72,20 @@ def test_report_of_a_finished_run(run: Path) -> None:
     titles = [panel["title"] for section in data["sections"] for panel in section["panels"]]
     expected = ["Accuracy", "Response length", "Reward and its parts", "Log-ratio", "Throughput", "Time per phase"]
     assert set(expected) <= set(titles)
+    assert {"Loss", "Held back", "Trained or left out", "Engines"} <= set(titles)
+    assert {row["name"] for row in data["metrics"]} == {*read_metrics(run)[-1]} - {"iteration"}
+    assert all(row["meaning"] and row["low"] <= row["last"] <= row["high"] for row in data["metrics"])
     accuracy = data["sections"][0]["panels"][0]
     held_out = next(s for s in accuracy["series"] if s["name"].startswith("held-out (95"))
     assert held_out["x"] == [0, 10, 12]
     assert all(low <= y <= high for low, y, high in zip(held_out["low"], held_out["y"], held_out["high"], strict=True))
+
+
+def test_every_metric_that_a_chart_draws_is_in_the_table(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, column = set(), RunData.column
+    monkeypatch.setattr(RunData, "column", lambda self, key: drawn.add(key) or column(self, key))
+    sections(read_run(run))
+    assert unknown(drawn) == []
 
 
 def test_page_loads_nothing_and_allows_one_script_and_one_style_by_hash(run: Path) -> None:
@@ -93,8 +102,8 @@ def test_page_loads_nothing_and_allows_one_script_and_one_style_by_hash(run: Pat
     for kind in ("script", "style"):
         digest = base64.b64encode(hashlib.sha256(raw[kind].encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
-    for file in ("charts.js", "page.js"):
-        code = (ROOT / "evals" / "report" / "run" / file).read_text()
+    for file in (ROOT / "evals" / "report").rglob("*.js"):
+        code = file.read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", code)
 
 
@@ -133,20 +142,57 @@ def test_hostile_output_stays_inert(hostile: Path) -> None:
         assert "".join(s["text"] for s in row["segments"]) == row["prompt"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_browser_draws_the_page_and_runs_nothing_hostile(hostile: Path, tmp_path: Path) -> None:
     """What the browser makes of it: the script ran under its policy, the hostile text is text."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    flags += ["--disable-component-update", f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", "--dump-dom"]
-    url = build_report(hostile).as_uri()
-    done = subprocess.run([str(CHROMIUM), *flags, url], capture_output=True, text=True, timeout=120, check=True)
-    assert "<title>bad&lt;b&gt; · k15</title>" in done.stdout
-    assert "pwned</title>" not in done.stdout
-    body = done.stdout.split('<div id="page">')[1].split('<script type="application/json"')[0]
+    document = drawn(build_report(hostile), tmp_path)
+    assert "<title>bad&lt;b&gt; · k15</title>" in document
+    assert "pwned</title>" not in document
+    body = body_of(document)
     assert "<svg" in body
     assert 'class="row"' in body
     assert "&lt;/script&gt;&lt;script&gt;document.title" in body
     assert "<img" not in body
+
+
+USER = """
+const rows = () => [...document.querySelectorAll("tr.row")];
+const cells = (i) => rows().map((row) => row.children[i].textContent);
+const press = (text) => [...document.querySelectorAll("button")].find((b) => b.textContent.startsWith(text)).click();
+const note = (name, value) => { document.body.dataset[name] = JSON.stringify(value); };
+const found = () => document.querySelector("[role=status]").textContent;
+note("first", rows().length);
+press("Show more");
+note("more", rows().length);
+rows()[0].click();
+note("unfolded", document.querySelector("tr.detail").textContent.includes("carried loss"));
+press("Show more");
+note("kept", document.querySelectorAll("tr.detail").length);
+press("Iteration"); press("Iteration");
+note("newest", cells(1).slice(0, 3));
+press("wrong");
+note("outcomes", [...new Set(cells(3))]);
+const search = document.querySelector("input[type=search]");
+search.value = "no such text"; search.dispatchEvent(new Event("input"));
+note("nothing", found());
+search.value = "what is"; search.dispatchEvent(new Event("input"));
+note("all", found());
+note("metrics", document.querySelectorAll("details.fold tbody tr").length);
+"""
+
+
+@needs_browser
+def test_a_reader_sorts_filters_searches_and_unfolds(run: Path, tmp_path: Path) -> None:
+    page, data = tmp_path / "page.html", payload(read_run(run), load_samples(run))
+    page.write_text(render("t", data, PROBE + script_of("evals.report.run", "page.js") + USER, "rollouts"), "utf-8")
+    seen = {name: json.loads(value) for name, value in noted(drawn(page, tmp_path / "profile")).items()}
+    assert (seen["first"], seen["more"], seen["unfolded"], seen["kept"]) == (25, 50, True, 1)
+    assert seen["newest"] == ["11", "11", "11"]
+    assert seen["outcomes"] == ["wrong"]
+    assert seen["nothing"] == "0 of 0 shown"
+    wrong = sum(row["outcome"] == "wrong" for row in data["rollouts"])
+    assert seen["all"] == f"25 of {wrong} shown"
+    assert seen["metrics"] == len(data["metrics"])
 
 
 def test_embedded_json_has_no_markup_and_comes_back() -> None:
@@ -180,6 +226,7 @@ def test_old_rows_without_today_s_metrics_still_draw(tmp_path: Path) -> None:
     for i in range(3):
         log.write(i, {"accuracy": 0.1 * i} if i != 1 else {})
     log.close()
+    assert [item["name"] for item in metrics(read_run(tmp_path))] == ["nonfinite", "accuracy"]
     (section,) = sections(read_run(tmp_path))
     (panel,) = section.panels
     assert panel.title == "Accuracy"
@@ -288,14 +335,14 @@ def test_choice_of_rollouts_keeps_rare_kinds_and_spreads_over_the_run() -> None:
     candidates = [Candidate(i // 100, i % 100, ("wrong", "stop eos")) for i in range(10_000)]
     candidates[77] = Candidate(0, 77, ("ungraded", "stop eos"))
     candidates[5_000] = Candidate(50, 0, ("right", "stop repetition", "partial"))
-    chosen = choose(candidates, 300)
+    chosen = choose(candidates, lambda item: item.kinds, 300)
     assert len(chosen) == 300
     assert {candidates[77], candidates[5_000]} <= set(chosen)
     assert chosen == sorted(chosen, key=lambda c: (c.file, c.row))
     per_file = [sum(c.file == f for c in chosen) for f in range(100)]
     assert min(per_file) >= 1
     assert max(per_file) <= 6
-    assert choose(candidates[:5], 300) == candidates[:5]
+    assert choose(candidates[:5], lambda item: item.kinds, 300) == candidates[:5]
 
 
 def test_samples_hold_every_kind_and_long_texts_are_clipped(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,6 +24,8 @@ from recipes.run.session import run
 from rl.config import RunConfig
 from rl.learner.host import LearnerHost
 from rl.record.log import read_metrics
+from rl.state import checkpoint
+from rl.state.checkpoint import RunState
 from rl.state.run_dir import RunDir
 
 EASY = {"train": {"kind": "arithmetic", "steps": [2, 2]}, "heldout": {"kind": "arithmetic", "steps": [2, 2]}}
@@ -219,6 +222,35 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
     rates = {row["iteration"]: row.get("throughput/sampled") for row in read_metrics(folder)}
     assert rates[2] is None, "its tokens came from the journal: there is no rate of sampling to tell"
     assert rates[3] > 0
+
+
+def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of iteration 2 was on disk; the iteration is replayed, and its row is there once, with equal numbers."""
+    folder = tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path, state: RunState, *more: Any) -> Path:
+        if state.iteration == 3:
+            raise Killed
+        return checkpoint.save(folder, state, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes_run.loop, "checkpoint", SimpleNamespace(save=killed, available=checkpoint.available))
+        with pytest.raises(Killed):
+            run(tiny(), folder)
+    assert [row["iteration"] for row in read_metrics(folder)] == [0, 1, 2]
+    assert run(tiny(), folder) == 0
+    ours, theirs = read_metrics(folder), read_metrics(whole)
+    assert [row["iteration"] for row in ours] == [0, 1, 2, 3]
+    clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s")
+    for mine, undisturbed in zip(ours, theirs, strict=True):
+        assert {k: v for k, v in mine.items() if not k.startswith(clocks)} == {
+            k: v for k, v in undisturbed.items() if not k.startswith(clocks)
+        }
 
 
 def test_a_corrupt_checkpoint_falls_back_and_ends_equal(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
-import subprocess
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_kit import PROBE, body_of, drawn, needs_browser, noted
 from matplotlib.text import Text
 from paths import ROOT
 from shorten_kit import ALL, answer, variant
@@ -30,9 +29,6 @@ from recipes.shorten.results import METHODS, TITLES, Variant
 from rewards.score import Score
 from rewards.stats import Estimate
 from rollout.types import Problem, StopReason
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script>\x1b[31m\u202egnp.exe<img src=x onerror=document.title='pwned'>"
@@ -70,8 +66,7 @@ def test_hostile_text_is_inert(tmp_path: Path) -> None:
 NO_FRAMES = "window.requestAnimationFrame = () => 0;"
 
 
-PROBE = """
-window.addEventListener("error", (event) => { document.body.dataset.error = event.message; });
+LOOK = """
 setTimeout(() => {
   const spots = [...document.querySelectorAll(".spot")];
   spots[0]?.focus();
@@ -87,21 +82,13 @@ setTimeout(() => {
 def browse(page: PageData, folder: Path) -> tuple[dict[str, str], str]:
     """What a browser makes of the page, with every answer unfolded: the probe's findings and the document."""
     path = folder / "page.html"
-    path.write_text(render(page.title, payload(page), NO_FRAMES + page_script() + PROBE, "problems"), "utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    flags += ["--disable-component-update", f"--user-data-dir={folder}/c"]
-    flags += ["--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(
-        [str(CHROMIUM), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    found = re.search("<body([^>]*)>", done.stdout)
-    assert found
-    attributes = {name: value.replace("&quot;", '"') for name, value in re.findall(r'data-(\w+)="([^"]*)"', found[1])}
-    assert "error" not in attributes, attributes
-    return attributes, done.stdout.split('<div id="page">')[1].split('<script type="application/json"')[0]
+    script = NO_FRAMES + PROBE + page_script() + LOOK
+    path.write_text(render(page.title, payload(page), script, "problems"), "utf-8")
+    document = drawn(path, folder / "profile")
+    return noted(document), body_of(document)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_a_browser_draws_the_page_and_runs_nothing_hostile(tmp_path: Path) -> None:
     found, body = browse(hostile(), tmp_path)
     assert "<img" not in body
@@ -113,7 +100,7 @@ def test_a_browser_draws_the_page_and_runs_nothing_hostile(tmp_path: Path) -> No
     assert disjoint(json.loads(found["labels"]), len(ALL))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("variants", [(), tuple(ALL[:1])], ids=["none", "one"])
 def test_a_browser_draws_a_page_of_little(tmp_path: Path, variants: tuple[Variant, ...]) -> None:
     _, body = browse(PageData("little", variants, {}, {}), tmp_path)

@@ -9,7 +9,7 @@ from rl.record.health import Finding
 from rl.record.live import LiveView, iteration_line, sparkline
 from rl.record.metrics import Row
 from rollout.plain import clip, one_line, visible
-from rollout.progress import Clock
+from rollout.progress import Clock, Lines
 
 ROW: Row = {
     "iteration": 4,
@@ -125,17 +125,17 @@ def test_a_log_hears_of_long_phases_and_of_the_time_that_the_run_will_take() -> 
     now = [0.0]
     v, out = view(False, clock=lambda: now[0])
     v.stage("starting Ray and engines")
-    assert v._lines is not None
+    assert isinstance(v._view, Lines)
     for _ in range(20):
         now[0] += 1
-        v._lines.tick()
+        v._view.tick()
     v.iteration(ROW)
     v.stage("generate", 8)
     v.advance(2, tokens=500)
     now[0] += 10
     v.advance(2, tokens=700)
     now[0] += 2
-    v._lines.tick()
+    v._view.tick()
     v.close()
     said = out.getvalue().splitlines()
     assert said[1:3] == ["starting Ray and engines: 12 s so far", "starting Ray and engines: 20 s so far"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_rows_tell_of_evaluations_and_checkpoints(everything: Path, rows: list[R
         assert row.get("eval/n") == (known and known.accuracy.n)
     # The first iteration starts from no checkpoint; that of the state after the last one belongs to no iteration.
     assert ["time/checkpoint" in row for row in rows] == [False, True, True]
+    summary = json.loads((everything / "summary.json").read_text())
+    assert summary["wall_seconds"]["rl_checkpoint"] > sum(row.get("time/checkpoint", 0.0) for row in rows)
     for row in rows:
         assert row["time/total"] == pytest.approx(sum(row.get(f"time/{phase}", 0.0) for phase in PHASES))
 

@@ -16,8 +16,8 @@ from recipes.run.session import run
 from rl.config import RunConfig
 from rollout.engines import hf as hf_engine
 from rollout.models.tokenizer import build_tokenizer
+from rollout.problems.build import build_generator
 from rollout.problems.config import ArithmeticSource
-from rollout.problems.source import build_generator
 from tests.needs import needs_vllm
 
 torch.set_num_threads(1)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from rollout.problems.build import build_source
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource
 from rollout.problems.countdown import Countdown
 from rollout.problems.hub import load_hub
 from rollout.problems.jsonl import load_jsonl
 from rollout.problems.rows import difficulty_of
-from rollout.problems.source import ProblemError, ProblemList, Procedural, build_source, check_disjoint
+from rollout.problems.source import ProblemError, ProblemList, Procedural, check_disjoint
 from rollout.types import Problem
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.zoo_models import MODELS
 from rollout.engines.hf import load_weights
 from rollout.models.export import save_model
+from rollout.transfer.sender import sender
 from rollout.transfer.weights import (
     SHM_BACKEND,
     ShmReader,
@@ -25,7 +26,6 @@ from rollout.transfer.weights import (
     named_weights,
     receivable,
     register,
-    sender,
 )
 
 BY_FAMILY = {model.family: model for model in MODELS}

@@ -14,7 +14,7 @@ from tiny_models import log_probs, tiny_llama
 from rollout.config import EngineConfig
 from rollout.engine import WeightUpdate
 from rollout.engines.vllm import VllmEngine, _transfer_of
-from rollout.transfer.weights import sender
+from rollout.transfer.sender import sender
 from tests.needs import needs_vllm
 
 pytestmark = needs_vllm

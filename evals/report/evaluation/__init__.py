@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from evals.report.page import render
+from evals.report.page import render, script_of
+from evals.report.page.choice import choose
 from evals.results import Results
 from rollout.files import replace_file
 from rollout.plain import clip, one_line
@@ -27,7 +27,7 @@ BINS = 24
 
 def write_report(path: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
     """Write the page for ``results``; ``answers`` are those behind it, by benchmark. Raises ``OSError``."""
-    script = (resources.files("evals.report.evaluation") / "report.js").read_text("utf-8")
+    script = script_of("evals.report.evaluation", "report.js")
     title = f"{one_line(results.model, 80)} \N{MIDDLE DOT} k15 eval"
     replace_file(path, render(title, payload(results, answers), script, "answers").encode())
 
@@ -36,7 +36,7 @@ def payload(results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -
     """Everything that the page shows, as plain JSON data."""
     total = sum(len(own) for _, own in answers)
     share = SHOWN // max(1, len(answers))
-    chosen = [(name, answer) for name, own in answers for answer in choose(own, share)]
+    chosen = [(name, answer) for name, own in answers for answer in choose(own, _kind, share)]
     limit = min(TEXT_LIMIT, TEXT_BUDGET // max(1, len(chosen)))
     lengths = {name: histogram(own) for name, own in answers}
     data = asdict(results)
@@ -55,27 +55,8 @@ def payload(results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -
     }
 
 
-def choose(answers: Sequence[Answer], limit: int) -> list[Answer]:
-    """At most ``limit`` answers, in order: of each verdict and stop an even spread first, then of the rest."""
-    if len(answers) <= limit:
-        return list(answers)
-    kinds: dict[tuple[str, str], list[int]] = {}
-    for index, answer in enumerate(answers):
-        kinds.setdefault((answer.score.verdict, str(answer.response.stop)), []).append(index)
-    picked: set[int] = set()
-    for members in kinds.values():
-        picked.update(_evenly(members, max(1, limit // (2 * len(kinds)))))
-    rest = [index for index in range(len(answers)) if index not in picked]
-    picked.update(_evenly(rest, limit - len(picked)))
-    return [answers[index] for index in sorted(picked)]
-
-
-def _evenly(items: Sequence[int], count: int) -> list[int]:
-    if count <= 0:
-        return []
-    if count >= len(items):
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
+def _kind(answer: Answer) -> list[tuple[str, str]]:
+    return [(answer.score.verdict, str(answer.response.stop))]
 
 
 def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:

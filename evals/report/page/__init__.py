@@ -20,13 +20,22 @@ from rollout.plain import visible
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 
 
+_PARTS = ("dom.js", "chart.js", "table.js")
+"""What every page can be made of, before its own script."""
+
+
+def script_of(package: str, *names: str) -> str:
+    """The scripts of these names in a package, one after the other."""
+    return "".join((resources.files(package) / name).read_text("utf-8") for name in names)
+
+
 def render(title: str, payload: dict[str, Any], script: str, records: str) -> str:
-    """The page; ``payload`` is plain JSON data that ``script`` knows how to show, with the helpers of ``dom.js``.
+    """The page; ``payload`` is plain JSON data that ``script`` knows how to show, with the parts of this package.
 
     ``records`` is the id of the list that the page is about; keyboards can skip to it.
     """
     files = resources.files("evals.report.page")
-    script = (files / "dom.js").read_text("utf-8") + script
+    script = script_of("evals.report.page", *_PARTS) + script
     style = (files / "page.css").read_text("utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evals.report.page import render
+from evals.report.page import render, script_of
+from evals.report.page.choice import evenly
 from evals.report.run.data import ReportError, RunData, read_run
 from evals.report.run.figures import sections
 from evals.report.run.samples import Samples, load_samples
 from rl.record.health import Course, findings
 from rl.record.log import Evaluation, LogError
+from rl.record.metrics import METRICS, Metric, about
 from rollout.files import replace_file
 
 FILE = "report.html"
+POINTS = 60
+"""Values that the small line of a metric has at most."""
 
 
 def build_report(run_dir: Path) -> Path:
@@ -27,8 +30,7 @@ def build_report(run_dir: Path) -> Path:
         run = read_run(run_dir)
     except LogError as error:
         raise ReportError(str(error)) from error
-    files = resources.files("evals.report.run")
-    script = (files / "charts.js").read_text("utf-8") + (files / "page.js").read_text("utf-8")
+    script = script_of("evals.report.run", "page.js")
     page = render(f"{run.name} \N{MIDDLE DOT} k15", payload(run, load_samples(run_dir)), script, "rollouts")
     path = run_dir / FILE
     try:
@@ -55,9 +57,31 @@ def payload(run: RunData, samples: Samples) -> dict[str, Any]:
         "after": _shown_evaluation(_latest(run)),
         "totals": _totals(run),
         "sections": [asdict(section) for section in sections(run)],
+        "metrics": metrics(run),
         "rollouts": samples.rows,
         "rollouts_total": samples.total,
         "notes": samples.problems,
+    }
+
+
+def metrics(run: RunData) -> list[dict[str, Any]]:
+    """Every number of the run's rows with its course, in the order of the table; names of other versions come last."""
+    written = {name: None for row in run.rows for name in row if name != "iteration"}
+    known = [name for name in METRICS if name in written]
+    return [_course(run, name) for name in [*known, *(name for name in written if name not in METRICS)]]
+
+
+def _course(run: RunData, name: str) -> dict[str, Any]:
+    metric = about(name) or Metric("", "Not written by this version of k15.")
+    column = run.column(name)
+    values = [value for value in column if value is not None]
+    return {
+        "name": name,
+        **asdict(metric),
+        "last": values[-1],
+        "low": min(values),
+        "high": max(values),
+        "course": evenly(column, POINTS) if len(set(values)) > 1 else values[:1],
     }
 
 
@@ -139,6 +163,7 @@ def _totals(run: RunData) -> dict[str, float | None]:
         "gap": run.largest("probe/max_gap", "gap/max"),
         "versions": run.largest("rollouts/versions_max"),
         "skipped": run.total("steps/skipped"),
+        "failures": run.largest("engines/failures"),
     }
 
 

@@ -71,10 +71,11 @@ def smooth(values: Values, weight: float = 0.15) -> list[float | None]:
 
 def sections(run: RunData) -> list[Section]:
     """All charts that the run has data for."""
+    update = [_loss, _logratio, _gap, _entropy, _grad_norm, _update_rms, _held_back, _importance, _attention]
     parts = [
-        ("Learning", [_accuracy, _length, _reward, _groups, _stops]),
-        ("Policy update", [_logratio, _gap, _entropy, _grad_norm, _update_rms, _length_weight]),
-        ("Partial rollouts and speed", [_resumed, _versions, _throughput, _time]),
+        ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),
+        ("Policy update", [*update, _length_weight]),
+        ("Partial rollouts, speed and engines", [_resumed, _versions, _throughput, _time, _publish, _engines]),
     ]
     found = [Section(title, [p for p in (make(run) for make in makers) if _has_data(p)]) for title, makers in parts]
     return [section for section in found if section.panels]
@@ -198,6 +199,58 @@ def _stops(run: RunData) -> Panel:
 
 def _share(part: Values, whole: Values) -> list[float | None]:
     return [p / w if p is not None and w else None for p, w in zip(part, whole, strict=True)]
+
+
+def _loss(run: RunData) -> Panel:
+    series = [
+        *_smoothed(run, "mean", "loss", 0),
+        _line(run, "first step", "loss/first", 4),
+        _line(run, "last step", "loss/last", 1),
+    ]
+    return Panel("Loss", "The objective as minimised, by step of the iteration.", "number", _with_data(series))
+
+
+def _held_back(run: RunData) -> Panel:
+    series = [_line(run, "saturated", "saturated", 3), _line(run, "clipped", "clip_share", 1)]
+    note = "Saturated: sequences on which the regulariser outweighs the advantage. Clipped: by ratio."
+    return Panel("Held back", note, "percent", _with_data(series))
+
+
+def _importance(run: RunData) -> Panel:
+    series = [_line(run, "mean weight", "importance/mean", 0), _line(run, "effective share", "importance/ess", 1)]
+    return Panel("Importance weights", "Of the trained tokens, truncated.", "number", _with_data(series))
+
+
+def _attention(run: RunData) -> Panel:
+    series = [
+        _line(run, "computed", "attention/density", 0),
+        _line(run, "tokens that see all", "attention/full_share", 1),
+    ]
+    return Panel("Block attention", "Share of full causal attention.", "percent", _with_data(series))
+
+
+def _fates(run: RunData) -> Panel:
+    finished = run.column("rollouts/finished")
+    fates = [("trained on", "trained", 0), ("ungradable or aborted", "masked", 3), ("too old", "stale", 1)]
+    fates.append(("group too small", "small_groups", 5))
+    series = [Series(name, _x(run), _share(run.column(f"sequences/{key}"), finished), c) for name, key, c in fates]
+    note = "Finished rollouts: in the batch, or why not."
+    return Panel("Trained or left out", note, "percent", _nonzero(series), True, span=(0.0, 1.0))
+
+
+def _publish(run: RunData) -> Panel:
+    series = [_line(run, "engines", "publish/seconds", 0), _line(run, "whole phase", "time/publish", 1)]
+    note = "Wall seconds to bring new weights to the engines, parity probe included."
+    return Panel("Publish", note, "seconds", _with_data(series))
+
+
+def _engines(run: RunData) -> Panel:
+    series = [
+        _line(run, "serving", "engines/alive", 2),
+        _line(run, "lost so far", "engines/failures", 3),
+        _line(run, "given up", "engines/given_up", 5),
+    ]
+    return Panel("Engines", "Losses are counted from the start of the process.", "count", _with_data(series))
 
 
 def _logratio(run: RunData) -> Panel:

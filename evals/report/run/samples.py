@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.report.page.choice import choose
 from rl.record.rollout_store import StoreError, read_rollouts, rollout_files
 from rollout.plain import clip
 
@@ -56,20 +56,6 @@ def outcome(correct: bool | None, score: float | None) -> str:
     return "partly" if score else "wrong"
 
 
-def choose(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
-    """At most ``limit`` candidates, in order: every kind gets an even spread over the run first, then the rest does."""
-    if len(candidates) <= limit:
-        return list(candidates)
-    kinds = sorted({kind for item in candidates for kind in item.kinds})
-    share = max(1, limit // (2 * len(kinds)))
-    picked: set[Candidate] = set()
-    for kind in kinds:
-        picked.update(_evenly([item for item in candidates if kind in item.kinds], share))
-    rest = [item for item in candidates if item not in picked]
-    picked.update(_evenly(rest, limit - len(picked)))
-    return [item for item in candidates if item in picked]
-
-
 def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
     """Choose and read rollouts of a run; a broken file is left out and named in ``problems``."""
     files = rollout_files(run_dir)
@@ -82,7 +68,7 @@ def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
             problems.append(str(error))
             continue
         candidates += [Candidate(number, i, _kinds(row)) for i, row in enumerate(light)]
-    chosen = choose(candidates, limit)
+    chosen = choose(candidates, lambda item: item.kinds, limit)
     rows: list[dict[str, Any]] = []
     for number in sorted({item.file for item in chosen}):
         table = read_rollouts(files[number], _SHOWN_COLUMNS)
@@ -93,12 +79,6 @@ def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
 def _kinds(row: dict[str, Any]) -> tuple[str, ...]:
     kinds = (outcome(row["correct"], row["score"]), f"stop {row['stop']}")
     return (*kinds, "partial") if len(row["segment_versions"]) > 1 else kinds
-
-
-def _evenly(items: Sequence[Candidate], count: int) -> list[Candidate]:
-    if count >= len(items):
-        return list(items)
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(max(0, count))]
 
 
 def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:

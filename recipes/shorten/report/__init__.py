@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from evals.evaluate import Answer, by_problem
 from evals.report.evaluation import histogram
-from evals.report.page import render
+from evals.report.page import render, script_of
+from evals.report.page.choice import evenly
 from recipes.shorten.efficiency import dominated_by, efficiency, token_change, verdict
 from recipes.shorten.plot import limits
 from recipes.shorten.results import TITLES, Variant
@@ -61,9 +61,8 @@ def write_report(path: Path, page: PageData) -> None:
 
 
 def page_script() -> str:
-    """What draws ``payload``, beside ``dom.js``."""
-    files = resources.files("recipes.shorten.report")
-    return (files / "plot.js").read_text("utf-8") + (files / "report.js").read_text("utf-8")
+    """What draws ``payload`` with the parts of ``evals.report.page``."""
+    return script_of("recipes.shorten.report", "plot.js", "report.js")
 
 
 def payload(page: PageData) -> dict[str, Any]:
@@ -102,9 +101,7 @@ def _problems(page: PageData) -> list[dict[str, Any]]:
         name: {group[0].problem.id: group for group in by_problem(answers)} for name, answers in page.answers.items()
     }
     first = next(iter(groups.values()), {})
-    ids = list(first)
     limit = min(TEXT_LIMIT, TEXT_BUDGET // max(1, PROBLEMS_SHOWN * len(groups)))
-    chosen = ids if len(ids) <= PROBLEMS_SHOWN else [ids[i * len(ids) // PROBLEMS_SHOWN] for i in range(PROBLEMS_SHOWN)]
     return [
         {
             "id": key,
@@ -112,7 +109,7 @@ def _problems(page: PageData) -> list[dict[str, Any]]:
             "reference": clip(first[key][0].problem.answer, 2000),
             "answers": [_shown(name, own[key], limit) for name, own in groups.items() if key in own],
         }
-        for key in chosen
+        for key in evenly(list(first), PROBLEMS_SHOWN)
     ]
 
 

@@ -79,14 +79,10 @@ function drawMove(svg, from, to, color) {
 function drawAxes(svg, ranges, X, Y, frame) {
   const [left, top, right, bottom] = frame;
   const text = (tick) => tick.toLocaleString("en", { maximumFractionDigits: 6 });
-  for (const tick of niceTicks(100 * ranges.accuracy[0], 100 * ranges.accuracy[1], 5)) {
-    svg.append(shape("line", { x1: left, x2: right, y1: Y(tick / 100), y2: Y(tick / 100), class: "grid" }));
-    svg.append(shape("text", { x: left - 8, y: Y(tick / 100) + 4, "text-anchor": "end", class: "tick" }, `${text(tick)} %`));
-  }
-  for (const tick of niceTicks(...ranges.tokens, Math.min(8, (right - left) / 80))) {
-    svg.append(shape("line", { x1: X(tick), x2: X(tick), y1: top, y2: bottom, class: "grid" }));
-    svg.append(shape("text", { x: X(tick), y: bottom + 18, "text-anchor": "middle", class: "tick" }, text(tick)));
-  }
+  yGrid(svg, niceTicks(100 * ranges.accuracy[0], 100 * ranges.accuracy[1], 5), left, right, (tick) => Y(tick / 100), (tick) => `${text(tick)} %`);
+  const ticks = niceTicks(...ranges.tokens, Math.min(8, (right - left) / 80));
+  for (const tick of ticks) svg.append(shape("line", { x1: X(tick), x2: X(tick), y1: top, y2: bottom, class: "grid" }));
+  xLabels(svg, ticks, X, bottom + 18, text);
   svg.append(shape("text", { x: left - 8, y: top - 12, "text-anchor": "start", class: "tick" }, "accuracy"));
   svg.append(shape("path", { d: `M${left} ${top}V${bottom}H${right}`, class: "axis", fill: "none" }));
   svg.append(shape("text", { x: (left + right) / 2, y: bottom + 38, "text-anchor": "middle", class: "tick" }, "mean response tokens"));

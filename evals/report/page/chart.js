@@ -1,4 +1,74 @@
-// Small SVG charts over iterations. Colours come from classes; text is only ever set as text.
+// Small SVG charts: their parts, and charts over iterations. Colours come from classes; text is only ever set as text.
+
+// Horizontal lines at the ticks of a y axis, labelled.
+function yGrid(svg, ticks, left, right, Y, text) {
+  for (const tick of ticks) {
+    svg.append(shape("line", { x1: left, x2: right, y1: Y(tick), y2: Y(tick), class: "grid" }));
+    svg.append(shape("text", { x: left - 8, y: Y(tick) + 4, "text-anchor": "end", class: "tick" }, text(tick)));
+  }
+}
+
+function xLabels(svg, ticks, X, y, text) {
+  for (const tick of ticks) svg.append(shape("text", { x: X(tick), y, "text-anchor": "middle", class: "tick" }, text(tick)));
+}
+
+// An axis for shares, 0 to 100 % from left to right, with its lines from top to bottom; returns its scale.
+function shareAxis(svg, left, right, top, bottom, labels = null) {
+  const X = (share) => left + share * (right - left);
+  const ticks = [0, 0.25, 0.5, 0.75, 1];
+  for (const tick of ticks) svg.append(shape("line", { x1: X(tick), x2: X(tick), y1: top, y2: bottom, class: "grid" }));
+  if (labels !== null) xLabels(svg, ticks, X, labels, (tick) => `${100 * tick} %`);
+  return X;
+}
+
+// A mean with its interval, lying: x of [low, mean, high].
+function intervalMark(svg, [low, mean, high], y, color, radius) {
+  const group = svg.appendChild(shape("g", { class: `s${color}` }));
+  group.append(shape("path", { d: `M${low} ${y}H${high}M${low} ${y - 5}v10M${high} ${y - 5}v10`, class: "whisker" }));
+  group.append(shape("circle", { cx: mean, cy: y, r: radius, class: "dot" }));
+  return group;
+}
+
+const VERDICTS = [["correct", 2], ["wrong", 3], ["ungradable", 5]];
+
+function verdictLegend(kinds = VERDICTS) {
+  return node("div", { class: "legend" }, ...kinds.map(([kind, color]) =>
+    node("span", { class: "key" }, node("span", { class: `swatch s${color}` }), kind)));
+}
+
+// Responses in each bin of a histogram, all verdicts together.
+function binTotals(histogram) {
+  return histogram.correct.map((_, i) => VERDICTS.reduce((sum, [kind]) => sum + histogram[kind][i], 0));
+}
+
+// Bars of a histogram, verdicts stacked; Y takes counts times scale.
+function histogramBars(svg, histogram, X, Y, scale = 1) {
+  const { edges, unit } = histogram;
+  for (let i = 0; i + 1 < edges.length; i += 1) {
+    let base = 0;
+    for (const [kind, color] of VERDICTS) {
+      const count = histogram[kind][i];
+      if (!count) continue;
+      const [bottom, top] = [Y(base * scale), Y((base + count) * scale)];
+      const bar = shape("rect", { x: X(edges[i]) + 0.5, width: Math.max(0.5, X(edges[i + 1]) - X(edges[i]) - 1), y: top, height: bottom - top, class: `bar s${color}` });
+      bar.append(shape("title", {}, `${edges[i]} to ${edges[i + 1] - 1} ${unit}: ${count} ${kind}`));
+      svg.append(bar);
+      base += count;
+    }
+  }
+}
+
+// The course of one number, without axes.
+function spark(values) {
+  const [width, height] = [120, 22];
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+  const known = values.filter((v) => v !== null);
+  const [low, high] = [known.reduce((a, b) => Math.min(a, b)), known.reduce((a, b) => Math.max(a, b))];
+  const X = (i) => 3 + (i / Math.max(1, values.length - 1)) * (width - 6);
+  const Y = (v) => (high > low ? 3 + (1 - (v - low) / (high - low)) * (height - 6) : height / 2);
+  drawLine(svg.appendChild(shape("g", { class: "s0" })), { x: values.map((_, i) => i), y: values, kind: "line" }, X, Y);
+  return svg;
+}
 
 // The iteration under the pointer, shared by all charts.
 const cursor = {
@@ -138,13 +208,8 @@ function chart(panel, xRange) {
     const X = (x) => left + inset + ((x - xRange[0]) / (xRange[1] - xRange[0] || 1)) * (width - left - right - 2 * inset);
     const Y = (v) => top + (1 - (map(v) - a) / (b - a)) * (height - top - bottom);
     const unit = panel.log ? (v) => `1e${Math.round(Math.log10(v))}`.replace("e-", "e\u2212") : format;
-    for (const tick of panel.log ? logTicks(low, high) : niceTicks(low, high, 4)) {
-      svg.append(shape("line", { x1: left, x2: width - right, y1: Y(tick), y2: Y(tick), class: "grid" }));
-      svg.append(shape("text", { x: left - 8, y: Y(tick) + 4, "text-anchor": "end", class: "tick" }, unit(tick)));
-    }
-    for (const tick of niceTicks(xRange[0], xRange[1], Math.min(8, width / 70)).filter(Number.isInteger)) {
-      svg.append(shape("text", { x: X(tick), y: height - 6, "text-anchor": "middle", class: "tick" }, String(tick)));
-    }
+    yGrid(svg, panel.log ? logTicks(low, high) : niceTicks(low, high, 4), left, width - right, Y, unit);
+    xLabels(svg, niceTicks(xRange[0], xRange[1], Math.min(8, width / 70)).filter(Number.isInteger), X, height - 6, String);
     svg.append(shape("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }));
     if (panel.stacked) drawStack(svg, panel, X, Y, step);
     else {

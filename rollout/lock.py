@@ -1,0 +1,31 @@
+"""One process at a time works on a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def locked(folder: Path, error: type[Exception], option: str) -> Iterator[None]:
+    """Hold ``folder``, which is made if need be, as long as the block takes; a killed process holds it no longer.
+
+    Raises ``error`` with one line when another process holds it or it cannot be written; the line says to choose
+    another ``option``, e.g. ``--out``.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise error(f"another process is working on {folder}; wait for it or choose another {option}") from None
+    except OSError as reason:
+        why = reason.strerror or reason
+        raise error(f"{folder} cannot be written: {why}; choose another {option}") from reason
+    try:
+        yield
+    finally:
+        lock.release()

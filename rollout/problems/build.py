@@ -1,0 +1,37 @@
+"""The problems that a configuration describes."""
+
+from __future__ import annotations
+
+from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, Source
+from rollout.problems.source import Generator, ProblemError, ProblemSource, Procedural, Split
+
+
+def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
+    """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
+    try:
+        if isinstance(config, ArithmeticSource):
+            from rollout.problems.arithmetic import Arithmetic
+
+            return Arithmetic(**config.model_dump(exclude={"kind"}))
+        from rollout.problems.countdown import Countdown
+
+        return Countdown(**config.model_dump(exclude={"kind"}))
+    except ValueError as error:
+        raise ProblemError(f"{config.kind} problems: {error}") from error
+
+
+def build_source(config: Source, split: Split) -> ProblemSource:
+    """The source that a configuration describes.
+
+    ``split`` matters to procedural sources, which keep the two apart by construction; files are kept apart by their
+    configuration (``skip``, ``limit``) and checked with ``check_disjoint``. Raises ``ProblemError``.
+    """
+    if isinstance(config, JsonlSource):
+        from rollout.problems.jsonl import load_jsonl
+
+        return load_jsonl(config)
+    if isinstance(config, HubSource):
+        from rollout.problems.hub import load_hub
+
+        return load_hub(config)
+    return Procedural(build_generator(config), split)
