@@ -22,7 +22,7 @@ from rl.learner.random_states import random_states, restore
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, LogRatio, Step, known, of_batch, of_steps
 from rl.objectives.build import build
-from rl.objectives.protocol import OWN_METRICS, SHARED, Loss, Objective, Outputs
+from rl.objectives.protocol import Loss, Objective, Outputs
 from rl.objectives.sequences import reference_of, sequence_sums
 from rl.objectives.tally import Tallies, add_up
 from rl.optim.muon import build_optimizer
@@ -300,9 +300,6 @@ class _Part:
 
     @classmethod
     def of(cls, part: Batch, outputs: Outputs, loss: Loss) -> Self:
-        """Raises ``ValueError`` for a metric under a name that is not an objective's to use."""
-        if wrong := [name for name in loss.metrics if not (name in SHARED or name.startswith(OWN_METRICS))]:
-            raise ValueError(f"an objective's own metrics begin with {OWN_METRICS}; found {', '.join(wrong)}")
         logprobs, ratios = outputs.logprobs.detach(), outputs.logprobs.new_empty(0)
         if part.reference_logprobs is not None and len(logprobs):
             ratios = sequence_sums(logprobs - part.reference_logprobs, part.sequence, len(part))

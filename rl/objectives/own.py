@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
+
 from rl.objectives.config import PythonObjectiveConfig
-from rl.objectives.protocol import Loss, Needs, Objective, Outputs
+from rl.objectives.protocol import EMPTY, OWN_METRICS, SHARED, Loss, Needs, Objective, Outputs
+from rollout.plain import one_line
 from rollout.user_code import explain, load, source_of
 
 if TYPE_CHECKING:
@@ -43,7 +46,32 @@ def own(config: PythonObjectiveConfig) -> Objective:
         )
     if found.unit != 1:
         raise ObjectiveError(f"{config.path}: unit is {found.unit}; RL shuffles rollouts one by one, so it has to be 1")
-    return Own(found, file)
+    made = Own(found, file)
+    rehearse(made)
+    return made
+
+
+def rehearse(objective: Objective) -> None:
+    """Try ``objective`` on four made-up responses in two groups: what fails in any case fails before a run begins."""
+    from rl.learner.batch import pack_demonstrations
+
+    batch = pack_demonstrations([((2, 3), (4,) * length) for length in (2, 3, 4, 5)])
+    values = objective.advantages([1.0, 0.0], [True, False]) + objective.advantages([0.5, None], [False, False])
+    logprobs = torch.linspace(-3, -1, int(batch.loss_mask.sum()))
+    batch = replace(
+        batch,
+        advantages=torch.tensor([0.0 if value is None else value for value in values]),
+        groups=("0", "0", "1", "1"),
+        reference_logprobs=logprobs - 0.1,
+    )
+    needs, rows = objective.needs, {"tokens": len(logprobs), "ends": len(batch)}
+    outputs = Outputs(
+        logprobs=logprobs.requires_grad_() if needs.logprobs else EMPTY,
+        entropy=torch.ones_like(logprobs) if needs.logprobs else EMPTY,
+        hidden=torch.ones(rows[needs.hidden], 8, requires_grad=True) if needs.hidden else EMPTY,
+        head=torch.ones(rows[needs.head.at], needs.head.outputs, requires_grad=True) if needs.head else EMPTY,
+    )
+    objective.loss(outputs, batch)
 
 
 @dataclass(frozen=True)
@@ -88,7 +116,12 @@ class Own(Objective):
         found = _called(self.file, self.theirs.loss, outputs, batch)
         if not isinstance(found, Loss) or found.value.ndim or not found.value.requires_grad:
             raise ObjectiveError(
-                f"{self.file}: loss has to return a Loss whose value is a scalar with gradient, not {found}"
+                f"{self.file}: loss has to return a Loss whose value is a scalar with gradient, not "
+                f"{one_line(str(found), 200)}"
+            )
+        if wrong := [name for name in found.metrics if not (name in SHARED or name.startswith(OWN_METRICS))]:
+            raise ObjectiveError(
+                f"{self.file}: metrics of an objective's own begin with {OWN_METRICS}; found {', '.join(wrong)}"
             )
         return found
 

@@ -118,27 +118,32 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_spent(
         ("        return outputs.logprobs.sum()", "a Loss whose value is a scalar with gradient, not"),
         ("        return Loss(outputs.logprobs)", "a Loss whose value is a scalar with gradient, not"),
         ("        return Loss(outputs.logprobs.detach().sum())", "a Loss whose value is a scalar with gradient, not"),
+        (
+            "        return Loss(outputs.logprobs.sum(), {'entropy': None})",
+            "metrics of an objective's own begin with objective/; found entropy",
+        ),
     ],
 )
-def test_a_loss_that_fails_names_its_file_and_line(tmp_path: Path, body: str, told: str) -> None:
+def test_a_loss_that_fails_is_refused_before_anything_is_spent_and_names_file_and_line(
+    tmp_path: Path, body: str, told: str
+) -> None:
+    with pytest.raises(ObjectiveError, match=told) as error:
+        objective_of(tmp_path / "mine.py", HEAD + body)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_fails_later_names_file_and_line_too(tmp_path: Path) -> None:
+    body = "        return Loss(outputs.logprobs.sum() / (batch.total - 24 or (1 / 0)))"
     objective_of(tmp_path / "mine.py", HEAD + body)
     spec = learner_spec(objective={"kind": "python", "path": f"{tmp_path}/mine.py:Mine"})
     learner = Learner(spec, save_tiny_model(tmp_path / "model"))
-    with pytest.raises(ObjectiveError, match=told):
-        learner.step(learner.reference(make_batch()))
-
-
-def test_metrics_of_its_own_have_names_of_their_own(tmp_path: Path) -> None:
-    body = "        return Loss(outputs.logprobs.sum(), {'entropy': None})"
-    objective_of(tmp_path / "mine.py", HEAD + body)
-    spec = learner_spec(objective={"kind": "python", "path": f"{tmp_path}/mine.py:Mine"})
-    learner = Learner(spec, save_tiny_model(tmp_path / "model"))
-    with pytest.raises(ValueError, match="an objective's own metrics begin with objective/; found entropy"):
+    with pytest.raises(ObjectiveError, match=r"mine\.py:5: ZeroDivisionError"):
         learner.step(learner.reference(make_batch()))
 
 
 @pytest.mark.parametrize("found", ["[1.0]", "[float('nan'), 1.0]"])
 def test_advantages_are_as_many_finite_numbers_as_rollouts(tmp_path: Path, found: str) -> None:
-    code = f"{HEAD}        ...\n    def advantages(self, rewards, correct):\n        return {found}"
+    loss = f"{HEAD}        return Loss(outputs.logprobs.sum())"
+    code = f"{loss}\n    def advantages(self, rewards, correct):\n        return {found}"
     with pytest.raises(ObjectiveError, match="advantages of 2 rollouts have to be as many finite numbers or None"):
-        objective_of(tmp_path / "mine.py", code).advantages([1.0, 0.0], [True, False])
+        objective_of(tmp_path / "mine.py", code)
