@@ -57,6 +57,8 @@ class Response:
     """The tokens themselves, where they are known."""
     error: str = ""
     """Why it was aborted."""
+    score: Score | None = None
+    """The verdict of its environment, where that gave one; the grader is then not asked."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ def evaluate(
         known = scores.get(ask.key) if ask.key in responses else None
         if known and not known.gradable:
             known = None
-        score = known or grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()[0]
+        score = known or response.score
+        if score is None:
+            (score,) = grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()
         if record and not known:
             record.keep_score(ask.key, score)
         answer = Answer(ask.problem, ask.sample, response, score)

@@ -194,6 +194,9 @@ class Session:
         self.write_model = model_writer(self.machines.policy, self.setup)
         self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
         self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
+        self.episodes = self.setup.episodes()
+        if self.episodes is not None:
+            self.stack.callback(self.episodes.close)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -313,6 +316,7 @@ class Session:
             Sampling(temperature=temperature, stop_token_ids=self.setup.end),
             config.rollout.max_tokens,
             config.engine.max_model_len,
+            self.episodes,
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
@@ -355,6 +359,7 @@ class Session:
             rewarder=self.rewarder,
             objective=self.objective,
             render=self.setup.render,
+            episodes=self.episodes,
             probe=self.probe,
             evaluate=evaluate_at,
             journal=self.journal,

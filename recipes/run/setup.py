@@ -11,6 +11,8 @@ from typing import Any
 from recipes.run.demonstrations import refuses
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
 from rl.rewarding import build_grader
+from rollout.environments.build import build_environment, check_turns
+from rollout.environments.episodes import Episodes
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.models.templates import check_template
@@ -68,6 +70,10 @@ class Setup:
         """The prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
+    def episodes(self) -> Episodes | None:
+        """The run's environment at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+        return open_episodes(self.config, self.transcript)
+
     def usable(self, wanted: int) -> list[int]:
         """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
 
@@ -77,6 +83,14 @@ class Setup:
         if not found:
             raise ProblemError(f"no training problem fits the context; {self.screen.note('training problems')}")
         return found
+
+
+def open_episodes(config: RunConfig, transcript: Transcript) -> Episodes | None:
+    """The environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+    if config.environment is None:
+        return None
+    environment = build_environment(config.environment, lambda: build_grader(config.reward))
+    return Episodes(environment, transcript, config.environment)
 
 
 def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], Prompt]:
@@ -107,6 +121,10 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     transcript = Transcript(tokenizer, end, framing.system, framing.arguments)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
+    if config.environment is not None:
+        check_turns(config.environment, transcript)
+        if episodes := open_episodes(config, transcript):  # what is wrong with code of the user's own is said now
+            episodes.close()
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
     if not isinstance(held_out, ProblemList):
         check_disjoint(train, ProblemList(chosen, "problems.heldout"))

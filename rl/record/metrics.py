@@ -114,6 +114,17 @@ METRICS = {
     "tokens/saved_by_repetition": Metric(
         "tokens", "Tokens up to the length cap that stopping repeated text left undrawn."
     ),
+    # The environment, where there is one.
+    "turns/mean": Metric("turns", "Mean turns of the policy in a finished rollout."),
+    "turns/max": Metric("turns", "Most turns of the policy in one finished rollout."),
+    "tokens/fed": Metric("tokens", "Tokens in the finished rollouts that the environment wrote; never trained on."),
+    "environment/answers": Metric("turns", "Turns that the environment answered, since this process began."),
+    "environment/failures": Metric(
+        "rollouts", "Its answers that failed or took too long, since this process began; ungradable, never reward 0."
+    ),
+    "environment/clipped": Metric(
+        "rollouts", "Ended because its answer did not fit the context, since this process began."
+    ),
     # Engines, and how far they and the learner agree.
     "gap/mean": Metric("nats", "Mean |engine - learner| log-prob over this iteration's sampled tokens."),
     "gap/max": Metric("nats", "Largest |engine - learner| log-prob over this iteration's sampled tokens."),

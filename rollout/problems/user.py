@@ -24,7 +24,7 @@ from rewards.verify import check_verifier
 from rollout.problems.config import PythonSource
 from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, Split
-from rollout.types import Problem
+from rollout.types import Message, Problem
 from rollout.user_code import UserCodeError, explain, load, source_of
 
 T = TypeVar("T")
@@ -164,9 +164,10 @@ class _Task:
             raise ProblemError(f"{self.code.place(index)}: is {type(made).__name__}, not a Problem")
         return self.code.known(made, index)
 
-    def demonstration(self, problem: Problem, rng: Random) -> str:
+    def demonstration(self, problem: Problem, rng: Random) -> str | Sequence[Message]:
         """See ``Generator``."""
-        return str(self._call(lambda: self.inner.demonstration(problem, rng)))
+        made = self._call(lambda: self.inner.demonstration(problem, rng))
+        return made if isinstance(made, list | tuple) else str(made)
 
     def _call(self, make: Callable[[], T]) -> T:
         try:
