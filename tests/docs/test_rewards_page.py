@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -18,7 +19,7 @@ from recipes.commands.cli import main
 from recipes.run.session import run
 from rl.config import RunConfig
 from rl.config_io import read_file, validate
-from rl.record.log import read_metrics
+from rl.record.log import read_evaluations, read_metrics
 from rl.rewarding import build_grader
 from rollout.grading import Answered, Grading
 from rollout.problems.build import build_source
@@ -96,4 +97,6 @@ def test_the_recipe_trains(saved: Path) -> None:
     (row,) = read_metrics(saved / "run")
     assert (row["grader/calls"], row["grader/failed"]) == (6 + 8, 0), "training, and evaluation before RL"
     assert "reward/part/hedges" in row
+    summary = json.loads((saved / "run" / "summary.json").read_bytes())
+    assert summary["reward_before"]["mean"] == read_evaluations(saved / "run")[0].reward.mean  # type: ignore[union-attr]
     assert read_file(saved / "run" / "config.yaml")["reward"]["function"] == f"{saved}/my_reward.py:reward"
