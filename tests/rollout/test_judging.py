@@ -18,7 +18,7 @@ from rollout.grading import Answered, Grading, VerifierGrader
 from rollout.judging import COUNTED, JudgeGrader
 from rollout.types import Problem, StopReason
 
-PROGRAM = Problem(
+PROGRAM = Problem.ask(
     "double", "Print twice the number.", "-", "code", extra={"tests": [{"input": "3\n", "output": "6\n"}]}
 )
 RIGHT = "```python\nprint(2 * int(input()))\n```"
