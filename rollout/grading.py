@@ -53,6 +53,8 @@ Verify = Callable[[Problem, str], Score]
 
 def by_name(problem: Problem, text: str, timeout_s: float = GRADER_TIMEOUT_S) -> Score:
     """The score of the verifier that the problem names; ``timeout_s`` is for those that can take long."""
+    if not problem.verifier:
+        return Score.ungradable("the problem names no verifier, and the run has no reward of its own (reward.function)")
     reference = Reference(problem.answer, problem.prompt, problem.extra)
     return get_verifier(problem.verifier, timeout_s)(text, reference)
 

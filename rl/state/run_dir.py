@@ -268,7 +268,7 @@ class RunDir:
             )
 
     def _check_user_code(self, now: Mapping[str, str]) -> None:
-        """A run is of one reward: what its stored verdicts mean must not change in the middle."""
+        """A run is of one reward and one objective: what it stores must not change its meaning in the middle."""
         began = _read_info(self.info).get("user_code", {})
         for spec, digest in now.items():
             if began.get(spec, digest) != digest:

@@ -115,9 +115,10 @@ class _Code:
             raise ProblemError(f"{self.place(index)}: {error}") from error
 
     def known(self, problem: Problem, index: int) -> Problem:
-        """The problem itself. Raises ``ProblemError`` when there is no verifier of the name that it gives."""
+        """The problem itself. Raises ``ProblemError`` when it names a verifier that there is not."""
         try:
-            check_verifier(problem.verifier)
+            if problem.verifier:  # without one the run's own reward judges
+                check_verifier(problem.verifier)
         except ValueError as error:
             raise ProblemError(f"{self.place(index)}: {error}") from error
         return problem
