@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from factories import problem
@@ -86,7 +87,7 @@ def test_the_entry_points_are_toml() -> None:
     assert {"k15.rewards", "k15.recipes"} == set(groups)
 
 
-def test_the_recipe_trains(saved: Path) -> None:
+def test_the_recipe_trains(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its own task, demonstrations and reward, with a model and budgets small enough for a test."""
     recipe, small = resolve("my_recipe.py", None, []), tiny()
     kept = {name: getattr(recipe, name) for name in ("recipe", "reward")}
@@ -100,3 +101,13 @@ def test_the_recipe_trains(saved: Path) -> None:
     summary = json.loads((saved / "run" / "summary.json").read_bytes())
     assert summary["reward_before"]["mean"] == read_evaluations(saved / "run")[0].reward.mean  # type: ignore[union-attr]
     assert read_file(saved / "run" / "config.yaml")["reward"]["function"] == f"{saved}/my_reward.py:reward"
+
+    # The same reward grades the run's stored rollouts, and its model on the held-out problems, again [invariant 10].
+    assert main(["grade", "run"]) == 0
+    assert "6 rollouts: " in (told := capsys.readouterr().err)
+    assert "all as stored" in told
+    assert main(["eval", "heldout", "--model", "run", "--out", "again"]) == 0
+    after = pq.read_table(saved / "run" / "eval" / "after.parquet").to_pylist()
+    again = pq.read_table(saved / "again" / "samples.parquet").to_pylist()
+    assert [(row["problem"], row["score"]) for row in again] == [(row["problem"], row["score"]) for row in after]
+    assert {row["score"] for row in after} != {None}
