@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -331,6 +332,9 @@ class Session:
         answers = evaluate(responder, asks, self.grading, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
+        lost = Counter(answer.score.reason for answer in answers if not answer.score.gradable)
+        for reason, count in lost.most_common(loop.MOST_REASONS):
+            self.watch.warn(f"{count} responses ungradable and left out of the evaluation: {reason}")
         return result_of(answers, samples)
 
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
