@@ -13,6 +13,7 @@ from run_kit import tiny
 from recipes.commands.choose import resolve, short_name
 from recipes.commands.cli import main
 from recipes.commands.usage import UsageError
+from recipes.run.session import run as run_config
 from recipes.run.setup import user_code
 
 RECIPE = """
@@ -134,3 +135,17 @@ def test_a_run_knows_the_text_of_the_reward_and_of_the_objective(here: Path) -> 
     assert user_code(config).keys() == code.keys()
     assert not set(user_code(config).values()) & set(code.values())
     assert user_code(tiny()) == {}
+
+
+def test_a_reward_that_always_fails_stops_the_run_and_can_be_mended(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine.py").write_text("def reward(problem, response):\n    return problem.anwser in response\n")
+    config = tiny(iterations=1, warmup=None, reward={"function": "mine.py:reward"})
+    assert run_config(config, here / "run") == 1
+    shown = capsys.readouterr()
+    where = f"{here}/mine.py:2: AttributeError: 'Problem' object has no attribute 'anwser'"
+    assert f"the reward was tried on an empty response: {where}" in shown.out
+    assert f"none of 4 responses could be graded; 4 of them: {where}; mend the reward" in shown.err
+    (here / "mine.py").write_text("def reward(problem, response):\n    return problem.answer in response\n")
+    assert run_config(config, here / "run") == 0
