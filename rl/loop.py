@@ -176,7 +176,8 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
 
     parts.watch.stage("score")
     with timer("score"):
-        scored = parts.rewarder.collect()
+        with parts.stopper.interruptible():  # a reward of the user's own may take its time
+            scored = parts.rewarder.collect()
         for reason, count in failures(scored).most_common(MOST_REASONS):
             parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})

@@ -10,6 +10,7 @@ from typing import Any
 
 from recipes.run.demonstrations import refuses
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rl.objectives.config import PythonObjectiveConfig
 from rl.rewarding import build_grader
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.episodes import Episodes
@@ -21,7 +22,10 @@ from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
 from rollout.types import Problem, Prompt
 from rollout.user_code import digest as digest_of
-from rollout.user_reward import GROUP
+from rollout.user_reward import GROUP as REWARDS
+
+OBJECTIVES = "k15.objectives"
+"""Entry points that name objectives; ``rl.objectives.own``, which has the name too, loads torch."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Setup:
     notes: tuple[str, ...] = ()
     """One line each on data that was left out."""
     user_code: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of the file behind each reward of the user's own."""
+    """SHA-256 of the file behind each reward and objective of the user's own."""
 
     @property
     def judged_on(self) -> str:
@@ -144,14 +148,17 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
 
 
 def user_code(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of each file of the user's own that the run's verdicts depend on. Raises ``UserCodeError``.
+    """SHA-256 of each file of the user's own that verdicts and updates depend on. Raises ``UserCodeError``.
 
-    Loaded once here, so that a reward that cannot be used costs nothing.
+    Loaded once here, so that a reward that cannot be used costs nothing. Problems have a fingerprint of their own.
     """
-    if config.reward.function is None:
-        return {}
-    build_grader(config.reward).close()
-    return {config.reward.function: digest_of(config.reward.function, GROUP)}
+    reward, objective = config.reward.function, config.learner.objective
+    used = {reward: REWARDS} if reward else {}
+    if reward:
+        build_grader(config.reward).close()
+    if isinstance(objective, PythonObjectiveConfig):
+        used[objective.path] = OBJECTIVES
+    return {spec: digest_of(spec, group) for spec, group in used.items()}
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:

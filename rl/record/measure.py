@@ -96,6 +96,7 @@ def of_rollouts(
         "groups/finished": len(scored),
         "groups/trainable": sum(any(r.id in advantages for r in item.group.rollouts) for item in scored),
         "groups/all_right": sum(bool(row) and all(r.correct for r in row) for row in graded),
+        "groups/flat": sum(bool(row) and len({r.score and r.score.reward for r in row}) == 1 for row in graded),
         "groups/all_wrong": sum(bool(row) and not any(r.correct for r in row) for row in graded),
     }
 
@@ -137,6 +138,7 @@ def of_evaluation(evaluation: Evaluation | None) -> Row:
         "eval/accuracy": accuracy.mean,
         "eval/low": accuracy.low,
         "eval/high": accuracy.high,
+        **({"eval/reward": evaluation.reward.mean} if evaluation.reward else {}),
         "eval/n": accuracy.n,
         "eval/tokens": evaluation.tokens.mean,
     }

@@ -61,6 +61,7 @@ METRICS = {
     "groups/trainable": Metric("groups", "Groups with at least one rollout that carried loss."),
     "groups/all_right": Metric("groups", "Groups whose graded rollouts are all correct: no signal but length."),
     "groups/all_wrong": Metric("groups", "Groups whose graded rollouts are all wrong."),
+    "groups/flat": Metric("groups", "Groups whose rewards before length are all equal: no signal but length."),
     "problems/overlong": Metric(
         "problems", "Training problems left out so far because their prompts do not fit the context."
     ),
@@ -143,6 +144,7 @@ METRICS = {
     "eval/accuracy": Metric("share", "Held-out accuracy under the weights that this iteration starts from."),
     "eval/low": Metric("share", "Lower end of its 95 % interval."),
     "eval/high": Metric("share", "Upper end of its 95 % interval."),
+    "eval/reward": Metric("", "Mean reward of its responses; the accuracy itself where verifiers grade."),
     "eval/n": Metric("problems", "Held-out problems in it."),
     "eval/tokens": Metric("tokens", "Mean length of its responses."),
     # Time and memory.
