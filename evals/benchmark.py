@@ -1,4 +1,7 @@
-"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how."""
+"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how.
+
+A user's own needs no file there: ``k15 eval my_benchmark.py`` (docs/extend.md).
+"""
 
 from __future__ import annotations
 
@@ -98,6 +101,8 @@ class Benchmark:
     """Field with the date of a problem (ISO), for ``--from`` and ``--until``."""
     shots: Shots | None = None
     """Solved examples for ``--shots``."""
+    code: str = ""
+    """SHA-256 of the file that a user's benchmark is from; a record goes on only under the same one. Empty: ours."""
 
     def with_settings(self, **changes: Any) -> Benchmark:
         """The same with other settings; those that are ``None`` stay."""

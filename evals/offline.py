@@ -71,7 +71,8 @@ def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Ans
 def _settings(task: Task) -> dict[str, Any]:
     """What may not change between two processes that share a record. More samples or problems may be added."""
     fixed = {key: value for key, value in task.settings.items() if key not in ("samples", "limit")}
-    return {"benchmark": task.benchmark.name, **fixed, **task.identity}
+    code = {"code": task.benchmark.code} if task.benchmark.code else {}
+    return {"benchmark": task.benchmark.name, **code, **fixed, **task.identity}
 
 
 class Clock:

@@ -1,4 +1,5 @@
-"""Code that a user brings: rewards, problem sources, environments, objectives and recipes, loaded by one line of text.
+"""Code that a user brings, loaded by one line of text: rewards, problem sources, environments, objectives, recipes and
+benchmarks.
 
 The line (a *spec*) is ``my_file.py:name``, ``package.module:name``, or the name of an entry point that an installed
 package declares. Every mistake is a ``UserCodeError`` of one line that names the user's file and line. Imports nothing
@@ -24,7 +25,7 @@ from typing import Any
 
 from rollout.plain import one_line
 
-GROUPS = ("k15.rewards", "k15.problems", "k15.recipes", "k15.objectives", "k15.environments")
+GROUPS = ("k15.rewards", "k15.problems", "k15.recipes", "k15.objectives", "k15.environments", "k15.benchmarks")
 """Entry points that packages may declare, by what they are for."""
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")

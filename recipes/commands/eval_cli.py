@@ -18,6 +18,7 @@ goes on where it was: no answer is drawn twice. docs/evaluation.md has the rest.
 benchmarks (`k15 eval --list` shows settings)
   {names}
   heldout: a run's own held-out problems, as its own evaluation puts them
+  my_benchmark.py, package.module:name: your own (docs/extend.md)
 
 examples
   k15 eval aime2024,math500 --model runs/mine --n 8
@@ -123,6 +124,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from recipes.commands.eval_options import EvalError
     from rollout.models.prompts import PromptError
     from rollout.problems.source import ProblemError
+    from rollout.user_code import UserCodeError
 
     if arguments.list:
         print(listing())
@@ -134,7 +136,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError("give either --model, which answers, or --predictions, which are graded")
     return guarded(
         lambda: evaluate_all(options_of(arguments, wanted)),
-        (EvalError, UnknownBenchmark, PredictionError, ProblemError, PromptError),
+        (EvalError, UnknownBenchmark, UserCodeError, PredictionError, ProblemError, PromptError),
     )
 
 
@@ -202,9 +204,11 @@ def listing() -> str:
     from textwrap import fill
 
     from evals.benchmarks import get, names
+    from evals.own import GROUP
+    from rollout.user_code import names_of
 
     blocks = []
-    for name in names():
+    for name in (*names(), *names_of(GROUP)):
         b = get(name)
         settings = f"n {b.samples}, temperature {b.temperature:g}, top-p {b.top_p:g}, {b.max_tokens} tokens"
         text = fill(b.published, 100, initial_indent="  ", subsequent_indent="  ")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rollout.config import Config
+from rollout.config import Config, UserCode
 
 LengthNorm = Literal["none", "response", "max_tokens"]
 """What each sequence's loss is divided by."""
@@ -91,7 +91,7 @@ class PythonObjectiveConfig(Config):
     """An objective of your own: docs/objectives.md has one in full."""
 
     kind: Literal["python"] = "python"
-    path: str
+    path: UserCode
     """``my_file.py:name``, ``module:name``, or the name of an entry point of the group ``k15.objectives``: an
     ``rl.objectives.protocol.Objective``, or what returns one. Learners on other machines need the file, too."""
     options: dict[str, Any] = {}

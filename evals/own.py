@@ -1,0 +1,60 @@
+"""Benchmarks that a user brings: a file, a module or an installed package in place of a name of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar
+
+from evals.benchmark import Benchmark
+from evals.benchmarks import names
+from rollout.user_code import UserCodeError, explain, is_file, load, names_of, source_of
+
+GROUP = "k15.benchmarks"
+"""Entry points that name benchmarks."""
+DEFAULT = "BENCHMARK"
+"""What a file without a name behind it has to define."""
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+R = TypeVar("R")
+
+
+def is_own(spec: str) -> bool:
+    """Whether ``spec`` can only mean a user's benchmark; loads nothing."""
+    return is_file(spec) or ":" in spec or spec in names_of(GROUP)
+
+
+def load_own(spec: str) -> Benchmark:
+    """The benchmark that ``spec`` names. What its functions fail with is a ``UserCodeError`` with their file and line.
+
+    Raises ``UserCodeError``.
+    """
+    loaded = load(spec, GROUP)
+    found = loaded if isinstance(loaded, Benchmark) else getattr(loaded, DEFAULT, None)
+    path, text = source_of(spec, loaded)
+    file = path or spec
+    if not isinstance(found, Benchmark):
+        raise UserCodeError(f"{file}: {DEFAULT} must be an evals.benchmark.Benchmark, not {type(found).__name__}")
+    if not _NAME.fullmatch(found.name) or found.name in (*names(), "heldout"):
+        raise UserCodeError(
+            f"{file}: the name {found.name!r} is taken or cannot name a folder; choose another, of letters and digits"
+        )
+    if found.make is None and not found.file:
+        raise UserCodeError(f"{file}: {found.name} has no problems: give it file= or make=")
+    theirs = {"ask": found.ask, "keep": found.keep, "convert": found.convert, "make": found.make}
+    named = {name: _explained(function, file) for name, function in theirs.items() if function is not None}
+    return replace(found, code=hashlib.sha256(text).hexdigest() if text else "", **named)
+
+
+def _explained(function: Callable[..., R], file: str) -> Callable[..., R]:
+    @wraps(function)
+    def called(*given: Any) -> R:
+        try:
+            return function(*given)
+        except Exception as error:
+            raise UserCodeError(explain(error, file)) from error
+
+    return called
