@@ -16,19 +16,19 @@ from rollout.user_code import UserCodeError, explain, is_file, load, names_of, s
 GROUP = "k15.benchmarks"
 """Entry points that name benchmarks."""
 DEFAULT = "BENCHMARK"
-"""What a file without a name behind it has to define."""
+"""The name that is looked up in a file when the spec gives none."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 R = TypeVar("R")
 
 
 def is_own(spec: str) -> bool:
-    """Whether ``spec`` can only mean a user's benchmark; loads nothing."""
+    """Return whether ``spec`` can only mean a user's benchmark; loads nothing."""
     return is_file(spec) or ":" in spec or spec in names_of(GROUP)
 
 
 def load_own(spec: str) -> Benchmark:
-    """The benchmark that ``spec`` names. What its functions fail with is a ``UserCodeError`` with their file and line.
+    """Load the benchmark that ``spec`` names. An error in its functions becomes a ``UserCodeError`` with file and line.
 
     Raises ``UserCodeError``.
     """
