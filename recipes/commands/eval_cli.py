@@ -1,4 +1,4 @@
-"""The commands ``eval``, ``compare`` and ``serve``: arguments, and what failures mean. Loads nothing heavy."""
+"""The commands ``eval``, ``compare`` and ``serve``: arguments and exit codes. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def add_commands(command: AddCommand) -> None:
 
 
 def wrapped(names: list[str], width: int = 108) -> str:
-    """Names with commas, in lines."""
+    """Return names separated by commas, broken into lines."""
     lines = [""]
     for name in names:
         if len(lines[-1]) + len(name) + 2 > width:
@@ -141,7 +141,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
-    """``recipes.commands.eval.Options`` from the command line."""
+    """Return the ``Options`` of ``k15 eval`` for a command line."""
     from evals.data import Choice
     from recipes.commands.eval_options import Options
 
@@ -200,7 +200,7 @@ def guarded(work: Callable[[], int], usage: tuple[type[Exception], ...]) -> int:
 
 
 def listing() -> str:
-    """Every benchmark: title, settings, and how published numbers are made."""
+    """Return the text of ``--list``: of every benchmark title, settings, and the settings of published numbers."""
     from textwrap import fill
 
     from evals.benchmarks import get, names
@@ -252,7 +252,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def split_extra(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The command's own arguments, and those after ``--``, which are vLLM's."""
+    """Split the arguments into the command's own and those after ``--``, which are vLLM's."""
     given = list(arguments)
     if "--" not in given:
         return given, ()
