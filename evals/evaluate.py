@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Response:
     """The tokens themselves, where they are known."""
     error: str = ""
     """Why it was aborted."""
+    score: Score | None = None
+    """The verdict of its environment, where that gave one; the grader is then not asked."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ def evaluate(
         known = scores.get(ask.key) if ask.key in responses else None
         if known and not known.gradable:
             known = None
-        score = known or grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()[0]
+        score = known or response.score
+        if score is None:
+            (score,) = grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()
         if record and not known:
             record.keep_score(ask.key, score)
         answer = Answer(ask.problem, ask.sample, response, score)
@@ -170,12 +175,18 @@ def evaluate(
         graders.shutdown(wait=True, cancel_futures=True)
 
 
+class NothingGraded(ValueError):
+    """The grader failed on every response; one line with the commonest reason."""
+
+
 @dataclass(frozen=True)
 class Result:
     """An evaluation of one model on one set of problems under one sampling, in a few numbers."""
 
     accuracy: Estimate
     """avg@n over problems with its 95 % interval; ungradable responses are left out."""
+    reward: Estimate
+    """Mean reward of the same responses, with a bootstrap interval over problems."""
     tokens: Estimate
     """Mean response tokens with a bootstrap interval over problems."""
     median_tokens: float
@@ -196,11 +207,22 @@ def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
 
 
 def result_of(answers: Sequence[Answer], samples: int) -> Result:
-    """Compute the statistics of graded answers whose lengths are known; problems are the independent units."""
+    """Compute the statistics of graded answers whose lengths are known; problems are the independent units.
+
+    Raises ``NothingGraded`` when the grader failed on every one.
+    """
     groups = by_problem(answers)
+    graded = [[a.score for a in group if a.score.gradable] for group in groups]
+    if not any(graded):
+        (reason, count), *_ = Counter(answer.score.reason for answer in answers).most_common(1)
+        raise NothingGraded(
+            f"none of {len(answers)} responses could be graded; {count} of them: {reason}; mend the reward or the "
+            "problems, and the same command goes on"
+        )
     lengths = [[float(a.response.tokens or 0) for a in group] for group in groups]
     return Result(
-        accuracy=mean_ci([[float(a.score.correct) for a in group if a.score.gradable] for group in groups]),
+        accuracy=mean_ci([[float(score.correct) for score in row] for row in graded]),
+        reward=bootstrap_ci([[score.reward or 0.0 for score in row] for row in graded]),
         tokens=bootstrap_ci(lengths),
         median_tokens=statistics.median(length for row in lengths for length in row),
         truncated=sum(answer.response.stop is StopReason.LENGTH for answer in answers) / len(answers),

@@ -114,6 +114,7 @@ def response_to_json(response: Response) -> Json:
         "stop": response.stop,
         "tokens": response.tokens,
         "error": response.error,
+        **({} if response.score is None else {"judged": score_to_json(response.score)}),
         "token_ids": list(response.token_ids),
     }
 
@@ -121,7 +122,8 @@ def response_to_json(response: Response) -> Json:
 def response_from_json(row: Json) -> Response:
     """Inverse of ``response_to_json``."""
     stop = None if row["stop"] is None else StopReason(row["stop"])
-    return Response(row["response"], stop, row["tokens"], tuple(row["token_ids"]), row["error"])
+    score = score_from_json(row["judged"]) if "judged" in row else None
+    return Response(row["response"], stop, row["tokens"], tuple(row["token_ids"]), row["error"], score)
 
 
 def score_to_json(score: Score) -> Json:

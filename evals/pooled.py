@@ -8,7 +8,8 @@ from typing import Protocol
 
 from evals.evaluate import Ask, Done, Response
 from rollout.engine import Request, Sampling
-from rollout.pool.board import Completion
+from rollout.environments.episodes import Episodes
+from rollout.pool.board import Completion, Turns
 from rollout.types import Problem, Prompt, Rollout, StopReason, TokenIds
 
 
@@ -16,7 +17,11 @@ class Generator(Protocol):
     """The part of the pool that evaluation uses."""
 
     def generate(
-        self, requests: Sequence[Request], *, on_rest: Callable[[Completion], None] | None = None
+        self,
+        requests: Sequence[Request],
+        *,
+        on_rest: Callable[[Completion], None] | None = None,
+        turns: Turns | None = None,
     ) -> list[Completion]:
         """One completion per request, in order; each goes to ``on_rest`` as soon as it is there."""
 
@@ -36,6 +41,8 @@ class PoolResponder:
     """Longest response."""
     context: int
     """Most tokens of prompt and response together."""
+    episodes: Episodes | None = None
+    """Answers when the policy has ended a turn; ``None``: the end token ends the response."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``. Raises ``AllEnginesDead``; a response that failed too often is handed over aborted."""
@@ -58,6 +65,10 @@ class PoolResponder:
             rollout = Rollout(completion.key, prompts[ask.problem.id], completion.segments, stop)
             text = self.graded(rollout.before_last_turn(), rollout.last_turn())
             tokens = tuple(rollout.token_ids.tolist())
-            done(ask, Response(text, stop, rollout.length, tokens, completion.error))
+            done(ask, Response(text, stop, rollout.length, tokens, completion.error, completion.score))
 
-        self.pool.generate(requests, on_rest=rest)
+        turns = None
+        if self.episodes is not None:
+            begun = {key: (ask.problem, Rollout(key, prompts[ask.problem.id])) for key, ask in waiting.items()}
+            turns = self.episodes.turns_of(begun)
+        self.pool.generate(requests, on_rest=rest, turns=turns)

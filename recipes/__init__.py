@@ -5,6 +5,7 @@ from __future__ import annotations
 RECIPES: dict[str, str] = {
     "quickstart": "recipes.quickstart",
     "warmup": "recipes.warmup",
+    "tool_math": "recipes.tool_math",
     "smollm2": "recipes.smollm2",
     "long2short": "recipes.long2short",
 }

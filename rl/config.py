@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from rewards.score import GRADER_TIMEOUT_S
 from rl.objectives.config import ChosenObjective, MirrorDescentConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
+from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import AttentionConfig
 from rollout.models.framing import Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
@@ -345,6 +346,8 @@ class RunConfig(Config):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     reward: RewardConfig = RewardConfig()
+    environment: EnvironmentConfig | None = None
+    """What answers when the policy has ended a turn; ``null``: nothing, the end token ends the response."""
     sampling: SamplingConfig = SamplingConfig()
     eval: EvalConfig = EvalConfig()
     promise: PromiseConfig | None = None

@@ -23,6 +23,7 @@ from rl.state.checkpoint import RunState, Totals
 from rl.state.journal import Journal
 from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
+from rollout.environments.episodes import Episodes
 from rollout.partial import fold
 from rollout.pool.pool import Pool, PublishReport
 from rollout.progress import Progress
@@ -85,6 +86,8 @@ class Parts:
     objective: Objective
     """From a group's rewards to advantages; the learner has the same."""
     render: Callable[[Problem], Prompt]
+    episodes: Episodes | None
+    """The rollouts' environment; ``None``: an end token ends the response."""
     probe: Callable[[], list[list[int]]]
     """Token sequences on which engine and learner must agree after each publish."""
     evaluate: Callable[[int], Evaluation]
@@ -169,13 +172,12 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
     fresh = new_groups(problems, i, config.rollout.k, parts.render)
     with timer("generate"), parts.stopper.interruptible():
         groups, replayed = sample(unfinished + fresh, i, config, parts)
-    finished, unfinished = split(groups)
+    _, unfinished = split(groups)
 
     parts.watch.stage("score")
     with timer("score"):
-        for group in finished:
-            parts.rewarder.submit(group, i)
-        scored = parts.rewarder.collect()
+        with parts.stopper.interruptible():  # a reward of the user's own may take its time
+            scored = parts.rewarder.collect()
         for reason, count in failures(scored).most_common(MOST_REASONS):
             parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
         parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
@@ -204,6 +206,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         engines=parts.pool.stats(),
         evaluation=evaluation,
         overlong=len(parts.sampler.overlong),
+        episodes=parts.episodes.counts if parts.episodes is not None else None,
         seconds=timer.seconds,
     )
     row = parts.log.write(i, measure(done, config.rollout) | parts.rewarder.counts())
@@ -221,9 +224,11 @@ def advantages_of(item: ScoredGroup, objective: Objective) -> list[float | None]
 def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tuple[list[Group], int]:
     """At most one new segment per rollout; what an earlier process drew of this iteration is taken from the journal.
 
-    Returns the groups and the number of tokens that came from there.
+    A group goes to the rewarder as soon as it is finished, while others are still drawn. Returns the groups and the
+    number of tokens that came from the journal.
     """
-    groups = fold(groups, parts.journal.open(i), i, config.rollout, config.engine.max_model_len)
+    ends = parts.pool.stop_token_ids if parts.episodes is not None else ()
+    groups = fold(groups, parts.journal.open(i), i, config.rollout, config.engine.max_model_len, ends)
     replayed = drawn_under(groups, i)
     parts.watch.stage("generate", sum(not rollout.finished for group in groups for rollout in group.rollouts))
 
@@ -234,7 +239,10 @@ def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tupl
         through = sum(delta.done and not delta.error for delta in deltas)
         parts.watch.advance(through, sum(len(delta.token_ids) for delta in deltas))
 
-    return parts.pool.extend(groups, i, on_progress=progress), replayed
+    def finished(group: Group) -> None:
+        parts.rewarder.submit(group, i)
+
+    return parts.pool.extend(groups, i, progress, finished, parts.episodes), replayed
 
 
 def add_up(

@@ -13,6 +13,7 @@ from rewards.score import Score
 from rl.config import RewardConfig
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
 from rollout.types import Group, Problem, Rollout, StopReason, TokenIds
+from rollout.user_code import named
 
 Graded = Callable[[TokenIds, TokenIds], str]
 """``(tokens before a turn, tokens of the turn)`` -> graded text (``rollout.models.prompts.Transcript.graded``)."""
@@ -38,9 +39,21 @@ class ScoredGroup:
         return sum(rollout.correct for rollout in graded) / len(graded) if graded else None
 
 
-def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> list[Answered]:
-    """Finished rollouts as a grader sees them, in order: each by its last turn."""
-    return [Answered(problem, graded(one.before_last_turn(), one.last_turn()), one.stop) for one in rollouts]
+def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> list[Answered | Score]:
+    """Finished rollouts as a grader sees them, in order: each by its last turn, or with the score that it has.
+
+    One whose tokens cannot be decoded is ungradable.
+    """
+
+    def one(rollout: Rollout) -> Answered | Score:
+        if rollout.score is not None:  # its environment's
+            return rollout.score
+        try:
+            return Answered(problem, graded(rollout.before_last_turn(), rollout.last_turn()), rollout.stop)
+        except Exception as error:  # noqa: BLE001  the named boundary to tokenizers: counted as ungradable
+            return Score.ungradable(named(error))
+
+    return [one(rollout) for rollout in rollouts]
 
 
 def build_grader(config: RewardConfig, on_ray: bool = False) -> Grader:
@@ -102,8 +115,7 @@ class Rewarder:
 
     def submit(self, group: Group, iteration: int) -> None:
         """Begin to grade a finished group of this iteration; rollouts that have a score already keep it."""
-        ungraded = [rollout for rollout in group.rollouts if rollout.score is None]
-        scores = self.grading.submit(partial(answered, group.problem, ungraded, self.graded))
+        scores = self.grading.submit(partial(answered, group.problem, group.rollouts, self.graded))
         self._pending.append((group, iteration, scores))
 
     def collect(self) -> list[ScoredGroup]:
@@ -111,13 +123,10 @@ class Rewarder:
         grader.
         """
         pending, self._pending = sorted(self._pending, key=lambda item: item[0].id), []
-        scored = []
-        for group, iteration, future in pending:
-            fresh = iter(future.result())
-            scores = [rollout.score or next(fresh) for rollout in group.rollouts]
-            weight = self.length_weight(iteration)
-            scored.append(reward_group(group, scores, weight, self.config.repetition_penalty))
-        return scored
+        return [
+            reward_group(group, scores.result(), self.length_weight(iteration), self.config.repetition_penalty)
+            for group, iteration, scores in pending
+        ]
 
     def counts(self) -> dict[str, float]:
         """What the grader counted since this was last asked, as rows ``grader/<name>`` of the metrics."""

@@ -53,6 +53,8 @@ Verify = Callable[[Problem, str], Score]
 
 def by_name(problem: Problem, text: str, timeout_s: float = GRADER_TIMEOUT_S) -> Score:
     """The score of the verifier that the problem names; ``timeout_s`` is for those that can take long."""
+    if not problem.verifier:
+        return Score.ungradable("the problem names no verifier, and the run has no reward of its own (reward.function)")
     reference = Reference(problem.answer, problem.prompt, problem.extra)
     return get_verifier(problem.verifier, timeout_s)(text, reference)
 
@@ -156,25 +158,27 @@ class Grading:
         """With a plain function as the grader."""
         return cls(VerifierGrader(verify, threads))
 
-    def submit(self, answers: Callable[[], Sequence[Answered]]) -> Future[list[Score]]:
+    def submit(self, answers: Callable[[], Sequence[Answered | Score]]) -> Future[list[Score]]:
         """The scores of the responses that ``answers`` gives, in order; it is called on another thread.
 
-        Where the grader itself fails all of them are ungradable.
+        A score among them stays what it is. Where the grader itself fails the others are ungradable.
         """
         with self._lock:
             if self._thread is None:
                 self._thread = LoopThread("grading")
             return self._thread.start(self._grade(answers))
 
-    async def _grade(self, answers: Callable[[], Sequence[Answered]]) -> list[Score]:
+    async def _grade(self, answers: Callable[[], Sequence[Answered | Score]]) -> list[Score]:
         given = await asyncio.to_thread(answers)  # decoding takes its time
+        open_ = [one for one in given if isinstance(one, Answered)]
         try:
-            scores = list(await self.grader.grade(given)) if given else []
-            if len(scores) != len(given):
-                raise ValueError(f"the grader gave {len(scores)} scores for {len(given)} responses")
+            scores = list(await self.grader.grade(open_)) if open_ else []
+            if len(scores) != len(open_):
+                raise ValueError(f"the grader gave {len(scores)} scores for {len(open_)} responses")
         except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as ungradable
-            return [Score.ungradable(named(error))] * len(given)
-        return scores
+            scores = [Score.ungradable(named(error))] * len(open_)
+        fresh = iter(scores)
+        return [next(fresh) if isinstance(one, Answered) else one for one in given]
 
     def close(self) -> None:
         """Stop grading; what is not graded yet is cancelled."""

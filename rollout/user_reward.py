@@ -20,6 +20,7 @@ from typing import Any
 
 from rewards.score import Score
 from rollout.grading import Answered, Grader, LoopThread, unanswered
+from rollout.plain import one_line
 from rollout.types import StopReason
 from rollout.user_code import UserCodeError, explain, load, named
 
@@ -31,6 +32,10 @@ BATCH = 64
 """A function that takes lists is given about so many responses at a time, when as many wait."""
 MAX_HUNG = 8
 """Calls that may hang at one time; then further ones are not begun until one of them returns."""
+REASON = 300
+"""Characters of a reason that are kept."""
+EXTRACTED = 10_000
+"""Characters of an extracted answer that are kept."""
 ALIVE_S = 5.0
 """Within this time an event loop that nothing blocks answers."""
 
@@ -252,7 +257,8 @@ def score_of(value: Any, place: str) -> Score:
     if isinstance(value, Score):
         reward = None if value.reward is None else float(value.reward)
         parts = {str(name): float(part) for name, part in value.parts.items()}
-        return Score(reward, bool(value.correct), parts, str(value.reason), str(value.extracted))
+        reason, extracted = one_line(str(value.reason), REASON), str(value.extracted)[:EXTRACTED]  # may be the response
+        return Score(reward, bool(value.correct), parts, reason, extracted)
     if value is None or isinstance(value, str | bytes):
         return Score.ungradable(f"{place}: the reward returned {value!r:.80}, neither a number nor a Score")
     try:

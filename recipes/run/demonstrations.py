@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,14 +15,15 @@ import numpy as np
 
 from rl.config import WarmupStage
 from rollout.models.prompts import PromptError
+from rollout.models.turns import Feeder
 from rollout.plain import lone_surrogate
 from rollout.problems.build import build_generator
-from rollout.problems.config import ArithmeticSource, CountdownSource, with_mixture
+from rollout.problems.config import ArithmeticSource, CountdownSource, SumsSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
 from rollout.problems.source import ProblemError, Procedural
 from rollout.seeds import seed_of
-from rollout.types import Problem
+from rollout.types import Message, Problem
 
 if TYPE_CHECKING:
     from recipes.run.setup import Setup
@@ -36,7 +37,8 @@ class Demonstration:
     place: str
     """Where it comes from, for messages."""
     problem: Problem
-    response: str
+    response: str | Sequence[Message]
+    """Text, or turns: the policy's (``assistant``) with what its environment answers in between."""
 
 
 def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
@@ -69,11 +71,13 @@ def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_fi
     pairs: list[Pair] = []
     overlong: list[tuple[str, int]] = []
     refuse = refuses(setup.config.problems.overlong, finite=from_file)
+    taken = 0
     for row in rows:
         try:
-            pair = _pair(setup, row)
+            turns = _pairs(setup, row)
         except PromptError as error:
             raise PromptError(f"{row.place}: {error}") from error
+        pair = turns[-1]
         tokens = len(pair[0]) + len(pair[1])
         if tokens > limits.context:
             if refuse:
@@ -85,8 +89,9 @@ def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_fi
             overlong.append((row.place, tokens))
             continue
         limits.check_vocabulary(np.concatenate(pair), f"{row.place}: the demonstration")
-        pairs.append(pair)
-        if len(pairs) == wanted:
+        pairs += turns
+        taken += 1
+        if taken == wanted:
             break
     if not overlong:
         return pairs, ""
@@ -102,11 +107,26 @@ def refuses(overlong: str, finite: bool) -> bool:
     return overlong == "refuse" or (overlong == "auto" and finite)
 
 
-def _pair(setup: Setup, row: Demonstration) -> Pair:
-    if found := lone_surrogate(row.response):
-        raise PromptError(f"the response has {found}, which no tokenizer takes")
-    tokens = setup.tokenizer(row.response, add_special_tokens=False)["input_ids"]
-    return setup.render(row.problem).token_ids, np.array([*tokens, setup.end[0]], np.int32)
+def _pairs(setup: Setup, row: Demonstration) -> list[Pair]:
+    """One pair for each turn of the policy: what it reads, and what it says. The last one holds all of the tokens."""
+    turns = [Message("assistant", row.response)] if isinstance(row.response, str) else row.response
+    if not turns or any(message.role != "assistant" for message in (turns[0], turns[-1])):
+        raise PromptError("the turns of a demonstration begin and end with the assistant's")
+    feeder = Feeder(setup.tokenizer, setup.transcript.arguments)
+    pairs: list[Pair] = []
+    read, answers = setup.render(row.problem).token_ids, list[Message]()
+    for message in turns:
+        if found := lone_surrogate(message.content):
+            raise PromptError(f"the {message.role}'s turn has {found}, which no tokenizer takes")
+        if message.role != "assistant":
+            answers.append(message)
+            continue
+        if pairs:
+            read = np.concatenate([*pairs[-1], feeder.tokens(answers)])
+        tokens = setup.tokenizer(message.content, add_special_tokens=False)["input_ids"]
+        pairs.append((read, np.array([*tokens, setup.end[0]], np.int32)))
+        answers = []
+    return pairs
 
 
 def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstration]:
@@ -114,7 +134,7 @@ def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstrati
     if not isinstance(train, Procedural):
         raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
     generator = train.generator
-    if isinstance(source, ArithmeticSource | CountdownSource):
+    if isinstance(source, ArithmeticSource | CountdownSource | SumsSource):
         generator = build_generator(with_mixture(source, stage.mixture))
     for index in range(first, first + stage.examples):
         problem = setup.train[index]

@@ -242,6 +242,9 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "seed": config.seed,
         "accuracy_before": accuracy(before),
         "accuracy_after": accuracy(after),
+        "reward_before": _interval(before.reward),
+        "reward_after": _interval(after.reward),
+        "goes_by_reward": before.goes_by_reward or after.goes_by_reward,
         "accuracy_change": paired
         and {"mean": paired.difference, "ci95": [paired.low, paired.high], "p": paired.p, "n": paired.problems},
         "findings": [asdict(finding) for finding in found],
@@ -257,6 +260,10 @@ def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[st
         "model_path": None,
         "report_path": str(directory.report),
     }
+
+
+def _interval(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else {"mean": estimate.mean, "ci95": [estimate.low, estimate.high]}
 
 
 def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promise: bool) -> list[Finding]:
@@ -287,6 +294,8 @@ def table(summary: Mapping[str, Any]) -> str:
         low, high = paired["ci95"]
         interval = f"[{low:+.3f}, {high:+.3f}]"
         moved = [f"{'change':<8}{paired['mean']:>+10.3f}  {interval}   problem by problem, p = {paired['p']:.2g}"]
+    if summary.get("goes_by_reward"):
+        moved.append(f"reward   before {_shown(summary['reward_before'])}, after {_shown(summary['reward_after'])}")
     return "\n".join(
         [
             f"{'':<8}{'accuracy':>10}   {'95 % interval':<14}{'greedy':>10}{'tokens':>10}",
@@ -302,6 +311,13 @@ def table(summary: Mapping[str, Any]) -> str:
             f"report {summary['report_path']}",
         ]
     )
+
+
+def _shown(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return "-"
+    low, high = estimate["ci95"]
+    return f"{estimate['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def judgement(summary: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -47,10 +48,11 @@ from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.files import replace_file
-from rollout.grading import Grading
+from rollout.grading import Answered, Grading
 from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
+from rollout.types import StopReason
 
 EXPECTED = (
     RunDirError,
@@ -194,6 +196,9 @@ class Session:
         self.write_model = model_writer(self.machines.policy, self.setup)
         self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
         self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
+        self.episodes = self.setup.episodes()
+        if self.episodes is not None:
+            self.stack.callback(self.episodes.close)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -214,7 +219,17 @@ class Session:
         began = time.monotonic()
         with self.stopper.interruptible():
             rehearse(self.directory, self.setup, self.write_model)
+            self._try_reward()
         self._spend("start", began)
+
+    def _try_reward(self) -> None:
+        """A reward of the user's own on an empty response: that it fails then may be right, and is worth a word."""
+        if self.setup.config.reward.function is None:
+            return
+        (score,) = self.grading.submit(lambda: [Answered(self.setup.heldout[0], "", StopReason.EOS)]).result()
+        if not score.gradable:
+            self.watch.warn(f"the reward was tried on an empty response: {score.reason}")
+        self.rewarder.counts()  # that call belongs to no iteration
 
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
@@ -295,6 +310,7 @@ class Session:
             truncated=result.truncated,
             ungradable=result.ungradable,
             greedy=greedy,
+            reward=result.reward,
         )
         write_evaluation(self.directory.root, evaluation)
         self.watch.evaluation(name, result.accuracy.mean, result.accuracy.low, result.accuracy.high)
@@ -313,12 +329,16 @@ class Session:
             Sampling(temperature=temperature, stop_token_ids=self.setup.end),
             config.rollout.max_tokens,
             config.engine.max_model_len,
+            self.episodes,
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
         answers = evaluate(responder, asks, self.grading, watch=watch)
         self.directory.evals.mkdir(exist_ok=True)
         write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
+        lost = Counter(answer.score.reason for answer in answers if not answer.score.gradable)
+        for reason, count in lost.most_common(loop.MOST_REASONS):
+            self.watch.warn(f"{count} responses ungradable and left out of the evaluation: {reason}")
         return result_of(answers, samples)
 
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
@@ -355,6 +375,7 @@ class Session:
             rewarder=self.rewarder,
             objective=self.objective,
             render=self.setup.render,
+            episodes=self.episodes,
             probe=self.probe,
             evaluate=evaluate_at,
             journal=self.journal,

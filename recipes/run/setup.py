@@ -10,7 +10,10 @@ from typing import Any
 
 from recipes.run.demonstrations import refuses
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rl.objectives.config import PythonObjectiveConfig
 from rl.rewarding import build_grader
+from rollout.environments.build import build_environment, check_turns
+from rollout.environments.episodes import Episodes
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.models.templates import check_template
@@ -19,7 +22,10 @@ from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
 from rollout.types import Problem, Prompt
 from rollout.user_code import digest as digest_of
-from rollout.user_reward import GROUP
+from rollout.user_reward import GROUP as REWARDS
+
+OBJECTIVES = "k15.objectives"
+"""Entry points that name objectives; ``rl.objectives.own``, which has the name too, loads torch."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Setup:
     notes: tuple[str, ...] = ()
     """One line each on data that was left out."""
     user_code: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of the file behind each reward of the user's own."""
+    """SHA-256 of the file behind each reward and objective of the user's own."""
 
     @property
     def judged_on(self) -> str:
@@ -68,6 +74,10 @@ class Setup:
         """The prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
+    def episodes(self) -> Episodes | None:
+        """The run's environment at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+        return open_episodes(self.config, self.transcript)
+
     def usable(self, wanted: int) -> list[int]:
         """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
 
@@ -77,6 +87,14 @@ class Setup:
         if not found:
             raise ProblemError(f"no training problem fits the context; {self.screen.note('training problems')}")
         return found
+
+
+def open_episodes(config: RunConfig, transcript: Transcript) -> Episodes | None:
+    """The environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+    if config.environment is None:
+        return None
+    environment = build_environment(config.environment, lambda: build_grader(config.reward))
+    return Episodes(environment, transcript, config.environment)
 
 
 def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], Prompt]:
@@ -107,6 +125,10 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     transcript = Transcript(tokenizer, end, framing.system, framing.arguments)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
+    if config.environment is not None:
+        check_turns(config.environment, transcript)
+        if episodes := open_episodes(config, transcript):  # what is wrong with code of the user's own is said now
+            episodes.close()
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
     if not isinstance(held_out, ProblemList):
         check_disjoint(train, ProblemList(chosen, "problems.heldout"))
@@ -126,14 +148,17 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
 
 
 def user_code(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of each file of the user's own that the run's verdicts depend on. Raises ``UserCodeError``.
+    """SHA-256 of each file of the user's own that verdicts and updates depend on. Raises ``UserCodeError``.
 
-    Loaded once here, so that a reward that cannot be used costs nothing.
+    Loaded once here, so that a reward that cannot be used costs nothing. Problems have a fingerprint of their own.
     """
-    if config.reward.function is None:
-        return {}
-    build_grader(config.reward).close()
-    return {config.reward.function: digest_of(config.reward.function, GROUP)}
+    reward, objective = config.reward.function, config.learner.objective
+    used = {reward: REWARDS} if reward else {}
+    if reward:
+        build_grader(config.reward).close()
+    if isinstance(objective, PythonObjectiveConfig):
+        used[objective.path] = OBJECTIVES
+    return {spec: digest_of(spec, group) for spec, group in used.items()}
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:

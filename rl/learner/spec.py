@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from rl.config import LearnerConfig, ModelConfig, RunConfig
-from rl.objectives.config import PythonObjectiveConfig
-from rollout.user_code import absolute
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class LearnerSpec:
         """Return the learner's configuration of a run."""
         return cls(
             model=run.model,
-            learner=_from_anywhere(run.learner),
+            learner=run.learner,
             temperature=run.rollout.temperature,
             max_tokens=run.rollout.max_tokens,
             longest=run.engine.max_model_len,
@@ -64,14 +62,3 @@ class Receivers:
         """Return the receivers of a run."""
         engine = run.engine
         return cls(backend, engine.count, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
-
-
-def _from_anywhere(config: LearnerConfig) -> LearnerConfig:
-    """Return ``config`` with the path of a user's file made absolute: a learner's process may work in another
-    directory.
-    """
-    objective = config.objective
-    if not isinstance(objective, PythonObjectiveConfig):
-        return config
-    there = objective.model_copy(update={"path": absolute(objective.path)})
-    return config.model_copy(update={"objective": there})

@@ -76,7 +76,7 @@ def most_mixed(rate: float, k: int) -> float:
 
 def weak_start(course: Course) -> Finding | None:
     """Return a finding when the policy is right so rarely that most groups of its responses are all wrong."""
-    if course.before is None or not course.iterations:
+    if course.before is None or not course.iterations or course.before.goes_by_reward:
         return None
     rate = course.before.accuracy.mean
     mixed = most_mixed(rate, course.k)
@@ -126,9 +126,12 @@ def flat_groups(rows: Sequence[Row]) -> Finding | None:
 
 
 def _flat(row: Row) -> float:
-    """Return the share of an iteration's finished groups that teach nothing."""
+    """Return the share of an iteration's groups that teach nothing; rewards may differ where all are right, or
+    wrong.
+    """
     wrong, right = row.get("groups/all_wrong", 0.0), row.get("groups/all_right", 0.0)
-    return (wrong + (0 if row.get("length_weight") else right)) / row["groups/finished"]
+    flat = min(row.get("groups/flat", wrong + right), wrong + right)
+    return max(0.0, flat - (right if row.get("length_weight") else 0.0)) / row["groups/finished"]
 
 
 def ending(course: Course) -> list[Finding]:
@@ -148,7 +151,8 @@ def _shortens(rows: Sequence[Row]) -> bool:
 def no_gain(before: Evaluation, after: Evaluation, change: Estimate | None, shortens: bool) -> Finding | None:
     """Return a finding when accuracy fell, or did not move further than chance does.
 
-    Where the length reward was on (``shortens``), clearly shorter responses are a gain too.
+    Where the length reward was on (``shortens``), clearly shorter responses are a gain too; so are clearly higher
+    rewards where they say more than what is right.
     """
     if change is None or change.low > 0:
         return None
@@ -160,6 +164,8 @@ def no_gain(before: Evaluation, after: Evaluation, change: Estimate | None, shor
             "try a lower learner.optimizer.lr or a larger learner.objective.tau, and read rollouts in the report",
         )
     if shortens and after.tokens.high < before.tokens.low:
+        return None
+    if before.reward and after.reward and after.goes_by_reward and after.reward.low > before.reward.high:
         return None
     return Finding(
         "no-gain",

@@ -124,6 +124,13 @@ class Evaluation:
     """Share of responses that the grader failed on (left out of the accuracy)."""
     greedy: Estimate | None = None
     """Accuracy of one greedy response per problem, if measured."""
+    reward: Estimate | None = None
+    """Mean reward with its 95 % interval; ``None`` in files of before it was stored."""
+
+    @property
+    def goes_by_reward(self) -> bool:
+        """Whether the reward says more than what is right and wrong: it is then not the accuracy."""
+        return self.reward is not None and abs(self.reward.mean - self.accuracy.mean) > 1e-9
 
 
 def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
@@ -145,7 +152,7 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
             data = json.loads(path.read_bytes())
             if not isinstance(data, dict):
                 raise TypeError(f"{type(data).__name__} instead of an object")
-            for key in ("accuracy", "tokens", "greedy"):
+            for key in ("accuracy", "tokens", "greedy", "reward"):
                 data[key] = data.get(key) and Estimate(**data[key])
             found.append(Evaluation(**data))
         except (ValueError, TypeError, KeyError) as error:

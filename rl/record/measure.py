@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import psutil
@@ -14,6 +14,7 @@ from rl.record.log import Evaluation
 from rl.record.metrics import Row
 from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
+from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
 from rollout.pool.pool import PoolStats, PublishReport
 from rollout.types import Group, Rollout, StopReason, WeightVersion
@@ -43,6 +44,8 @@ class Iteration:
     """Held out, under the weights that the iteration starts from, if there was one."""
     overlong: int
     """Problems left out so far because they do not fit."""
+    episodes: Counts | None
+    """What went on in the environment since this process began; ``None`` without one."""
     seconds: Mapping[str, float]
     """Wall time by phase."""
 
@@ -68,6 +71,7 @@ def measure(it: Iteration, config: RolloutConfig) -> Row:
         **it.stats.metrics,
         **of_engines(it.published, it.engines),
         **of_evaluation(it.evaluation),
+        **of_environment(it.episodes, it.scored),
         **of_time(it),
         "problems/overlong": it.overlong,
         "memory/rss": psutil.Process().memory_info().rss,
@@ -92,6 +96,7 @@ def of_rollouts(
         "groups/finished": len(scored),
         "groups/trainable": sum(any(r.id in advantages for r in item.group.rollouts) for item in scored),
         "groups/all_right": sum(bool(row) and all(r.correct for r in row) for row in graded),
+        "groups/flat": sum(bool(row) and len({r.score and r.score.reward for r in row}) == 1 for row in graded),
         "groups/all_wrong": sum(bool(row) and not any(r.correct for r in row) for row in graded),
     }
 
@@ -133,9 +138,23 @@ def of_evaluation(evaluation: Evaluation | None) -> Row:
         "eval/accuracy": accuracy.mean,
         "eval/low": accuracy.low,
         "eval/high": accuracy.high,
+        **({"eval/reward": evaluation.reward.mean} if evaluation.reward else {}),
         "eval/n": accuracy.n,
         "eval/tokens": evaluation.tokens.mean,
     }
+
+
+def of_environment(counts: Counts | None, scored: Sequence[ScoredGroup]) -> Row:
+    """What the environment did, if there is one."""
+    if counts is None:
+        return {}
+    rollouts = [rollout for item in scored for rollout in item.group.rollouts]
+    row: Row = {f"environment/{name}": value for name, value in asdict(counts).items()}
+    if rollouts:
+        turns = [rollout.turns for rollout in rollouts]
+        fed = sum(rollout.size - rollout.length for rollout in rollouts)
+        row |= {"turns/mean": float(np.mean(turns)), "turns/max": max(turns), "tokens/fed": fed}
+    return row
 
 
 def of_time(it: Iteration) -> Row:

@@ -61,6 +61,7 @@ METRICS = {
     "groups/trainable": Metric("groups", "Groups with at least one rollout that carried loss."),
     "groups/all_right": Metric("groups", "Groups whose graded rollouts are all correct: no signal but length."),
     "groups/all_wrong": Metric("groups", "Groups whose graded rollouts are all wrong."),
+    "groups/flat": Metric("groups", "Groups whose rewards before length are all equal: no signal but length."),
     "problems/overlong": Metric(
         "problems", "Training problems left out so far because their prompts do not fit the context."
     ),
@@ -114,6 +115,17 @@ METRICS = {
     "tokens/saved_by_repetition": Metric(
         "tokens", "Tokens up to the length cap that stopping repeated text left undrawn."
     ),
+    # The environment, where there is one.
+    "turns/mean": Metric("turns", "Mean turns of the policy in a finished rollout."),
+    "turns/max": Metric("turns", "Most turns of the policy in one finished rollout."),
+    "tokens/fed": Metric("tokens", "Tokens in the finished rollouts that the environment wrote; never trained on."),
+    "environment/answers": Metric("turns", "Turns that the environment answered, since this process began."),
+    "environment/failures": Metric(
+        "rollouts", "Its answers that failed or took too long, since this process began; ungradable, never reward 0."
+    ),
+    "environment/clipped": Metric(
+        "rollouts", "Ended because its answer did not fit the context, since this process began."
+    ),
     # Engines, and how far they and the learner agree.
     "gap/mean": Metric("nats", "Mean |engine - learner| log-prob over this iteration's sampled tokens."),
     "gap/max": Metric("nats", "Largest |engine - learner| log-prob over this iteration's sampled tokens."),
@@ -132,6 +144,7 @@ METRICS = {
     "eval/accuracy": Metric("share", "Held-out accuracy under the weights that this iteration starts from."),
     "eval/low": Metric("share", "Lower end of its 95 % interval."),
     "eval/high": Metric("share", "Upper end of its 95 % interval."),
+    "eval/reward": Metric("", "Mean reward of its responses; the accuracy itself where verifiers grade."),
     "eval/n": Metric("problems", "Held-out problems in it."),
     "eval/tokens": Metric("tokens", "Mean length of its responses."),
     # Time and memory.

@@ -272,14 +272,22 @@ class RunDir:
             )
 
     def _check_user_code(self, now: Mapping[str, str]) -> None:
-        """Check that the reward is still the same: the meaning of stored verdicts must not change within a run."""
-        began = _read_info(self.info).get("user_code", {})
-        for spec, digest in now.items():
-            if began.get(spec, digest) != digest:
-                raise RunDirError(
-                    f"{spec} has changed since {self.root} began (sha256 {began[spec][:12]} -> {digest[:12]}); give "
-                    "back its old text, or choose another --run-dir"
-                )
+        """Check that reward and objective are still the same: the meaning of what is stored must not change within a
+        run.
+
+        While nothing is stored that they have made, they may still be mended.
+        """
+        info = _read_info(self.info)
+        began = info.get("user_code", {})
+        changed = [spec for spec, digest in now.items() if began.get(spec, digest) != digest]
+        if changed and (any(self.evals.glob("*.json")) or any(self.rollouts.glob("*.parquet"))):
+            old, new = began[changed[0]][:12], now[changed[0]][:12]
+            raise RunDirError(
+                f"{changed[0]} has changed since {self.root} began (sha256 {old} -> {new}); give back its old text, or "
+                "choose another --run-dir"
+            )
+        if dict(now) != began:
+            replace_file(self.info, json.dumps(info | {"user_code": dict(now)}, indent=2).encode())
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for one process. Raises ``RunDirError`` when another one does."""

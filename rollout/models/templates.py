@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 Chat = Sequence[Mapping[str, str]]
 """A conversation as chat templates take it: messages with ``role`` and ``content``."""
 
-_QUESTION = "k15marksthisquestion"
-_MARK = "k15marksthisanswer"
+QUESTION = "k15marksthisquestion"
+MARK = "k15marksthisanswer"
 """Stand for a user's and an assistant's turn when a template is looked at."""
 _THOUGHT = re.compile(r"<think>.*?</think>|<think>", re.DOTALL)
 
@@ -47,7 +47,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, system: str = "", **ar
     """What the template writes in front of an answer, e.g. ``<|im_start|>assistant`` and perhaps ``<think>``; may be
     empty.
     """
-    chat = [{"role": "user", "content": _QUESTION}]
+    chat = [{"role": "user", "content": QUESTION}]
     chat = [{"role": "system", "content": system}, *chat] if system else chat
     with_it, without = (text_of(tokenizer, chat, generate, **arguments) for generate in (True, False))
     shared = next((i for i, (a, b) in enumerate(zip(with_it, without, strict=False)) if a != b), len(without))
@@ -61,8 +61,8 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """
     if not tokenizer.chat_template:
         return None
-    chat = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _MARK}]
-    after = text_of(tokenizer, chat, False).rpartition(_MARK)[2].lstrip()
+    chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": MARK}]
+    after = text_of(tokenizer, chat, False).rpartition(MARK)[2].lstrip()
     tokens = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     return int(tokens[0]) if tokens and tokens[0] in tokenizer.added_tokens_decoder else None
 
@@ -96,8 +96,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Ma
             raise PromptError(f"tokenizer {name}: its chat template {what}; leave it out")
     if prompt != text_of(tokenizer, chat, False, **arguments):
         return
-    answered = text_of(tokenizer, [*chat, {"role": "assistant", "content": _MARK}], False, **arguments)
-    head = _THOUGHT.sub("", answered.removeprefix(prompt).partition(_MARK)[0])
+    answered = text_of(tokenizer, [*chat, {"role": "assistant", "content": MARK}], False, **arguments)
+    head = _THOUGHT.sub("", answered.removeprefix(prompt).partition(MARK)[0])
     if not answered.startswith(prompt) or head.strip():
         raise PromptError(
             f"tokenizer {name}: its chat template has no generation prompt: it begins an assistant's turn with "

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource, PythonSource, Source
+from rollout.problems.config import (
+    ArithmeticSource,
+    CountdownSource,
+    HubSource,
+    JsonlSource,
+    PythonSource,
+    Source,
+    SumsSource,
+)
 from rollout.problems.source import Generator, ProblemError, ProblemSource, Procedural, Split
 
 
-def build_generator(config: ArithmeticSource | CountdownSource) -> Generator:
+def build_generator(config: ArithmeticSource | CountdownSource | SumsSource) -> Generator:
     """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
     try:
         if isinstance(config, ArithmeticSource):
             from rollout.problems.arithmetic import Arithmetic
 
             return Arithmetic(**config.model_dump(exclude={"kind"}))
+        if isinstance(config, SumsSource):
+            from rollout.problems.sums import Sums
+
+            return Sums(**config.model_dump(exclude={"kind"}))
         from rollout.problems.countdown import Countdown
 
         return Countdown(**config.model_dump(exclude={"kind"}))

@@ -13,7 +13,7 @@ from rollout.config import Config, UserCode
 VerifierName = Annotated[str, AfterValidator(check_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
 
-PROCEDURAL = ("arithmetic", "countdown")
+PROCEDURAL = ("arithmetic", "countdown", "sums")
 """Kinds of sources that draw their problems, and demonstrations for them."""
 
 S = TypeVar("S", bound=Config)
@@ -62,6 +62,20 @@ class CountdownSource(Config):
     """Smallest and largest target."""
     tries: int = Field(12, ge=2)
     """States that a demonstration's search may visit; at least the most numbers."""
+    seed: int = 0
+    """Another seed is another stream of problems with the same splits."""
+
+
+class SumsSource(Config):
+    """Procedural sums of large numbers (``rollout.problems.sums.Sums``), for a policy that can call Python."""
+
+    kind: Literal["sums"] = "sums"
+    terms: tuple[int, int] = (2, 3)
+    """Fewest and most numbers of a sum: the difficulty dial."""
+    digits: tuple[int, int] = (4, 6)
+    """Fewest and most digits of a number."""
+    tool: float = Field(0.3, ge=0, le=1)
+    """Share of warm-up demonstrations that call Python; the others state the answer at once."""
     seed: int = 0
     """Another seed is another stream of problems with the same splits."""
 
@@ -120,7 +134,8 @@ class PythonSource(Config):
 
 
 Source = Annotated[
-    ArithmeticSource | CountdownSource | JsonlSource | HubSource | PythonSource, Field(discriminator="kind")
+    ArithmeticSource | CountdownSource | SumsSource | JsonlSource | HubSource | PythonSource,
+    Field(discriminator="kind"),
 ]
 
 

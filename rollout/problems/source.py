@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, overload
 
 from rewards.verify import WHOLE
-from rollout.types import Problem
+from rollout.types import Message, Problem
 
 Split = Literal["train", "heldout"]
 
@@ -48,8 +48,10 @@ class Generator(Protocol):
     def problem(self, index: int, split: Split) -> Problem:
         """Problem ``index`` of a split; no text occurs in both splits."""
 
-    def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """A verified response for the supervised warm-up."""
+    def demonstration(self, problem: Problem, rng: random.Random) -> str | Sequence[Message]:
+        """A verified response for the supervised warm-up; of several turns, the policy's (``assistant``) with what its
+        environment answers in between.
+        """
 
 
 @dataclass(frozen=True)

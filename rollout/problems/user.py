@@ -5,7 +5,7 @@ What the configuration names is, or returns when it is called, one of
 - an iterable of rows as in a JSON Lines file (``problem``, ``answer``, ...) or of ``Problem``: read whole and checked
   like a file, or with ``stream`` drawn as it comes;
 - a procedural task (``rollout.problems.source.Generator``): problems and demonstrations by index and split;
-- a ``ProblemSource``.
+- a ``ProblemSource``; one that ends is read whole, too.
 
 Errors in it are ``ProblemError`` of one line, with its file and line.
 """
@@ -24,7 +24,7 @@ from rewards.verify import check_verifier
 from rollout.problems.config import PythonSource
 from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, Split
-from rollout.types import Problem
+from rollout.types import Message, Problem
 from rollout.user_code import UserCodeError, explain, load, source_of
 
 T = TypeVar("T")
@@ -56,11 +56,18 @@ def load_user(config: PythonSource, split: Split) -> ProblemSource:
     if all(hasattr(made, name) for name in _TASK):
         return Procedural(_Task(made, code), split, identity)
     if all(hasattr(made, name) for name in _SOURCE):
-        source: ProblemSource = made
-        return source
+        return _whole(_Own(made, code), config.path)
     if config.stream:
         return Stream(code, identity)
     return code.listed(made)
+
+
+def _whole(source: _Own, path: str) -> ProblemSource:
+    """A source that ends is read whole, and so checked like a file."""
+    size = source.size
+    if size is None:
+        return source
+    return ProblemList([source[i] for i in range(size)], path, [source.place(i) for i in range(size)])
 
 
 class _Code:
@@ -75,9 +82,12 @@ class _Code:
         found = self.found
         if not callable(found) or (not inspect.isclass(found) and all(hasattr(found, name) for name in _SOURCE)):
             return found
+        return self.call(lambda: found(split=self.split) if "split" in inspect.signature(found).parameters else found())
+
+    def call(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives. Raises ``ProblemError`` for whatever it raises."""
         try:
-            takes = inspect.signature(found).parameters
-            return found(split=self.split) if "split" in takes else found()
+            return make()
         except Exception as error:
             raise self.failed(error) from error
 
@@ -114,10 +124,13 @@ class _Code:
         except ValueError as error:
             raise ProblemError(f"{self.place(index)}: {error}") from error
 
-    def known(self, problem: Problem, index: int) -> Problem:
-        """The problem itself. Raises ``ProblemError`` when there is no verifier of the name that it gives."""
+    def known(self, problem: Any, index: int) -> Problem:
+        """The problem itself. Raises ``ProblemError`` when it is none, or names a verifier that there is not."""
+        if not isinstance(problem, Problem):
+            raise ProblemError(f"{self.place(index)}: is {type(problem).__name__}, not a Problem")
         try:
-            check_verifier(problem.verifier)
+            if problem.verifier:  # without one the run's own reward judges
+                check_verifier(problem.verifier)
         except ValueError as error:
             raise ProblemError(f"{self.place(index)}: {error}") from error
         return problem
@@ -154,25 +167,42 @@ class _Task:
     @property
     def alphabet(self) -> Sequence[str]:
         """See ``Generator``."""
-        found: Sequence[str] = self._call(lambda: tuple(self.inner.alphabet))
+        found: Sequence[str] = self.code.call(lambda: tuple(self.inner.alphabet))
         return found
 
     def problem(self, index: int, split: Split) -> Problem:
         """See ``Generator``."""
-        made = self._call(lambda: self.inner.problem(index, split))
-        if not isinstance(made, Problem):
-            raise ProblemError(f"{self.code.place(index)}: is {type(made).__name__}, not a Problem")
-        return self.code.known(made, index)
+        return self.code.known(self.code.call(lambda: self.inner.problem(index, split)), index)
 
-    def demonstration(self, problem: Problem, rng: Random) -> str:
+    def demonstration(self, problem: Problem, rng: Random) -> str | Sequence[Message]:
         """See ``Generator``."""
-        return str(self._call(lambda: self.inner.demonstration(problem, rng)))
+        made = self.code.call(lambda: self.inner.demonstration(problem, rng))
+        return made if isinstance(made, list | tuple) else str(made)
 
-    def _call(self, make: Callable[[], T]) -> T:
-        try:
-            return make()
-        except Exception as error:
-            raise self.code.failed(error) from error
+
+@dataclass(frozen=True)
+class _Own:
+    """A whole source (``ProblemSource``), every call of which may fail."""
+
+    inner: Any
+    code: _Code
+
+    @property
+    def size(self) -> int | None:
+        """See ``ProblemSource``."""
+        return self.code.call(lambda: None if self.inner.size is None else int(self.inner.size))
+
+    @property
+    def fingerprint(self) -> str:
+        """See ``ProblemSource``."""
+        return self.code.call(lambda: str(self.inner.fingerprint))
+
+    def __getitem__(self, index: int) -> Problem:
+        return self.code.known(self.code.call(lambda: self.inner[index]), index)
+
+    def place(self, index: int) -> str:
+        """See ``ProblemSource``."""
+        return self.code.call(lambda: str(self.inner.place(index)))
 
 
 class Stream:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from factories import problem
@@ -16,7 +18,7 @@ from recipes.commands.cli import main
 from recipes.run.session import run
 from rl.config import RunConfig
 from rl.config_io import read_file, validate
-from rl.record.log import read_metrics
+from rl.record.log import read_evaluations, read_metrics
 from rl.rewarding import build_grader
 from rollout.grading import Answered, Grading
 from rollout.problems.build import build_source
@@ -78,7 +80,7 @@ def test_the_entry_points_are_toml() -> None:
     assert {"k15.rewards", "k15.recipes"} == set(groups)
 
 
-def test_the_recipe_trains(saved: Path) -> None:
+def test_the_recipe_trains(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its own task, demonstrations and reward, with a model and budgets small enough for a test."""
     recipe, small = resolve("my_recipe.py", None, []), tiny()
     kept = {name: getattr(recipe, name) for name in ("recipe", "reward")}
@@ -89,4 +91,16 @@ def test_the_recipe_trains(saved: Path) -> None:
     (row,) = read_metrics(saved / "run")
     assert (row["grader/calls"], row["grader/failed"]) == (6 + 8, 0), "training, and evaluation before RL"
     assert "reward/part/hedges" in row
+    summary = json.loads((saved / "run" / "summary.json").read_bytes())
+    assert summary["reward_before"]["mean"] == read_evaluations(saved / "run")[0].reward.mean  # type: ignore[union-attr]
     assert read_file(saved / "run" / "config.yaml")["reward"]["function"] == f"{saved}/my_reward.py:reward"
+
+    # The same reward grades the run's stored rollouts, and its model on the held-out problems, again [invariant 10].
+    assert main(["grade", "run"]) == 0
+    assert "6 rollouts: " in (told := capsys.readouterr().err)
+    assert "all as stored" in told
+    assert main(["eval", "heldout", "--model", "run", "--out", "again"]) == 0
+    after = pq.read_table(saved / "run" / "eval" / "after.parquet").to_pylist()
+    again = pq.read_table(saved / "again" / "samples.parquet").to_pylist()
+    assert [(row["problem"], row["score"]) for row in again] == [(row["problem"], row["score"]) for row in after]
+    assert {row["score"] for row in after} != {None}

@@ -16,7 +16,7 @@ from eval_kit import Scripted, problem
 from paths import ROOT, TESTS
 from rich.console import Console
 
-from evals.evaluate import Ask, Done, Response, asks_of, evaluate
+from evals.evaluate import Ask, Done, NothingGraded, Response, asks_of, evaluate, result_of
 from evals.journal import Journal, JournalError, opened
 from evals.predictions import PredictionError, read_predictions
 from evals.view import EvalView
@@ -99,6 +99,15 @@ def test_what_was_aborted_or_ungradable_is_tried_again(tmp_path: Path) -> None:
         answers = evaluate(responder, asks_of(PROBLEMS[:2], 1, 0), Grading.by(verify), journal)
     assert responder.asked == [("p0", 0)]
     assert [answer.score.verdict for answer in answers] == ["correct", "correct"]
+
+
+def test_where_nothing_could_be_graded_the_reason_is_told() -> None:
+    def broken(item: Problem, text: str) -> Score:
+        raise RuntimeError("no such model")
+
+    answers = evaluate(Scripted(lambda ask: "x"), asks_of(PROBLEMS, 2, 0), Grading.by(broken))
+    with pytest.raises(NothingGraded, match=r"none of 6 responses .* 6 of them: RuntimeError: no such model; mend"):
+        result_of(answers, 2)
 
 
 def test_a_grader_that_raises_is_ungradable_not_wrong() -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_kit import tiny
 
 from recipes.commands.choose import resolve, short_name
 from recipes.commands.cli import main
 from recipes.commands.usage import UsageError
+from recipes.run.session import run as run_config
+from recipes.run.setup import user_code
 
 RECIPE = """
 from recipes.quickstart import config as quickstart
@@ -119,3 +122,30 @@ def test_reward_and_problems_of_ones_own_are_recorded_absolute(here: Path, capsy
     assert shown["reward"]["function"] == f"{here}/mine.py:f"
     assert shown["problems"]["train"]["path"] == f"{here}/mine.py:source"
     assert shown["reward"]["length"]["start_iteration"] == 20, "the recipe's other keys stay"
+
+
+def test_a_run_knows_the_text_of_the_reward_and_of_the_objective(here: Path) -> None:
+    (here / "mine.py").write_text("def reward(problem, response): return 0.0\nObjective = None\n")
+    objective = {"kind": "python", "path": "mine.py:Objective"}
+    config = tiny(reward={"function": "mine.py:reward"}, learner={"updates": 2, "objective": objective})
+    code = user_code(config)
+    assert set(code) == {f"{here}/mine.py:reward", f"{here}/mine.py:Objective"}
+    assert len(set(code.values())) == 1
+    (here / "mine.py").write_text("def reward(problem, response): return 1.0\nObjective = None\n")
+    assert user_code(config).keys() == code.keys()
+    assert not set(user_code(config).values()) & set(code.values())
+    assert user_code(tiny()) == {}
+
+
+def test_a_reward_that_always_fails_stops_the_run_and_can_be_mended(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine.py").write_text("def reward(problem, response):\n    return problem.anwser in response\n")
+    config = tiny(iterations=1, warmup=None, reward={"function": "mine.py:reward"})
+    assert run_config(config, here / "run") == 1
+    shown = capsys.readouterr()
+    where = f"{here}/mine.py:2: AttributeError: 'Problem' object has no attribute 'anwser'"
+    assert f"the reward was tried on an empty response: {where}" in shown.out
+    assert f"none of 4 responses could be graded; 4 of them: {where}; mend the reward" in shown.err
+    (here / "mine.py").write_text("def reward(problem, response):\n    return problem.answer in response\n")
+    assert run_config(config, here / "run") == 0

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from factories import group, rollout
 
 from recipes.commands.cli import main
 from rl.config import RewardConfig, RunConfig
 from rl.config_io import dump
-from rl.record.rollout_store import to_table, write_rollouts
+from rl.record.rollout_store import read_rollouts, to_table, write_rollouts
 from rl.rewarding import Rewarder, build_grader
 from rl.state.run_dir import RunDir
 from rollout.grading import Grading
+from rollout.problems.build import build_source
 from rollout.user_code import digest
 
 SOURCE = """
@@ -40,8 +42,6 @@ def run(tmp_path: Path) -> Path:
 
     def graded(prompt: Any, tokens: Any) -> str:
         return " ".join(map(str, tokens))
-
-    from rollout.problems.build import build_source
 
     problems = build_source(config.problems.train, "train")
     with Grading(build_grader(reward)) as grading:
@@ -69,6 +69,17 @@ def test_the_same_function_gives_the_same_rewards(run: Path, capsys: pytest.Capt
     ]  # fmt: skip
     assert "4 rollouts: 2 correct, 2 wrong, 0 ungradable; all as stored" in err
     assert "changed" not in err
+
+
+def test_what_an_environment_scored_keeps_its_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its conversation cannot be held again: the last turn's text alone does not tell."""
+    (file,) = (run / "rollouts").iterdir()
+    table = read_rollouts(file)
+    judged = pa.array(["environment", *["verifier"] * 3])
+    write_rollouts(run, 0, table.set_column(table.column_names.index("judged_by"), "judged_by", judged))
+    (run.parent / "mine.py").write_text(SOURCE.replace("- len(response)", "+ 1000"))
+    rows, _ = regraded(run, capsys)
+    assert [row["reward"] for row in rows] == [7.0, 1010, 1020, 1020]
 
 
 def test_a_function_that_has_changed_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

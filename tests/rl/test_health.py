@@ -169,3 +169,20 @@ def test_everything_that_went_wrong_is_told_once_each_in_order() -> None:
     )
     assert codes(course) == ["weak-start", "groups-all-wrong", "no-gain", "promise-broken"]
     assert all("\n" not in finding.text and finding.advice for finding in findings(course))
+
+
+def test_rewards_that_say_more_than_right_and_wrong_are_what_teaches_and_what_counts() -> None:
+    """A user's reward may never call a response correct, or differ where all of them are wrong."""
+
+    def rewarded(name: str, mean: float) -> Evaluation:
+        return replace(evaluation(name, 0.0), reward=Estimate(mean, mean - 0.1, mean + 0.1, 256))
+
+    level = Estimate(0.0, -0.01, 0.01, 256)
+    varied = [row | {"groups/flat": 0.0} for row in rows(*["wrong"] * 36)]
+    course = Course(36, 8, varied, rewarded("before", -0.8), rewarded("after", -0.2), level)
+    assert codes(course) == []
+    assert codes(replace(course, after=rewarded("after", -0.75))) == ["no-gain"]
+    equal = [row | {"groups/flat": 10.0} for row in varied]
+    assert codes(replace(course, rows=equal)) == ["groups-all-wrong"]
+    by_verifier = replace(course, before=replace(evaluation("before", 0.01), reward=Estimate(0.01, 0, 0.02, 256)))
+    assert "weak-start" in codes(by_verifier)

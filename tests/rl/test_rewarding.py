@@ -102,3 +102,17 @@ def test_a_users_reward_in_the_loop_counts_what_it_failed_on(tmp_path: Path, ope
     assert failures([scored]) == {f"{file}:2: ZeroDivisionError: float division by zero": 1}
     assert rewarder.counts() == {"grader/calls": 2, "grader/failed": 1, "grader/timed_out": 0}
     assert set(rewarder.counts().values()) == {0.0}, "only what came since"
+
+
+def test_tokens_that_cannot_be_decoded_are_ungradable(opened: list[Grading]) -> None:
+    def broken(before: Sequence[int], tokens: Sequence[int]) -> str:
+        if len(tokens) == 2:
+            raise OverflowError("out of range")
+        return "7"
+
+    opened.append(Grading.by(lambda problem, text: Score.right(text)))
+    rewarder = Rewarder(RewardConfig(length=None), broken, opened[0])
+    rewarder.submit(group("g", [rollout("g/0", [(0, 2)]), rollout("g/1", [(0, 3)])]), 0)
+    (scored,) = rewarder.collect()
+    assert scored.rewards == (None, 1.0)
+    assert failures([scored]) == {"OverflowError: out of range": 1}

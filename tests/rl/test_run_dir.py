@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -101,9 +102,13 @@ def test_changed_problems_are_refused(tmp_path: Path) -> None:
         run.open(RunConfig(), "abd")
 
 
-def test_a_reward_that_has_changed_is_refused(tmp_path: Path) -> None:
+def test_a_reward_may_be_mended_until_it_has_judged_and_is_refused_then(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "0" * 64})
+    assert run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
+    assert json.loads(run.info.read_bytes())["user_code"] == {"/a/mine.py:f": "1" * 64}
+    run.evals.mkdir()
+    (run.evals / "before.json").write_text("{}")
     assert run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "1" * 64})
     with pytest.raises(RunDirError, match=r"/a/mine.py:f has changed since .* began \(sha256 111111111111 -> 2222"):
         run.open(RunConfig(), "abc", "", {"/a/mine.py:f": "2" * 64})

@@ -93,6 +93,8 @@ GRADING = Grading.by(verify)
 
 def scored_by_training(problem: Problem, rollout: Rollout, reader: Transcript) -> Score:
     (answer,) = answered(problem, [rollout], reader.graded)
+    if isinstance(answer, Score):
+        return answer
     return verdict(answer, verify)
 
 

@@ -185,3 +185,36 @@ def test_what_a_run_is_judged_on_is_not_drawn_from_a_task_either(tmp_path: Path)
     both = tiny(problems={"train": task.model_dump(), "heldout": task.model_dump(), "heldout_size": 4})
     setup = prepare(both)
     assert [index for index in range(6) if setup.screen.fits(index)] == [4, 5]
+
+
+SOURCE = """
+from rollout.types import Problem
+
+class source:
+    size, fingerprint = SIZE, "abc"
+
+    def __getitem__(self, index):
+        return [Problem.ask("a", "A?", "1", "exact"), Problem.ask("b", "B?", "2", "exact"), 7][index]
+
+    def place(self, index):
+        return f"mine {index}"
+"""
+
+
+def test_a_whole_source_of_ones_own(tmp_path: Path) -> None:
+    stream = build_source(config(tmp_path, SOURCE.replace("SIZE", "None")), "train")
+    assert (stream.size, stream.fingerprint, stream.place(1), stream[0].prompt) == (None, "abc", "mine 1", "A?")
+    with pytest.raises(ProblemError, match=r"problem 3 \(train\): is int, not a Problem"):
+        stream[2]
+    with pytest.raises(ProblemError, match=r"mine.py:8: IndexError: list index out of range \(while source made"):
+        stream[3]
+
+
+def test_one_that_ends_is_checked_like_a_file(tmp_path: Path) -> None:
+    source = build_source(config(tmp_path, SOURCE.replace("SIZE", "2")), "train")
+    assert isinstance(source, ProblemList)
+    assert (source.size, source.place(1)) == (2, "mine 1")
+    assert "problem 3 (train): is int, not a Problem" in refusal(config(tmp_path, SOURCE.replace("SIZE", "3")))
+    assert "the id 'b' occurs twice" in refusal(
+        config(tmp_path, SOURCE.replace("SIZE", "3").replace(", 7]", ', Problem.ask("b", "C?", "1", "exact")]'))
+    )

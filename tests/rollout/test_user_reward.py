@@ -82,6 +82,17 @@ def test_a_reward_may_be_negative_and_a_score_says_what_is_correct(tmp_path: Pat
     assert score == Score(-3.0, True, {"style": 0.5}, "because", "yes")
 
 
+def test_what_a_score_takes_from_the_response_is_bounded(tmp_path: Path, graders: list[Grading]) -> None:
+    source = (
+        "from rewards.score import Score\n"
+        "def reward(problem, response):\n"
+        "    return Score(0.0, False, {}, 'not ' + response, response)\n"
+    )
+    (score,) = Judge(tmp_path, source, graders)("\x1b[2J\n" * 10_000)
+    assert score.reason.startswith("not ‹U+001B›[2J ‹U+001B›[2J")
+    assert (len(score.reason), len(score.extracted)) == (300, 10_000)
+
+
 @pytest.mark.parametrize(
     ("body", "line", "reason"),
     [

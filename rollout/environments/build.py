@@ -1,0 +1,70 @@
+"""The environment that a configuration describes, and whether a chat template can speak its part."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rollout.environments.config import EnvironmentConfig, OwnEnvironment, PythonTool
+from rollout.environments.protocol import Conversation, End, Environment, Feed
+from rollout.grading import Grader
+from rollout.models.prompts import Transcript
+from rollout.models.turns import Feeder
+from rollout.types import Message
+from rollout.user_code import UserCodeError, explain, load, source_of
+
+GROUP = "k15.environments"
+"""Entry points that name environments."""
+
+
+def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -> Environment:
+    """``grader`` makes one for environments that ask it. Raises ``UserCodeError`` for code that is no environment."""
+    if isinstance(config, PythonTool):
+        from rollout.environments.python_tool import PythonToolEnvironment
+
+        return PythonToolEnvironment(config)
+    if isinstance(config, OwnEnvironment):
+        return own(config.path)
+    from rollout.environments.retry import RetryEnvironment
+
+    return RetryEnvironment(config, grader())
+
+
+def own(spec: str) -> Environment:
+    """The environment that ``spec`` names; a class or function is called, without arguments. ``UserCodeError``."""
+    found = load(spec, GROUP)
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "step")):
+        try:
+            found = found()
+        except Exception as error:
+            raise UserCodeError(f"{spec}: {type(error).__name__}: {error} (while it was made)") from error
+    if not inspect.iscoroutinefunction(getattr(found, "step", None)):
+        raise UserCodeError(f"{spec}: no environment: it has no `async def step(self, conversation)`")
+    return _Own(found, source_of(spec, found)[0])
+
+
+class _Own:
+    """The user's environment; its errors name the user's file and line."""
+
+    def __init__(self, environment: Any, file: str) -> None:
+        self._environment, self._file = environment, file
+
+    async def step(self, conversation: Conversation) -> Feed | End:
+        """See ``Environment``."""
+        try:
+            found: Feed | End = await self._environment.step(conversation)
+        except Exception as error:
+            raise UserCodeError(explain(error, self._file)) from error
+        return found
+
+    def close(self) -> None:
+        """See ``Environment``; it need not have anything to give up."""
+        if close := getattr(self._environment, "close", None):
+            close()
+
+
+def check_turns(config: EnvironmentConfig, transcript: Transcript) -> None:
+    """Raises ``PromptError`` when the chat template refuses what the environment will say."""
+    role = config.role if isinstance(config, PythonTool) else "user"
+    Feeder(transcript.tokenizer, transcript.arguments).tokens([Message(role, "0")])

@@ -1,0 +1,108 @@
+"""Episodes: between the pool, which knows tokens, and an environment, which knows messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rewards.score import Score
+from rollout.engine import NO_TOKENS
+from rollout.environments.config import Episode
+from rollout.environments.protocol import Conversation, End, Environment, Feed
+from rollout.grading import LoopThread
+from rollout.models.prompts import Transcript
+from rollout.models.turns import Feeder
+from rollout.pool.board import Reply, Turns
+from rollout.types import Group, Problem, Rollout, Segment, StopReason, joined
+from rollout.user_code import UserCodeError, named
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What went on since the start."""
+
+    answers: int = 0
+    """Turns that the environment answered with more to read."""
+    failures: int = 0
+    """Answers that failed or took too long; the rollouts are ungradable."""
+    clipped: int = 0
+    """Episodes that ended because the answer did not fit the context."""
+
+
+class Episodes:
+    """Asks the environment about turns, on an event loop of its own: user code may block.
+
+    ``transcript`` reads the policy's turns, ``limits`` bounds an episode. Close it.
+    """
+
+    def __init__(self, environment: Environment, transcript: Transcript, limits: Episode) -> None:
+        self.environment = environment
+        self.transcript = transcript
+        self.limits = limits
+        self.feeder = Feeder(transcript.tokenizer, transcript.arguments)
+        self.counts = Counts()
+        """Changed on the environments' thread only."""
+        self._thread = LoopThread("environments")
+
+    def turns(self, groups: Sequence[Group]) -> Turns:
+        """See ``rollout.pool.pool.Episodes``."""
+        return self.turns_of({rollout.id: (group.problem, rollout) for group in groups for rollout in group.rollouts})
+
+    def turns_of(self, rollouts: Mapping[str, tuple[Problem, Rollout]]) -> Turns:
+        """Who answers the turns of these rollouts, by key."""
+
+        async def answer(key: str, added: Sequence[Segment], left: int) -> Reply:
+            problem, rollout = rollouts[key]
+            grown = rollout.append(added, None)
+            return await asyncio.wrap_future(self._thread.start(self._answer(problem, grown, left)))
+
+        return answer
+
+    async def _answer(self, problem: Problem, rollout: Rollout, left: int) -> Reply:
+        """``left``: tokens of the context behind the rollout."""
+        try:
+            conversation = self.conversation(problem, rollout)
+            found = await asyncio.wait_for(self.environment.step(conversation), self.limits.seconds)
+            if not isinstance(found, Feed | End):
+                raise TypeError(f"step returned {type(found).__name__}, neither Feed nor End")
+            if isinstance(found, End) or conversation.last:
+                return Reply(score=found.score if isinstance(found, End) else None)
+            tokens = self.feeder.fitting(found.messages, self.limits.feed_tokens)
+        except TimeoutError:
+            self._count(failures=1)
+            return Reply(score=Score.ungradable(f"environment: no answer within {self.limits.seconds:g} s"))
+        except Exception as error:  # noqa: BLE001  the named boundary to environments: counted as ungradable
+            self._count(failures=1)
+            reason = str(error) if isinstance(error, UserCodeError) else named(error)
+            return Reply(score=Score.ungradable(f"environment: {reason}"))
+        if len(tokens) >= left:  # a turn needs at least one more
+            self._count(clipped=1)
+            return Reply(NO_TOKENS, StopReason.LENGTH)
+        self._count(answers=1)
+        return Reply(tokens)
+
+    def _count(self, **more: int) -> None:
+        now = self.counts
+        self.counts = replace(now, **{name: getattr(now, name) + count for name, count in more.items()})
+
+    def conversation(self, problem: Problem, rollout: Rollout) -> Conversation:
+        """A rollout, which ends with a turn of the policy, as its environment sees it."""
+        said, fed = [], []
+        before, turn = [rollout.prompt.token_ids], list[Segment]()
+        for segment in (*rollout.segments, None):
+            if segment is not None and segment.sampled:
+                turn.append(segment)
+                continue
+            own = [part.token_ids for part in turn]
+            said.append(self.transcript.graded(joined(before, "int32"), joined(own, "int32")))
+            before, turn = [*before, *own], []
+            if segment is not None:
+                fed.append(self.transcript.decode(segment.token_ids))
+                before.append(segment.token_ids)
+        return Conversation(problem, tuple(said), tuple(fed), rollout.turns >= self.limits.turns)
+
+    def close(self) -> None:
+        """Ends the loop, and the environment."""
+        self._thread.close()
+        self.environment.close()
