@@ -32,7 +32,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_part_has_an_example_and_each_is_short() -> None:
-    parts = ("task", "reward", "objective", "recipe", "benchmark")
+    parts = ("task", "reward", "environment", "objective", "recipe", "benchmark")
     assert set(PAGE.files) == {f"my_{part}.py" for part in parts}
     assert all(len(text.splitlines()) <= LONGEST for text in PAGE.files.values())
 
@@ -46,7 +46,7 @@ def test_the_commands(command: str, saved: Path, capsys: pytest.CaptureFixture[s
 def test_the_recipe_trains_with_every_part(saved: Path) -> None:
     """With a model and budgets small enough for a test."""
     recipe, small = resolve("my_recipe.py", None, []), tiny()
-    mine = {name: getattr(recipe, name).model_dump() for name in ("problems", "reward")}
+    mine = {name: getattr(recipe, name).model_dump() for name in ("problems", "reward", "environment")}
     mine["problems"]["heldout_size"] = 4
     mine["rollout"] = small.rollout.model_copy(update={"segment_tokens": small.rollout.max_tokens}).model_dump()
     mine["learner"] = {"updates": 2, "objective": recipe.learner.objective.model_dump()}
@@ -55,6 +55,7 @@ def test_the_recipe_trains_with_every_part(saved: Path) -> None:
     (row,) = read_metrics(saved / "run")
     assert row["grader/failed"] == row["rollouts/ungradable"] == 0
     assert {"reward/part/places", "loss"} <= row.keys()
+    assert row["turns/max"] == 2, "a wrong answer gets a hint"
     resolved = validate(yaml.safe_load((saved / "run" / "config.yaml").read_text()))
     assert resolved.learner.objective == recipe.learner.objective
 
