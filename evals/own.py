@@ -44,9 +44,14 @@ def load_own(spec: str) -> Benchmark:
         )
     if found.make is None and not found.file:
         raise UserCodeError(f"{file}: {found.name} has no problems: give it file= or make=")
-    theirs = {"ask": found.ask, "keep": found.keep, "convert": found.convert, "make": found.make}
-    named = {name: _explained(function, file) for name, function in theirs.items() if function is not None}
-    return replace(found, code=hashlib.sha256(text).hexdigest() if text else "", **named)
+    return replace(
+        found,
+        code=hashlib.sha256(text).hexdigest() if text else "",
+        ask=_explained(found.ask, file),
+        keep=_explained(found.keep, file),
+        convert=_explained(found.convert, file),
+        make=_explained(found.make, file) if found.make else None,
+    )
 
 
 def _explained(function: Callable[..., R], file: str) -> Callable[..., R]:
