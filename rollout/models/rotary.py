@@ -17,7 +17,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def rotary_of(stage: RotaryStage, dim: int, base: float) -> Rotary:
-    """The embedding of a stage for ``dim`` rotary channels; ``base`` is the model's own."""
+    """Return the embedding of a stage for ``dim`` rotary channels; ``base`` is the model's own."""
     scaling = stage.scaling if stage.scaling != "dynamic" else "none"  # the configuration has refused it
     return Rotary(dim, stage.base or base, scaling, stage.factor, stage.trained)
 
