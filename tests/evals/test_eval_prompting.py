@@ -79,7 +79,7 @@ def test_a_doubled_bos_is_refused() -> None:
 class FakePool:
     """One request is over, one has used up its budget after an engine's death, and one is given up."""
 
-    def generate(self, requests: Any, *, on_rest: Any) -> None:
+    def generate(self, requests: Any, *, on_rest: Any, turns: Any) -> None:
         a, b, c = requests
         on_rest(Completion(b.key, (Segment(0, (2,), (0.0,)), Segment(0, (3,), (0.0,))), None, failures=1))
         on_rest(Completion(a.key, (Segment(0, (1, 9), (0.0, 0.0)),), StopReason.EOS))

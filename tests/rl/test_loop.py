@@ -43,7 +43,7 @@ def sampled(faults: list[Faults | None], folder: Path) -> list[str]:
     groups = new_groups([problem(0), problem(1)], 0, 2, lambda _: Prompt((1, 2, 3)))
     with Pool(spawn, CONFIG.engine, CONFIG.rollout) as pool:
         pool.publish(WeightUpdate(0, "local", {"size": 8}), [], [])
-        parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool)
+        parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool, episodes=None)
         drawn, replayed = sample(groups, 0, CONFIG, parts)
         parts.journal.close()
     assert replayed == 0

@@ -34,10 +34,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with an objective that clips ratios."""
+    """The same with an objective that clips ratios, and an environment."""
     folder = tmp_path_factory.mktemp("runs") / "clipped"
     learner = {"updates": 2, "objective": {"kind": "grpo"}}
-    assert run(tiny(iterations=3, warmup=None, learner=learner, eval={"every": 0, "samples": 1}), folder) == 0
+    environment = {"kind": "retry", "feedback": "7"}
+    changes = {"learner": learner, "environment": environment, "eval": {"every": 0, "samples": 1}}
+    assert run(tiny(iterations=3, warmup=None, **changes), folder) == 0
     return folder
 
 

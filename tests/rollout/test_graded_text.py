@@ -78,7 +78,7 @@ class OneAnswer:
     def __init__(self, tokens: tuple[int, ...], stop: StopReason) -> None:
         self.tokens, self.stop = tokens, stop
 
-    def generate(self, requests: Any, *, on_rest: Any) -> None:
+    def generate(self, requests: Any, *, on_rest: Any, turns: Any) -> None:
         for request in requests:
             parts = (Segment(0, self.tokens, (0.0,) * len(self.tokens)),) if self.tokens else ()
             on_rest(Completion(request.key, parts, self.stop))

@@ -75,7 +75,7 @@ def sections(run: RunData) -> list[Section]:
     parts = [
         ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),
         ("Policy update", [*update, _length_weight]),
-        ("Partial rollouts, speed and engines", [_resumed, _versions, _throughput, _time, _publish, _engines]),
+        ("Partial rollouts, speed and engines", [_resumed, _turns, _versions, _throughput, _time, _publish, _engines]),
     ]
     found = [Section(title, [p for p in (make(run) for make in makers) if _has_data(p)]) for title, makers in parts]
     return [section for section in found if section.panels]
@@ -299,6 +299,12 @@ def _resumed(run: RunData) -> Panel:
         _line(run, "finished", "rollouts/finished", 0),
     ]
     return Panel("Partial rollouts", "Rollouts per iteration.", "count", _with_data(series))
+
+
+def _turns(run: RunData) -> Panel:
+    series = [_line(run, "most", "turns/max", 5), _line(run, "mean", "turns/mean", 0)]
+    note = "Turns of the policy in a finished rollout; between them its environment answers."
+    return Panel("Turns", note, "number", _with_data(series))
 
 
 def _versions(run: RunData) -> Panel:

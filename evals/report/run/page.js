@@ -90,13 +90,26 @@ function versionClass(version) {
   return `v${version % 6}`;
 }
 
+function own(row) {
+  return row.segments.filter((s) => s.by !== "environment");
+}
+
+function fed(row) {
+  return row.segments.filter((s) => s.by === "environment").map((s) => s.tokens).reduce((a, b) => a + b, 0);
+}
+
+function severalVersions(row) {
+  return new Set(own(row).map((s) => s.version)).size > 1;
+}
+
 function definitions(row) {
   return definitionList([
     ["reference", row.answer],
     ["extracted", row.extracted || "\u2013 none found"],
     row.reason ? ["reason", row.reason] : null,
     ["stopped by", row.stop ?? "\u2013"],
-    ["tokens", row.segments.map((s) => `${s.tokens}`).join(" + ") + (row.segments.length > 1 ? ` = ${row.length}` : "")],
+    ["tokens", own(row).map((s) => `${s.tokens}`).join(" + ") + (own(row).length > 1 ? ` = ${row.length}` : "")],
+    row.turns > 1 ? ["turns", `${row.turns}; the environment answered with ${fed(row)} tokens`] : null,
     ["score", number(row.score)],
     ...row.score_parts.map((part) => [`\u00B7 ${part.name}`, number(part.value)]),
     ["length reward", number(row.length_reward)],
@@ -108,24 +121,28 @@ function definitions(row) {
 }
 
 function detail(row) {
-  const several = row.segments.length > 1;
+  const several = severalVersions(row);
   const text = textBlock("Response");
   if (row.opening) text.append(node("span", { class: "soft", title: "begun by the prompt" }, row.opening));
   for (const segment of row.segments) {
+    if (segment.by === "environment") {
+      text.append(node("span", { class: "fed", title: `written by the environment, ${segment.tokens} tokens: read, never trained on` }, segment.text));
+      continue;
+    }
     const color = versionClass(segment.version);
     if (several) text.append(node("span", { class: `mark ${color}`, "aria-hidden": "true" }, `v${segment.version}`));
     text.append(node("span", { class: `segment ${several ? color : ""}`, title: `weight version ${segment.version}, ${segment.tokens} tokens` }, segment.text));
   }
-  const legend = row.segments.map((s) => node("span", { class: `version ${versionClass(s.version)}` }, `v${s.version} \u00B7 ${s.tokens} tokens`));
+  const legend = own(row).map((s) => node("span", { class: `version ${versionClass(s.version)}` }, `v${s.version} \u00B7 ${s.tokens} tokens`));
   return node("div", { class: "both" },
     node("div", {}, node("h4", {}, "Prompt"), textBlock("Prompt", row.prompt),
-      node("h4", {}, "Response, by weight version ", ...legend), text),
+      node("h4", {}, row.turns > 1 ? "Turns; shaded: the environment's answers " : "Response, by weight version ", ...legend), text),
     node("div", {}, node("h4", {}, "Verdict and reward"), definitions(row)));
 }
 
 function versions(row) {
-  const shown = row.segments.length > 1
-    ? row.segments.map((s) => node("span", { class: `version ${versionClass(s.version)}` }, `v${s.version}`))
+  const shown = severalVersions(row)
+    ? own(row).map((s) => node("span", { class: `version ${versionClass(s.version)}` }, `v${s.version}`))
     : [node("span", { class: "soft" }, row.segments.length ? `v${row.segments[0].version}` : "\u2013")];
   return node("span", {}, ...shown);
 }
@@ -136,7 +153,8 @@ const COLUMNS = [
   { name: "Outcome", width: "11%", cell: (r) => node("span", { class: `badge ${r.outcome}` }, r.outcome), order: (r) => r.outcome },
   { name: "Stop", width: "10%", cell: (r) => r.stop ?? "\u2013", order: (r) => r.stop ?? "" },
   { name: "Tokens", width: "9%", kind: "num", label: "tok", cell: (r) => String(r.length), order: (r) => r.length },
-  { name: "Versions", width: "16%", cell: versions, order: (r) => r.segments.length },
+  { name: "Versions", width: "16%", cell: versions, order: (r) => own(r).length },
+  ...(data.rollouts.some((r) => r.turns > 1) ? [{ name: "Turns", width: "6%", kind: "num", label: "turns", cell: (r) => String(r.turns), order: (r) => r.turns }] : []),
   { name: "Reward", width: "10%", kind: "num", label: "r", cell: (r) => (r.reward === null ? "masked" : number(r.reward)), order: (r) => r.reward ?? -Infinity },
 ];
 
@@ -157,7 +175,8 @@ function rollouts() {
     search: "Search prompts and responses",
     filters: [
       chips(rows, "Outcome", [["all", () => true], ...["right", "wrong", "partly", "ungraded"].map((outcome) => [outcome, (row) => row.outcome === outcome])]),
-      toggle(rows, "2+ weight versions", (row) => row.segments.length > 1),
+      toggle(rows, "2+ weight versions", severalVersions),
+      toggle(rows, "2+ turns", (row) => row.turns > 1),
       chooser(rows, "stop", (row) => row.stop),
       range("iterations", (row) => row.iteration),
     ],

@@ -17,11 +17,22 @@ TEXT_LIMIT = 12_000
 TEXT_BUDGET = 2_000_000
 """Characters of all rollouts together; keeps the page below about 6 MB in any script."""
 
-_LIGHT = ["iteration", "correct", "score", "stop", "segment_versions"]
+_LIGHT = ["iteration", "correct", "score", "stop", "segment_versions", "turns"]
 _SHOWN_COLUMNS = [
     *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "opening", "segment_texts"),
-    *("segment_lengths", "segment_versions", "length", "stop", "correct", "score", "score_parts", "reason"),
-    *("extracted", "length_reward", "reward", "advantage", "trained"),
+    *(
+        "segment_lengths",
+        "segment_versions",
+        "segment_by",
+        "turns",
+        "length",
+        "stop",
+        "correct",
+        "score",
+        "score_parts",
+        "reason",
+    ),
+    *("score_parts", "reason", "extracted", "length_reward", "reward", "advantage", "trained"),
 ]
 
 
@@ -77,20 +88,22 @@ def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
 
 
 def _kinds(row: dict[str, Any]) -> tuple[str, ...]:
-    kinds = (outcome(row["correct"], row["score"]), f"stop {row['stop']}")
-    return (*kinds, "partial") if len(row["segment_versions"]) > 1 else kinds
+    kinds = [outcome(row["correct"], row["score"]), f"stop {row['stop']}"]
+    kinds += ["partial"] if len(set(row["segment_versions"])) > 1 else []
+    return (*kinds, "turns") if row["turns"] > 1 else tuple(kinds)
 
 
 def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:
     limit = min(TEXT_LIMIT, max(400, budget // (1 + len(row["segment_texts"]))))
     texts = [clip(text, limit) for text in row.pop("segment_texts")]
-    sizes = zip(texts, row.pop("segment_lengths"), row.pop("segment_versions"), strict=True)
+    lengths, authors = row.pop("segment_lengths"), row.pop("segment_by") or ["policy"] * len(texts)
+    segments = zip(texts, lengths, row.pop("segment_versions"), authors, strict=True)
     return row | {
         "prompt": clip(row["prompt"], limit),
         "opening": clip(row["opening"], limit),
         "answer": clip(row["answer"], 400),
         "extracted": clip(row["extracted"], 400),
         "reason": clip(row["reason"], 400),
-        "segments": [{"text": text, "tokens": tokens, "version": version} for text, tokens, version in sizes],
+        "segments": [{"text": text, "tokens": n, "version": version, "by": by} for text, n, version, by in segments],
         "outcome": outcome(row["correct"], row["score"]),
     }
