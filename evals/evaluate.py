@@ -1,4 +1,4 @@
-"""From problems to graded answers: the one path that evaluation takes, in the loop and offline [2501.12599 §3.1].
+"""From problems to graded answers: the only path of evaluation, in the loop and offline [2501.12599 §3.1].
 
     asks  ->  responder (pool, endpoint or given responses)  ->  record  ->  grader  ->  record  ->  answers
 
@@ -22,7 +22,7 @@ from rollout.seeds import seed_of
 from rollout.types import Problem, StopReason
 
 AT_ONCE = 64
-"""Responses that the grader is given at one time."""
+"""Most responses handed to the grader in one call."""
 
 Key = tuple[str, int]
 """Problem id and number of the sample."""
@@ -30,7 +30,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Ask:
-    """One response wanted."""
+    """A request for one response."""
 
     problem: Problem
     sample: int
@@ -40,16 +40,17 @@ class Ask:
 
     @property
     def key(self) -> Key:
-        """What the answer is filed under."""
+        """The key of the answer in a record."""
         return self.problem.id, self.sample
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back for an ``Ask``."""
+    """The response to an ``Ask``."""
 
     text: str
-    """As it is graded: without the end token; with the tag that opens the thinking if the prompt ended in it."""
+    """The text that is graded: without the end token; with the tag that opens the thinking if the prompt ended in
+    it."""
     stop: StopReason | None
     """``ABORTED`` when the responder gave up; ``None`` for given responses that do not say."""
     tokens: int | None
@@ -76,46 +77,46 @@ Done = Callable[[Ask, Response], None]
 
 
 class ResponderError(RuntimeError):
-    """No more responses can be had; the message says why and what to do. Those so far are on record."""
+    """The responder can give no more responses; the message says why and what to do. Those so far are in the record."""
 
 
 class Responder(Protocol):
-    """Whatever answers."""
+    """A source of responses: engines, a server, a file."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """Hand each response to ``done``, in the calling thread, as soon as it is complete; all of them, once each."""
 
 
 class Record(Protocol):
-    """Where responses and scores are kept so that neither is ever made twice (``evals.journal``)."""
+    """Keeps responses and scores, so that none is made twice (``evals.journal``)."""
 
     @property
     def responses(self) -> Mapping[Key, Response]:
-        """Kept by an earlier process."""
+        """Responses kept by an earlier process."""
 
     @property
     def scores(self) -> Mapping[Key, Score]:
-        """Kept by an earlier process."""
+        """Scores kept by an earlier process."""
 
     def keep_response(self, key: Key, response: Response) -> None:
-        """On disk when this returns."""
+        """Keep a response; it is on disk when this returns."""
 
     def keep_score(self, key: Key, score: Score) -> None:
-        """On disk when this returns; may be called from any thread."""
+        """Keep a score; it is on disk when this returns. May be called from any thread."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on."""
+    """Callbacks for progress."""
 
     on_response: Callable[[Response], None] = lambda _: None
-    """Called in the thread of ``evaluate`` for each new response."""
+    """Called for each new response, in the thread of ``evaluate``."""
     on_answer: Callable[[Answer], None] = lambda _: None
     """Called for each answer from grading threads, one at a time."""
 
 
 def asks_of(problems: Sequence[Problem], samples: int, seed: int) -> list[Ask]:
-    """``samples`` asks of each problem.
+    """Return ``samples`` asks of each problem.
 
     Seeds depend on (seed, problem id, sample) only, so engines that honour them repeat an evaluation exactly.
     """
@@ -129,7 +130,7 @@ def evaluate(
     record: Record | None = None,
     watch: Watch | None = None,
 ) -> list[Answer]:
-    """One graded answer per ask, in order. What ``record`` holds is neither drawn nor graded again.
+    """Return one graded answer per ask, in order. What ``record`` holds is neither drawn nor graded again.
 
     What was aborted or ungradable in an earlier process is tried once more. What the responder raises passes through;
     by then every complete response is in the record.
@@ -198,7 +199,7 @@ class Result:
 
 
 def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """Answers grouped by problem, in order of first appearance."""
+    """Group answers by problem, in order of first appearance."""
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.problem.id, []).append(answer)
@@ -206,7 +207,7 @@ def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
 
 
 def result_of(answers: Sequence[Answer], samples: int) -> Result:
-    """Statistics of graded answers whose lengths are known; problems are the independent units.
+    """Compute the statistics of graded answers whose lengths are known; problems are the independent units.
 
     Raises ``NothingGraded`` when the grader failed on every one.
     """

@@ -99,7 +99,7 @@ class Journal:
 
 @contextmanager
 def opened(folder: Path, settings: Json) -> Iterator[Journal]:
-    """A ``Journal`` for the length of a block."""
+    """Open a ``Journal`` for the length of a ``with`` block."""
     journal = Journal(folder, settings)
     try:
         yield journal
@@ -108,7 +108,7 @@ def opened(folder: Path, settings: Json) -> Iterator[Journal]:
 
 
 def response_to_json(response: Response) -> Json:
-    """The response as in ``responses.jsonl``; token ids last, they are long."""
+    """Return the response as in ``responses.jsonl``; token ids come last, because they are long."""
     return {
         "response": response.text,
         "stop": response.stop,
@@ -127,7 +127,7 @@ def response_from_json(row: Json) -> Response:
 
 
 def score_to_json(score: Score) -> Json:
-    """The score as in ``scores.jsonl``."""
+    """Return the score as in ``scores.jsonl``."""
     return {
         "verdict": score.verdict,
         "score": score.reward,
@@ -147,7 +147,7 @@ def _key(row: Json) -> Key:
 
 
 def _rows(path: Path) -> Iterator[Json]:
-    """The rows of a journal file but a last one torn by a crash; any other broken one is an error."""
+    """Yield the rows of a journal file. A last one torn by a crash is left out; any other broken one is an error."""
     try:
         for number, row in read_lines(path):
             try:

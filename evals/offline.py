@@ -1,4 +1,4 @@
-"""One benchmark from its problems to its numbers, outside of a training run."""
+"""Evaluation of one benchmark outside of a training run, from its problems to its numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evals.view import EvalView
 from rollout.grading import Grader, Grading, VerifierGrader
 
 GRADERS = max(4, len(os.sched_getaffinity(0)))
-"""Verifiers at work at one time: nothing else wants the processors when responses are given."""
+"""Verifiers that work at one time. Given responses leave the processors idle, so they may use all of them."""
 BusySeconds = Callable[[], tuple[float, int]]
 """Engine seconds with work so far, over all engines, and how many engines there are."""
 
@@ -29,23 +29,23 @@ class Task:
     """One benchmark to be evaluated."""
 
     benchmark: Benchmark
-    """With the settings that hold."""
+    """The benchmark, with the settings of this evaluation."""
     loaded: Loaded
     asks: Sequence[Ask]
     responder: Responder
     settings: dict[str, Any]
     """What is stored as the settings; with ``identity`` it decides whether a record may be continued."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """What else must be the same: the model's files or the endpoint."""
+    """What must not change either: the model's files or the endpoint."""
     first_prompt: str = ""
     pass_ks: tuple[int, ...] = ()
     busy: BusySeconds | None = None
     grader: Grader | None = None
-    """Judges in place of the benchmark's ``verify``: a run's own grader."""
+    """A run's own grader, which then judges in place of the benchmark's ``verify``."""
 
 
 def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Answer]]:
-    """Draw, grade and measure. With a ``folder`` all is kept there, and an interrupted evaluation goes on."""
+    """Draw, grade and measure; with a ``folder``, keep all of it there and continue an interrupted evaluation."""
     with ExitStack() as stack:
         record = stack.enter_context(opened(folder, _settings(task))) if folder else None
         wanted = {ask.key for ask in task.asks}
@@ -69,13 +69,14 @@ def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Ans
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """What may not change between two processes that share a record. More samples or problems may be added."""
+    """Return what may not change between processes that share a record. Samples and problems may be added."""
     fixed = {key: value for key, value in task.settings.items() if key not in ("samples", "limit")}
-    return {"benchmark": task.benchmark.name, **fixed, **task.identity}
+    code = {"code": task.benchmark.code} if task.benchmark.code else {}
+    return {"benchmark": task.benchmark.name, **code, **fixed, **task.identity}
 
 
 class Clock:
-    """Times the responses and passes on what it sees."""
+    """Measures the time of responses, and passes them on to another ``Watch``."""
 
     def __init__(self, inner: Watch, busy: BusySeconds | None) -> None:
         self.watch = replace(inner, on_response=self._on_response)
@@ -91,7 +92,7 @@ class Clock:
         self._inner.on_response(response)
 
     def speed(self) -> Speed | None:
-        """``None`` when no response was drawn."""
+        """Return the throughput so far; ``None`` when no response was drawn."""
         if not self._responses:
             return None
         seconds, busy = self._last - self._began, None

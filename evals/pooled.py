@@ -14,7 +14,7 @@ from rollout.types import Problem, Prompt, Rollout, StopReason, TokenIds
 
 
 class Generator(Protocol):
-    """What evaluation needs of the pool."""
+    """The part of the pool that evaluation uses."""
 
     def generate(
         self,
@@ -28,7 +28,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class PoolResponder:
-    """Asks the pool, with prompts rendered by the model's own template."""
+    """A ``Responder`` that asks the pool, with prompts rendered by the model's own template."""
 
     pool: Generator
     render: Callable[[Problem], Prompt]
@@ -40,9 +40,9 @@ class PoolResponder:
     max_tokens: int
     """Longest response."""
     context: int
-    """The engines' limit on prompt and response."""
+    """Most tokens of prompt and response together."""
     episodes: Episodes | None = None
-    """What answers when the policy has ended a turn; ``None``: the end token ends the response."""
+    """Answers when the policy has ended a turn; ``None``: the end token ends the response."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``. Raises ``AllEnginesDead``; a response that failed too often is handed over aborted."""

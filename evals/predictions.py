@@ -1,4 +1,4 @@
-"""Responses that somebody else drew: JSON Lines with ``id`` and ``response``, several lines per problem allowed."""
+"""Responses drawn elsewhere, given as JSON Lines with ``id`` and ``response``, several lines per problem allowed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Predictions:
     responses: Mapping[Key, Response]
 
     def asks(self, problems: Sequence[Problem]) -> list[Ask]:
-        """The asks that the predictions answer, in the order of the problems."""
+        """Return the asks that the predictions answer, in the order of the problems."""
         by_id = {problem.id: problem for problem in problems}
         order = {problem.id: index for index, problem in enumerate(problems)}
         keys = sorted(self.responses, key=lambda key: (order[key[0]], key[1]))
@@ -40,7 +40,7 @@ class Predictions:
 
 
 def read_predictions(path: Path, problems: Sequence[Problem]) -> Predictions:
-    """The responses in a file, numbered by problem in the file's order unless ``sample`` numbers them.
+    """Read the responses of a file, numbered by problem in the file's order unless ``sample`` numbers them.
 
     Optional fields: ``sample``, ``stop`` (``eos`` or ``length``; a truncated response is wrong) and ``tokens``; the
     ``responses.jsonl`` of an evaluation is such a file. Raises ``PredictionError`` for a malformed line, an id that no

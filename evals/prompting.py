@@ -20,18 +20,18 @@ Thinking = Literal["default", "on", "off"]
 
 @dataclass(frozen=True)
 class Conversation:
-    """How a benchmark's problems are put."""
+    """How a benchmark's problems are asked: system message, examples, arguments of the template."""
 
     benchmark: Benchmark
     shots: tuple[tuple[str, str], ...] = ()
     """Solved examples before the problem, as turns: (user, assistant)."""
     thinking: Thinking = "default"
-    """The template's switch ``enable_thinking``, where it has one."""
+    """Value of the template's switch ``enable_thinking``, if it has one."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the chat template."""
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
-        """System message, solved examples, the problem."""
+        """Return the conversation: system message, solved examples, the problem."""
         framing = Framing(self.benchmark.system, self.shots)
         return framing.messages(problem, self.benchmark.ask(problem))
 
@@ -43,14 +43,14 @@ class Conversation:
 
 @dataclass
 class Renderer:
-    """Prompts by a tokenizer's own template, which is checked first. Prompts are rendered once."""
+    """Renders prompts by a tokenizer's own template, which is checked first. Each prompt is rendered once."""
 
     tokenizer: PreTrainedTokenizerBase
     conversation: Conversation
     _known: dict[str, Prompt] = field(default_factory=dict)
 
     def __call__(self, problem: Problem) -> Prompt:
-        """The prompt of a problem. Raises ``PromptError`` when the template cannot be used."""
+        """Return the prompt of a problem. Raises ``PromptError`` when the template cannot be used."""
         if problem.id not in self._known:
             chat, arguments = self.conversation.messages(problem), self.conversation.arguments
             if not self._known:
@@ -59,5 +59,5 @@ class Renderer:
         return self._known[problem.id]
 
     def text(self, problem: Problem) -> str:
-        """The prompt as text, special tokens shown."""
+        """Return the prompt as text, with special tokens shown."""
         return str(self.tokenizer.decode(self(problem).token_ids.tolist(), skip_special_tokens=False))

@@ -1,4 +1,4 @@
-"""What an evaluation found: the numbers of ``results.json``.
+"""The numbers of an evaluation, as in ``results.json``.
 
 The schema is stable. A field that changes its meaning or goes raises ``SCHEMA``; ``docs/evaluation.md`` describes it.
 """
@@ -34,7 +34,7 @@ class Rate:
     mean: float
     ci95: tuple[float, float]
     problems: int
-    """Problems behind it."""
+    """Number of problems behind it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Lengths:
 
     mean: float
     ci95: tuple[float, float]
-    """Bootstrap over problems."""
+    """Bootstrap interval over problems."""
     median: float
     longest: int
 
@@ -72,7 +72,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast the responses came; of this process's share, so nothing is known when all of them were on record."""
+    """Throughput of this process; there is none when all responses were in the record already."""
 
     responses: int
     tokens: int
@@ -107,7 +107,7 @@ class BenchmarkResult:
     problems_in_data: int
     """Problems that were to be answered; fewer have answers when predictions were given for some only."""
     settings: dict[str, Any]
-    """What was asked for: samples, temperature, top_p, max_tokens, seed, shots, thinking, system, prompt."""
+    """Settings asked for: samples, temperature, top_p, max_tokens, seed, shots, thinking, system, prompt."""
     published: str
     score: Rate | None
     """avg@n with the clustered Wilson interval; ``None`` when nothing could be graded."""
@@ -141,7 +141,7 @@ class Results:
     """A whole evaluation, as in ``results.json``."""
 
     model: str
-    """As the command named it."""
+    """The model, as the command named it."""
     facts: dict[str, Any]
     """Versions, revision, engine, date: provenance, not part of the schema."""
     benchmarks: tuple[BenchmarkResult, ...]
@@ -150,7 +150,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of a benchmark's evaluation beside its answers."""
+    """All that a result needs beside the answers."""
 
     benchmark: Benchmark
     origin: str
@@ -165,7 +165,7 @@ class Context:
 
 
 def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
-    """All numbers of a benchmark from its answers, of which there is at least one."""
+    """Compute all numbers of a benchmark from its answers, of which there is at least one."""
     benchmark, groups = context.benchmark, by_problem(answers)
     rows = [[answer.score.correct for answer in group if answer.score.gradable] for group in groups]
     ks = context.pass_ks or powers(max(len(group) for group in groups))
@@ -223,7 +223,7 @@ def _share(answers: Sequence[Answer], stop: StopReason) -> float:
 
 
 def _slices(name: str, groups: Sequence[Sequence[Answer]]) -> list[Slice]:
-    """One slice per value of a field, numbers in order; problems without the field are in none."""
+    """Return one slice per value of a field, numbers in order; problems without the field are in none."""
     parts: dict[str, list[Sequence[Answer]]] = {}
     for group in groups:
         value = group[0].problem.extra.get(name)
@@ -272,7 +272,7 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Inverse of ``write_results``; ``path`` is the file or its folder.
+    """Read what ``write_results`` wrote; ``path`` is the file or its folder.
 
     Raises ``ResultsError`` when it is missing, no such file or of another schema.
     """

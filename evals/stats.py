@@ -28,12 +28,12 @@ EXACT_SUMS = 2_000_000
 
 
 def average(rows: Rows) -> Estimate:
-    """avg@n: mean of the problems' rates, with Wilson's interval at the clustered effective sample size."""
+    """Return avg@n: the mean of the problems' rates, with Wilson's interval at the clustered effective sample size."""
     return mean_ci([[float(value) for value in row] for row in rows])
 
 
 def bootstrap(rows: Rows, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of avg@n: problems are redrawn, and within each of them its responses.
+    """Return the percentile interval of avg@n: problems are redrawn, and within each of them its responses.
 
     Wider than a bootstrap of problems alone by one sampling variance, since the observed rates hold that already; it
     has no width when all responses agree, where Wilson's interval still has. Raises ``ValueError`` without responses.
@@ -54,7 +54,7 @@ def bootstrap(rows: Rows, seed: int = 0, confidence: float = 0.95) -> tuple[floa
 
 
 def rerun_error(rows: Rows) -> float | None:
-    """Standard error of avg@n over fresh samples on the *same* problems; two runs differ by √2 of it.
+    """Return the standard error of avg@n over fresh samples on the *same* problems; two runs differ by √2 of it.
 
     ``None`` when a problem has a single response: its spread cannot be seen.
     """
@@ -65,7 +65,8 @@ def rerun_error(rows: Rows) -> float | None:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Unbiased chance that at least one of k responses is right, from ``right`` of n: 1 - C(n - c, k) / C(n, k).
+    """Return the unbiased chance that at least one of k responses is right, from ``right`` of n: 1 - C(n - c, k) / C(n,
+    k).
 
     Raises ``ValueError`` unless 1 <= k <= n and 0 <= right <= n.
     """
@@ -75,7 +76,7 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def passed(rows: Rows, k: int) -> Estimate | None:
-    """pass@k over the problems with at least k graded responses; ``None`` when there are none.
+    """Return pass@k over the problems with at least k graded responses; ``None`` when there are none.
 
     Wilson's interval at the number of problems: on the safe side where per-problem values are fractions.
     """
@@ -94,7 +95,8 @@ class Ballot:
 
 
 def majority_at_k(ballot: Ballot, k: int, seed: int = 0) -> float:
-    """Chance that the most frequent answer of k responses, drawn without replacement, is right; ties are drawn by lot.
+    """Return the chance that the most frequent answer of k responses, drawn without replacement, is right; ties are
+    drawn by lot.
 
     Exact when k is all of them or C(n, k) is at most ``EXACT_SUBSETS``, else from seeded draws (error below 0.01).
     Raises ``ValueError`` unless 1 <= k <= n.
@@ -118,14 +120,14 @@ def _vote(counts: dict[int | None, int] | Counter[int | None], right: frozenset[
 
 
 def majority(ballots: Sequence[Ballot], k: int) -> Estimate | None:
-    """maj@k over the problems with at least k responses; ``None`` when there are none."""
+    """Return maj@k over the problems with at least k responses; ``None`` when there are none."""
     values = [[majority_at_k(ballot, k)] for ballot in ballots if len(ballot.votes) >= k]
     return mean_ci(values) if values else None
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two runs on the same problems."""
+    """The comparison of two runs on the same problems."""
 
     difference: float
     """Mean rate of the second minus that of the first."""
@@ -136,7 +138,7 @@ class Paired:
     """Two-sided p-value of no difference: sign flips of the problems' differences."""
     problems: int
     better: int
-    """Problems with a higher rate in the second run."""
+    """Number of problems with a higher rate in the second run."""
     worse: int
 
 
@@ -172,7 +174,7 @@ def _hypotenuse(a: float, b: float, phi: float) -> float:
 
 
 def sign_flip_p(differences: Sequence[Fraction], seed: int = 0) -> float:
-    """Two-sided p-value of the sum of ``differences`` when each sign is a fair coin.
+    """Return the two-sided p-value of the sum of ``differences`` when each sign is a fair coin.
 
     Exact by convolution while the sums are few enough, else from 100,000 seeded draws with the observed one counted in.
     """
@@ -197,5 +199,5 @@ def sign_flip_p(differences: Sequence[Fraction], seed: int = 0) -> float:
 
 
 def powers(n: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to n, and n itself: the k for which pass@k and maj@k are reported."""
+    """Return 1, 2, 4, ... up to n, and n itself: the k for which pass@k and maj@k are reported."""
     return tuple(sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n}))

@@ -41,7 +41,7 @@ _LARGE = ("tests", "test", "test_list", "challenge_test_list", "solution", "rati
 
 
 def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, object]]:
-    """One row of ``SCHEMA`` per answer."""
+    """Yield one row of ``SCHEMA`` per answer."""
     for answer in answers:
         problem, response, score = answer.problem, answer.response, answer.score
         fields = {key: value for key, value in problem.extra.items() if key not in _LARGE}
@@ -69,7 +69,7 @@ def write_samples(path: Path, answers: Sequence[tuple[str, Sequence[Answer]]]) -
 
 
 def read_rights(path: Path) -> dict[str, list[bool]]:
-    """Problem id -> is each of its responses correct; ungradable ones are left out. Raises ``FormatError``."""
+    """Return whether each response is correct, by problem id; ungradable ones are left out. Raises ``FormatError``."""
     table = read_table(path, SCHEMA, ["problem", "verdict"])
     rights: dict[str, list[bool]] = {}
     for name, verdict in zip(table["problem"].to_pylist(), table["verdict"].to_pylist(), strict=True):

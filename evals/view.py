@@ -1,4 +1,4 @@
-"""What a person sees while an evaluation goes on: how far it is and the running score."""
+"""The view of an evaluation that is going on: its progress and the score so far."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EvalView:
 
     @property
     def watch(self) -> Watch:
-        """The hooks of ``evaluate``."""
+        """The callbacks for ``evaluate``."""
         return Watch(self._on_response, self._on_answer)
 
     def _on_response(self, response: Response) -> None:

@@ -1,4 +1,4 @@
-"""Which responses give the same answer: votes are counted by equivalence, not by spelling."""
+"""Counting of votes: answers that are equal count as one, however they are written."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ Same = Callable[[str, str], bool]
 
 
 def same_maths(one: str, other: str) -> bool:
-    """Equal as answers of maths problems, by the rules of ``rewards.math.judge``, either of them as the reference."""
+    """Return whether two answers of maths problems are equal, by the rules of ``rewards.math.judge``, either of them as
+    the reference.
+    """
     from rewards.math.judge import judge
 
     return judge(one, other).correct or judge(other, one).correct
 
 
 def same_text(one: str, other: str) -> bool:
-    """Equal up to white space."""
+    """Return whether two answers are equal up to white space."""
     return " ".join(one.split()) == " ".join(other.split())
 
 
 def classes(texts: Sequence[str], same: Same) -> list[int | None]:
-    """The class of each answer, numbered by first appearance; ``None`` for an empty one, which has no vote.
+    """Return the class of each answer, numbered by first appearance; ``None`` for an empty one, which has no vote.
 
     Each answer is compared with the first of each class, so the classes depend on the order where equality is not
     transitive.
@@ -48,7 +50,8 @@ def classes(texts: Sequence[str], same: Same) -> list[int | None]:
 
 
 def ballot(answers: Sequence[Answer], same: Same) -> Ballot:
-    """The votes of one problem's responses. Truncated and aborted ones abstain; a class is right when the verifier
+    """Return the votes of one problem's responses. Truncated and aborted ones abstain; a class is right when the
+    verifier
     found one of its answers right.
     """
     silent = (StopReason.LENGTH, StopReason.ABORTED, StopReason.REPETITION)

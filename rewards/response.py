@@ -30,7 +30,7 @@ def _last_opened(text: str) -> tuple[int, int | None]:
 
 
 def after_thinking(response: str) -> str:
-    """The text after the last closing tag of the thinking; all of it without any thinking.
+    """Return the text after the last closing tag of the thinking; all of it without any thinking.
 
     Nothing when the thinking never ended: when an opening tag follows the last closing one, or there is no closing one.
     ``<think>``, ``<THINK time="3">``, ``<thinking>``, ``< think >``, ``<seed:think>``, ``[THINK]`` and Kimi's
@@ -41,12 +41,12 @@ def after_thinking(response: str) -> str:
 
 
 def unended_thinking(text: str) -> str:
-    """The thinking that ``text`` opens and does not end, from its tag on; empty when there is none."""
+    """Return the thinking that ``text`` opens and does not end, from its tag on; empty when there is none."""
     _, opened = _last_opened(text)
     return "" if opened is None else text[opened:]
 
 
 def is_opening_tag(text: str) -> bool:
-    """Whether ``text`` is one opening tag and white space behind it."""
+    """Return whether ``text`` is one opening tag and white space behind it."""
     tag = _TAG.match(text)
     return tag is not None and not (tag["close"] or tag["close_square"]) and not text[tag.end() :].strip()

@@ -55,15 +55,15 @@ class Score:
 
     @classmethod
     def right(cls, extracted: str = "", **parts: float) -> Score:
-        """A correct response, reward 1."""
+        """Return a correct response, reward 1."""
         return cls(1.0, True, parts, "", extracted)
 
     @classmethod
     def wrong(cls, reason: str, extracted: str = "", **parts: float) -> Score:
-        """A gradable response that is not correct, reward 0."""
+        """Return a gradable response that is not correct, reward 0."""
         return cls(0.0, False, parts, reason, extracted)
 
     @classmethod
     def ungradable(cls, reason: str, extracted: str = "") -> Score:
-        """The grader itself failed (time-out, crash, unusable reference): no reward, masked and counted."""
+        """Return the score for a failed grader (time-out, crash, unusable reference): no reward, masked and counted."""
         return cls(None, False, {}, reason, extracted)

@@ -47,7 +47,7 @@ def wilson(rate: float, n: float, confidence: float = 0.95) -> tuple[float, floa
 
 
 def mean_ci(correct: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate:
-    """Mean success rate over problems, with several responses each: avg@n and its interval.
+    """Return the mean success rate over problems, with several responses each: avg@n and its interval.
 
     ``correct`` is [problems][responses], values in [0, 1]; rows may differ in length (ungradable responses left out)
     and empty rows do not count. The mean is the mean of the problems' rates. The interval is Wilson's at the effective
@@ -71,7 +71,7 @@ def mean_ci(correct: Sequence[Sequence[float]], confidence: float = 0.95) -> Est
 def bootstrap_ci(
     values: Sequence[Sequence[float]], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Mean over all responses of any quantity (e.g. tokens), with a percentile bootstrap over problems.
+    """Return the mean over all responses of any quantity (e.g. tokens), with a percentile bootstrap over problems.
 
     ``values`` is [problems][responses]; whole problems are redrawn, so responses of one problem stay together. Seeded.
     Raises ``ValueError`` when no problem has a value.

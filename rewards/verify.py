@@ -31,7 +31,7 @@ WHOLE = frozenset({"code"})
 
 @cache
 def get_verifier(name: str, timeout_s: float = GRADER_TIMEOUT_S) -> Verifier:
-    """The verifier called ``name``; those that can take long stop after ``timeout_s`` seconds.
+    """Return the verifier called ``name``; those that can take long stop after ``timeout_s`` seconds.
 
     Raises ``ValueError`` with the nearest name for one that does not exist.
     """
@@ -57,7 +57,7 @@ def check_verifier(name: str) -> str:
 
 
 def question(name: str, reference: Reference) -> str:
-    """How a problem is put to a model: its statement; for ``code`` also what the program must look like.
+    """Return how a problem is put to a model: its statement; for ``code`` also what the program must look like.
 
     Raises ``ValueError`` when no program could be judged against it, e.g. for want of tests.
     """

@@ -17,7 +17,7 @@ _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def type_text(annotation: Any) -> str:
-    """A type in a reader's words: ``int``, ``a | b | null``, ``list of float``."""
+    """Return a type in plain words: ``int``, ``a | b | null``, ``list of float``."""
     if annotation is NoneType:
         return "null"
     if get_origin(annotation) is Literal:
@@ -33,7 +33,7 @@ def type_text(annotation: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as one would type it."""
+    """Return a value as a user would type it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -58,7 +58,7 @@ def _line(path: str, field: FieldInfo, value: Any) -> Iterator[str]:
 
 
 def _section(path: str, cls: type[Config], values: Config | None, note: str) -> Iterator[str]:
-    """One section: its title, its own keys, then the sections inside it."""
+    """Yield the lines of one section: its title, its own keys, then the sections inside it."""
     title = (inspect.getdoc(cls) or "").splitlines()[0]
     yield ""
     yield f"{path or 'run'}: {title}{note}"
@@ -84,5 +84,5 @@ def _section(path: str, cls: type[Config], values: Config | None, note: str) -> 
 
 
 def describe(config: Config) -> str:
-    """Every key with its type, bounds, value in ``config`` and meaning; sections in the order of the file."""
+    """Return every key with its type, bounds, value in ``config`` and meaning; sections in the order of the file."""
     return "\n".join(_section("", type(config), config, "")).lstrip("\n")

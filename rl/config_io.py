@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Config)
 
 
 class ConfigError(ValueError):
-    """What is wrong with a configuration: one or more lines, each complete in itself."""
+    """A configuration is wrong; the message is one or more lines, each complete in itself."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuses a key that comes twice, of which PyYAML would take the last without a word."""
+        """Refuse a key that comes twice; PyYAML would silently take the last."""
         first: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in first:
@@ -69,17 +69,19 @@ for _name, _pattern in _NUMBERS.items():
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain Python data from YAML text. Raises ``yaml.YAMLError``."""
+    """Parse YAML text into plain Python data. Raises ``yaml.YAMLError``."""
     return yaml.load(text, Loader=_Loader)
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as YAML; ``load`` reads it back to an equal one."""
+    """Return the resolved configuration as YAML; ``load`` reads it back to an equal one."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def sections(annotation: Any) -> dict[str, type[Config]]:
-    """Configuration sections that a field may hold, by ``kind`` (``""`` if there is only one); empty: a plain value."""
+    """Return the configuration sections that a field may hold, by ``kind`` (``""`` if there is only one); empty: a
+    plain value.
+    """
     found = [
         part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, Config)
     ]
@@ -87,7 +89,7 @@ def sections(annotation: Any) -> dict[str, type[Config]]:
 
 
 def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that some configuration can have, sections and all their kinds included."""
+    """Yield every dotted key that some configuration can have, sections and all their kinds included."""
     for name, field in cls.model_fields.items():
         yield prefix + name
         for section in sections(field.annotation).values():
@@ -95,7 +97,7 @@ def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
-    """One line on a key that does not exist, with the one that took its place or the nearest one that does."""
+    """Return one line on an unknown key, with the key that replaced it or the nearest one."""
     if path in cls.MOVED:
         return f"'{path}' has moved: set {cls.MOVED[path]}"
     known = list(dict.fromkeys(paths(cls)))
@@ -110,7 +112,9 @@ def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
 
 
 def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
-    """``base`` with the values of ``update``, section by section; one of another ``kind`` starts from its defaults."""
+    """Return ``base`` with the values of ``update``, section by section; one of another ``kind`` starts from its
+    defaults.
+    """
     merged = dict(base)
     for key, given in update.items():
         old = merged.get(key)
@@ -126,13 +130,15 @@ def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
 
 
 def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
-    """``value`` itself; ``{key: value}`` for a text in the place of a section with a ``shorthand`` key."""
+    """Return ``value`` itself, or ``{key: value}`` for a text in the place of a section with a ``shorthand`` key."""
     shorthand = choices[""].shorthand if "" in choices and isinstance(value, str) else ""
     return {shorthand: value} if shorthand else value
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """A YAML configuration file as plain data, its keys unchecked. Raises ``ConfigError`` naming file and line."""
+    """Read a YAML configuration file as plain data, without checking its keys. Raises ``ConfigError`` naming file and
+    line.
+    """
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -152,7 +158,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def types_of(cls: type[Config], path: str) -> Iterator[Any]:
-    """The types of a dotted key, one for each kind of section that has it."""
+    """Yield the types of a dotted key, one for each kind of section that has it."""
     name, _, rest = path.partition(".")
     if name in cls.model_fields:
         annotation = cls.model_fields[name].annotation
@@ -163,7 +169,9 @@ def types_of(cls: type[Config], path: str) -> Iterator[Any]:
 
 
 def takes(annotation: Any) -> set[type]:
-    """The plain types of values that an annotation allows; ``object`` stands for anything but text and ``null``."""
+    """Return the plain types of values that an annotation allows; ``object`` stands for anything but text and
+    ``null``.
+    """
     if annotation is str or annotation is NoneType:
         return {annotation}
     if get_origin(annotation) is Annotated:
@@ -176,7 +184,7 @@ def takes(annotation: Any) -> set[type]:
 
 
 def value_of(path: str, text: str, cls: type[Config]) -> Any:
-    """The value that ``--path text`` gives: YAML, but a text where the key takes nothing else.
+    """Return the value that ``--path text`` gives: YAML, or the text itself where the key takes nothing else.
 
     So instructions and paths need no second pair of quotes; ``"..."`` and ``'...'`` are taken off where they are a
     whole YAML text. Raises ``ConfigError``.
@@ -214,7 +222,7 @@ def check_agreement(overrides: Sequence[tuple[str, Any]], cls: type[Config]) -> 
 
 
 def _assignments(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """What a pair sets: a mapping for a section sets each of its keys, any other value is one."""
+    """Yield the assignments of a pair: a mapping for a section sets each of its keys."""
     if isinstance(value, Mapping) and any(path.startswith(key + ".") for path in known):
         for name, inner in value.items():
             yield from _assignments(f"{key}.{name}", inner, known)
@@ -223,14 +231,14 @@ def _assignments(key: str, value: Any, known: Sequence[str]) -> Iterator[tuple[s
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """``a.b`` and ``3`` as ``{"a": {"b": 3}}``."""
+    """Return ``{"a": {"b": 3}}`` for ``a.b`` and ``3``."""
     for part in reversed(path.split(".")):
         value = {part: value}
     return value  # type: ignore[no-any-return]
 
 
 def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]] = ()) -> C:
-    """``base``, then a file's values, then ``(dotted key, text)`` pairs, in any order. Raises ``ConfigError``.
+    """Apply to ``base`` a file's values, then ``(dotted key, text)`` pairs, in any order. Raises ``ConfigError``.
 
     Pairs that contradict each other are refused. One that sets a ``kind`` acts before the others.
     """
@@ -248,12 +256,12 @@ def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]]
 
 
 def validate(tree: Tree) -> RunConfig:
-    """A run's configuration from plain data; see ``checked``."""
+    """Return a run's configuration from plain data; see ``checked``."""
     return checked(RunConfig, tree)
 
 
 def checked(cls: type[C], tree: Tree) -> C:
-    """A configuration from plain data. Raises ``ConfigError`` with one line per mistake.
+    """Return a configuration from plain data. Raises ``ConfigError`` with one line per mistake.
 
     Values have their key's own type: ``true`` is no number, ``1`` no switch, ``"3"`` no number, ``2.0`` no whole
     number. As JSON, in which lists stand for tuples, pydantic checks just that.
@@ -273,7 +281,7 @@ def checked(cls: type[C], tree: Tree) -> C:
 
 
 def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
-    """Pydantic's location of an error as the key that a user wrote: without the tags of unions."""
+    """Return pydantic's location of an error as the key that a user wrote, without the tags of unions."""
     names: list[str] = []
     choices: dict[str, type[Config]] = {"": cls}
     for part in location:
@@ -289,7 +297,7 @@ def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
 
 
 def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
-    """One mistake in one line."""
+    """Return one line on a mistake."""
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         if path in set(paths(cls)):
@@ -311,7 +319,7 @@ def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
 
 
 def _hint(kind: str, given: Any) -> str:
-    """How a value of the wrong type is written rightly."""
+    """Return a hint on how to write a value of the right type."""
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
         return f"; write {int(given)}"
     if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
@@ -322,7 +330,7 @@ def _hint(kind: str, given: Any) -> str:
 
 
 def parse_scalar(text: str) -> Any:
-    """The YAML value of a text, which itself it is when it is no YAML."""
+    """Return the YAML value of a text, or the text itself when it is not YAML."""
     try:
         return parse_yaml(text)
     except yaml.YAMLError:

@@ -41,7 +41,7 @@ class LaunchError(RuntimeError):
 
 
 class LearnerDead(RuntimeError):
-    """The learner's process is gone or answers no more; the run resumes from its last checkpoint."""
+    """The learner's process is gone or does not answer; the run resumes from its last checkpoint."""
 
 
 def check_run_dir(root: Path) -> None:
@@ -54,7 +54,7 @@ def check_run_dir(root: Path) -> None:
 
 
 def quiet_environment() -> dict[str, str]:
-    """Environment of every process of a run: no usage reports, modest logs; what the driver's has set stays."""
+    """Return the environment of every process of a run: no usage reports, few logs; the driver's own settings win."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray's default of 15 starves the run beside any other process
@@ -76,7 +76,8 @@ def check_interpreter(path: str) -> None:
 
 @contextmanager
 def connected(config: RunConfig) -> Iterator[None]:
-    """Ray, for the length of a block: the cluster of ``ray.address`` or $RAY_ADDRESS (as in ``ray job submit``), or a
+    """Connect to Ray for the length of a block: to the cluster of ``ray.address`` or $RAY_ADDRESS (as in ``ray job
+    submit``), or a
     local one that ends with the block and with this process, however that ends.
 
     Raises ``LaunchError``, and ``Interrupted`` on SIGTERM while connecting.
@@ -132,7 +133,9 @@ def _knock(address: str) -> None:
 
 
 def _start_local(config: RunConfig) -> ExitStack:
-    """Start a cluster; what is returned ends it, with all that its attempts have started. Raises ``LaunchError``."""
+    """Start a cluster, and return a stack whose closing ends it with all that its attempts started. Raises
+    ``LaunchError``.
+    """
     import ray
 
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
@@ -184,7 +187,7 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
 
 
 def weight_backend(config: RunConfig) -> str:
-    """The transfer behind ``engine.weight_transfer = auto``."""
+    """Return the transfer that ``engine.weight_transfer = auto`` means."""
     chosen = config.engine.weight_transfer
     if chosen != "auto":
         return chosen
@@ -206,13 +209,13 @@ def _options(config: RunConfig, group: PlacementGroup, bundle: int, gpus: float)
 
 
 def memory_use(message: str) -> str:
-    """``22.54GB used / 23.54GB limit`` out of the page that Ray writes about a memory kill."""
+    """Extract ``22.54GB used / 23.54GB limit`` from the page that Ray writes about a memory kill."""
     found = re.search(r"[\d.]+ ?GB used / [\d.]+ ?GB limit", message)
     return found.group() if found else message.partition("\n")[0][:200]
 
 
 class RayPolicy:
-    """The learner in its actor, as ``rl.loop.Policy``. Every call has a limit and a named error."""
+    """Proxy of the learner in its actor, as ``rl.loop.Policy``. Every call has a time limit and a named error."""
 
     def __init__(self, actor: Any, timeout_s: float, start_timeout_s: float) -> None:
         self.actor = actor
@@ -280,7 +283,7 @@ class RayPolicy:
 
 @contextmanager
 def _named_failures(what: str) -> Iterator[None]:
-    """Ray's exceptions of a call to the learner as ours, or as the learner's own."""
+    """Turn Ray's exceptions of a call to the learner into ours, or into the learner's own."""
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     try:
@@ -300,12 +303,12 @@ def _named_failures(what: str) -> Iterator[None]:
 
 
 def threads(wanted: int) -> int:
-    """CPU threads of a process: as configured, or every core that it may use."""
+    """Return the CPU threads of a process: as configured, or every core that it may use."""
     return wanted or len(os.sched_getaffinity(0))
 
 
 def waiting() -> dict[str, str]:
-    """How the learner's threads wait for each other: briefly awake, then asleep.
+    """Return the variables that make the learner's threads wait briefly awake, then asleep.
 
     Awake for long (libgomp's default), they keep the cores from whoever they wait for once another job runs beside
     them: a step of two threads then took 2 s instead of 0.18 s. Asleep at once, the second thread gains nothing.
@@ -335,7 +338,7 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
 
 
 def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
-    """An engine in an actor of its own; started by the pool, again after each death."""
+    """Start an engine in an actor of its own; the pool calls this, again after each death."""
     from rollout.engines.actor import RayEngine
 
     engine = config.engine

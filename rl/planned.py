@@ -12,17 +12,17 @@ from rl.stop import Interrupted, Stopper
 from rollout.progress import Progress
 
 S = TypeVar("S")
-"""One step of the plan: all that it takes, so that the plan and a checkpoint are enough to go on."""
+"""One step of the plan, complete, so that the plan and a checkpoint suffice to go on."""
 
 
 class Kept(Protocol):
-    """What a checkpoint keeps: the learner."""
+    """The learner, as a checkpoint keeps it."""
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and RNG into an existing directory."""
+        """Write weights, optimiser and RNG into an existing directory."""
 
     def load(self, folder: Path) -> None:
-        """Inverse of ``save``."""
+        """Restore what ``save`` wrote."""
 
 
 def carry_out(

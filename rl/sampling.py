@@ -1,4 +1,4 @@
-"""Which problems an iteration trains on: uniform, curriculum, prioritised [2501.12599 §2.3.4].
+"""The choice of an iteration's problems: uniform, curriculum, prioritised [2501.12599 §2.3.4].
 
 Sources are finite, or unlimited streams of problems by index. Every sampler draws without replacement inside a batch,
 owns its random generator, and puts all of its state into ``state_dict`` (plain JSON values), so that a resumed run
@@ -21,10 +21,10 @@ POOL_DRAWS = 4
 PROBED = 1024
 """Problems of a stream whose difficulties set the curriculum's threshold."""
 MAX_SKIPS = 10_000
-"""Problems of a stream passed over in search of a hard or a new one; then the source is at fault."""
+"""Most problems of a stream that are skipped in search of a hard or a new one; beyond, the source is at fault."""
 
 Fits = Callable[[int], bool]
-"""Whether the problem at an index can be used; raises where one that cannot is an error."""
+"""Returns whether the problem at an index can be used; raises where an unusable one is an error."""
 
 
 def _all_fit(_: int) -> bool:
@@ -55,7 +55,7 @@ class Sampler:
         """Next unseen index of a stream."""
         self.fits = fits
         self.overlong: set[int] = set()
-        """Problems that came up and did not fit; all there are of a finite source."""
+        """Problems that came up and did not fit; of a finite source, all that do not fit."""
         if self.size is not None:
             self.overlong = {index for index in range(self.size) if not fits(index)}
         if self.size is not None and (usable := self.size - len(self.overlong)) < batch:
@@ -65,7 +65,7 @@ class Sampler:
             )
 
     def draw(self, n: int) -> list[Problem]:
-        """n different problems; each call counts as an iteration, also with n = 0."""
+        """Return n different problems; each call counts as an iteration, also with n = 0."""
         if not 0 <= n <= self.batch:
             raise ValueError(f"asked for {n} problems, the sampler was built for 0 to {self.batch} a draw")
         problems = [self.source[index] for index in self._choose(n)] if n else []
@@ -73,28 +73,28 @@ class Sampler:
         return problems
 
     def update(self, success: Mapping[str, float]) -> None:
-        """Problem id -> success rate in [0, 1] of a finished group; only prioritised sampling listens."""
+        """Take the success rates in [0, 1] of finished groups, by problem id; only prioritised sampling uses them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the state as JSON values."""
         state = {"rng": self.rng.bit_generator.state, "draws": self.draws, "cursor": self.cursor}
         return state | ({"overlong": sorted(self.overlong)} if self.size is None and self.overlong else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Restore what ``state_dict`` returned."""
         self.rng.bit_generator.state = state["rng"]
         self.draws = state["draws"]
         self.cursor = state["cursor"]
         self.overlong |= set(state.get("overlong", ()))
 
     def _choose(self, n: int) -> list[int]:
-        """Indices of the next batch."""
+        """Return the indices of the next batch."""
         if self.size is None:
             return self._next(n)
         return self._pick(range(self.size), n)
 
     def _pick(self, candidates: Sequence[int], n: int, weights: np.ndarray | None = None) -> list[int]:
-        """n different ones of ``candidates`` that fit, with equal probability or by ``weights``.
+        """Return n different ones of ``candidates`` that fit, with equal probability or by ``weights``.
 
         Drawn among all, and once more for each that does not fit: which ones do not may become known in the middle of a
         run, and must not change what was drawn before.
@@ -119,7 +119,9 @@ class Sampler:
         return index not in self.overlong
 
     def _next(self, n: int, skip: frozenset[str] = frozenset(), least: float = -np.inf) -> list[int]:
-        """The next n indices of a stream with different ids, none in ``skip``, of difficulty ``least`` at least."""
+        """Return the next n indices of a stream with different ids, none in ``skip``, of difficulty ``least`` at
+        least.
+        """
         chosen: dict[str, int] = {}
         for index in range(self.cursor, self.cursor + n + MAX_SKIPS):
             problem = self.source[index]
@@ -241,7 +243,7 @@ class PrioritizedSampler(Sampler):
 
 
 def difficulty(problem: Problem) -> float:
-    """The problem's difficulty; raises ``ProblemError`` when its source gives none."""
+    """Return the problem's difficulty; raises ``ProblemError`` when its source gives none."""
     if problem.difficulty is None:
         raise ProblemError(f"problem {problem.id!r} has no difficulty, which sampling.kind curriculum needs")
     return problem.difficulty
@@ -255,7 +257,7 @@ def build_sampler(
     limit: int | None = None,
     fits: Fits = _all_fit,
 ) -> Sampler:
-    """The sampler that ``config`` names; see the classes for ``batch``, ``limit``, ``fits`` and errors."""
+    """Return the sampler that ``config`` names; see the classes for ``batch``, ``limit``, ``fits`` and errors."""
     if config.kind == "curriculum":
         return CurriculumSampler(source, batch, seed, limit, fits, config.switch_iteration, config.hard_quantile)
     if config.kind == "prioritized":

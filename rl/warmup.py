@@ -26,19 +26,19 @@ Pair = tuple[TokenIds, TokenIds]
 CHECKPOINT_STEPS = 500
 """Optimiser steps between checkpoints of the warm-up."""
 SHOWN_STEPS = 20
-"""Newest steps whose mean loss is shown; one step's is mostly noise."""
+"""Number of newest steps whose mean loss is shown, since that of one step is mostly noise."""
 
 
 class Trainee(Kept, Protocol):
-    """The learner as the warm-up sees it."""
+    """The part of the learner that the warm-up uses."""
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
-        """One optimiser step on masked cross-entropy; returns the loss in nats per response token."""
+        """Take one optimiser step on masked cross-entropy; return the loss in nats per response token."""
 
 
 @dataclass(frozen=True)
 class WarmupReport:
-    """How the warm-up went."""
+    """The result of the warm-up."""
 
     steps: int
     """Optimiser steps."""
@@ -49,7 +49,9 @@ class WarmupReport:
 
 
 def learning_rate(step: int, steps: int, peak: float, ramp: float = 0.05, end: float = 0.1) -> float:
-    """Linear ramp over the share ``ramp`` of the steps, then cosine towards the share ``end`` of ``peak``."""
+    """Return the rate: a linear ramp over the share ``ramp`` of the steps, then cosine towards the share ``end`` of
+    ``peak``.
+    """
     rising = max(1, round(ramp * steps))
     if step < rising:
         return peak * (step + 1) / rising
@@ -68,7 +70,7 @@ class Step:
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, order: Sequence[int]) -> list[tuple[int, ...]]:
-    """The examples of each step of one epoch, about ``batch_tokens`` a step; ``lengths`` [n] in tokens.
+    """Return the examples of each step of one epoch, about ``batch_tokens`` a step; ``lengths`` [n] in tokens.
 
     A rest smaller than half a batch joins the step before it.
     """
@@ -89,7 +91,7 @@ def batches(lengths: Sequence[int], batch_tokens: int, order: Sequence[int]) -> 
 
 
 def plan(stages: Sequence[WarmupStage], lengths: Sequence[Sequence[int]], seed: int) -> list[Step]:
-    """All steps of the warm-up; ``lengths[s][i]`` is the tokens of demonstration i of stage s.
+    """Return all steps of the warm-up; ``lengths[s][i]`` is the tokens of demonstration i of stage s.
 
     Every epoch has an order of its own; every stage has its own learning-rate schedule.
     """

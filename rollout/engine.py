@@ -1,4 +1,4 @@
-"""The Engine protocol: the seam between k15 and whatever generates tokens.
+"""The Engine protocol: the seam between k15 and what generates tokens.
 
 Everything above it (pool, loop, evaluation) runs with ``VllmEngine``, ``HfEngine`` or a test's scripted one, in the
 process or behind a Ray actor. An engine is a mailbox: work is submitted, progress is polled. Progress arrives as it is
@@ -26,7 +26,7 @@ class EngineError(RuntimeError):
 
 
 class EngineDead(EngineError):
-    """The process behind the engine is gone or answers no more; start another."""
+    """The process behind the engine is gone or does not answer; start another."""
 
 
 class EngineTimeout(EngineError):
@@ -34,7 +34,7 @@ class EngineTimeout(EngineError):
 
 
 class AllEnginesDead(EngineError):
-    """No engine could be kept or brought alive; the run stops with this."""
+    """No engine could be kept alive or started again; the run stops."""
 
 
 class ParityError(EngineError):
@@ -43,7 +43,7 @@ class ParityError(EngineError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Log-probs are reported under exactly this distribution (behaviour-policy rule)."""
+    """How tokens are sampled. Log-probs are reported under exactly this distribution (behaviour-policy rule)."""
 
     temperature: float = 1.0
     """Softmax temperature; 0 is greedy (its log-probs are reported at temperature 1)."""
@@ -61,7 +61,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One rollout's next stretch of tokens."""
+    """A request for one rollout's next stretch of tokens."""
 
     key: str
     """Rollout id; unique among the requests in flight on one engine."""
@@ -83,7 +83,7 @@ class Delta:
 
     key: str
     token_ids: TokenIds
-    """[n] made from any sequence of ints."""
+    """[n] token ids, given as any sequence of ints."""
     logprobs: LogProbs
     """[n] nats, under the request's ``Sampling``; empty when the environment wrote the tokens."""
     version: WeightVersion
@@ -117,7 +117,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters since start-up, for metrics and routing."""
+    """Counters of an engine since its start, for metrics and routing."""
 
     version: WeightVersion
     tokens: int = 0
@@ -132,7 +132,7 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """Where new weights lie and how to fetch them. Plain data: it crosses process borders."""
+    """The place of new weights and the way to fetch them, as plain data that can cross process borders."""
 
     version: WeightVersion
     backend: str
@@ -142,28 +142,32 @@ class WeightUpdate:
 
 
 class Engine(Protocol):
-    """One generator of tokens. All methods may raise ``EngineDead`` or ``EngineTimeout``."""
+    """Generates tokens. All methods may raise ``EngineDead`` or ``EngineTimeout``."""
 
     async def start(self) -> None:
         """Load the model; returns once the engine can serve."""
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Queue work. Returns at once; progress comes through ``poll``."""
+        """Queue requests and return at once; progress comes through ``poll``."""
 
     async def poll(self, wait_s: float) -> list[Delta]:
-        """Progress made since the last poll; waits at most ``wait_s`` seconds for the first piece (may be empty)."""
+        """Return the progress since the last poll; waits at most ``wait_s`` seconds for the first piece (may be
+        empty).
+        """
 
     async def abort(self, keys: Sequence[str]) -> None:
         """Drop the requests named; tokens drawn but not yet polled are still delivered, with ``done``."""
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob of each token given those before it, at temperature 1, in nats. [n][len - 1]: none for the first."""
+        """Return the log-prob of each token given those before it, at temperature 1, in nats. [n][len - 1]: none for
+        the first.
+        """
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """Load new weights and drop every prefix cache (invariant 2). Only with no request in flight."""
 
     async def stats(self) -> EngineStats:
-        """Counters; also the health check: raises if the engine cannot serve."""
+        """Return the counters. Also the health check: raises if the engine cannot serve."""
 
     async def close(self) -> None:
         """Stop and free everything; no orphan process stays. Idempotent."""

@@ -11,7 +11,9 @@ from typing import TextIO
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write aside, sync, rename: readers see the old content or the new, never a part. Raises ``OSError``."""
+    """Write a file aside, sync and rename it: readers see the old content or the new, never a part. Raises
+    ``OSError``.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
@@ -25,7 +27,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` when the block ends, and not at all when it raises.
+    """Open a text file that takes the place of ``path`` when the block ends, and not at all when it raises.
 
     What is no ordinary file (a pipe, ``/dev/stdout``) is written to as it is. Raises ``OSError``.
     """
@@ -51,7 +53,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside ``path`` that takes its place when the block ends, and is gone when it raises.
+    """Make an empty folder beside ``path`` that takes its place when the block ends, and is gone when it raises.
 
     Raises ``OSError``.
     """

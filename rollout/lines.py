@@ -1,4 +1,4 @@
-"""JSON lines that only grow, and that a kill at any moment leaves whole but for a last line, which is then cut off."""
+"""Files of JSON lines that only grow. A kill at any moment can tear the last line only, which is then cut off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollout.strict_json import dumps
 
 
 class BrokenLine(ValueError):
-    """A line of a file, by its number from 1, is not what it should be, and why."""
+    """A line of a file is malformed; says its number, from 1, and why."""
 
     def __init__(self, number: int, reason: object) -> None:
         super().__init__(f"line {number}: not JSON ({reason})")
@@ -34,7 +34,7 @@ class LineWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def append(self, row: Any) -> None:
-        """One line. ASCII, so lone surrogates of hostile text survive. NaN becomes null. Raises ``OSError``."""
+        """Append one line. ASCII, so lone surrogates of hostile text survive. NaN becomes null. Raises ``OSError``."""
         data = (dumps(row) + "\n").encode()
         with self._lock:
             while data:  # a short write (the disk fills up in the middle of a line) must surface as an error
@@ -50,7 +50,7 @@ class LineWriter:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number (from 1) and value of each whole line; nothing when there is no file.
+    """Yield number (from 1) and value of each whole line; nothing when there is no file.
 
     A last line without its newline is one being written, or torn, and is left out. Raises ``BrokenLine``, ``OSError``.
     """
@@ -68,7 +68,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Looks for the last newline from the end on: records of evaluations are long."""
+    """Cut off what follows the last newline, found from the end on, since records of evaluations are long."""
     if not path.exists():
         return
     end = path.stat().st_size

@@ -1,4 +1,4 @@
-"""One process at a time works on a folder."""
+"""A lock that lets one process at a time work on a folder."""
 
 from __future__ import annotations
 

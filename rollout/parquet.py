@@ -1,4 +1,4 @@
-"""Tables as Parquet files that are never half written and say which version of their columns they have.
+"""Parquet files that are never half written and record the version of their columns.
 
 A schema's metadata is one entry: what the file holds, and the version, which is raised when a column changes its
 meaning.
@@ -19,13 +19,13 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class FormatError(ValueError):
-    """A file is no Parquet file, or one of another version; one line."""
+    """A file is not Parquet, or has another version; one line."""
 
 
 def write_tables(
     path: Path, schema: pa.Schema, tables: Iterable[pa.Table], dictionary: bool | Sequence[str] = True
 ) -> None:
-    """The tables as one file, written aside and renamed. Raises ``OSError``.
+    """Write the tables as one file, written aside and renamed. Raises ``OSError``.
 
     ``dictionary`` names the columns that are stored by a dictionary of their values; all of them by default.
     """
@@ -44,7 +44,7 @@ def write_tables(
 def read_table(
     path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, later: Mapping[str, Any] = NOTHING
 ) -> pa.Table:
-    """All columns of a file or those named. Raises ``FormatError`` for a broken file or another version.
+    """Return all columns of a file or those named. Raises ``FormatError`` for a broken file or another version.
 
     ``later``: columns that files of this version may lack, and what then stands in them.
     """
@@ -64,5 +64,5 @@ def read_table(
 
 
 def storable(text: str) -> str:
-    """``text`` with question marks for lone surrogates, which cannot be stored."""
+    """Return ``text`` with question marks for lone surrogates, which cannot be stored."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -19,7 +19,7 @@ from rollout.types import Group, Rollout, Segment, StopReason, WeightVersion
 
 
 def repeats(token_ids: Sequence[int], min_pattern: int, max_pattern: int, count: int) -> bool:
-    """True when the sequence ends in ``count`` copies of one pattern of ``min_pattern``..``max_pattern`` tokens.
+    """Return True when the sequence ends in ``count`` copies of one pattern of ``min_pattern``..``max_pattern`` tokens.
 
     The same decision as vLLM's ``repetition_detection``; ``max_pattern`` 0 or ``count`` below 2 never repeats.
     """
@@ -36,7 +36,7 @@ def repeats(token_ids: Sequence[int], min_pattern: int, max_pattern: int, count:
 
 
 def training_sampling(config: RolloutConfig, stop_token_ids: Sequence[int]) -> Sampling:
-    """How training rollouts are drawn: the full distribution at ``config.temperature``."""
+    """Return the sampling of training rollouts: the full distribution at ``config.temperature``."""
     pattern = config.repetition
     return Sampling(
         temperature=config.temperature,
@@ -49,7 +49,7 @@ def training_sampling(config: RolloutConfig, stop_token_ids: Sequence[int]) -> S
 
 @dataclass(frozen=True)
 class Stretch:
-    """What one call to the pool may add to a rollout."""
+    """The work that one call to the pool may add to a rollout."""
 
     request: Request
     """The prompt with all tokens so far; its budget is 0 when only the environment may still write."""
@@ -59,7 +59,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Growth:
-    """What a rollout has got since."""
+    """The tokens and the end that a rollout got from one call."""
 
     segments: Sequence[Segment] = ()
     stop: StopReason | None = None
@@ -70,12 +70,16 @@ class Growth:
 
 
 def room(rollout: Rollout, config: RolloutConfig, context: int) -> int:
-    """Tokens that the policy may still draw, over all iterations: the total cap and the context bound it."""
+    """Return the number of tokens that the policy may still draw, over all iterations: the total cap and the context
+    bound it.
+    """
     return min(config.max_tokens - rollout.length, context - len(rollout.prompt) - rollout.size)
 
 
 def budget(rollout: Rollout, version: WeightVersion, config: RolloutConfig, context: int) -> int:
-    """Tokens that the rollout may still be given under ``version``; 0 when finished or its stretch is used up."""
+    """Return the number of tokens that the rollout may still get under ``version``; 0 when finished or its stretch is
+    used up.
+    """
     if rollout.finished:
         return 0
     drawn = sum(len(segment) for segment in rollout.segments if segment.version == version and segment.sampled)
@@ -83,7 +87,7 @@ def budget(rollout: Rollout, version: WeightVersion, config: RolloutConfig, cont
 
 
 def awaiting(rollout: Rollout, turn_ends: Collection[int]) -> bool:
-    """True while the environment is to speak: the last token is the policy's, and ends its turn.
+    """Return True while the environment is to speak: the last token is the policy's, and ends its turn.
 
     ``turn_ends``: the end tokens where there is an environment, none where an end token ends the rollout.
     """
@@ -102,7 +106,7 @@ def next_stretch(
     seed: int,
     turn_ends: Collection[int] = (),
 ) -> Stretch | None:
-    """The rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
+    """Return the rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
 
     ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
     position of each token, so cutting a response differently does not change its randomness. See ``awaiting`` for
@@ -118,7 +122,7 @@ def next_stretch(
 
 @dataclass
 class _Progress:
-    """Deltas of one rollout, added up."""
+    """The sum of the deltas of one rollout."""
 
     tape: Tape = field(default_factory=Tape)
     stop: StopReason | None = None
@@ -181,7 +185,7 @@ def grown(
 
 
 def _stop_of(rollout: Rollout, config: RolloutConfig, context: int, turn_ends: Collection[int]) -> StopReason | None:
-    """Why an unfinished rollout ends now, by the rules that need the whole response; ``None``: it goes on."""
+    """Return why an unfinished rollout ends now, by the rules that need the whole response; ``None``: it goes on."""
     if not awaiting(rollout, turn_ends):
         if room(rollout, config, context) < 1:
             return StopReason.LENGTH
@@ -195,5 +199,5 @@ def _stop_of(rollout: Rollout, config: RolloutConfig, context: int, turn_ends: C
 
 
 def tokens_saved(rollout: Rollout, config: RolloutConfig) -> int:
-    """Tokens not drawn because a repetitive rollout was stopped before the total cap."""
+    """Return the number of tokens not drawn because a repetitive rollout was stopped before the total cap."""
     return config.max_tokens - rollout.length if rollout.stop is StopReason.REPETITION else 0

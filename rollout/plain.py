@@ -25,7 +25,7 @@ def _name(match: re.Match[str]) -> str:
 
 
 def lone_surrogate(text: str) -> str:
-    """The first half of a surrogate pair that stands alone, and where; empty for text that UTF-8 can hold."""
+    """Return the first half of a surrogate pair that stands alone, and where; empty for text that UTF-8 can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -34,18 +34,18 @@ def lone_surrogate(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` with control, bidirectional and invisible characters shown; newlines and tabs are kept."""
+    """Return ``text`` with control, bidirectional and invisible characters shown; newlines and tabs are kept."""
     return _HIDDEN.sub(_name, text)
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """``visible`` text on one line, cut to ``limit`` characters with an ellipsis."""
+    """Return ``visible`` text on one line, cut to ``limit`` characters with an ellipsis."""
     line = visible(" ".join(text[: 4 * limit].split()))
     return line if len(line) <= limit else line[: limit - 1] + "\u2026"
 
 
 def clip(text: str, limit: int) -> str:
-    """``text`` itself, or its head and tail around a note of how many characters are left out."""
+    """Return ``text`` itself, or its head and tail around a note of how many characters are left out."""
     if len(text) <= limit:
         return text
     half = limit // 2

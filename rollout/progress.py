@@ -1,4 +1,4 @@
-"""How far a long stage has come: a row with a bar on a terminal, else a line at least every 15 s.
+"""Progress of a long stage: a row with a bar on a terminal, else a line at least every 15 s.
 
 Training, evaluation and long2short all report through ``Progress``. A thread speaks up while the stage's own code
 waits for something (an engine that starts, a long step); time comes in as a clock, so tests need not wait.
@@ -26,33 +26,33 @@ from rollout.plain import one_line
 LINE_EVERY_S = 12.0
 """Silence after which a line is due; lines are then less than 15 s apart on a busy machine too."""
 TICK_S = 1.0
-"""How often the thread looks whether one is due."""
+"""Seconds between two looks of the thread whether a line is due."""
 
 Clock = Callable[[], float]
 """Seconds of a clock that never goes back."""
 
 
 class Progress(Protocol):
-    """Who is told how far a stage has come. Every method may be called from any thread."""
+    """Receives the progress of a stage. Every method may be called from any thread."""
 
     def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
-        """A stage begins and the one before it is over. ``total``: its units (steps, responses), if they are known;
+        """Begin a stage and end the one before it. ``total``: its units (steps, responses), if they are known;
         ``earlier`` of those were done by another process and say nothing about the pace.
         """
 
     def advance(self, n: int, tokens: int = 0) -> None:
-        """``n`` more units are done, ``tokens`` more were sampled."""
+        """Count ``n`` more units as done and ``tokens`` more as sampled."""
 
     def say(self, text: str) -> None:
-        """What is shown with the numbers from now on: a loss, a score."""
+        """Set the text beside the numbers: a loss, a score."""
 
     def warn(self, text: str) -> None:
-        """Something went wrong that the stage survives."""
+        """Report a fault that the stage survives."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and how far it has come; times are the clock's."""
+    """A stage and its progress; times are the clock's."""
 
     name: str
     began: float
@@ -73,7 +73,7 @@ class Stage:
     """When the newest units were done."""
 
     def advanced(self, n: int, tokens: int, now: float) -> Stage:
-        """With ``n`` more units and ``tokens`` more tokens."""
+        """Return it with ``n`` more units and ``tokens`` more tokens."""
         done = self.done + n
         first = self.first or ((now, done) if done > self.earlier else None)
         return replace(self, done=done, tokens=self.tokens + tokens, first=first, last=now if n else self.last)
@@ -87,7 +87,7 @@ class Stage:
 
 
 def spell(seconds: float) -> str:
-    """``64 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    """Return ``64 s``, ``3 min 20 s`` or ``1 h 05 min``."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"
@@ -97,7 +97,9 @@ def spell(seconds: float) -> str:
 
 
 def details(stage: Stage, now: float) -> str:
-    """Everything but the stage's name: ``512/2345, loss 0.312, 64 s, about 3 min 50 s left``, or ``20 s so far``."""
+    """Return everything but the stage's name: ``512/2345, loss 0.312, 64 s, about 3 min 50 s left``, or ``20 s so
+    far``.
+    """
     spent, left = now - stage.began, stage.left
     parts = [] if stage.total is None else [f"{stage.done}/{stage.total}"]
     parts += [stage.said] if stage.said else []
@@ -113,7 +115,7 @@ def row(stage: Stage, now: float) -> tuple[RenderableType, RenderableType, Rende
 
 
 def grid() -> Table:
-    """A table of ``row``s: the bar takes what the words leave."""
+    """Return a table of ``row``s: the bar takes what the words leave."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(min_width=12, no_wrap=True)
     table.add_column(ratio=1)
@@ -147,25 +149,25 @@ class Track:
                 self.current = replace(self.current, said=one_line(text, 60))
 
     def end(self) -> None:
-        """No stage is going on."""
+        """End the present stage."""
         with self.lock:
             self.current = None
 
 
 class View(Track, ABC):
-    """A track that people see. Use as a context manager, or ``close()`` it."""
+    """A track that is shown. Use as a context manager, or ``close()`` it."""
 
     @abstractmethod
     def print(self, line: str) -> None:
-        """One line of another kind."""
+        """Print one line of another kind."""
 
     @abstractmethod
     def announce(self, line: str) -> None:
-        """One line on the present stage, whose end will then be seen however soon it comes."""
+        """Print one line on the present stage; its end will then be shown, however soon it comes."""
 
     @abstractmethod
     def close(self) -> None:
-        """The last stage is over. Idempotent."""
+        """End the last stage. Idempotent."""
 
     def warn(self, text: str) -> None:
         """See ``Progress``."""
@@ -204,26 +206,26 @@ class Lines(View):
             super().stage(name, total, earlier)
 
     def print(self, line: str) -> None:
-        """One line, whatever the stage; the next one of the stage is due ``LINE_EVERY_S`` later."""
+        """Print one line; the next one of the stage is due ``LINE_EVERY_S`` later."""
         with self.lock:
             self._spoke = self.clock()
             self._console.print(Text(line), soft_wrap=True)
 
     def announce(self, line: str) -> None:
-        """One line on the present stage, which will then say its end, however soon that comes."""
+        """Print one line on the present stage; its end will then be told, however soon it comes."""
         with self.lock:
             self.print(line)
             self._told = True
 
     def tick(self) -> None:
-        """Say how far the stage has come if a line is due."""
+        """Print the progress of the stage if a line is due."""
         with self.lock:
             if self.current and self.clock() - self._spoke >= LINE_EVERY_S:
                 outlook = self._outlook()
                 self.announce(self._line(self.current) + (f"; {outlook}" if outlook else ""))
 
     def end(self) -> None:
-        """No stage is going on any more."""
+        """End the present stage, and tell so if it has been announced."""
         with self.lock:
             if self.current and self._told:
                 self.print(self._line(self.current))
@@ -249,7 +251,7 @@ class Lines(View):
 
 
 class Bar(View):
-    """A picture that is redrawn in place, for terminals: of the stage alone, or one of more."""
+    """A picture for terminals that is redrawn in place: of the stage alone, or of more."""
 
     def __init__(
         self,
@@ -268,11 +270,11 @@ class Bar(View):
         return self
 
     def announce(self, line: str) -> None:
-        """One line on the present stage; the bar says the rest."""
+        """Print one line on the present stage; the bar shows the rest."""
         self.print(line)
 
     def print(self, line: str) -> None:
-        """One line above the bar."""
+        """Print one line above the bar."""
         self._console.print(Text(line), soft_wrap=True)
 
     def close(self) -> None:
@@ -288,27 +290,29 @@ class Bar(View):
 
 
 def console_on(stream: str) -> Console:
-    """The console of ``stdout`` or ``stderr``: a terminal only if it is one, also under FORCE_COLOR, which is about
-    colours and would fill a log with cursor movements.
+    """Return the console of ``stdout`` or ``stderr``: a terminal only if it is one, also under FORCE_COLOR, which is
+    about colours and would fill a log with cursor movements.
     """
     file = getattr(sys, stream)
     return Console(stderr=stream == "stderr", highlight=False, force_terminal=file.isatty())
 
 
 def is_picture(console: Console) -> bool:
-    """Whether the console can redraw in place."""
+    """Return whether the console can redraw in place."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def progress(console: Console | None = None, clock: Clock = time.monotonic, transient: bool = False) -> View:
-    """The view that fits ``console`` (standard error)."""
+    """Return the view that fits ``console`` (standard error)."""
     console = console or console_on("stderr")
     return Bar(console, clock, transient) if is_picture(console) else Lines(console, clock)
 
 
 @contextmanager
 def waiting(name: str, console: Console | None = None) -> Iterator[None]:
-    """A stage without units, as long as the block takes: a start, an import. Nothing of it stays on a terminal."""
+    """Show a stage without units (a start, an import) for the length of the block; nothing of it stays on a
+    terminal.
+    """
     with progress(console, transient=True) as view:
         view.stage(name)
         yield

@@ -22,7 +22,7 @@ from rollout.types import Author, Group, Message, Problem, Prompt, Rollout, Segm
 _IDS, _LOGPROBS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
 _MOST = 2**31 - 1
-"""Offsets of Arrow's lists are 32-bit."""
+"""Most elements of a list column: Arrow's offsets are 32-bit."""
 
 DELTAS = pa.schema(
     [
@@ -61,7 +61,7 @@ GROUPS = pa.schema(
 
 
 def ragged(parts: Sequence[np.ndarray], dtype: Any, kind: pa.DataType) -> pa.ListArray:
-    """A list column of one array per row, without a Python object per element. ``kind``: the column's type."""
+    """Return a list column of one array per row, without a Python object per element. ``kind``: the column's type."""
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     if offsets[-1] > _MOST:
@@ -71,7 +71,7 @@ def ragged(parts: Sequence[np.ndarray], dtype: Any, kind: pa.DataType) -> pa.Lis
 
 
 def views(column: pa.ListArray | pa.ChunkedArray) -> list[np.ndarray]:
-    """The arrays of a list column, as views of its buffer."""
+    """Return the arrays of a list column, as views of its buffer."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
@@ -79,7 +79,7 @@ def views(column: pa.ListArray | pa.ChunkedArray) -> list[np.ndarray]:
 
 
 def deltas_to_batch(deltas: Sequence[Delta]) -> pa.RecordBatch:
-    """Progress as a record batch of ``DELTAS``."""
+    """Return progress as a record batch of ``DELTAS``."""
     columns = [
         pa.array([delta.key for delta in deltas], pa.string()),
         pa.array([delta.version for delta in deltas], pa.int32()),
@@ -115,7 +115,7 @@ def deltas_from_batch(batch: pa.RecordBatch) -> list[Delta]:
 
 
 def groups_to_table(groups: Sequence[Group]) -> pa.Table:
-    """Groups with their problems, rollouts and segments as a table of ``GROUPS``."""
+    """Return groups with their problems, rollouts and segments as a table of ``GROUPS``."""
     rows = [(group, j, rollout) for group in groups for j, rollout in enumerate(group.rollouts)]
     rollouts = [rollout for _, _, rollout in rows]
     segments = [rollout.segments for rollout in rollouts]
@@ -162,7 +162,7 @@ def groups_from_table(table: pa.Table) -> list[Group]:
 
 
 def write_groups(path: Path, groups: Sequence[Group]) -> None:
-    """Groups as an Arrow file."""
+    """Write groups as an Arrow file."""
     table = groups_to_table(groups)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
@@ -184,7 +184,7 @@ def _segments(row: Mapping[str, Any], tokens: np.ndarray, logprobs: np.ndarray) 
 
 
 def problem_text(problem: Problem) -> str:
-    """The problem as JSON."""
+    """Return the problem as JSON."""
     return json.dumps(asdict(problem))
 
 

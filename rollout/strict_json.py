@@ -13,7 +13,7 @@ from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """``value`` with ``None`` in the place of every NaN and infinity, at any depth."""
+    """Return ``value`` with ``None`` in the place of every NaN and infinity, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -24,5 +24,5 @@ def finite(value: Any) -> Any:
 
 
 def dumps(value: Any, **how: Any) -> str:
-    """``json.dumps`` with null for NaN and infinities."""
+    """Return ``json.dumps`` with null for NaN and infinities."""
     return json.dumps(finite(value), allow_nan=False, **how)

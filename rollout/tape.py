@@ -1,4 +1,4 @@
-"""Growing token data: what one rollout got in one call, in order, at a cost that does not grow with its length."""
+"""Token data of one rollout while a call adds to it, at a cost per token that does not grow with its length."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tape:
         """All tokens."""
 
     def add(self, version: WeightVersion, token_ids: TokenIds, logprobs: LogProbs, by: Author = Author.POLICY) -> None:
-        """More tokens; ``logprobs`` is empty unless the policy drew them."""
+        """Add tokens; ``logprobs`` is empty unless the policy drew them."""
         count = len(token_ids)
         if not count:
             return
@@ -62,7 +62,7 @@ class Tape:
             self.drawn += count
 
     def segments(self) -> list[Segment]:
-        """Everything so far; its arrays are never written to again."""
+        """Return the segments so far; their arrays are never written to again."""
         for run in self._runs:
             run.join(len(run.tokens))
         return [
@@ -71,5 +71,5 @@ class Tape:
         ]
 
     def token_ids(self) -> Sequence[TokenIds]:
-        """The tokens of each segment."""
+        """Return the tokens of each segment."""
         return [segment.token_ids for segment in self.segments()]

@@ -29,7 +29,7 @@ WeightVersion = int
 
 
 class StopReason(StrEnum):
-    """Why a rollout ended. A rollout without one is unfinished and continues in a later iteration."""
+    """Reason for which a rollout ended. A rollout without one is unfinished and continues in a later iteration."""
 
     EOS = "eos"
     """The policy emitted an end token; it is the last token of the last segment."""
@@ -42,7 +42,7 @@ class StopReason(StrEnum):
 
 
 class Author(StrEnum):
-    """Who wrote a segment."""
+    """The author of a segment."""
 
     POLICY = "policy"
     """Sampled: every token has a log-probability and may carry loss."""
@@ -98,7 +98,7 @@ class Problem:
         difficulty: float | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Self:
-        """A problem that is one question."""
+        """Return a problem that is one question."""
         return cls(id, (Message("user", prompt),), answer, verifier, source, difficulty, extra or {})
 
     @property
@@ -109,7 +109,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What an engine is given to go on from; images will have their place beside the tokens."""
+    """The input that an engine continues; images will have their place beside the tokens."""
 
     token_ids: TokenIds
     """[n] a rendered conversation (template applied, generation prompt included), and perhaps a part of the response.
@@ -128,7 +128,7 @@ class Prompt:
         return hash(self.token_ids.tobytes())
 
     def followed_by(self, *more: TokenIds) -> Prompt:
-        """This prompt with further tokens behind it."""
+        """Return this prompt with further tokens behind it."""
         return Prompt(np.concatenate([self.token_ids, *more])) if more else self
 
 
@@ -260,16 +260,16 @@ class Rollout:
         return written[-1] + 1 if written else 0
 
     def last_turn(self) -> TokenIds:
-        """Tokens of the policy since the environment last wrote; without one, all of the response."""
+        """Return the tokens of the policy since the environment last wrote; without one, all of the response."""
         return joined([segment.token_ids for segment in self.segments[self.turn_start :]], np.int32)
 
     def before_last_turn(self) -> TokenIds:
-        """What the policy was given for its last turn: the prompt and everything up to there."""
+        """Return what the policy was given for its last turn: the prompt and everything up to there."""
         parts = [self.prompt.token_ids, *(segment.token_ids for segment in self.segments[: self.turn_start])]
         return joined(parts, np.int32)
 
     def tail(self, count: int) -> TokenIds:
-        """The last ``count`` tokens of the last turn, or all that it has."""
+        """Return the last ``count`` tokens of the last turn, or all that it has."""
         own: list[TokenIds] = []
         for segment in reversed(self.segments[self.turn_start :]):
             if count <= 0:
@@ -279,7 +279,7 @@ class Rollout:
         return joined(own[::-1], np.int32)
 
     def append(self, segments: Iterable[Segment], stop: StopReason | None) -> Rollout:
-        """This rollout with more segments; those of one version and author that follow each other become one."""
+        """Return this rollout with more segments; those of one version and author that follow each other become one."""
         if self.finished:
             raise ValueError(f"rollout {self.id} has already stopped ({self.stop}); it cannot grow")
         runs: list[list[Segment]] = [[segment] for segment in self.segments]
@@ -294,7 +294,7 @@ class Rollout:
 
 
 def joined(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """``parts`` back to back; a single one as it is."""
+    """Concatenate ``parts``; a single one is returned as it is."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
@@ -326,12 +326,12 @@ class Group:
         return all(rollout.finished for rollout in self.rollouts)
 
     def with_rollouts(self, rollouts: Iterable[Rollout]) -> Group:
-        """The same group with other states of its rollouts."""
+        """Return the same group with other states of its rollouts."""
         return replace(self, rollouts=tuple(rollouts))
 
 
 def split(groups: Iterable[Group]) -> tuple[list[Group], list[Group]]:
-    """Finished and unfinished groups, each in the order given."""
+    """Return finished and unfinished groups, each in the order given."""
     finished: list[Group] = []
     unfinished: list[Group] = []
     for group in groups:

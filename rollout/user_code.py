@@ -1,4 +1,5 @@
-"""Code that a user brings: rewards, problem sources, environments, objectives and recipes, loaded by one line of text.
+"""Code that a user brings, loaded by one line of text: rewards, problem sources, environments, objectives, recipes and
+benchmarks.
 
 The line (a *spec*) is ``my_file.py:name``, ``package.module:name``, or the name of an entry point that an installed
 package declares. Every mistake is a ``UserCodeError`` of one line that names the user's file and line. Imports nothing
@@ -24,7 +25,7 @@ from typing import Any
 
 from rollout.plain import one_line
 
-GROUPS = ("k15.rewards", "k15.problems", "k15.recipes", "k15.objectives", "k15.environments")
+GROUPS = ("k15.rewards", "k15.problems", "k15.recipes", "k15.objectives", "k15.environments", "k15.benchmarks")
 """Entry points that packages may declare, by what they are for."""
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -38,7 +39,7 @@ class UserCodeError(ValueError):
 
 @dataclass(frozen=True)
 class Spec:
-    """A spec, taken apart."""
+    """The parts of a spec."""
 
     file: Path | None = None
     """The file, absolute; ``None`` for modules and entry points."""
@@ -49,7 +50,7 @@ class Spec:
 
     @classmethod
     def parse(cls, spec: str) -> Spec:
-        """Raises ``UserCodeError`` when ``spec`` has none of the three forms."""
+        """Parse a spec. Raises ``UserCodeError`` when it has none of the three forms."""
         path, colon, name = spec.rpartition(":")
         if spec.endswith(".py"):
             path, name = spec, ""
@@ -69,17 +70,17 @@ class Spec:
 
 
 def absolute(spec: str) -> str:
-    """``spec`` with the path of its file made absolute, as configurations record it; loads nothing."""
+    """Return ``spec`` with the path of its file made absolute, as configurations record it; loads nothing."""
     return str(Spec.parse(spec))
 
 
 def is_file(spec: str) -> bool:
-    """Whether ``spec`` names a Python file, with or without a name in it."""
+    """Return whether ``spec`` names a Python file, with or without a name in it."""
     return spec.endswith(".py") or spec.rpartition(":")[0].endswith(".py")
 
 
 def load(spec: str, group: str) -> Any:
-    """What ``spec`` names: a function, a class, any object; the module itself for ``my_file.py`` without a name.
+    """Return what ``spec`` names: a function, a class, any object; the module itself for ``my_file.py`` without a name.
 
     ``group`` is the group of entry points in which a plain name is looked up, one of ``GROUPS``. Modules are found as
     Python finds them, and in the working directory; a file may import its neighbours. A file is run once, and again
@@ -100,12 +101,13 @@ def load(spec: str, group: str) -> Any:
 
 
 def names_of(group: str) -> tuple[str, ...]:
-    """Names of the entry points of ``group`` that installed packages declare, sorted; loads none of them."""
+    """Return the names of the entry points of ``group`` that installed packages declare, sorted; loads none of them."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def source_of(spec: str, loaded: Any = None) -> tuple[str, bytes]:
-    """The file that ``spec`` names and its text, to tell later whether it has changed; ``("", b"")`` when unknown.
+    """Return the file that ``spec`` names and its text, to tell later whether it has changed; ``("", b"")`` when
+    unknown.
 
     ``loaded`` is what ``load`` gave; where an entry point leads is known from it alone.
     """
@@ -121,7 +123,8 @@ def source_of(spec: str, loaded: Any = None) -> tuple[str, bytes]:
 
 
 def digest(spec: str, group: str) -> str:
-    """SHA-256 of the text of the file that ``spec`` leads to, but not of what that imports; empty when there is none.
+    """Return the SHA-256 of the text of the file that ``spec`` leads to, but not of what that imports; empty when there
+    is none.
 
     Raises ``UserCodeError``.
     """
@@ -130,7 +133,7 @@ def digest(spec: str, group: str) -> str:
 
 
 def explain(error: BaseException, file: str) -> str:
-    """An exception of user code in one line: ``my_file.py:12: ZeroDivisionError: division by zero``.
+    """Return an exception of user code in one line: ``my_file.py:12: ZeroDivisionError: division by zero``.
 
     The line is the innermost one of ``file`` that the exception came through, so that an error inside of a library
     leads to the call of it.
@@ -148,7 +151,7 @@ def explain(error: BaseException, file: str) -> str:
 
 
 def named(error: BaseException) -> str:
-    """An exception's type and message in one line that steers no terminal."""
+    """Return an exception's type and message in one line that steers no terminal."""
     try:
         said = one_line(str(error), 300)
     except Exception:  # noqa: BLE001  a user's exception may not even tell its message
@@ -157,7 +160,9 @@ def named(error: BaseException) -> str:
 
 
 def _run_file(file: Path) -> ModuleType:
-    """The module of a file. Compiled from its text, since Python's cached byte code can be older by up to a second."""
+    """Return the module of a file. Compiled from its text, since Python's cached byte code can be older by up to a
+    second.
+    """
     try:
         source = file.read_bytes()
     except FileNotFoundError:
@@ -197,7 +202,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _explain_import(error: BaseException, module: str) -> str:
-    """The innermost line that the exception came through, leaving out Python's own."""
+    """Return the innermost line that the exception came through, leaving out Python's own."""
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     files = [file for file in files if file not in (__file__, importlib.__file__) and not file.startswith("<frozen")]
     return explain(error, files[-1] if files else module)

@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """gneubig/aime-1983-2024."""
+    """Convert a row of gneubig/aime-1983-2024."""
     year = int(row["Year"])
     return {
         "id": f"aime-{row['ID']}",
@@ -19,7 +19,7 @@ def convert(row: Row) -> Row:
 
 
 def decade(year: int) -> str:
-    """E.g. ``1980s``."""
+    """Return the decade of a year, e.g. ``1980s``."""
     return f"{year // 10 * 10}s"
 
 

@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """HuggingFaceH4/aime_2024."""
+    """Convert a row of HuggingFaceH4/aime_2024."""
     return {"id": f"aime2024-{row['id']}", "problem": row["problem"], "answer": row["answer"], "year": 2024}
 
 

@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """MathArena/aime_2025."""
+    """Convert a row of MathArena/aime_2025."""
     return {"id": f"aime2025-{row['problem_idx']}", "problem": row["problem"], "answer": row["answer"], "year": 2025}
 
 

@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """math-ai/amc23, whose golds are floats: 27.0 is 27."""
+    """Convert a row of math-ai/amc23, whose answers are floats: 27.0 is 27."""
     answer = str(row["answer"]).removesuffix(".0")
     return {"id": f"amc2023-{row['id']}", "problem": row["question"], "answer": answer}
 

@@ -13,13 +13,13 @@ _NOTE = re.compile(r"<<[^<>]*>>")
 
 
 def convert(row: Row) -> Row:
-    """openai/gsm8k: the gold follows ``####``."""
+    """Convert a row of openai/gsm8k, whose answer follows ``####``."""
     rationale, _, answer = row["answer"].rpartition("####")
     return {"problem": row["question"], "answer": answer.strip().replace(",", ""), "rationale": rationale.strip()}
 
 
 def solve(row: Row) -> str:
-    """The rationale without its calculator notes, and the answer in a box."""
+    """Return the rationale without its calculator notes, and the answer in a box."""
     return f"{_NOTE.sub('', row['rationale'])}\nThe answer is \\boxed{{{row['answer']}}}."
 
 

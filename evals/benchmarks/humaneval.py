@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """openai/openai_humaneval."""
+    """Convert a row of openai/openai_humaneval."""
     return {
         "id": row["task_id"].replace("HumanEval/", "humaneval-"),
         "problem": row["prompt"],

@@ -24,7 +24,7 @@ class _TextOnly(pickle.Unpickler):
 
 
 def private_tests(packed: str) -> list[dict[str, Any]]:
-    """The hidden tests of a row of the hub's data set: JSON, or JSON pickled, deflated and in base64."""
+    """Return the hidden tests of a row of the hub's data set: JSON, or JSON pickled, deflated and in base64."""
     if packed.lstrip().startswith("["):
         found: list[dict[str, Any]] = json.loads(packed)
         return found
@@ -34,7 +34,7 @@ def private_tests(packed: str) -> list[dict[str, Any]]:
 
 
 def convert(row: Row) -> Row:
-    """livecodebench/code_generation_lite."""
+    """Convert a row of livecodebench/code_generation_lite."""
     public, private = json.loads(row["public_test_cases"]), private_tests(row["private_test_cases"])
     name = json.loads(row["metadata"] or "{}").get("func_name")
     tests = [

@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """HuggingFaceH4/MATH-500."""
+    """Convert a row of HuggingFaceH4/MATH-500."""
     return {**row, "id": f"math500-{row['unique_id']}"}
 
 

@@ -8,7 +8,7 @@ from rollout.types import Problem
 
 
 def convert(row: Row) -> Row:
-    """google-research-datasets/mbpp, configuration full, whose test split is the paper's."""
+    """Convert a row of google-research-datasets/mbpp, configuration full, whose test split is the paper's."""
     return {
         "id": f"mbpp-{int(row['task_id']):04d}",
         "problem": row["text"],
@@ -20,7 +20,7 @@ def convert(row: Row) -> Row:
 
 
 def ask(problem: Problem) -> str:
-    """The sentence, and the asserts: without them no one could know the function's name."""
+    """Return the sentence and the asserts, without which the function's name would be unknown."""
     tests = "\n".join(problem.extra["test_list"])
     return (
         f"{problem.extra['statement']}\n\nThe code has to pass these tests:\n\n```python\n{tests}\n```\n\n"

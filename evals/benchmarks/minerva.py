@@ -7,7 +7,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """math-ai/minervamath."""
+    """Convert a row of math-ai/minervamath."""
     return {"problem": row["question"], "answer": row["answer"]}
 
 

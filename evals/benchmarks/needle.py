@@ -44,7 +44,7 @@ def _secret(ship: str, number: int) -> str:
 
 
 def haystack(random: Random, length: int, depth: int, count: Callable[[str], int]) -> tuple[str, str, int]:
-    """Text of about ``length`` tokens with the needle at ``depth`` per cent of its lines; its ship and number."""
+    """Return a text of about ``length`` tokens, the needle at ``depth`` per cent of its lines, its ship and number."""
     ships: dict[str, int] = {}
     while len(ships) < 1 + DECOYS:
         ships[_ship(random)] = random.randrange(10**6, 10**7)
@@ -59,7 +59,7 @@ def haystack(random: Random, length: int, depth: int, count: Callable[[str], int
 
 
 def make(needs: Needs) -> Sequence[Problem]:
-    """One problem per length, depth and trial."""
+    """Return one problem per length, depth and trial."""
     problems = []
     for length in needs.lengths:
         for depth in needs.depths:

@@ -13,7 +13,7 @@ SEVERAL = "The problem has several answers: put all of them into the box, with c
 
 
 def convert(row: Row) -> Row:
-    """Hothan/OlympiadBench, configuration OE_TO_maths_en_COMP."""
+    """Convert a row of Hothan/OlympiadBench, configuration OE_TO_maths_en_COMP."""
     return {
         "id": f"olympiadbench-{row['id']}",
         "problem": row["question"],
@@ -26,13 +26,13 @@ def convert(row: Row) -> Row:
 
 
 def ask(problem: Problem) -> str:
-    """The problem and where to put the answer, or the answers."""
+    """Return the problem with the place to put the answer, or the answers."""
     several = f"\n{SEVERAL}" if problem.extra.get("is_multiple_answer") else ""
     return f"{problem.prompt}\n\n{BOXED}{several}"
 
 
 def verify(problem: Problem, response: str) -> Score:
-    """Exact, but for the tolerance that the source gives some problems."""
+    """Judge exactly, except where the source gives a problem a tolerance."""
     from rewards.math.grade import grade
 
     error = problem.extra.get("error")

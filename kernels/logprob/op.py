@@ -28,7 +28,7 @@ def _full(logits: torch.Tensor, bias: torch.Tensor | None, transform: LogitTrans
 
 
 def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """What the softmax is taken of."""
+    """Return what the softmax is taken of."""
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -48,7 +48,9 @@ def _chunks(hidden: torch.Tensor, weight: torch.Tensor, chunk: int) -> Iterator[
 
 
 def _parts(rows: slice, logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """A chunk in pieces for the passes after the product: that fit into caches on CPUs, in one piece elsewhere."""
+    """Yield a chunk in pieces for the passes after the product: that fit into caches on CPUs, in one piece
+    elsewhere.
+    """
     count = rows.stop - rows.start
     if logits.device.type == "cpu":  # a row is one core's work
         count = torch.get_num_threads() * max(1, CACHED_ELEMENTS // logits.shape[1])
@@ -129,7 +131,7 @@ def token_logprobs(
     chunk: int | None = None,
     transform: LogitTransform = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob of each target and entropy, both [T], in nats and float32; the entropy carries no gradient.
+    """Return the log-prob of each target and entropy, both [T], in nats and float32; the entropy carries no gradient.
 
     hidden [T, d] and weight [V, d] (cast to hidden's dtype), targets [T] ints, bias [V] or ``None``. The distribution
     is softmax(transform(logits) / temperature) over the full vocabulary (behaviour-policy rule). At most ``chunk`` rows

@@ -31,7 +31,7 @@ def _take(whole: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.
 
 
 def _tokens_first(part: torch.Tensor) -> torch.Tensor:
-    """[n, H, L, ...] -> [n * L, H, ...]."""
+    """Return [n, H, L, ...] -> [n * L, H, ...]."""
     return part.transpose(1, 2).flatten(0, 1)
 
 
@@ -73,7 +73,9 @@ def forward(
 def _routed(
     chosen: torch.Tensor, sequences: Sequence[Span], k: torch.Tensor, config: MobaConfig
 ) -> Iterator[Long | Tiles]:
-    """Everything that ``dense_pieces`` leaves, of all sequences together: short ones alone would be all overhead."""
+    """Yield everything that ``dense_pieces`` leaves, of all sequences together: short ones alone would be all
+    overhead.
+    """
     if config.routed == 0:
         return
     parts = [Routed(routed_queries(span, config), span.k_start) for span in sequences]
@@ -112,7 +114,7 @@ def _gather(flat: torch.Tensor, pairs: torch.Tensor, dtype: torch.dtype) -> torc
 
 
 def _per_tile(flat: torch.Tensor, tiles: Tiles, dtype: torch.dtype) -> torch.Tensor:
-    """Keys or values [Tk * H_kv, D] -> [n, 1, B, D], those of each tile's block and head."""
+    """Return keys or values [Tk * H_kv, D] -> [n, 1, B, D], those of each tile's block and head."""
     rows = tiles.keys.index_select(0, tiles.lists).flatten()
     return flat.index_select(0, rows).to(dtype).view(len(tiles.lists), 1, -1, flat.shape[1])
 
@@ -142,7 +144,7 @@ def _long_forward(
 
 
 def _in_place(whole: torch.Tensor, chose: Long, dtype: torch.dtype) -> torch.Tensor:
-    """Keys or values [Tk, H_kv, D] -> [1, 1, B, D] of the block and head; a view, unless in half precision."""
+    """Return keys or values [Tk, H_kv, D] -> [1, 1, B, D] of the block and head; a view, unless in half precision."""
     return whole[chose.keys, chose.head].to(dtype)[None, None]
 
 

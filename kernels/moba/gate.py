@@ -14,13 +14,15 @@ TILE_SCORES = 1 << 20
 
 
 def block_means(k: torch.Tensor, block_size: int) -> torch.Tensor:
-    """Mean key of every full block of one sequence: k [Tk, H_kv, D] -> [n, H_kv, D] in the gate's dtype."""
+    """Return the mean key of every full block of one sequence: k [Tk, H_kv, D] -> [n, H_kv, D] in the gate's dtype."""
     full = k.shape[0] // block_size
     return k[: full * block_size].unflatten(0, (full, block_size)).mean(dim=1, dtype=gate_dtype(k.dtype))
 
 
 def top_blocks(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the ``count`` highest scores [..., n] -> int64 [..., count]; the lower index on a tie, -1 for -inf."""
+    """Return the indices of the ``count`` highest scores [..., n]: int64 [..., count]; the lower index on a tie, -1 for
+    -inf.
+    """
     kept = min(count, scores.shape[-1])
     if kept == 0:
         return scores.new_full((*scores.shape[:-1], count), -1, dtype=torch.int64)
@@ -30,7 +32,9 @@ def top_blocks(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _one_by_one(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and indices [..., count]: the highest, then the highest of the rest; ``max`` takes the first of equals."""
+    """Return the values and indices [..., count]: the highest, then the highest of the rest; ``max`` takes the first of
+    equals.
+    """
     found = [scores.max(dim=-1, keepdim=True)]
     rest = scores.clone() if count > 1 else scores
     while len(found) < count:
@@ -40,7 +44,9 @@ def _one_by_one(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.T
 
 
 def _ranked(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by ``topk``, which promises nothing about ties: rows where one crosses the cut are sorted again."""
+    """Return the same by ``topk``, which promises nothing about ties: rows where one crosses the cut are sorted
+    again.
+    """
     blocks = scores.shape[-1]
     values, index = scores.topk(min(count + 1, blocks), dim=-1)
     if blocks > count:

@@ -45,7 +45,7 @@ class MobaConfig:
         return max(self.full_below, self.top_k * self.block_size)
 
     def attended(self, position: int) -> int:
-        """Keys that the query at ``position`` attends to, itself included."""
+        """Return the keys that the query at ``position`` attends to, itself included."""
         if position < self.dense_tokens:
             return position + 1
         return self.routed * self.block_size + position % self.block_size + 1
@@ -106,7 +106,9 @@ def _lengths(name: str, cumulative: Sequence[int], total: int) -> list[int]:
 
 
 def spans(cu_seqlens_q: Sequence[int], cu_seqlens_k: Sequence[int], q_tokens: int, k_tokens: int) -> list[Span]:
-    """The sequences of a packed call; ``ValueError`` for boundaries that do not fit the tensors or each other."""
+    """Return the sequences of a packed call; ``ValueError`` for boundaries that do not fit the tensors or each
+    other.
+    """
     q_lengths = _lengths("cu_seqlens_q", cu_seqlens_q, q_tokens)
     k_lengths = _lengths("cu_seqlens_k", cu_seqlens_k, k_tokens)
     if len(q_lengths) != len(k_lengths):

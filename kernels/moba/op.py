@@ -26,7 +26,7 @@ def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def path_of(q: torch.Tensor) -> ModuleType:
-    """The module whose ``forward`` and ``backward`` compute on this tensor's device."""
+    """Return the module whose ``forward`` and ``backward`` compute on this tensor's device."""
     if q.device.type == "cpu":
         return cpu
     if q.device.type != "cuda":

@@ -52,7 +52,7 @@ def write_pages(
 
 
 def _rows_path(q: torch.Tensor) -> ModuleType:
-    """The module whose ``attend_rows`` computes on this tensor's device."""
+    """Return the module whose ``attend_rows`` computes on this tensor's device."""
     if q.device.type == "cpu":
         return paged_rows
     from kernels.moba import triton_decode  # needs Triton, which CPU builds of torch do not bring
@@ -72,7 +72,8 @@ def moba_paged_attention(
     scale: float | None = None,
     max_query_len: int | None = None,
 ) -> torch.Tensor:
-    """What ``moba_attention`` gives for the last tokens of sequences whose keys and values lie in pages; no gradient.
+    """Return what ``moba_attention`` gives for the last tokens of sequences whose keys and values lie in pages; no
+    gradient.
 
     q [Tq, H, D] holds each sequence's new tokens, whose keys and values ``write_pages`` has written. key_pages,
     value_pages [pages, H_kv, page_size, D] with any strides; page_sums as ``write_pages`` keeps it; block_table
@@ -116,7 +117,7 @@ def _attend_all_rows(
     config: MobaConfig,
     scale: float,
 ) -> torch.Tensor:
-    """Every row by itself; where it belongs is worked out on the device."""
+    """Attend each row by itself; its sequence is looked up on the device."""
     row = torch.arange(q.shape[0], device=q.device)
     ends = cu_seqlens_q[1:].to(row.dtype)
     sequence = torch.searchsorted(ends, row, right=True).clamp_max(ends.shape[0] - 1)  # graphs pad q with idle rows

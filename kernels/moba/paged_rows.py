@@ -128,7 +128,7 @@ def _attend_heads(
     config: MobaConfig,
     scale: float,
 ) -> torch.Tensor:
-    """The same for some of the G heads, whose key heads are ``head``."""
+    """Return the same for some of the G heads, whose key heads are ``head``."""
     page_size, dtype = key_pages.shape[2], gate_dtype(q.dtype)
     rows, groups = blocks.shape[:2]
     per_block = config.block_size // page_size

@@ -33,7 +33,7 @@ class Piece:
     """True: bands and squares on the diagonal, one for every query. False: every query sees every key."""
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """[1, 1, Lq, Lk] to be added to the scores of a band; squares are masked by the call itself."""
+        """Return [1, 1, Lq, Lk] to be added to the scores of a band; squares are masked by the call itself."""
         queries, keys = self.queries.shape[1], self.keys.shape[1]
         if not self.causal or queries == keys:
             return None
@@ -42,7 +42,7 @@ class Piece:
 
 
 def dense_pieces(sequences: Sequence[Span], config: MobaConfig, limit: int, device: torch.device) -> Iterator[Piece]:
-    """Everything but the routed blocks: the early queries' whole past, and each later query's current block.
+    """Yield everything but the routed blocks: the early queries' whole past, and each later query's current block.
 
     Places of equal shape, whatever their sequence, share a piece, up to ``limit`` rows. All causal ones come before the
     rectangles to their left: they initialise what those are merged into.
@@ -128,7 +128,7 @@ class Routed:
 
 
 def cut_routed(parts: Sequence[Routed], rows: int) -> Iterator[list[Routed]]:
-    """The same queries in batches of at most ``rows``."""
+    """Yield the same queries in batches of at most ``rows``."""
     batch: list[Routed] = []
     room = rows
     for part in parts:
@@ -148,7 +148,7 @@ def cut_routed(parts: Sequence[Routed], rows: int) -> Iterator[list[Routed]]:
 def lists_by_block(
     chosen: torch.Tensor, parts: Sequence[Routed], key_heads: int, block_size: int, limit: int
 ) -> Iterator[Long | Tiles]:
-    """The choice turned around: for every past block and key head, who chose it.
+    """Yield the choice turned around: for every past block and key head, who chose it.
 
     ``chosen`` [Tq, H, m] is the choice of all queries, of which those in ``parts`` count. One ``Tiles`` holds blocks
     that have the same number in different sequences, so no pair twice. ``limit``: elements of queries, keys and values
@@ -194,7 +194,7 @@ def _long(
     block_size: int,
     limit: int,
 ) -> Iterator[Long]:
-    """The lists that are ``alone``, in pieces of at most ``limit`` pairs."""
+    """Yield the lists that are ``alone``, in pieces of at most ``limit`` pairs."""
     for own, start, number, long in zip(pairs, first, head, alone, strict=True):
         for piece in own.split(limit) if long else ():
             yield Long(slice(start, start + block_size), number, piece)

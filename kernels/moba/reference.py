@@ -13,7 +13,7 @@ def gate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def moba_mask_reference(q: torch.Tensor, k: torch.Tensor, config: MobaConfig) -> torch.Tensor:
-    """Keys that each query of one sequence sees: q [Tq, H, D], k [Tk, H_kv, D] -> bool [H, Tq, Tk].
+    """Return the keys that each query of one sequence sees: q [Tq, H, D], k [Tk, H_kv, D] -> bool [H, Tq, Tk].
 
     The queries are the last Tq of Tk positions. Candidates are the blocks that end before the query's own begins, so
     every candidate is full; the ``top_k - 1`` of them with the highest q·mean(k) count, the earlier block on a tie.

@@ -280,7 +280,9 @@ def _query_parts(
     scale: float,
     shape: dict[str, Any],
 ) -> torch.Tensor:
-    """Each choice's own part of the queries' gradient: float32 [E, D]; entries of empty slots are not initialised."""
+    """Return each choice's own part of the queries' gradient: float32 [E, D]; entries of empty slots are not
+    initialised.
+    """
     heads, dim = inputs[1].shape[1:]
     part = torch.empty((lists.order.shape[0], dim), dtype=torch.float32, device=inputs[1].device)
     cut: Chunks = chunks(lists, shape["ROWS"])

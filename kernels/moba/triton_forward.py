@@ -134,7 +134,7 @@ def routed_parts(
     block_size: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each choice's own attention: outputs [E, D] in q's dtype and log-sum-exps [E] in float32.
+    """Return each choice's own attention: outputs [E, D] in q's dtype and log-sum-exps [E] in float32.
 
     ``cut`` cuts the lists into chunks of ``tables.rows``. Entries of empty slots are not initialised.
     """

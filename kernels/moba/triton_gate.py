@@ -88,7 +88,7 @@ def _gate_kernel(
 
 
 def block_means(k: torch.Tensor, tables: Tables, block_size: int) -> torch.Tensor:
-    """Mean keys of full blocks, float32 [blocks, H_kv, D]; rows of partial blocks are not initialised."""
+    """Return the mean keys of full blocks, float32 [blocks, H_kv, D]; rows of partial blocks are not initialised."""
     groups, dim = k.shape[1:]
     means = torch.empty((tables.blocks, groups, dim), dtype=torch.float32, device=k.device)
     _means_kernel[(tables.blocks, groups)](
@@ -99,7 +99,8 @@ def block_means(k: torch.Tensor, tables: Tables, block_size: int) -> torch.Tenso
 
 
 def choose_blocks(q: torch.Tensor, means: torch.Tensor, tables: Tables, routed: int) -> torch.Tensor:
-    """The ``routed`` best past blocks of every query and head: int32 [Tq, H, routed], numbered over all sequences.
+    """Return the ``routed`` best past blocks of every query and head: int32 [Tq, H, routed], numbered over all
+    sequences.
 
     -1 where a query has fewer. On a tie the earlier block wins.
     """

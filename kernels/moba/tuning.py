@@ -39,5 +39,7 @@ def tile_rows(dim: int) -> int:
 
 
 def precision(dtype: torch.dtype, half: str = "tf32") -> str:
-    """How float32 products are computed: in full for float32 inputs, as ``half`` says where inputs are half as long."""
+    """Return how float32 products are computed: in full for float32 inputs, as ``half`` says where inputs are half as
+    long.
+    """
     return "ieee" if dtype == torch.float32 else half

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -44,37 +43,40 @@ class Rotary:
                 f"beta_slow {self.beta_slow}, beta_fast {self.beta_fast}"
             )
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The same embedding as ``rope_parameters``, in the words of transformers and vLLM."""
+        named: dict[str, Any] = {"rope_theta": self.base}
+        match self.scaling:
+            case "none":
+                return named | {"rope_type": "default"}
+            case "linear":
+                return named | {"rope_type": "linear", "factor": self.factor}
+            case "by_parts":  # what Llama 3 calls its scaling, with its own limits
+                named |= {"rope_type": "llama3", "low_freq_factor": self.beta_slow, "high_freq_factor": self.beta_fast}
+            case "yarn":
+                named |= {"rope_type": "yarn", "beta_slow": self.beta_slow, "beta_fast": self.beta_fast}
+        return named | {"factor": self.factor, "original_max_position_embeddings": self.trained}
+
 
 def frequencies(rotary: Rotary) -> tuple[torch.Tensor, float]:
-    """Radians per position of each pair, float32 [dim / 2], and the factor on cos and sin."""
-    exponent = torch.arange(0, rotary.dim, 2, dtype=torch.float32) / rotary.dim
-    plain = 1.0 / rotary.base**exponent
-    stretched = plain / rotary.factor
-    match rotary.scaling:
-        case "none":
-            return plain, 1.0
-        case "linear":
-            return stretched, 1.0
-        case "by_parts":
-            turns = rotary.trained * plain / (2 * math.pi)
-            kept = ((turns - rotary.beta_slow) / (rotary.beta_fast - rotary.beta_slow)).clamp(0, 1)
-            return torch.lerp(stretched, plain, kept), 1.0
-        case "yarn":
-            low, high = yarn_range(rotary)
-            ramp = ((torch.arange(rotary.dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-            scale = 0.1 * math.log(rotary.factor) + 1.0 if rotary.factor > 1 else 1.0
-            return stretched * ramp + plain * (1 - ramp), scale
+    """Return the radians per position of each pair, float32 [dim / 2], and the factor on cos and sin.
 
+    Scaled ones are computed by transformers, so an exported model has the very same bits.
+    """
+    if rotary.scaling == "none":  # every architecture of transformers has a copy of its own
+        return 1.0 / rotary.base ** (torch.arange(0, rotary.dim, 2, dtype=torch.float32) / rotary.dim), 1.0
+    from transformers import PreTrainedConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-def yarn_range(rotary: Rotary) -> tuple[float, float]:
-    """First and last pair of YaRN's ramp. Tiny trained lengths give it no width: then it is a step."""
-
-    def pair_with(turns: float) -> float:
-        return rotary.dim * math.log(rotary.trained / (turns * 2 * math.pi)) / (2 * math.log(rotary.base))
-
-    low = max(math.floor(pair_with(rotary.beta_fast)), 0)
-    high = min(math.ceil(pair_with(rotary.beta_slow)), rotary.dim - 1)
-    return low, high if high > low else low + 0.001
+    config = PreTrainedConfig(
+        hidden_size=rotary.dim,  # one head of as many channels as rotate
+        num_attention_heads=1,
+        head_dim=rotary.dim,
+        max_position_embeddings=int(rotary.trained * rotary.factor),
+        rope_parameters=rotary.parameters,
+    )
+    return ROPE_INIT_FUNCTIONS[rotary.parameters["rope_type"]](config)
 
 
 def tables(inverse: torch.Tensor, scale: float, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

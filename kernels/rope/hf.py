@@ -50,7 +50,7 @@ def install(model: torch.nn.Module) -> bool:
 
 
 def _same(theirs: Any) -> bool:
-    """Whether a function of that name does what ours does, on an example that tells the layouts apart."""
+    """Return whether a function of that name does what ours does, on an example that tells the layouts apart."""
     if list(inspect.signature(theirs).parameters) != SIGNATURE:
         return False
     q, k = (torch.linspace(-1, 2, heads * 24).view(1, heads, 3, 8) for heads in (2, 1))

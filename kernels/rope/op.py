@@ -31,7 +31,7 @@ def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout)
 
 
 def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """The forward pass alone, for checked inputs."""
+    """Return the forward pass alone, for checked inputs."""
     if x.device.type == "cuda":
         from kernels.rope.triton_kernel import turn_triton
 

@@ -97,7 +97,7 @@ def _slots(bucket: Bucket, device: torch.device) -> tuple[torch.Tensor, torch.Te
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scoring: Scoring) -> torch.Tensor:
-    """One bucket: q [tokens, H, D], k [tokens, H_kv, D], v [tokens, H_kv, Dv] -> [tokens, H, Dv]."""
+    """Attend within one bucket: q [tokens, H, D], k [tokens, H_kv, D], v [tokens, H_kv, Dv] -> [tokens, H, Dv]."""
     parts = [q, k, v]
     slot = None
     if not bucket.even:

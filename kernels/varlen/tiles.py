@@ -31,7 +31,7 @@ class Scoring:
     """c: a score s becomes c tanh(s / c) before the softmax; ``None``: it stays as it is."""
 
     def plain(self, length: int) -> bool:
-        """True when sequences of ``length`` tokens need nothing but causal attention."""
+        """Return True when sequences of ``length`` tokens need nothing but causal attention."""
         return self.softcap is None and (self.window is None or length <= self.window)
 
 
@@ -44,7 +44,7 @@ class Tile:
     first: int
 
     def visible(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """[queries, keys] bool."""
+        """Return [queries, keys] bool."""
         query = torch.arange(self.start, self.end, device=device)[:, None]
         key = torch.arange(self.first, self.end, device=device)
         seen = key <= query
@@ -85,7 +85,9 @@ def _written_out(
 
 
 def _tile(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tile: Tile, scoring: Scoring) -> torch.Tensor:
-    """One tile: q [n, H, queries, D], k [n, H_kv, keys, D], v [n, H_kv, keys, Dv] -> [n, H, queries, Dv]."""
+    """Attend within one tile: q [n, H, queries, D], k [n, H_kv, keys, D], v [n, H_kv, keys, Dv] -> [n, H,
+    queries, Dv].
+    """
     if scoring.softcap is not None:
         return _written_out(q, k, v, tile.visible(scoring.window, q.device), scoring.scale, scoring.softcap)
     causal = tile.start == 0  # the opening is no longer than the window

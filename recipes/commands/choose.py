@@ -1,4 +1,4 @@
-"""Which configuration a command means: a recipe of ours, of an installed package or of a file, and what changes it.
+"""The configuration that a command means: a recipe of ours, of an installed package or of a file, and its changes.
 
 Loads nothing heavy.
 """
@@ -22,7 +22,7 @@ GROUP = "k15.recipes"
 
 
 def full_name(recipe: str) -> str:
-    """A recipe as configurations record it: a file by its absolute path. Raises ``UsageError``."""
+    """Return a recipe as configurations record it: a file by its absolute path. Raises ``UsageError``."""
     from rollout.user_code import UserCodeError, absolute, is_file
 
     try:
@@ -32,14 +32,14 @@ def full_name(recipe: str) -> str:
 
 
 def short_name(recipe: str) -> str:
-    """A recipe in a word, for folders and pages: ``my_recipe`` for ``/a/my_recipe.py``."""
+    """Return a recipe's name as one word, for folders and pages: ``my_recipe`` for ``/a/my_recipe.py``."""
     from rollout.user_code import is_file
 
     return Path(recipe.rpartition(".py")[0]).name if is_file(recipe) else recipe
 
 
 def recipe_config(name: str) -> Config:
-    """The configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
+    """Return the configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
 
     ``name`` is one of ours, an entry point of ``k15.recipes``, or a file with ``config()``. Raises ``UsageError``.
     """
@@ -63,7 +63,7 @@ def _unknown(name: str, installed: Sequence[str]) -> str:
 
 
 def _own_config(name: str) -> Config:
-    """Of a file or an installed package."""
+    """Return the configuration of a recipe from a file or an installed package."""
     from recipes.shorten.config import ShortenConfig
     from rl.config import RunConfig
     from rollout.user_code import UserCodeError, explain, load, source_of
@@ -88,7 +88,7 @@ def _own_config(name: str) -> Config:
 
 
 def described() -> Iterator[tuple[str, str]]:
-    """Name and one line of every recipe: ours, then those of installed packages."""
+    """Yield name and description of every recipe: ours, then those of installed packages."""
     from rollout.user_code import UserCodeError, load, names_of
 
     for name, module in RECIPES.items():
@@ -101,7 +101,7 @@ def described() -> Iterator[tuple[str, str]]:
 
 
 def training_recipe(name: str) -> RunConfig:
-    """The configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
+    """Return the configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
     from rl.config import RunConfig
 
     config = recipe_config(name)
@@ -111,7 +111,7 @@ def training_recipe(name: str) -> RunConfig:
 
 
 def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig:
-    """Recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
+    """Apply recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
     from rl.config_io import ConfigError, load, read_file
 
     try:
@@ -130,7 +130,7 @@ def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, st
 
 
 def _base(recipe: str, is_named: bool, tree: Mapping[str, Any]) -> RunConfig:
-    """What a file's values change: the recipe, as far as the file leaves anything to it."""
+    """Return the configuration that a file's values change: its recipe's, unless the file is complete."""
     from rl.config import RunConfig
     from rollout.user_code import is_file, names_of
 

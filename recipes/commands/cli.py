@@ -84,7 +84,7 @@ exit codes
 def split_keys(
     arguments: Sequence[str], options: Sequence[str] = ("config", "run-dir")
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
+    """Return the arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
 
     ``options`` are those of the command itself that take a value.
 
@@ -187,7 +187,7 @@ class _Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; ``--dotted.key value`` pairs of ``train`` are taken out before it."""
+    """Build the parser; ``--dotted.key value`` pairs of ``train`` are taken out before it runs."""
     raw = argparse.RawDescriptionHelpFormatter
     top = Parser("k15", description=HELP, formatter_class=raw)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version")
@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -14,7 +14,9 @@ from rollout.plain import one_line
 
 
 def compare_files(first: Path, second: Path, out: Path | None) -> str:
-    """The comparison as text; as JSON into ``out`` too. Raises ``ResultsError``, or ``OSError`` for ``out``."""
+    """Return the comparison as text, and write it to ``out`` as JSON. Raises ``ResultsError``, or ``OSError`` for
+    ``out``.
+    """
     a, b = read_results(first), read_results(second)
     found = compare(a, b)
     if out is not None:
@@ -25,7 +27,7 @@ def compare_files(first: Path, second: Path, out: Path | None) -> str:
 
 
 def table(first: str, second: str, found: Sequence[Comparison]) -> str:
-    """The comparison for the terminal."""
+    """Return the comparison as a table for the terminal."""
     lines = [f"A  {one_line(first, 100)}", f"B  {one_line(second, 100)}", ""]
     head = f"{'':<16}{'A':>8}{'B':>8}{'B - A':>9}  {'95 % interval':<16}{'p':>8}{'better':>8}{'worse':>7}{'over':>7}"
     lines.append(head)
@@ -43,7 +45,7 @@ def table(first: str, second: str, found: Sequence[Comparison]) -> str:
 
 
 def verdict(item: Comparison) -> str:
-    """What the numbers allow to say, in a sentence."""
+    """Return one sentence on what the numbers show."""
     p = item.paired
     if p.p >= 0.05:
         return f"no difference shown: anything from {100 * p.low:+.1f} to {100 * p.high:+.1f} points is possible"

@@ -19,7 +19,7 @@ from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_t
 from rollout.plain import clip, one_line, visible
 
 PROMPT_SHOWN = 1500
-"""Characters of the first prompt that are printed; ``results.json`` has all."""
+"""Most characters of the first prompt that are printed; ``results.json`` has all."""
 
 
 def evaluate_all(options: Options) -> int:
@@ -57,19 +57,19 @@ def check_writable(out: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A folder name for a model."""
+    """Return a folder name for a model."""
     kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in name.rstrip("/").removeprefix("http").strip(":/"))
     return kept.strip("-.")[-80:].lstrip("-.") or "model"
 
 
 def show_prompt(task: Task) -> None:
-    """The first prompt, so that a wrong template is seen before hours are spent."""
+    """Print the first prompt, so that a wrong template is noticed before hours are spent."""
     if task.first_prompt:
         print(f"first prompt of {task.benchmark.name}:\n{clip(visible(task.first_prompt), PROMPT_SHOWN)}\n", flush=True)
 
 
 def facts(engine: str) -> dict[str, str | None]:
-    """Where the numbers come from."""
+    """Return the provenance of the numbers: versions, revision, engine, date."""
     from rl.state.run_dir import git_revision
 
     versions: dict[str, str | None] = {}
@@ -83,7 +83,9 @@ def facts(engine: str) -> dict[str, str | None]:
 
 
 def write_all(out: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
-    """``results.json``, ``samples.parquet`` and ``report.html``. Raises ``EvalError`` when they cannot be written."""
+    """Write ``results.json``, ``samples.parquet`` and ``report.html``. Raises ``EvalError`` when they cannot be
+    written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_samples(out / "samples.parquet", answers)
@@ -94,7 +96,7 @@ def write_all(out: Path, results: Results, answers: Sequence[tuple[str, Sequence
 
 
 def table(results: Sequence[BenchmarkResult]) -> str:
-    """The scores for the terminal."""
+    """Return the scores as a table for the terminal."""
     lines = [f"{'':<16}{'score':>8}  {'95 % interval':<16}{'tokens':>8}{'truncated':>11}{'ungradable':>12}  over"]
     for result in results:
         name, over = one_line(result.name, 15), f"{len(result.problems)} problems, {result.responses} responses"
@@ -108,7 +110,7 @@ def table(results: Sequence[BenchmarkResult]) -> str:
 
 
 def details(result: BenchmarkResult) -> list[str]:
-    """Further lines of a benchmark: pass@k, maj@k, what a reader should know of the score."""
+    """Return further lines of a benchmark: pass@k, maj@k, and cautions about the score."""
     lines = []
     if len(result.pass_at) > 1:
         lines.append("  ".join(f"pass@{k} {100 * rate.mean:.1f} %" for k, rate in result.pass_at.items()))

@@ -1,4 +1,4 @@
-"""The commands ``eval``, ``compare`` and ``serve``: arguments, and what failures mean. Loads nothing heavy."""
+"""The commands ``eval``, ``compare`` and ``serve``: arguments and exit codes. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ goes on where it was: no answer is drawn twice. docs/evaluation.md has the rest.
 benchmarks (`k15 eval --list` shows settings)
   {names}
   heldout: a run's own held-out problems, as its own evaluation puts them
+  my_benchmark.py, package.module:name: your own (docs/extend.md)
 
 examples
   k15 eval aime2024,math500 --model runs/mine --n 8
@@ -106,7 +107,7 @@ def add_commands(command: AddCommand) -> None:
 
 
 def wrapped(names: list[str], width: int = 108) -> str:
-    """Names with commas, in lines."""
+    """Return names separated by commas, broken into lines."""
     lines = [""]
     for name in names:
         if len(lines[-1]) + len(name) + 2 > width:
@@ -123,6 +124,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from recipes.commands.eval_options import EvalError
     from rollout.models.prompts import PromptError
     from rollout.problems.source import ProblemError
+    from rollout.user_code import UserCodeError
 
     if arguments.list:
         print(listing())
@@ -134,12 +136,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError("give either --model, which answers, or --predictions, which are graded")
     return guarded(
         lambda: evaluate_all(options_of(arguments, wanted)),
-        (EvalError, UnknownBenchmark, PredictionError, ProblemError, PromptError),
+        (EvalError, UnknownBenchmark, UserCodeError, PredictionError, ProblemError, PromptError),
     )
 
 
 def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
-    """``recipes.commands.eval.Options`` from the command line."""
+    """Return the ``Options`` of ``k15 eval`` for a command line."""
     from evals.data import Choice
     from recipes.commands.eval_options import Options
 
@@ -198,13 +200,15 @@ def guarded(work: Callable[[], int], usage: tuple[type[Exception], ...]) -> int:
 
 
 def listing() -> str:
-    """Every benchmark: title, settings, and how published numbers are made."""
+    """Return the text of ``--list``: of every benchmark title, settings, and the settings of published numbers."""
     from textwrap import fill
 
     from evals.benchmarks import get, names
+    from evals.own import GROUP
+    from rollout.user_code import names_of
 
     blocks = []
-    for name in names():
+    for name in (*names(), *names_of(GROUP)):
         b = get(name)
         settings = f"n {b.samples}, temperature {b.temperature:g}, top-p {b.top_p:g}, {b.max_tokens} tokens"
         text = fill(b.published, 100, initial_indent="  ", subsequent_indent="  ")
@@ -248,7 +252,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def split_extra(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The command's own arguments, and those after ``--``, which are vLLM's."""
+    """Split the arguments into the command's own and those after ``--``, which are vLLM's."""
     given = list(arguments)
     if "--" not in given:
         return given, ()

@@ -19,7 +19,7 @@ from rollout.models.framing import Framing
 from rollout.models.prompts import PromptError
 
 STALL_S = 900.0
-"""Patience with an engine that hands out no token: long prompts take their time on CPUs."""
+"""Seconds without a token after which an engine counts as hung; long prompts take long on CPUs."""
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "chat_template.jinja")
 
 
@@ -32,7 +32,7 @@ class LocalModel:
     tokenizer: Any
     end: tuple[int, ...]
     context: int
-    """Positions that the model was made for."""
+    """Most positions that the model can take."""
     vocabulary: int
     """Rows of its embedding."""
     fingerprint: str
@@ -40,21 +40,21 @@ class LocalModel:
 
     @property
     def framing(self) -> Framing:
-        """How the run put its problems; of other models, plainly."""
+        """How the run asked its problems; plainly for other models."""
         return self.run.problems.framing if self.run else Framing()
 
     @property
     def seed(self) -> int:
-        """The run's, so that its own evaluation is repeated; 0 for other models."""
+        """The run's seed, which repeats its own evaluation; 0 for other models."""
         return self.run.seed if self.run else 0
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @classmethod
     def find(cls, name: str) -> LocalModel:
-        """The model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
+        """Find the model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
         from transformers import AutoConfig, AutoTokenizer
 
         from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
@@ -94,7 +94,9 @@ def _read_run(file: Path) -> RunConfig:
 
 
 def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
-    """The run's own held-out problems, put, drawn and judged as in the run. Raises ``EvalError`` without a run."""
+    """Return the run's own held-out problems, asked, drawn and judged as in the run. Raises ``EvalError`` without a
+    run.
+    """
     from recipes.run.setup import choose_heldout
     from rollout.problems.build import build_source
     from rollout.problems.fit import Limits
@@ -121,7 +123,7 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
 
 
 def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[EngineConfig, RayConfig]:
-    """Engine and Ray settings: the run's own where there is a run, with what the command line changes.
+    """Return engine and Ray settings: the run's own where there is a run, with what the command line changes.
 
     ``needed``: tokens of the longest prompt and answer.
     """
@@ -154,7 +156,9 @@ def _device() -> str:
 
 
 def files_fingerprint(folder: Path) -> str:
-    """Changes when a model's files do: names, sizes and times of weights, configuration and tokenizer."""
+    """Return a text that changes when a model's files do: names, sizes and times of weights, configuration and
+    tokenizer.
+    """
     digest = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         state = path.stat()

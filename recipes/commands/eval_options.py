@@ -1,4 +1,4 @@
-"""What ``k15 eval`` is asked for, and whether it goes together."""
+"""The options of ``k15 eval``, and the check that they fit together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EvalError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for; ``None``: the benchmark's, the run's or the model's own."""
+    """The options given; ``None``: the benchmark's, the run's or the model's own."""
 
     benchmarks: tuple[str, ...]
     model: str = ""
@@ -57,7 +57,7 @@ class Options:
 
 
 def chosen(options: Options) -> list[Benchmark]:
-    """The benchmarks named, with the settings asked for. Raises ``EvalError`` or ``UnknownBenchmark``."""
+    """Return the benchmarks named, with the settings asked for. Raises ``EvalError`` or ``UnknownBenchmark``."""
     if len(set(options.benchmarks)) != len(options.benchmarks):
         raise EvalError("a benchmark is named twice")
     found = [get(name) for name in options.benchmarks if name != HELDOUT]
@@ -70,7 +70,7 @@ def chosen(options: Options) -> list[Benchmark]:
 
 
 def with_settings(benchmark: Benchmark, options: Options) -> Benchmark:
-    """The benchmark under the command line's settings. Raises ``EvalError`` when they contradict each other."""
+    """Return the benchmark with the command line's settings. Raises ``EvalError`` when they contradict each other."""
     benchmark = benchmark.with_settings(
         samples=options.n,
         temperature=options.temperature,
@@ -90,5 +90,5 @@ def check_pass_ks(ks: Sequence[int], samples: int) -> None:
 
 
 def warn(text: str) -> None:
-    """One line to standard error."""
+    """Print one line to standard error."""
     print(f"k15: {one_line(text, 400)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""From options to tasks: what is asked of whom, with everything checked that can be before the first token."""
+"""From options to tasks; everything that can be checked is checked before the first token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARE_FOR_ANSWER = 512
 
 @dataclass(frozen=True)
 class Item:
-    """A benchmark with its problems and how they are put."""
+    """A benchmark with its problems and the conversation that asks them."""
 
     benchmark: Benchmark
     loaded: Loaded
@@ -41,7 +41,7 @@ class Item:
 
 
 def settings_of(item: Item, options: Options, seed: int) -> dict[str, Any]:
-    """What ``results.json`` keeps as the settings; a record can only be continued under the same ones."""
+    """Return the settings for ``results.json``; a record can only be continued under the same ones."""
     benchmark, choice = item.benchmark, options.choice
     prompt = json.dumps(item.conversation.messages(item.loaded.first))
     return {
@@ -65,7 +65,9 @@ def settings_of(item: Item, options: Options, seed: int) -> dict[str, Any]:
 def items_of(
     benchmarks: Sequence[Benchmark], options: Options, count: Callable[[str], int], context: int
 ) -> list[Item]:
-    """Problems and solved examples of each benchmark; ``count`` and ``context`` are for those that are generated."""
+    """Load problems and solved examples of each benchmark; ``count`` and ``context`` are for those that are
+    generated.
+    """
     items = []
     for benchmark in benchmarks:
         if benchmark.make is not None:
@@ -82,7 +84,7 @@ def items_of(
 
 
 def lengths(options: Options, context: int) -> tuple[int, ...]:
-    """Context lengths of a needle test. Raises ``EvalError`` when one does not fit the model."""
+    """Return the context lengths of a needle test. Raises ``EvalError`` when one does not fit the model."""
     room = context - SHARE_FOR_ANSWER
     found = options.lengths or tuple(n for i in range(10, 18) if (n := 2**i) <= min(room, LONGEST_NEEDLE))
     if not found or max(found) > room:
@@ -94,7 +96,7 @@ def lengths(options: Options, context: int) -> tuple[int, ...]:
 
 
 def prediction_tasks(options: Options) -> tuple[str, list[Task]]:
-    """Given responses: nothing is drawn."""
+    """Return the tasks for given responses; nothing is drawn."""
     from evals.predictions import read_predictions
 
     assert options.predictions is not None
@@ -121,7 +123,7 @@ def prediction_tasks(options: Options) -> tuple[str, list[Task]]:
 
 
 def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
-    """An OpenAI-compatible server."""
+    """Return the tasks for an OpenAI-compatible server."""
     from evals.endpoint import EndpointResponder, find_server
 
     if HELDOUT in options.benchmarks:
@@ -155,7 +157,7 @@ def _characters(item: Item, problem: Problem) -> int:
 
 
 def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
-    """A checkpoint or run directory on engines of our own; ``stack`` closes them."""
+    """Return the tasks for a checkpoint or run directory on engines of our own, which ``stack`` closes."""
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
@@ -245,7 +247,7 @@ class Longest:
 
 
 def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
-    """Renders all prompts. Raises ``PromptError`` naming the problem that cannot be asked."""
+    """Render all prompts and return the longest. Raises ``PromptError`` naming the problem that cannot be asked."""
     limits = Limits(model.context, 1, model.vocabulary, model.path)
     sizes: dict[str, int] = {}
     for problem in item.loaded.problems:
@@ -260,7 +262,7 @@ def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
 
 
 def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
-    """The item with ``max_tokens`` within the model's context.
+    """Return the item with ``max_tokens`` within the model's context.
 
     The benchmark's own limit gives way, and that is said. Raises ``EvalError`` when ``--max-tokens`` was given and does
     not fit, or a prompt leaves no room at all.

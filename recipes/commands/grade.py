@@ -26,11 +26,11 @@ from rollout.plain import one_line
 from rollout.strict_json import finite
 
 CHUNK = 64
-"""Lines that go to a process at a time."""
+"""Lines handed to a process at a time."""
 SINGLE = 2000
-"""Lines up to which threads of this process do it: others take longer to start."""
+"""Most lines that threads of this process grade; for more, processes are worth their start."""
 OURS = ("verdict", "extracted", "reason")
-"""Fields that a graded line gets."""
+"""Fields that are added to a graded line."""
 
 
 class GradeError(Exception):
@@ -38,7 +38,7 @@ class GradeError(Exception):
 
 
 class Fault(ValueError):
-    """A line cannot be graded: the kind of fault, and what is particular to this line."""
+    """A line cannot be graded; its arguments are the kind of fault and the details of this line."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(kind, detail)
@@ -67,7 +67,7 @@ class Grading:
 
 @dataclass(frozen=True)
 class Graded:
-    """What became of one line."""
+    """The result for one line."""
 
     text: str
     """The line with its verdict, as JSON; empty when malformed."""
@@ -76,11 +76,11 @@ class Graded:
     fault: Fault | None = None
     """What is wrong with a malformed line."""
     nulled: bool = False
-    """Whether null stands in the line where it had a NaN or infinity."""
+    """True when a NaN or infinity of the line was replaced by null."""
 
 
 class _Number(float):
-    """A number that remembers how it was written, to its last digit."""
+    """A number that keeps its spelling, to the last digit."""
 
     written: str
 
@@ -92,7 +92,7 @@ class _Number(float):
 
 
 def _text(row: dict[str, Any], name: str, option: str) -> str:
-    """A field as text; numbers are taken as written."""
+    """Return a field as text; numbers are taken as written."""
     if name not in row:
         raise Fault(f"no field '{name}'", f"there are: {one_line(', '.join(row), 160)}; {option} NAME names another")
     value = row[name]
@@ -117,7 +117,7 @@ def _tolerance(row: dict[str, Any], name: str | None) -> Fraction | None:
 
 
 def _read(line: bytes, how: Grading) -> dict[str, Any]:
-    """The object on a line. Raises ``Fault``."""
+    """Parse the object on a line. Raises ``Fault``."""
     try:
         row = json.loads(line, parse_float=_Number)
     except UnicodeDecodeError as error:
@@ -139,7 +139,7 @@ def _read(line: bytes, how: Grading) -> dict[str, Any]:
 
 
 def grade_line(line: bytes, how: Grading) -> Graded:
-    """The verdict on one line; never raises."""
+    """Return the verdict on one line; never raises."""
     try:
         row = _read(line, how)
         gold = _text(row, how.gold, "--gold-field")
@@ -155,12 +155,12 @@ def grade_line(line: bytes, how: Grading) -> Graded:
 
 
 def grade_lines(lines: list[bytes], how: Grading) -> list[Graded]:
-    """Verdicts on some lines, in order."""
+    """Return the verdicts on some lines, in order."""
     return [grade_line(line, how) for line in lines]
 
 
 def grade_stream(lines: Iterable[bytes], how: Grading, workers: int) -> Iterator[Graded]:
-    """Verdicts on all lines, in order, with bounded memory. Blank lines are to be left out before."""
+    """Yield the verdicts on all lines, in order, with bounded memory. Blank lines are to be left out before."""
     rest = iter(lines)
     head = list(islice(rest, SINGLE + 1))
     if len(head) <= SINGLE:
@@ -223,7 +223,7 @@ def run(file: str, out: Path | None, how: Grading, workers: int | None) -> int:
 
 @contextmanager
 def opened(file: str, out: Path | None) -> Iterator[tuple[BinaryIO, TextIO]]:
-    """Input and output of the command. Raises ``GradeError``, also for a disk that is full in the end."""
+    """Open input and output of the command. Raises ``GradeError``, also for a disk that is full in the end."""
     with ExitStack() as files:
         try:
             source = sys.stdin.buffer if file == "-" else files.enter_context(Path(file).open("rb"))
@@ -235,7 +235,7 @@ def opened(file: str, out: Path | None) -> Iterator[tuple[BinaryIO, TextIO]]:
 
 @contextmanager
 def written(out: Path | None) -> Iterator[TextIO]:
-    """Where verdicts go, ``out`` only when it is whole. Raises ``GradeError``."""
+    """Open the output of verdicts; ``out`` appears only when it is whole. Raises ``GradeError``."""
     try:
         with nullcontext(sys.stdout) if out is None else replacing(out) as sink:
             yield sink
@@ -261,7 +261,7 @@ def regrade(path: Path, out: Path | None, timeout_s: float | None, workers: int 
 
 
 def summary(counts: Counter[str], seconds: float) -> str:
-    """One line on a whole file."""
+    """Return one line on a whole file."""
     total = sum(counts.values()) - counts["malformed"]
     parts = [f"{counts[name]} {name}" for name in ("correct", "wrong", "ungradable")]
     if counts["malformed"]:

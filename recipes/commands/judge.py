@@ -35,7 +35,7 @@ class JudgeError(Exception):
 
 @dataclass(frozen=True)
 class Judging:
-    """What is judged, and how."""
+    """What is judged, and with which settings."""
 
     problems: Path
     programs: Path
@@ -58,7 +58,7 @@ class Line:
     fault: str = ""
     """What is wrong with a malformed line: the same text for each with this fault."""
     detail: str = ""
-    """What is particular to this line's fault."""
+    """Details of this line's fault."""
 
 
 def run(what: Judging) -> int:
@@ -103,7 +103,7 @@ def run(what: Judging) -> int:
 
 
 def read_problems(path: Path) -> dict[str, CodeProblem | str]:
-    """Problems by id; the reason for one that cannot be judged. Raises ``ProblemError``."""
+    """Read the problems by id; the reason for one that cannot be judged. Raises ``ProblemError``."""
     found: dict[str, CodeProblem | str] = {}
     for number, row in read_rows(path):
         name = row.get("id")
@@ -121,7 +121,7 @@ def read_problems(path: Path) -> dict[str, CodeProblem | str]:
 
 
 def lines(source: Iterator[bytes]) -> Iterator[Line]:
-    """The programs of a file; blank lines are passed over."""
+    """Yield the programs of a file; blank lines are skipped."""
     for number, text in enumerate(source, 1):
         if not text.strip():
             continue
@@ -136,7 +136,7 @@ def lines(source: Iterator[bytes]) -> Iterator[Line]:
 
 
 def _fault(row: Mapping[str, Any]) -> str:
-    """What is wrong with a row; empty when nothing is."""
+    """Return the fault of a row; empty when there is none."""
     if not isinstance(row.get("id"), str):
         return "'id' is missing or no text"
     if not isinstance(row.get("code", row.get("response")), str):
@@ -149,7 +149,7 @@ def _fault(row: Mapping[str, Any]) -> str:
 def judged(
     source: Iterator[Line], problems: Mapping[str, CodeProblem | str], box: Sandbox, rules: Rules, workers: int
 ) -> Iterator[tuple[Line, Judgement | None]]:
-    """Lines with their verdicts, in order, with bounded memory; ``None`` for malformed ones."""
+    """Yield lines with their verdicts, in order, with bounded memory; ``None`` for malformed ones."""
     waiting: deque[tuple[Line, Future[Judgement | None]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="judge") as threads:
         for line in source:
@@ -163,7 +163,9 @@ def judged(
 
 
 def one(line: Line, problems: Mapping[str, CodeProblem | str], box: Sandbox, rules: Rules) -> Judgement | None:
-    """The verdict on one line. A problem that is unknown or cannot be judged is SE, never the program's failure."""
+    """Return the verdict on one line. A problem that is unknown or cannot be judged is SE, never the program's
+    failure.
+    """
     if line.row is None:
         return None
     problem = problems.get(line.row["id"])
@@ -180,7 +182,7 @@ def one(line: Line, problems: Mapping[str, CodeProblem | str], box: Sandbox, rul
 
 
 def report(row: Mapping[str, Any], result: Judgement) -> dict[str, Any]:
-    """The line that comes out."""
+    """Return the line of the output."""
     return {
         "id": row["id"],
         "language": row.get("language") or "python",

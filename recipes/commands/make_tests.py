@@ -34,7 +34,7 @@ class MakeTestsError(Exception):
 
 @dataclass(frozen=True)
 class Files:
-    """What is read and written."""
+    """The files that are read and written."""
 
     problems: Path
     """Rows with ``id`` and ``problem``; optional ``special_judge_suspect``, ``time_limit_ms``, ``memory_limit_mb``."""
@@ -43,7 +43,7 @@ class Files:
     submissions: Path
     """Rows with ``id``, ``code`` and perhaps ``language`` (python): known-good programs."""
     out: Path
-    """The problems that were kept, with ``tests``."""
+    """Output: the problems that were kept, with ``tests``."""
     report: Path | None = None
     """One line for each problem: how far it came and why no further."""
 
@@ -78,7 +78,7 @@ def run(files: Files, rules: Yield, workers: int | None, sandbox: str) -> int:
 
 
 def write_prompts(problems: Path, out: Path) -> int:
-    """Prompts that ask a model for generators, one line for each problem. Raises ``MakeTestsError``."""
+    """Write prompts that ask a model for generators, one line for each problem. Raises ``MakeTestsError``."""
     try:
         rows = _rows(problems)
         with replacing(out) as file:
@@ -93,7 +93,7 @@ def write_prompts(problems: Path, out: Path) -> int:
 
 
 def source_of(row: Mapping[str, Any], generator: str | None, submissions: list[Program]) -> Source:
-    """What is known of a problem, from its row."""
+    """Return what a row says of a problem."""
     time_ms, memory_mb = row.get("time_limit_ms"), row.get("memory_limit_mb")
     return Source(
         id=row["id"],
@@ -106,13 +106,13 @@ def source_of(row: Mapping[str, Any], generator: str | None, submissions: list[P
 
 
 def finished(row: Mapping[str, Any], made: Made) -> dict[str, Any]:
-    """The row of a kept problem."""
+    """Return the row of a kept problem."""
     tests = [{"input": given, "output": expected, "public": False} for given, expected in made.tests]
     return {"answer": "<graded by tests>", **row, "testtype": "stdin", "tests": tests}
 
 
 def table(counts: Mapping[str, int], out: Path) -> str:
-    """The yield, step by step, beside the paper's."""
+    """Return the yield of each step, beside the paper's."""
     lines = [f"{'':<24}{'here':>8}{'paper':>8}"]
     lines += [f"{step:<24}{count:>8}{PAPER.get(step, ''):>8}" for step, count in counts.items()]
     return "\n".join([*lines, f"{counts['kept']} problems with tests in {out}"])

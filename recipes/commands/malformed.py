@@ -1,11 +1,11 @@
-"""Lines of a file that had to be left out, told by kind instead of one by one."""
+"""Report of the lines of a file that were left out, by kind instead of one by one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 MAX_KINDS = 20
-"""Kinds that are told."""
+"""Most kinds that are reported."""
 
 
 @dataclass
@@ -15,19 +15,19 @@ class Malformed:
     name: str
     """The file, as the command named it."""
     total: int = 0
-    """Lines so far."""
+    """Number of lines so far."""
     kinds: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     """Of each kind the first line, with what is particular to it, and the last one."""
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, number: int, kind: str, detail: str = "") -> None:
-        """One more: ``kind`` is the same text for every line with this fault, ``detail`` may differ."""
+        """Count one more line: ``kind`` is the same text for every line with this fault, ``detail`` may differ."""
         self.total += 1
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.kinds[kind] = [*self.kinds.get(kind, [])[:1], (number, detail)]
 
     def lines(self) -> list[str]:
-        """What to tell, a line for each kind: where it is first, and how many more there are up to where."""
+        """Return the report, a line for each kind: where it is first, and how many more there are up to where."""
         told = []
         for kind, ends in list(self.kinds.items())[:MAX_KINDS]:
             (first, detail), (last, _) = ends[0], ends[-1]

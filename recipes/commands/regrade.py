@@ -37,14 +37,14 @@ class RegradeError(ValueError):
 
 @dataclass(frozen=True)
 class Stored:
-    """Files of rollouts, and the run that they are of."""
+    """Files of rollouts, and the run that they come from."""
 
     files: tuple[Path, ...]
     config: RunConfig | None
     extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Problem id -> further fields, for graders that need them (tests of programs)."""
     note: str = ""
-    """What is to be said of the run's own reward; empty: nothing."""
+    """A remark on the run's own reward for the user; empty: none."""
 
     @property
     def function(self) -> str | None:
@@ -52,7 +52,9 @@ class Stored:
         return self.config.reward.function if self.config else None
 
     def grader(self, timeout_s: float, workers: int) -> Grader:
-        """The run's, judging in this process. Raises ``RegradeError`` when the user's reward cannot be used."""
+        """Build the run's grader, judging in this process. Raises ``RegradeError`` when the user's reward cannot be
+        used.
+        """
         if self.config is None or self.function is None:
             return VerifierGrader(partial(by_name, timeout_s=timeout_s), workers)
         try:
@@ -62,7 +64,7 @@ class Stored:
 
     @property
     def verifier(self) -> str:
-        """What files of before the verifier was stored were graded with; empty when unknown."""
+        """The verifier of files from before it was stored with them; empty when unknown."""
         if self.config is None:
             return ""
         source = self.config.problems.train
@@ -70,7 +72,7 @@ class Stored:
 
 
 def find(path: Path) -> Stored:
-    """The rollouts of a run directory, of one of its files, or of a copy of such a file.
+    """Find the rollouts of a run directory, of one of its files, or of a copy of such a file.
 
     Raises ``RegradeError`` when there are none, or the run's configuration cannot be read.
     """
@@ -102,7 +104,7 @@ def _config(file: Path) -> RunConfig | None:
 
 
 def _changed(config: RunConfig, info: Path) -> str:
-    """Whether the user's reward is another one than when the run began."""
+    """Return a remark if the user's reward has changed since the run began; else nothing."""
     spec = config.reward.function
     if spec is None or not info.is_file():
         return ""
@@ -129,7 +131,9 @@ def _extras(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
 
 
 def as_graded(row: Mapping[str, Any], stored: Stored) -> Answered:
-    """A rollout of the store as its grader saw it. Raises ``RegradeError`` when the store does not tell enough."""
+    """Return a rollout of the store as its grader saw it. Raises ``RegradeError`` when the store does not tell
+    enough.
+    """
     name = row["verifier"] or stored.verifier
     if not name and not stored.function:
         raise RegradeError(
@@ -149,7 +153,7 @@ def as_graded(row: Mapping[str, Any], stored: Stored) -> Answered:
 
 
 def told(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
-    """The verdict on one rollout, with the one that was stored beside it."""
+    """Return the verdict on one rollout, beside the one that was stored."""
     before = "ungradable" if row["correct"] is None else "correct" if row["correct"] else "wrong"
     return {
         **{key: row[key] for key in ("iteration", "rollout", "problem")},
@@ -163,7 +167,7 @@ def told(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
 
 
 def graded(stored: Stored, timeout_s: float, workers: int) -> Iterator[dict[str, Any]]:
-    """``told`` of all rollouts, in the order of the store, by the grader of their run."""
+    """Yield ``told`` of all rollouts, in the order of the store, by the grader of their run."""
     from rl.record.rollout_store import read_rollouts
 
     with Grading(stored.grader(timeout_s, workers)) as grading:

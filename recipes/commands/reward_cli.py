@@ -1,4 +1,4 @@
-"""The commands ``grade``, ``judge`` and ``make-tests``: arguments, and what failures mean. Loads nothing heavy."""
+"""The commands ``grade``, ``judge`` and ``make-tests``: arguments and exit codes. Loads nothing heavy."""
 
 from __future__ import annotations
 

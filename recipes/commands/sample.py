@@ -34,7 +34,7 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model to sample from, and how its prompts were put in training."""
+    """A model to sample from, with the framing of its prompts in training."""
 
     path: str
     run: RunConfig | None = None
@@ -48,7 +48,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Response:
-    """One answer."""
+    """One response."""
 
     text: str
     tokens: int
@@ -59,7 +59,7 @@ class Response:
 
 
 def find_model(name: str) -> Chosen:
-    """The model that ``name`` means: a run's latest export, a directory, a hub name, ``package:...``.
+    """Find the model that ``name`` means: a run's latest export, a directory, a hub name, ``package:...``.
 
     Raises ``SampleError`` when there is none.
     """
@@ -90,7 +90,7 @@ def find_model(name: str) -> Chosen:
 
 
 def load(chosen: Chosen) -> tuple[Any, Any]:
-    """Model and tokenizer in float32 on the CPU. Raises ``SampleError`` when they cannot be loaded."""
+    """Load model and tokenizer in float32 on the CPU. Raises ``SampleError`` when they cannot be loaded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -111,7 +111,7 @@ def load(chosen: Chosen) -> tuple[Any, Any]:
 
 
 def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:
-    """Writes text as it is sampled, made harmless: what a model says must not steer the terminal."""
+    """Return a streamer that writes text as it is sampled, without codes that would steer the terminal."""
     from transformers import TextStreamer
 
     class Visible(TextStreamer):

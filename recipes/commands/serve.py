@@ -13,7 +13,7 @@ from rollout.config import PAGE_TOKENS, EngineConfig
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served, and where."""
+    """The model that is served, and the address."""
 
     model: str
     """Run directory, model directory, hub name, ``package:...``."""
@@ -28,7 +28,7 @@ class Serving:
 
 
 def command_of(serving: Serving, path: str, context: int | None, device: str, block_attention: bool) -> list[str]:
-    """The command line of vLLM's server for a model at ``path`` with room for ``context`` tokens.
+    """Return the command line of vLLM's server for a model at ``path`` with room for ``context`` tokens.
 
     ``block_attention``: the model was trained with it, and the server has to compute it.
     """
@@ -52,7 +52,7 @@ def command_of(serving: Serving, path: str, context: int | None, device: str, bl
 
 
 def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
-    """Environment of the server: this process's, and what vLLM needs on a CPU."""
+    """Return the environment of the server: this process's, and what vLLM needs on a CPU."""
     from rollout.engines.vllm import environment as engine_environment
 
     own = engine_environment(EngineConfig(device="cpu" if device == "cpu" else "cuda"))
@@ -62,7 +62,7 @@ def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
 
 
 def serve(serving: Serving) -> None:
-    """Become vLLM's server; does not return. Raises ``SampleError`` when there is no such model."""
+    """Replace this process by vLLM's server; does not return. Raises ``SampleError`` when there is no such model."""
     from recipes.commands.sample import SampleError, find_model
     from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
 

@@ -1,4 +1,4 @@
-"""The command ``shorten``: arguments, and what failures mean. Loads nothing heavy."""
+"""The command ``shorten``: arguments and exit codes. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rl.config import RunConfig
 
 METHODS = ("merge", "rejection", "dpo", "rl")
-"""What --method takes, besides ``merge_rejection`` and ``all``."""
+"""Values of --method, besides ``merge_rejection`` and ``all``."""
 OPTIONS = ("method", "short-model", "problems", "heldout", "verifier", "out", "recipe", "config")
 """Options with a value; every other ``--key value`` is a configuration key."""
 SHORTEN_HELP = """\
@@ -40,7 +40,7 @@ examples
 
 
 def add_command(command: AddCommand) -> None:
-    """Add it."""
+    """Add the command."""
     one = command("shorten", shorten, "make a long-CoT policy short, four ways (long2short)", epilog=SHORTEN_HELP)
     one.usage = "k15 shorten MODEL_OR_RUN --method METHOD --out DIR [options] [--KEY VALUE ...]"
     one.add_argument("model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:NAME")
@@ -103,7 +103,7 @@ def _run_config(run_dir: Path) -> RunConfig:
 
 
 def _on_problems(run: RunConfig, arguments: argparse.Namespace, is_run: bool) -> RunConfig:
-    """The run's configuration with the problems that the command names."""
+    """Return the run's configuration with the problems that the command names."""
     if arguments.problems is None:
         if not is_run:
             raise UsageError(f"{arguments.model} is no run directory: name problems to learn from with --problems FILE")
@@ -151,7 +151,7 @@ def _carry_out(
 
 
 def _short_model(arguments: argparse.Namespace, run_dir: Path | None) -> str | None:
-    """The short model's name; ``None`` when no method needs one. Raises ``UsageError`` when one is missing."""
+    """Return the short model's name; ``None`` when no method needs one. Raises ``UsageError`` when one is missing."""
     if arguments.short_model is not None:
         return str(arguments.short_model)
     if not {"merge", "merge_rejection"} & set(arguments.method):

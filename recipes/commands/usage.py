@@ -1,4 +1,4 @@
-"""What every command's arguments have in common: usage errors and the types of values. Loads nothing heavy."""
+"""The parser of every command, usage errors, and the types of values. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without its guesses: no abbreviations, and an option that is given twice has to say the same."""
+    """argparse without its guesses: no abbreviations, and an option given twice must have one value."""
 
     def __init__(self, *names: Any, **more: Any) -> None:
         super().__init__(*names, **{**more, "allow_abbrev": False})
@@ -20,12 +20,12 @@ class Parser(argparse.ArgumentParser):
         self.register("action", "store", _Once)
 
     def error(self, message: str) -> NoReturn:
-        """One line; the usage text would hide it."""
+        """Raise the error as one line, which the usage text would hide."""
         self.exit(2, f"k15: {message}; usage: {self.prog} --help\n")
 
 
 class _Once(argparse._StoreAction):
-    """Stores a value; argparse would take the last of several without a word."""
+    """Stores a value and refuses a second one; argparse would silently take the last."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -37,28 +37,28 @@ class _Once(argparse._StoreAction):
 
 
 class AddCommand(Protocol):
-    """``command`` of ``recipes.commands.cli.parser``."""
+    """The function of ``recipes.commands.cli.parser`` that adds a command."""
 
     def __call__(self, name: str, run: object, text: str, **more: str) -> argparse.ArgumentParser:
         """Add a command."""
 
 
 def file_trouble(error: OSError) -> str:
-    """What was wrong with which file, in one line."""
+    """Return one line on which file failed and why."""
     if error.filename is None or not error.strerror:
         return str(error) or type(error).__name__
     return f"{error.filename}: {error.strerror}"
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def path(text: str) -> Path:
-    """A file or directory; ``~`` is the home directory also where the shell leaves it (``--out=~/x``)."""
+    """Parse a file or directory; ``~`` is the home directory also where the shell leaves it (``--out=~/x``)."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
     try:
@@ -68,14 +68,14 @@ def path(text: str) -> Path:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 to 2^32 - 1: what every library takes."""
+    """Parse a whole number from 0 to 2^32 - 1, the range that every library takes."""
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
 def number(text: str) -> float:
-    """A number; NaN, which is in no range, for anything else."""
+    """Parse a number; anything else gives NaN, which is in no range."""
     try:
         return float(text)
     except ValueError:
@@ -83,14 +83,14 @@ def number(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
+    """Parse a finite number of at least 0."""
     if not 0 <= number(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return float(text)
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """Parse a finite number above 0."""
     if not 0 < number(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return float(text)

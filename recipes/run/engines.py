@@ -13,7 +13,9 @@ PLACE_TIMEOUT_S = 60.0
 
 
 def count_engines(gpus: float, nodes: int, per_engine: float) -> int:
-    """Engines that a cluster can host: one for every ``per_engine`` GPUs, or one per node where those are 0."""
+    """Return how many engines a cluster can host: one for every ``per_engine`` GPUs, or one per node where those
+    are 0.
+    """
     return max(1, int(gpus // per_engine)) if per_engine else max(1, nodes)
 
 
@@ -26,7 +28,7 @@ def open_pool(
     count: int | None,
     stack: ExitStack,
 ) -> Pool:
-    """A pool on ``path`` (a Hugging Face directory or hub name): in this process, or on all of the Ray cluster.
+    """Open a pool on ``path`` (a Hugging Face directory or hub name): in this process, or on all of the Ray cluster.
 
     ``count`` engines; ``None``: as many as the cluster can host. ``stack`` closes all of it. Raises ``LaunchError``.
     """

@@ -1,4 +1,4 @@
-"""How a run ends: summary, report, the exported model with its card, and a short table on the terminal."""
+"""The end of a run: summary, report, the exported model with its card, and a short table on the terminal."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ from rollout.models.export import ExportError, save_tokenizer
 from rollout.strict_json import dumps
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
-"""Failures of one part of the end that leave the other parts to be written."""
+"""Failures of one part of the end after which the other parts are still written."""
 
 
 class Exporter(Protocol):
-    """The learner, as the end of a run needs it."""
+    """The part of the learner that the end of a run uses."""
 
     def export(self, folder: Path, dtype: str) -> None:
-        """Hugging Face model files into ``folder``."""
+        """Write Hugging Face model files into ``folder``."""
 
 
 class WriteModel(Protocol):
     """Writes a model as it stands, with its tokenizer."""
 
     def __call__(self, target: Path, dtype: str = "float32", readme: str = "") -> None:
-        """Into the directory ``target``, in the place of what it holds. Raises ``ExportError`` or ``OSError``."""
+        """Write it into the directory ``target``, replacing what that holds. Raises ``ExportError`` or ``OSError``."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """The results of a run."""
 
     state: RunState
-    """After the last iteration."""
+    """State after the last iteration."""
     before: Evaluation
-    """Held out, under the weights that RL started from."""
+    """Held-out evaluation of the weights that RL started from."""
     after: Evaluation
-    """Held out, under the last ones."""
+    """Held-out evaluation of the last weights."""
     seconds: Mapping[str, float]
     """Wall time outside of the iterations, by phase."""
     max_gap: float
@@ -76,16 +76,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ending:
-    """How far the end of a run got."""
+    """The parts of a run's end that were written, and those that failed."""
 
     summary: dict[str, Any]
-    """As written."""
+    """The summary, as written."""
     failures: tuple[Exception, ...]
-    """What report and model failed with; none of them costs the other, or the summary."""
+    """Errors of report and model; neither keeps the other or the summary from being written."""
 
 
 def finished(directory: RunDir, config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a run of this many iterations under this promise, if the directory holds one.
+    """Return the summary of a run of this many iterations under this promise, if the directory holds one.
 
     Raises ``RunDirError`` for a file that is no summary.
     """
@@ -104,7 +104,7 @@ def finished(directory: RunDir, config: RunConfig) -> dict[str, Any] | None:
 
 
 def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model: WriteModel) -> Ending:
-    """Summary, report, and the model with its card, in this order; a failure is kept and the rest goes on."""
+    """Write summary, report, and the model with its card, in this order; after a failure the rest goes on."""
     summary = summarise(directory, config, outcome)
     _write_summary(directory, summary)
     failures: list[Exception] = []
@@ -121,7 +121,7 @@ def conclude(directory: RunDir, config: RunConfig, outcome: Outcome, write_model
 
 
 def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
-    """Whatever is missing at the end of a run, because an earlier process failed to write it: its report, its model."""
+    """Write what is missing at the end of a run because an earlier process failed to: its report, its model."""
     try:
         if not directory.report.exists():
             build_report(directory.root)
@@ -131,7 +131,7 @@ def complete(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: 
 
 
 def _export_again(setup: Setup, directory: RunDir, summary: dict[str, Any], stopper: Stopper) -> None:
-    """From the last checkpoint, with a learner and no engines."""
+    """Export the last checkpoint, with a learner and no engines."""
     config = setup.config
     found = checkpoint.latest(directory.checkpoints, lambda text: print(f"k15: {text}", file=sys.stderr))
     if config.iterations and (found is None or found[0].iteration != config.iterations):
@@ -148,7 +148,7 @@ def _export_again(setup: Setup, directory: RunDir, summary: dict[str, Any], stop
 
 
 def deliver(directory: RunDir, config: RunConfig, summary: dict[str, Any], write_model: WriteModel) -> dict[str, Any]:
-    """The trained model with its card into ``model/``; only then does the summary, which is returned, name it.
+    """Write the trained model with its card into ``model/``, and return the summary, which names it from then on.
 
     Another run's end, with fewer iterations, is removed first: what ``model/`` holds is always what the summary tells.
     """
@@ -163,7 +163,7 @@ def deliver(directory: RunDir, config: RunConfig, summary: dict[str, Any], write
 
 
 def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
-    """Everything that ends a run, tried on the model as it is and on invented results, before anything is spent.
+    """Try everything that ends a run on the model as it is and on invented results, before anything is spent.
 
     Raises what would have failed at the end.
     """
@@ -192,7 +192,9 @@ def rehearse(directory: RunDir, setup: Setup, write_model: WriteModel) -> None:
 
 
 def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
-    """How ``policy`` and its tokenizer become a directory of Hugging Face files, which appears when it is whole."""
+    """Return what writes ``policy`` and its tokenizer as a directory of Hugging Face files, which appears when
+    whole.
+    """
 
     def write(target: Path, dtype: str = "float32", readme: str = "") -> None:
         try:
@@ -219,7 +221,7 @@ def _write_summary(directory: RunDir, summary: Mapping[str, Any]) -> None:
 
 
 def summarise(directory: RunDir, config: RunConfig, outcome: Outcome) -> dict[str, Any]:
-    """The contents of ``summary.json``, before the model is exported."""
+    """Return the contents of ``summary.json``, before the model is exported."""
     state, before, after = outcome.state, outcome.before, outcome.after
 
     def accuracy(evaluation: Evaluation) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def _interval(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promise: bool) -> list[Finding]:
-    """What a person should know of the run."""
+    """Return the findings that a person should know of the run."""
     course = Course(
         iterations=config.iterations,
         k=config.rollout.k,
@@ -279,7 +281,7 @@ def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promi
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary for the terminal."""
+    """Return the summary for the terminal."""
 
     def line(name: str, key: str, tokens: str) -> str:
         row = summary[key]
@@ -319,7 +321,7 @@ def _shown(estimate: Mapping[str, Any] | None) -> str:
 
 
 def judgement(summary: Mapping[str, Any]) -> list[str]:
-    """The recipe's promise, and what a person should know, a line each."""
+    """Return the recipe's promise and the findings, a line each."""
     lines = []
     if promised := summary.get("promise"):
         if promised["void"]:

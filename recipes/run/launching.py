@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machines:
-    """Who does the work."""
+    """The learner and the engines of a run."""
 
     policy: RayPolicy | LearnerHost
     pool: Pool
 
 
 Launcher = Callable[[Setup, RunDir, ExitStack, Callable[[], None]], Machines]
-"""``launch``, or what hands out machines that are up already."""
+"""``launch``, or a function that hands out machines that are already up."""
 
 
 def starting_model(setup: Setup, directory: RunDir) -> Path | str:
-    """A Hugging Face directory that learner and engines start from; weights from scratch are written once.
+    """Return the Hugging Face directory that learner and engines start from; weights from scratch are written once.
 
     After a warm-up it is that of the warm-up: a run that was killed before its first checkpoint starts RL there.
     """
@@ -115,7 +115,7 @@ class Site:
 
 
 def calibrate(machines: Machines, setup: Setup) -> Machines:
-    """For learner and engines that were just started on the same files: lets the pool measure what rounding does."""
+    """Let the pool measure the effect of rounding; learner and engines were just started on the same files."""
     probe = first_probe(setup)
     machines.pool.calibrate(probe, machines.policy.score(probe))
     return machines

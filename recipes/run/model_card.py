@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, what made it, how well it did."""
+"""README.md of an exported model: its kind, its origin, its results."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Post-trained with k15 (recipe `{recipe}`, seed {seed}, {iterations} RL iteration
 
 
 def row(name: str, evaluation: Evaluation) -> str:
-    """A line of the card's table."""
+    """Return a line of the card's table."""
     accuracy = evaluation.accuracy
     interval = f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
     return f"| {name} | {accuracy.mean:.3f} | {interval} | {evaluation.tokens.mean:.1f} |"
 
 
 def card(directory: RunDir, config: RunConfig, before: Evaluation, after: Evaluation) -> str:
-    """The text of ``model/README.md``."""
+    """Return the text of ``model/README.md``."""
     return CARD.format(
         recipe=short_name(config.recipe),
         seed=config.seed,

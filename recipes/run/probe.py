@@ -1,4 +1,4 @@
-"""What engine and learner are compared on while there are no rollouts yet."""
+"""The sequences on which engine and learner are compared before there are rollouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rollout.models.pretrained import resolve_model
 
 
 def first_probe(setup: Setup) -> list[list[int]]:
-    """Held-out prompts with their answers, and one that goes beyond the sliding windows that rollouts will exceed."""
+    """Return held-out prompts with their answers, and one that goes beyond the sliding windows that rollouts will
+    exceed.
+    """
     config, encode = setup.config, setup.tokenizer
     found = [
         [*setup.render(problem).token_ids.tolist(), *encode(problem.answer, add_special_tokens=False)["input_ids"]]
@@ -24,12 +26,14 @@ def first_probe(setup: Setup) -> list[list[int]]:
 
 
 def scorable(sequences: Sequence[Sequence[int]], context: int) -> list[list[int]]:
-    """``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
+    """Return ``sequences`` cut to what an engine can score: vLLM wants room for one more token in the context."""
     return [list(sequence[: context - 1]) for sequence in sequences]
 
 
 def beyond_windows(config: RunConfig) -> int:
-    """Tokens of a sequence that no sliding window of the policy spans; 0 where none is as short as the context."""
+    """Return the length of a sequence that no sliding window of the policy spans; 0 where none is as short as the
+    context.
+    """
     base, context = config.model.base, config.engine.max_model_len
     if isinstance(base, ScratchModel):
         return 0

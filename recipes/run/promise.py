@@ -1,4 +1,4 @@
-"""What a recipe promises of a run's end: whether that holds for a run with keys of its own, and the exit code."""
+"""The promise of a recipe: whether it applies to a run with changed keys, and the exit code of a broken one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FREE = (
 
 
 def voids(config: RunConfig) -> list[str]:
-    """The changes to the recipe, as ``key: old -> new``, for which its promise was not made.
+    """Return the changes to the recipe, as ``key: old -> new``, that void its promise.
 
     None for a promise that is the user's own: other numbers than the recipe's, or no recipe.
     """
@@ -31,7 +31,7 @@ def voids(config: RunConfig) -> list[str]:
 
 
 def words(promise: PromiseConfig) -> str:
-    """The promise, to be read."""
+    """Return the promise in words."""
     return (
         f"at least {100 * promise.gain:.0f} points gained held out, 95 % intervals apart, "
         f"at least {100 * promise.final:.0f} % in the end"
@@ -39,7 +39,7 @@ def words(promise: PromiseConfig) -> str:
 
 
 def entry(config: RunConfig, changes: list[str], broken: bool) -> dict[str, Any] | None:
-    """What ``summary.json`` says of the promise; ``kept`` is null when ``changes`` void it."""
+    """Return the entry of ``summary.json`` for the promise; ``kept`` is null when ``changes`` void it."""
     if config.promise is None:
         return None
     kept = None if changes else not broken
@@ -47,11 +47,11 @@ def entry(config: RunConfig, changes: list[str], broken: bool) -> dict[str, Any]
 
 
 def is_judged(summary: Mapping[str, Any], promise: PromiseConfig | None) -> bool:
-    """Whether a summary was written under this promise."""
+    """Return whether a summary was written under this promise."""
     given = summary.get("promise")
     return (given and {key: given[key] for key in PromiseConfig.model_fields}) == (promise and promise.model_dump())
 
 
 def exit_code(summary: Mapping[str, Any]) -> int:
-    """Exit code of a finished run."""
+    """Return the exit code of a finished run."""
     return BROKEN if (summary.get("promise") or {}).get("kept") is False else 0

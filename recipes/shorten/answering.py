@@ -25,12 +25,12 @@ from rollout.types import Problem
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, and how often."""
+    """The problems that are asked, and how often each."""
 
     name: str
     """Column ``benchmark`` of the Parquet file."""
     title: str
-    """For the progress bar."""
+    """Title of the progress bar."""
     problems: tuple[Problem, ...]
     samples: int
     """Responses per problem."""
@@ -38,7 +38,7 @@ class Questions:
 
 
 def responder(setup: Setup, pool: Pool, temperature: float) -> PoolResponder:
-    """Asks as the run does, with the run's cap."""
+    """Return a responder that asks as the run does, with the run's cap."""
     return PoolResponder(
         pool,
         setup.render,
@@ -69,7 +69,7 @@ class OnDemand:
 
 
 def answer_all(setup: Setup, questions: Questions, answering: Responder, model: Path, folder: Path) -> list[Answer]:
-    """One graded answer per ask, in order, on record in ``folder`` and as ``samples.parquet`` there.
+    """Return one graded answer per ask, in order, on record in ``folder`` and as ``samples.parquet`` there.
 
     What an earlier process drew is not drawn again. Raises ``JournalError`` when the folder holds answers of another
     model or under other settings.

@@ -41,17 +41,19 @@ TokenPair = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 CHECKPOINTS = 10
 """Checkpoints over the whole training."""
 ADAM_BETAS = (0.9, 0.999)
-"""DPO runs are short and of a low rate: AdamW as the field sets it for them, without decay."""
+"""AdamW's usual decay rates in DPO, whose runs are short; no weight decay."""
 
 
 class Trainee(Kept, Protocol):
-    """The learner as DPO sees it."""
+    """The part of the learner that DPO uses."""
 
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """One optimiser step."""
 
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
-        """[L] log-probs of the loss tokens under the present weights, on the micro-batches of a step on ``batch``."""
+        """Return [L] log-probs of the loss tokens under the present weights, on the micro-batches of a step on
+        ``batch``.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class PairStep:
     """One optimiser step."""
 
     pairs: tuple[int, ...]
-    """Indices."""
+    """Indices of its pairs."""
     lr: float
 
 
 def plan(pairs: int, keys: DpoConfig, seed: int) -> list[PairStep]:
-    """All steps over so many pairs; every epoch has an order of its own."""
+    """Return all steps over so many pairs; every epoch has its own order."""
     drawn: list[tuple[int, ...]] = []
     for epoch in range(keys.epochs):
         order = list(range(pairs))
@@ -76,7 +78,7 @@ def plan(pairs: int, keys: DpoConfig, seed: int) -> list[PairStep]:
 
 
 def configured(run: RunConfig, model: Path, keys: DpoConfig) -> RunConfig:
-    """The run's configuration with ``model`` to start from, and DPO's optimiser."""
+    """Return the run's configuration with ``model`` to start from, and DPO's optimiser."""
     config = on_model(run, model)
     optimizer = config.learner.optimizer.model_copy(
         update={"kind": "adamw", "lr": keys.lr, "weight_decay": 0.0, "adam_betas": ADAM_BETAS, "adamw_lr_scale": 1.0}
@@ -144,21 +146,21 @@ def prefer(
 
 
 def pack_pairs(pairs: Sequence[TokenPair]) -> Batch:
-    """Chosen, rejected, chosen, rejected: each with its prompt, loss on the response."""
+    """Pack the pairs as chosen, rejected, chosen, rejected: each with its prompt, loss on the response."""
     from rl.learner.batch import pack_demonstrations
 
     return pack_demonstrations([(pair[0], response) for pair in pairs for response in pair[1:]])
 
 
 class Log:
-    """``log.jsonl``: one line a step, each step once however often training was interrupted."""
+    """Writes ``log.jsonl``: one line for each step, and each step once, even if training was interrupted."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._writer: LineWriter | None = None
 
     def write(self, step: int, values: dict[str, float | None]) -> None:
-        """The line of ``step``. The first call drops what an earlier process wrote from there on."""
+        """Write the line of ``step``. The first call drops what an earlier process wrote from there on."""
         if self._writer is None:
             kept = [row for _, row in read_lines(self.file) if row["step"] < step]
             replace_file(self.file, "".join(dumps(row) + "\n" for row in kept).encode())
@@ -166,7 +168,7 @@ class Log:
         self._writer.append({"step": step, **values})
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file. Idempotent."""
         if self._writer is not None:
             self._writer.close()
 
@@ -178,7 +180,7 @@ def _reference(
     objective: Objective,
     tell: Callable[[], None],
 ) -> np.ndarray:
-    """[all response tokens] float32 log-probs in the order of ``pairs``, chosen before rejected."""
+    """Return [all response tokens] float32 log-probs in the order of ``pairs``, chosen before rejected."""
     found: dict[int, np.ndarray] = {}
     for step in epoch:
         chosen = [pairs[index] for index in step.pairs]
@@ -189,6 +191,6 @@ def _reference(
 
 
 def _split(values: np.ndarray, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-    """Each pair's share of ``values``, which hold one number for each response token of all pairs."""
+    """Split ``values`` by pairs; they hold one number for each response token of all pairs."""
     ends = np.cumsum([len(pair[1]) + len(pair[2]) for pair in pairs])
     return np.split(values, ends[:-1])

@@ -1,4 +1,4 @@
-"""Token efficiency: which variants are on the Pareto front, and what the numbers do and do not say. Pure functions."""
+"""Token efficiency: the Pareto front, and careful sentences on what the numbers show. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ PAPER_ORDER = ("rl", "dpo", "merge_rejection", "merge")
 
 
 def dominates(one: Variant, other: Variant) -> bool:
-    """Whether ``one`` leaves no reason to use ``other``, by the point estimates."""
+    """Return whether ``one`` is as good as ``other`` in both respects and better in one, by the point estimates."""
     better = one.accuracy.mean >= other.accuracy.mean and one.tokens.mean <= other.tokens.mean
     return better and (one.accuracy.mean > other.accuracy.mean or one.tokens.mean < other.tokens.mean)
 
 
 def dominated_by(one: Variant, variants: Sequence[Variant]) -> tuple[str, ...]:
-    """Names of the ``variants`` that dominate ``one``, in their order."""
+    """Return the names of the ``variants`` that dominate ``one``, in their order."""
     return tuple(other.name for other in variants if dominates(other, one))
 
 
 def pareto(variants: Sequence[Variant]) -> frozenset[str]:
-    """Names on the front: no other variant is at least as accurate and at most as long, and one of both strictly."""
+    """Return the names on the front: no other variant is at least as accurate and at most as long, and one of both
+    strictly.
+    """
     return frozenset(one.name for one in variants if not dominated_by(one, variants))
 
 
 def ratio(top: Estimate, bottom: Estimate) -> Estimate:
-    """``top`` over ``bottom``, both >= 0, with a 95 % interval from theirs; 0 when ``bottom`` is 0.
+    """Return ``top`` over ``bottom``, both >= 0, with a 95 % interval from theirs; 0 when ``bottom`` is 0.
 
     The two half-widths are added in quadrature, as if they were independent. Ours are of the same problems and mostly
     rise and fall together, so the interval is rather too wide than too narrow.
@@ -50,12 +52,12 @@ def ratio(top: Estimate, bottom: Estimate) -> Estimate:
 
 
 def more(ahead: Estimate, behind: Estimate) -> bool:
-    """Whether ``ahead`` is larger at 95 %, the errors added in quadrature."""
+    """Return whether ``ahead`` is larger at 95 %, the errors added in quadrature."""
     return ahead.mean - behind.mean > hypot(ahead.mean - ahead.low, behind.high - behind.mean)
 
 
 def efficiency(variant: Variant) -> Estimate:
-    """Accuracy per token, as percentage points per 100 tokens; 0 for a model that says nothing.
+    """Return accuracy per token, as percentage points per 100 tokens; 0 for a model that says nothing.
 
     One number ranks, but it favours short and poor answers: the front says what is worth having.
     """
@@ -64,13 +66,13 @@ def efficiency(variant: Variant) -> Estimate:
 
 
 def decided(one: Variant, other: Variant) -> bool:
-    """Whether the 95 % interval of the difference in accuracy per token leaves 0 out."""
+    """Return whether the 95 % interval of the difference in accuracy per token leaves 0 out."""
     ahead, behind = sorted((efficiency(one), efficiency(other)), key=lambda e: e.mean, reverse=True)
     return more(ahead, behind)
 
 
 def token_change(variant: Variant, long: Variant) -> Estimate:
-    """Mean response tokens over the long model's, minus 1, with its 95 % interval."""
+    """Return mean response tokens over the long model's, minus 1, with its 95 % interval."""
     found = ratio(variant.tokens, long.tokens)
     return Estimate(found.mean - 1, found.low - 1, found.high - 1, found.n)
 
@@ -82,7 +84,7 @@ HEAD = (
 
 
 def table(variants: Sequence[Variant]) -> str:
-    """For the terminal: intervals are 95 %."""
+    """Return the table for the terminal; intervals are 95 %."""
     front = pareto(variants)
     long = next((one for one in variants if one.name == "long"), None)
     return "\n".join([HEAD, *(_row(one, long, one.name in front) for one in variants)])
@@ -104,12 +106,12 @@ def _row(one: Variant, long: Variant | None, on_front: bool) -> str:
 
 
 def _signed(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """Return a difference of shares in percentage points, with its sign."""
     return f"{100 * share:+.1f}"
 
 
 def verdict(variants: Sequence[Variant]) -> list[str]:
-    """What the comparison shows, in plain sentences."""
+    """Return what the comparison shows, in plain sentences."""
     made = [one for one in variants if one.change is not None and one.name != "short"]
     long = next((one for one in variants if one.name == "long"), None)
     if long is None or not made:
@@ -118,7 +120,7 @@ def verdict(variants: Sequence[Variant]) -> list[str]:
 
 
 def _cuts(made: Sequence[Variant], long: Variant) -> str:
-    """Who saves enough at a small loss, and whether the intervals agree."""
+    """Return a sentence on the methods that save enough at a small loss, and whether the intervals agree."""
     goal = f"at least {100 * CUT:.0f} % of the tokens at a loss of at most {100 * LOSS:.0f} points of accuracy"
     pairs = [(one, one.change) for one in made if one.change is not None]
     good = [(v, c) for v, c in pairs if c.tokens <= SLACK - CUT and c.accuracy >= -LOSS - SLACK]
@@ -143,7 +145,7 @@ def _ranking(made: Sequence[Variant]) -> list[str]:
 
 
 def _paper(made: Sequence[Variant]) -> list[str]:
-    """How far the order is the paper's."""
+    """Return sentences on how far the order agrees with the paper's."""
     ranked = _by_efficiency([one for one in made if one.name in PAPER_ORDER])
     claimed = [name for name in PAPER_ORDER if name in {one.name for one in ranked}]
     if len(claimed) < 2:
@@ -174,7 +176,7 @@ def _undecided(order: Sequence[Variant]) -> str:
 
 
 def _front(variants: Sequence[Variant]) -> str:
-    """The front, and for every other variant the best one that makes it pointless."""
+    """Return a sentence on the front, and for every other variant on the best one that dominates it."""
     by_length = sorted(variants, key=lambda one: one.tokens.mean)
     beaten: dict[str, list[str]] = {}
     for one in by_length:

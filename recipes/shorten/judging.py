@@ -1,4 +1,4 @@
-"""From held-out answers to variants, and to what people read."""
+"""From held-out answers to variants, and to the files of the comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from recipes.shorten.results import Change, Variant
 
 
 def change(long: Sequence[Answer], other: Sequence[Answer]) -> Change | None:
-    """``other`` against the long model on the problems on which both have a graded response; ``None`` without any."""
+    """Compare ``other`` with the long model on the problems on which both have a graded response; ``None``
+    without any.
+    """
     rows = {
         name: {group[0].problem.id: [a.score.correct for a in group if a.score.gradable] for group in by_problem(own)}
         for name, own in (("long", long), ("other", other))
@@ -30,7 +32,7 @@ def change(long: Sequence[Answer], other: Sequence[Answer]) -> Change | None:
 def judged(
     models: Mapping[str, Path], answers: Mapping[str, Sequence[Answer]], notes: Mapping[str, str], samples: int
 ) -> list[Variant]:
-    """One variant per model, in the order of ``models``; ``long`` is what the others are compared with."""
+    """Return one variant per model, in the order of ``models``; ``long`` is what the others are compared with."""
     found = []
     for name, model in models.items():
         result = result_of(answers[name], samples)
@@ -54,7 +56,7 @@ def judged(
 def report(
     out: Path, variants: Sequence[Variant], answers: Mapping[str, Sequence[Answer]], facts: Mapping[str, str]
 ) -> str:
-    """Write ``results.json``, ``report.html`` and ``efficiency.png``; returns what the terminal shows."""
+    """Write ``results.json``, ``report.html`` and ``efficiency.png``, and return the text for the terminal."""
     title = f"long2short: {out.name}"
     write_results(out / "results.json", variants, facts)
     write_report(out / "report.html", PageData(title, tuple(variants), dict(answers), dict(facts)))

@@ -29,16 +29,16 @@ SHARD = "2GB"
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did."""
+    """Counts of a merge."""
 
     averaged: int
-    """Floating tensors."""
+    """Number of floating tensors."""
     copied: int
     """Other tensors, taken from the long model."""
     tied: int
     """Tied weights that the long model stores a second time; they are written once."""
     bytes: int
-    """Of all tensors written."""
+    """Size of all tensors written."""
     shards: int
 
 
@@ -50,7 +50,8 @@ def merge(
     method: str = "linear",
     base: Path | str | None = None,
 ) -> MergeReport:
-    """``weight`` x short + (1 - weight) x long into ``out``, a new Hugging Face directory that appears when whole.
+    """Write ``weight`` x short + (1 - weight) x long into ``out``, a new Hugging Face directory that appears when
+    whole.
 
     Models are directories or hub names; those with a LoRA adapter are merged into their base first. Configuration,
     tokenizer and types are the long model's. ``base``: what both come from, for the methods that merge differences.
@@ -84,7 +85,7 @@ def merge(
 
 
 def _whole(path: Path, folder: Path) -> Path:
-    """The model at ``path``; of a LoRA adapter, it and its base in one, saved in ``folder``."""
+    """Return the model at ``path``; a LoRA adapter is merged into its base and saved in ``folder``."""
     if not (path / "adapter_config.json").is_file():
         return path
     from peft import AutoPeftModelForCausalLM, PeftConfig
@@ -101,7 +102,7 @@ def _whole(path: Path, folder: Path) -> Path:
 
 
 def _linear(long: Path, short: Path, out: Path, weight: float) -> MergeReport:
-    """The average, file after file."""
+    """Write the average, file after file."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
@@ -132,7 +133,9 @@ def _report(ours: Checkpoint, size: int, shards: int) -> MergeReport:
 
 
 def _mean(name: str, ours: Checkpoint, theirs: Checkpoint, weight: float) -> torch.Tensor:
-    """In the type of ``ours``, computed in float32 at least; what is no floating tensor is ``ours``."""
+    """Return the mean in the type of ``ours``, computed in float32 at least; a tensor that is not floating is
+    ``ours``.
+    """
     import torch
 
     mine = ours.read(name)
@@ -152,7 +155,7 @@ def _mean(name: str, ours: Checkpoint, theirs: Checkpoint, weight: float) -> tor
 
 
 def _mergekit(long: Path, short: Path, base: Path | None, out: Path, weight: float, method: str) -> MergeReport:
-    """The weights by a method of mergekit."""
+    """Write the weights by a method of mergekit."""
     from recipes.shorten.merge_mergekit import merge_by_mergekit
 
     merge_by_mergekit(long, short, base, out, weight, method)
@@ -163,7 +166,7 @@ def _mergekit(long: Path, short: Path, base: Path | None, out: Path, weight: flo
 
 
 def _copy_small(origin: Path, out: Path, keep: bool = False) -> None:
-    """Configuration, tokenizer and chat template; ``keep``: files that ``out`` has already stay."""
+    """Copy configuration, tokenizer and chat template; ``keep``: files that ``out`` has already stay."""
     for path in sorted({path for pattern in SMALL for path in origin.glob(pattern)}):
         wanted = not path.name.endswith(".index.json") and path.name != "adapter_config.json"
         if path.is_file() and wanted and not (keep and (out / path.name).exists()):

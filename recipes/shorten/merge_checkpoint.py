@@ -1,4 +1,4 @@
-"""A model directory as merging sees it: names, shapes and types at once, tensors one at a time."""
+"""The weights of a model directory for merging: names, shapes and types at once, tensors one at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MergeError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """Of another library's message, which may have many lines or none."""
+    """Return the first line of another library's message, which may have many lines or none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -39,12 +39,12 @@ class Stored:
 
     @property
     def floating(self) -> bool:
-        """Whether it is averaged; others are copied."""
+        """True when it is averaged; others are copied."""
         return self.dtype in FLOATS
 
     @property
     def bytes(self) -> int:
-        """On disk; what is no float is counted generously, at 8 bytes a number."""
+        """Size on disk; numbers other than floats are counted generously, as 8 bytes each."""
         return math.prod(self.shape) * FLOATS.get(self.dtype, 8)
 
 
@@ -67,7 +67,7 @@ class Checkpoint:
                 raise MergeError(f"{file}: cannot be read: {first_line(error)}") from error
             self._where |= dict.fromkeys(handle.keys(), handle)
         self.tensors: dict[str, Stored] = {}
-        """By the names that a merged model stores them under."""
+        """Tensors by the names that a merged model stores them under."""
         self.twice = 0
         """Tied weights that the files store a second time."""
         tied = tied_names(path)
@@ -92,12 +92,12 @@ class Checkpoint:
         return tensor
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor of ``tensors``."""
+        """Read one tensor of ``tensors``."""
         return self._read(self.tensors[name].name)
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors of a model, in the order of their names. Raises ``MergeError`` when one is missing."""
+    """Return the safetensors of a model, in the order of their names. Raises ``MergeError`` when one is missing."""
     if (path / INDEX).is_file():
         files = [path / name for name in sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))]
     else:
@@ -112,7 +112,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def tied_names(path: Path) -> dict[str, str]:
-    """Weights that the model ties to another one, by its own rules: name -> the other one's name."""
+    """Return the weights that the model ties to another one, by its own rules: name -> the other one's name."""
     import torch
     import transformers
 
@@ -126,7 +126,7 @@ def tied_names(path: Path) -> dict[str, str]:
 
 
 def local(model: Path | str) -> Path:
-    """The directory of a model; a hub name is downloaded into the hub's cache. Raises ``MergeError``."""
+    """Return the directory of a model; a hub name is downloaded into the hub's cache. Raises ``MergeError``."""
     from huggingface_hub import snapshot_download
 
     folder = Path(model).expanduser()

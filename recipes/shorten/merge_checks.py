@@ -1,4 +1,6 @@
-"""Whether two models can be merged: same architecture, same tokenizer, same tensors; the first difference is named."""
+"""Checks that two models can be merged: same architecture, same tokenizer, same tensors; the first difference is
+named.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def check_configs(long: Path, short: Path) -> None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """As transformers reads it: with the defaults that a file leaves out."""
+    """Return the configuration as transformers reads it, with the defaults that a file leaves out."""
     from transformers import AutoConfig
 
     try:
@@ -94,7 +96,7 @@ def _clipped(value: Any) -> str:
 
 
 def _pieces(tokenizer: Any) -> dict[str, Any]:
-    """How the text is cut into tokens, beside the vocabulary."""
+    """Return the settings that cut text into tokens, beside the vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {"merges": []}

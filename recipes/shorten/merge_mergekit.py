@@ -19,7 +19,7 @@ TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
 
 
 def merge_by_mergekit(long: Path, short: Path, base: Path | None, out: Path, weight: float, method: str) -> None:
-    """The weights into ``out``, computed in float32, in the type of ``long``. Raises ``MergeError``."""
+    """Write the weights into ``out``, computed in float32, in the type of ``long``. Raises ``MergeError``."""
     plan = _plan(_spec(method), long, short, base, weight)
     with ExitStack() as stack:
         ours = Checkpoint(long, stack)
@@ -37,7 +37,7 @@ def merge_by_mergekit(long: Path, short: Path, base: Path | None, out: Path, wei
 
 
 def _spec(method: str) -> Any:
-    """mergekit's description of a method that takes two models and no setting but their weights."""
+    """Return mergekit's description of a method that takes two models and no setting but their weights."""
     try:
         from mergekit.merge_methods.registry import registered_methods
     except ImportError as error:
@@ -57,7 +57,7 @@ def _needed(spec: Any) -> set[str]:
 
 
 def _plan(spec: Any, long: Path, short: Path, base: Path | None, weight: float) -> dict[str, Any]:
-    """mergekit's configuration, but for the types."""
+    """Return mergekit's configuration, except for the types."""
     takes = {parameter.name for parameter in spec.parameters}
     if weight != 0.5 and not takes & {"weight", "t"}:
         raise MergeError(f"merge.method {spec.name!r} weighs the models itself: leave merge.weight at 0.5")

@@ -38,16 +38,16 @@ from rollout.progress import waiting
 from rollout.types import Problem
 
 NEEDS_SAMPLES = {"rejection": "long", "dpo": "long", "merge_rejection": "merge"}
-"""Which model's responses a method chooses from."""
+"""The model whose responses a method chooses from."""
 
 
 class NothingToLearn(ValueError):
-    """The sampled responses give a method nothing; one line."""
+    """A method finds nothing to learn in the sampled responses; one line."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the command asks for."""
+    """The arguments of the command."""
 
     long: Path
     """The long-CoT model, a Hugging Face directory."""
@@ -63,7 +63,7 @@ class Order:
 
 
 class Shortening:
-    """One process's work in one output folder."""
+    """The work of one process in one output folder."""
 
     def __init__(self, order: Order, workers: Workers, stopper: Stopper) -> None:
         self.order, self.config, self.workers, self.stopper = order, order.config, workers, stopper
@@ -76,7 +76,7 @@ class Shortening:
         }
 
     def run(self) -> int:
-        """All stages, the judging and the report; returns the exit code."""
+        """Run all stages, judge, write the report, and return the exit code."""
         for method in self.order.methods:
             if self.space.note(method) is None:
                 say(f"{TITLES[method]}: begins")
@@ -115,7 +115,7 @@ class Shortening:
         return 0
 
     def _merge_base(self) -> Path | None:
-        """What both models come from, for mergekit's methods on differences: the run's start."""
+        """Return the model that both come from, the run's start, for mergekit's methods on differences."""
         return self.order.run_dir / "initial" if self.order.run_dir else None
 
     def _rejection(self) -> int:
@@ -193,7 +193,7 @@ class Shortening:
         return 0
 
     def _samples(self, name: str, model: Path) -> list[Answer]:
-        """n responses of ``model`` to each of the training problems set apart for this."""
+        """Return n responses of ``model`` to each of the training problems set apart for this."""
         keys = self.config.sample
         folder = self._begin(f"samples-{name}", keys, start=_fingerprint(model))
         title = f"{keys.n} responses of {name}"
@@ -216,7 +216,7 @@ class Shortening:
         return tuple(self.setup.train[index] for index in self.setup.usable(self.config.sample.problems))
 
     def _problems_for_selection(self) -> tuple[Problem, ...]:
-        """Training problems, as far as possible others than those that are sampled."""
+        """Return training problems, as far as possible others than those that are sampled."""
         wanted, sampled = self.config.rl.selection_problems, len(self._problems_to_sample())
         return tuple(self.setup.train[index] for index in self.setup.usable(sampled + wanted)[-wanted:])
 
@@ -260,12 +260,12 @@ def shorten(order: Order) -> int:
 
 
 def say(text: str) -> None:
-    """One line to standard error."""
+    """Print one line to standard error."""
     print(f"k15: {text}", file=sys.stderr, flush=True)
 
 
 def no_correct(answers: Sequence[Answer], method: str) -> str:
-    """Why nothing can be learned when no response is correct."""
+    """Return why nothing can be learned when no response is correct."""
     problems = len({answer.problem.id for answer in answers})
     cut = sum(answer.response.stop == "length" for answer in answers)
     return (
@@ -276,7 +276,7 @@ def no_correct(answers: Sequence[Answer], method: str) -> str:
 
 
 def no_pairs(answers: Sequence[Answer], longer: float) -> str:
-    """Why DPO has no pairs although there are correct responses."""
+    """Return why DPO has no pairs although there are correct responses."""
     return (
         f"dpo: no pair among {len(answers)} responses: beside the shortest correct one there is neither a longer wrong "
         f"response nor a correct one {longer:g} times as long; sample more (sample.n), hotter (sample.temperature), or "

@@ -25,14 +25,14 @@ COLORS = {
     "dpo": "#d02f6b",
     "rl": "#2563eb",
 }
-"""As in the page: ``c0`` to ``c5`` of its style sheet."""
+"""The colours of the page: ``c0`` to ``c5`` of its style sheet."""
 SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 PLACES = [(r * x, r * y) for r, (x, y) in product((8, 16, 27, 40, 55), SIDES)]
-"""Where a label may stand, in points from its variant's mark, nearest first."""
+"""Places of a label, in points from its variant's mark, nearest first."""
 
 
 def limits(estimates: Sequence[Estimate], ceiling: float = float("inf")) -> tuple[float, float]:
-    """Ends of an axis that shows all intervals; it starts at 0 unless that would leave the lower half of it empty."""
+    """Return the ends of an axis that shows all intervals; it starts at 0 unless its lower half would then be empty."""
     if not estimates:
         return 0.0, 1.0
     low, high = min(e.low for e in estimates), max(e.high for e in estimates)
@@ -48,7 +48,7 @@ def write_png(path: Path, variants: Sequence[Variant], title: str) -> None:
 
 
 def figure(variants: Sequence[Variant], title: str) -> Any:
-    """A matplotlib figure: ``variants`` with their 95 % intervals, the front, and arrows from the long model."""
+    """Return a matplotlib figure: ``variants`` with their 95 % intervals, the front, and arrows from the long model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -83,7 +83,7 @@ def _at(variant: Variant) -> tuple[float, float]:
 
 
 def _front_path(axes: Any, variants: Sequence[Variant]) -> list[tuple[float, float]]:
-    """Corners of the step line: what accuracy can be had for at most so many tokens."""
+    """Return the corners of the step line: the best accuracy for at most so many tokens."""
     names = pareto(variants)
     points = sorted({_at(one) for one in variants if one.name in names})
     if not points:
@@ -100,7 +100,7 @@ def _front(axes: Any, variants: Sequence[Variant]) -> None:
 
 
 def _moves(variants: Sequence[Variant]) -> list[tuple[Variant, Variant]]:
-    """The long model and each variant that was made from it."""
+    """Return the long model with each variant that was made from it."""
     long = [one for one in variants if one.name == "long"]
     return list(product(long, (one for one in variants if one.name not in ("long", "short"))))
 
@@ -121,7 +121,7 @@ def _cross(axes: Any, one: Variant) -> None:
 
 
 def _labels(axes: Any, variants: Sequence[Variant]) -> None:
-    """Each title beside its mark, with a line to it."""
+    """Draw each title beside its mark, with a line to it."""
     from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
 
@@ -139,7 +139,9 @@ def _labels(axes: Any, variants: Sequence[Variant]) -> None:
 
 
 def _place(mark: Any, size: Any, scale: float, frame: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
-    """Lower left corner [2] of a label of ``size`` [2] where it covers least, all in pixels; inside ``frame`` [4]."""
+    """Return the lower left corner [2] of a label of ``size`` [2] where it covers least, all in pixels; inside
+    ``frame`` [4].
+    """
     shift = {-1: 1.0, 0: 0.5, 1: 0.0}
     costs, corners = [], []
     for nearness, place in enumerate(PLACES):
@@ -152,13 +154,15 @@ def _place(mark: Any, size: Any, scale: float, frame: np.ndarray, obstacles: np.
 
 
 def _filled(corner: Any, size: Any) -> np.ndarray:
-    """A rectangle as obstacles [n, 3]."""
+    """Return a rectangle as obstacles [n, 3]."""
     grid = product(np.linspace(0, 1, 24), np.linspace(0, 1, 5))
     return np.array([(*(corner + size * step), 20.0) for step in grid])
 
 
 def _obstacles(axes: Any, variants: Sequence[Variant]) -> np.ndarray:
-    """What labels should not cover, as points in pixels with weights [n, 3]: marks, crosses, the front, arrows."""
+    """Return what labels should not cover, as points in pixels with weights [n, 3]: marks, crosses, the front,
+    arrows.
+    """
     lines: list[tuple[list[tuple[float, float]], float]] = [(_front_path(axes, variants), 2.0)]
     lines += [([_at(long), _at(one)], 0.3) for long, one in _moves(variants)]
     for one in variants:

@@ -12,7 +12,8 @@ SHUFFLE = 0
 
 
 def split_problems(run: RunConfig, problems: str, heldout: str | None, verifier: str) -> RunConfig:
-    """The configuration with ``problems`` to learn from and ``heldout`` to judge on; without the latter a fifth of
+    """Return the configuration with ``problems`` to learn from and ``heldout`` to judge on; without the latter a fifth
+    of
     ``problems``, at most ``problems.heldout_size``, is kept apart.
 
     Raises ``ProblemError`` for files that cannot be read or hold fewer than two problems.

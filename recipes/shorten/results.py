@@ -1,4 +1,4 @@
-"""What long2short finds out: every variant on the same held-out problems. Imports nothing heavy."""
+"""The results of long2short: every variant on the same held-out problems. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Change:
-    """A variant against the long model, problem by problem."""
+    """The comparison of a variant with the long model, problem by problem."""
 
     accuracy: float
     """Difference of avg@n, in [-1, 1]."""
@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model on the held-out problems."""
+    """The results of one model on the held-out problems."""
 
     name: str
     """Key of ``TITLES``."""

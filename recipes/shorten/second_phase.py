@@ -31,7 +31,9 @@ from rollout.types import Problem
 
 
 def second_phase(config: ShortenConfig, base: Path) -> RunConfig:
-    """The second phase's run: the first one's, but for what makes responses short. Another seed: other problems."""
+    """Return the configuration of the second phase: the first one's, except for what makes responses short, and the
+    seed.
+    """
     run, cap = on_model(config.run, base), config.cap
     optimizer = run.learner.optimizer
     if config.rl.lr is not None:
@@ -51,7 +53,7 @@ def second_phase(config: ShortenConfig, base: Path) -> RunConfig:
 
 
 def explain(candidates: Sequence[Candidate], chosen: Candidate) -> str:
-    """Why this checkpoint, in one line."""
+    """Return in one line why this checkpoint was chosen."""
     return (
         f"from {chosen.name}: {100 * chosen.accuracy.mean:.1f} % at {chosen.tokens.mean:.0f} tokens on "
         f"{chosen.accuracy.n} training problems, the shortest of {len(candidates)} checkpoints of "
@@ -60,7 +62,7 @@ def explain(candidates: Sequence[Candidate], chosen: Candidate) -> str:
 
 
 class Chooser:
-    """Asks each kept checkpoint of a run."""
+    """Chooses among the kept checkpoints of a run, by asking each of them."""
 
     def __init__(
         self, run_dir: Path, original: RunConfig, keys: ShortenConfig, workers: Workers, stopper: Stopper
@@ -72,7 +74,7 @@ class Chooser:
         self.keys, self.workers, self.stopper = keys, workers, stopper
 
     def choose(self, problems: tuple[Problem, ...], folder: Path) -> tuple[Path, str]:
-        """The best checkpoint as a Hugging Face directory below ``folder``, and why it is the best.
+        """Return the best checkpoint, as a Hugging Face directory below ``folder``, and the reason.
 
         Raises ``CheckpointError`` when the run holds checkpoints and none verifies.
         """

@@ -1,4 +1,4 @@
-"""Which responses are learned from, and from which checkpoint RL starts [2501.12599 §2.4]. Pure functions.
+"""The choice of responses to learn from, and of the checkpoint from which RL starts [2501.12599 §2.4]. Pure functions.
 
 A response counts as correct only when it is complete: one that was cut, aborted or repeats itself is never chosen.
 Ungradable and aborted ones are neither chosen nor rejected: they say nothing about the policy.
@@ -20,9 +20,9 @@ class Preference:
     """A pair for DPO: two responses to one problem."""
 
     chosen: Answer
-    """The shortest correct one."""
+    """The shortest correct response."""
     rejected: Answer
-    """A longer one: wrong, or correct and much longer."""
+    """A longer response: wrong, or correct and much longer."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Candidate:
     name: str
     iteration: int
     accuracy: Estimate
-    """On training problems set apart for this choice."""
+    """Accuracy on training problems set apart for this choice."""
     tokens: Estimate
-    """Mean response tokens there."""
+    """Mean response tokens on them."""
 
     @property
     def efficiency(self) -> Estimate:
@@ -43,33 +43,34 @@ class Candidate:
 
 
 def length(answer: Answer) -> int:
-    """Response tokens, the end token included."""
+    """Return the response tokens, the end token included."""
     return len(answer.response.token_ids)
 
 
 def is_correct(answer: Answer) -> bool:
-    """Correct and complete."""
+    """Return whether a response is correct and complete."""
     return answer.response.stop is StopReason.EOS and answer.score.correct
 
 
 def is_evidence(answer: Answer) -> bool:
-    """Whether the response says something about the policy: graded, and not given up by the engines."""
+    """Return whether the response says something about the policy: graded, and not given up by the engines."""
     return answer.score.gradable and answer.response.stop is not StopReason.ABORTED
 
 
 def shortest_correct(group: Sequence[Answer]) -> Answer | None:
-    """The shortest correct response of one problem, the earliest of equally short ones; ``None`` without any."""
+    """Return the shortest correct response of one problem, the earliest of equally short ones; ``None`` without any."""
     return min((a for a in group if is_correct(a)), key=lambda a: (length(a), a.sample), default=None)
 
 
 def shortest(answers: Sequence[Answer]) -> list[Answer]:
-    """The shortest correct response of each problem that has one, in order of the problems."""
+    """Return the shortest correct response of each problem that has one, in order of the problems."""
     found = (shortest_correct(group) for group in by_problem(answers))
     return [answer for answer in found if answer is not None]
 
 
 def preferences_of(group: Sequence[Answer], longer: float, limit: int) -> list[Preference]:
-    """Pairs of one problem: against its shortest correct response, longer wrong ones and correct ones of at least
+    """Return the pairs of one problem: against its shortest correct response, longer wrong ones and correct ones of at
+    least
     ``longer`` times its length; the longest first, at most ``limit``, no response twice.
 
     The factor does not apply to wrong ones: the paper's sentence is ambiguous, this is its natural reading
@@ -90,12 +91,13 @@ def preferences_of(group: Sequence[Answer], longer: float, limit: int) -> list[P
 
 
 def preferences(answers: Sequence[Answer], longer: float, limit: int) -> list[Preference]:
-    """``preferences_of`` each problem, in order of the problems."""
+    """Return ``preferences_of`` each problem, in order of the problems."""
     return [pair for group in by_problem(answers) for pair in preferences_of(group, longer, limit)]
 
 
 def best_base(candidates: Sequence[Candidate]) -> Candidate:
-    """The balance of accuracy and tokens to start from. Raises ``ValueError`` without any candidate.
+    """Return the checkpoint to start from, by its balance of accuracy and tokens. Raises ``ValueError`` without any
+    candidate.
 
     The checkpoint with the most accuracy per token, or, of those that its 95 % interval does not tell from it, the one
     with the fewest tokens (the later one of equals): RL makes a policy surer of one way to answer, and once that is the

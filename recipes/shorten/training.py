@@ -23,13 +23,15 @@ class Start:
     setup: Setup
     model: Path
     folder: Path
-    """Gets ``model/`` and ``checkpoints/``."""
+    """Folder for ``model/`` and ``checkpoints/``."""
     stopper: Stopper
     workers: Workers
 
 
 def on_model(run: RunConfig, model: Path) -> RunConfig:
-    """The run's configuration with ``model`` as the policy to start from, attention as at the run's end, no warm-up."""
+    """Return the run's configuration with ``model`` as the policy to start from, attention as at the run's end, no
+    warm-up.
+    """
     changes = {
         "base": PretrainedModel(path=str(model)),
         "attention": run.model.attention.settled(run.iterations),

@@ -53,16 +53,18 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Stop them; the next stage starts them again. Idempotent."""
+        """Stop learner and engines; the next stage starts them again. Idempotent."""
         self._site = self._policy = self._pool = None
         self._stack.close()
 
     def learner(self, config: RunConfig, model: Path | str) -> RayPolicy | LearnerHost:
-        """The learner of ``config`` on ``model``, a Hugging Face directory or hub name. Raises ``LaunchError``."""
+        """Return the learner of ``config`` on ``model``, a Hugging Face directory or hub name. Raises
+        ``LaunchError``.
+        """
         return self._learner(self._site_for(config, model), config, model)
 
     def machines(self, config: RunConfig, model: Path | str, end: tuple[int, ...]) -> Machines:
-        """Learner and engines of ``config`` on ``model``; the engines serve it once it is published.
+        """Return learner and engines of ``config`` on ``model``; the engines serve it once it is published.
 
         ``end``: tokens that end a response. Raises ``LaunchError``.
         """
@@ -77,7 +79,7 @@ class Workers:
         return self.machines(setup.config, starting_model(setup, directory), setup.end)
 
     def serve(self, setup: Setup, model: Path | str) -> Pool:
-        """Engines that serve the weights of ``model`` and agree with the learner on them.
+        """Return engines that serve the weights of ``model`` and agree with the learner on them.
 
         Raises ``ParityError``, ``AllEnginesDead``, ``LearnerDead`` and ``LaunchError``.
         """
@@ -111,7 +113,7 @@ class Workers:
 
 
 def architecture(model: Path | str) -> dict[str, Any]:
-    """What must be equal of two models' configurations for an engine of the one to take the weights of the other."""
+    """Return the part of a model's configuration that must be equal for an engine to take another model's weights."""
     from transformers import AutoConfig
 
     config: dict[str, Any] = AutoConfig.from_pretrained(resolve_model(str(model))).to_dict()

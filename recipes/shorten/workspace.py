@@ -20,7 +20,7 @@ from rollout.files import replace_file
 from rollout.lock import locked
 
 UNIMPORTANT = ("run.log.", "run.ray.", "run.checkpoint.", "run.recipe")
-"""Inputs that change how a stage runs, not what comes out of it."""
+"""Inputs that change how a stage runs, but not its result."""
 
 
 class WorkspaceError(ValueError):
@@ -28,21 +28,21 @@ class WorkspaceError(ValueError):
 
 
 class Workspace:
-    """Which stages there are, and whether what they were made from still holds."""
+    """The stages in an output folder, and the check that their inputs are still the same."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, name: str) -> Path:
-        """Of a stage."""
+        """Return the folder of a stage."""
         return self.root / name
 
     def model(self, name: str) -> Path:
-        """Where a stage puts its model; RL's is in its run directory."""
+        """Return the model directory of a stage; RL's is in its run directory."""
         return self.root / name / ("run/model" if name == "rl" else "model")
 
     def note(self, name: str) -> str | None:
-        """How a finished stage was made; ``None`` while it is not finished."""
+        """Return how a finished stage was made; ``None`` while it is not finished."""
         file = self.folder(name) / "stage.json"
         if not file.exists():
             return None
@@ -50,7 +50,7 @@ class Workspace:
         return None if found is None else str(found)
 
     def begin(self, name: str, inputs: dict[str, Any]) -> Path:
-        """The folder of a stage, new or to be continued with the same inputs.
+        """Return the folder of a stage, new or to be continued with the same inputs.
 
         Raises ``WorkspaceError`` when it holds what was made from other inputs; the difference is shown.
         """
@@ -77,12 +77,14 @@ class Workspace:
         replace_file(self.folder(name) / "stage.json", (json.dumps(row, indent=1) + "\n").encode())
 
     def lock(self) -> AbstractContextManager[None]:
-        """One process at a time. Raises ``WorkspaceError`` when another is at work or nothing can be written."""
+        """Lock the folder for one process. Raises ``WorkspaceError`` when another is at work or nothing can be
+        written.
+        """
         return locked(self.root, WorkspaceError, "--out")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys that differ, as ``key: old -> new``, without the unimportant ones."""
+    """Return the dotted keys that differ, as ``key: old -> new``, without the unimportant ones."""
     before, after = flatten(old), flatten(new)
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"

@@ -52,7 +52,7 @@ class TestsBroken(Exception):
 
 
 def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rules) -> Judgement:
-    """The verdict on a program. Raises ``SandboxFailure``."""
+    """Return the verdict on a program. Raises ``SandboxFailure``."""
     try:
         report = _first_report(problem, runner)
     except TestsBroken as error:
@@ -85,7 +85,7 @@ def judge_asserts(problem: AssertProblem, code: str, runner: Runner, rules: Rule
 
 
 def whole(problem: AssertProblem, code: str) -> str:
-    """The program: ``code`` itself when it defines the wanted function, else what it completes."""
+    """Return the program: ``code`` itself when it defines the wanted function, else what it completes."""
     if not problem.entry or re.search(rf"^(?:async\s+)?(?:def\s+)?{re.escape(problem.entry)}\b", code, re.M):
         return code
     return problem.prelude + code
@@ -97,7 +97,7 @@ def _never(_: int, __: Reply) -> bool:
 
 
 def _first_report(problem: AssertProblem, runner: Runner) -> Report:
-    """The first calls of a problem's tests: the same for every program, so they are kept."""
+    """Return the first calls of a problem's tests: the same for every program, so they are kept."""
     if problem not in _first_reports:
         if len(_first_reports) >= MAX_KEPT:
             _first_reports.clear()
@@ -120,14 +120,14 @@ def _report(problem: AssertProblem, known: dict[bytes, Reply], runner: Runner) -
 
 
 def _put(reply: Reply) -> dict[str, Any]:
-    """A reply as test code is given it, still unread."""
+    """Return a reply as test code is given it, still unread."""
     if reply.kind == "failed":
         return {"failed": [reply.verdict, reply.reason]}
     return {"claim": reply.claim.decode(errors="replace")}
 
 
 def _judged(report: Report, cpu_s: float, peak: int | None) -> Judgement:
-    """The verdict of a complete run of the tests."""
+    """Return the verdict of a complete run of the tests."""
     lines = [*report.checks]
     if report.ended:
         lines.append((0, report.ended[0], report.ended[1]))

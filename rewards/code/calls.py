@@ -20,7 +20,7 @@ class Runner(Protocol):
     """What judging needs of a sandbox."""
 
     def run(self, job: Job) -> Outcome:
-        """One program to its end. Raises ``SandboxFailure``. Safe to call from several threads."""
+        """Run one program to its end. Raises ``SandboxFailure``. Safe to call from several threads."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ _SHARED = ("candidate", "plain", "replies")
 
 @cache
 def script(name: str) -> dict[str, bytes]:
-    """The files of a script of this folder that runs inside of a sandbox, with what it imports."""
+    """Return the files of a script of this folder that runs inside of a sandbox, with what it imports."""
     here = Path(__file__).parent
     own = {f"rewards/code/{part}.py": (here / f"{part}.py").read_bytes() for part in {name, *_SHARED}}
     return {"rewards/__init__.py": b"", "rewards/code/__init__.py": b"", **own}
 
 
 def script_job(name: str, files: dict[str, bytes], limits: Limits) -> Job:
-    """A job that runs ``main()`` of a script of this folder among the given files."""
+    """Return a job that runs ``main()`` of a script of this folder among the given files."""
     command = (*interpreter("-c"), f"from rewards.code.{name} import main; main()")
     return Job(command, {**script(name), **files}, limits=limits, channel=True)
 

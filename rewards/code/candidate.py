@@ -39,7 +39,9 @@ MAX_TEXT = 300
 
 
 def open_replies() -> Callable[[str], None]:
-    """What writes a line. Standard output goes nowhere from here on: debug prints are no answer and no offence."""
+    """Return what writes a line. Standard output goes nowhere from here on: debug prints are no answer and no
+    offence.
+    """
     os.set_inheritable(CHANNEL, False)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -53,7 +55,7 @@ def open_replies() -> Callable[[str], None]:
 
 
 def perform(call: list[Any], namespace: dict[str, Any], results: dict[str, Any]) -> tuple[Any, Any]:
-    """What one call returns, and what is kept of it for later calls."""
+    """Carry out one call; return its result, and what is kept of it for later calls."""
     kind, rest = call[0], call[1:]
     if kind in ("iterate", "next"):
         iterator = iter(results[rest[0]]) if kind == "iterate" else results[rest[0]]
@@ -63,7 +65,7 @@ def perform(call: list[Any], namespace: dict[str, Any], results: dict[str, Any])
 
 
 def answer(kind: str, rest: list[Any], namespace: dict[str, Any], results: dict[str, Any]) -> Any:
-    """What one call of another kind returns."""
+    """Carry out a call of any other kind and return its result."""
     decoder = Decoder(lambda tag, inner: results[inner] if tag == "ref" else getattr(builtins, inner))
     if kind == "get":
         return getattr(results[rest[0]], rest[1])
@@ -81,7 +83,7 @@ def answer(kind: str, rest: list[Any], namespace: dict[str, Any], results: dict[
 
 
 def report(value: Any) -> list[Any]:
-    """A result as a reply."""
+    """Return a result as a reply."""
     try:
         return ["value", encode(value)]
     except NotPlain:
@@ -113,7 +115,7 @@ def run(source: str, plan: dict[str, Any], send: Callable[[str], None]) -> None:
 
 
 def _builtin(error: BaseException) -> str:
-    """The first builtin class that an exception is one of: test code may catch it as that."""
+    """Return the first builtin class that an exception is one of: test code may catch it as that."""
     names = ((type.__getattribute__(kind, "__name__"), kind) for kind in type(error).__mro__)
     return next(name for name, kind in names if getattr(builtins, name, None) is kind)
 

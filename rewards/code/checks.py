@@ -55,7 +55,7 @@ class Raised(Exception):
 
 
 def raised(name: str, base: str, text: str) -> Raised:
-    """The program's exception, so that test code can catch it as the builtin exception that it is."""
+    """Return the program's exception, so that test code can catch it as the builtin exception that it is."""
     kind = getattr(builtins, base, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
@@ -105,7 +105,7 @@ class Remote:
         return next(self.__dict__.setdefault("_items", self._session.items(self._ref, NEXT_ITEMS)))
 
     def __len__(self) -> int:
-        """An error that ``list()``, which asks in vain for a length first, puts up with."""
+        """Return an error that ``list()``, which asks in vain for a length first, puts up with."""
         if self._kind is None:
             self._refuse()
         raise TypeError(f"a {self._kind} is not plain data: it has no length here")
@@ -144,7 +144,7 @@ class Session:
             raise Failed(verdict, f"the test passes what cannot be passed on: {error}") from error
 
     def ask(self, call: list[Any]) -> Any:
-        """The program's result of a call, from the transcript."""
+        """Return the program's result of a call, from the transcript."""
         text = json.dumps(call)
         name = self.name(text)
         line = json.dumps([name, call])
@@ -168,13 +168,15 @@ class Session:
         raise Failed("WA", "wrote to the result channel")
 
     def name(self, text: str) -> str:
-        """A name for a call: the same in each run of the tests, however many calls other asserts get to make before."""
+        """Return a name for a call: the same in each run of the tests, however many calls other asserts get to make
+        before.
+        """
         place = (self.entered, self.depth)
         self.made[place] += 1
         return f"{self.entered}.{self.depth}.{self.made[place]}.{zlib.crc32(text.encode()):x}"
 
     def value(self, encoded: Any) -> Any:
-        """A fresh copy of a result. NaN equals nothing, so it is no right answer to anything."""
+        """Return a fresh copy of a result. NaN equals nothing, so it is no right answer to anything."""
         try:
             value = Decoder().decode(encoded)
         except NotPlain as error:
@@ -184,7 +186,7 @@ class Session:
         return value
 
     def items(self, ref: str, count: int) -> Iterator[Any]:
-        """What an object of the program gives when it is gone through."""
+        """Yield what an object of the program gives when it is gone through."""
         call: list[Any] = ["iterate", ref, count]
         while True:
             found = self.ask(call)
@@ -217,8 +219,8 @@ class Session:
 
 
 def _read(claim: str) -> list[Any]:
-    """The parts of a reply. Test code may read and write integers of any length, but the program does so at its own
-    cost: long ones travel in hexadecimal.
+    """Return the parts of a reply. Test code may read and write integers of any length, but the program does so at its
+    own cost: long ones travel in hexadecimal.
     """
     sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     try:
@@ -228,7 +230,9 @@ def _read(claim: str) -> list[Any]:
 
 
 def special(value: Any) -> dict[str, Any] | None:
-    """The encoding of an argument that is no plain data but can be named: an earlier result, ``int``, ``len``."""
+    """Return the encoding of an argument that is no plain data but can be named: an earlier result, ``int``,
+    ``len``.
+    """
     if type(value) is Remote:
         return None if value._name else {"ref": value._ref}
     name = getattr(value, "__name__", "")
@@ -268,7 +272,7 @@ class Check:
 
 
 def expected(caught: tuple[Any, ...]) -> tuple[type, ...]:
-    """The exceptions that handlers name, but for those that stand for all, or for an assert itself."""
+    """Return the exceptions that handlers name, but for those that stand for all, or for an assert itself."""
     flat = [kind for part in caught for kind in (part if isinstance(part, tuple) else (part,))]
     return tuple(kind for kind in flat if kind not in (Exception, BaseException, AssertionError))
 
@@ -313,7 +317,7 @@ _NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_default
 
 
 def run(plan: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The tests of a plan against its transcript: the report, and all calls in order."""
+    """Run the tests of a plan against its transcript, and return the report, and all calls in order."""
     random.seed(0)
     session = Session(plan["replies"])
     namespace: dict[str, Any] = {"__name__": "tests"}

@@ -53,12 +53,12 @@ _WIDE = Context(prec=2000)
 
 
 def layout_matters(expected: bytes) -> bool:
-    """True when white space carries meaning in an expected output: an indented line, or two blanks in a row."""
+    """Return True when white space carries meaning in an expected output: an indented line, or two blanks in a row."""
     return re.search(rb"^[ \t]+\S|\S[ \t]{2,}\S", expected, re.M) is not None
 
 
 def same_output(found: bytes, expected: bytes, leeway: Leeway = EXACT) -> tuple[bool, str]:
-    """Whether a program's output is the expected one, and where not.
+    """Return whether a program's output is the expected one, and where not.
 
     Token by token, split at ASCII white space; case matters. Where the expected output itself uses layout
     (``layout_matters``), line by line instead, white space at line ends and empty last lines aside. Numbers, letter
@@ -83,7 +83,7 @@ def same_output(found: bytes, expected: bytes, leeway: Leeway = EXACT) -> tuple[
 
 
 def same_token(found: bytes, expected: bytes, leeway: Leeway = EXACT) -> bool:
-    """Whether one token, or one line, is the expected one."""
+    """Return whether one token, or one line, is the expected one."""
     if found == expected:
         return True
     if leeway.words and len(found) == len(expected) and found.lower() == expected.lower():
@@ -94,7 +94,8 @@ def same_token(found: bytes, expected: bytes, leeway: Leeway = EXACT) -> bool:
 
 
 def close_text(found: bytes, expected: bytes, tolerance: float) -> bool:
-    """Two plain decimal numbers within the tolerance; anything else (``nan``, ``inf``, ``1_0``, ``0x1``) is not.
+    """Return whether two plain decimal numbers are within the tolerance; anything else (``nan``, ``inf``, ``1_0``,
+    ``0x1``) is not.
 
     An integer is no measurement: where one is expected, the same integer is right, and a number with a point if it is
     that close and rounds to it.
@@ -118,8 +119,8 @@ def close(found: float, expected: float, tolerance: float) -> bool:
 
 
 def _same_rounded(found: bytes, expected: bytes) -> bool:
-    """Two numbers of the same value, or roundings of one: each with many digits after the point, and the same up to the
-    shorter one's last.
+    """Return whether two numbers are equal, or roundings of one: each with many digits after the point, and the same up
+    to the shorter one's last.
     """
     a, b = _DECIMAL.fullmatch(found), _DECIMAL.fullmatch(expected)
     if a is None or b is None:
@@ -131,13 +132,13 @@ def _same_rounded(found: bytes, expected: bytes) -> bool:
 
 
 def _units(number: re.Match[bytes], digits: int) -> int:
-    """A decimal number in units of its ``digits``-th place after the point."""
+    """Return a decimal number in units of its ``digits``-th place after the point."""
     sign, whole, part = number.groups(b"")
     return int(sign + whole + part.ljust(digits, b"0"))
 
 
 def _same_reordered(found: bytes, expected: bytes, leeway: Leeway) -> bool:
-    """Whether an output is the expected one but for the order that is left open.
+    """Return whether an output is the expected one but for the order that is left open.
 
     A first line that says how many follow stays the first. Lines are reordered where all are of the same shape, the
     tokens of a line otherwise.
@@ -163,7 +164,7 @@ def _same_reordered(found: bytes, expected: bytes, leeway: Leeway) -> bool:
 
 
 def same_value(found: Any, expected: Any, leeway: Leeway = EXACT) -> bool:
-    """Whether a result, encoded by ``rewards.code.plain``, is the expected JSON value, by exact builtin types.
+    """Return whether a result, encoded by ``rewards.code.plain``, is the expected JSON value, by exact builtin types.
 
     A tuple passes for a list. ``True`` is not 1. Where a float is expected, an int of the same value will do, and the
     ``tolerance`` applies; where an int is expected, a float will not.
@@ -213,12 +214,12 @@ def _same_dict(found: Any, expected: dict[str, Any], leeway: Leeway) -> bool:
 
 
 def _inner(found: Any, tag: str) -> Any:
-    """What stands under the tag of an encoding; ``None`` when it has another."""
+    """Return what stands under the tag of an encoding; ``None`` when it has another."""
     return found.get(tag) if type(found) is dict and len(found) == 1 else None
 
 
 def _listed(found: Any) -> list[Any] | None:
-    """The items of an encoded list, or of what passes for one."""
+    """Return the items of an encoded list, or of what passes for one."""
     for items in (found, *(_inner(found, tag) for tag in ("tuple", "keys", "values"))):
         if type(items) is list:
             return items
@@ -226,14 +227,14 @@ def _listed(found: Any) -> list[Any] | None:
 
 
 def _place(item: Any) -> tuple[int, float, str]:
-    """A key to sort items by: numbers by size, whatever else by its text."""
+    """Return a key to sort items by: numbers by size, whatever else by its text."""
     if type(item) in (int, float) and abs(item) < 1e300:
         return 0, item, ""
     return 1, 0, json.dumps(_bare(item))
 
 
 def _bare(item: Any) -> Any:
-    """An encoding with lists in place of what passes for one."""
+    """Return an encoding with lists in place of what passes for one."""
     items = _listed(item)
     if items is not None:
         return [_bare(one) for one in items]
@@ -241,7 +242,7 @@ def _bare(item: Any) -> Any:
 
 
 def floats(value: Any) -> Any:
-    """The same JSON value with every int as a float, for problems whose results are floats written as ``2``."""
+    """Return the JSON value with every int as a float, for problems whose results are floats written as ``2``."""
     if type(value) is list:
         return [floats(item) for item in value]
     return float(value) if type(value) is int and abs(value) < 2**53 else value

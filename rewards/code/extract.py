@@ -40,8 +40,8 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})([^\n]*)")
 
 
 def language_of(tag: str) -> str:
-    """The language that a tag names, empty when it names none: ``python3.11``, ``c++17``, ``python:a.py``, ``a.py``,
-    ``{.python}``, ``python,linenos``, ``language-js``. Python 2 is another language.
+    """Return the language that a tag names, empty when it names none: ``python3.11``, ``c++17``, ``python:a.py``,
+    ``a.py``, ``{.python}``, ``python,linenos``, ``language-js``. Python 2 is another language.
     """
     word = re.split(r"[:,;={(\[|]", tag.lower().lstrip("{.").removeprefix("language-").removeprefix("lang-"))[0]
     word = word.rstrip("}.")
@@ -72,7 +72,7 @@ class Extracted:
 
 
 def blocks(text: str) -> list[Block]:
-    """All fenced blocks, in order."""
+    """Return all fenced blocks, in order."""
     found: list[Block] = []
     fence, indent, tag, lines = "", 0, "", list[str]()
     for line in text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n"):
@@ -94,7 +94,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def extract(response: str, languages: Collection[str], default: str) -> Extracted | str:
-    """The program of a response, or why there is none.
+    """Return the program of a response, or why there is none.
 
     ``languages`` are those that the problem takes; a block without a tag is in the ``default`` one.
     """

@@ -170,7 +170,7 @@ def draw_inputs(generator: str, name: str, runner: Runner, rules: Yield) -> list
 
 
 def _draw(generator: str, name: str, number: int, runner: Runner, rules: Yield) -> list[str] | str:
-    """The inputs of one run of a generator, or how it failed."""
+    """Return the inputs of one run of a generator, or how it failed."""
     plan = {"seed": f"k15.make_tests/{rules.seed}/{name}/{number}", "number": number}
     packages = {**package_files("cyaron"), **package_files("xeger")}
     files = {**packages, "generator.py": generator.encode(errors="replace"), "plan.json": json.dumps(plan).encode()}
@@ -197,7 +197,7 @@ def _texts(channel: bytes) -> list[str] | None:
 def _outputs(
     source: Source, chosen: Sequence[Program], inputs: Sequence[str], runner: Runner, workers: int
 ) -> list[list[bytes | None]]:
-    """[input][submission] output, ``None`` where the submission failed. Raises ``SandboxFailure``."""
+    """Return [input][submission] output, ``None`` where the submission failed. Raises ``SandboxFailure``."""
     limits = [limits_of(source.allowance, LANGUAGES[program.language], DEFAULT) for program in chosen]
 
     def one(built: Built | tuple[object, str], text: str, limit: Limits) -> bytes | None:
@@ -257,7 +257,7 @@ def _selected(
 
 
 def summary(made: Sequence[Made]) -> dict[str, int]:
-    """How many problems were left after each step, as the paper reports it [2501.12599 §2.3.5]."""
+    """Return how many problems were left after each step, as the paper reports it [2501.12599 §2.3.5]."""
     lost: Callable[..., int] = lambda *stages: sum(one.stage in stages for one in made)  # noqa: E731
     counted = len(made) - lost(Stage.SANDBOX)
     judged = counted - lost(Stage.SPECIAL_JUDGE)

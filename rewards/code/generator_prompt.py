@@ -29,5 +29,5 @@ Answer with the program in one ```python block.
 
 
 def generator_prompt(problem: str) -> str:
-    """The prompt that asks a model for a generator for ``problem`` (its statement)."""
+    """Return the prompt that asks a model for a generator for ``problem`` (its statement)."""
     return f"{USAGE}\n{_REQUEST}\nProblem:\n\n{problem.strip()}\n"

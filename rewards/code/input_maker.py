@@ -44,7 +44,7 @@ def numbered(path: Path) -> list[Any]:
 
 
 def inputs(printed: Path) -> list[str]:
-    """The files that the generator wrote, else what it printed."""
+    """Return the files that the generator wrote, else what it printed."""
     files = sorted(Path().rglob("*.in"), key=numbered)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     return texts or [printed.read_text(encoding="utf-8", errors="replace")]

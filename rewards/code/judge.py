@@ -57,7 +57,7 @@ class Built:
 
 
 def judge(problem: CodeProblem, program: Program, runner: Runner, rules: Rules = DEFAULT) -> Judgement:
-    """The verdict on a program. Never raises for anything that a program does or a sandbox fails at.
+    """Return the verdict on a program. Never raises for anything that a program does or a sandbox fails at.
 
     A failure of the sandbox is SE. A language that the problem does not take, or that is not installed, is CE.
     """
@@ -79,7 +79,7 @@ def judge(problem: CodeProblem, program: Program, runner: Runner, rules: Rules =
 
 
 def build(code: str, language: Language, runner: Runner) -> Built | tuple[Verdict, str]:
-    """The program compiled, or as it is; or verdict and reason. Raises ``SandboxFailure``."""
+    """Return the program compiled, or as it is; or verdict and reason. Raises ``SandboxFailure``."""
     source = code.encode(errors="replace")
     if not language.compiler:
         packages = wanted_files(code) if language is LANGUAGES["python"] else {}
@@ -91,7 +91,7 @@ def build(code: str, language: Language, runner: Runner) -> Built | tuple[Verdic
 
 
 def run_program(built: Built, stdin: bytes, limits: Limits, runner: Runner) -> Outcome:
-    """One run of a built program. Raises ``SandboxFailure``."""
+    """Run a built program once. Raises ``SandboxFailure``."""
     return runner.run(Job(built.language.run, built.files, stdin, limits))
 
 
@@ -157,7 +157,7 @@ Check = Callable[[Outcome, bytes, bytes], tuple[Verdict, str]]
 
 
 def _checking(problem: StdinProblem, runner: Runner, rules: Rules) -> Check | str:
-    """How outputs are judged, or why the problem's checker cannot be used."""
+    """Return how outputs are judged, or why the problem's checker cannot be used."""
     if problem.checker is None:
         return lambda outcome, _, expected: _compared(outcome.stdout, expected, problem.leeway)
     checker: Checker = problem.checker
@@ -184,7 +184,9 @@ def _compared(found: bytes, expected: bytes, leeway: Leeway) -> tuple[Verdict, s
 def _checked(
     built: Built, given: bytes, found: bytes, expected: bytes, limits: Limits, runner: Runner
 ) -> tuple[Verdict, str]:
-    """A checker's word: called with the names of input, output and expected output; exit 0 accepts, 1 and 2 reject.
+    """Return a checker's verdict. It is called with the names of input, output and expected output; exit 0 accepts, 1
+    and 2
+    reject.
 
     A checker that ends in any other way rejects too, if it accepts the expected output itself: it was the output that
     broke it, and no program may break a checker to get itself masked.
@@ -227,7 +229,7 @@ def _judge_functional(problem: FunctionalProblem, program: Program, runner: Runn
 
 
 def result_of(reply: Reply, expected: object, leeway: Leeway) -> TestResult:
-    """A reply judged against the expected JSON value.
+    """Judge a reply against the expected JSON value.
 
     One that is much longer than a right one could be is not read: nothing that a program returns takes this process
     longer than what it should have returned.
@@ -253,5 +255,5 @@ def result_of(reply: Reply, expected: object, leeway: Leeway) -> TestResult:
 
 
 def _short(text: bytes) -> str:
-    """The beginning of a JSON text."""
+    """Return the beginning of a JSON text."""
     return one_line(text[:57].decode(errors="replace")) + ("..." if len(text) > 57 else "")

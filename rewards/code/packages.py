@@ -16,7 +16,7 @@ class PackageMissing(Exception):
 
 @cache
 def package_files(name: str) -> dict[str, bytes]:
-    """The sources of an installed package, by the paths to put them at. Raises ``PackageMissing``."""
+    """Return the sources of an installed package, by the paths to put them at. Raises ``PackageMissing``."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise PackageMissing(f"the package {name} is not installed: pip install 'k15[train]' brings it")
@@ -26,7 +26,7 @@ def package_files(name: str) -> dict[str, bytes]:
 
 
 def wanted_files(code: str) -> dict[str, bytes]:
-    """The sources of the packages that a program mentions. Raises ``PackageMissing``."""
+    """Return the sources of the packages that a program mentions. Raises ``PackageMissing``."""
     files: dict[str, bytes] = {}
     for name in AVAILABLE:
         if name in code:

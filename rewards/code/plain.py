@@ -43,7 +43,7 @@ class NotPlain(ValueError):
 
 
 def _spread(items: list[Any]) -> list[Any]:
-    """The same. Raises ``NotPlain`` where they would make a slow set; looked at before one is made."""
+    """Return ``items``. Raises ``NotPlain`` if they would make a slow set; to be called before one is made."""
     if len(items) - len({hash(item) for item in items}) > MAX_COLLISIONS:
         raise NotPlain("too many equal hashes")
     return items
@@ -68,7 +68,7 @@ _DECIMAL = re.compile(r"-?(\d{1,10000})(?:\.(\d{1,10000}))?(?:E([+-]?\d{1,6}))?"
 
 
 def type_name(value: object) -> str:
-    """The name of a value's type, cut short; a program chooses it."""
+    """Return the name of a value's type, cut short; a program chooses it."""
     return str(type.__getattribute__(type(value), "__name__"))[:40]
 
 
@@ -114,7 +114,7 @@ class Encoder:
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A class of the standard library; a value that is one has brought its module along."""
+    """Return a class of the standard library; a value that is one has brought its module along."""
     return getattr(sys.modules.get(module), name, encode)  # a function is no value's type
 
 
@@ -131,7 +131,7 @@ class Decoder:
         self._nodes = 0
 
     def decode(self, data: Any, depth: int = 0) -> Any:
-        """The value of an encoding, which may come from a hostile program. Raises ``NotPlain``."""
+        """Return the value of an encoding, which may come from a hostile program. Raises ``NotPlain``."""
         self._nodes += 1
         if self._nodes > 2 * MAX_NODES or depth > MAX_DEPTH:  # of each container, its list counts too
             raise NotPlain("the encoding is too large or too deep")
@@ -189,12 +189,12 @@ def _decimal(text: str) -> Any:
 
 
 def decode(data: Any) -> Any:
-    """The value of an encoding. Raises ``NotPlain``."""
+    """Return the value of an encoding. Raises ``NotPlain``."""
     return Decoder().decode(data)
 
 
 def has_nan(value: Any) -> bool:
-    """True when a decoded value is or contains a NaN. Its depth is bounded by ``MAX_DEPTH``."""
+    """Return True when a decoded value is or contains a NaN. Its depth is bounded by ``MAX_DEPTH``."""
     if type(value) is float:
         return math.isnan(value)
     if type(value) is complex:

@@ -104,7 +104,7 @@ CodeProblem = StdinProblem | FunctionalProblem | AssertProblem
 
 
 def problem_of(reference: Reference) -> CodeProblem:
-    """The problem of a reference: ``extra`` has ``tests`` (and ``testtype``, ``fn_name``), ``test`` and
+    """Return the problem of a reference: ``extra`` has ``tests`` (and ``testtype``, ``fn_name``), ``test`` and
     ``entry_point`` (HumanEval), or ``test_list`` (MBPP). Optional: ``tolerance``, ``checker`` (source, or an object
     with ``code`` and ``language``), ``time_limit_ms``, ``memory_limit_mb``. Raises ``ProblemInvalid``.
     """
@@ -130,12 +130,14 @@ def problem_of(reference: Reference) -> CodeProblem:
 
 
 def problem_of_row(row: Mapping[str, Any]) -> CodeProblem:
-    """The problem of a row with ``problem``, ``answer`` and the fields above. Raises ``ProblemInvalid``."""
+    """Return the problem of a row with ``problem``, ``answer`` and the fields above. Raises ``ProblemInvalid``."""
     return problem_of(Reference(str(row.get("answer", "")), str(row.get("problem", "")), row))
 
 
 def statement_of(reference: Reference) -> str:
-    """The statement as the source has it; ``Reference.problem`` may be what a model was asked (``extra.statement``)."""
+    """Return the statement as the source has it; ``Reference.problem`` may be what a model was asked
+    (``extra.statement``).
+    """
     return str(reference.extra.get("statement") or reference.problem)
 
 
@@ -240,7 +242,7 @@ def _json(text: str, what: str) -> Any:
 
 
 def _int(digits: str) -> int:
-    """An integer of any length: Python refuses to read more than 4300 digits in the usual way."""
+    """Return an integer of any length: Python refuses to read more than 4300 digits in the usual way."""
     return int(digits) if len(digits) < 4300 else int(Decimal(digits))
 
 

@@ -47,7 +47,7 @@ def read_replies(channel: bytes, expected: int) -> tuple[list[Reply], bool]:
 
 
 def _kind(line: bytes) -> str:
-    """The kind of a reply, empty when it is none; a value is looked at from outside only."""
+    """Return the kind of a reply, empty when it is none; a value is looked at from outside only."""
     if line.startswith(b'["value", ') and line.endswith(b"]"):
         return "value"
     parts = parse(line) if len(line) <= MAX_SHORT else None
@@ -55,8 +55,8 @@ def _kind(line: bytes) -> str:
 
 
 def parse(line: bytes | str) -> list[Any] | None:
-    """The parts of a reply, or ``None`` when it is none. Linear in its length, and so is the memory: some thirty bytes
-    for each of the line.
+    """Return the parts of a reply, or ``None`` when it is none. Linear in its length, and so is the memory: some thirty
+    bytes for each of the line.
     """
 
     def refuse(_: str) -> NoReturn:

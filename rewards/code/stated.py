@@ -87,7 +87,7 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 def leeway(statement: str, tolerance: Tolerance = None, printed: bool = False) -> Leeway:
-    """All that a statement leaves open; ``tolerance``, where it is known, instead of the stated one.
+    """Return all that a statement leaves open; ``tolerance``, where it is known, instead of the stated one.
 
     Items are ``printed`` one a line: with several test cases in an input nothing says whose a line is.
     """
@@ -99,13 +99,15 @@ def leeway(statement: str, tolerance: Tolerance = None, printed: bool = False) -
 
 
 def sentences(statement: str) -> list[str]:
-    """The sentences of a statement, each on one line."""
+    """Return the sentences of a statement, each on one line."""
     parts = re.split(r"(?<=[.!?])\s+(?=[^\sa-z])|\n\s*\n|\n(?=\s*[-*•])", statement)
     return [" ".join(part.split()) for part in parts]
 
 
 def stated_tolerance(statement: str) -> Tolerance:
-    """The error that a statement says it accepts ("absolute or relative error of at most 10^{-6}"), if it says so."""
+    """Return the error that a statement says it accepts ("absolute or relative error of at most 10^{-6}"), if it says
+    so.
+    """
     found = sentences(statement)
     for i, sentence in enumerate(found):
         # "... if the absolute or relative error is small. Formally, it is accepted when ... <= 10^{-6}."
@@ -129,7 +131,7 @@ def _error(match: re.Match[str]) -> float:
 
 
 def stated_order(statement: str) -> Order:
-    """Whether a statement lets its answer come in any order, and which part of it."""
+    """Return whether a statement lets its answer come in any order, and which part of it."""
     for sentence in sentences(statement):
         for pattern in _ORDERS:
             match = pattern.search(sentence)

@@ -11,7 +11,9 @@ _BLOCK = "Answer with the whole program in one ```python block."
 
 
 def question(reference: Reference) -> str:
-    """The text for the model. Tests are not shown. Raises ``ProblemInvalid`` for a problem that cannot be judged."""
+    """Return the text for the model. Tests are not shown. Raises ``ProblemInvalid`` for a problem that cannot be
+    judged.
+    """
     problem = problem_of(reference)
     statement = statement_of(reference).strip("\n")
     if isinstance(problem, FunctionalProblem):
@@ -25,7 +27,7 @@ def question(reference: Reference) -> str:
 
 
 def _signatures(names: tuple[str, ...], answer: str) -> str:
-    """What the tests call, with the arguments that the reference solution gives it."""
+    """Return what the tests call, with the arguments that the reference solution gives it."""
     found = []
     for name in names:
         match = re.search(rf"^(?:def|class)\s+{re.escape(name)}\b[^\n:]*", answer, re.M)

@@ -83,7 +83,7 @@ class Judgement:
 
 
 def judgement(tests: Sequence[TestResult], cpu_s: float = 0.0, memory_bytes: int | None = None) -> Judgement:
-    """The whole of its tests. Raises ``ValueError`` without any: nothing tested is nothing shown."""
+    """Return the whole of its tests. Raises ``ValueError`` without any: nothing tested is nothing shown."""
     if not tests:
         raise ValueError("a program was judged without any test")
     failures = [i for i, test in enumerate(tests) if test.verdict not in (Verdict.AC, Verdict.SKIPPED)]
@@ -99,7 +99,7 @@ def judgement(tests: Sequence[TestResult], cpu_s: float = 0.0, memory_bytes: int
 
 
 def refused(verdict: Verdict, reason: str, total: int, cpu_s: float = 0.0) -> Judgement:
-    """A program that was not run, or a run that says nothing."""
+    """Return a program that was not run, or a run that says nothing."""
     return Judgement(verdict, reason, 0, total, (), cpu_s)
 
 
@@ -123,11 +123,11 @@ def failure_of(outcome: Outcome) -> tuple[Verdict, str]:
 
 
 def last_line(text: bytes) -> str:
-    """The last line of an error output, printable and short: a program wrote it."""
+    """Return the last line of an error output, printable and short: a program wrote it."""
     lines = text[-2000:].decode(errors="replace").strip().splitlines()
     return one_line(lines[-1]) if lines else ""
 
 
 def one_line(text: str) -> str:
-    """A text that a program wrote, printable and short."""
+    """Return a text that a program wrote, printable and short."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -20,7 +20,7 @@ _REACH = 40
 
 
 def with_signs(text: str, start: int, end: int, content: str) -> str:
-    """The ``content`` of the box from ``start`` to ``end`` with its own sign and per cent sign."""
+    """Return the ``content`` of the box from ``start`` to ``end`` with its own sign and per cent sign."""
     before = text[max(0, start - _REACH) : start]
     found = _SIGN.search(before)
     if found:

@@ -11,7 +11,7 @@ from rewards.math.tree import Expr, Node, Num, Op, Relation, Seq, Sym, Union, ne
 
 
 def has_bars(node: Node) -> bool:
-    """Whether a node is a relation with an absolute value in it."""
+    """Return whether a node is a relation with an absolute value in it."""
     return isinstance(node, Relation) and any(
         isinstance(part, Op) and part.name == "abs"
         for side in node.sides
@@ -21,7 +21,9 @@ def has_bars(node: Node) -> bool:
 
 
 def without_bars(node: Node) -> Node:
-    """An inequality between the absolute value of something linear and a number, as a set; other nodes as they are."""
+    """Return an inequality between the absolute value of something linear and a number, as a set; other nodes as they
+    are.
+    """
     if not isinstance(node, Relation) or len(node.signs) != 1 or node.signs[0] not in ("<", ">", "<=", ">="):
         return node
     (left, right), sign = node.sides, node.signs[0]
@@ -74,7 +76,7 @@ def _line(node: Expr) -> tuple[Fraction, Fraction] | None:
 
 
 def _solved(line: tuple[Fraction, Fraction], value: Expr) -> Expr:
-    """Where a line has a value; a plain number when the value is rational."""
+    """Return where a line has a value; a plain number when the value is rational."""
     slope, rest = line
     try:
         place = (rational(value) - rest) / slope

@@ -18,7 +18,7 @@ _NONE = re.compile(r"(?:none|neither|all) of (?:the above|these|the other\w*|the
 
 
 def choice(gold: str, answer: str) -> Verdict | None:
-    """The verdict on a choice, ``(B) 12`` for ``B``; ``None`` when the reference, or the answer, is no choice.
+    """Return the verdict on a choice, ``(B) 12`` for ``B``; ``None`` when the reference, or the answer, is no choice.
 
     The text after the letter may say anything but that the choice is another, or wrong.
     """

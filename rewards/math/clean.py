@@ -93,12 +93,14 @@ def join_commas(text: str) -> str:
 
 
 def has_thousands(text: str) -> bool:
-    """Whether commas in a text surely group the digits of one number: ``10,000``."""
+    """Return whether commas in a text surely group the digits of one number: ``10,000``."""
     return _THOUSANDS.search(text) is not None
 
 
 def is_list_of_numbers(text: str) -> bool:
-    """Whether groups of three digits, none of which begins with a nought, are answers of their own: ``100,200``."""
+    """Return whether groups of three digits, none of which begins with a nought, are answers of their own:
+    ``100,200``.
+    """
     return _TWO_WAYS.fullmatch(text) is not None
 
 
@@ -108,5 +110,7 @@ def flat(text: str) -> str:
 
 
 def look(text: str) -> str:
-    """What two texts must share to look the same: spaces count between digits only (``2 1/2`` is not ``21/2``)."""
+    """Return what two texts must share to look the same: spaces count between digits only (``2 1/2`` is not
+    ``21/2``).
+    """
     return _GLUE.sub("", _RUNS.sub(" ", _ONE.sub(r"\1", flat(text)))).replace(RANGE, "-")

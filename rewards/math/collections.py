@@ -66,7 +66,7 @@ class Collections:
         return self.ordered(values, items) if one is not None else self.ordered(items, values)
 
     def assignments(self, gold: Sequence[tuple[Node, Node]], found: Sequence[tuple[Node, Node]]) -> Verdict:
-        """Two assignments: the same names, with the same values."""
+        """Return two assignments: the same names, with the same values."""
         by_name = dict(found)
         if len(gold) != len(found) or {name for name, _ in gold} != by_name.keys():
             return differs("other names")
@@ -87,7 +87,7 @@ class Collections:
         return SAME
 
     def covering(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
-        """Two sets: every item of one is one of the other; how often it is written does not count."""
+        """Return two sets: every item of one is one of the other; how often it is written does not count."""
         if len(founds) > 2 * len(golds) + 2:
             return differs("more items than the set has")
         missing = set(range(len(founds)))
@@ -99,7 +99,9 @@ class Collections:
         return differs("another answer among several") if missing else SAME
 
     def unordered(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
-        """Every item once, in any order: each finds a partner, if need be one that another item gives up for it."""
+        """Return every item once, in any order: each finds a partner, if need be one that another item gives up
+        for it.
+        """
         if len(golds) != len(founds):
             return differs(f"{len(founds)} answers where {len(golds)} are asked")
         known: dict[tuple[int, int], Verdict] = {}

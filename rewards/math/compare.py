@@ -60,7 +60,9 @@ class Comparer:
         self.collection = Collections(self.compare, strict=tolerance is not None)
 
     def any_reading(self, golds: Sequence[Node], founds: Sequence[Node]) -> Verdict:
-        """Whether some reading of one is some reading of the other; the reason is that of the likeliest readings."""
+        """Return whether some reading of one is some reading of the other; the reason is that of the likeliest
+        readings.
+        """
         first = None
         for gold in golds:
             for found in founds:
@@ -72,7 +74,7 @@ class Comparer:
         return first
 
     def compare(self, gold: Node, found: Node) -> Verdict:
-        """The rules of ``rewards.math.grade`` on two trees."""
+        """Return the rules of ``rewards.math.grade`` on two trees."""
         if gold == found or absence(gold) == absence(found) != "":
             return SAME
         numbered = as_family(gold), as_family(found)
@@ -107,7 +109,7 @@ class Comparer:
         return self.alike(gold, found)
 
     def sets(self, gold: Node, found: Node) -> Verdict | None:
-        """Two sets of real numbers, by the intervals they are made of; ``None`` where one is none."""
+        """Return two sets of real numbers, by the intervals they are made of; ``None`` where one is none."""
         plain = isinstance(gold, Seq) and isinstance(found, Seq)
         if plain or not is_set(gold) or not is_set(found):
             return None
@@ -128,7 +130,7 @@ class Comparer:
         return SAME
 
     def alike(self, gold: Node, found: Node) -> Verdict:
-        """Two nodes of one form; a column of numbers is also a point."""
+        """Return two nodes of one form; a column of numbers is also a point."""
         gold, found = _column(gold, found), _column(found, gold)
         if type(gold) is not type(found):
             return differs(f"{_kind(found)} where {_kind(gold)} is asked")
@@ -161,7 +163,7 @@ class Comparer:
         return differs("another answer")
 
     def builders(self, gold: Builder, found: Builder) -> Verdict:
-        """Two sets by description, whatever their variables are called."""
+        """Return two sets by description, whatever their variables are called."""
         names, others = variables(gold), variables(found)
         if len(names) != len(others) or len(gold.conditions) != len(found.conditions):
             return differs("another set")
@@ -189,7 +191,7 @@ class Comparer:
     # Values.
 
     def values(self, gold: Expr, found: Expr) -> Verdict:
-        """Two expressions: units, then whether the answer is worked out, then the value."""
+        """Return two expressions: units, then whether the answer is worked out, then the value."""
         gold, found = _outer_unit(gold), _outer_unit(found)
         gold_unit, gold = (gold.name, gold.value) if isinstance(gold, Unit) else ("", gold)
         found_unit, found = (found.name, found.value) if isinstance(found, Unit) else ("", found)
@@ -216,8 +218,8 @@ _ANGLE = Op("div", (Sym("pi"), Num(Fraction(180))))
 
 
 def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str) -> tuple[Expr, Expr | None] | None:
-    """The reference, and what the answer is multiplied with, so that both are in one unit; ``None`` when they do not
-    compare.
+    """Return the reference, and what the answer is multiplied with, so that both are in one unit; ``None`` when they do
+    not compare.
     """
     has_pi = (Sym("pi") in walk(gold), Sym("pi") in walk(found))
     if found_unit == "deg" and (gold_unit == "rad" or (not gold_unit and has_pi[0])):
@@ -235,14 +237,16 @@ def _in_unit(gold: Expr, gold_unit: str, found: Expr, found_unit: str) -> tuple[
 
 
 def _counts_per_cent(node: Expr) -> bool:
-    """Whether a reference without a sign may be a number of per cent: whole and not 1, or a decimal of some size."""
+    """Return whether a reference without a sign may be a number of per cent: whole and not 1, or a decimal of some
+    size.
+    """
     if isinstance(node, Op) and node.name == "neg":
         return _counts_per_cent(node.args[0])
     return isinstance(node, Num) and ((node.value.denominator == 1 and node.value != 1) or node.value >= _WHOLE_SHARE)
 
 
 def _same_constant(gold: Expr, found: Expr) -> Expr:
-    """The answer with the reference's name for the constant of an integration: ``2x + c`` is ``2x + C``."""
+    """Return the answer with the reference's name for the constant of an integration: ``2x + c`` is ``2x + C``."""
     if not (isinstance(gold, Op) and gold.name == "add" and Sym("C") in gold.args and isinstance(found, Op)):
         return found
     if found.name != "add" or sum(part == Sym("C") for part in walk(gold)) != 1:
@@ -261,7 +265,7 @@ def _outer_unit(node: Expr) -> Expr:
 
 
 def _renamed(node: Node, values: dict[str, Sym]) -> Node:
-    """A condition with other names for its variables."""
+    """Return a condition with other names for its variables."""
     if isinstance(node, EXPRESSION):
         return replaced(node, values)
     if isinstance(node, Relation):
@@ -270,14 +274,14 @@ def _renamed(node: Node, values: dict[str, Sym]) -> Node:
 
 
 def _column(node: Node, other: Node) -> Node:
-    """A matrix of one column as the point that it is, beside a point."""
+    """Return a matrix of one column as the point that it is, beside a point."""
     if isinstance(node, Matrix) and isinstance(other, Seq) and all(len(row) == 1 for row in node.rows):
         return Seq("(", tuple(row[0] for row in node.rows), ")")
     return node
 
 
 def _singular(text: str) -> str:
-    """A text without a plural's ending."""
+    """Return a text without a plural's ending."""
     return text.removesuffix("s") if len(text) > 3 else text
 
 

@@ -22,14 +22,14 @@ class Cursor:
         self.plus_minus = 0  # those met in this statement
 
     def peek(self, ahead: int = 0) -> str:
-        """The value of a coming sign or command; empty at the end and for numbers, names and text."""
+        """Return the value of a coming sign or command; empty at the end and for numbers, names and text."""
         if self.at + ahead >= len(self.tokens):
             return ""
         token = self.tokens[self.at + ahead]
         return token.value if token.kind in ("op", "cmd") else ""
 
     def kind(self, ahead: int = 0) -> str:
-        """A coming token's kind; empty at the end."""
+        """Return a coming token's kind; empty at the end."""
         return self.tokens[self.at + ahead].kind if self.at + ahead < len(self.tokens) else ""
 
     def sign_of(self, plus_minus: str) -> str:
@@ -39,7 +39,7 @@ class Cursor:
         return "-" if bool(self.minus >> place & 1) == (plus_minus == "pm") else "+"
 
     def take(self, *values: str) -> bool:
-        """Whether the coming sign is one of ``values``; then step over it."""
+        """Return whether the coming sign is one of ``values``; then step over it."""
         if self.peek() and self.peek() in values:
             self.at += 1
             return True
@@ -51,7 +51,7 @@ class Cursor:
             raise Unreadable(f"no {value.removesuffix('set')!r} where one is needed")
 
     def script(self) -> str:
-        """A subscript or exponent as text."""
+        """Return a subscript or exponent as text."""
         if self.at >= len(self.tokens):
             raise Unreadable("a sign without its script")
         if not self.take("{"):

@@ -22,15 +22,15 @@ class Engine(Protocol):
     """Why the last answer that was no was no, beyond "another value"."""
 
     def equal(self, gold: Expr, found: Expr, tolerance: Fraction | None) -> bool:
-        """Whether both have the same value, up to a tolerance if one is given, wherever ``gold`` has one."""
+        """Return whether both have the same value, up to a tolerance if one is given, wherever ``gold`` has one."""
         ...
 
     def proportion(self, gold: Expr, found: Expr) -> int:
-        """The sign of the constant that ``found / gold`` is; 0 when it is none."""
+        """Return the sign of the constant that ``found / gold`` is; 0 when it is none."""
         ...
 
     def vanishes(self, node: Expr, domain: Expr) -> bool:
-        """Whether an expression is 0 wherever ``domain`` has a value."""
+        """Return whether an expression is 0 wherever ``domain`` has a value."""
         ...
 
     def order(self, one: Expr, other: Expr) -> int:

@@ -17,14 +17,14 @@ class Environments(Numerals, ABC):
 
     @abstractmethod
     def statement(self) -> Node:
-        """A value, or values with relation signs between them."""
+        """Return a value, or values with relation signs between them."""
 
     @abstractmethod
     def item(self) -> Node:
         """Statements with signs of logic between them."""
 
     def matrix(self, kind: str) -> Node:
-        """A matrix environment, a system of statements, or values with their conditions."""
+        """Return a matrix environment, a system of statements, or values with their conditions."""
         if kind not in _MATRICES and kind not in _SYSTEMS:
             raise Unreadable(f"a {kind[:20]!r}")
         rows: list[tuple[Node, ...]] = []
@@ -50,7 +50,7 @@ class Environments(Numerals, ABC):
         raise Unreadable("a system with rows of different lengths")
 
     def cell(self, condition: bool) -> Node:
-        """A statement; as a condition it may begin with "if"."""
+        """Return a statement; as a condition it may begin with "if"."""
         if condition and self.kind() == "text":
             words = self.tokens[self.at].value.lower().strip(" ,.:")
             if words in _CONDITIONS:

@@ -44,7 +44,7 @@ def _bits(*nodes: Expr) -> int:
 
 
 def identical(gold: Expr, found: Expr, tolerance: Fraction | None = None) -> bool:
-    """Whether both have the same value, wherever ``gold`` has one.
+    """Return whether both have the same value, wherever ``gold`` has one.
 
     Raises ``NoReference`` when gold has no value anywhere, and ``Beyond`` or ``TooLarge`` when ``found`` has none
     where gold has one.
@@ -122,7 +122,9 @@ def _power(exponent: int) -> Any:
 
 
 def steady(node: Expr, point: Point, bits: int) -> Value:
-    """A value; with more bits where the usual ones do not tell. Raises ``Beyond``, ``TooLarge``, ``Uncertain``."""
+    """Return a value; with more bits where the usual ones do not tell. Raises ``Beyond``, ``TooLarge``,
+    ``Uncertain``.
+    """
     tries = 0
     while True:
         try:
@@ -138,7 +140,7 @@ def steady(node: Expr, point: Point, bits: int) -> Value:
 
 
 def proportion(gold: Expr, found: Expr) -> int:
-    """The sign of the constant that ``found / gold`` is; 0 when it is none.
+    """Return the sign of the constant that ``found / gold`` is; 0 when it is none.
 
     Raises ``NoReference`` when gold has no value, ``Beyond`` and ``TooLarge`` when found has none where gold has one.
     """
@@ -167,7 +169,7 @@ def proportion(gold: Expr, found: Expr) -> int:
 
 
 def vanishes(node: Expr, domain: Expr) -> bool:
-    """Whether an expression is 0 wherever ``domain`` has a value; where it has none itself, it is not.
+    """Return whether an expression is 0 wherever ``domain`` has a value; where it has none itself, it is not.
 
     Raises ``NoReference``.
     """

@@ -101,7 +101,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def _count(name: str, values: list[Fraction]) -> int:
-    """A factorial or binomial of small whole numbers."""
+    """Return a factorial or binomial of small whole numbers."""
     if any(value.denominator != 1 or value < 0 for value in values):
         raise Beyond(f"{name} of something that is no natural number")
     if values[0] > MAX_FACTORIAL:
@@ -150,7 +150,7 @@ def _is_prime(number: int) -> bool:
 
 
 def _degree(node: Expr) -> int:
-    """A bound on the degree of a rational function and on the bits of its numbers. Raises ``TooLarge``."""
+    """Return a bound on the degree of a rational function and on the bits of its numbers. Raises ``TooLarge``."""
     if isinstance(node, Num):
         return node.value.numerator.bit_length() + node.value.denominator.bit_length()
     if isinstance(node, Sym | Unit):
@@ -173,7 +173,7 @@ class _Point:
         self.values = {"i": _root_of_minus_one(prime)}
 
     def value(self, node: Expr) -> int:
-        """The node's value modulo the prime. Raises ``Beyond``, ``TooLarge``."""
+        """Return the node's value modulo the prime. Raises ``Beyond``, ``TooLarge``."""
         p = self.prime
         if isinstance(node, Num):
             return node.value.numerator * pow(node.value.denominator, -1, p) % p
@@ -203,7 +203,7 @@ class _Point:
         return -result % p if node.name == "neg" else result
 
     def power(self, base: Expr, exponent: Expr) -> int:
-        """A whole power."""
+        """Evaluate a whole power."""
         times = rational(exponent)
         if times.denominator != 1:
             raise Beyond("a root")
@@ -223,7 +223,7 @@ def _root_of_minus_one(prime: int) -> int:
 
 
 def identical(left: Expr, right: Expr) -> bool:
-    """Whether two rational functions are the same. Raises ``Beyond`` for other functions, ``TooLarge``."""
+    """Return whether two rational functions are the same. Raises ``Beyond`` for other functions, ``TooLarge``."""
     try:
         return rational(left) == rational(right)
     except (Beyond, TooLarge):
@@ -232,7 +232,9 @@ def identical(left: Expr, right: Expr) -> bool:
 
 
 def residues(*nodes: Expr) -> list[tuple[int, ...]]:
-    """Values of rational functions at random points, one point for each prime. Raises ``Beyond``, ``TooLarge``."""
+    """Return the values of rational functions at random points, one point for each prime. Raises ``Beyond``,
+    ``TooLarge``.
+    """
     for node in nodes:
         _degree(node)
     found = []
@@ -243,7 +245,7 @@ def residues(*nodes: Expr) -> list[tuple[int, ...]]:
 
 
 def proportion(gold: Expr, found: Expr) -> int:
-    """The sign of the constant that ``found / gold`` is; 0 when it is none. Raises ``Beyond``, ``TooLarge``."""
+    """Return the sign of the constant that ``found / gold`` is; 0 when it is none. Raises ``Beyond``, ``TooLarge``."""
     for node in (gold, found):
         _degree(node)
     sign = 0
@@ -258,7 +260,9 @@ def proportion(gold: Expr, found: Expr) -> int:
 
 
 def _sign(residue: int, prime: int) -> int:
-    """The sign of the fraction of small numbers that a residue stands for. Raises ``Beyond`` when it is of none."""
+    """Return the sign of the fraction of small numbers that a residue stands for. Raises ``Beyond`` when it is
+    of none.
+    """
     low, high, upper, lower = prime, residue, 0, 1
     while high * high * 2 > prime:
         quotient = low // high
@@ -269,5 +273,5 @@ def _sign(residue: int, prime: int) -> int:
 
 
 def is_zero(node: Expr) -> bool:
-    """Whether a rational function vanishes. Raises ``Beyond``, ``TooLarge``."""
+    """Return whether a rational function vanishes. Raises ``Beyond``, ``TooLarge``."""
     return identical(node, Num(Fraction(0)))

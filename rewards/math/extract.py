@@ -71,7 +71,7 @@ def boxes(text: str) -> list[tuple[int, int, int]]:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the braces close that opened before ``start``; -1 when they do not within the limit."""
+    """Return where the braces close that opened before ``start``; -1 when they do not within the limit."""
     depth = 1
     for match in _BRACE.finditer(text, start, start + MAX_CONTENT):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -81,7 +81,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def unboxed(text: str) -> str:
-    """The text with every box in it turned into plain braces."""
+    """Return the text with every box in it turned into plain braces."""
     return _BOX.sub(lambda match: match.group()[: match.start("command") - match.start()] + "{", text).strip()
 
 
@@ -131,7 +131,7 @@ def breaks_off(text: str, found: Sequence[tuple[int, int, int]] = ()) -> bool:
 
 
 def _without_denied(text: str, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """The boxes but for last ones of which the text says that they are not the answer."""
+    """Return the boxes but for last ones of which the text says that they are not the answer."""
     kept = list(found)
     while kept and kept[-1][2] >= 0 and denied(text, kept[-1][0], kept[-1][2] + 1):
         kept.pop()
@@ -155,7 +155,7 @@ def _without_mentions(text: str, found: list[tuple[int, int, int]]) -> list[tupl
 
 
 def _connects(between: str) -> bool:
-    """Whether a text only joins two answers."""
+    """Return whether a text only joins two answers."""
     if len(between) > _JOINT:
         return False
     between = _LAYOUT.sub(" ", between)

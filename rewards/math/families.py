@@ -43,7 +43,7 @@ _DECLARED = re.compile(
 
 
 def declared(text: str) -> tuple[str, str] | None:
-    """An answer without the words at its end that declare a name to be an integer, and that name."""
+    """Return an answer without the words at its end that declare a name to be an integer, and that name."""
     text = flat(text)
     for match in _DECLARED.finditer(text):
         if match.end() == len(text) and match.start() > 0:
@@ -52,7 +52,9 @@ def declared(text: str) -> tuple[str, str] | None:
 
 
 def as_family(node: Node) -> Node:
-    """A set by description whose elements are numbered by an integer, as that family; other nodes as they are."""
+    """Return a set by description whose elements are numbered by an integer, as that family; other nodes as
+    they are.
+    """
     if not isinstance(node, Builder) or _INTEGERS not in node.conditions:
         return node
     others = [condition for condition in node.conditions if condition != _INTEGERS]
@@ -68,7 +70,7 @@ def as_family(node: Node) -> Node:
 
 
 def families(gold: Node, found: Node, compare: Callable[[Node, Node], Verdict]) -> Verdict:
-    """A family and another, or something that is one but for the declaration of its integer."""
+    """Return a family and another, or something that is one but for the declaration of its integer."""
     both = isinstance(gold, Family) and isinstance(found, Family)
     if not isinstance(gold, Family):
         gold = _undeclared(gold, frozenset())
@@ -102,13 +104,13 @@ def _items(node: Node) -> tuple[Node, ...]:
 
 
 def _undeclared(node: Node, more: frozenset[str]) -> Node:
-    """An answer with one name that is likely to be an integer, as a family."""
+    """Return an answer with one name that is likely to be an integer, as a family."""
     names = [name for name in variables(node) if name in _COUNTERS | more]
     return Family(node, names[0]) if len(names) == 1 else node
 
 
 def mapped(node: Node, values: Mapping[str, Expr]) -> Node:
-    """A copy with expressions in place of some symbols, through lists, tuples and relations."""
+    """Return a copy with expressions in place of some symbols, through lists, tuples and relations."""
     if isinstance(node, EXPRESSION):
         return replaced(node, values)
     if isinstance(node, Relation):

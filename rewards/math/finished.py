@@ -22,7 +22,7 @@ _PLAIN = frozenset({"neg", "div", "mixed", "add", "mul", "pow", "root"})
 
 
 def _class_of(name: str) -> str:
-    """The kind of an operation on numbers, to be named in a reason; empty for arithmetic."""
+    """Return the kind of an operation on numbers, to be named in a reason; empty for arithmetic."""
     if name in _COUNTING:
         return "a binomial or factorial"
     if name in _LOGARITHMS:
@@ -33,7 +33,7 @@ def _class_of(name: str) -> str:
 
 
 def is_numeral(node: Expr) -> bool:
-    """A plain number: an integer, decimal, fraction or mixed number, with or without sign."""
+    """Return whether a node is a plain number: an integer, decimal, fraction or mixed number, with or without sign."""
     if isinstance(node, Op):
         if node.name == "neg":
             return is_numeral(node.args[0])
@@ -42,7 +42,7 @@ def is_numeral(node: Expr) -> bool:
 
 
 def _is_power(node: Expr) -> bool:
-    """A whole power of a plain number: ``2^{10}``, ``10^{-3}``."""
+    """Return whether a node is a whole power of a plain number: ``2^{10}``, ``10^{-3}``."""
     return (
         isinstance(node, Op)
         and node.name == "pow"
@@ -76,7 +76,7 @@ def _kinds(node: Expr) -> set[str]:
 
 
 def _has_arithmetic(node: Expr) -> bool:
-    """Whether a sum or product of plain numbers is left standing somewhere."""
+    """Return whether a sum or product of plain numbers is left standing somewhere."""
     for part in walk(node):
         if isinstance(part, Op) and part.name in ("add", "mul"):
             plain = [arg for arg in part.args if is_numeral(arg) or (part.name == "add" and _is_power(arg))]
@@ -86,7 +86,7 @@ def _has_arithmetic(node: Expr) -> bool:
 
 
 def _cancels(node: Expr) -> bool:
-    """Whether a sum holds a term and its negative."""
+    """Return whether a sum holds a term and its negative."""
     for part in walk(node):
         if isinstance(part, Op) and part.name == "add":
             terms = set(part.args)
@@ -120,7 +120,7 @@ def _is_irrational(radicand: Expr, degree: Expr) -> bool:
 
 
 def unfinished(found: Expr, gold: Expr, closed_forms: bool = False) -> str:
-    """What is still to be done in ``found``; empty when it is an answer in the manner of ``gold``.
+    """Return what is still to be done in ``found``; empty when it is an answer in the manner of ``gold``.
 
     ``closed_forms``: an exact value such as ``pi/4`` may stand for a number, as where that is compared with a
     tolerance.

@@ -44,7 +44,7 @@ def named_value(node: Node) -> tuple[Node, Node] | None:
 
 
 def named_reference(node: Node) -> tuple[Node, Node] | None:
-    """The same for a reference, where ``a + b = 0`` and ``AB = CD`` are equations in their own right."""
+    """Do the same for a reference, where ``a + b = 0`` and ``AB = CD`` are equations in their own right."""
     named = named_value(node)
     if named is None:
         return None
@@ -72,14 +72,14 @@ def _is_name(node: Node) -> bool:
 
 
 def is_variable(node: Node) -> bool:
-    """A lone name: ``x``, ``f(x)``."""
+    """Return whether a node is a lone name: ``x``, ``f(x)``."""
     if isinstance(node, Op) and node.name == "mul" and len(node.args) == 2:
         return all(isinstance(arg, Sym) for arg in node.args) and _is_name(node)
     return node == NOBODY or (isinstance(node, Sym) and node.name not in CONSTANTS)
 
 
 def is_constant(node: Node) -> bool:
-    """A value without variables."""
+    """Return whether a node is a value without variables."""
     return isinstance(node, EXPRESSION) and not symbols(node)
 
 
@@ -96,7 +96,7 @@ def function_name(node: Node) -> tuple[str, str] | None:
 
 
 def unnamed(items: Sequence[Node]) -> tuple[Node, ...]:
-    """Values of a list in which the first, or every one, has a name, the same one."""
+    """Return the values of a list without their name, where the first one, or every one, has it."""
     names = [named_value(item) for item in items]
     if names and names[0] and all(name is None or name[0] == names[0][0] for name in names):
         return tuple(name[1] if name else item for name, item in zip(names, items, strict=True))
@@ -121,12 +121,12 @@ def system(node: Node) -> tuple[tuple[Node, Node], ...] | None:
 
 
 def chained_alike(gold: Node, found: Relation) -> bool:
-    """Whether the reference is a chain of as many relations."""
+    """Return whether the reference is a chain of as many relations."""
     return isinstance(gold, Relation) and len(gold.signs) == len(found.signs)
 
 
 def quotient(node: Ratio) -> Expr | None:
-    """The quotient that ``a : b`` stands for, if it has one."""
+    """Return the quotient that ``a : b`` stands for, if it has one."""
     if len(node.terms) != 2 or node.terms[1] == Num(Fraction(0)):
         return None
     return Op("div", (node.terms[0], node.terms[1]))
@@ -148,12 +148,12 @@ def _as_ratio(node: Node) -> Node:
 
 
 def has_dots(items: Sequence[Node]) -> bool:
-    """Whether dots stand for some of the items, so that their order tells which."""
+    """Return whether dots stand for some of the items, so that their order tells which."""
     return any(isinstance(item, Sym) and item.name == "dots" for item in items)
 
 
 def variables(node: Node) -> list[str]:
-    """All variables of a tree, in the order in which they are met."""
+    """Return all variables of a tree, in the order in which they are met."""
     found: dict[str, None] = {}
 
     def visit(part: Node) -> None:
@@ -174,7 +174,7 @@ def variables(node: Node) -> list[str]:
 
 
 def canonical(node: Expr) -> tuple[object, ...]:
-    """What two expressions share that differ in the order of terms and factors only."""
+    """Return what two expressions share that differ in the order of terms and factors only."""
     if isinstance(node, Num):
         return ("num", node.value.numerator, node.value.denominator)
     if isinstance(node, Sym):

@@ -38,7 +38,7 @@ ALL = Interval(Op("neg", (INFINITY,)), False, INFINITY, False)
 
 
 def plain_interval(node: Node) -> Node:
-    """An inequality on one variable as the interval that it describes; other nodes as they are."""
+    """Return an inequality on one variable as the interval that it describes; other nodes as they are."""
     if not isinstance(node, Relation) or not set(node.signs) <= _SIGNS:
         return node
     if not all(isinstance(side, EXPRESSION) or side == NOBODY for side in node.sides):
@@ -68,7 +68,7 @@ def as_set(node: Node) -> Node:
 
 
 def is_set(node: Node) -> bool:
-    """Whether a node describes a set of real numbers in more words than a single interval."""
+    """Return whether a node describes a set of real numbers in more words than a single interval."""
     if isinstance(node, Seq):
         return len(node.items) == 2 and all(is_constant(item) for item in node.items)
     if isinstance(node, Union):
@@ -81,7 +81,7 @@ def is_set(node: Node) -> bool:
 
 
 def _is_bound(node: Node) -> bool:
-    """An inequality, or what a variable is not."""
+    """Return whether a node is an inequality, or says what a variable is not."""
     return (
         isinstance(node, Relation)
         and (set(node.signs) <= _SIGNS or node.signs == ("!=",))
@@ -90,7 +90,7 @@ def _is_bound(node: Node) -> bool:
 
 
 def real_set(node: Node, order: Order) -> list[Interval] | None:
-    """The intervals of a set, in order, none touching the next; ``None`` when it is no such set."""
+    """Return the intervals of a set, in order, none touching the next; ``None`` when it is no such set."""
     found = _intervals(node, order)
     return None if found is None or len(found) > MAX_INTERVALS else joined(found, order)
 
@@ -136,7 +136,7 @@ def _together(parts: Sequence[Node], order: Order) -> list[Interval] | None:
 
 
 def _common(parts: Sequence[Node], order: Order) -> list[Interval] | None:
-    """What all parts share: what is outside of none of them."""
+    """Return what all parts share: what is outside of none of them."""
     outside: list[Interval] = []
     for part in parts:
         intervals = _intervals(part, order)
@@ -190,7 +190,7 @@ def joined(intervals: Sequence[Interval], order: Order) -> list[Interval]:
 
 
 def complement(intervals: Sequence[Interval], order: Order) -> list[Interval]:
-    """All other real numbers."""
+    """Return the complement: all other real numbers."""
     found: list[Interval] = []
     low, low_in = ALL.low, False
     for interval in joined(intervals, order):

@@ -20,7 +20,7 @@ MAX_ANSWER = 1000
 
 
 def judge(gold: str, answer: str, tolerance: Fraction | None = None, timeout_s: float = GRADER_TIMEOUT_S) -> Score:
-    """Whether ``answer``, already extracted, is the reference ``gold``; the rules are those of ``grade``."""
+    """Return whether ``answer``, already extracted, is the reference ``gold``; the rules are those of ``grade``."""
     shown = answer[:MAX_ANSWER]
     try:
         expected = clean(narrow(gold))
@@ -40,7 +40,7 @@ def judge(gold: str, answer: str, tolerance: Fraction | None = None, timeout_s: 
 
 
 def _compare(gold: str, answer: str, tolerance: Fraction | None, timeout_s: float) -> Verdict:
-    """Both cleaned. Raises ``Unreadable`` for the answer, ``GraderFailure``."""
+    """Return both cleaned. Raises ``Unreadable`` for the answer, ``GraderFailure``."""
     if not answer:
         return differs("empty answer")
     if look(gold) == look(answer):

@@ -91,7 +91,7 @@ def final_number(text: str) -> Found:
 
 
 def _after_mark(text: str) -> Found | None:
-    """What follows the last ``####`` that is no heading; ``None`` without one."""
+    """Return what follows the last ``####`` that is no heading; ``None`` without one."""
     end = len(text)
     last = True
     while (start := text.rfind(MARK, 0, end)) >= 0:
@@ -104,7 +104,7 @@ def _after_mark(text: str) -> Found | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is one value, maybe with its unit, rather than a sentence."""
+    """Return whether a text is one value, maybe with its unit, rather than a sentence."""
     if not _VALUE.match(text):
         return False
     if len(text) > 400:
@@ -116,13 +116,15 @@ def is_number(text: str) -> bool:
 
 
 def without_references(text: str) -> str:
-    """The text without the numbers of its own steps, lines and pages; as it is when it has no others."""
+    """Return the text without the numbers of its own steps, lines and pages; as it is when it has no others."""
     found = _REFERENCE.sub("", text)
     return found if _DIGITS.search(found) else text
 
 
 def last_number(text: str) -> Found:
-    """The last number of a text, with what belongs to it: its sign, a power, a per cent sign, a word of quantity."""
+    """Return the last number of a text, with what belongs to it: its sign, a power, a per cent sign, a word of
+    quantity.
+    """
     text = ascii_signs(without_references(text[-MAX_TEXT:])).rstrip()
     last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
     if last is None:
@@ -163,7 +165,7 @@ def _whole(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _formula(text: str, place: int) -> str:
-    """The formula between dollar signs or the like in which a place lies; empty when it is in none."""
+    """Return the formula between dollar signs or the like in which a place lies; empty when it is in none."""
     for match in _MATHS.finditer(text):
         if match.start() <= place < match.end():
             content = next(part for part in match.groups() if part is not None).strip()

@@ -16,7 +16,7 @@ class Numerals(Cursor):
     """Reads numbers."""
 
     def numeral(self) -> Num | Based:
-        """A number; with a subscript it is one in another base."""
+        """Return a number; with a subscript it is one in another base."""
         token = self.tokens[self.at]
         digits, end = token.value, self.at + 1
         while end < len(self.tokens) and not self.tokens[end].spaced and self._is_digit(end):
@@ -64,7 +64,7 @@ class Numerals(Cursor):
         return Num(_repeated(digits, period))
 
     def marked(self) -> str:
-        """The digits under a mark: in braces, or a single one."""
+        """Return the digits under a mark: in braces, or a single one."""
         self.at += 1
         if self.kind() == "num" and len(self.tokens[self.at].value) == 1:
             return self.script()
@@ -72,7 +72,7 @@ class Numerals(Cursor):
 
 
 def _period(places: str) -> int:
-    """How many digits at the end repeat, seen at least three times, or twice when there are several."""
+    """Return how many digits at the end repeat, seen at least three times, or twice when there are several."""
     for length in range(1, len(places) // 2 + 1):
         times = 3 if length == 1 else 2
         if len(places) >= times * length and places.endswith(places[-length:] * times):
@@ -86,7 +86,7 @@ def _repeated(digits: str, period: str) -> Fraction:
 
 
 def base_of(text: str, digits: str) -> int:
-    """The base that a subscript names; 0 when it names none, or none that has such digits."""
+    """Return the base that a subscript names; 0 when it names none, or none that has such digits."""
     if text.lower() in _BASES:
         return _BASES.index(text.lower())
     if not re.fullmatch(r"[0-9]{1,2}", text):

@@ -45,7 +45,7 @@ class Uncertain(Exception):
 
 
 def magnitude(number: Any) -> int:
-    """The least n with ``|number| < 2**n``, give or take one; ``EXACT`` for 0."""
+    """Return the least n with ``|number| < 2**n``, give or take one; ``EXACT`` for 0."""
     found = mp.mag(number)
     return int(found) if mp.isfinite(found) else EXACT
 
@@ -91,7 +91,7 @@ class Evaluation:
         return self.snapped(found)
 
     def operation(self, node: Op, args: list[Value]) -> Value:
-        """The value of an operation on values."""
+        """Evaluate an operation on values."""
         name = node.name
         if name in ("add", "mixed"):
             return self.sum(args)
@@ -116,18 +116,18 @@ class Evaluation:
         raise Beyond(name)
 
     def rounded(self, number: Any) -> Value:
-        """A number with the error of one rounding."""
+        """Return a number with the error of one rounding."""
         return number, magnitude(number) - mp.prec + 2
 
     def fraction(self, number: Fraction) -> Value:
-        """A rational number."""
+        """Return a rational number."""
         self.cost(1)
         if number.denominator == 1 and number.numerator.bit_length() < mp.prec:
             return mp.mpf(number.numerator), EXACT
         return self.rounded(mp.mpf(number.numerator) / number.denominator)
 
     def symbol(self, name: str) -> Value:
-        """A constant, or a variable at the point."""
+        """Evaluate a constant, or a variable at the point."""
         if name in self.point:
             return self.fraction(self.point[name])
         if name in ("pi", "e"):
@@ -146,7 +146,7 @@ class Evaluation:
         return value
 
     def sum(self, terms: list[Value]) -> Value:
-        """A sum; notes how far its terms lie apart."""
+        """Evaluate a sum, and note how far its terms lie apart."""
         self.cost(len(terms))
         sizes = [magnitude(number) for number, _ in terms if number]
         total = mp.fsum([number for number, _ in terms])
@@ -161,7 +161,7 @@ class Evaluation:
         return total, max(error, rounding) + len(terms).bit_length()
 
     def product(self, factors: list[Value]) -> Value:
-        """A product."""
+        """Evaluate a product."""
         self.cost(len(factors))
         total = mp.fprod([number for number, _ in factors])
         sizes = [max(magnitude(number), error) for number, error in factors]
@@ -174,7 +174,7 @@ class Evaluation:
         return total, whole + max(relative, 2 - mp.prec) + len(factors).bit_length()
 
     def quotient(self, upper: Value, lower: Value) -> Value:
-        """A quotient."""
+        """Evaluate a quotient."""
         self.cost(1)
         number, error = lower
         if not number and error == EXACT:
@@ -189,7 +189,7 @@ class Evaluation:
         return result, top - size + 3 + max(upper[1] - top, error - size, 1 - mp.prec)
 
     def through(self, function: Any, value: Value, steps: float) -> Value:
-        """A function of one value; the error is what a change by the value's error changes."""
+        """Evaluate a function of one value; the error is what a change by the value's error changes."""
         number, error = value
         self.cost(steps)
         result = function(number)
@@ -200,7 +200,7 @@ class Evaluation:
         return result, max(moved + 3, magnitude(result) - mp.prec + 3)
 
     def unary(self, name: str, value: Value) -> Value:
-        """A named function of one number."""
+        """Evaluate a named function of one number."""
         number, error = value
         if name == "abs":
             return abs(number), error
@@ -244,7 +244,7 @@ class Evaluation:
         return (mp.floor(number) if name == "floor" else mp.ceil(number)), EXACT
 
     def factorial(self, value: Value) -> Value:
-        """A factorial, between whole numbers by the gamma function."""
+        """Evaluate a factorial, between whole numbers by the gamma function."""
         number, error = value
         if mp.im(number) or magnitude(number) > 64:
             raise TooLarge("a factorial of a huge number")
@@ -253,7 +253,7 @@ class Evaluation:
         return self.through(mp.factorial, value, 60)
 
     def binomial(self, upper: Value, lower: Value) -> Value:
-        """A binomial; exact when the lower number is small and whole."""
+        """Evaluate a binomial; exact when the lower number is small and whole."""
         (n, error), (k, lower_error) = upper, lower
         if lower_error != EXACT or not mp.isint(k):
             return self.quotient(self.factorial(upper), self.product(
@@ -275,7 +275,7 @@ class Evaluation:
         return self.quotient(self.product(factors), (mp.factorial(count), EXACT)) if factors else (mp.mpf(1), EXACT)
 
     def logarithm(self, value: Value) -> Value:
-        """The natural logarithm, on the principal branch."""
+        """Evaluate the natural logarithm, on the principal branch."""
         number, error = value
         if not number and error == EXACT:
             raise Beyond("a logarithm of zero")
@@ -288,7 +288,7 @@ class Evaluation:
         return (mp.mpf(0), EXACT) if number == 1 and error == EXACT else found
 
     def power(self, node: Op, base: Value, exponent: Value) -> Value:
-        """A power; with ``real_roots``, an odd root of a negative number is real."""
+        """Evaluate a power; with ``real_roots``, an odd root of a negative number is real."""
         number, error = base
         if not number and error == EXACT:
             if mp.re(exponent[0]) > 0:
@@ -319,7 +319,7 @@ class Evaluation:
         return result, max(moved + 3, magnitude(result) - mp.prec + 4)
 
     def whole_power(self, base: Value, exponent: int) -> Value:
-        """A whole power."""
+        """Evaluate a whole power."""
         number, error = base
         self.cost(1 + abs(exponent).bit_length())
         result = number**exponent
@@ -329,7 +329,7 @@ class Evaluation:
         return result, magnitude(result) + relative + abs(exponent).bit_length() + 1
 
     def root(self, radicand: Value, degree: Value) -> Value:
-        """A root of a small whole degree."""
+        """Evaluate a root of a small whole degree."""
         if degree[1] != EXACT or not mp.isint(degree[0]) or not 1 <= mp.re(degree[0]) <= 1000:
             raise Beyond("a root of a strange degree")
         number, error = radicand
@@ -345,7 +345,7 @@ class Evaluation:
 
 
 def _whole(values: list[Value]) -> bool:
-    """Whether all numbers are whole, so that arithmetic on them is exact while they fit."""
+    """Return whether all numbers are whole, so that arithmetic on them is exact while they fit."""
     return all(
         (mp.isint(number.real) and mp.isint(number.imag)) if isinstance(number, mp.mpc) else mp.isint(number)
         for number, _ in values
@@ -353,7 +353,7 @@ def _whole(values: list[Value]) -> bool:
 
 
 def written_fraction(node: Expr) -> Fraction | None:
-    """The value of a fraction of whole numbers, as an exponent is written; ``None`` for other expressions."""
+    """Return the value of a fraction of whole numbers, as an exponent is written; ``None`` for other expressions."""
     if isinstance(node, Num):
         return node.value
     if isinstance(node, Op) and node.name in ("neg", "div"):

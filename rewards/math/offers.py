@@ -139,13 +139,13 @@ def plain(text: str) -> str:
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether the words round a box from ``start`` to ``end`` say that it is not the answer."""
+    """Return whether the words round a box from ``start`` to ``end`` say that it is not the answer."""
     before, after = plain(text[max(0, start - 80) : start]), plain(text[end : end + 80])
     return _DENIED_BEFORE.search(before) is not None or _DENIED_AFTER.match(after) is not None
 
 
 def offered_elsewhere(text: str, end: int, answer: str) -> list[str]:
-    """Values that the words after a box, which ends at ``end``, offer in place of the ``answer`` in it."""
+    """Return the values that the words after a box, which ends at ``end``, offer in place of the ``answer`` in it."""
     found = []
     after = plain(text[end : end + AFTER])
     if _SOME_VALUE.search(after) or _is_word(answer):
@@ -157,7 +157,9 @@ def offered_elsewhere(text: str, end: int, answer: str) -> list[str]:
 
 
 def offered_after(text: str, start: int) -> list[str]:
-    """The value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded one."""
+    """Return the value that a word such as "or" offers beside the last box, in the same sentence; none for a rounded
+    one.
+    """
     text = text[start : start + AFTER]
     joined = _AND.match(text)
     if joined:
@@ -187,23 +189,23 @@ def offered_after(text: str, start: int) -> list[str]:
 
 
 def _ruled_out(text: str, match: re.Match[str]) -> bool:
-    """Whether the clause that offers a value goes on to rule it out."""
+    """Return whether the clause that offers a value goes on to rule it out."""
     return _REJECTED.search(_CLAUSE.split(text[match.end("value") :], maxsplit=1)[0]) is not None
 
 
 def _said(answer: str) -> str:
-    """The word or choice that an answer is."""
+    """Return the word or choice that an answer is."""
     return _TEXT.sub(r"\1", answer).strip(" .()")
 
 
 def _is_word(answer: str) -> bool:
-    """Whether an answer is a choice, or a word that has an opposite."""
+    """Return whether an answer is a choice, or a word that has an opposite."""
     said = _said(answer)
     return _CHOICE.fullmatch(said) is not None or any(said.lower() in pair for pair in _OPPOSITES)
 
 
 def _counted(value: str, answer: str) -> str:
-    """A value as it is compared; empty when it is none beside the answer.
+    """Return a value as it is compared; empty when it is none beside the answer.
 
     Of words count those that name a number (but for "one"), another choice beside a choice, and the opposite of the
     answer; tuples beside tuples.

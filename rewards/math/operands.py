@@ -65,14 +65,14 @@ class Operands(Environments, ABC):
 
     @abstractmethod
     def power(self) -> Node:
-        """An operand with what stands after it."""
+        """Parse an operand with what stands after it."""
 
     @abstractmethod
     def beside(self, left: Expr) -> Node:
-        """A factor without a sign before it."""
+        """Parse a factor without a sign before it."""
 
     def starts_factor(self) -> bool:
-        """Whether the coming token can stand right after a factor."""
+        """Return whether the coming token can stand right after a factor."""
         sign = self.peek()
         if sign == "|":
             return self.bars == 0
@@ -105,7 +105,7 @@ class Operands(Environments, ABC):
         return sign == "Omega" and self.kind(1) == "" and self.at > 0 and self.tokens[self.at - 1].kind == "num"
 
     def atom(self) -> Node:
-        """One operand."""
+        """Parse one operand."""
         self.depth += 1
         self.operands_left -= 1
         if self.depth > MAX_DEPTH:
@@ -141,7 +141,7 @@ class Operands(Environments, ABC):
         return Text(words)
 
     def form(self, sign: str) -> Node:
-        """The operand that a sign or command begins; it has been stepped over."""
+        """Parse the operand that a sign or command begins; it has been stepped over."""
         if sign in ("(", "["):
             return self.brackets(sign)
         if sign == "<(":
@@ -244,13 +244,13 @@ class Operands(Environments, ABC):
         return described(expression(items[0]), conditions) if builder else SetOf(tuple(items))
 
     def name(self) -> Node:
-        """A variable with its subscript."""
+        """Parse a variable with its subscript."""
         name = self.tokens[self.at].value
         self.at += 1
         return self.subscripted(name)
 
     def subscripted(self, name: str) -> Expr:
-        """A name with a subscript, if one comes; ``C_n^k`` is a binomial."""
+        """Parse a name with a subscript, if one comes; ``C_n^k`` is a binomial."""
         if not self.take("_"):
             return Sym(name)
         start = self.at
@@ -262,7 +262,9 @@ class Operands(Environments, ABC):
         return Sym(f"{name}_{self.script()}")
 
     def script_expression(self) -> Expr:
-        """An exponent: braces, or one sign, letter or number (TeX takes a single digit; people mean the number)."""
+        """Parse an exponent: braces, or one sign, letter or number (TeX takes a single digit; people mean the
+        number).
+        """
         if self.peek() == "'":
             return Sym(self.script())
         if self.peek() == "{" and self.peek(1) == "'":
@@ -279,7 +281,7 @@ class Operands(Environments, ABC):
         return expression(self.atom())
 
     def root(self) -> Expr:
-        """A square root or the root of a given degree."""
+        """Parse a square root or the root of a given degree."""
         degree: Expr = Num(Fraction(2))
         if self.take("["):
             degree = expression(self.sum())
@@ -314,11 +316,11 @@ class Operands(Environments, ABC):
         return Op("pow", (node, exponent)) if exponent is not None else node
 
     def power_without_script(self) -> Node:
-        """The bracketed argument of a function; an exponent after it belongs to the function's value."""
+        """Parse the bracketed argument of a function; an exponent after it belongs to the function's value."""
         return self.atom()
 
     def unevaluated(self, name: str) -> Expr:
-        """A sum, product, integral, limit, maximum ... that somebody still has to work out."""
+        """Parse a sum, product, integral, limit, maximum ... that somebody still has to work out."""
         parts: list[Expr] = []
         while self.peek() in ("_", "^"):
             self.at += 1
@@ -334,7 +336,7 @@ class Operands(Environments, ABC):
 
 
 def described(head: Expr, conditions: list[Node]) -> Node:
-    """A set by description; one of numbers within bounds is an interval or union."""
+    """Return a set by description; one of numbers within bounds is an interval or union."""
     if len(conditions) == 1 and isinstance(head, Sym):
         (condition,) = conditions
         bounds = isinstance(condition, Relation) and set(condition.signs) <= {"<", ">", "<=", ">="}
@@ -344,7 +346,7 @@ def described(head: Expr, conditions: list[Node]) -> Node:
 
 
 def accented(node: Expr, accent: str) -> Sym:
-    """A name with an accent or prime."""
+    """Return a name with an accent or prime."""
     letters = node.args if isinstance(node, Op) and node.name == "mul" else (node,)
     if not all(isinstance(letter, Sym) for letter in letters):
         raise Unreadable(f"{accent!r} over something that is no name")

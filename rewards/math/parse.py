@@ -86,7 +86,7 @@ class Parser(Operands):
             labels.append(label)
 
     def both_signs(self) -> list[Node]:
-        """An item once for every choice of its plus-minus signs."""
+        """Parse an item once for every choice of its plus-minus signs."""
         start, depth = self.at, self.depth
         outer, self.plus_minus, self.minus = self.plus_minus, 0, 0
         read = [self.item()]
@@ -112,7 +112,7 @@ class Parser(Operands):
         return node
 
     def statement(self) -> Node:
-        """A value, or values with relation signs between them."""
+        """Parse a value, or values with relation signs between them."""
         self.take("approx")
         if self.kind() == "text":
             words = self.tokens[self.at].value.lower().strip()
@@ -158,14 +158,14 @@ class Parser(Operands):
         return Congruence(left, right, modulus)
 
     def sum_before_modulus(self) -> Node:
-        """A sum in which ``mod`` is no operation."""
+        """Parse a sum in which ``mod`` is no operation."""
         self.moduli += 1
         node = self.sum()
         self.moduli -= 1
         return node
 
     def ratio(self) -> Node:
-        """A set or value, or several values with colons between them."""
+        """Parse a set or value, or several values with colons between them."""
         node = self.union()
         if self.peek() != ":" or self.bars:
             return node
@@ -178,7 +178,7 @@ class Parser(Operands):
         return Ratio(tuple(terms))
 
     def union(self) -> Node:
-        """A quantity, or sets joined by signs."""
+        """Parse a quantity, or sets joined by signs."""
         node = self.quantity()
         while True:
             if self.take("cup"):
@@ -191,7 +191,7 @@ class Parser(Operands):
                 return node
 
     def quantity(self) -> Node:
-        """A sum with its unit; two quantities of one kind side by side are one: ``1 h 30 min``."""
+        """Parse a sum with its unit; two quantities of one kind side by side are one: ``1 h 30 min``."""
         node = self.sum()
         if isinstance(node, Text) or not self.unit_ahead():
             return node
@@ -202,7 +202,7 @@ class Parser(Operands):
         return found
 
     def unit_words(self) -> str:
-        """The words and signs of a unit, as plain text: ``kg*m^2/s``."""
+        """Parse the words and signs of a unit, as plain text: ``kg*m^2/s``."""
         parts: list[str] = []
         while True:
             sign = self.peek()
@@ -231,7 +231,7 @@ class Parser(Operands):
                 return "".join(parts)
 
     def unit_argument(self) -> str:
-        """The unit in braces above or below a line."""
+        """Parse the unit in braces above or below a line."""
         self.need("{")
         words = self.unit_words()
         self.need("}")
@@ -300,14 +300,14 @@ class Parser(Operands):
         return times(left, right)
 
     def factor(self) -> Node:
-        """A factor after a sign: it may have a sign of its own."""
+        """Parse a factor after a sign: it may have a sign of its own."""
         if self.take("-"):
             return negated(expression(self.power()))
         self.take("+")
         return self.power()
 
     def power(self) -> Node:
-        """An atom with its exponent, factorial, degree, per cent and currency signs."""
+        """Parse an atom with its exponent, factorial, degree, per cent and currency signs."""
         node = self.atom()
         while True:
             if self.peek() == "^":

@@ -33,8 +33,8 @@ _PROBES = tuple(Fraction(place, 100) for place in (0, 1, 10, 100, -100, 300, 700
 
 
 def is_natural(node: Expr) -> bool:
-    """Whether the variables of an expression have to be natural numbers: in factorials, above a negative base, and
-    where they are rounded and named like natural numbers.
+    """Return whether the variables of an expression have to be natural numbers: in factorials, above a negative base,
+    and where they are rounded and named like natural numbers.
     """
     for part in walk(node):
         if isinstance(part, Op) and symbols(part):
@@ -88,12 +88,12 @@ def _random_point(names: list[str], scale: float, natural: bool, random: Random)
 
 
 def between(low: Fraction, high: Fraction, random: Random) -> Fraction:
-    """A random number of an interval."""
+    """Return a random number of an interval."""
     return low + (high - low) * Fraction(random.getrandbits(_BITS), 2**_BITS)
 
 
 def _has_value(node: Expr, point: Point, real: bool) -> bool:
-    """Whether an expression has a value at a point; ``real`` unless it is written with the imaginary unit."""
+    """Return whether an expression has a value at a point; ``real`` unless it is written with the imaginary unit."""
     try:
         (number, error), _ = at(node, point, 2 * _LOW)
     except (Beyond, TooLarge, Uncertain):
@@ -102,7 +102,9 @@ def _has_value(node: Expr, point: Point, real: bool) -> bool:
 
 
 def _chooses(node: Expr, point: Point) -> bool:
-    """Whether every binomial at a point chooses no more than there are: where it does, other forms have no value."""
+    """Return whether every binomial at a point chooses no more than there are: where it does, other forms have no
+    value.
+    """
     for part in walk(node):
         if isinstance(part, Op) and part.name == "binom":
             try:

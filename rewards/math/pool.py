@@ -66,7 +66,7 @@ class Nursery:
         self._control.settimeout(10)
 
     def fork(self) -> Worker:
-        """A fresh worker. Raises ``GraderFailure``."""
+        """Return a fresh worker. Raises ``GraderFailure``."""
         try:
             self._control.sendall(b"f")
             message, handles, _, _ = socket.recv_fds(self._control, 32, 2)
@@ -110,7 +110,7 @@ class Outcome:
 
 
 def _readable(descriptor: int, wait_s: float) -> bool:
-    """Whether a descriptor becomes readable, or its other end is gone, within the time."""
+    """Return whether a descriptor becomes readable, or its other end is gone, within the time."""
     poller = select.poll()  # select() knows no descriptors above 1023, of which a server may have many
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(max(0.0, wait_s) * 1000))
@@ -128,7 +128,9 @@ class Worker:
         self._unread = b""
 
     def ask(self, request: bytes, limit_s: float) -> Outcome:
-        """What came of one request within ``limit_s`` processor seconds. Without a reply the worker is done for."""
+        """Return what came of one request within ``limit_s`` processor seconds. Without a reply the worker is
+        done for.
+        """
         self.served += 1
         began, before = time.monotonic(), self.cpu_s()
         reference_done = False
@@ -151,7 +153,7 @@ class Worker:
             return Outcome(None, reference_done)
 
     def _line(self, deadline: float) -> bytes | None:
-        """The next line; ``None`` at the deadline. Raises ``OSError`` when the process has ended."""
+        """Return the next line; ``None`` at the deadline. Raises ``OSError`` when the process has ended."""
         while b"\n" not in self._unread:
             if not _readable(self._connection.fileno(), deadline - time.monotonic()):
                 return None
@@ -204,7 +206,7 @@ class GraderPool:
             self._idle.put(None)
 
     def ask(self, gold: str, answer: str, limit_s: float, tolerance: Fraction | None = None) -> Verdict:
-        """The verdict on one answer within ``limit_s`` seconds of processor time, start-up of the pool aside.
+        """Return the verdict on one answer within ``limit_s`` seconds of processor time, start-up of the pool aside.
 
         Raises ``GraderFailure`` when the grader or the reference is at fault. The answer is at fault, and wrong, when
         the reference alone was worked out and the answer then used up the limit, its memory, or ended two workers.
@@ -235,7 +237,7 @@ class GraderPool:
             self._idle.put(worker)
 
     def _fit(self, worker: Worker | None) -> Worker:
-        """The worker itself, or a fresh one in place of one that is dead or old."""
+        """Return the worker itself, or a fresh one in place of one that is dead or old."""
         if worker is not None:
             if worker.served < MAX_ITEMS and worker.alive:
                 return worker
@@ -281,7 +283,7 @@ _pools: list[GraderPool] = []
 
 @cache
 def shared_pool() -> GraderPool:
-    """The pool of this process; it ends with the process."""
+    """Return the pool of this process; it ends with the process."""
     pool = GraderPool(max(1, min(4, len(os.sched_getaffinity(0)))))
     _pools.append(pool)
     atexit.register(pool.close)

@@ -10,7 +10,9 @@ from rewards.math.units import conversion, meaning, measure
 
 
 def quantity(value: Expr, words: str) -> Expr:
-    """The value with its unit or noun. Raises ``Unreadable`` for words that change it in ways that are not read."""
+    """Return the value with its unit or noun. Raises ``Unreadable`` for words that change it in ways that are
+    not read.
+    """
     found = meaning(words)
     if found is None:
         raise Unreadable("words beside a value")
@@ -26,7 +28,7 @@ def quantity(value: Expr, words: str) -> Expr:
 
 
 def scaled(value: Expr, factor: Fraction) -> Expr:
-    """The value times a factor; a plain number stays one."""
+    """Return the value times a factor; a plain number stays one."""
     if factor == 1:
         return value
     try:
@@ -37,7 +39,7 @@ def scaled(value: Expr, factor: Fraction) -> Expr:
 
 
 def product(left: Expr, right: Node) -> Node:
-    """The product of two factors; a factor of a matrix goes into its entries."""
+    """Return the product of two factors; a factor of a matrix goes into its entries."""
     if not isinstance(right, Matrix):
         return times(left, expression(right))
     try:
@@ -48,7 +50,7 @@ def product(left: Expr, right: Node) -> Node:
 
 
 def same_kind(first: Unit, further: Expr) -> Unit:
-    """Two quantities side by side as one: 1 h 30 min. Raises ``Unreadable`` when they are of different kinds."""
+    """Return two quantities side by side as one: 1 h 30 min. Raises ``Unreadable`` when they are of different kinds."""
     if isinstance(further, Unit) and measure(first.name) is not None:
         factor = conversion(first.name, further.name)
         if factor is not None and factor < 1:
@@ -57,7 +59,7 @@ def same_kind(first: Unit, further: Expr) -> Unit:
 
 
 def scaled_sum(one: Expr, other: Expr) -> Expr:
-    """The sum of two values; of plain numbers, a plain number."""
+    """Return the sum of two values; of plain numbers, a plain number."""
     try:
         return Num(abs(rational(one) + rational(other))) if rational(one) >= 0 else Op("add", (one, other))
     except (Beyond, TooLarge):

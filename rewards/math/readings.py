@@ -38,7 +38,7 @@ def _read_one(tokens: list[Token], independent: bool) -> Node:
 
 
 def _variants(text: str) -> list[Node]:
-    """What a text can mean; raises ``Unreadable`` when nothing."""
+    """Return what a text can mean; raises ``Unreadable`` when nothing."""
     flattened = flat(text)
     seconds = _SECONDS.match(flattened)
     time = _SECONDS.sub(r"\1", flattened, count=1) if seconds else flattened
@@ -71,7 +71,7 @@ def _variants(text: str) -> list[Node]:
 
 
 def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
-    """All readings of a cleaned answer, the likelier first: ``1,234`` is a number, or else two answers.
+    """Return all readings of a cleaned answer, the likelier first: ``1,234`` is a number, or else two answers.
 
     A ``trusted`` text says what it means: groups of digits that could be two answers are two. Raises ``Unreadable``
     with the reason when there is no reading.
@@ -103,7 +103,7 @@ def read(text: str, trusted: bool = False) -> tuple[Node, ...]:
 
 
 def _without_braces(text: str) -> str:
-    """The text without braces around all of it: they do not show."""
+    """Return the text without braces around all of it: they do not show."""
     while text.startswith("{") and text.endswith("}") and not text.endswith("\\}"):
         depth = 0
         for match in _BRACE.finditer(text):
@@ -118,5 +118,5 @@ def _without_braces(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def read_gold(text: str) -> tuple[Node, ...]:
-    """The readings of a cleaned reference, kept: each is compared with many responses."""
+    """Return the readings of a cleaned reference, kept: each is compared with many responses."""
     return read(text, trusted=True)

@@ -69,7 +69,7 @@ class Relations:
     def both_named(
         self, gold: Node, found: Node, named_gold: tuple[Node, Node], named_found: tuple[Node, Node]
     ) -> Verdict:
-        """Two named values: one name, or one function of a variable that may be called otherwise."""
+        """Compare two named values: of one name, or one function of a variable that may be called otherwise."""
         one, other = function_name(named_gold[0]), function_name(named_found[0])
         value = named_found[1]
         if one and other and one[0] == other[0] and one[1] != other[1] and isinstance(value, EXPRESSION):
@@ -81,7 +81,9 @@ class Relations:
         return self.compare(named_gold[1], value)
 
     def equations(self, gold: Node, found: Node) -> Verdict:
-        """Two relations: side by side, turned around, one a multiple of the other, or solved for another name."""
+        """Compare two relations: side by side, turned around, one a multiple of the other, or solved for another
+        name.
+        """
         assert isinstance(gold, Relation)
         assert isinstance(found, Relation)
         candidates = [found]
@@ -104,7 +106,7 @@ class Relations:
         return differs("another relation")
 
     def side_by_side(self, gold: Relation, found: Relation) -> bool:
-        """Every side the reference's."""
+        """Return whether every side is the reference's."""
         return all(self.compare(one, other).same for one, other in zip(gold.sides, found.sides, strict=True))
 
     def differences(self, gold: Relation, found: Relation) -> tuple[Expr, Expr] | None:
@@ -118,12 +120,14 @@ class Relations:
         return one, other
 
     def multiples(self, gold: Relation, found: Relation) -> bool:
-        """Whether ``left - right`` of one equation is a constant multiple of the other's."""
+        """Return whether ``left - right`` of one equation is a constant multiple of the other's."""
         pair = self.differences(gold, found)
         return pair is not None and self.engine.proportion(*pair) != 0
 
     def bounds(self, gold: Relation, found: Relation) -> bool:
-        """The same of inequalities: a positive multiple, or a negative one of the inequality turned around."""
+        """Return whether inequalities agree: by a positive multiple, or a negative one of the inequality turned
+        around.
+        """
         pair = self.differences(gold, found)
         if pair is None or len(symbols(pair[0])) < 2:
             return False
@@ -131,7 +135,9 @@ class Relations:
         return sign != 0 and gold.signs[0] == (found.signs[0] if sign > 0 else FLIPPED[found.signs[0]])
 
     def solved(self, gold: Relation, found: Relation) -> bool:
-        """Whether one equation is the other, solved for a name in which it is linear: ``E = mc^2``, ``m = E/c^2``."""
+        """Return whether one equation is the other, solved for a name in which it is linear: ``E = mc^2``, ``m =
+        E/c^2``.
+        """
         pair = self.differences(gold, found)
         if pair is None:
             return False
@@ -143,7 +149,7 @@ class Relations:
         return False
 
     def linear(self, node: Expr, name: str, value: Expr | None) -> bool:
-        """Whether an expression is linear in a name.
+        """Return whether an expression is linear in a name.
 
         With ``value``, what the name is by the reference, also whether the factor of the name is nothing but the
         denominator of the value: any other factor could be 0 where the value is defined, and adds solutions.
@@ -163,7 +169,7 @@ class Relations:
         return not _divides(node) and self.engine.proportion(_denominator(value), slope) != 0
 
     def congruences(self, gold: Congruence, found: Congruence) -> Verdict:
-        """The same left side and modulus, and right sides that differ by a multiple of it."""
+        """Compare two congruences: the same left side and modulus, right sides that differ by a multiple of it."""
         if not self.compare(gold.left, found.left).same:
             return differs("another name")
         if not self.engine.equal(gold.modulus, found.modulus, None):
@@ -176,7 +182,7 @@ class Relations:
         return SAME if self.engine.equal(remainders[0], remainders[1], None) else differs("another remainder")
 
     def ratios(self, gold: Node, found: Node) -> Verdict:
-        """Two ratios, or a ratio of two and its quotient; the order of the terms counts."""
+        """Compare two ratios, or a ratio of two and its quotient; the order of the terms counts."""
         if isinstance(gold, Ratio) and isinstance(found, Ratio):
             if len(gold.terms) != len(found.terms):
                 return differs("a ratio of another number of terms")
@@ -195,7 +201,7 @@ class Relations:
         return self.compare(value, found) if isinstance(gold, Ratio) else self.compare(gold, value)
 
     def nonzero(self, gold: Ratio, found: Ratio) -> bool:
-        """Whether terms are 0 in the same places only."""
+        """Return whether terms are 0 in the same places only."""
         return all(
             (one == ZERO) == self.engine.equal(ZERO, two, None)
             for one, two in zip(gold.terms, found.terms, strict=True)
@@ -213,13 +219,13 @@ def _solution(relation: Relation) -> tuple[str, Expr] | None:
 
 
 def _all_of(node: Expr, without: str) -> Expr:
-    """An expression that has a value everywhere, of the variables of another."""
+    """Return an expression that has a value everywhere, of the variables of another."""
     names = sorted(symbols(node) - {without})
     return Op("add", (ZERO, *(Sym(name) for name in names)))
 
 
 def _denominator(node: Expr) -> Expr:
-    """The product of what a product or quotient is divided by."""
+    """Return the product of what a product or quotient is divided by."""
     if isinstance(node, Op) and node.name == "neg":
         return _denominator(node.args[0])
     if isinstance(node, Op) and node.name == "div":
@@ -230,7 +236,7 @@ def _denominator(node: Expr) -> Expr:
 
 
 def _divides(node: Expr) -> bool:
-    """Whether an expression divides by a variable."""
+    """Return whether an expression divides by a variable."""
     for part in walk(node):
         if isinstance(part, Op) and part.name == "div" and symbols(part.args[1]):
             return True

@@ -13,7 +13,7 @@ _RELATIONS = frozenset({"=", "<", ">", "leq", "geq", "neq", ":"})
 
 
 def resolve(tokens: list[Token], units: bool) -> list[Token]:
-    """The tokens with every ``word`` turned into text or single names.
+    """Return the tokens with every ``word`` turned into text or single names.
 
     ``units``: a single letter that is a unit is one after a value and a space (``5 m``); else it is a variable.
     """
@@ -42,7 +42,7 @@ def resolve(tokens: list[Token], units: bool) -> list[Token]:
 
 
 def _is_prose(run: list[Token], before: Token | None, after: Token | None, found: list[Token]) -> bool:
-    """Whether words that fill a place between separators are a text: ``no solution``, ``DNE``, ``Amy``."""
+    """Return whether words that fill a place between separators are a text: ``no solution``, ``DNE``, ``Amy``."""
     sided = (before is not None and before.value in _RELATIONS) or (after is not None and after.value in _RELATIONS)
     opened = before is None or before.value in _OPENING or before.value in _RELATIONS
     closed = after is None or after.value in _CLOSING or after.value in _RELATIONS
@@ -59,7 +59,7 @@ def _is_prose(run: list[Token], before: Token | None, after: Token | None, found
 
 
 def _is_word(token: Token, alone: bool) -> bool:
-    """Whether a run of letters is a word rather than a product of variables."""
+    """Return whether a run of letters is a word rather than a product of variables."""
     word = token.value
     if token.kind == "text" or len(word) > 4 or not word.isascii():
         return True
@@ -107,12 +107,12 @@ def _append_text(word: str, spaced: bool, found: list[Token]) -> None:
 
 
 def _ends_value(token: Token) -> bool:
-    """Whether a value may end with this token."""
+    """Return whether a value may end with this token."""
     return token.kind == "num" or token.value in ("}", ")", "]", "pi", "circ", "%", "]", "!", "£", "€", "'")
 
 
 def _after_slash(found: list[Token]) -> bool:
-    """Whether the tokens end with a unit and a sign of division or multiplication: ``m/``, ``m^2/``."""
+    """Return whether the tokens end with a unit and a sign of division or multiplication: ``m/``, ``m^2/``."""
     if len(found) < 2 or found[-1].value not in ("/", "cdot", "*"):
         return False
     if found[-2].kind == "num" and len(found) > 3 and found[-3].value == "^":
@@ -131,7 +131,7 @@ def _in_unit(found: list[Token]) -> bool:
 
 
 def _is_unit(token: Token, found: list[Token], after: Token | None, units: bool) -> bool:
-    """Whether a word right after a value is its unit, or says of what it is a number."""
+    """Return whether a word right after a value is its unit, or says of what it is a number."""
     word = token.value
     if not word.isascii():
         return True
@@ -150,7 +150,7 @@ def _is_unit(token: Token, found: list[Token], after: Token | None, units: bool)
 
 
 def has_letter_unit(tokens: list[Token]) -> bool:
-    """Whether a single bare letter could be a unit, so that there are two readings."""
+    """Return whether a single bare letter could be a unit, so that there are two readings."""
     return any(
         token.kind == "word" and not token.upright and token.spaced and token.value in LETTER_UNITS for token in tokens
     )

@@ -68,7 +68,7 @@ RANGE = "\u2013"
 
 
 def ascii_signs(text: str) -> str:
-    """The text with the signs of this module as LaTeX; a root sign covers all digits of the number after it."""
+    """Return the text with the signs of this module as LaTeX; a root sign covers all digits of the number after it."""
     if text.isascii():
         return text
     text = _SUPERS.sub(lambda found: f"^{{{found.group().translate(_SUPER)}}}", text)
@@ -79,5 +79,5 @@ def ascii_signs(text: str) -> str:
 
 
 def narrow(text: str) -> str:
-    """A trusted text with full-width letters and digits as plain ones."""
+    """Return a trusted text with full-width letters and digits as plain ones."""
     return _WIDE.sub(lambda found: chr(ord(found.group()) - 0xFEE0), text)

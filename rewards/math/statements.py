@@ -28,12 +28,12 @@ LABEL = re.compile(
 
 
 def is_approximate(text: str) -> bool:
-    """Whether words only say that a value is rounded."""
+    """Return whether words only say that a value is rounded."""
     return text in _APPROXIMATELY
 
 
 def more_or_less(node: Node, text: str) -> Node | None:
-    """The bound in "5 or more"; ``None`` for other words after an "or"."""
+    """Return the bound in "5 or more"; ``None`` for other words after an "or"."""
     first = text.lower().split(" ")[0]
     if first not in _WIDER or not isinstance(node, Num | Op | Unit | Sym):
         return None
@@ -66,7 +66,7 @@ def _split(items: Sequence[Node], labels: Sequence[str], label: str) -> list[lis
 
 
 def _names(items: Sequence[Node]) -> tuple[str, ...]:
-    """The names of equations that each give a value; empty when one gives none."""
+    """Return the names of equations that each give a value; empty when one gives none."""
     found = []
     for item in items:
         if not (isinstance(item, Relation) and item.signs == ("=",) and isinstance(item.sides[0], Sym | Text)):

@@ -75,7 +75,7 @@ _MATHS = re.compile(r"[-+]?(?:\\?\$|[£€¥₹(.])?[0-9].*|[A-Za-z] ?[=<>].*|[<
 
 
 def tokenize(text: str, depth: int = 0) -> list[Token]:
-    """Tokens of a cleaned answer, its words unresolved. Raises ``Unreadable``."""
+    """Return the tokens of a cleaned answer, its words unresolved. Raises ``Unreadable``."""
     tokens: list[Token] = []
     spaced, at = False, 0
     owed = [0]  # arguments that a command still takes, for every open brace: one without braces is a single digit

@@ -179,7 +179,7 @@ CONSTANTS = frozenset({"pi", "e", "i", "infty", "ten"})
 
 
 def walk(node: Expr) -> Iterator[Expr]:
-    """The node and everything below it."""
+    """Yield the node and everything below it."""
     yield node
     if isinstance(node, Op):
         for arg in node.args:
@@ -189,12 +189,12 @@ def walk(node: Expr) -> Iterator[Expr]:
 
 
 def symbols(node: Expr) -> frozenset[str]:
-    """Names of the variables in an expression, constants left out."""
+    """Return the names of the variables in an expression, constants left out."""
     return frozenset(part.name for part in walk(node) if isinstance(part, Sym)) - CONSTANTS
 
 
 def negated(node: Expr) -> Expr:
-    """The expression with its sign changed."""
+    """Return the expression with its sign changed."""
     return node.args[0] if isinstance(node, Op) and node.name == "neg" else Op("neg", (node,))
 
 
@@ -204,7 +204,7 @@ def difference(left: Expr, right: Expr) -> Expr:
 
 
 def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
-    """A copy with expressions in place of some symbols."""
+    """Return a copy with expressions in place of some symbols."""
     if isinstance(node, Sym):
         return values.get(node.name, node)
     if isinstance(node, Op):
@@ -215,7 +215,7 @@ def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
 
 
 def expressions(node: Node) -> Iterator[Expr]:
-    """All expressions in a tree, in the order in which they are written."""
+    """Yield all expressions in a tree, in the order in which they are written."""
     if isinstance(node, Num | Sym | Op | Unit):
         yield node
         return
@@ -224,7 +224,7 @@ def expressions(node: Node) -> Iterator[Expr]:
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:
-    """The nodes directly below one that is no expression."""
+    """Return the nodes directly below one that is no expression."""
     if isinstance(node, Seq | SetOf | Listing):
         return node.items
     if isinstance(node, Union | Joined):
@@ -252,13 +252,13 @@ def expression(node: Node) -> Expr:
 
 
 def times(left: Expr, right: Expr) -> Expr:
-    """The product, flat on the left."""
+    """Return the product, flat on the left."""
     factors = left.args if isinstance(left, Op) and left.name == "mul" else (left,)
     return Op("mul", (*factors, right))
 
 
 def is_proper(nominator: Expr, denominator: Expr) -> bool:
-    """Whether a fraction of whole numbers lies between 0 and 1, as the fraction of a mixed number does."""
+    """Return whether a fraction of whole numbers lies between 0 and 1, as the fraction of a mixed number does."""
     return (
         isinstance(nominator, Num)
         and isinstance(denominator, Num)

@@ -101,7 +101,7 @@ class Measure:
 
 
 def meaning(text: str) -> tuple[Fraction, str] | None:
-    """What words after a value do to it: the factor in them, and the unit or noun that is left.
+    """Return what words after a value do to it: the factor in them, and the unit or noun that is left.
 
     ``None`` when they change it otherwise or offer another value. ``million dollars`` is ``(10**6, "$")``, ``thirds``
     is ``(1/3, "")``.
@@ -156,7 +156,7 @@ def _alphabetic(word: str) -> bool:
 
 
 def canonical(text: str) -> str:
-    """One spelling for one unit or noun: ``square inches``, ``inches^2`` and ``in^2`` are ``in^2``."""
+    """Return one spelling for one unit or noun: ``square inches``, ``inches^2`` and ``in^2`` are ``in^2``."""
     terms = _terms(_plain(text))
     if terms is not None:
         return "*".join(name + (f"^{power}" if power != 1 else "") for name, power in terms)
@@ -210,7 +210,7 @@ def _worded_power(match: re.Match[str]) -> str:
 
 
 def _simple(word: str) -> str:
-    """The name in the tables of one unit, in whatever number; empty for other words."""
+    """Return the name in the tables of one unit, in whatever number; empty for other words."""
     for candidate in (word, word.lower()):
         for stem in (candidate, candidate.removesuffix("s"), candidate.removesuffix("es")):
             name = _NAMES.get(stem, stem)
@@ -223,7 +223,7 @@ def _simple(word: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _single(name: str) -> Measure | None:
-    """The measure of one unit, with an SI prefix or without."""
+    """Return the measure of one unit, with an SI prefix or without."""
     if name in _BASE:
         dimension, size = _BASE[name]
         return Measure(((dimension, 1),), Fraction(size))
@@ -258,7 +258,8 @@ def measure(text: str) -> Measure | None:
 
 
 def conversion(gold: str, found: str) -> Fraction | None:
-    """What a value in unit ``found`` is multiplied with to be in unit ``gold``; ``None`` when they do not compare.
+    """Return what a value in unit ``found`` is multiplied with to be in unit ``gold``; ``None`` when they do not
+    compare.
 
     Either may be empty: a missing unit is taken to be the other's, unless the word might be no unit at all. Nouns
     (``apples``, ``ways``) are descriptions.

@@ -17,5 +17,5 @@ SAME = Verdict(True)
 
 
 def differs(reason: str) -> Verdict:
-    """A verdict with its reason."""
+    """Return a verdict with its reason."""
     return Verdict(False, reason)

@@ -11,12 +11,12 @@ from fractions import Fraction
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a text, in their order."""
+    """Return the words of a text, in their order."""
     return tuple(text.split())
 
 
@@ -127,7 +127,9 @@ ALPHABETIC = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 def number_of(text: str) -> int | None:
-    """The whole number that words name, up to 999 millions: ``twenty-one thousand``; ``None`` for other words."""
+    """Return the whole number that words name, up to 999 millions: ``twenty-one thousand``; ``None`` for other
+    words.
+    """
     parts = text.lower().replace("-", " ").split()
     if not parts:
         return None
@@ -153,11 +155,11 @@ def number_of(text: str) -> int | None:
 
 
 def is_scale(word: str) -> bool:
-    """Whether a word after a number makes it a larger or smaller one: ``million``, ``hundredths``."""
+    """Return whether a word after a number makes it a larger or smaller one: ``million``, ``hundredths``."""
     return word.lower() in SCALES or word.lower() in ("third", "thirds", "permille", "ppm")
 
 
 def is_number_word(word: str) -> bool:
-    """Whether a word names a number, a multiple or a fraction."""
+    """Return whether a word names a number, a multiple or a fraction."""
     lower = word.lower()
     return lower in CARDINALS or lower in FACTORS

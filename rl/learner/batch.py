@@ -82,7 +82,7 @@ class Batch:
         return ends[self.cu_seqlens.long()].diff()
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """The sequences named, in that order; ``total`` and ``counts`` stay."""
+        """Return the sequences named, in that order; ``total`` and ``counts`` stay."""
         spans, reference = pieces(self.cu_seqlens, indices), self.reference_logprobs
         if reference is not None:
             ends = torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0))
@@ -100,20 +100,20 @@ class Batch:
         )
 
     def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
-        """``updates`` near-equal shares of whole sequences, shuffled by ``seed``; no empty ones."""
+        """Return ``updates`` near-equal shares of whole sequences, shuffled by ``seed``; no empty ones."""
         order = np.random.default_rng(seed).permutation(len(self))
         shares = [part.tolist() for part in np.array_split(order, updates) if len(part)]
         return [replace(self.select(share), total=len(share)) for share in shares]
 
     def micro_batches(self, max_tokens: int) -> list[Batch]:
-        """The sequences in order of length, cut so that no part exceeds ``max_tokens`` (one long sequence may).
+        """Return the sequences in order of length, cut so that no part exceeds ``max_tokens`` (one long sequence may).
 
         Only memory depends on the cut: every part keeps ``total``, so the summed gradient is that of the whole.
         """
         return [self.select(part) for part in split_by_tokens(self.lengths.tolist(), max_tokens)]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         reference = self.reference_logprobs
         return replace(
             self,
@@ -128,23 +128,25 @@ class Batch:
 
 
 def cumulative(lengths: Sequence[int]) -> torch.Tensor:
-    """[n + 1] int32: 0 and the running sums of ``lengths``."""
+    """Return [n + 1] int32: 0 and the running sums of ``lengths``."""
     return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], dtype=torch.int32)
 
 
 def pieces(ends: torch.Tensor, indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and end of each sequence named. ``ends`` [n + 1]: 0, then the end of each sequence."""
+    """Return start and end of each sequence named. ``ends`` [n + 1]: 0, then the end of each sequence."""
     bounds = ends.tolist()
     return [(bounds[i], bounds[i + 1]) for i in indices]
 
 
 def gathered(values: torch.Tensor, spans: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """The spans of ``values`` [T] back to back."""
+    """Concatenate spans of ``values`` [T]."""
     return torch.cat([values[start:end] for start, end in spans]) if spans else values[:0]
 
 
 def split_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in order of length, in parts of at most ``max_tokens`` tokens; an item longer than that is alone."""
+    """Return the indices in order of length, in parts of at most ``max_tokens`` tokens; an item longer than that is
+    alone.
+    """
     parts: list[list[int]] = []
     filled = max_tokens
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -212,7 +214,7 @@ def _tensors(kept: list[tuple[str, Rollout, float]], version: int, loss_on: str,
 
 
 def _prompt(rollout: Rollout) -> Segment:
-    """The prompt as what it is to the loss: tokens that the policy did not write."""
+    """Return the prompt as a segment that the policy did not write."""
     return Segment(-1, rollout.prompt.token_ids, by=Author.ENVIRONMENT)
 
 

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from rl.learner.batch import Batch
 
 HEAD_ROWS = 1024
-"""Rows of logits at a time of an LM head that is no matrix; recomputed in the backward pass."""
+"""Rows of logits computed at a time for an LM head that is not a matrix; recomputed in the backward pass."""
 
 
 def causal_lm(policy: nn.Module) -> PreTrainedModel:
-    """The transformers model inside, whether or not peft wraps it."""
+    """Return the transformers model, also where peft wraps it."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator, return-value]
 
 
 def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, Any]:
-    """Keyword arguments of a transformers forward over packed ``tokens`` [T]: positions restart at each sequence."""
+    """Return the keyword arguments of a transformers forward over packed ``tokens`` [T]: positions restart at each
+    sequence.
+    """
     lengths = cu_seqlens.diff()
     starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
     longest = int(lengths.max())
@@ -42,28 +44,30 @@ def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, A
 
 
 def logit_transform(model: PreTrainedModel) -> LogitTransform:
-    """What the architecture does to the logits behind its head: Granite divides, Cohere multiplies, Gemma 2 caps."""
+    """Return what the architecture does to the logits behind its head: Granite divides, Cohere multiplies, Gemma 2
+    caps.
+    """
     text = model.config.get_text_config()
     scale = (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
     return LogitTransform(scale, getattr(text, "final_logit_softcapping", None))
 
 
 def head_weight(head: Any) -> torch.Tensor:
-    """The LM head's matrix [V, d], with the update of its adapters, if it has any."""
+    """Return the LM head's matrix [V, d], including the update of its adapters."""
     if not hasattr(head, "get_delta_weight"):
         return head.weight
     return head.weight + sum(head.get_delta_weight(adapter) for adapter in head.active_adapters)
 
 
 def is_linear(head: Any) -> bool:
-    """Whether the LM head is one matrix, with or without adapters, so that the chunked kernel computes it."""
+    """Return whether the LM head is one matrix, with or without adapters, so that the chunked kernel computes it."""
     return isinstance(head, nn.Linear) or hasattr(head, "get_delta_weight")
 
 
 def packed_hidden(
     policy: nn.Module, tokens: torch.Tensor, cu_seqlens: torch.Tensor, compute_dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Last hidden states [T, d] of packed ``tokens`` [T]; ``cu_seqlens`` [n + 1]."""
+    """Return the last hidden states [T, d] of packed ``tokens`` [T]; ``cu_seqlens`` [n + 1]."""
     model = causal_lm(policy)
     with torch.autocast(tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
         hidden: torch.Tensor = model.base_model(**packed_inputs(tokens, cu_seqlens)).last_hidden_state[0]
@@ -77,7 +81,7 @@ def lm_logprobs(
     temperature: float = 1.0,
     compute_dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob and entropy [L] of the token ids ``targets`` [L] from the states [L, d] that predict them.
+    """Return log-prob and entropy [L] of the token ids ``targets`` [L] from the states [L, d] that predict them.
 
     In nats and float32; the entropy carries no gradient.
     """
@@ -110,7 +114,8 @@ def packed_logprobs(
     temperature: float = 1.0,
     compute_dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob and entropy [L], nats, float32, of the tokens at the indices ``targets`` [L] of packed ``tokens`` [T].
+    """Return log-prob and entropy [L], nats, float32, of the tokens at the indices ``targets`` [L] of packed ``tokens``
+    [T].
 
     Each token is predicted from those before it in its own sequence, so no target may be a sequence's first token.
     ``cu_seqlens`` [n + 1]. Only the L hidden states that predict a target meet the LM head. The entropy carries no
@@ -121,15 +126,16 @@ def packed_logprobs(
 
 
 class PolicyModel:
-    """The policy as objectives see it: packed tokens in, what they ask for out."""
+    """The policy for objectives: takes packed tokens and returns the outputs that an objective needs."""
 
     def __init__(self, policy: nn.Module, compute_dtype: torch.dtype, head: nn.Linear | None = None) -> None:
         self.policy, self.compute_dtype = policy, compute_dtype
         self.head = head
-        """Of its own, beside the LM head; ``None``: no objective has asked for one."""
+        """A head beside the LM head; ``None`` when no objective needs one."""
 
     def __call__(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
-        """What ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on its
+        """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
+        its
         sequences' ends.
         """
         rows = {"tokens": batch.positions - 1, "ends": batch.cu_seqlens[1:].long() - 1}
@@ -149,7 +155,7 @@ class PolicyModel:
 
 
 def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:
-    """A linear head in float32 on ``policy``'s last hidden state, drawn from ``seed``; biases are 0."""
+    """Return a linear head in float32 on ``policy``'s last hidden state, drawn from ``seed``; biases are 0."""
     width = causal_lm(policy).config.get_text_config().hidden_size
     made = nn.Linear(width, head.outputs)
     with torch.no_grad():

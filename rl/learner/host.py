@@ -25,7 +25,7 @@ from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Answers the calls of ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
+    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
 
     def __init__(self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers) -> None:
         self.receivers = receivers
@@ -34,16 +34,16 @@ class LearnerHost:
 
     @property
     def learner(self) -> Learner:
-        """The learner at work. Raises ``RuntimeError`` after a failed ``replace``, which leaves none."""
+        """Return the present learner. Raises ``RuntimeError`` after a failed ``replace``, which leaves none."""
         if self._learner is None:
             raise RuntimeError("this process gave its learner up for another that could not be made; replace makes one")
         return self._learner
 
     def ready(self) -> None:
-        """Returns once the model is loaded."""
+        """Return once the model is loaded."""
 
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
-        """Another learner in this process, in the place of the old one; engines know the sender, which stays."""
+        """Replace the learner of this process; the sender of weights, which engines know, stays."""
         self._learner = None  # first: there may not be room for two
         self._learner = Learner(spec, model_path)
 
@@ -52,7 +52,7 @@ class LearnerHost:
         return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
 
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
-        """One optimiser step on any objective; see ``Learner.step``."""
+        """Take one optimiser step on any objective; see ``Learner.step``."""
         return self.learner.step(batch, objective, lr)
 
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
@@ -86,11 +86,11 @@ class LearnerHost:
             self.learner.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Inverse of ``save``."""
+        """Restore what ``save`` wrote."""
         self.learner.load(folder)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
-        """Hugging Face model files into ``folder``, weights in ``dtype``."""
+        """Write Hugging Face model files into ``folder``, weights in ``dtype``."""
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
             self.learner.export_hf(folder, dtype)

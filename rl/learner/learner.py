@@ -1,4 +1,4 @@
-"""The learner: a policy, its optimiser, and steps on whatever objective. Knows no Ray."""
+"""The learner: a policy, its optimiser, and steps on any objective. Does not use Ray."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Learner:
         self.device = spec.model.device
         self.objective = build(spec.learner.objective, spec.max_tokens)
         self.source = files_of(model_path)
-        """Directory of the files that the model was loaded from; some go along with an export."""
+        """Directory that the model was loaded from; an export copies some of its files."""
         try:
             self.model = prepare(load_model(model_path), spec.model, spec.seed, spec.longest)
         except PolicyError as error:
@@ -66,20 +66,21 @@ class Learner:
         """Steps with non-finite gradients in a row."""
         lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
         self._watch: Watch | None = Watch(self.model, [*lm_head])
-        """Until the first step has moved what it should."""
+        """Checks that the first step moves every parameter; ``None`` afterwards."""
 
     def enter(self, version: WeightVersion) -> None:
         """Compute attention as configured for the iteration of weights ``version``."""
         use_attention(self.model, self.spec.model, version)
 
     def begin_iteration(self) -> None:
-        """A fresh optimiser: every iteration is a different optimisation problem [2501.12599 §2.3.2]."""
+        """Reset the optimiser: every iteration is a different optimisation problem [2501.12599 §2.3.2]."""
         if self.spec.learner.optimizer.reset_each_iteration:
             self.optimizer.reset()
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
-        """Log-probs [L] of the loss tokens under the present weights, on the micro-batches of a step on ``batch``.
+        """Return log-probs [L] of the loss tokens under the present weights, on the micro-batches of a step on
+        ``batch``.
 
         ``objective``: whose units are not to be parted and whose temperature counts; the learner's own without.
         """
@@ -93,7 +94,7 @@ class Learner:
         return torch.cat([found[index] for index in range(len(batch))])
 
     def reference(self, minibatch: Batch) -> Batch:
-        """``minibatch`` with log-probs under the present weights, and with its sequences in micro-batch order.
+        """Return ``minibatch`` with log-probs under the present weights, and with its sequences in micro-batch order.
 
         The same micro-batches are cut again in training, so the log-ratio of the first step is exactly 0: a different
         packing would differ in the last bits (invariant 5).
@@ -102,7 +103,7 @@ class Learner:
         return replace(ordered, reference_logprobs=self.logprobs(ordered))
 
     def step(self, minibatch: Batch, objective: Objective | None = None, lr: float | None = None) -> Step:
-        """One optimiser step on a minibatch, which carries its reference log-probs if ``objective`` needs them.
+        """Take one optimiser step on a minibatch, which carries its reference log-probs if ``objective`` needs them.
 
         ``objective``: the learner's own without. ``lr``: as configured, ramp included, without. Raises
         ``NonFiniteGradients`` after ``max_bad_steps`` skipped steps in a row.
@@ -113,7 +114,7 @@ class Learner:
         return self._descend(minibatch, objective, _divisor(minibatch, objective), lr)[0]
 
     def first_step(self, minibatch: Batch) -> tuple[Step, Batch]:
-        """The step that opens an iteration, and ``minibatch`` with the reference log-probs that it had.
+        """Take the step that opens an iteration; return it and ``minibatch`` with the reference log-probs that it had.
 
         For objectives that open on the reference: the policy still is its own reference, so the log-probs that carry
         the gradient serve as both: the log-ratio is 0, exactly as if ``reference`` had been called first, and a forward
@@ -127,7 +128,9 @@ class Learner:
 
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob of each token given those before it, at temperature 1, in nats; [n][len - 1]: none for the first."""
+        """Return the log-prob of each token given those before it, at temperature 1, in nats; [n][len - 1]: none for
+        the first.
+        """
         lengths = [len(sequence) for sequence in sequences]
         scores: list[list[float]] = [[] for _ in sequences]
         for cut in split_by_tokens(lengths, self.spec.learner.micro_batch_tokens):
@@ -178,7 +181,7 @@ class Learner:
         return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
-        """Weights, optimiser, and random states into the existing directory ``folder``.
+        """Write weights, optimiser, and random states into the existing directory ``folder``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
@@ -191,7 +194,7 @@ class Learner:
         torch.save(random_states(), folder / "random.pt")
 
     def load(self, folder: str | Path) -> None:
-        """Inverse of ``save``: training goes on bit for bit."""
+        """Restore what ``save`` wrote; training goes on bit for bit."""
         folder = Path(folder)
         load_weights(self.model, folder / "model.safetensors", device=self.device)
         if self.head is not None:
@@ -202,7 +205,7 @@ class Learner:
         restore(torch.load(folder / "random.pt", weights_only=True))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
-        """Model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
+        """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
         Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
@@ -218,7 +221,7 @@ class Learner:
         return self.spec.temperature if objective.needs.tempered else 1.0
 
     def _cuts(self, minibatch: Batch, objective: Objective) -> list[list[int]]:
-        """The sequences of each micro-batch: units in order of their tokens, none of them parted."""
+        """Return the sequences of each micro-batch: units in order of their tokens, none of them parted."""
         unit = objective.unit
         tokens = minibatch.lengths.view(-1, unit).sum(1).tolist()
         cuts = split_by_tokens(tokens, self.spec.learner.micro_batch_tokens)
@@ -228,13 +231,14 @@ class Learner:
         return [minibatch.select(cut) for cut in self._cuts(minibatch, objective)]
 
     def _in_micro_batch_order(self, minibatch: Batch, objective: Objective) -> Batch:
-        """``minibatch`` with its sequences in the order in which its micro-batches take them."""
+        """Return ``minibatch`` with its sequences in the order in which its micro-batches take them."""
         return minibatch.select([index for cut in self._cuts(minibatch, objective) for index in cut])
 
     def _descend(
         self, minibatch: Batch, objective: Objective, divisor: int, lr: float | None, opening: bool = False
     ) -> tuple[Step, torch.Tensor]:
-        """One optimiser step, and the log-probs [m] of the loss tokens before it (detached, CPU), which are also the
+        """Take one optimiser step; return it and the log-probs [m] of the loss tokens before it (detached, CPU), which
+        are also the
         reference if it is ``opening``.
         """
         self.optimizer.zero_grad()
@@ -264,7 +268,7 @@ class Learner:
         return step, torch.cat([part.logprobs for part in parts])
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
-        """Clip and step; with non-finite gradients leave the weights alone. Returns (norm before clipping, skipped)."""
+        """Clip and step; with non-finite gradients leave the weights alone. Return (norm before clipping, skipped)."""
         config = self.spec.learner.optimizer
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
         if np.isfinite(norm):
@@ -287,7 +291,9 @@ class Learner:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is kept of a micro-batch, on the CPU. Empty tensors stand for what its objective did not ask for."""
+    """The outputs of a micro-batch that are kept, on the CPU. Empty tensors stand for what its objective did not ask
+    for.
+    """
 
     logprobs: torch.Tensor
     """[L]."""
@@ -307,13 +313,13 @@ class _Part:
 
 
 def _divisor(minibatch: Batch, objective: Objective) -> int:
-    """What the summed loss of ``minibatch`` is divided by, whatever part of it is run."""
+    """Return the divisor of the summed loss of ``minibatch``, for every part of it."""
     if objective.per == "token":
         return int(minibatch.loss_mask.sum())
     return minibatch.total // objective.unit
 
 
 def sampler_gaps(minibatch: Batch) -> torch.Tensor:
-    """|sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
+    """Return |sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
     difference = (minibatch.sampled_logprobs - reference_of(minibatch)).abs()
     return difference[minibatch.current[minibatch.loss_mask]]

@@ -1,4 +1,4 @@
-"""Whether the first optimiser step moved every parameter that it should have: nothing may be left out in silence."""
+"""Check that the first optimiser step moves every parameter that it should."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 NOTICEABLE = 1e-6
-"""Gradients below this are rounding; AdamW's epsilon swallows them."""
+"""Smaller gradients are rounding, which AdamW's epsilon swallows."""
 LOOKED_AT = 64
 """Values of each parameter that are compared, those with the largest gradients."""
 _EXPERT = re.compile(r"(\bexperts\.)\d+(?=\.)")
@@ -42,7 +42,9 @@ class Watch:
         self._kept: dict[str, _Values] = {}
 
     def before(self) -> None:
-        """With the gradients in place. Raises ``Unmoved`` for a parameter that the backward pass did not reach."""
+        """Note the values before the step, when gradients are there. Raises ``Unmoved`` for a parameter that the
+        backward pass did not reach.
+        """
         reached = {as_one(name) for name, p in self._parameters.items() if p.grad is not None}
         silent = [name for name in self._parameters if as_one(name) not in reached]
         if silent:
@@ -51,7 +53,7 @@ class Watch:
         self._kept = {name: _largest(p) for name, p in self._parameters.items() if _noticeable(p)}
 
     def after(self, lr: float) -> None:
-        """Raises ``Unmoved`` for a parameter with a gradient that a step at ``lr`` left as it was.
+        """Raise ``Unmoved`` for a parameter with a gradient that a step at ``lr`` left as it was.
 
         Steps below the spacing of a parameter's values could not show.
         """
@@ -82,7 +84,7 @@ def _at(parameter: nn.Parameter, where: torch.Tensor) -> torch.Tensor:
 
 
 def as_one(name: str) -> str:
-    """A parameter's name with the number of its expert left out: an expert that no token was sent to is not unused."""
+    """Return a parameter's name without the number of its expert: an expert that got no token is not unused."""
     return _EXPERT.sub(r"\1*", name)
 
 

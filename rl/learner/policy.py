@@ -40,7 +40,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
 
 
 def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A Llama with random weights drawn from ``seed``: tied embeddings, float32, vocabulary of ``tokenizer``."""
+    """Return a Llama with random weights drawn from ``seed``: tied embeddings, float32, vocabulary of ``tokenizer``."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     check_tokenizer(tokenizer, "the scratch model")
@@ -65,7 +65,7 @@ def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: i
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
-    """A causal LM in float32 (master weights) from a directory, hub name or ``package:NAME``.
+    """Load a causal LM in float32 (master weights) from a directory, hub name or ``package:NAME``.
 
     Raises ``ModelPathError`` when there is no such model and ``PolicyError`` when it cannot be loaded.
     """
@@ -119,7 +119,7 @@ def switch_off_dropout(model: PreTrainedModel) -> None:
 
 
 def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int | None) -> None:
-    """Refuse what RL cannot work with, and to train a block-attention model with full attention by accident."""
+    """Refuse attention that RL cannot work with, and full attention for a model trained with block attention."""
     name, text = type(model).__name__, model.config.get_text_config()
     try:
         rotary.check(model)
@@ -140,7 +140,7 @@ def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int |
 
 
 def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion) -> None:
-    """What attention computes in RL iteration ``version``: block or full attention
+    """Set the attention of RL iteration ``version``: block or full attention
     [2502.13189 §2.2, §3.2], and the context stage.
 
     transformers' flash attention takes windows and soft-capping from the model as ours does.

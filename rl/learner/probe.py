@@ -1,4 +1,4 @@
-"""Whether the learner computes what the model itself does: log-probs and gradients, at the start of every run.
+"""Check, at the start of every run, that the learner computes the model's own log-probs and gradients.
 
 The truth is transformers' own implementation, one sequence after the other, in evaluation mode. The learner's pass is
 the one that training uses: packed, in training mode, adapters and checkpointing in place, and one sequence is longer
@@ -32,18 +32,20 @@ MANY = 200
 
 @dataclass(frozen=True)
 class Pass:
-    """What one implementation makes of the probe's sequences."""
+    """The results of one implementation on the probe's sequences."""
 
     logprobs: torch.Tensor
     """[all compared tokens] nats."""
     gradients: dict[str, float]
     """Norm of the gradient of a weighted sum of the short sequences' log-probs, by parameter; those reached only."""
     repeatable: bool = True
-    """The same forward pass twice gave the same bits."""
+    """True when the same forward pass gave the same bits twice."""
 
 
 def sequences(policy: nn.Module, longest: int | None) -> list[torch.Tensor]:
-    """Token sequences of the probe: two short ones, and a long one where the model has a window to go beyond."""
+    """Return the token sequences of the probe: two short ones, and a long one where the model has a window to go
+    beyond.
+    """
     text = causal_lm(policy).config.get_text_config()
     lengths = list(SHORT)
     narrow = [window for window in architecture.windows(text) if longest is None or window < longest]
@@ -55,7 +57,7 @@ def sequences(policy: nn.Module, longest: int | None) -> list[torch.Tensor]:
 
 @torch.enable_grad()
 def own_pass(policy: nn.Module, longest: int | None) -> Pass:
-    """The model's own forward pass, with whatever attention it is set to."""
+    """Run the model's own forward pass, with whatever attention it is set to."""
 
     def logprobs(tokens: torch.Tensor) -> torch.Tensor:
         logits = policy(input_ids=tokens[None], use_cache=False, logits_to_keep=MANY + 1).logits[0, :-1].float()
@@ -70,7 +72,7 @@ def own_pass(policy: nn.Module, longest: int | None) -> Pass:
 
 @torch.enable_grad()
 def packed_pass(policy: nn.Module, longest: int | None) -> Pass:
-    """The learner's."""
+    """Run the learner's forward pass."""
     parts = sequences(policy, longest)
     short = _packed(policy, parts[: len(SHORT)])
     with torch.no_grad():
@@ -97,7 +99,7 @@ def _gradients(policy: nn.Module, logprobs: torch.Tensor) -> dict[str, float]:
 
 
 def difference(own: Pass, ours: Pass) -> str:
-    """What is wrong with the learner's pass; empty when nothing is."""
+    """Return what is wrong with the learner's pass; empty when nothing is."""
     if not ours.repeatable:
         return "two forward passes in training mode differ: something random in it (dropout?) cannot be switched off"
     gap = (own.logprobs - ours.logprobs).abs().max().item()

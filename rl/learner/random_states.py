@@ -10,7 +10,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """What ``restore`` takes."""
+    """Return the states, for ``restore``."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)
     numpy_state = [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest]
@@ -18,7 +18,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore(states: dict[str, Any]) -> None:
-    """Set all three generators to what ``random_states`` found."""
+    """Set all three generators to the states that ``random_states`` returned."""
     version, words, gauss = states["python"]
     kind, keys, *rest = states["numpy"]
     torch.set_rng_state(states["torch"])

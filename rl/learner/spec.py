@@ -1,4 +1,4 @@
-"""What a learner needs to know, and all of it: learners of other trainings than a run's are made of the same.
+"""The complete configuration of a learner, of a run's or of another training's.
 
 Imports no torch: drivers make these and send them to where the learner lives.
 """
@@ -16,9 +16,9 @@ class LearnerSpec:
     """One learner's configuration."""
 
     model: ModelConfig
-    """Device, type, adapters, attention; what ``base`` says is not read: the model comes from files."""
+    """Device, type, adapters, attention. ``base`` is not read, since the model comes from files."""
     learner: LearnerConfig
-    """Objective, optimiser, cuts."""
+    """Objective, optimiser, and the cut into minibatches."""
     temperature: float = 1.0
     """Temperature at which the tokens of rollouts are sampled."""
     max_tokens: int = 1024
@@ -32,7 +32,7 @@ class LearnerSpec:
 
     @classmethod
     def of(cls, run: RunConfig) -> Self:
-        """The learner of a run."""
+        """Return the learner's configuration of a run."""
         return cls(
             model=run.model,
             learner=run.learner,
@@ -51,14 +51,14 @@ class Receivers:
     backend: str
     """``local``, ``shm``, ``ipc`` or ``nccl``."""
     count: int = 1
-    """Engines."""
+    """Number of engines."""
     tensor_parallel: int = 1
-    """Ranks of each."""
+    """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
-    """Names that they know parameters by."""
+    """Names by which they know parameters."""
 
     @classmethod
     def of(cls, run: RunConfig, backend: str) -> Self:
-        """The engines of a run."""
+        """Return the receivers of a run."""
         engine = run.engine
         return cls(backend, engine.count, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")

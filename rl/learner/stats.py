@@ -1,4 +1,4 @@
-"""What a learner tells of its steps, and of an iteration's steps together."""
+"""The statistics of optimiser steps, and of an iteration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LogRatio:
     """Delta = log pi_theta - log pi_reference of a minibatch's sequences, in nats [2501.12599 eq. 3]."""
 
     mean: float
-    """Over sequences."""
+    """Mean over sequences."""
     std: float
     max: float
     """Largest absolute value."""
@@ -28,7 +28,7 @@ class LogRatio:
 
     @classmethod
     def of(cls, values: torch.Tensor, tokens: int) -> Self:
-        """``values`` [n], one a sequence; ``tokens``: loss tokens of all."""
+        """Compute it from ``values`` [n], one a sequence; ``tokens``: loss tokens of all."""
         return cls(
             mean=values.mean().item(),
             std=values.std(correction=0).item(),
@@ -39,10 +39,10 @@ class LogRatio:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step. What it tells of the policy is of the forward pass, before the step's own update."""
+    """Statistics of one optimiser step, those of the policy from the forward pass, before the update."""
 
     loss: float
-    """As minimised: per sequence (or pair) or per token, as the objective says."""
+    """The loss as minimised: per sequence (or pair) or per token, as the objective says."""
     grad_norm: float
     """Global norm before clipping; NaN or infinite when the step was skipped."""
     skipped: bool
@@ -50,9 +50,9 @@ class Step:
     lr: float
     """Learning rate, ramp included; 0 when the step was skipped."""
     sequences: int
-    """Sequences run."""
+    """Number of sequences."""
     tokens: int
-    """Loss tokens run."""
+    """Number of loss tokens."""
     entropy: float | None = None
     """Mean entropy of the next-token distribution at the loss tokens, in nats."""
     log_ratio: LogRatio | None = None
@@ -66,13 +66,13 @@ class IterationStats:
     """One iteration of training."""
 
     metrics: dict[str, float]
-    """By their names in ``rl.record.metrics``; finite, or absent."""
+    """Metrics by their names in ``rl.record.metrics``; finite, or absent."""
     steps: tuple[Step, ...] = ()
     """Empty when nothing was trainable."""
 
 
 def of_steps(steps: Sequence[Step]) -> dict[str, float | None]:
-    """Metrics of an iteration's optimiser steps."""
+    """Return the metrics of an iteration's optimiser steps."""
     done = [step for step in steps if not step.skipped]
     found: dict[str, float | None] = {
         "steps/done": len(done),
@@ -97,7 +97,7 @@ def of_steps(steps: Sequence[Step]) -> dict[str, float | None]:
 
 
 def of_batch(counts: PackCounts, gaps: Sequence[torch.Tensor]) -> dict[str, float | None]:
-    """Metrics of what was trained on; ``gaps``: |sampler - learner| of the tokens of the present version, in nats."""
+    """Return the metrics of the batch; ``gaps``: |sampler - learner| of the tokens of the present version, in nats."""
     values = torch.cat([*gaps]) if gaps else torch.empty(0)
     return {
         "sequences/trained": counts.sequences,
@@ -110,5 +110,5 @@ def of_batch(counts: PackCounts, gaps: Sequence[torch.Tensor]) -> dict[str, floa
 
 
 def known(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Those of ``metrics`` that are finite numbers."""
+    """Return those of ``metrics`` that are finite numbers."""
     return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -13,7 +13,7 @@ SPREAD_FLOOR = 1e-4
 
 
 def baseline_value(rewards: Sequence[float], baseline: Baseline, tau: float) -> float:
-    """tau log Z of one problem, estimated from its k rewards [2501.12599 §2.3.2].
+    """Return tau log Z of one problem, estimated from its k rewards [2501.12599 §2.3.2].
 
     ``mean``: their mean, the paper's choice and the limit of tau to infinity. ``exp_mean``: tau log mean exp(r / tau),
     the exact form; the maximum is taken out so that small tau cannot overflow.
@@ -25,7 +25,7 @@ def baseline_value(rewards: Sequence[float], baseline: Baseline, tau: float) -> 
 
 
 def baselined(rewards: Sequence[float | None], baseline: Baseline = "mean", tau: float = 0.01) -> list[float | None]:
-    """A_j = r_j - tau log Z for the k total rewards of one problem [2501.12599 eq. 3].
+    """Return A_j = r_j - tau log Z for the k total rewards of one problem [2501.12599 eq. 3].
 
     A masked rollout gets no advantage and does not enter the baseline. With fewer than two rewards left there is
     nothing to compare (the mean would make A = 0 always) and every entry is ``None``.
@@ -38,7 +38,7 @@ def baselined(rewards: Sequence[float | None], baseline: Baseline = "mean", tau:
 
 
 def standardised(rewards: Sequence[float | None]) -> list[float | None]:
-    """A_j = (r_j - mean) / std over the group's unmasked rewards [2402.03300 §4.1.2]; std is the sample's."""
+    """Return A_j = (r_j - mean) / std over the group's unmasked rewards [2402.03300 §4.1.2]; std is the sample's."""
     known = [r for r in rewards if r is not None]
     if len(known) < 2:
         return [None] * len(rewards)

@@ -20,7 +20,7 @@ from rl.objectives.rest import Rest
 
 
 def build(config: ObjectiveConfig, max_tokens: int) -> Objective:
-    """The configured objective; ``max_tokens``: the longest response. Raises what ``own`` does."""
+    """Return the configured objective; ``max_tokens``: the longest response. Raises what ``own`` does."""
     if isinstance(config, PythonObjectiveConfig):
         return own(config)
     keys = {name: getattr(config, name) for name in type(config).model_fields if name != "kind"}

@@ -1,4 +1,4 @@
-"""Truncated importance weights for what the learner's policy was not sampled from."""
+"""Truncated importance weights, for tokens that another policy than the learner's sampled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EffectiveShare:
 
     @classmethod
     def of(cls, weights: torch.Tensor) -> Self:
-        """Of ``weights`` of any shape."""
+        """Compute it from ``weights`` of any shape."""
         return cls(weights.sum().item(), weights.square().sum().item(), weights.numel())
 
     def __add__(self, other: Self, /) -> Self:
@@ -41,7 +41,7 @@ class EffectiveShare:
 def importance_weights(
     reference: torch.Tensor, sampler: torch.Tensor, sequence: torch.Tensor, n: int, config: ImportanceConfig
 ) -> torch.Tensor:
-    """Truncated importance weights min(cap, pi_i / mu) [L] of the loss tokens, without gradient.
+    """Return truncated importance weights min(cap, pi_i / mu) [L] of the loss tokens, without gradient.
 
     The identity behind the loss holds for samples of any policy [2501.12599 §2.3.2], its expectation is over the
     policy that sampled: an engine in another type, or older weights, as told by the log-probs that it recorded.
@@ -56,14 +56,14 @@ def importance_weights(
 
 
 def scale_gradient(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``values`` as they are, their gradients times ``weight``."""
+    """Return ``values`` unchanged, with gradients multiplied by ``weight``."""
     return torch.lerp(values.detach(), values, weight)
 
 
 def weighed(
     logprobs: torch.Tensor, batch: Batch, config: ImportanceConfig | None
 ) -> tuple[torch.Tensor, dict[str, Tally]]:
-    """Log-probs [L] whose gradients carry the importance weights of ``batch``, and the metrics of these.
+    """Return log-probs [L] whose gradients carry the importance weights of ``batch``, and the metrics of these.
 
     The loss as told is not weighed. ``None``: log-probs as they are, no metrics.
     """

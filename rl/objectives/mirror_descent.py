@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceLoss:
-    """The surrogate of some sequences. n: sequences."""
+    """The surrogate loss of n sequences."""
 
     loss: torch.Tensor
     """Scalar: the sum over the sequences of l_j / norm_j."""

@@ -1,4 +1,4 @@
-"""Objectives of a user's own: loaded by one line of text, and held to what an objective is."""
+"""A user's own objectives: loading, and checks that they are objectives."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 class ObjectiveError(ValueError):
-    """A user's objective is none, or failed; one line: where, what."""
+    """A user's objective is not one, or failed; one line: where, what."""
 
 
 def own(config: PythonObjectiveConfig) -> Objective:
-    """Raises ``ObjectiveError``, and ``UserCodeError`` when there is nothing at ``config.path``."""
+    """Load the objective at ``config.path``. Raises ``ObjectiveError``, and ``UserCodeError`` when nothing is there."""
     found: Any = load(config.path, GROUP)
     file = source_of(config.path, found)[0] or config.path
     if isinstance(found, type) or not hasattr(found, "loss"):
@@ -76,7 +76,7 @@ def rehearse(objective: Objective) -> None:
 
 @dataclass(frozen=True)
 class Own(Objective):
-    """A user's objective; what it does wrong is an ``ObjectiveError`` that names its file and line."""
+    """A user's objective, whose errors become an ``ObjectiveError`` with file and line."""
 
     theirs: Any
     file: str

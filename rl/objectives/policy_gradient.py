@@ -1,4 +1,4 @@
-"""What the objectives that sum a loss over tokens share: how the tokens' losses are averaged."""
+"""The base of objectives whose loss is a sum over tokens: how these are averaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PolicyGradient(Objective):
         return "token" if self.length_norm == "tokens" else "sequence"
 
     def total(self, losses: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Scalar: the sum of the tokens' ``losses`` [L], those of a sequence divided as configured."""
+        """Return a scalar: the sum of the tokens' ``losses`` [L], those of a sequence divided as configured."""
         if self.length_norm == "tokens":
             return losses.sum()
         norms = length_norms(batch.loss_lengths, self.length_norm, self.max_tokens)

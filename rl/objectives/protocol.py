@@ -1,4 +1,4 @@
-"""What an objective is: packed outputs of the policy and their targets in, a loss and named metrics out."""
+"""The protocol of objectives: from packed outputs of the policy and their targets to a loss and named metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 At = Literal["tokens", "ends"]
 """Which hidden states: those that predict each loss token [L], or the one of each sequence's last token [n]."""
 OWN_METRICS = "objective/"
-"""How the names of an objective's own metrics begin."""
+"""Prefix of the names of an objective's own metrics."""
 SHARED = ("saturated", "clip_share", "importance/mean", "importance/ess")
 """Metrics that several objectives have."""
 
@@ -27,13 +27,13 @@ class Head:
     """A linear head on the last hidden state, trained and checkpointed with the policy; engines never see it."""
 
     outputs: int
-    """1: a value; more: classes."""
+    """Number of outputs: 1 for a value, more for classes."""
     at: At = "tokens"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks the policy for."""
+    """The outputs of the policy that an objective uses."""
 
     logprobs: bool = True
     """Log-probs and entropies of the loss tokens."""
@@ -79,12 +79,12 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What it asks the policy for."""
+        """The outputs of the policy that it uses."""
         return Needs()
 
     @property
     def per(self) -> Literal["sequence", "token"]:
-        """What the summed loss is divided by, however the minibatch is cut: its units, or its loss tokens."""
+        """The divisor of the summed loss, however the minibatch is cut: its units, or its loss tokens."""
         return "sequence"
 
     @property
@@ -102,12 +102,12 @@ class Objective(Protocol):
         return False
 
     def advantages(self, rewards: Sequence[float | None], correct: Sequence[bool]) -> list[float | None]:  # noqa: ARG002
-        """What becomes of one problem's k rollouts; ``None`` leaves a rollout out.
+        """Return the advantages [k] of one problem's rollouts; ``None`` leaves a rollout out.
 
         ``rewards`` [k]: total rewards, ``None`` where a rollout is masked. ``correct`` [k].
         """
         return baselined(rewards)
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
-        """The loss of some of a minibatch's sequences, all on one device."""
+        """Return the loss of some of a minibatch's sequences, all on one device."""
         ...

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reinforce(PolicyGradient):
-    """Fields as in ``ReinforceConfig``. The reference only tells how far the policy has moved."""
+    """Fields as in ``ReinforceConfig``. The reference only serves to measure how far the policy moved."""
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         """See ``Objective``."""

@@ -1,4 +1,4 @@
-"""ReST [2308.08998, 2312.06585]: fit the correct responses; what was wrong teaches nothing.
+"""ReST [2308.08998, 2312.06585]: fit the correct responses and ignore the others.
 
 The comparison of [2501.12599 §3.5]: no negative gradient.
 """
@@ -20,5 +20,5 @@ class Rest(CrossEntropy):
     opens_on_reference = True
 
     def advantages(self, rewards: Sequence[float | None], correct: Sequence[bool]) -> list[float | None]:
-        """1 for correct rollouts, none for the others."""
+        """Return 1 for correct rollouts and ``None`` for the others."""
         return [1.0 if right and reward is not None else None for reward, right in zip(rewards, correct, strict=True)]

@@ -1,4 +1,4 @@
-"""Sums over the tokens of each sequence of a packed batch, and what they are divided by."""
+"""Sums over the tokens of each sequence of a packed batch, and their divisors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 
 def sequence_sums(values: torch.Tensor, sequence: torch.Tensor, n: int) -> torch.Tensor:
-    """[n] sums of ``values`` [L] over the tokens of each sequence; ``sequence`` [L]: which of the n each belongs to."""
+    """Return [n] sums of ``values`` [L] over the tokens of each sequence; ``sequence`` [L]: which of the n each belongs
+    to.
+    """
     return values.new_zeros(n).index_add(0, sequence, values)
 
 
 def reference_of(batch: Batch) -> torch.Tensor:
-    """[L] the reference's log-probs. Raises ``ValueError`` for a batch without."""
+    """Return the reference's log-probs [L]. Raises ``ValueError`` for a batch without them."""
     if batch.reference_logprobs is None:
         raise ValueError(
             "minibatch has no reference log-probs: call Learner.reference on it first, for an objective whose needs "
@@ -28,7 +30,7 @@ def reference_of(batch: Batch) -> torch.Tensor:
 
 
 def length_norms(response_tokens: torch.Tensor, kind: LengthNorm, max_tokens: int) -> torch.Tensor:
-    """[n] what each sequence's loss is divided by: 1 (the paper), its loss tokens, or the cap of a response.
+    """Return the divisor [n] of each sequence's loss: 1 (the paper), its loss tokens, or the cap of a response.
 
     ``response_tokens`` [n]: tokens that carry loss, at least 1. Without division long responses dominate the gradient.
     """

@@ -10,14 +10,14 @@ import torch
 
 
 class Tally(Protocol):
-    """A part of a number; the parts' sum has the whole's."""
+    """A part of a number that adds up with other parts."""
 
     def __add__(self, other: Self, /) -> Self:
-        """Both parts as one."""
+        """Return both parts as one."""
 
     @property
     def value(self) -> float | None:
-        """The number; ``None`` when nothing was counted."""
+        """The number, or ``None`` when nothing was counted."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: torch.Tensor) -> Self:
-        """The mean of ``values``, a tensor of numbers or bools of any shape."""
+        """Return the mean of ``values``, a tensor of numbers or bools of any shape."""
         return cls(values.detach().sum().item(), values.numel())
 
     def __add__(self, other: Self, /) -> Self:
@@ -59,11 +59,11 @@ class Max:
 
 
 Tallies = Mapping[str, Tally]
-"""By the name of the metric."""
+"""Tallies by the name of their metric."""
 
 
 def add_up(parts: Iterable[Tallies]) -> dict[str, Tally]:
-    """Tallies of the whole from those of its parts; a name may be missing in some."""
+    """Return the tallies of the whole; some parts may lack a name."""
     whole: dict[str, Tally] = {}
     for part in parts:
         for name, tally in part.items():

@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient. ``closure`` is not supported."""
+        """Update every parameter that has a gradient. ``closure`` is not supported."""
         if closure is not None:
             raise ValueError("Muon takes no closure")
         squares = torch.zeros(())
@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
         self.update_rms = math.sqrt(squares.item() / max(1, elements))
 
     def _nesterov(self, params: list[nn.Parameter], momentum: float) -> list[torch.Tensor]:
-        """U = G + mu M after M <- mu M + G, for each parameter."""
+        """Return U = G + mu M after M <- mu M + G, for each parameter."""
         buffers = []
         for p in params:
             if "momentum_buffer" not in self.state[p]:
@@ -89,7 +89,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def adamw_update_rms(optimizer: torch.optim.AdamW) -> float:
-    """RMS of AdamW's last update over the learning rate, decay left out; read from its moments, tensor by tensor."""
+    """Return the RMS of AdamW's last update over the learning rate, decay left out; read from its moments, tensor by
+    tensor.
+    """
     squares, elements = 0.0, 0
     for group in optimizer.param_groups:
         beta1, beta2 = group["betas"]
@@ -125,7 +127,7 @@ class PolicyOptimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def step(self, lr: float | None = None) -> None:
-        """One update at ``lr``, or at the configured rate times the ramp; the AdamW part scales it further."""
+        """Take one step at ``lr``, or at the configured rate times the ramp; the AdamW part scales it further."""
         self.steps += 1
         ramp = min(1.0, self.steps / self.config.warmup_steps) if self.config.warmup_steps else 1.0
         self.last_lr = self.config.lr * ramp if lr is None else lr
@@ -141,17 +143,19 @@ class PolicyOptimizer:
             optimizer.state.clear()
 
     def update_rms(self) -> dict[str, float]:
-        """RMS of the last step's update over the learning rate, for ``muon`` and ``adamw``."""
+        """Return the RMS of the last step's update over the learning rate, for ``muon`` and ``adamw``."""
         values = {} if self.muon is None else {"muon": self.muon.update_rms}
         return values if self.adamw is None else values | {"adamw": adamw_update_rms(self.adamw)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, learning rates and the position in the ramp."""
+        """Return moments, learning rates and the position in the ramp."""
         parts = {"muon": self.muon, "adamw": self.adamw}
         return {"steps": self.steps} | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``; raises ``ValueError`` when the parts differ (another optimiser kind or model)."""
+        """Restore what ``state_dict`` returned; raises ``ValueError`` when the parts differ (another optimiser kind or
+        model).
+        """
         parts = {name: part for name, part in (("muon", self.muon), ("adamw", self.adamw)) if part is not None}
         if set(state) != {"steps", *parts}:
             raise ValueError(f"optimizer state has {sorted(state)}, this optimizer needs {sorted(['steps', *parts])}")
@@ -179,7 +183,9 @@ def _muon(matrices: Sequence[Route], config: OptimizerConfig, device: str) -> Mu
 
 
 def _adamw(rest: Sequence[Route], config: OptimizerConfig) -> torch.optim.AdamW:
-    """Matrices (in the control arm) at the plain rate, everything else at ``adamw_lr_scale`` times it."""
+    """Return AdamW, with matrices (in the control arm) at the plain rate, everything else at ``adamw_lr_scale`` times
+    it.
+    """
     matrices = [route.parameter for route in rest if route.role == "matrix"]
     others = [route.parameter for route in rest if route.role != "matrix"]
     groups = [{"params": matrices, "lr_scale": 1.0}, {"params": others, "lr_scale": config.adamw_lr_scale}]
@@ -196,7 +202,7 @@ def _adamw(rest: Sequence[Route], config: OptimizerConfig) -> torch.optim.AdamW:
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, device: str = "cpu", head: nn.Module | None = None
 ) -> PolicyOptimizer:
-    """The optimiser of a policy: Muon and AdamW, or AdamW alone when ``config.kind`` is ``adamw``.
+    """Return the optimiser of a policy: Muon and AdamW, or AdamW alone when ``config.kind`` is ``adamw``.
 
     ``head``: one beside the LM head, which AdamW takes.
 

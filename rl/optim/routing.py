@@ -1,4 +1,4 @@
-"""Which parameter goes to Muon and which to AdamW, and how fused projections fall apart [2502.16982 §2.2]."""
+"""The choice of Muon or AdamW for each parameter, and the split of fused projections [2502.16982 §2.2]."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ QKV_NAMES = ("qkv_proj", "Wqkv", "c_attn", "query_key_value")
 INTERLEAVED_QKV = "query_key_value"
 """GPT-NeoX, Bloom and Falcon store [groups, queries + key + value, head_dim] rows under this name."""
 UNSPLIT_MODELS = ("codegen", "minimax", "gpt_oss")
-"""Layouts of their own under the usual names; their fused matrices stay whole."""
+"""Architectures with their own layout under the usual names, whose fused matrices stay whole."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where one parameter goes."""
+    """The optimiser of one parameter."""
 
     name: str
     """Its name in the model."""
@@ -34,22 +34,26 @@ class Route:
 
 
 def whole(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """A plain matrix; a stack of experts [n, A, B] is n matrices."""
+    """Return a plain matrix as one; a stack of experts [n, A, B] is n matrices."""
     return tensor.unbind(0) if tensor.ndim == 3 else (tensor,)
 
 
 def convolution(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """A convolution kernel [out, in, ...] counts as the matrix [out, in * ...]."""
+    """Return a convolution kernel [out, in, ...] as the matrix [out, in * ...]."""
     return (tensor.flatten(1),)
 
 
 def along(dim: int, sizes: Sequence[int]) -> Split:
-    """Parts of the given sizes side by side along ``dim`` (0 or 1) of a matrix, or of every matrix of a stack."""
+    """Return a split into parts of the given sizes along ``dim`` (0 or 1) of a matrix, or of every matrix of a
+    stack.
+    """
     return lambda tensor: [part for matrix in whole(tensor) for part in matrix.split(list(sizes), dim)]
 
 
 def interleaved(groups: int, queries: int, head_dim: int) -> Split:
-    """Rows [groups, queries + 2, head_dim]: a key-value group holds its query heads, then its key, then its value."""
+    """Return a split of rows [groups, queries + 2, head_dim]: a key-value group holds its query heads, then its key,
+    then its value.
+    """
 
     def cut(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
         rows = tensor.unflatten(0, (groups, queries + 2, head_dim))
@@ -59,7 +63,7 @@ def interleaved(groups: int, queries: int, head_dim: int) -> Split:
 
 
 def routes(model: nn.Module) -> list[Route]:
-    """Every trainable parameter exactly once; a tied head counts as the embedding.
+    """Return the route of every trainable parameter, each exactly once; a tied head counts as the embedding.
 
     Muon takes all matrices but embeddings, the LM head and adapters; a router of experts is a matrix like any other.
     """
@@ -78,7 +82,7 @@ def routes(model: nn.Module) -> list[Route]:
 
 
 def head_routes(head: nn.Module) -> list[Route]:
-    """The parameters of a head beside the model."""
+    """Return the routes of a head beside the model."""
     return [Route(f"head.{name}", parameter, "head", whole) for name, parameter in head.named_parameters()]
 
 
@@ -100,7 +104,7 @@ def _role(name: str, parameter: nn.Parameter, owner: nn.Module, head: set[nn.Par
 
 
 def fused_split(name: str, owner: nn.Module, parameter: nn.Parameter, config: Any) -> Split:
-    """How a projection falls into matrices, told from its name and the head counts in ``config``.
+    """Return the split of a projection into matrices, by its name and the head counts in ``config``.
 
     Fused query-key-value and gate-up projections are orthogonalised part by part: they are separate maps that only
     share storage. A fused projection whose size does not match the head counts stays whole.
@@ -135,7 +139,9 @@ def _qkv_split(projection: str, parameter: nn.Parameter, out_dim: int, config: A
 
 
 def _gate_up_split(owner: nn.Module, parameter: nn.Parameter) -> Split:
-    """Halves of the outputs. Expert stacks come as [n, out, in] or [n, in, out]; their ``down_proj`` tells which."""
+    """Return the split into halves of the outputs. Expert stacks come as [n, out, in] or [n, in, out]; their
+    ``down_proj`` tells which.
+    """
     if parameter.ndim == 2:
         return along(0, [parameter.shape[0] // 2] * 2)
     down = getattr(owner, "down_proj", None)

@@ -1,4 +1,4 @@
-"""What tells that a run cannot work, or has not worked, in words that say what to do. Pure functions.
+"""Signs that a run cannot work, or has not worked, with advice in plain words. Pure functions.
 
 Policy-gradient RL learns from groups that hold right *and* wrong responses; in all others every advantage is 0 (but
 for the length reward, which also ranks responses that are all right).
@@ -19,7 +19,7 @@ FEWEST_MIXED = 0.5
 FLAT = 0.9
 """Share of groups without a signal from which an iteration counts as one without."""
 FLAT_ITERATIONS = 5
-"""Such iterations in a row that are worth a word."""
+"""Number of such iterations in a row that is reported."""
 MORE_SIGNAL = "easier problems, a longer warm-up, or more responses per problem (rollout.k)"
 
 
@@ -30,7 +30,7 @@ class Finding:
     code: str
     """Stable name, for programs."""
     message: str
-    """What was seen, with numbers."""
+    """The observation, with numbers."""
     advice: str
     """What to do."""
 
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Course:
-    """A run as far as it has come."""
+    """The data of a run so far."""
 
     iterations: int
     """Iterations planned."""
@@ -51,23 +51,23 @@ class Course:
     rows: Sequence[Row] = ()
     """The iterations done, in order."""
     before: Evaluation | None = None
-    """Held out, before RL."""
+    """Held-out evaluation before RL."""
     after: Evaluation | None = None
-    """Held out, after it; ``None`` while it goes on."""
+    """Held-out evaluation after RL; ``None`` while it goes on."""
     change: Estimate | None = None
     """Difference of their accuracies, paired by problem, with its 95 % interval; ``None`` when unknown."""
     promise: PromiseConfig | None = None
-    """What the end has to be like; ``None``: anything."""
+    """The recipe's promise; ``None``: none."""
 
 
 def findings(course: Course) -> list[Finding]:
-    """All that is to be said, in the order in which it shows."""
+    """Return all findings, in the order in which they appear."""
     found = [weak_start(course), flat_groups(course.rows), *ending(course)]
     return [finding for finding in found if finding]
 
 
 def most_mixed(rate: float, k: int) -> float:
-    """The largest share of groups of ``k`` responses with right and wrong ones, at a mean accuracy of ``rate``.
+    """Return the largest share of groups of ``k`` responses with right and wrong ones, at a mean accuracy of ``rate``.
 
     1 - p^k - (1 - p)^k is concave in p: problems that differ in difficulty only make such groups rarer.
     """
@@ -75,7 +75,7 @@ def most_mixed(rate: float, k: int) -> float:
 
 
 def weak_start(course: Course) -> Finding | None:
-    """The policy is right so rarely that most groups of its responses are all wrong."""
+    """Return a finding when the policy is right so rarely that most groups of its responses are all wrong."""
     if course.before is None or not course.iterations or course.before.goes_by_reward:
         return None
     rate = course.before.accuracy.mean
@@ -91,7 +91,9 @@ def weak_start(course: Course) -> Finding | None:
 
 
 def flat_groups(rows: Sequence[Row]) -> Finding | None:
-    """The first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a signal."""
+    """Return a finding on the first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a
+    signal.
+    """
     stretch: list[Row] = []
     for row in rows:
         if not row.get("groups/finished"):
@@ -124,14 +126,16 @@ def flat_groups(rows: Sequence[Row]) -> Finding | None:
 
 
 def _flat(row: Row) -> float:
-    """Share of an iteration's finished groups that teach nothing; rewards may differ where all are right, or wrong."""
+    """Return the share of an iteration's groups that teach nothing; rewards may differ where all are right, or
+    wrong.
+    """
     wrong, right = row.get("groups/all_wrong", 0.0), row.get("groups/all_right", 0.0)
     flat = min(row.get("groups/flat", wrong + right), wrong + right)
     return max(0.0, flat - (right if row.get("length_weight") else 0.0)) / row["groups/finished"]
 
 
 def ending(course: Course) -> list[Finding]:
-    """What a finished run has to say."""
+    """Return the findings of a finished run."""
     if course.after is None or course.before is None or not course.iterations:
         return []
     found = [no_gain(course.before, course.after, course.change, _shortens(course.rows))]
@@ -145,7 +149,7 @@ def _shortens(rows: Sequence[Row]) -> bool:
 
 
 def no_gain(before: Evaluation, after: Evaluation, change: Estimate | None, shortens: bool) -> Finding | None:
-    """Accuracy fell, or did not move further than chance does.
+    """Return a finding when accuracy fell, or did not move further than chance does.
 
     Where the length reward was on (``shortens``), clearly shorter responses are a gain too; so are clearly higher
     rewards where they say more than what is right.
@@ -172,7 +176,7 @@ def no_gain(before: Evaluation, after: Evaluation, change: Estimate | None, shor
 
 
 def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation) -> Finding | None:
-    """The end of the run is not what its recipe promises."""
+    """Return a finding when the end of the run is not what its recipe promises."""
     a, b = before.accuracy, after.accuracy
     missing = []
     if b.mean - a.mean < promise.gain:

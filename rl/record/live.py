@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live picture on a terminal, or lines where there is none."""
+"""The live view of a run: a picture on a terminal, or lines where there is none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FINDING_LINES = 4
 
 
 def sparkline(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> str:
-    """One block character per value, scaled to [low, high]; values outside are clipped."""
+    """Return one block character per value, scaled to [low, high]; values outside are clipped."""
     top = len(_BLOCKS) - 1
     return "".join(_BLOCKS[round(top * min(max((v - low) / (high - low), 0.0), 1.0))] for v in values)
 
 
 def iteration_line(row: Row, total: int) -> str:
-    """An iteration on one plain line, for logs."""
+    """Return an iteration as one plain line, for logs."""
     parts = [
         f"it {round(row['iteration']) + 1}/{total}",
         f"accuracy {_rate(row.get('accuracy'))}",
@@ -46,7 +46,7 @@ def iteration_line(row: Row, total: int) -> str:
 
 
 def trouble(row: Row) -> list[str]:
-    """What of an iteration should not be there, with its number; nothing when all is well."""
+    """Return the troubles of an iteration, with their numbers; none when all is well."""
     return [f"{row[name]:.0f} {words}" for name, words in _TROUBLE if row.get(name)]
 
 
@@ -94,15 +94,15 @@ class LiveView:
         self.close()
 
     def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
-        """A phase begins; see ``rollout.progress.Progress``."""
+        """Begin a phase; see ``rollout.progress.Progress``."""
         self._view.stage(name, total, earlier)
 
     def advance(self, n: int, tokens: int = 0) -> None:
-        """``n`` more units of the current phase are done."""
+        """Count ``n`` more units of the current phase as done."""
         self._view.advance(n, tokens)
 
     def say(self, text: str) -> None:
-        """What is shown beside the current phase."""
+        """Set the text beside the current phase."""
         self._view.say(text)
 
     def iteration(self, row: Row) -> None:
@@ -116,19 +116,19 @@ class LiveView:
         self._log(iteration_line(row, self._total))
 
     def evaluation(self, name: str, mean: float, low: float, high: float) -> None:
-        """A held-out evaluation: accuracy and its 95 % interval, in [0, 1]."""
+        """Show a held-out evaluation: accuracy and its 95 % interval, in [0, 1]."""
         self._evaluations = [*self._evaluations, (one_line(name, 20), mean, low, high)]
         self._view.end()
         self._log(f"held-out {one_line(name, 20)}: {_rate(mean)} [{_rate(low)}, {_rate(high)}]")
 
     def finding(self, finding: Finding) -> None:
-        """The run cannot work as it is, or has not worked; stays in the picture."""
+        """Show that the run cannot work as it is, or has not worked; stays in the picture."""
         line = one_line(finding.text, 600)
         self._findings = [*self._findings, line]
         self._log(f"attention: {line}")
 
     def warn(self, text: str) -> None:
-        """Something went wrong that the run survives."""
+        """Show a fault that the run survives."""
         line = one_line(text)
         self._warnings = [*self._warnings[-(_WARNINGS - 1) :], line]
         self._log(f"warning: {line}")
@@ -140,22 +140,24 @@ class LiveView:
         self._view.close()
 
     def _left(self) -> float | None:
-        """Seconds that the rest of the iterations takes; ``None`` before the first and after the last one."""
+        """Return the seconds that the rest of the iterations takes; ``None`` before the first and after the last
+        one.
+        """
         open_ = self._total - self._done
         return open_ * sum(self._spent) / len(self._spent) if self._spent and open_ > 0 else None
 
     def _outlook(self) -> str:
-        """What follows the line of a phase."""
+        """Return the text behind the line of a phase."""
         left = self._left()
         return "" if left is None else f"{self._done}/{self._total} iterations, about {spell(left)} left"
 
     def _log(self, line: str) -> None:
-        """A line of the log; a picture shows all of it anyhow."""
+        """Print a line of the log; the picture shows its content anyway."""
         if isinstance(self._view, Lines):
             self._view.print(line)
 
     def __rich__(self) -> RenderableType:
-        """The whole picture; called from the refresh thread, so it only reads."""
+        """Return the whole picture; called from the refresh thread, so it only reads."""
         parts: list[RenderableType] = [self._progress()]
         if self._rows:
             parts += [Text(), self._table()]

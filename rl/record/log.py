@@ -47,7 +47,9 @@ class MetricsLog:
         self._sinks = open_sinks(sinks, run_dir, project, config or {})
 
     def write(self, iteration: int, row: Mapping[str, float]) -> Row:
-        """One line, flushed to disk; returns it. NaN and infinities are left out; ``nonfinite`` counts them."""
+        """Write one line, flushed to disk, and return it. NaN and infinities are left out; ``nonfinite`` counts
+        them.
+        """
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         line: Row = {**finite, "iteration": iteration, "nonfinite": len(row) - len(finite)}
         try:
@@ -82,7 +84,7 @@ class MetricsLog:
 
 
 def read_metrics(run_dir: Path) -> list[Row]:
-    """All rows, in file order; none when the file does not exist yet.
+    """Return all rows, in file order; none when the file does not exist yet.
 
     A last line without its newline is a row being written and is left out, as are nulls, which earlier versions wrote
     for what does not exist. Raises ``LogError`` with file and line number for any other line that is no JSON object
@@ -132,7 +134,7 @@ class Evaluation:
 
 
 def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
-    """Store an evaluation; returns the file."""
+    """Store an evaluation and return its file."""
     path = run_dir / "eval" / f"{evaluation.name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ def write_evaluation(run_dir: Path, evaluation: Evaluation) -> Path:
 
 
 def read_evaluations(run_dir: Path) -> list[Evaluation]:
-    """All evaluations of a run, by iteration. Raises ``LogError`` naming a file that is none."""
+    """Return all evaluations of a run, by iteration. Raises ``LogError`` naming a file that is none."""
     found = []
     for path in sorted((run_dir / "eval").glob("*.json")):
         try:
@@ -159,13 +161,13 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
 
 
 def find_evaluation(run_dir: Path, name: str, iteration: int) -> Evaluation | None:
-    """The evaluation of that name after so many iterations, if the run has it."""
+    """Return the evaluation of that name after so many iterations, if the run has it."""
     found = (item for item in read_evaluations(run_dir) if item.name == name and item.iteration == iteration)
     return next(found, None)
 
 
 class Timer:
-    """Wall seconds by phase."""
+    """Measures wall seconds by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -69,18 +69,18 @@ _LATER = {
     "segment_by": None,
     "judged_by": "verifier",
 }
-"""Columns that files of the same version may lack, and what then stands in them."""
+"""Columns that files of the same version may lack, with their values then."""
 
 
 _REPETITIVE = [
     *("group", "problem", "source", "prompt", "answer", "verifier", "opening", "stop", "judged_by", "reason"),
     *("segment_by.list.element", "score_parts.list.element.name"),
 ]
-"""Columns that are stored by a dictionary of their values; of token data that only costs time."""
+"""Columns stored with a dictionary of their values, which for token data would only cost time."""
 
 
 TOGETHER = 2**21
-"""Tokens of a row group."""
+"""Number of tokens in a row group."""
 
 
 class StoreError(RuntimeError):
@@ -88,7 +88,8 @@ class StoreError(RuntimeError):
 
 
 def segment_texts(rollout: Rollout, graded: Graded) -> tuple[str, ...]:
-    """Decoded text of each segment. Those of the last turn joined, behind what its prompt began, are the graded text.
+    """Return the decoded text of each segment. Those of the last turn joined, behind what its prompt began, are the
+    graded text.
 
     The boundaries inside a turn come from decoding prefixes, not segments alone: tokenizers glue bytes and spaces
     across a boundary. A character that is split between two segments belongs to the later one.
@@ -123,7 +124,7 @@ def to_table(
     length_weight: float,
     graded: Graded,
 ) -> pa.Table:
-    """The finished groups of an iteration as a table of ``SCHEMA``.
+    """Return the finished groups of an iteration as a table of ``SCHEMA``.
 
     ``advantages`` holds the rollouts that entered the loss, by id; ``length_weight`` is this iteration's w.
     """
@@ -152,7 +153,7 @@ def write_rollouts(run_dir: Path, iteration: int, table: pa.Table) -> Path:
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:
-    """The table in row groups: what is encoded at one time takes its memory once more."""
+    """Yield the table in row groups, because encoding takes as much memory again as what is encoded at one time."""
     tokens = sum(len(chunk.values) for chunk in table.column("token_ids").chunks)
     rows = max(1, table.num_rows * TOGETHER // max(tokens, TOGETHER))
     for start in range(0, table.num_rows, rows):
@@ -160,12 +161,12 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
-    """The run's rollout files by iteration."""
+    """Return the run's rollout files by iteration."""
     return sorted((run_dir / "rollouts").glob("[0-9]*.parquet"))
 
 
 def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
+    """Read one file's rows, all columns or those named. Raises ``StoreError`` for a broken file or another version."""
     try:
         return read_table(path, SCHEMA, columns, _LATER)
     except FormatError as error:
@@ -181,7 +182,7 @@ def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
 
 
 def _common(a: str, b: str) -> int:
-    """Length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

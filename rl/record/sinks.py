@@ -23,14 +23,14 @@ class Sink(Protocol):
         """Record one iteration."""
 
     def rewind(self, iteration: int) -> None:
-        """The run goes on at ``iteration``: what was recorded from there on is void."""
+        """Continue at ``iteration``; what was recorded from there on is void."""
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close."""
 
 
 def identity(run_dir: Path) -> str:
-    """A name for trackers that resume runs by name: another directory of the same name is another run."""
+    """Return a name for trackers that resume runs by name; it differs for directories of the same name."""
     path = run_dir.resolve()
     return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
@@ -44,7 +44,7 @@ class TensorboardSink:
         self._writer = self._writer_type(log_dir=str(self._folder))
 
     def write(self, iteration: int, row: Mapping[str, float]) -> None:
-        """One scalar per metric; flushed, so that a crash loses nothing."""
+        """Write one scalar per metric, flushed so that a crash loses nothing."""
         for key, value in row.items():
             self._writer.add_scalar(key, value, global_step=iteration)
         self._writer.flush()
@@ -69,11 +69,11 @@ class RunSink:
         self._run = _load(name, name).init(project=project, config=dict(config), resume="allow", **own)
 
     def write(self, iteration: int, row: Mapping[str, float]) -> None:
-        """One history row."""
+        """Write one history row."""
         self._run.log(dict(row), step=iteration)
 
     def rewind(self, iteration: int) -> None:
-        """Nothing: a step's first values stay, and a resumed run repeats the same ones."""
+        """Do nothing: a step's first values stay, and a resumed run repeats the same ones."""
 
     def close(self) -> None:
         """Send what is left and end the run."""
@@ -84,7 +84,9 @@ _NAMES = ("tensorboard", "wandb", "trackio")
 
 
 def open_sinks(names: Sequence[str], run_dir: Path, project: str, config: Mapping[str, Any]) -> list[Sink]:
-    """The trackers named. Raises ``SinkError`` for an unknown name or a missing package, before any tracker opens."""
+    """Open the trackers named. Raises ``SinkError`` for an unknown name or a missing package, before any tracker
+    opens.
+    """
     for name in names:
         if name not in _NAMES:
             raise SinkError(f"log.sinks: unknown tracker {name!r}; choose from {', '.join(_NAMES)}")

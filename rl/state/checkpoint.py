@@ -97,7 +97,7 @@ def _sync(path: Path) -> None:
 
 
 def fault(folder: Path) -> str:
-    """Why the checkpoint in ``folder`` cannot be trusted; empty when it can."""
+    """Return why the checkpoint in ``folder`` cannot be trusted; empty when it can."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return "manifest.json is missing"
@@ -151,12 +151,12 @@ def save(folder: Path, state: RunState, save_learner: Callable[[Path], None], ke
 
 
 def available(folder: Path) -> list[Path]:
-    """Checkpoints by name, oldest first; not verified."""
+    """Return the checkpoints by name, oldest first; not verified."""
     return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit())
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> tuple[RunState, Path] | None:
-    """The newest checkpoint that verifies, and its learner directory; ``None`` when there is none at all.
+    """Return the newest checkpoint that verifies, and its learner directory; ``None`` when there is none at all.
 
     Each corrupt one is passed over with a warning. Raises ``CheckpointError`` when there are some and none verifies.
     """

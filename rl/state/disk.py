@@ -1,4 +1,4 @@
-"""A full or failing disk, whichever library meets it."""
+"""One error for a full or failing disk, whichever library reports it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _SIGNS = ("(os error ", "inline_container", "iostream error")
-"""In the messages of safetensors and tokenizers (Rust's I/O errors), and of torch's archive writer."""
+"""Signs of a failed write in the messages of safetensors and tokenizers (Rust's I/O errors), and of torch's archive
+writer."""
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Around saving into the existing ``folder``: raises ``OSError`` for what libraries make of a failed write.
+    """Wrap the saving into the existing ``folder``: raises ``OSError`` for the various errors of a failed write.
 
     safetensors has an error type of its own, tokenizers raises a bare ``Exception``, torch complains about positions.
     """

@@ -45,7 +45,7 @@ class Journal:
         return self.folder / f"{iteration:06d}.arrow"
 
     def open(self, iteration: int) -> list[Delta]:
-        """What an earlier process recorded of this iteration, in order; appending goes on behind it.
+        """Return what an earlier process recorded of this iteration, in order, and append behind it.
 
         A last batch torn by a crash is cut off: its tokens never reached the training data.
         """
@@ -98,7 +98,7 @@ class Journal:
 
 
 def read_stream(data: bytes) -> tuple[list[Delta], int]:
-    """The progress in a journal file, and how many of its bytes are whole batches (or the schema alone)."""
+    """Return the progress in a journal file, and how many of its bytes are whole batches (or the schema alone)."""
     source = pa.BufferReader(data)
     deltas: list[Delta] = []
     whole = 0

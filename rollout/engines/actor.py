@@ -13,13 +13,13 @@ from rollout.engine import Delta, Engine, EngineDead, EngineError, EngineStats, 
 from rollout.models.attention import AttentionConfig
 
 CALLS_AT_ONCE = 16
-"""Concurrent calls that the actor accepts: a poll waits inside it while others come in."""
+"""Calls that the actor accepts at one time: a poll waits inside it while others come in."""
 CLOSE_S = 15.0
-"""Patience with an engine that is told to close; then its actor is killed."""
+"""Seconds that an engine has for closing; then its actor is killed."""
 
 
 def build_engine(model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig | None = None) -> Engine:
-    """The engine that ``config.kind`` names, not yet started.
+    """Return the engine that ``config.kind`` names, not yet started.
 
     ``attention`` is the learner's; ``None``, where there is no learner: what the model was trained with.
     """
@@ -33,7 +33,7 @@ def build_engine(model_path: str, config: EngineConfig, seed: int, attention: At
 
 
 def environment(config: EngineConfig) -> dict[str, str]:
-    """Environment variables of the actor, in place before any import."""
+    """Return the environment variables of the actor, which are set before any import."""
     if config.kind == "vllm":
         from rollout.engines.vllm import environment as vllm_environment
 
@@ -50,7 +50,7 @@ class RolloutWorker:
         self._engine = build_engine(model_path, config, seed, attention)
 
     async def start(self) -> int:
-        """Start the engine; returns this process's id."""
+        """Start the engine and return this process's id."""
         await self._engine.start()
         return os.getpid()
 

@@ -17,11 +17,11 @@ import time
 import uuid
 
 MARK = "K15_GUARDS"
-"""Environment variable with the tokens of all guards above a process: whoever goes, all that hangs from it goes."""
+"""Environment variable with the tokens of all guards above a process: each of them ends it."""
 
 
 class Guard:
-    """Watches over the children that this process starts from now on."""
+    """Ends the children that this process starts from now on, when it is gone."""
 
     def __init__(self) -> None:
         self.token = uuid.uuid4().hex
@@ -39,7 +39,7 @@ class Guard:
 
 
 def marked(token: str) -> list[int]:
-    """Processes that were started with the token in their environment."""
+    """Return the processes that were started with the token in their environment."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():

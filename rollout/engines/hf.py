@@ -31,7 +31,7 @@ STREAM_INTERVAL = 16
 
 
 class HfEngine:
-    """One transformers model on a thread of its own. Requests without a seed get one from the engine's."""
+    """Runs one transformers model on a thread of its own. Requests without a seed get one from the engine's."""
 
     def __init__(
         self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
@@ -100,7 +100,7 @@ class HfEngine:
         self._aborted.clear()
 
     def _deliver(self, pieces: Sequence[Delta]) -> None:
-        """Called from the sampling thread."""
+        """Put progress into the mailbox; called from the sampling thread."""
         self._loop.call_soon_threadsafe(self._post, pieces)
 
     def _post(self, pieces: Sequence[Delta]) -> None:
@@ -172,7 +172,7 @@ class HfEngine:
 
 
 def use_attention(model: PreTrainedModel, attention: AttentionConfig, version: WeightVersion) -> None:
-    """What attention computes under weights ``version``."""
+    """Set the attention of weights ``version``."""
     from rollout.models import moba, rotary
 
     rotary.use(model, attention.stage(version))
@@ -181,7 +181,7 @@ def use_attention(model: PreTrainedModel, attention: AttentionConfig, version: W
 
 
 def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLAIN) -> PreTrainedModel:
-    """The model for inference, on the device and in the type that ``config`` names."""
+    """Return the model for inference, on the device and in the type that ``config`` names."""
     import torch
     from transformers import AutoModelForCausalLM
 

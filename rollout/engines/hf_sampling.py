@@ -36,7 +36,7 @@ class _Row:
         self.error = ""
 
     def add(self, token: int, logprob: float) -> None:
-        """One more token; decides whether it was the last, in vLLM's order: end token, budget, repetition."""
+        """Add a token; decides whether it was the last, in vLLM's order: end token, budget, repetition."""
         self.drawn.append(token)
         self.logprobs.append(logprob)
         s = self.request.sampling
@@ -48,7 +48,7 @@ class _Row:
             self.done, self.stop = True, StopReason.REPETITION
 
     def piece(self) -> Delta:
-        """What was drawn since the last call. The engine fills in the version."""
+        """Return the tokens drawn since the last call. The engine fills in the version."""
         start, self.sent = self.sent, len(self.drawn)
         return Delta(
             self.request.key,
@@ -110,7 +110,7 @@ def sample(
 
 
 def _noise(row: _Row) -> float:
-    """Uniform in [0, 1): a function of the request's seed and the token's position in the sequence."""
+    """Return a number uniform in [0, 1), a function of the request's seed and the token's position in the sequence."""
     return seed_of(row.seed, len(row.request.prompt) + len(row.drawn)) / 2**63
 
 
@@ -127,7 +127,7 @@ def _left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor
 def draw(
     logits: torch.Tensor, samplings: Sequence[Sampling], noise: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row of ``logits`` [n, V] and its log-prob in nats under the row's ``Sampling``; both [n].
+    """Return one token per row of ``logits`` [n, V] and its log-prob in nats under the row's ``Sampling``; both [n].
 
     By inversion of the cumulative distribution at ``noise``, in double precision; temperature 0 takes the best token.
     """
@@ -156,7 +156,7 @@ def _nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]. Order is kept."""
+    """Return the log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]. Order is kept."""
     if not sequences:
         return []
     rows = max(1, SCORE_TOKENS // max(len(sequence) for sequence in sequences))

@@ -1,4 +1,4 @@
-"""Where an engine leaves progress until it is polled. Pieces of one request are joined; order per request is kept."""
+"""Keeps an engine's progress until it is polled. Pieces of one request are joined; order per request is kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Mailbox:
         self._idle = asyncio.Event()
 
     def open(self, key: str) -> None:
-        """A request begins. Raises ``ValueError`` when one of that name is in flight or not yet polled to its end."""
+        """Begin a request. Raises ``ValueError`` when one of that name is in flight or not yet polled to its end."""
         if key in self.in_flight or key in self._pieces:
             raise ValueError(f"request {key!r} is already in flight on this engine")
         if not self.in_flight:
@@ -49,7 +49,7 @@ class Mailbox:
         self._idle.clear()
 
     def put(self, key: str, token_ids: Tokens, logprobs: Sequence[float] | LogProbs) -> None:
-        """More tokens of a request, as the engine hands them out."""
+        """Add tokens of a request, as the engine hands them out."""
         piece = self._pieces.setdefault(key, _Piece())
         piece.token_ids.append(np.asarray(token_ids, np.int32))
         piece.logprobs.append(np.asarray(logprobs, np.float32))
@@ -57,7 +57,7 @@ class Mailbox:
         self._news.set()
 
     def end(self, key: str, stop: StopReason | None = None, error: str = "") -> None:
-        """A request's end."""
+        """End a request."""
         piece = self._pieces.setdefault(key, _Piece())
         piece.done, piece.stop, piece.error = True, stop, error
         self.requests += 1
@@ -73,7 +73,7 @@ class Mailbox:
         self._idle.set()
 
     async def take(self, wait_s: float, version: WeightVersion) -> list[Delta]:
-        """Everything since the last call; waits at most ``wait_s`` (plus ``LINGER_S``) for a first piece."""
+        """Return everything since the last call; waits at most ``wait_s`` (plus ``LINGER_S``) for a first piece."""
         if not self._pieces:
             self._news.clear()
             try:
@@ -90,6 +90,6 @@ class Mailbox:
         ]
 
     def stats(self, version: WeightVersion, weight_bytes: int) -> EngineStats:
-        """Counters so far."""
+        """Return the counters so far."""
         running = time.monotonic() - self._busy_since if self.in_flight else 0.0
         return EngineStats(version, self.tokens, self.requests, self._busy_s + running, weight_bytes)

@@ -22,12 +22,12 @@ ROW_QUERIES = 16
 SUMS = 1 << 22
 """Elements of page sums read at once."""
 NUMBER = 16
-"""Page positions are told apart by numbers below this: exact in every dtype."""
+"""Page positions are numbered below this, which every dtype holds exactly."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Queries that are a sequence of their own each, or one per head."""
+    """Queries, each of them a sequence of its own, or one sequence for each head."""
 
     row: torch.Tensor
     """[R] rows of q."""
@@ -36,7 +36,7 @@ class Rows:
     table: torch.Tensor
     """[R, max_pages] pages of each one's sequence, int32."""
     starts: torch.Tensor
-    """Int32: what vLLM's kernel wants beside the lengths."""
+    """Int32: starts of the sequences, which vLLM's kernel wants beside the lengths."""
     lengths: torch.Tensor
     """Int32: keys that each query, or each head of it, attends to."""
     schedule: torch.Tensor
@@ -45,7 +45,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step's work, the same for every block layer."""
+    """The work of one step, which is the same for every block layer."""
 
     early: Rows | None
     """Decoding rows at positions with full attention: all heads share their pages."""
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What vLLM's kernel is told about a group of layers."""
+    """The settings of vLLM's kernel for a group of layers."""
 
     heads: int
     groups: int
@@ -93,7 +93,9 @@ class Kernel:
 
 
 def plan(kernel: Kernel, gate: MobaConfig, ends: list[int], lengths: list[int], table: torch.Tensor) -> Plan:
-    """``ends`` [n + 1] of the sequences' new tokens in q, ``lengths`` [n] their tokens so far, new ones included."""
+    """Plan a step from ``ends`` [n + 1] of the sequences' new tokens in q, ``lengths`` [n] their tokens so far, new
+    ones included.
+    """
     early: list[tuple[int, int, int]] = []
     routed: list[tuple[int, int, int]] = []
     chunks = []
@@ -152,7 +154,7 @@ def attend(
 
 
 def _choose(q: torch.Tensor, page_sums: torch.Tensor, rows: Rows, gate: MobaConfig, page_tokens: int) -> torch.Tensor:
-    """Blocks of each query and head [R, H, top_k], the current one last; a few queries at a time."""
+    """Return the blocks of each query and head [R, H, top_k], the current one last; a few queries at a time."""
     step = max(1, SUMS // (rows.table.shape[1] * page_sums[0].numel()))
     parts = zip(q.split(step), rows.table.split(step), rows.position.split(step), strict=True)
     return torch.cat([choose_rows(queries, page_sums, table, at, gate, page_tokens) for queries, table, at in parts])
@@ -161,7 +163,7 @@ def _choose(q: torch.Tensor, page_sums: torch.Tensor, rows: Rows, gate: MobaConf
 def _pages_of_heads(
     blocks: torch.Tensor, table: torch.Tensor, groups: int, page_tokens: int, gate: MobaConfig
 ) -> torch.Tensor:
-    """Blocks [R, H, top_k] -> pages of the cache seen as one head, int32 [R * H, top_k * pages per block]."""
+    """Turn blocks [R, H, top_k] into pages of the cache seen as one head, int32 [R * H, top_k * pages per block]."""
     rows, heads = blocks.shape[:2]
     per_block = gate.block_size // page_tokens
     logical = (blocks[..., None] * per_block + torch.arange(per_block)).view(rows, -1)
@@ -174,7 +176,7 @@ def _pages_of_heads(
 def _attend_rows(
     q: torch.Tensor, rows: Rows, table: torch.Tensor, kv_cache: torch.Tensor, scale: float, out: torch.Tensor
 ) -> None:
-    """vLLM's kernel on queries [R, H, D]; the cache has their number of heads, or one for each of theirs."""
+    """Run vLLM's kernel on queries [R, H, D]; the cache has their number of heads, or one for each of theirs."""
     keys, values = halves(kv_cache)
     queries = q.reshape(rows.lengths.shape[0], -1, q.shape[-1])
     part = torch.empty_like(queries)
@@ -198,14 +200,16 @@ def _attend_rows(
 
 
 def halves(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [pages, heads, page, D] of vLLM's CPU cache: one after the other in each head's page."""
+    """Return keys and values [pages, heads, page, D] of vLLM's CPU cache: one after the other in each head's page."""
     pages, heads, page_tokens, width = kv_cache.shape
     keys, values = kv_cache.view(pages, heads, 2 * page_tokens, width // 2).chunk(2, dim=2)
     return keys, values
 
 
 def gather(kv_cache: torch.Tensor, table: torch.Tensor, length: int, isa: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """First ``length`` keys and values of one sequence with pages ``table``, in their own order: [length, H_kv, D]."""
+    """Return the first ``length`` keys and values of one sequence with pages ``table``, in their own order: [length,
+    H_kv, D].
+    """
     page_tokens, dim = kv_cache.shape[2], kv_cache.shape[3] // 2
     used = table[: -(-length // page_tokens)].long()
     found = []
@@ -217,7 +221,8 @@ def gather(kv_cache: torch.Tensor, table: torch.Tensor, length: int, isa: str) -
 
 @functools.cache
 def page_order(isa: str, page_tokens: int, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where vLLM puts channel c of token t within a head's page: [page * D] each for keys and values, at t D + c.
+    """Return where vLLM puts channel c of token t within a head's page: [page * D] each for keys and values, at t D +
+    c.
 
     It depends on the instruction set and is documented nowhere, so a numbered page is written and read back. Raises
     ``RuntimeError`` if that is no permutation.

@@ -40,7 +40,7 @@ class MobaCpuBackend(CPUAttentionBackend):
 
 @dataclass
 class MobaCpuMetadata(CPUAttentionMetadata):
-    """vLLM's, and what block layers do in this step."""
+    """vLLM's metadata, with the plan of the block layers for this step."""
 
     plan: Plan | None = None
     """``None`` while no layer of the group is a block layer."""
@@ -71,7 +71,7 @@ class MobaCpuMetadataBuilder(CPUAttentionMetadataBuilder):
 
 
 class MobaCpuImpl(BlockLayer, CPUAttentionBackendImpl):
-    """One layer. Its cache is vLLM's in either case."""
+    """One layer, with block or full attention; its cache is vLLM's in either case."""
 
     def do_kv_cache_update(
         self,

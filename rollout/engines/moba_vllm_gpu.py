@@ -52,7 +52,7 @@ class MobaFlashMetadataBuilder(FlashAttentionMetadataBuilder):
 
 
 class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
-    """One layer."""
+    """One layer, with block or full attention."""
 
     def do_kv_cache_update(
         self,
@@ -106,6 +106,6 @@ class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
 
 
 def pages_of(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys beside values within a token, as FlashAttention has them."""
+    """Return the keys beside values within a token, as FlashAttention has them."""
     keys, values = kv_cache.chunk(2, dim=-1)
     return keys, values

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 STREAM_INTERVAL = 64
 """Tokens of a request that vLLM gathers before it streams them (the first and the last come at once)."""
 SHUTDOWN_S = 5.0
-"""Patience with vLLM's core when it is told to stop; then it is killed."""
+"""Seconds that vLLM's core has for stopping; then it is killed."""
 
 
 def environment(config: EngineConfig) -> dict[str, str]:
-    """Environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
+    """Return the environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
     env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     if config.device == "cpu":
@@ -56,7 +56,7 @@ def environment(config: EngineConfig) -> dict[str, str]:
 
 
 def transfer_backend(config: EngineConfig) -> str:
-    """vLLM's name of the receiving end of ``config.weight_transfer``."""
+    """Return vLLM's name of the receiving end of ``config.weight_transfer``."""
     chosen = config.weight_transfer
     if chosen == "auto":
         chosen = "shm" if config.device == "cpu" else "ipc"
@@ -66,7 +66,7 @@ def transfer_backend(config: EngineConfig) -> str:
 def engine_arguments(
     model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
 ) -> dict[str, Any]:
-    """Keyword arguments of vLLM's ``AsyncEngineArgs``; ``config.extra`` has the last word.
+    """Return the keyword arguments of vLLM's ``AsyncEngineArgs``, where ``config.extra`` overrides all others.
 
     Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes.
     """
@@ -112,7 +112,7 @@ def engine_arguments(
 
 
 def sampling_params(sampling: Sampling, max_tokens: int, seed: int | None) -> SamplingParams:
-    """vLLM's parameters for one stretch: only the sampled token's log-prob, under the sampling distribution."""
+    """Return vLLM's parameters for one stretch: only the sampled token's log-prob, under the sampling distribution."""
     from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -268,7 +268,7 @@ class VllmEngine:
         self._weight_bytes = update.payload["size"]
 
     async def _enter(self, version: WeightVersion) -> None:
-        """What attention computes under weights ``version``."""
+        """Set the attention of weights ``version``."""
         if self.attention.moba is not None:
             on = self.attention.block(version) is not None
             await self._llm.collective_rpc("switch_moba", args=(on,))
@@ -307,7 +307,7 @@ class VllmEngine:
 
 
 def _transfer_of(update: WeightUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What vLLM's receiving end is initialised with and what it loads."""
+    """Return what vLLM's receiving end is initialised with and what it loads."""
     payload = update.payload
     if update.backend in ("shm", "local"):
         return {}, {name: payload[name] for name in ("path", "size", "tensors")}
@@ -316,7 +316,7 @@ def _transfer_of(update: WeightUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ending(finish_reason: str) -> tuple[StopReason | None, str]:
-    """vLLM's finish reason as (stop reason, error)."""
+    """Return vLLM's finish reason as (stop reason, error)."""
     match finish_reason:
         case "stop":
             return StopReason.EOS, ""

@@ -15,7 +15,9 @@ class AttentionWorker:
     """Called by ``VllmEngine`` with no request in flight, before the prefix cache is dropped."""
 
     def switch_moba(self, on: bool) -> int:
-        """Time hybrid [2502.13189 §2.2, §3.2]: block attention on or off; returns how many layers that concerns."""
+        """Switch block attention on or off (time hybrid [2502.13189 §2.2, §3.2]) and return the number of its
+        layers.
+        """
         worker: Any = self
         layers = worker.vllm_config.compilation_config.static_forward_context.values()
         impls = [layer.impl for layer in layers if isinstance(getattr(layer, "impl", None), BlockLayer)]
@@ -25,7 +27,7 @@ class AttentionWorker:
         return len(blocks)
 
     def set_rotary(self, stage: dict[str, Any]) -> int:
-        """Rotary embedding of a context stage (the fields of ``RotaryStage``); returns how many tables were filled."""
+        """Set the rotary embedding of a stage (the fields of ``RotaryStage``) and return the number of tables."""
         worker: Any = self
         modules = {id(m): m for m in worker.get_model().modules() if isinstance(m, RotaryEmbeddingBase)}
         wanted = RotaryStage.model_validate(stage)

@@ -1,4 +1,4 @@
-"""What a model's configuration says about its attention, for learner and engines alike. Takes transformers' objects."""
+"""Attention settings of a model's configuration (transformers' object), for learner and engines alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WINDOWED = ("sliding_attention", "chunked_attention", "local_attention", "local
 
 
 def windows(config: Any) -> tuple[int, ...]:
-    """Lengths beyond which some layer no longer sees the whole past, ascending; none for full attention.
+    """Return the lengths beyond which some layer no longer sees the whole past, ascending; none for full attention.
 
     ``config``: of the text model. Layers without types of their own all have the window, as in Mistral.
     """
@@ -21,12 +21,12 @@ def windows(config: Any) -> tuple[int, ...]:
 
 
 def softcap(config: Any) -> float | None:
-    """The bound of the attention scores (Gemma 2), if there is one."""
+    """Return the bound of the attention scores (Gemma 2), if there is one."""
     return getattr(config, "attn_logit_softcapping", None)
 
 
 def own_attention(config: Any) -> str | None:
-    """The implementation in transformers that computes what the architecture asks for; ``None``: its own choice.
+    """Return the implementation in transformers that computes what the architecture asks for; ``None``: its own choice.
 
     Its ``sdpa`` has no soft-capping, and leaves it out without a word.
     """

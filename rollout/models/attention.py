@@ -39,11 +39,14 @@ class BlockAttentionConfig(Config):
         return max(self.full_below, self.block_size * self.top_k)
 
     def at(self, version: int) -> BlockAttentionConfig | None:
-        """What holds under weights ``version``, which is the RL iteration that samples with them; ``None``: full."""
+        """Return the configuration under weights ``version``, which is the RL iteration that samples with them;
+        ``None``:
+        full.
+        """
         return None if self.full_from is not None and version >= self.full_from else self
 
     def is_full(self, layer: int, layers: int) -> bool:
-        """True for a layer that keeps full attention; ``layer`` counts from 0."""
+        """Return True for a layer that keeps full attention; ``layer`` counts from 0."""
         return layer >= layers - self.full_last_layers
 
 
@@ -97,7 +100,7 @@ class AttentionConfig(Config):
         return self
 
     def stage(self, version: int) -> RotaryStage | None:
-        """The rotary embedding under weights ``version``, its base filled in; ``None``: the model's own."""
+        """Return the rotary embedding under weights ``version``, its base filled in; ``None``: the model's own."""
         reached = [stage for stage in self.rotary if stage.iteration <= version]
         bases = [stage.base for stage in reached if stage.base is not None]
         return reached[-1].model_copy(update={"base": bases[-1] if bases else None}) if reached else None
@@ -107,7 +110,7 @@ class AttentionConfig(Config):
         return None if self.moba is None else self.moba.at(version)
 
     def settled(self, version: int) -> AttentionConfig:
-        """What holds under weights ``version``, for all versions."""
+        """Return the configuration that holds under weights ``version``, for all versions."""
         block, stage = self.block(version), self.stage(version)
         return AttentionConfig(
             moba=None if block is None else block.model_copy(update={"full_from": None}),

@@ -1,4 +1,4 @@
-"""What ends a response, in one place: for demonstrations, sampling, decoding and export."""
+"""The tokens that end a response: for demonstrations, sampling, decoding and export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def end_tokens(
     tokenizer: PreTrainedTokenizerBase, model: str | None = None, vocabulary: int | None = None
 ) -> tuple[int, ...]:
-    """Token ids that end a response, without repeats; the first is the one that demonstrations teach.
+    """Return the token ids that end a response, without repeats; the first is the one that demonstrations teach.
 
     In this order: the token with which the chat template ends an assistant's turn; the tokenizer's EOS; those that the
     files of ``model`` (a directory or hub name) declare. Any of them ends a response, since a model may have been
@@ -43,7 +43,7 @@ def end_tokens(
 
 
 def declared_end(model: str) -> list[int]:
-    """End tokens of a model's generation config; where that has none, or is missing, of its ``config.json``.
+    """Return the end tokens of a model's generation config; where that has none, or is missing, of its ``config.json``.
 
     The files are read as they stand: the classes of transformers would fill in defaults of their own.
     """
@@ -70,7 +70,7 @@ def declare_end(folder: Path, end: Sequence[int]) -> None:
 
 
 def _read(model: str, name: str) -> Mapping[str, Any]:
-    """A JSON file of a directory or of the hub; empty where the model has none. Raises ``PromptError``."""
+    """Return a JSON file of a directory or of the hub; empty where the model has none. Raises ``PromptError``."""
     from transformers.utils import cached_file
 
     try:

@@ -46,7 +46,7 @@ class ExportError(RuntimeError):
 
 
 def save_model(policy: nn.Module, folder: Path, source: Path | None = None, dtype: str = "float32") -> None:
-    """Weights, ``config.json`` and ``generation_config.json`` of ``policy`` into the existing ``folder``.
+    """Write weights, ``config.json`` and ``generation_config.json`` of ``policy`` into the existing ``folder``.
 
     Adapters are merged. ``source``: the directory that the model came from, if any; its generation configuration goes
     along as it is, also where it contradicts itself. ``dtype``: of the weights written, by torch's name. Raises
@@ -64,7 +64,8 @@ def save_model(policy: nn.Module, folder: Path, source: Path | None = None, dtyp
 
 
 def save_tokenizer(tokenizer: Any, folder: Path, source: Path | None = None) -> None:
-    """Tokenizer and chat template into the existing ``folder``: ``source``'s own files, or ``tokenizer`` written anew.
+    """Write tokenizer and chat template into the existing ``folder``: ``source``'s own files, or ``tokenizer`` written
+    anew.
 
     ``source``: the directory that ``tokenizer`` was loaded from, if any.
     """
@@ -82,7 +83,7 @@ def save_tokenizer(tokenizer: Any, folder: Path, source: Path | None = None) -> 
 
 
 def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, Any]:
-    """A configuration as transformers 5 writes it, with the keys added that transformers 4 looks for.
+    """Return a configuration as transformers 5 writes it, with the keys added that transformers 4 looks for.
 
     Nested configurations (of a text model inside of another one) likewise. ``config``: what it was written from, which
     knows other names of its keys (``num_experts`` of what is now ``num_local_experts``).
@@ -106,7 +107,9 @@ def _is_config(key: str, value: Any) -> bool:
 
 
 def _old_rotary(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
-    """What ``rope_parameters`` was before: base, scaling and share of rotated dimensions, each a key of its own."""
+    """Return what ``rope_parameters`` was before: base, scaling and share of rotated dimensions, each a key of
+    its own.
+    """
     if any(isinstance(each, dict) for each in parameters.values()):  # by type of layer
         everywhere = parameters.get("full_attention") or {}
         local = (parameters.get("sliding_attention") or {}).get("rope_theta")
@@ -123,13 +126,13 @@ def _old_rotary(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
 
 
 _OLD_NAMES = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
-"""What was outside of the scaling, and under which name."""
+"""Keys that were outside of the scaling, with their names."""
 _OF_GPT_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
-"""The one family with names of its own."""
+"""Names in the one family that has its own."""
 
 
 def tokenizer_in_old_spelling(settings: dict[str, Any]) -> dict[str, Any]:
-    """``tokenizer_config.json`` of transformers 5 in words that transformers 4 knows and 5 still reads."""
+    """Return ``tokenizer_config.json`` of transformers 5 in words that transformers 4 knows and 5 still reads."""
     settings = dict(settings)
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -139,7 +142,7 @@ def tokenizer_in_old_spelling(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_weights(weights: dict[str, torch.Tensor], folder: Path, dtype: str) -> None:
-    """Safetensors, in as many files as ``SHARD`` asks for, one file's copy in memory at a time."""
+    """Write safetensors, in as many files as ``SHARD`` asks for, with one file's copy in memory at a time."""
     import torch
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
@@ -171,7 +174,7 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _check_rotary(config: Any, folder: Path) -> None:
-    """The older keys come first where both are read, so they must say the same; compared as the reader has it."""
+    """Check that older and newer keys say the same as the reader understands them; the older ones come first."""
     from transformers import AutoConfig
 
     ours = getattr(config.get_text_config(), "rope_parameters", None)
@@ -184,7 +187,7 @@ def _check_rotary(config: Any, folder: Path) -> None:
 
 
 def _numbers(parameters: Any) -> Any:
-    """Without what a reader fills in, and with 1 and 1.0 alike."""
+    """Return the settings without what a reader fills in, and with 1 equal to 1.0."""
     if not isinstance(parameters, dict):
         return parameters
     return {key: _numbers(value) for key, value in parameters.items() if value is not None and key != "type"}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Framing:
-    """How a run, or a benchmark, puts its problems."""
+    """How a run, or a benchmark, asks its problems."""
 
     system: str = ""
     """System message, where the problem has none of its own; empty: none."""
@@ -24,11 +24,11 @@ class Framing:
     """The chat template's own arguments, e.g. ``enable_thinking`` or ``tools``."""
 
     def question(self, problem: Problem) -> str:
-        """The user's last turn."""
+        """Return the user's last turn."""
         return f"{problem.prompt}\n\n{self.instruction}" if self.instruction else problem.prompt
 
     def messages(self, problem: Problem, question: str | None = None) -> list[dict[str, str]]:
-        """The conversation that asks the problem: system message, solved examples, its own messages.
+        """Return the conversation that asks the problem: system message, solved examples, its own messages.
 
         ``question`` stands in the place of the last one's text.
         """

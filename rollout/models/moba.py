@@ -54,7 +54,7 @@ def use(model: PreTrainedModel, moba: BlockAttentionConfig | None, otherwise: st
 
 
 def gate(moba: BlockAttentionConfig) -> MobaConfig:
-    """The kernel's constants."""
+    """Return the kernel's settings."""
     return MobaConfig(moba.block_size, moba.top_k, moba.full_below)
 
 
@@ -64,13 +64,13 @@ def _parsed(items: tuple[tuple[str, Any], ...]) -> BlockAttentionConfig:
 
 
 def read(config: Any) -> BlockAttentionConfig | None:
-    """The ``moba`` entry of a model's configuration (transformers' object); ``None`` when it has none."""
+    """Return the ``moba`` entry of a model's configuration (transformers' object); ``None`` when it has none."""
     entry = getattr(config, NAME, None)
     return None if entry is None else _parsed(tuple(entry.items()))
 
 
 def trained_with(path: str) -> AttentionConfig:
-    """Attention that the model at ``path`` (a directory or hub name) names in its ``config.json``.
+    """Return the attention that the model at ``path`` (a directory or hub name) names in its ``config.json``.
 
     Its rotary embedding needs no naming: transformers and vLLM read that there themselves.
     """
@@ -80,7 +80,8 @@ def trained_with(path: str) -> AttentionConfig:
 
 
 def shares(moba: BlockAttentionConfig | None, lengths: Sequence[int], layers: int) -> tuple[float, float]:
-    """(share of the query-key pairs of full causal attention that are computed, share of the tokens that see their
+    """Return (share of the query-key pairs of full causal attention that are computed, share of the tokens that see
+    their
     whole past in a block layer) for whole sequences of ``lengths`` tokens; 1 and 1 with full attention.
     """
     if moba is None:
@@ -100,7 +101,7 @@ def padding_mask(
     attention_mask: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor | None:
-    """transformers' mask builder: which keys are real, bool [batch_size, keys so far]; ``None`` when all are.
+    """Build the mask for transformers: which keys are real, bool [batch_size, keys so far]; ``None`` when all are.
 
     Causality and packing are the kernel's affair. A preallocated cache has ``kv_length`` slots, not all of them used.
     """
@@ -169,7 +170,9 @@ def _refuse(
 def _boundaries(
     query: torch.Tensor, key: torch.Tensor, position_ids: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Ends of the sequences in unpadded rows: one per row, and one more wherever positions start again at 0."""
+    """Return the ends of the sequences in unpadded rows: one per row, and one more wherever positions start again
+    at 0.
+    """
     rows, tokens, device = query.shape[0], query.shape[2], query.device
     ends = torch.arange(rows + 1, device=device)
     if key.shape[2] != tokens:
@@ -191,7 +194,9 @@ def _padded(
     full: bool,
     scale: float,
 ) -> torch.Tensor:
-    """Rows with padding anywhere: real tokens are packed, so that blocks count from a sequence's first real token."""
+    """Attend over rows with padding: real tokens are packed, so that blocks count from a sequence's first real
+    token.
+    """
     mask = mask.to(query.device, torch.bool)
     real_q = mask[:, -query.shape[2] :]
     k, v = (part[:, :, : mask.shape[1]].transpose(1, 2)[mask] for part in (key, value))
@@ -217,7 +222,7 @@ def block_attention(
     full: bool,
     scale: float,
 ) -> torch.Tensor:
-    """One layer over packed sequences: q [Tq, H, D], k, v [Tk, H_kv, D] -> [Tq, H, D].
+    """Compute one layer over packed sequences: q [Tq, H, D], k, v [Tk, H_kv, D] -> [Tq, H, D].
 
     ``full``: a layer that keeps full attention. Where MoBA is full attention anyway, short sequences of similar length
     share one fused call instead of taking one each.
@@ -253,7 +258,7 @@ def _moba(
 
 
 def _runs(ends: list[int], dense_tokens: int) -> Iterator[tuple[bool, slice, torch.Tensor]]:
-    """Neighbouring sequences that are all dense or all not: (dense, their rows, their boundaries from 0)."""
+    """Yield neighbouring sequences that are all dense or all not: (dense, their rows, their boundaries from 0)."""
     for dense, run in groupby(pairwise(ends), key=lambda pair: pair[1] - pair[0] <= dense_tokens):
         pairs = list(run)
         first, last = pairs[0][0], pairs[-1][1]

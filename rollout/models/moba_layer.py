@@ -1,4 +1,4 @@
-"""What vLLM's attention layers need to become block layers, on CPUs and GPUs alike [2502.13189 §2.2]."""
+"""The part of block layers that vLLM's attention layers on CPUs and GPUs share [2502.13189 §2.2]."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class BlockLayer:
     """
 
     gate: MobaConfig | None = None
-    """What the layer computes; ``None``: full attention, by vLLM."""
+    """Block attention of the layer at present; ``None``: full attention, by vLLM."""
     own_gate: MobaConfig | None = None
     """``gate`` while block attention is on; ``None`` in layers that never have it."""
     page_sums: torch.Tensor | None = None
     """Float32 [pages, H_kv, D]: the sum of each full page's keys."""
 
     def become_block_layer(self, name: str, block: BlockAttentionConfig, page_tokens: int) -> None:
-        """Raises ``ValueError`` for what a block layer cannot do."""
+        """Make this a block layer. Raises ``ValueError`` for what a block layer cannot do."""
         if block.block_size % page_tokens:
             raise ValueError(
                 f"moba.block_size {block.block_size} is not a multiple of vLLM's page of {page_tokens} tokens "
@@ -54,18 +54,18 @@ class BlockLayer:
         self.gate = self.own_gate = moba.gate(block)
 
     def switch(self, on: bool) -> None:
-        """Block or full attention from now on. The cache must be empty: full attention keeps no sums."""
+        """Use block or full attention from now on. The cache must be empty: full attention keeps no sums."""
         self.gate = self.own_gate if on else None
 
     def sums_of(self, keys: torch.Tensor) -> torch.Tensor:
-        """``page_sums``, made when the cache [pages, H_kv, page, D] is first used."""
+        """Return ``page_sums``, made when the cache [pages, H_kv, page, D] is first used."""
         if self.page_sums is None or self.page_sums.shape[0] != keys.shape[0]:
             self.page_sums = new_page_sums(keys)
         return self.page_sums
 
 
 def announce(vllm_config: VllmConfig, layer_names: Sequence[str], spec: AttentionSpec) -> list[BlockLayer]:
-    """Tell the block layers of a cache group that they are, and return them; called when the model is there."""
+    """Make the block layers of a cache group such, and return them; called when the model is there."""
     text = vllm_config.model_config.hf_text_config
     block = moba.read(text)
     if block is None:

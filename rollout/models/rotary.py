@@ -17,7 +17,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def rotary_of(stage: RotaryStage, dim: int, base: float) -> Rotary:
-    """The embedding of a stage for ``dim`` rotary channels; ``base`` is the model's own."""
+    """Return the embedding of a stage for ``dim`` rotary channels; ``base`` is the model's own."""
     scaling = stage.scaling if stage.scaling != "dynamic" else "none"  # the configuration has refused it
     return Rotary(dim, stage.base or base, scaling, stage.factor, stage.trained)
 
@@ -52,23 +52,8 @@ def use(model: PreTrainedModel, stage: RotaryStage | None) -> None:
     owner.inv_freq.copy_(inverse)
     # The kept parts (a partial rotary factor, say) are those that do not belong to a scaling.
     kept = {name: own[name] for name in ("partial_rotary_factor",) if name in own}
-    text.rope_parameters = kept | parameters(rotary)
+    text.rope_parameters = kept | rotary.parameters
     owner.rope_type = text.rope_parameters["rope_type"]
-
-
-def parameters(rotary: Rotary) -> dict[str, Any]:
-    """transformers' and vLLM's ``rope_parameters`` for the same embedding."""
-    named: dict[str, Any] = {"rope_theta": rotary.base}
-    match rotary.scaling:
-        case "none":
-            return named | {"rope_type": "default"}
-        case "linear":
-            return named | {"rope_type": "linear", "factor": rotary.factor}
-        case "by_parts":  # what Llama 3 calls its scaling, with its own limits
-            named |= {"low_freq_factor": rotary.beta_slow, "high_freq_factor": rotary.beta_fast, "rope_type": "llama3"}
-        case "yarn":
-            named |= {"beta_slow": rotary.beta_slow, "beta_fast": rotary.beta_fast, "rope_type": "yarn"}
-    return named | {"factor": rotary.factor, "original_max_position_embeddings": rotary.trained}
 
 
 def fill(cos_sin: torch.Tensor, rotary: Rotary) -> None:

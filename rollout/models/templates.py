@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template does: where an answer begins, which token ends it, and whether it can be used."""
+"""Properties of a chat template: the start of an answer, the token that ends it, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Chat = Sequence[Mapping[str, str]]
 
 QUESTION = "k15marksthisquestion"
 MARK = "k15marksthisanswer"
-"""Stand for a user's and an assistant's turn when a template is looked at."""
+"""Texts in place of a user's and an assistant's turn when a template is examined."""
 _THOUGHT = re.compile(r"<think>.*?</think>|<think>", re.DOTALL)
 
 
 class PromptError(ValueError):
-    """A problem or a conversation cannot be put to a model; one line: which model or row, what, what to do."""
+    """A problem or a conversation cannot be asked of a model; one line: which model or row, what, what to do."""
 
 
 def apply(tokenizer: PreTrainedTokenizerBase, chats: Any, **options: Any) -> Any:
-    """``tokenizer.apply_chat_template``; what goes wrong in it is a ``PromptError`` that names the tokenizer."""
+    """Call ``tokenizer.apply_chat_template``; its errors become a ``PromptError`` that names the tokenizer."""
     from jinja2 import TemplateError
 
     name = repr(tokenizer.name_or_path)
@@ -38,14 +38,14 @@ def apply(tokenizer: PreTrainedTokenizerBase, chats: Any, **options: Any) -> Any
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, chat: Chat, generate: bool, **arguments: Any) -> str:
-    """The conversation as the template writes it; ``generate``: with its generation prompt."""
+    """Return the conversation as the template writes it; ``generate``: with its generation prompt."""
     plain = [dict(message) for message in chat]
     return str(apply(tokenizer, plain, add_generation_prompt=generate, tokenize=False, **arguments))
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase, system: str = "", **arguments: Any) -> str:
-    """What the template writes in front of an answer, e.g. ``<|im_start|>assistant`` and perhaps ``<think>``; may be
-    empty.
+    """Return what the template writes in front of an answer, e.g. ``<|im_start|>assistant`` and perhaps ``<think>``;
+    may be empty.
     """
     chat = [{"role": "user", "content": QUESTION}]
     chat = [{"role": "system", "content": system}, *chat] if system else chat
@@ -55,7 +55,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, system: str = "", **ar
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token with which the template ends an assistant's turn; ``None`` where no token of its own does.
+    """Return the token with which the template ends an assistant's turn; ``None`` where no token of its own does.
 
     Only added tokens count: a template that ends turns with a line break does not make line breaks an end.
     """

@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerFast:
-    """Tokenizer over ``tokens`` (distinct, non-empty texts) plus the special tokens; ``context`` is its maximum length.
+    """Build a tokenizer over ``tokens`` (distinct, non-empty texts) plus the special tokens; ``context`` is its maximum
+    length.
 
     Raises ``ValueError`` for repeated or empty texts.
     """

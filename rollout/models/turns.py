@@ -26,7 +26,7 @@ class Feeder:
         self._special = sorted(special, key=len, reverse=True)
 
     def text(self, messages: Sequence[Message]) -> str:
-        """What stands between the end token of the assistant's turn and its next turn.
+        """Return what stands between the end token of the assistant's turn and its next turn.
 
         Raises ``PromptError`` when the template refuses the messages.
         """
@@ -36,19 +36,21 @@ class Feeder:
         return after.removeprefix(self._end)
 
     def tokens(self, messages: Sequence[Message]) -> TokenIds:
-        """``text`` as tokens."""
+        """Return ``text`` as tokens."""
         found = self.tokenizer(self.text(messages), add_special_tokens=False)["input_ids"]
         return np.array(found, np.int32)
 
     def fitting(self, messages: Sequence[Message], most: int) -> TokenIds:
-        """``tokens``, with the texts clipped until they are at most ``most``; raises ``PromptError`` if none fits."""
+        """Return ``tokens``, with the texts clipped until they are at most ``most``; raises ``PromptError`` if none
+        fits.
+        """
         while len(found := self.tokens(messages)) > most and any(message.content for message in messages):
             kept = max(0.0, most / len(found) - 0.02)
             messages = [Message(one.role, one.content[: int(kept * len(one.content))]) for one in messages]
         return found
 
     def defused(self, text: str) -> str:
-        """``text`` in which nothing is read as a special token: a program's output must not begin a turn."""
+        """Return ``text`` without special tokens: a program's output must not begin a turn."""
         for special in self._special:
             text = text.replace(special, special[0] + " " + special[1:]) if len(special) > 1 else text
         return text

@@ -34,7 +34,7 @@ Term = tuple[str, str]
 HELD_OUT_SHARE = 8
 """One text in this many is held out."""
 MAX_DRAWS = 10_000
-"""Draws until a text of the wanted split must have come up; only absurdly small difficulties can exhaust them."""
+"""Most draws for a text of the wanted split; only absurdly small difficulties can exhaust them."""
 
 LABELS = "abcdefghijklmnopqrstuvwxyz"
 """Line labels: the first number is line ``a``, step i is line i of the alphabet."""
@@ -53,35 +53,35 @@ TOKENS: tuple[str, ...] = (
 
 
 def split_of(text: str) -> Split:
-    """The split that owns this text: a keyed hash of the text and of nothing else."""
+    """Return the split that owns this text: a keyed hash of the text and of nothing else."""
     digest = blake2b(text.encode(), key=b"k15.arithmetic.split", digest_size=8).digest()
     return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
 
 
 def value_of(text: str) -> int:
-    """Value of a term's text: ``48`` or ``6*4``."""
+    """Return the value of a term's text: ``48`` or ``6*4``."""
     left, times, right = text.partition("*")
     return int(left) * int(right) if times else int(left)
 
 
 def parse(prompt: str) -> list[Term]:
-    """The lines of a prompt as signed terms; the first is positive."""
+    """Return the lines of a prompt as signed terms; the first is positive."""
     return [(sign or "+", value) for sign, value in re.findall(r"\n[a-z] ([+-]?)([0-9*]+)", prompt)]
 
 
 def render(terms: list[Term]) -> str:
-    """The prompt of these terms, one labelled line each."""
+    """Return the prompt of these terms, one labelled line each."""
     lines = (f"\n{label} {sign}{value}" for label, (sign, value) in zip(LABELS, terms, strict=False))
     return "Compute" + "".join(lines).replace("+", "", 1)
 
 
 def apply(total: int, sign: str, value: int) -> int:
-    """``total`` plus or minus ``value``."""
+    """Return ``total`` plus or minus ``value``."""
     return total + value if sign == "+" else total - value
 
 
 def columns(total: int, sign: str, value: int) -> str:
-    """Column arithmetic from the right, with carry or borrow: ``7+8=15, 3+4+1=8``."""
+    """Return column arithmetic from the right, with carry or borrow: ``7+8=15, 3+4+1=8``."""
     width = max(len(str(total)), len(str(value)))
     carry, parts = 0, []
     for place in range(width):
@@ -151,7 +151,9 @@ class Arithmetic:
         return TOKENS
 
     def problem(self, index: int, split: Split) -> Problem:
-        """Problem number ``index`` (0, 1, ...) of a split; the same text has the same id wherever it is drawn."""
+        """Return problem number ``index`` (0, 1, ...) of a split; the same text has the same id wherever it is
+        drawn.
+        """
         rng = random.Random(f"k15.arithmetic/{self.seed}/{split}/{index}")
         for _ in range(MAX_DRAWS):
             terms, total = self._draw(rng)
@@ -170,7 +172,7 @@ class Arithmetic:
         )
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """A verified response, from ``<think>`` to the answer; its effort is drawn from the mixture."""
+        """Return a verified response, from ``<think>`` to the answer; its effort is drawn from the mixture."""
         terms = parse(problem.prompt)
         draw = rng.random()
         plan = f"\nplan: {len(terms) - 1} steps" if rng.random() < 0.5 else ""
@@ -186,7 +188,7 @@ class Arithmetic:
         return f"<think>{body}</think>\nAnswer: {problem.answer}"
 
     def _draw(self, rng: random.Random) -> tuple[list[Term], int]:
-        """Terms of one problem and its value."""
+        """Return the terms of one problem and its value."""
         total = rng.randint(self.low, self.top)
         terms: list[Term] = [("+", str(total))]
         for _ in range(rng.randint(*self.steps)):
@@ -203,7 +205,7 @@ class Arithmetic:
         return terms, total
 
     def _work(self, terms: list[Term], styles: list[Style], rng: random.Random) -> str:
-        """The thinking: one labelled line a step; ``styles[i]`` is how term i is added."""
+        """Return the thinking: one labelled line a step; ``styles[i]`` is how term i is added."""
         total, at, lines = value_of(terms[0][1]), 1, []
         while at < len(terms):
             sign, text = terms[at]
@@ -221,7 +223,8 @@ class Arithmetic:
         return "".join(lines)
 
     def _careful(self, total: int, sign: str, text: str, style: Style, rng: random.Random) -> str:
-        """What follows a term whose step is done in columns; a thorough step is done twice, in columns both times.
+        """Return what follows a term whose step is done in columns; a thorough step is done twice, in columns both
+        times.
 
         A careful one is now and then confirmed another way, through the next round number.
         """
@@ -239,7 +242,7 @@ class Arithmetic:
         return line
 
     def _quick(self, total: int, sign: str, text: str, rng: random.Random) -> str:
-        """What follows a term whose result is written straight down.
+        """Return what follows a term whose result is written straight down.
 
         Now and then it is checked; now and then it is wrong, which the check notices, and it is corrected.
         """
@@ -258,5 +261,5 @@ class Arithmetic:
         return f"{line} not {total}\nwait, {sign}{value}{joined}: {columns(total, sign, value)} -> {result}"
 
     def _fits(self, number: int) -> bool:
-        """True for numbers with exactly ``digits`` digits."""
+        """Return True for numbers with exactly ``digits`` digits."""
         return self.low <= number <= self.top

@@ -15,7 +15,7 @@ from rollout.problems.source import Generator, ProblemError, ProblemSource, Proc
 
 
 def build_generator(config: ArithmeticSource | CountdownSource | SumsSource) -> Generator:
-    """The generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
+    """Return the generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
     try:
         if isinstance(config, ArithmeticSource):
             from rollout.problems.arithmetic import Arithmetic
@@ -33,7 +33,7 @@ def build_generator(config: ArithmeticSource | CountdownSource | SumsSource) -> 
 
 
 def build_source(config: Source, split: Split) -> ProblemSource:
-    """The source that a configuration describes.
+    """Return the source that a configuration describes.
 
     ``split`` matters to procedural sources, which keep the two apart by construction; files are kept apart by their
     configuration (``skip``, ``limit``) and checked with ``check_disjoint``. Raises ``ProblemError``.

@@ -35,14 +35,14 @@ ORDERS = 64
 
 
 def split_of(numbers: tuple[int, ...], target: int) -> Split:
-    """The split that owns these numbers (in any order) and target."""
+    """Return the split that owns these numbers (in any order) and target."""
     text = " ".join(map(str, sorted(numbers))) + f" -> {target}"
     digest = blake2b(text.encode(), key=b"k15.countdown.split", digest_size=8).digest()
     return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
 
 
 def combine(a: int, b: int, op: str) -> int | None:
-    """``a op b`` where that is a positive integer, else ``None``."""
+    """Return ``a op b`` where that is a positive integer, else ``None``."""
     if op == "+":
         return a + b
     if op == "*":
@@ -53,7 +53,7 @@ def combine(a: int, b: int, op: str) -> int | None:
 
 
 def moves(state: tuple[Number, ...]) -> list[Move]:
-    """Every way to combine two numbers of a state, the larger first; no result twice, no multiplication by 1."""
+    """Return every way to combine two numbers of a state, the larger first; no result twice, no multiplication by 1."""
     found: dict[tuple[int, int, str], Move] = {}
     for i, first in enumerate(state):
         for second in state[i + 1 :]:
@@ -65,7 +65,7 @@ def moves(state: tuple[Number, ...]) -> list[Move]:
 
 
 def after(state: tuple[Number, ...], move: Move) -> tuple[Number, ...]:
-    """The state once the move is made; the new number comes last."""
+    """Return the state once the move is made; the new number comes last."""
     left, right, op = move
     rest = list(state)
     rest.remove(left)
@@ -89,7 +89,7 @@ def _values(state: tuple[Number, ...]) -> str:
 
 
 def solve(state: tuple[Number, ...], target: int) -> list[Move] | None:
-    """The moves of one solution, or ``None`` when there is none. Exhaustive: for at most five numbers or so."""
+    """Return the moves of one solution, or ``None`` when there is none. Exhaustive: for at most five numbers or so."""
     for move in moves(state):
         reached = after(state, move)
         if reached[-1][0] == target:
@@ -100,21 +100,21 @@ def solve(state: tuple[Number, ...], target: int) -> list[Move] | None:
 
 
 class _Search:
-    """One depth-first search that writes down what it does and gives up after ``tries`` states."""
+    """A depth-first search that records its steps and gives up after ``tries`` states."""
 
     def __init__(self, target: int, tries: int, rng: random.Random, first: list[Move]) -> None:
         self.target, self.tries, self.rng, self.first = target, tries, rng, first
         self.trace: list[str] = []
 
     def order(self, state: tuple[Number, ...], depth: int) -> Iterator[Move]:
-        """The moves of a state in random order; a known solution first, where one was given."""
+        """Yield the moves of a state in random order; a known solution first, where one was given."""
         found = moves(state)
         self.rng.shuffle(found)
         known = self.first[depth] if depth < len(self.first) else None
         return iter(sorted(found, key=lambda move: move != known))
 
     def run(self, state: tuple[Number, ...], depth: int = 0) -> str | None:
-        """The expression found, or ``None``: dead end, or out of tries."""
+        """Return the expression found, or ``None``: dead end, or out of tries."""
         if len(state) == 2:
             return self._finish(state, depth)
         for move in self.order(state, depth):
@@ -132,7 +132,7 @@ class _Search:
         return None
 
     def _finish(self, state: tuple[Number, ...], depth: int) -> str | None:
-        """The last two numbers: all results on one line, up to the target."""
+        """Finish with the last two numbers: all results on one line, up to the target."""
         written: list[str] = []
         for move in self.order(state, depth):
             written.append(_equation(move))
@@ -175,7 +175,7 @@ class Countdown:
         return TOKENS
 
     def problem(self, index: int, split: Split) -> Problem:
-        """Problem number ``index`` (0, 1, ...) of a split; the same numbers and target have the same id."""
+        """Return problem number ``index`` (0, 1, ...) of a split; the same numbers and target have the same id."""
         rng = random.Random(f"k15.countdown/{self.seed}/{split}/{index}")
         for _ in range(MAX_DRAWS):
             numbers, target = self._draw(rng)
@@ -195,7 +195,7 @@ class Countdown:
         )
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """A verified response: a plan, a search with its dead ends, a check of what was found, the answer."""
+        """Return a verified response: a plan, a search with its dead ends, a check of what was found, the answer."""
         target_text, _, numbers = problem.answer.partition(" from ")
         target = int(target_text)
         state = tuple((int(number), number) for number in numbers.split())
@@ -204,7 +204,7 @@ class Countdown:
         return f"<think>{plan}{trace}\ncheck {expression}={target} ok</think>\nAnswer: {expression}"
 
     def _draw(self, rng: random.Random) -> tuple[tuple[int, ...], int]:
-        """Sorted numbers, and the value of a random combination of all of them."""
+        """Return sorted numbers, and the value of a random combination of all of them."""
         numbers = tuple(sorted(rng.randint(1, self.largest) for _ in range(rng.randint(*self.numbers))))
         state: tuple[Number, ...] = tuple((number, str(number)) for number in numbers)
         while len(state) > 1:
@@ -215,7 +215,7 @@ class Countdown:
         return numbers, state[-1][0]
 
     def _search(self, state: tuple[Number, ...], target: int, rng: random.Random) -> tuple[str, str]:
-        """Trace and expression of a search that succeeded within the budget."""
+        """Return trace and expression of a search that succeeded within the budget."""
         for _ in range(ORDERS):
             search = _Search(target, self.tries, rng, [])
             if (expression := search.run(state)) is not None:

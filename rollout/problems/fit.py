@@ -1,4 +1,4 @@
-"""What prompts and demonstrations have to fit: the context, with room for a response, and the embedding.
+"""The limits of prompts and demonstrations: the context, with room for a response, and the embedding.
 
 Checked by tokens, on every row, before anything is spent; problems of streams as they come.
 """
@@ -20,7 +20,7 @@ Render = Callable[[Problem], Prompt]
 
 @dataclass(frozen=True)
 class Limits:
-    """What fits a model, in tokens."""
+    """The limits of a model, in tokens."""
 
     context: int
     """``engine.max_model_len``: prompt and response together."""
@@ -29,7 +29,7 @@ class Limits:
     vocabulary: int
     """Rows of the embedding; token ids lie below."""
     model: str
-    """For messages."""
+    """The model's name, for messages."""
 
     @property
     def prompt(self) -> int:
@@ -57,13 +57,13 @@ class Limits:
 
 @dataclass
 class Screen:
-    """Tells which problems of a source fit. Problems that do not are refused or, where that is wanted, left out."""
+    """Decides which problems of a source fit. Others are refused or, if configured so, left out."""
 
     source: ProblemSource
     render: Render
     limits: Limits
     refuse: bool
-    """Whether an overlong prompt is an error."""
+    """True when an overlong prompt is an error."""
     left_out: frozenset[int] = frozenset()
     """Problems that are not wanted any more, whether they fit or not."""
     held_out: frozenset[str] = frozenset()
@@ -80,8 +80,8 @@ class Screen:
             raise PromptError(self._refusal(min(self.lengths)))
 
     def fits(self, index: int) -> bool:
-        """Whether problem ``index`` fits. Raises ``PromptError`` where overlong prompts are refused, or for a problem
-        that cannot be asked at all.
+        """Return whether problem ``index`` fits. Raises ``PromptError`` where overlong prompts are refused, or for a
+        problem that cannot be asked at all.
         """
         self._measure(index)
         if self.refuse and index in self.lengths:
@@ -91,7 +91,7 @@ class Screen:
         return not self.held_out or asked(self.source[index]) not in self.held_out
 
     def note(self, what: str) -> str:
-        """One line on what was left out; empty when all fit. ``what``: the kind of problems, for people."""
+        """Return one line on what was left out; empty when all fit. ``what``: the kind of problems, for people."""
         if not self.lengths:
             return ""
         return (

@@ -12,7 +12,7 @@ from rollout.problems.source import ProblemError, ProblemList
 
 
 def _load(config: HubSource) -> Any:
-    """The ``datasets.Dataset`` of the split; a folder written by ``save_to_disk`` is recognised by its files."""
+    """Return the ``datasets.Dataset`` of the split; a folder written by ``save_to_disk`` is recognised by its files."""
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     folder = Path(config.path).expanduser()
@@ -33,7 +33,7 @@ def _load(config: HubSource) -> Any:
 
 
 def load_hub(config: HubSource) -> ProblemList:
-    """The problems of a data set's split. Raises ``ProblemError`` naming data set, row or column."""
+    """Return the problems of a data set's split. Raises ``ProblemError`` naming data set, row or column."""
     rows = _load(config)
     origin = f"data set '{config.path}' (split {config.split})"
     for ours in ("problem", "answer"):

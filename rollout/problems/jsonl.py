@@ -47,12 +47,12 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def matches(value: Any, wanted: Value | tuple[Value, ...]) -> bool:
-    """Whether a row's field is what the filter wants, or one of the values that it wants."""
+    """Return whether a row's field is what the filter wants, or one of the values that it wants."""
     return value in wanted if isinstance(wanted, tuple) else value == wanted
 
 
 def load_jsonl(config: JsonlSource) -> ProblemList:
-    """The problems of a file that pass the filters of ``config``, in the file's order or shuffled.
+    """Return the problems of a file that pass the filters of ``config``, in the file's order or shuffled.
 
     Rows marked ``defect`` are left out, and how many is logged. ``skip`` and ``limit`` count the rows that pass, after
     shuffling. The whole file is read, so that a malformed line is found wherever it is.

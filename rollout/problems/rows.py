@@ -19,7 +19,7 @@ _NAMED = {"easy": 1.0, "medium": 2.0, "hard": 3.0}
 
 
 def difficulty_of(row: Mapping[str, Any]) -> float | None:
-    """The row's ``difficulty``, ``level`` or ``grade`` as a number: ``3``, ``"Level 3"``, ``"hard"``."""
+    """Return the row's ``difficulty``, ``level`` or ``grade`` as a number: ``3``, ``"Level 3"``, ``"hard"``."""
     for name in _DIFFICULTY_FIELDS:
         value = row.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -32,7 +32,9 @@ def difficulty_of(row: Mapping[str, Any]) -> float | None:
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
-    """A text field; numbers are written out. Raises ``ValueError`` when it is missing, empty or something else."""
+    """Return a text field; numbers are written out. Raises ``ValueError`` when it is missing, empty or
+    something else.
+    """
     value = row.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -50,7 +52,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The row's conversation. Raises ``ValueError``."""
+    """Return the row's conversation. Raises ``ValueError``."""
     given = row["messages"]
     if not isinstance(given, list) or not given or not all(isinstance(message, dict) for message in given):
         raise ValueError("messages is no list of objects with role and content")
@@ -73,7 +75,8 @@ def _inner(message: Mapping[str, Any], name: str, number: int) -> str:
 
 
 def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
-    """A problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is extra.
+    """Return a problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is
+    extra.
 
     Instead of the ``problem`` there may be ``messages``, a conversation that ends with the question. The question is
     put as it stands, or as the verifier makes it; ``extra`` then holds the original as ``statement``. Raises

@@ -1,4 +1,4 @@
-"""Where problems come from: files, Hugging Face data sets and generators behind one protocol."""
+"""Sources of problems: files, Hugging Face data sets and generators behind one protocol."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class ProblemSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any problem does; a resumed run compares it."""
+        """A hash that changes when any problem does; a resumed run compares it."""
 
     def __getitem__(self, index: int, /) -> Problem:
-        """Problem number ``index``: the same one every time."""
+        """Return problem number ``index``: the same one every time."""
 
     def place(self, index: int) -> str:
-        """Where problem ``index`` comes from, for messages: ``train.jsonl:37``."""
+        """Return where problem ``index`` comes from, for messages: ``train.jsonl:37``."""
 
 
 class Generator(Protocol):
@@ -46,11 +46,11 @@ class Generator(Protocol):
         """Tokens of which every prompt and demonstration is a concatenation."""
 
     def problem(self, index: int, split: Split) -> Problem:
-        """Problem ``index`` of a split; no text occurs in both splits."""
+        """Return problem ``index`` of a split; no text occurs in both splits."""
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str | Sequence[Message]:
-        """A verified response for the supervised warm-up; of several turns, the policy's (``assistant``) with what its
-        environment answers in between.
+        """Return a verified response for the supervised warm-up; of several turns, the policy's (``assistant``) with
+        what its environment answers in between.
         """
 
 
@@ -61,7 +61,7 @@ class Procedural:
     generator: Generator
     split: Split
     identity: str = ""
-    """What tells the generator from another; empty: its ``repr``."""
+    """Identity of the generator; empty: its ``repr``."""
 
     @property
     def size(self) -> None:
@@ -77,7 +77,7 @@ class Procedural:
         return self.generator.problem(index, self.split)
 
     def place(self, index: int) -> str:
-        """Name of the generator and index."""
+        """Return the name of the generator and index."""
         return f"{type(self.generator).__name__.lower()} problem {index} ({self.split})"
 
 
@@ -117,7 +117,7 @@ class ProblemList(Sequence[Problem]):
         return digest.hexdigest()
 
     def place(self, index: int) -> str:
-        """File and line, or data set and row, of a problem."""
+        """Return file and line, or data set and row, of a problem."""
         return self._places[index] if self._places else f"{self.origin}, problem {index + 1}"
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class ProblemList(Sequence[Problem]):
 
 
 def asked(problem: Problem) -> str:
-    """What the user says in a problem, up to case and white space."""
+    """Return what the user says in a problem, up to case and white space."""
     text = "\n".join(message.content for message in problem.messages if message.role == "user")
     return " ".join(text.casefold().split())
 
@@ -154,7 +154,9 @@ def check_disjoint(train: ProblemSource, heldout: ProblemSource) -> None:
 
 
 def find_data(path: str, data_folder: str | None) -> Path:
-    """The file that ``path`` names: relative ones in ``data_folder`` ($K15_DATA) first, then in the working folder."""
+    """Return the file that ``path`` names: relative ones in ``data_folder`` ($K15_DATA) first, then in the working
+    folder.
+    """
     given = Path(path).expanduser()
     places = [Path(data_folder) / given, given] if data_folder and not given.is_absolute() else [given]
     for place in places:

@@ -18,7 +18,7 @@ HELD_OUT_SHARE = 4
 
 
 def split_of(text: str) -> Split:
-    """The split that owns this text: a keyed hash of the text and of nothing else."""
+    """Return the split that owns this text: a keyed hash of the text and of nothing else."""
     digest = blake2b(text.encode(), key=b"k15.sums.split", digest_size=8).digest()
     return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
 
@@ -50,7 +50,7 @@ class Sums:
         return (ASK, OPENS, CLOSES, "\n", "+", "-", *"0123456789")
 
     def problem(self, index: int, split: Split) -> Problem:
-        """Problem ``index`` of a split; no text occurs in both."""
+        """Return problem ``index`` of a split; no text occurs in both."""
         rng = random.Random(f"k15.sums/{self.seed}/{split}/{index}")
         while True:
             text = self._draw(rng)
@@ -67,7 +67,7 @@ class Sums:
         return numbers[0] + "".join(rng.choice("+-") + number for number in numbers[1:])
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str | Sequence[Message]:
-        """The answer, or a call of Python, its output and the answer: right either way."""
+        """Return the answer, or a call of Python, its output and the answer: right either way."""
         if rng.random() >= self.tool:
             return problem.answer
         code = OPENS + problem.prompt.removeprefix(ASK) + CLOSES
@@ -75,5 +75,5 @@ class Sums:
 
 
 def value_of(text: str) -> int:
-    """The value of a sum's text."""
+    """Return the value of a sum's text."""
     return sum(int(term) for term in text.replace("-", "+-").split("+"))

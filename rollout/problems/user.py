@@ -41,7 +41,8 @@ _TASK = ("alphabet", "problem", "demonstration")
 
 
 def load_user(config: PythonSource, split: Split) -> ProblemSource:
-    """The source that ``config.path`` names. A function is called, with ``split`` if it has a parameter of that name.
+    """Return the source that ``config.path`` names. A function is called, with ``split`` if it has a parameter of that
+    name.
 
     Raises ``ProblemError``.
     """
@@ -63,7 +64,7 @@ def load_user(config: PythonSource, split: Split) -> ProblemSource:
 
 
 def _whole(source: _Own, path: str) -> ProblemSource:
-    """A source that ends is read whole, and so checked like a file."""
+    """Read a source that ends as a whole, and so check it like a file."""
     size = source.size
     if size is None:
         return source
@@ -71,32 +72,32 @@ def _whole(source: _Own, path: str) -> ProblemSource:
 
 
 class _Code:
-    """The user's function, every call of which may fail."""
+    """The user's function; every call may fail."""
 
     def __init__(self, config: PythonSource, split: Split, found: Any, file: str) -> None:
         self.config, self.split, self.found, self.file = config, split, found, file
         self.name = config.path.rpartition(":")[2]
 
     def make(self) -> Any:
-        """What the function returns; the object itself when it is no function."""
+        """Return what the function returns; the object itself when it is no function."""
         found = self.found
         if not callable(found) or (not inspect.isclass(found) and all(hasattr(found, name) for name in _SOURCE)):
             return found
         return self.call(lambda: found(split=self.split) if "split" in inspect.signature(found).parameters else found())
 
     def call(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives. Raises ``ProblemError`` for whatever it raises."""
+        """Return what ``make`` gives. Raises ``ProblemError`` for whatever it raises."""
         try:
             return make()
         except Exception as error:
             raise self.failed(error) from error
 
     def failed(self, error: BaseException) -> ProblemError:
-        """The user's exception as one line."""
+        """Return the user's exception as one line."""
         return ProblemError(f"{explain(error, self.file)} (while {self.name} made its {self.split} problems)")
 
     def problems(self, made: Any) -> Iterator[Problem]:
-        """The problems of an iterable, in order."""
+        """Yield the problems of an iterable, in order."""
         if isinstance(made, str | bytes | Mapping):
             raise self._misfit(made)
         try:
@@ -125,7 +126,7 @@ class _Code:
             raise ProblemError(f"{self.place(index)}: {error}") from error
 
     def known(self, problem: Any, index: int) -> Problem:
-        """The problem itself. Raises ``ProblemError`` when it is none, or names a verifier that there is not."""
+        """Return the problem itself. Raises ``ProblemError`` when it is none, or names a verifier that there is not."""
         if not isinstance(problem, Problem):
             raise ProblemError(f"{self.place(index)}: is {type(problem).__name__}, not a Problem")
         try:
@@ -136,7 +137,7 @@ class _Code:
         return problem
 
     def listed(self, made: Any) -> ProblemList:
-        """All problems of an iterable that ends."""
+        """Return all problems of an iterable that ends."""
         sized = hasattr(made, "__len__")
         found = list(self.problems(made)) if sized else list(islice(self.problems(made), MOST + 1))
         if len(found) > MOST and not sized:
@@ -159,7 +160,7 @@ class _Code:
 
 @dataclass(frozen=True)
 class _Task:
-    """A procedural task (``Generator``), every call of which may fail."""
+    """A user's procedural task (``Generator``); every call may fail."""
 
     inner: Any
     code: _Code
@@ -182,7 +183,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Own:
-    """A whole source (``ProblemSource``), every call of which may fail."""
+    """A user's whole source (``ProblemSource``); every call may fail."""
 
     inner: Any
     code: _Code
@@ -214,7 +215,7 @@ class Stream:
     def __init__(self, code: _Code, fingerprint: str) -> None:
         self._code = code
         self.fingerprint = fingerprint
-        """Changes with the text of the user's file."""
+        """A hash that changes with the text of the user's file."""
         self._begin()
         first = [self[index] for index in range(COMPARED)]
         self._begin()
@@ -246,7 +247,7 @@ class Stream:
         return self._kept[index - self._first]
 
     def place(self, index: int) -> str:
-        """The code and the number."""
+        """Return the code and the number."""
         return self._code.place(index)
 
     def _begin(self) -> None:

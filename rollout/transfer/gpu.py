@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rollout.types import WeightVersion
 
 JOIN_S = 60.0
-"""Patience with the previous broadcast when the next one begins."""
+"""Seconds to wait for the previous broadcast when the next one begins."""
 
 
 class PolicySource(WeightSource):
@@ -54,27 +54,27 @@ class PolicySource(WeightSource):
 
 
 class Notes:
-    """A ``VLLMWeightSyncClient`` that notes what it is told instead of passing it on."""
+    """A ``VLLMWeightSyncClient`` that records its calls instead of passing them on."""
 
     def __init__(self) -> None:
         self.init: dict[str, Any] = {}
         self.update: dict[str, Any] = {}
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """What each engine must be initialised with."""
+        """Record what each engine must be initialised with."""
         self.init = init_info
 
     def start_weight_update(self) -> None:
-        """The engine does this itself."""
+        """Do nothing: the engine does this itself."""
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """What each engine must load."""
+        """Record what each engine must load."""
         if not isinstance(update_info, dict):
             raise TypeError("one update for all ranks was expected")
         self.update = update_info
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """The engine does this itself, and it knows the version from the ``WeightUpdate``."""
+        """Do nothing: the engine does this itself, and knows the version from the ``WeightUpdate``."""
 
 
 class IpcSender:
@@ -177,5 +177,5 @@ def free_address() -> tuple[str, int]:
 
 
 def gpu_sender(transfer: str, engines: int, ranks: int) -> WeightSender:
-    """The sending end of ``ipc`` or ``nccl``."""
+    """Return the sending end of ``ipc`` or ``nccl``."""
     return IpcSender() if transfer == "ipc" else NcclSender(engines, ranks)

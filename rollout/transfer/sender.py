@@ -1,4 +1,4 @@
-"""Which way weights travel: the learner's end of each."""
+"""The learner's end of each way of weight transfer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from rollout.transfer.weights import Names, ShmSender, WeightSender
 
 
 def sender(transfer: str, engines: int = 1, ranks: int = 1, names: Names = "checkpoint") -> WeightSender:
-    """The sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which knows all ``engines`` of ``ranks`` GPUs)."""
+    """Return the sending end of ``shm``, ``local``, ``ipc`` or ``nccl`` (which knows all ``engines`` of ``ranks``
+    GPUs).
+    """
     if transfer in ("shm", "local"):
         return ShmSender(transfer, names)
     if transfer in ("ipc", "nccl"):

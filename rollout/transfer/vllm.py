@@ -19,7 +19,7 @@ from rollout.transfer.weights import ShmReader, receivable
 
 @dataclass
 class ShmInit(WeightTransferInitInfo):
-    """Nothing to agree on: each update says where it lies."""
+    """Empty, since each update says where it lies."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class ShmReceiver(WeightTransferEngine[ShmInit, ShmUpdate]):
 
 
 def unpack_experts(model: Any) -> int:
-    """Have vLLM pack the experts again when their new weights are there; returns how many layers that concerns.
+    """Have vLLM pack the experts again when their new weights are there, and return the number of their layers.
 
     On a CPU vLLM packs (and pads) experts only where it builds a layer's kernel, once: a reload leaves plain weights
     under a kernel that reads packed ones, and says nothing (``UnquantizedFusedMoEMethod._setup_kernel``). Without its

@@ -41,11 +41,11 @@ def register() -> None:
 
 
 Names = Literal["checkpoint", "module"]
-"""How an engine calls its weights: vLLM as checkpoints do, transformers as its own modules are called."""
+"""The names of an engine's weights: vLLM uses those of checkpoints, transformers those of its modules."""
 
 
 def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight that an engine must receive, under the name that the engine has for it, adapters merged.
+    """Yield every weight that an engine must receive, under the name that the engine has for it, adapters merged.
 
     The one place where the learner's names become an engine's. An ``hf`` engine is the same architecture, so it has the
     learner's own; a checkpoint may name, fuse and stack otherwise (GPT-NeoX, experts, the text model of Gemma 3).
@@ -68,7 +68,9 @@ def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tup
 def receivable(
     model: nn.Module, tied: bool, weights: Iterable[tuple[str, torch.Tensor]]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """``weights`` without a tied LM head where the engine's model has none and takes its embeddings (Gemma in vLLM)."""
+    """Yield ``weights`` without a tied LM head where the engine's model has none and takes its embeddings (Gemma in
+    vLLM).
+    """
     has_head = any(name.rpartition(".")[2] == "lm_head" for name, _ in model.named_modules())
     for name, tensor in weights:
         if not (tied and not has_head and name.endswith("lm_head.weight")):
@@ -76,7 +78,7 @@ def receivable(
 
 
 def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a checkpoint of ``model``, under its name there, adapters merged, tied ones once."""
+    """Yield every tensor of a checkpoint of ``model``, under its name there, adapters merged, tied ones once."""
     adapted = _without_peft(model)
     merged = dict(_merged(adapted))
     kept = set(adapted.state_dict())
@@ -89,7 +91,7 @@ def _without_peft(model: nn.Module) -> Any:
 
 
 def _in_checkpoint(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``weights`` as the family's checkpoints have them: transformers stacks experts, for example."""
+    """Return ``weights`` as the family's checkpoints have them: transformers stacks experts, for example."""
     from transformers.core_model_loading import revert_weight_conversion
 
     reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, weights)
@@ -97,7 +99,7 @@ def _in_checkpoint(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[s
 
 
 def _merged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters under their names without peft, with each adapter's update added to what it adapts.
+    """Yield parameters under their names without peft, with each adapter's update added to what it adapts.
 
     An adapter of a linear layer adapts its ``weight``; one of a stack of experts names the parameter, and wraps the
     adapter of another one of the same module.
@@ -116,7 +118,7 @@ def _merged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _plain(name: str) -> str:
-    """A module's or parameter's name without peft's wrappers around it."""
+    """Return a module's or parameter's name without peft's wrappers around it."""
     return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
@@ -124,7 +126,7 @@ class WeightSender(Protocol):
     """The learner's end of one way of transfer."""
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
-        """Make the model's current weights fetchable as ``version``; returns what the pool hands to the engines."""
+        """Make the model's current weights fetchable as ``version``, and return the update for the engines."""
 
     def close(self) -> None:
         """Give back buffers and connections. Idempotent."""
@@ -132,11 +134,11 @@ class WeightSender(Protocol):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Where one tensor lies in a buffer."""
+    """The place of one tensor in a buffer."""
 
     name: str
     dtype: str
-    """As in ``torch.float32`` without the ``torch.``."""
+    """Type, e.g. ``float32`` for ``torch.float32``."""
     shape: tuple[int, ...]
     offset: int
     """Bytes from the start of the buffer."""
@@ -186,7 +188,7 @@ class ShmSender:
         return WeightUpdate(version, self.backend, payload)
 
     def _next(self, size: int) -> Buffer:
-        """The buffer that the engines do not hold, ready for ``size`` bytes."""
+        """Return the buffer that the engines do not hold, ready for ``size`` bytes."""
         if self._buffers and self._buffers[0].size != size:
             self.close()
         if len(self._buffers) < 2:
@@ -203,7 +205,7 @@ class ShmSender:
 
 
 def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
-    """Where each tensor goes, and the total size in bytes. Tensors that share memory share it there too."""
+    """Return where each tensor goes, and the total size in bytes. Tensors that share memory share it there too."""
     specs: list[TensorSpec] = []
     placed: dict[tuple[int, torch.Size], int] = {}
     end = 0
@@ -217,7 +219,7 @@ def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], i
 
 
 def views(specs: list[TensorSpec], memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) over ``memory`` without copying."""
+    """Yield (name, tensor) over ``memory`` without copying."""
     import torch
 
     for spec in specs:
@@ -235,7 +237,7 @@ class ShmReader:
         self._maps: dict[tuple[str, int, int], mmap.mmap] = {}
 
     def read(self, payload: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of an update, without copying. The tensors are the learner's memory: only read them.
+        """Yield (name, tensor) of an update, without copying. The tensors are the learner's memory: only read them.
 
         Raises ``FileNotFoundError`` when the learner is gone or lives on another machine or in another container.
         """

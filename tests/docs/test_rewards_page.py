@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 import tomllib
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from factories import problem
-from paths import ROOT
 
 from recipes.commands.choose import resolve
 from recipes.commands.cli import main
@@ -27,21 +25,17 @@ from rollout.problems.build import build_source
 from rollout.problems.config import PythonSource
 from rollout.problems.source import check_disjoint
 from rollout.types import StopReason
+from tests.docs.pages import LONGEST, Page
 from tests.run_kit import tiny
 
-PAGE = (ROOT / "docs" / "rewards.md").read_text()
-LONGEST = 20
-"""Lines of an example, the line with its name aside."""
-FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = re.findall(r"^    (k15 .*)$", PAGE, re.MULTILINE)
+PAGE = Page("rewards.md")
 
 
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+    PAGE.save(tmp_path)
     return tmp_path
 
 
@@ -54,8 +48,8 @@ def scores(spec: str, *texts: str) -> list[tuple[float | None, bool]]:
 
 
 def test_examples_are_short() -> None:
-    assert set(FILES) == {"my_reward.py", "my_judge.py", "my_problems.py", "my_task.py", "my_recipe.py"}
-    assert all(len(text.splitlines()) <= LONGEST for text in FILES.values())
+    assert set(PAGE.files) == {"my_reward.py", "my_judge.py", "my_problems.py", "my_task.py", "my_recipe.py"}
+    assert all(len(text.splitlines()) <= LONGEST for text in PAGE.files.values())
 
 
 def test_the_rewards(saved: Path) -> None:
@@ -74,7 +68,7 @@ def test_the_problems(saved: Path) -> None:
     check_disjoint(train, heldout)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "hedging" not in command])
+@pytest.mark.parametrize("command", [command for command in PAGE.commands if "hedging" not in command])
 def test_the_commands(command: str, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*shlex.split(command)[1:], "--dry-run"]) == 0
     config = validate(yaml.safe_load(capsys.readouterr().out))
@@ -82,8 +76,7 @@ def test_the_commands(command: str, saved: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_entry_points_are_toml() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    groups = tomllib.loads(text)["project"]["entry-points"]
+    groups = tomllib.loads(PAGE.block("toml"))["project"]["entry-points"]
     assert {"k15.rewards", "k15.recipes"} == set(groups)
 
 

@@ -12,7 +12,6 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from kernels.rope import Rotary, frequencies, hf, install, rotate, rotate_reference, tables
-from kernels.rope.frequencies import yarn_range
 
 LAYOUTS = ["half", "interleaved"]
 
@@ -48,7 +47,6 @@ def test_golden_vectors(layout, position, expected) -> None:
 )
 def test_yarn_golden_values(dim, base, trained, factor, low, high, scale, ratio) -> None:
     rotary = Rotary(dim, base, "yarn", factor, trained)
-    assert yarn_range(rotary) == (low, high)
     inverse, mscale = frequencies(rotary)
     assert mscale == pytest.approx(scale, abs=1e-6)
     relative = inverse / frequencies(Rotary(dim, base))[0]
@@ -84,7 +82,10 @@ def test_tables_are_those_of_transformers(rotary, parameters) -> None:
         hidden_size=128, num_attention_heads=2, max_position_embeddings=8192, rope_parameters=parameters
     )
     positions = torch.tensor([0, 1, 7, 300, 2047, 8000])
-    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    theirs = LlamaRotaryEmbedding(config)
+    assert torch.equal(frequencies(rotary)[0], theirs.inv_freq)
+    assert frequencies(rotary)[1] == theirs.attention_scaling
+    cos, sin = theirs(torch.zeros(1), positions[None])
     ours = tables(*frequencies(rotary), positions)
     angles = positions[:, None] * torch.cat([frequencies(rotary)[0]] * 2).double()
     rounding = (2**-22 * angles).clamp(min=2e-6)  # of frequency and product in float32: it grows with the angle
@@ -166,10 +167,11 @@ def test_impossible_settings_and_shapes() -> None:
         rotate(torch.zeros(3, 2, 8), *tables(*frequencies(Rotary(16)), torch.arange(3)))
 
 
-def test_tiny_trained_lengths_have_a_step_for_a_ramp() -> None:
-    low, high = yarn_range(Rotary(32, 1e4, "yarn", 4, 16))
-    assert high - low > 0
-    assert frequencies(Rotary(32, 1e4, "yarn", 4, 16))[0].isfinite().all()
+@pytest.mark.parametrize("trained", [1, 5, 7, 16, 64])
+def test_tiny_trained_lengths_stay_between_none_and_all_of_the_factor(trained: int) -> None:
+    inverse, _ = frequencies(Rotary(32, 1e4, "yarn", 4, trained))
+    plain, _ = frequencies(Rotary(32, 1e4))
+    assert ((plain / 4 <= inverse * (1 + 1e-6)) & (inverse <= plain * (1 + 1e-6))).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
 from packaging.version import Version
 from paths import ROOT
 
@@ -140,6 +142,72 @@ def test_a_package_that_does_not_import_is_removed_and_one_that_does_stays(
     assert (packages / "torchaudio.py").exists()
     assert "removing torchvision" in (said := capsys.readouterr().out)
     assert "torchaudio" not in said
+
+
+def test_uv_is_told_what_pip_is_configured_with(
+    mended: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv reads none of pip's files."""
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://mirror.example/simple\nextra-index-url =\n    file:///a/simple\n"
+        "    file:///b/simple\ntrusted-host = mirror.example\ncert = /c.pem\nno-index = false\nprogress-bar = off\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE", "UV_HTTP_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONSTRAINT", "/c.txt")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "180")
+    settings = list(mended.pip_settings())
+    options = mended.uv_options(settings)
+    pairs = set(zip(options[::2], options[1::2], strict=True))
+    assert pairs >= {
+        ("--index-url", "https://mirror.example/simple"),
+        ("--extra-index-url", "file:///a/simple"),
+        ("--extra-index-url", "file:///b/simple"),
+        ("--allow-insecure-host", "mirror.example"),
+        ("--constraint", "/c.txt"),
+    }
+    assert not {"--no-index", "--progress-bar", "off"} & set(options)
+    assert mended.uv_variables(settings) == {"SSL_CERT_FILE": "/c.pem", "UV_HTTP_TIMEOUT": "180"}
+    monkeypatch.setenv("SSL_CERT_FILE", "/mine.pem")
+    assert mended.uv_variables(settings) == {"UV_HTTP_TIMEOUT": "180"}
+    assert mended.uv_options([("no-index", "1"), ("find-links", "/w")]) == ["--no-index", "--find-links", "/w"]
+
+
+def test_where_the_index_has_no_uv_pip_goes_on(
+    mended: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what pip cannot do either fails with pip's own words."""
+    monkeypatch.setenv("K15_PIP_ARGS", "--no-index")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(mended.SetupError, match=r"installing k15\[dev\] failed"):
+        mended.install({"dev"})
+    assert "uv cannot install it here" in capsys.readouterr().out
+    tried = [line for line in mended.LOG.read_text().splitlines() if line.startswith("$ ")][-2:]
+    assert "uv>=0.9" in tried[0]
+    assert tried[1].endswith("-e '.[dev]'")
+
+
+def test_the_lock_fits_the_requirements() -> None:
+    """After a change of pyproject.toml: make lock."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if "/" in line], "an index or a file that others do not have"
+    locked: dict[str, list[Version]] = {}
+    for requirement in map(Requirement, lines):
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        locked.setdefault(canonical(requirement.name), []).append(Version(pin.version))
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    wanted = [
+        *project["dependencies"],
+        *(one for name in ("train", "cpu", "docs", "merge", "dev") for one in extras[name]),
+    ]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "k15":
+            versions = locked.get(canonical(requirement.name), [])
+            assert versions, f"{requirement.name}: make lock"
+            assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
 
 
 @pytest.mark.parametrize(("user", "installs"), [(0, True), (1000, False)])

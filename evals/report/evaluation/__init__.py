@@ -16,13 +16,13 @@ from rollout.plain import clip, one_line
 from rollout.strict_json import dumps
 
 SHOWN = 400
-"""Answers in the page at most, over all benchmarks."""
+"""Most answers that the page holds, over all benchmarks."""
 TEXT_LIMIT = 12_000
 """Characters of one text; beyond it head and tail are shown."""
 TEXT_BUDGET = 3_000_000
 """Characters of all answers together."""
 BINS = 24
-"""Bars of a length histogram at most."""
+"""Most bars of a length histogram."""
 
 
 def write_report(path: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
@@ -33,7 +33,7 @@ def write_report(path: Path, results: Results, answers: Sequence[tuple[str, Sequ
 
 
 def payload(results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> dict[str, Any]:
-    """Everything that the page shows, as plain JSON data."""
+    """Return everything that the page shows, as plain JSON data."""
     total = sum(len(own) for _, own in answers)
     share = SHOWN // max(1, len(answers))
     chosen = [(name, answer) for name, own in answers for answer in choose(own, _kind, share)]
@@ -60,7 +60,7 @@ def _kind(answer: Answer) -> list[tuple[str, str]]:
 
 
 def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
-    """One answer as the page shows it, texts clipped."""
+    """Return one answer as the page shows it, with its texts clipped."""
     problem, response, score = answer.problem, answer.response, answer.score
     small = {k: v for k, v in problem.extra.items() if isinstance(v, str | int | float) and 0 < len(str(v)) <= 80}
     return {
@@ -82,7 +82,7 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
 
 
 def histogram(answers: Sequence[Answer], longest: int = 0) -> dict[str, Any] | None:
-    """Counts of response lengths by verdict; in characters when the tokens are not known.
+    """Count response lengths by verdict; in characters when the tokens are not known.
 
     The bins reach up to ``longest`` at least, so that histograms of several models can have the same ones.
 
@@ -103,7 +103,7 @@ def histogram(answers: Sequence[Answer], longest: int = 0) -> dict[str, Any] | N
 
 
 def _nice(width: float) -> int:
-    """The next of 1, 2, 5, 10, 20, ... from ``width`` on."""
+    """Return the first of 1, 2, 5, 10, 20, ... that is at least ``width``."""
     power = 1
     while True:
         for factor in (1, 2, 5):

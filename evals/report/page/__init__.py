@@ -21,16 +21,17 @@ _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 
 
 _PARTS = ("dom.js", "chart.js", "table.js")
-"""What every page can be made of, before its own script."""
+"""Scripts that every page contains, before its own."""
 
 
 def script_of(package: str, *names: str) -> str:
-    """The scripts of these names in a package, one after the other."""
+    """Return the scripts of these names in a package, one after the other."""
     return "".join((resources.files(package) / name).read_text("utf-8") for name in names)
 
 
 def render(title: str, payload: dict[str, Any], script: str, records: str) -> str:
-    """The page; ``payload`` is plain JSON data that ``script`` knows how to show, with the parts of this package.
+    """Return the page; ``payload`` is plain JSON data that ``script`` knows how to show, with the parts of this
+    package.
 
     ``records`` is the id of the list that the page is about; keyboards can skip to it.
     """
@@ -52,12 +53,12 @@ def render(title: str, payload: dict[str, Any], script: str, records: str) -> st
 
 
 def embed(payload: Any) -> str:
-    """JSON that may stand inside a script element: no markup character, no hidden character, no NaN."""
+    """Return JSON that may stand inside a script element: no markup character, no hidden character, no NaN."""
     return json.dumps(_clean(payload), ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
 
 
 def _clean(value: Any) -> Any:
-    """Strings made visible, floats rounded to 6 digits, NaN and infinities to null."""
+    """Make strings visible, round floats to 6 digits, and turn NaN and infinities into null."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Which of very many records a page shows: the same ones every time, rare kinds among them."""
+"""The choice of the records that a page shows when there are very many: always the same ones, with rare kinds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of ``items``, in order, at even distances from the first one on."""
+    """Return at most ``count`` of ``items``, in order, at even distances from the first one on."""
     if count >= len(items):
         return list(items)
     return [items[i * len(items) // count] for i in range(max(0, count))]
 
 
 def choose(items: Sequence[T], kinds: Callable[[T], Iterable[object]], limit: int) -> list[T]:
-    """At most ``limit`` items, in order: of every kind an even spread first, then of the rest.
+    """Return at most ``limit`` items, in order: of every kind an even spread first, then of the rest.
 
     ``kinds`` of an item may be several; those of all items share half of the places.
     """

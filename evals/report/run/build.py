@@ -1,4 +1,4 @@
-"""``report.html`` of a run: read, choose, draw, write."""
+"""Builds ``report.html`` of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rollout.files import replace_file
 
 FILE = "report.html"
 POINTS = 60
-"""Values that the small line of a metric has at most."""
+"""Most values of the small line of a metric."""
 
 
 def build_report(run_dir: Path) -> Path:
@@ -41,7 +41,7 @@ def build_report(run_dir: Path) -> Path:
 
 
 def payload(run: RunData, samples: Samples) -> dict[str, Any]:
-    """Everything that the page shows, as plain JSON data."""
+    """Return everything that the page shows, as plain JSON data."""
     return {
         "name": run.name,
         "recipe": run.facts.get("recipe"),
@@ -65,7 +65,9 @@ def payload(run: RunData, samples: Samples) -> dict[str, Any]:
 
 
 def metrics(run: RunData) -> list[dict[str, Any]]:
-    """Every number of the run's rows with its course, in the order of the table; names of other versions come last."""
+    """Return every number of the run's rows with its course, in the order of the table; names of other versions come
+    last.
+    """
     written = {name: None for row in run.rows for name in row if name != "iteration"}
     known = [name for name in METRICS if name in written]
     return [_course(run, name) for name in [*known, *(name for name in written if name not in METRICS)]]
@@ -86,7 +88,7 @@ def _course(run: RunData, name: str) -> dict[str, Any]:
 
 
 def verdict(run: RunData) -> str:
-    """One sentence on held-out accuracy: what changed, and whether the intervals allow to say so."""
+    """Return one sentence on held-out accuracy: what changed, and whether the intervals allow to say so."""
     before, after = run.evaluation("before"), _latest(run)
     if before is None and after is None:
         return "No held-out evaluation yet."
@@ -107,7 +109,7 @@ def verdict(run: RunData) -> str:
 
 
 def told(run: RunData) -> list[dict[str, str]]:
-    """What a person should know of the run: what its summary says, or what shows so far."""
+    """Return the findings that the summary of the run lists, or those that show so far."""
     if run.summary is not None:
         return list(run.summary.get("findings", ()))
     if run.planned is None or run.k is None:
@@ -117,7 +119,9 @@ def told(run: RunData) -> list[dict[str, str]]:
 
 
 def promise(run: RunData) -> str:
-    """One sentence on what the recipe promised of a finished run; empty when it promised nothing or is still due."""
+    """Return one sentence on what the recipe promised of a finished run; empty when it promised nothing or is still
+    due.
+    """
     given = (run.summary or {}).get("promise")
     if not given:
         return ""
@@ -127,7 +131,7 @@ def promise(run: RunData) -> str:
 
 
 def _paired(change: dict[str, Any]) -> str:
-    """The change problem by problem, which the same problems before and after allow to tell more closely."""
+    """Return the change problem by problem: the same problems before and after give a narrower interval."""
     low, high = (100 * limit for limit in change["ci95"])
     chance = ": this may be chance" if low <= 0 <= high or change["p"] > 0.05 else ""
     return (
@@ -137,7 +141,7 @@ def _paired(change: dict[str, Any]) -> str:
 
 
 def _latest(run: RunData) -> Evaluation | None:
-    """``after``, or the newest one in between."""
+    """Return the evaluation ``after``, or the newest one before it."""
     between = [item for item in run.evaluations if item.name != "before"]
     return run.evaluation("after") or (between[-1] if between else None)
 

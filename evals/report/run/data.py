@@ -1,4 +1,4 @@
-"""What the report needs of a run directory, read once. Works on a run that is still going."""
+"""The data of a report, read once from a run directory, which may be of a run that is still going."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class RunData:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is finished."""
+        """True when the run is finished."""
         return self.summary is not None
 
     def column(self, key: str) -> list[float | None]:
-        """One metric over the rows; ``None`` where a row lacks it."""
+        """Return one metric over the rows; ``None`` where a row lacks it."""
         return [row.get(key) for row in self.rows]
 
     def total(self, key: str) -> float:
-        """Sum of a metric over the rows that have it."""
+        """Return the sum of a metric over the rows that have it."""
         return sum(value for value in self.column(key) if value is not None)
 
     def largest(self, *keys: str) -> float | None:
-        """Largest value of the metrics over all rows; ``None`` when no row has one."""
+        """Return the largest value of the metrics over all rows; ``None`` when no row has one."""
         return max((value for key in keys for value in self.column(key) if value is not None), default=None)
 
     def evaluation(self, name: str) -> Evaluation | None:
-        """The evaluation of that name."""
+        """Return the evaluation of that name."""
         return next((item for item in self.evaluations if item.name == name), None)
 
 

@@ -1,4 +1,4 @@
-"""The charts of the report as data: what is drawn, not how. Pure functions from a run to panels."""
+"""The charts of the report as data, without their drawing. Pure functions from a run to panels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Series:
     low: Values | None = None
     """Lower ends of an interval around ``y``."""
     high: Values | None = None
-    """Upper ends."""
+    """Upper ends of it."""
     kind: Literal["line", "points", "faint"] = "line"
     """``points``: markers with error bars, joined. ``faint``: raw values behind a smoothed line."""
     legend: bool = True
@@ -37,7 +37,7 @@ class Panel:
 
     title: str
     note: str
-    """One sentence: what is seen and in which unit."""
+    """One sentence that says what the chart shows and in which unit."""
     format: Literal["percent", "number", "seconds", "count"]
     series: list[Series] = field(default_factory=list)
     stacked: bool = False
@@ -56,7 +56,7 @@ class Section:
 
 
 def smooth(values: Values, weight: float = 0.15) -> list[float | None]:
-    """Exponential moving average without start-up bias; gaps stay gaps."""
+    """Return the exponential moving average without start-up bias; gaps stay gaps."""
     total = norm = 0.0
     out: list[float | None] = []
     for value in values:
@@ -70,7 +70,7 @@ def smooth(values: Values, weight: float = 0.15) -> list[float | None]:
 
 
 def sections(run: RunData) -> list[Section]:
-    """All charts that the run has data for."""
+    """Return all charts that the run has data for."""
     update = [_loss, _logratio, _gap, _entropy, _grad_norm, _update_rms, _held_back, _importance, _attention]
     parts = [
         ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),

@@ -1,4 +1,4 @@
-"""Which rollouts the report shows: a few hundred of perhaps hundreds of thousands, chosen the same way every time."""
+"""The choice of the rollouts that the report shows: a few hundred of perhaps hundreds of thousands, always the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rl.record.rollout_store import StoreError, read_rollouts, rollout_files
 from rollout.plain import clip
 
 SHOWN = 300
-"""Rollouts in the page at most."""
+"""Most rollouts that the page holds."""
 TEXT_LIMIT = 12_000
 """Characters of one segment or prompt; beyond it head and tail are shown."""
 TEXT_BUDGET = 2_000_000
@@ -38,7 +38,7 @@ _SHOWN_COLUMNS = [
 
 @dataclass(frozen=True)
 class Candidate:
-    """Where a rollout lies and what kind it is."""
+    """A stored rollout that may be shown: its place and its kinds."""
 
     file: int
     row: int
@@ -51,7 +51,7 @@ class Samples:
     """The rollouts of the page."""
 
     rows: list[dict[str, Any]]
-    """As in Parquet, without tokens; texts clipped; ``outcome`` added."""
+    """Rows as in Parquet, without tokens, with texts clipped and ``outcome`` added."""
     total: int
     """Rollouts stored by the run."""
     problems: list[str]

@@ -22,7 +22,7 @@ from rollout.plain import clip, one_line
 
 SCHEMA = "k15.shorten/1"
 PROBLEMS_SHOWN = 60
-"""Held-out problems in the page at most, an even spread."""
+"""Most held-out problems that the page holds, an even spread."""
 TEXT_LIMIT = 8_000
 """Characters of one text; beyond it head and tail are shown."""
 TEXT_BUDGET = 3_000_000
@@ -31,7 +31,7 @@ TEXT_BUDGET = 3_000_000
 
 @dataclass(frozen=True)
 class _File:
-    """``results.json``."""
+    """The contents of ``results.json``."""
 
     schema: str
     facts: dict[str, str]
@@ -61,12 +61,12 @@ def write_report(path: Path, page: PageData) -> None:
 
 
 def page_script() -> str:
-    """What draws ``payload`` with the parts of ``evals.report.page``."""
+    """Return the script that draws ``payload`` with the parts of ``evals.report.page``."""
     return script_of("recipes.shorten.report", "plot.js", "report.js")
 
 
 def payload(page: PageData) -> dict[str, Any]:
-    """Plain JSON data for ``report.js``."""
+    """Return the plain JSON data for ``report.js``."""
     longest = max((a.response.tokens or 0 for own in page.answers.values() for a in own), default=0)
     return {
         "title": page.title,
@@ -96,7 +96,7 @@ def _row(one: Variant, page: PageData, longest: int) -> dict[str, Any]:
 
 
 def _problems(page: PageData) -> list[dict[str, Any]]:
-    """Held-out problems with the first answer of each variant."""
+    """Return held-out problems with the first answer of each variant."""
     groups = {
         name: {group[0].problem.id: group for group in by_problem(answers)} for name, answers in page.answers.items()
     }
@@ -134,7 +134,7 @@ def write_results(path: Path, variants: Sequence[Variant], facts: Mapping[str, s
 
 
 def read_results(path: Path) -> tuple[list[Variant], dict[str, str]]:
-    """Inverse of ``write_results``. Raises ``ShortenResultsError``."""
+    """Read what ``write_results`` wrote. Raises ``ShortenResultsError``."""
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:

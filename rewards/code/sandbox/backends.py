@@ -32,10 +32,12 @@ class Backend(Protocol):
         """Environment that the backend itself is started with."""
 
     def command(self, place: Path, uid: int, job: Job, /) -> list[str]:
-        """The command that runs a job with the files in ``place``, started as the real user ``uid``."""
+        """Return the command that runs a job with the files in ``place``, started as the real user ``uid``."""
 
     def exit_code(self, said: Mapping[str, object], waited: int, /) -> int | None:
-        """The program's exit code, from the status documents and the backend's own; ``None``: it did not start."""
+        """Return the program's exit code, from the status documents and the backend's own; ``None``: it did not
+        start.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Crun:
         return [*base, "run", "--preserve-fds", "2", "--bundle", str(bundle), f"k15-{uid}"]
 
     def config(self, place: Path, uid: int, job: Job) -> dict[str, Any]:
-        """The bundle's configuration. Control groups are the supervisor's: crun is told to leave them alone."""
+        """Return the bundle's configuration. Control groups are the supervisor's: crun is told to leave them alone."""
         first = ["/bin/sh", "-c", _FIRST, "first", "3" if job.channel else "-", *job.argv]
         mapping = [{"containerID": system.USER, "hostID": uid, "size": 1}]
         mounts: list[dict[str, Any]] = [
@@ -157,5 +159,5 @@ class Unsafe:
         return list(job.argv)
 
     def exit_code(self, _said: Mapping[str, object], waited: int, /) -> int | None:
-        """The process is the program's own."""
+        """Return the exit code of the process, which is the program's own."""
         return waited if waited >= 0 else 128 - waited

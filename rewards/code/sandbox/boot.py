@@ -50,7 +50,9 @@ def _occupy_low_descriptors() -> None:
 
 
 def _counts_per_namespace() -> bool:
-    """Whether RLIMIT_NPROC counts a user namespace by itself (Linux 5.14), and there is a program to set it inside."""
+    """Return whether RLIMIT_NPROC counts a user namespace by itself (Linux 5.14), and there is a program to set it
+    inside.
+    """
     release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
     return release >= (5, 14) and os.path.exists("/usr/bin/prlimit")
 
@@ -72,7 +74,7 @@ def _enforced(hierarchy: cgroups.Hierarchy, isolated: bool, nproc: bool) -> dict
 
 
 def _degraded(hierarchy: cgroups.Hierarchy, isolated: bool, nproc: bool) -> list[str]:
-    """What is weaker than it could be."""
+    """Return what is weaker than it could be."""
     found = []
     if not isolated:
         found.append("no isolation at all: programs have the rights of the user that runs k15")

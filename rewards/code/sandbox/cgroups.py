@@ -219,7 +219,7 @@ class Hierarchy:
             (self.parents["unified"] / "cpu.weight").write_text(str(min(10_000, 100 * slots)))
 
     def group(self, index: int) -> Group:
-        """The group of a slot. Raises ``OSError``."""
+        """Return the group of a slot. Raises ``OSError``."""
         if self.kind == "v1":
             return GroupV1(self.parents, f"slot-{index}")
         if self.kind == "v2":
@@ -254,7 +254,7 @@ def _own_paths() -> dict[str, str]:
 
 
 def _here(root: str, mount_point: str, path: str) -> Path:
-    """The directory of group ``path``, seen through a mount of ``root``."""
+    """Return the directory of group ``path``, seen through a mount of ``root``."""
     relative = os.path.relpath(path, root)
     return Path(mount_point) if relative.startswith("..") else Path(mount_point, relative)
 
@@ -290,7 +290,7 @@ def _detect_v1(name: str) -> dict[str, Path]:
 
 
 def _delegates(directory: Path) -> bool:
-    """Whether groups below ``directory`` can have limits, which are switched on where that is allowed."""
+    """Return whether groups below ``directory`` can have limits, which are switched on where that is allowed."""
     control = directory / "cgroup.subtree_control"
     try:
         there = set(control.read_text().split())
@@ -305,7 +305,7 @@ def _delegates(directory: Path) -> bool:
 
 
 def _can_move(into: Path) -> bool:
-    """Whether a process of ours may be put there."""
+    """Return whether a process of ours may be put there."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -317,7 +317,7 @@ def _can_move(into: Path) -> bool:
 
 
 def _detect_v2(name: str) -> Path | None:
-    """The claimed directory of the unified hierarchy; ``None`` where there is none with controllers."""
+    """Return the claimed directory of the unified hierarchy; ``None`` where there is none with controllers."""
     own = _own_paths().get("", "/")
     for root, mount_point, _ in _mounts("cgroup2"):
         for at in _candidates(_here(root, mount_point, own), Path(mount_point)):

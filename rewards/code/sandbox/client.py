@@ -64,7 +64,7 @@ class _Process:
         return self._popen.pid
 
     def alive(self) -> bool:
-        """Whether it can serve."""
+        """Return whether it can serve."""
         return not self.broken and self._popen.poll() is None
 
     def _greeting(self) -> SandboxFacts:
@@ -195,7 +195,7 @@ class Sandbox:
             self._idle.put(index)
 
     def _live(self) -> _Process:
-        """The supervisor; a new one when the last has died."""
+        """Return the supervisor; a new one when the last has died."""
         with self._lock:
             if self._closed:
                 raise SandboxFailure("sandbox: closed")
@@ -216,7 +216,7 @@ class Sandbox:
         return not self._closed and self._process.alive()
 
     def describe(self) -> SandboxFacts:
-        """What is enforced here, and by what."""
+        """Return what is enforced here, and by what."""
         return self._process.facts
 
     def close(self) -> None:
@@ -238,7 +238,7 @@ class Sandbox:
 
 
 def open_sandbox(kind: str = "auto", slots: int | None = None) -> Sandbox:
-    """A sandbox; ``slots`` defaults to the number of cores.
+    """Return a sandbox; ``slots`` defaults to the number of cores.
 
     ``auto`` takes the first of bubblewrap and crun that works and never ``unsafe``, which must be asked for. Raises
     ``SandboxFailure`` that says what is missing and what to do.
@@ -256,7 +256,7 @@ def open_sandbox(kind: str = "auto", slots: int | None = None) -> Sandbox:
 
 
 def _open(backend: str, slots: int) -> Sandbox:
-    """A sandbox of one kind that has run a program."""
+    """Return a sandbox of one kind that has run a program."""
     program = ""
     if backend != "unsafe":
         found = shutil.which(_PROGRAMS[backend])

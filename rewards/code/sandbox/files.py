@@ -17,7 +17,7 @@ _OWN_INODES, _OWN_BYTES = 16, 16 * _PAGE  # the folders themselves, and what a b
 
 
 def relative_problem(path: str) -> str:
-    """Why a path is not one of a job's files; empty when it is."""
+    """Return why a path is not one of a job's files; empty when it is."""
     parts = path.split("/")
     if not path or "\0" in path or len(path) > 1000:
         return "must be 1 to 1000 characters without NUL"

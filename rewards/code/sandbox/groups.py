@@ -44,7 +44,7 @@ class Group(ABC):
 
     @abstractmethod
     def out_of_memory(self) -> bool:
-        """Whether the run has met its memory limit and lost a process for it, or (polled) is above it now."""
+        """Return whether the run has met its memory limit and lost a process for it, or (polled) is above it now."""
 
     @abstractmethod
     def peak_bytes(self) -> int | None:
@@ -165,8 +165,8 @@ def _proportional(pid: int) -> int:
 
 
 def asleep(pids: Iterable[int], awake: str = "R") -> bool:
-    """Whether no thread of these processes is in one of the states ``awake``: R runs or waits for a core, D waits for
-    a disk or for the kernel. False when there is no thread (any more).
+    """Return whether no thread of these processes is in one of the states ``awake``: R runs or waits for a core, D
+    waits for a disk or for the kernel. False when there is no thread (any more).
     """
     found = False
     for pid in pids:
@@ -181,7 +181,7 @@ def asleep(pids: Iterable[int], awake: str = "R") -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all below it that are not zombies, topmost first."""
+    """Return a process and all below it that are not zombies, topmost first."""
     found, todo = [], [pid]
     while todo:
         pid = todo.pop(0)

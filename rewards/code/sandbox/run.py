@@ -54,7 +54,7 @@ class Capture:
             self.overflow = len(piece) > room
 
     def waiting(self) -> bool:
-        """Whether something is there that was not taken yet: who fills a pipe then waits for this process."""
+        """Return whether something is there that was not taken yet: who fills a pipe then waits for this process."""
         if self.closed or self.overflow:
             return False
         return struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0] > 0
@@ -165,9 +165,9 @@ class Run:
         self.next_check = now + pause * random.uniform(0.5, 1.0)
 
     def _sleep_left(self, now: float, used: float) -> float:
-        """Seconds that the program may still sleep. The time since the last look, less the CPU time in it, was slept
-        when nothing of it runs or waits for a core now, and nothing that it wrote waits for this process. Waiting for
-        the kernel is sleep too, once all is set up: a program can bring that about by itself, e.g. with vfork.
+        """Return the seconds that the program may still sleep. The time since the last look, less its CPU time, was
+        slept when nothing of it runs or waits for a core now, and nothing that it wrote waits for this process. Waiting
+        for the kernel is sleep too, once all is set up: a program can bring that about by itself, e.g. with vfork.
         """
         idle = now - self._checked - (used - self._cpu_before)
         self._checked, self._cpu_before = now, used
@@ -185,7 +185,7 @@ class Run:
                 kill_quietly(self._top)
 
     def _status(self) -> dict[str, object]:
-        """What the backend has reported so far: JSON documents, the last of them perhaps not complete."""
+        """Return what the backend has reported so far: JSON documents, the last of them perhaps not complete."""
         text = self.captures[STATUS_FD].data.decode()
         said: dict[str, object] = {}
         while text := text.lstrip():
@@ -272,7 +272,7 @@ class Run:
         return Ending.SIGNAL, exit_code
 
     def _failure(self) -> SandboxFailure:
-        """The backend ended without having run the program: say why."""
+        """Return the failure of a backend that ended without having run the program."""
         words = bytes(self.captures[2].data).decode(errors="replace").strip().splitlines()
         last = words[-1] if words else "it said nothing"
         if "execvp" in last:

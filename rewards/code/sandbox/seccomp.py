@@ -180,7 +180,7 @@ def _special(column: int) -> bytes:
 
 
 def build_filter(machine: str, memory_counted: bool = True) -> bytes:
-    """The BPF program for ``machine`` (``platform.machine()``), as bubblewrap reads it.
+    """Return the BPF program for ``machine`` (``platform.machine()``), as bubblewrap reads it.
 
     ``memory_counted`` False refuses ``UNCOUNTED`` as well. Raises ``KeyError`` for an unknown processor.
     """

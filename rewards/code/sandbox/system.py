@@ -46,7 +46,7 @@ def own_mounts() -> None:
 
 
 def fork_mounts() -> int:
-    """A descriptor of a new copy of this process's mounts, which the process is in from now on."""
+    """Return a descriptor of a new copy of this process's mounts, which the process is in from now on."""
     kernel.unshare(kernel.CLONE_NEWNS)
     return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -56,13 +56,15 @@ def _part_of_system(python: str) -> bool:
 
 
 def _python_inside(python: str) -> str:
-    """Where the interpreter's prefix is seen: at its own place, unless a program's private folders cover that."""
+    """Return where the interpreter's prefix is seen: at its own place, unless a program's private folders cover
+    that.
+    """
     covered = python.split("/")[1] in ("work", "tmp", "dev", "proc")
     return "/opt/python" if covered else python
 
 
 def environment(python: str) -> dict[str, str]:
-    """All that a program finds in its environment."""
+    """Return all that a program finds in its environment."""
     moved = {"LD_LIBRARY_PATH": f"{_python_inside(python)}/lib"} if _python_inside(python) != python else {}
     return {"PATH": search_path(python), "HOME": DIRECTORY, "TMPDIR": "/tmp", "LANG": "C.UTF-8"} | moved
 
@@ -132,7 +134,7 @@ def build(python: str, hidden: Sequence[str], bpf: bytes) -> None:
 
 
 def find(program: str, path: str) -> bool:
-    """Whether a program is in the image: an absolute path, or a name looked up in ``path``."""
+    """Return whether a program is in the image: an absolute path, or a name looked up in ``path``."""
     if "/" in program:
         return os.path.lexists(f"{IMAGE}{program}")
     return any(os.path.lexists(f"{IMAGE}{directory}/{program}") for directory in path.split(":"))

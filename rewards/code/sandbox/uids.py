@@ -11,7 +11,7 @@ RANGE = range(60706, 61184)
 
 
 def _mapped(uid: int) -> bool:
-    """Whether this user namespace knows the id."""
+    """Return whether this user namespace knows the id."""
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, _, count = map(int, line.split())
         if first <= uid < first + count:

@@ -33,7 +33,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def sealed(*parts: bytes) -> int:
-    """A read-only memory file with this content, opened at its start; the caller closes it."""
+    """Return a read-only memory file with this content, opened at its start; the caller closes it."""
     writable = os.memfd_create("k15", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for part in parts:
@@ -45,7 +45,7 @@ def sealed(*parts: bytes) -> int:
 
 
 def pack(header: dict[str, Any], blobs: Sequence[bytes]) -> int:
-    """A memory file that holds a header (JSON) and blobs."""
+    """Return a memory file that holds a header (JSON) and blobs."""
     head = json.dumps(header | {"sizes": [len(blob) for blob in blobs]}).encode()
     return sealed(len(head).to_bytes(_LENGTH, "little"), head, *blobs)
 
@@ -82,7 +82,7 @@ def receive(connection: socket.socket) -> list[int]:
 
 
 def pack_job(job: Job) -> int:
-    """A job without its standard input, which travels as a file of its own."""
+    """Return a job without its standard input, which travels as a file of its own."""
     header = {
         "argv": job.argv,
         "files": list(job.files),
@@ -94,7 +94,7 @@ def pack_job(job: Job) -> int:
 
 
 def unpack_job(fd: int) -> Job:
-    """The job in a memory file."""
+    """Return the job in a memory file."""
     header, blobs = unpack(fd)
     return Job(
         argv=tuple(header["argv"]),
@@ -106,7 +106,7 @@ def unpack_job(fd: int) -> Job:
 
 
 def pack_outcome(outcome: Outcome) -> int:
-    """An outcome, for the client."""
+    """Return an outcome, for the client."""
     header = {
         "ending": outcome.ending.value,
         "exit_code": outcome.exit_code,
@@ -119,12 +119,12 @@ def pack_outcome(outcome: Outcome) -> int:
 
 
 def pack_failure(kind: str, message: str) -> int:
-    """A failure of the sandbox in place of an outcome; ``kind`` is the name of its exception."""
+    """Return a failure of the sandbox in place of an outcome; ``kind`` is the name of its exception."""
     return pack({"failure": kind, "message": message}, [])
 
 
 def unpack_reply(fd: int) -> Outcome | tuple[str, str]:
-    """An outcome, or the kind and message of a failure."""
+    """Return an outcome, or the kind and message of a failure."""
     header, blobs = unpack(fd)
     if "failure" in header:
         return header["failure"], header["message"]
