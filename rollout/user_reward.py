@@ -42,7 +42,7 @@ ALIVE_S = 5.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a user's function may take."""
+    """The limits of a user's function."""
 
     timeout_s: float = 60.0
     """Longest call."""

@@ -47,7 +47,7 @@ class Fault(ValueError):
 
 @dataclass(frozen=True)
 class Grading:
-    """How lines are read and graded."""
+    """Settings for reading and grading lines."""
 
     rule: str = "boxed"
     """One of ``rewards.math.grade.RULES``."""

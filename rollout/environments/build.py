@@ -32,7 +32,7 @@ def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -
 
 
 def own(spec: str) -> Environment:
-    """The environment that ``spec`` names; a class or function is called, without arguments. ``UserCodeError``."""
+    """Load the environment that ``spec`` names; a class or function is called. Raises ``UserCodeError``."""
     found = load(spec, GROUP)
     if isinstance(found, type) or (callable(found) and not hasattr(found, "step")):
         try:
@@ -59,7 +59,7 @@ class _Own:
         return found
 
     def close(self) -> None:
-        """See ``Environment``; it need not have anything to give up."""
+        """See ``Environment``; a user's needs no ``close``."""
         if close := getattr(self._environment, "close", None):
             close()
 

@@ -21,7 +21,7 @@ Progress = Callable[[list[Delta]], None]
 
 @dataclass(frozen=True)
 class Reply:
-    """What an environment answers to a turn of the policy: more tokens to go on from, or the end."""
+    """An environment's answer to a turn of the policy: more tokens, or the end."""
 
     token_ids: TokenIds = field(default_factory=lambda: NO_TOKENS)
     """Tokens to feed; empty: the episode is over."""
@@ -79,7 +79,7 @@ class _Track:
         return min(self.request.max_new_tokens - self.tape.drawn, context - len(self.request.prompt) - self.tape.size)
 
     def rest(self, context: int) -> Request:
-        """The request for what is left."""
+        """Return the request for what is left."""
         prompt = self.request.prompt.followed_by(*self.tape.token_ids())
         return replace(self.request, prompt=prompt, max_new_tokens=self.left(context))
 
@@ -159,7 +159,9 @@ class Board:
         self._changed.set()
 
     def _told(self, delta: Delta) -> Delta:
-        """An engine's delta as others are told it: where turns follow each other, its end is not the response's."""
+        """Return an engine's delta as it is passed on. With an environment, the end of a turn does not end the
+        response.
+        """
         if self._turns is None or delta.stop is not StopReason.EOS:
             return delta
         return replace(delta, done=False, stop=None)

@@ -38,7 +38,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What engine and learner must agree on while the engine holds the weights that both were loaded with."""
+    """The probe of engine and learner while the engine holds the weights that both were loaded with."""
 
     probe: Sequence[Sequence[int]]
     reference: Sequence[Sequence[float]]
