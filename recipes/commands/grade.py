@@ -85,7 +85,7 @@ class _Number(float):
     written: str
 
     def __new__(cls, written: str) -> Self:
-        """The value of ``written``."""
+        """Make the number that ``written`` spells."""
         found = super().__new__(cls, written)
         found.written = written
         return found

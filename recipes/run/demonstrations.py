@@ -164,7 +164,7 @@ def _read(path: Path) -> Iterator[Demonstration]:
 
 
 def fill_in(template: str, problem: Problem) -> str:
-    """``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
+    """Return ``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
 
     Raises ``ProblemError`` when the problem has no such field. Other braces stay: ``boxed{{answer}}`` becomes
     ``boxed{42}``.

@@ -223,7 +223,7 @@ class Session:
         self._spend("start", began)
 
     def _try_reward(self) -> None:
-        """A reward of the user's own on an empty response: that it fails then may be right, and is worth a word."""
+        """Try a user's own reward on an empty response, and tell when it fails, which may be right."""
         if self.setup.config.reward.function is None:
             return
         (score,) = self.grading.submit(lambda: [Answered(self.setup.heldout[0], "", StopReason.EOS)]).result()

@@ -79,7 +79,7 @@ class Setup:
         return open_episodes(self.config, self.transcript)
 
     def usable(self, wanted: int) -> list[int]:
-        """Return the indices of the first ``wanted`` different training problems that fit the context, or of all there are.
+        """Return the indices of the first ``wanted`` different training problems that fit, or of all there are.
 
         Raises ``ProblemError`` when none does.
         """
@@ -162,7 +162,9 @@ def user_code(config: RunConfig) -> dict[str, str]:
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
-    """Numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has others."""
+    """Return the numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has
+    others.
+    """
     if not isinstance(before, ProblemList) or not isinstance(after, ProblemList):
         raise ProblemError("problems.train: a run that is resumed keeps its source; only files can have rows left out")
     known, kept = {problem.id: problem for problem in before}, {problem.id for problem in after}
@@ -200,7 +202,7 @@ def choose_heldout(
 
 
 def distinct(screen: Screen, wanted: int) -> list[int]:
-    """Return the indices of the first ``wanted`` different problems that fit, or of all there are: procedural sources may
+    """Return the indices of the first ``wanted`` different problems that fit, or of all: procedural sources may
     draw a text twice.
     """
     size = screen.source.size

@@ -130,7 +130,7 @@ def of_engines(published: PublishReport, engines: PoolStats) -> Row:
 
 
 def of_evaluation(evaluation: Evaluation | None) -> Row:
-    """The held-out evaluation at the start of the iteration, if there was one."""
+    """Return the held-out evaluation at the start of the iteration, if there was one."""
     if evaluation is None:
         return {}
     accuracy = evaluation.accuracy
@@ -170,13 +170,13 @@ def of_time(it: Iteration) -> Row:
 
 
 def _graded(item: ScoredGroup) -> list[Rollout]:
-    """Rollouts with a verdict; aborted ones never have one."""
+    """Return rollouts with a verdict; aborted ones never have one."""
     pairs = zip(item.group.rollouts, item.rewards, strict=True)
     return [rollout for rollout, reward in pairs if reward is not None and rollout.stop is not StopReason.ABORTED]
 
 
 def _correctness(graded: Sequence[Sequence[Rollout]]) -> Row:
-    """Accuracy with its interval, and the means of the parts of the score; ``graded`` by group."""
+    """Return accuracy with its interval, and the means of the parts of the score; ``graded`` by group."""
     if not any(graded):
         return {}
     accuracy = mean_ci([[float(r.correct) for r in row] for row in graded])

@@ -181,12 +181,12 @@ def about(name: str) -> Metric | None:
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are in no table, sorted."""
+    """Return those of ``names`` that are in no table, sorted."""
     return sorted(name for name in set(names) if about(name) is None)
 
 
 def page() -> str:
-    """``docs/metrics.md``."""
+    """Return the text of ``docs/metrics.md``."""
     families = {f"{prefix}<name>": metric for prefix, metric in FAMILIES.items()}
     lines = [f"| `{name}` | {metric.unit} | {metric.meaning} |" for name, metric in {**METRICS, **families}.items()]
     return "\n".join([_HEAD, *lines, ""])

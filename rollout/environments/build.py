@@ -19,7 +19,9 @@ GROUP = "k15.environments"
 
 
 def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -> Environment:
-    """``grader`` makes one for environments that ask it. Raises ``UserCodeError`` for code that is no environment."""
+    """Build the environment; ``grader`` makes a grader for those that ask one. Raises ``UserCodeError`` for code that
+    is no environment.
+    """
     if isinstance(config, PythonTool):
         from rollout.environments.python_tool import PythonToolEnvironment
 

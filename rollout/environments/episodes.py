@@ -60,7 +60,7 @@ class Episodes:
         return answer
 
     async def _answer(self, problem: Problem, rollout: Rollout, left: int) -> Reply:
-        """``left``: tokens of the context behind the rollout."""
+        """Ask the environment about the newest turn; ``left``: tokens of the context behind the rollout."""
         try:
             conversation = self.conversation(problem, rollout)
             found = await asyncio.wait_for(self.environment.step(conversation), self.limits.seconds)

@@ -75,7 +75,7 @@ class _Track:
         return Completion(self.request.key, segments, self.stop, self.failures, self.error, self.score)
 
     def left(self, context: int) -> int:
-        """Tokens that the policy may still draw in this call."""
+        """Number of tokens that the policy may still draw in this call."""
         return min(self.request.max_new_tokens - self.tape.drawn, context - len(self.request.prompt) - self.tape.size)
 
     def rest(self, context: int) -> Request:
@@ -140,7 +140,9 @@ class Board:
             await self._changed.wait()
 
     def take(self, count: int) -> list[Request]:
-        """Up to ``count`` requests from the front: mostly siblings, which then share one engine's prefix cache."""
+        """Return up to ``count`` requests from the front: mostly siblings, which then share one engine's prefix
+        cache.
+        """
         taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         self._flying.update(request.key for request in taken)
         return taken
@@ -192,7 +194,7 @@ class Board:
             self._rested(track.completion())
 
     def _ask(self, key: str) -> None:
-        """It is the environment's turn."""
+        """Ask the environment, whose turn it is."""
         assert self._turns is not None
         track = self._tracks[key]
         left = self._context - len(track.request.prompt) - track.tape.size
@@ -223,12 +225,12 @@ class Board:
         self._rested(track.completion())
 
     def give_back(self, keys: Iterable[str], error: str) -> None:
-        """The engine that had these requests failed."""
+        """Take back the requests of an engine that failed."""
         lost = [key for key in keys if key in self._flying]
         self.receive([Delta(key, NO_TOKENS, NO_LOGPROBS, self._version, done=True, error=error) for key in lost])
 
     def salvage(self, deltas: list[Delta]) -> None:
-        """Progress that arrives after the call was cancelled: recorded; failures of what was dropped are none."""
+        """Record progress that arrives after the call was cancelled; failures of what was dropped do not count."""
         kept = [replace(delta, done=False, error="") if delta.error else self._told(delta) for delta in deltas]
         if kept := [delta for delta in kept if len(delta.token_ids) or delta.stop]:
             self._emit(kept)

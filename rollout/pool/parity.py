@@ -89,7 +89,9 @@ class Limits:
     """``rollout.parity_high``."""
 
     def after(self, loaded: Gap | None = None) -> Bounds:
-        """Bounds for an engine that showed ``loaded`` with the learner's own weights; ``None``: that is unknown."""
+        """Return the bounds for an engine that showed ``loaded`` with the learner's own weights; ``None``: that is
+        unknown.
+        """
         most = BY_TYPE[self.dtype]
         mean, high = most.mean, most.high
         if loaded is not None:

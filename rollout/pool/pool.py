@@ -288,7 +288,7 @@ class Pool:
         )
 
     def _serving(self) -> list[Slot]:
-        """Slots with a live engine; raises ``AllEnginesDead`` when there are none."""
+        """Return the slots with a live engine; raises ``AllEnginesDead`` when there are none."""
         slots = [slot for slot in self._slots if slot.engine is not None]
         if not slots:
             errors = [slot.last_error for slot in self._slots if slot.last_error]
