@@ -35,7 +35,9 @@ from benchmarks.common import emit, environment, say
 from recipes import quickstart
 from rewards.score import Score
 from rl.learner.batch import pack
-from rl.objectives.mirror_descent import advantages
+from rl.loop import advantages_of
+from rl.objectives.build import build
+from rl.objectives.config import MirrorDescentConfig
 from rl.record.rollout_store import to_table, write_rollouts
 from rl.rewarding import reward_group
 from rl.state.journal import Journal
@@ -127,9 +129,10 @@ def one(rollouts: int, length: int, chunk: int, folder: Path) -> dict[str, float
         began, cpu_began = time.perf_counter(), time.process_time()
         grown = pool.extend(groups, 0, on_progress=journal.append)
         sampled = time.perf_counter()
+    objective = build(MirrorDescentConfig(), length)
     scores = [[Score.right() if j % 2 else Score.wrong("no") for j in range(K)] for _ in grown]
     scored = [reward_group(group, row, 0.0, 0.0) for group, row in zip(grown, scores, strict=True)]
-    values = [advantages(item.rewards) for item in scored]
+    values = [advantages_of(item, objective) for item in scored]
     graded = time.perf_counter()
     table = to_table(0, scored, {}, 0.0, lambda _before, _turn: "")
     path = write_rollouts(folder, 0, table)

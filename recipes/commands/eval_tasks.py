@@ -161,6 +161,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
+    from recipes.run.setup import open_episodes
     from rl.rewarding import build_grader
     from rollout.models.prompts import Transcript
 
@@ -194,6 +195,10 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     for item, renderer in zip(items, renderers, strict=True):
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
+        own = model.run if benchmark.name == HELDOUT else None
+        episodes = open_episodes(own, transcript) if own else None
+        if episodes is not None:
+            stack.callback(episodes.close)
         responder = PoolResponder(
             pool,
             renderer,
@@ -201,11 +206,10 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end),
             benchmark.max_tokens,
             engine.max_model_len,
+            episodes,
         )
         first = renderer.text(item.loaded.problems[0])
-        grader = None
-        if benchmark.name == HELDOUT and model.run is not None:
-            grader = build_grader(model.run.reward, on_ray=not ray.in_process)
+        grader = build_grader(own.reward, on_ray=not ray.in_process) if own else None
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import numpy as np
 
 from rollout.models.endings import end_tokens
 from rollout.models.framing import Framing
 from rollout.models.pretrained import ModelPathError, context_of, loading, resolve_model
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.plain import visible
-from rollout.types import Problem, StopReason
+from rollout.types import Author, Problem, Prompt, Rollout, Segment, StopReason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from rl.config import RunConfig
+
+T = TypeVar("T")
 EXPORTS = ("model", "warmup")
 """Exports of a run by preference: after RL, after the warm-up."""
 
@@ -30,7 +37,13 @@ class Chosen:
     """A model to sample from, with the framing of its prompts in training."""
 
     path: str
-    framing: Framing = field(default_factory=Framing)
+    run: RunConfig | None = None
+    """Of a run, its configuration."""
+
+    @property
+    def framing(self) -> Framing:
+        """How prompts are put."""
+        return self.run.problems.framing if self.run else Framing()
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class Response:
     """Sampled tokens, the end token included."""
     stop: StopReason
     """``EOS`` or ``LENGTH``."""
+    token_ids: tuple[int, ...] = ()
 
 
 def find_model(name: str) -> Chosen:
@@ -65,10 +79,10 @@ def find_model(name: str) -> Chosen:
                 f"{run} has exported no model yet (neither {' nor '.join(EXPORTS)}); let the run finish, or resume it"
             )
         try:
-            problems = validate(read_file(run / "config.yaml")).problems
+            config = validate(read_file(run / "config.yaml"))
         except ConfigError as error:
             raise SampleError(f"{run / 'config.yaml'}: {error.lines[0]}") from error
-        return Chosen(str(run / export), problems.framing)
+        return Chosen(str(run / export), config)
     try:
         return Chosen(resolve_model(name))
     except ModelPathError as error:
@@ -150,7 +164,7 @@ def respond(
         )
     tokens = output[0, len(prompt) :].tolist()
     stop = StopReason.EOS if tokens[-1] in end else StopReason.LENGTH
-    return Response(transcript.decode(tokens), len(tokens), stop)
+    return Response(transcript.decode(tokens), len(tokens), stop, tuple(tokens))
 
 
 def sample_responses(
@@ -166,17 +180,64 @@ def sample_responses(
     responses = []
     try:
         framing = chosen.framing
-        chat = framing.messages(Problem.ask("prompt", prompt))
+        problem = Problem.ask("prompt", prompt)
+        chat = framing.messages(problem)
         tokens = render_chat(tokenizer, chat, **framing.arguments).token_ids.tolist()
         transcript = Transcript(tokenizer, end_tokens(tokenizer, chosen.path), framing.system, framing.arguments)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
+        turn = partial(respond, model, transcript, temperature=temperature, max_tokens=max_tokens, out=sys.stdout)
         for j in range(n):
-            response = respond(
-                model, transcript, tokens, temperature=temperature, max_tokens=max_tokens, seed=seed + j, out=sys.stdout
-            )
+            response = turn(tokens, seed=seed + j)
             print(f"[{j + 1}/{n}: {response.tokens} tokens, stopped by {response.stop}]", file=sys.stderr, flush=True)
             responses.append(response)
+            if chosen.run is not None and chosen.run.environment is not None:
+                responses += converse(chosen.run, transcript, problem, tokens, response, partial(turn, seed=seed + j))
     except PromptError as error:
         raise SampleError(str(error)) from error
     return responses
+
+
+async def answered(reply: Awaitable[T]) -> T:
+    """``reply`` as a coroutine, which ``asyncio.run`` wants."""
+    return await reply
+
+
+def converse(
+    run: RunConfig,
+    transcript: Transcript,
+    problem: Problem,
+    prompt: Sequence[int],
+    response: Response,
+    turn: Callable[[Sequence[int]], Response],
+) -> list[Response]:
+    """The turns that follow ``response`` while the run's environment answers; its answers are printed too."""
+    from recipes.run.setup import open_episodes
+
+    rollout = Rollout("sample", Prompt(np.array(prompt, np.int32)))
+    episodes = open_episodes(run, transcript)
+    assert episodes is not None
+    answer = episodes.turns_of({"sample": (problem, rollout)})
+    segments: list[Segment] = []
+    turns: list[Response] = []
+    try:
+        while True:
+            drawn = np.array(response.token_ids, np.int32)
+            segments.append(Segment(0, drawn, np.zeros(len(drawn), np.float32)))
+            if response.stop is not StopReason.EOS:
+                return turns
+            left = run.engine.max_model_len - len(prompt) - sum(map(len, segments))
+            reply = asyncio.run(answered(answer("sample", segments, left)))
+            if reply.score is not None and not reply.score.gradable:
+                raise SampleError(reply.score.reason)
+            if not len(reply.token_ids):
+                return turns
+            print(visible(transcript.decode(reply.token_ids)), flush=True)
+            segments.append(Segment(0, reply.token_ids, by=Author.ENVIRONMENT))
+            read = rollout.prompt.followed_by(*(segment.token_ids for segment in segments))
+            response = turn(read.token_ids.tolist())
+            told = f"[turn {len(turns) + 2}: {response.tokens} tokens, stopped by {response.stop}]"
+            print(told, file=sys.stderr, flush=True)
+            turns.append(response)
+    finally:
+        episodes.close()

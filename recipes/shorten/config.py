@@ -118,4 +118,8 @@ class ShortenConfig(Config):
                 f"rl.max_tokens ({self.cap}) is not smaller than run.rollout.max_tokens "
                 f"({self.run.rollout.max_tokens}): the second phase needs a significantly smaller cap"
             )
+        if self.run.environment is not None:
+            raise ValueError(
+                "run.environment: responses of several turns cannot be shortened yet; give the model of another run"
+            )
         return self

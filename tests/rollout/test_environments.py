@@ -343,7 +343,9 @@ def test_a_template_that_refuses_tools_is_said_before_the_run() -> None:
     check_turns(PythonTool(role="user"), transcript)
 
 
-def test_a_run_with_an_environment_stores_and_shows_its_turns(tmp_path: Path) -> None:
+def test_a_run_with_an_environment_stores_and_shows_its_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import pyarrow.parquet as pq
     from run_kit import tiny
 
@@ -383,3 +385,8 @@ def test_a_run_with_an_environment_stores_and_shows_its_turns(tmp_path: Path) ->
     again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
     assert len(again) == len(rows)
     assert all(row["verdict"] == row["stored"] for row in again)
+    capsys.readouterr()
+    assert main(["sample", str(folder), "--prompt", "Compute 3+4", "--n", "40"]) == 0
+    said = capsys.readouterr()
+    assert "[turn 2:" in said.err
+    assert "\n<user>" in said.out
