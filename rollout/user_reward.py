@@ -42,7 +42,7 @@ ALIVE_S = 5.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a user's function may take."""
+    """The limits of a user's function."""
 
     timeout_s: float = 60.0
     """Longest call."""
@@ -70,7 +70,7 @@ class Function:
 
 
 def load_reward(spec: str, limits: Limits) -> Grader:
-    """The grader that ``spec`` names (``rollout.user_code``). Raises ``UserCodeError`` for what is none.
+    """Load the grader that ``spec`` names (``rollout.user_code``). Raises ``UserCodeError`` for what is none.
 
     A class is instantiated, without arguments.
     """
@@ -87,7 +87,7 @@ def load_reward(spec: str, limits: Limits) -> Grader:
 
 
 def described(found: Any, spec: str) -> Function:
-    """The function with what its signature says. Raises ``UserCodeError`` for what cannot be called with two values."""
+    """Describe the function by its signature. Raises ``UserCodeError`` for what cannot be called with two values."""
     if not callable(found):
         raise UserCodeError(f"{spec}: is {type(found).__name__}, not a function (problem, response) -> float or Score")
     outer = found.func if isinstance(found, functools.partial) else found
@@ -271,7 +271,7 @@ def score_of(value: Any, place: str) -> Score:
 
 
 def _cut(score: Score, answer: Answered) -> Score:
-    """A response that did not come to its end is never correct [2501.12599 §2.3.3], whatever its reward."""
+    """Make the score of a response that was cut: it is never correct [2501.12599 §2.3.3], whatever its reward."""
     ended = unanswered(answer.stop)
     if ended is None or not score.gradable:
         return score
@@ -300,7 +300,7 @@ class _Calls:
         return future
 
     async def leave(self) -> None:
-        """The call that runs has hung: the next one gets another thread."""
+        """Give up the call that hangs: the next one gets another thread."""
         self.close()
         if self._thread is not None:
             self._hung.append(self._thread)
@@ -342,7 +342,9 @@ async def _guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outc
 
 
 def _tamed(error: BaseException) -> Exception:
-    """The exception, or one in its place where it would end more than the call: ``SystemExit``, ``StopIteration``."""
+    """Return the exception, or one in its place where it would end more than the call: ``SystemExit``,
+    ``StopIteration``.
+    """
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
         return error
     return RuntimeError(named(error)).with_traceback(error.__traceback__)
@@ -364,7 +366,7 @@ class _AsyncCalls:
         return self._loop.start(_guarded(call, arguments))
 
     async def leave(self) -> None:
-        """A call took too long and was cancelled; where it blocks the loop, the next one gets another."""
+        """Give up a call that took too long and was cancelled; if it blocks the loop, the next one gets another."""
         if self._loop is None:
             return
         try:
