@@ -31,7 +31,7 @@ def get(name: str) -> Benchmark:
         from evals.own import is_own, load_own
 
         if is_own(name):
-            return load_own(name)
+            return load_own(name, known.values())
         near = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.5)
         hint = f"did you mean '{known[near[0]]}'?" if near else f"there are: {', '.join(known.values())}"
         raise UnknownBenchmark(f"unknown benchmark '{name}'; {hint}")
