@@ -129,9 +129,14 @@ class LoopThread:
         """Run it there; to be called from other threads."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended yet."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Cancel what runs there and end the thread, without waiting for it: a task may hang."""
-        if self._thread.is_alive():
+        if self.alive:
             self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from factories import problem
 from rewards.score import Score
 from rollout.grading import Answered, Grading
 from rollout.types import StopReason
+from rollout.user_calls import AsyncCalls, TookTooLong, within
 from rollout.user_code import UserCodeError
 from rollout.user_reward import BATCH, FunctionGrader, Limits, described, load_reward
 
@@ -176,7 +178,7 @@ BLOCKS = HANGS.replace("def reward", "async def reward")
 def test_a_call_that_hangs_is_ungradable_and_the_next_one_is_served(
     source: str, tmp_path: Path, graders: list[Grading], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rollout.user_reward.ALIVE_S", 0.2)
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.2)
     judge = Judge(tmp_path, source, graders, Limits(timeout_s=0.2))
     (score,) = judge("hang")
     assert not score.gradable
@@ -186,6 +188,45 @@ def test_a_call_that_hangs_is_ungradable_and_the_next_one_is_served(
     patient = Judge(tmp_path, source, graders)
     patient.grading.grader._runner = judge.grading.grader._runner  # what the hung call has left, and no clock
     assert [score.reward for score in patient("a", "b")] == [1.0, 1.0]
+
+
+def test_calls_that_wait_behind_one_that_blocks_are_left_once_and_together(
+    tmp_path: Path, graders: list[Grading], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are late; the event loop is given up once, and those that come later have another."""
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.2)
+    judge = Judge(tmp_path, BLOCKS, graders, Limits(timeout_s=0.2))
+    assert ["took longer" in score.reason for score in judge(*["hang"] * 3, "a", "b")] == [True] * 5
+    assert judge.counts == {"calls": 5, "failed": 0, "timed_out": 5}
+    runner = judge.grading.grader._runner
+    assert len(runner._hung) == 1
+    patient = Judge(tmp_path, BLOCKS, graders)
+    patient.grading.grader._runner = runner
+    assert [score.reward for score in patient("a", "b")] == [1.0, 1.0]
+
+
+def test_a_call_that_waits_on_an_event_loop_given_up_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has time left when the loop that another one blocked comes free, and is cancelled there."""
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.05)
+    wake = threading.Event()
+
+    async def block() -> None:
+        wake.wait()
+
+    async def wait() -> None:
+        await asyncio.sleep(60)
+
+    async def both() -> None:
+        calls = AsyncCalls("the reward")
+        calls.start(block, ())
+        waiting = calls.start(wait, ())
+        await calls.leave()
+        wake.set()
+        with pytest.raises(TookTooLong):
+            await within(waiting, 60)
+        calls.close()
+
+    asyncio.run(both())
 
 
 def test_calls_that_hang_are_not_begun_without_end(tmp_path: Path, graders: list[Grading]) -> None:
