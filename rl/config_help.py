@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import textwrap
 from collections.abc import Iterator
 from types import NoneType
@@ -42,7 +43,8 @@ def value_text(value: Any) -> str:
         return f"[{', '.join(map(value_text, value))}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {value_text(item)}" for key, item in value.items()) + "}"
-    return str(value) if value != "" else '""'
+    text = str(value)
+    return text if text and text == text.strip() and "\n" not in text else json.dumps(text, ensure_ascii=False)
 
 
 def _line(path: str, field: FieldInfo, value: Any) -> Iterator[str]:

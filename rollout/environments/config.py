@@ -52,6 +52,7 @@ class Retry(Episode):
 
     kind: Literal["retry"] = "retry"
     turns: int = Field(2, ge=1)
+    """Tries at most."""
     feedback: str = "That is wrong. Try again."
     """What the policy is told; ``{reason}`` stands for the grader's, which must not tell the answer."""
 
