@@ -272,8 +272,8 @@ class RunDir:
             )
 
     def _check_user_code(self, now: Mapping[str, str]) -> None:
-        """Check that reward and objective are still the same: the meaning of what is stored must not change within a
-        run.
+        """Check that reward, environment and objective are still the same: the meaning of what is stored must not
+        change within a run.
 
         While nothing is stored that they have made, they may still be mended.
         """

@@ -124,14 +124,16 @@ def test_reward_and_problems_of_ones_own_are_recorded_absolute(here: Path, capsy
     assert shown["reward"]["length"]["start_iteration"] == 20, "the recipe's other keys stay"
 
 
-def test_a_run_knows_the_text_of_the_reward_and_of_the_objective(here: Path) -> None:
-    (here / "mine.py").write_text("def reward(problem, response): return 0.0\nObjective = None\n")
-    objective = {"kind": "python", "path": "mine.py:Objective"}
-    config = tiny(reward={"function": "mine.py:reward"}, learner={"updates": 2, "objective": objective})
+def test_a_run_knows_the_text_of_the_reward_the_environment_and_the_objective(here: Path) -> None:
+    (here / "mine.py").write_text("def reward(problem, response): return 0.0\nObjective = Talk = None\n")
+    objective, talk = ({"kind": "python", "path": f"mine.py:{name}"} for name in ("Objective", "Talk"))
+    config = tiny(
+        reward={"function": "mine.py:reward"}, learner={"updates": 2, "objective": objective}, environment=talk
+    )
     code = user_code(config)
-    assert set(code) == {f"{here}/mine.py:reward", f"{here}/mine.py:Objective"}
+    assert set(code) == {f"{here}/mine.py:{name}" for name in ("reward", "Objective", "Talk")}
     assert len(set(code.values())) == 1
-    (here / "mine.py").write_text("def reward(problem, response): return 1.0\nObjective = None\n")
+    (here / "mine.py").write_text("def reward(problem, response): return 1.0\nObjective = Talk = None\n")
     assert user_code(config).keys() == code.keys()
     assert not set(user_code(config).values()) & set(code.values())
     assert user_code(tiny()) == {}
