@@ -1,4 +1,4 @@
-"""What a benchmark is. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how.
+"""The type of benchmarks. Each file in ``evals/benchmarks`` describes one; ``_template.py`` there says how.
 
 A user's own needs no file there: ``k15 eval my_benchmark.py`` (docs/extend.md).
 """

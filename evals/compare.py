@@ -77,7 +77,7 @@ def _compare(a: BenchmarkResult, b: BenchmarkResult) -> Comparison:
 def _shared(
     first: Mapping[str, list[bool]], second: Mapping[str, list[bool]]
 ) -> tuple[list[list[bool]], list[list[bool]]]:
-    """Rows of the problems with a graded response in both, in the same order."""
+    """Return rows of the problems with a graded response in both, in the same order."""
     ids = [name for name in first if first[name] and second.get(name)]
     return [first[name] for name in ids], [second[name] for name in ids]
 

@@ -137,7 +137,9 @@ class EndpointResponder:
 
 
 def _read(data: Mapping[str, Any], url: str) -> Response:
-    """A chat completion as a ``Response``; reasoning that the server split off is put back in front, in its tags."""
+    """Return a chat completion as a ``Response``; reasoning that the server split off is put back in front, in its
+    tags.
+    """
     try:
         choice = data["choices"][0]
         message = choice["message"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
 from evals.benchmark import Benchmark
-from evals.benchmarks import names
 from rollout.user_code import UserCodeError, explain, is_file, load, names_of, source_of
 
 GROUP = "k15.benchmarks"
@@ -27,10 +26,10 @@ def is_own(spec: str) -> bool:
     return is_file(spec) or ":" in spec or spec in names_of(GROUP)
 
 
-def load_own(spec: str) -> Benchmark:
+def load_own(spec: str, taken: Collection[str]) -> Benchmark:
     """Load the benchmark that ``spec`` names. An error in its functions becomes a ``UserCodeError`` with file and line.
 
-    Raises ``UserCodeError``.
+    ``taken``: names of ours, which it must not have. Raises ``UserCodeError``.
     """
     loaded = load(spec, GROUP)
     found = loaded if isinstance(loaded, Benchmark) else getattr(loaded, DEFAULT, None)
@@ -38,7 +37,7 @@ def load_own(spec: str) -> Benchmark:
     file = path or spec
     if not isinstance(found, Benchmark):
         raise UserCodeError(f"{file}: {DEFAULT} must be an evals.benchmark.Benchmark, not {type(found).__name__}")
-    if not _NAME.fullmatch(found.name) or found.name in (*names(), "heldout"):
+    if not _NAME.fullmatch(found.name) or found.name in (*taken, "heldout"):
         raise UserCodeError(
             f"{file}: the name {found.name!r} is taken or cannot name a folder; choose another, of letters and digits"
         )

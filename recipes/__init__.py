@@ -1,4 +1,4 @@
-"""What a user runs. Each recipe is a module with a ``DESCRIPTION`` and a ``config()``; importing one loads no torch."""
+"""The recipes. Each is a module with a ``DESCRIPTION`` and a ``config()``; importing one loads no torch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ DESCRIPTION = "the demo model's long reasoning made short, four ways: k15 shorte
 
 
 def config() -> ShortenConfig:
-    """Sized for a model of 0.6 million parameters.
+    """Return settings sized for a model of 0.6 million parameters.
 
     The second phase's cap is two thirds of the first one's. Under half of it hardly any response of the long policy
     fits: most groups are then all wrong, only the length reward tells their responses apart, and one seed of three

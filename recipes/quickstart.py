@@ -32,7 +32,7 @@ DESCRIPTION = "a small Llama from scratch learns multi-step arithmetic on a CPU,
 
 
 def config() -> RunConfig:
-    """Sums of two to four steps; the segment budget makes long responses continue in a later iteration.
+    """Return a run on sums of two to four steps; the segment budget makes long responses continue in a later iteration.
 
     What makes every seed on every CPU learn the same (`python -m benchmarks.robustness`, docs/log.md): a line that
     begins as the problem writes it, so that reading is copying; columns alone first, where every token teaches a skill

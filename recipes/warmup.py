@@ -9,5 +9,5 @@ DESCRIPTION = "the quickstart's long-CoT supervised warm-up and its evaluation, 
 
 
 def config() -> RunConfig:
-    """The quickstart with no RL iteration."""
+    """Return the quickstart with no RL iteration."""
     return quickstart.config().model_copy(update={"recipe": "warmup", "iterations": 0, "promise": None})

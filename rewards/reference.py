@@ -1,4 +1,4 @@
-"""What a response is judged against."""
+"""The reference that a response is judged against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Which part of a response is its answer. Pure functions, linear in the text's length: responses are hostile input."""
+"""The part of a response that is its answer. Pure functions, linear in the text's length: responses are hostile
+input.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ on the same response."""
 
 @dataclass(frozen=True)
 class Score:
-    """What a grader says of one response.
+    """A grader's verdict on one response.
 
     There are three outcomes: right, wrong and *ungradable*. Ungradable means that the grader failed, not the
     response: such a rollout is masked and counted, and never becomes reward 0 (invariant 3). Training maximises

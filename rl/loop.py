@@ -45,10 +45,10 @@ class Policy(Protocol):
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """One iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
+        """Train one iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and RNG into an existing directory."""
+        """Write weights, optimiser and RNG into an existing directory."""
 
 
 class Sampler(Protocol):
@@ -59,32 +59,32 @@ class Sampler(Protocol):
         """Indices of problems that it leaves out because they do not fit the context."""
 
     def draw(self, n: int) -> list[Problem]:
-        """n different problems."""
+        """Return n different problems."""
 
     def update(self, success: dict[str, float]) -> None:
-        """Problem id -> success rate of its newest finished group."""
+        """Take the success rate of the newest finished group of each problem, by id."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state."""
+        """Return the state as JSON values."""
 
 
 class Watcher(Progress, Protocol):
-    """The live view."""
+    """The live view, as the loop uses it."""
 
     def iteration(self, row: Row) -> None:
-        """An iteration is complete; its metrics by name."""
+        """Show a complete iteration; ``row`` has its metrics by name."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of."""
+    """The parts that the loop works with."""
 
     policy: Policy
     pool: Pool
     sampler: Sampler
     rewarder: Rewarder
     objective: Objective
-    """From a group's rewards to advantages; the learner has the same."""
+    """Turns a group's rewards into advantages; the learner has the same one."""
     render: Callable[[Problem], Prompt]
     episodes: Episodes | None
     """The rollouts' environment; ``None``: an end token ends the response."""
@@ -104,12 +104,14 @@ class Parts:
 
 
 def publish(policy: Policy, pool: Pool, version: WeightVersion, probe: list[list[int]]) -> PublishReport:
-    """New weights into every engine; raises ``ParityError`` when engine and learner then disagree (invariant 1)."""
+    """Put the new weights into every engine; raises ``ParityError`` when engine and learner then disagree (invariant
+    1).
+    """
     return pool.publish(policy.publish(version), probe, policy.score(probe))
 
 
 def new_groups(problems: Sequence[Problem], iteration: int, k: int, render: Callable[[Problem], Prompt]) -> list[Group]:
-    """Fresh groups of k empty rollouts each; ids are unique within the run and sort by age."""
+    """Return fresh groups of k empty rollouts each; ids are unique within the run and sort by age."""
     groups = []
     for index, problem in enumerate(problems):
         name = f"{iteration:06d}.{index:04d}"
@@ -120,7 +122,7 @@ def new_groups(problems: Sequence[Problem], iteration: int, k: int, render: Call
 
 
 def save(state: RunState, config: RunConfig, parts: Parts) -> None:
-    """Checkpoint ``state``; journals that every kept checkpoint already contains are dropped."""
+    """Write a checkpoint of ``state``, and drop the journals that every kept checkpoint already contains."""
     parts.watch.stage("checkpoint")
     checkpoint.save(parts.checkpoints, state, parts.policy.save, config.checkpoint.keep)
     oldest = checkpoint.available(parts.checkpoints)[0]
@@ -253,7 +255,7 @@ def add_up(
     timer: Timer,
     version: WeightVersion,
 ) -> Totals:
-    """Run totals after one more iteration."""
+    """Return the run's totals after one more iteration."""
     finished = [rollout for item in scored for rollout in item.group.rollouts]
     return replace(
         spend(totals, timer.seconds),
@@ -265,6 +267,6 @@ def add_up(
 
 
 def spend(totals: Totals, seconds: Mapping[str, float]) -> Totals:
-    """Run totals with more wall time, by phase."""
+    """Return the run's totals with more wall time, by phase."""
     phases = [*totals.seconds, *(phase for phase in seconds if phase not in totals.seconds)]
     return replace(totals, seconds={p: totals.seconds.get(p, 0.0) + seconds.get(p, 0.0) for p in phases})

@@ -40,7 +40,7 @@ class ScoredGroup:
 
 
 def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> list[Answered | Score]:
-    """Finished rollouts as a grader sees them, in order: each by its last turn, or with the score that it has.
+    """Return finished rollouts as a grader sees them, in order: each by its last turn, or with the score that it has.
 
     One whose tokens cannot be decoded is ungradable.
     """
@@ -57,7 +57,8 @@ def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> l
 
 
 def build_grader(config: RewardConfig, on_ray: bool = False) -> Grader:
-    """The one grader of a run, for training and evaluation alike: the user's function, or the problems' verifiers.
+    """Build the one grader of a run, for training and evaluation alike: the user's function, or the problems'
+    verifiers.
 
     ``on_ray``: whether Ray is connected, so that ``judges`` can judge programs there; without it this process does.
     Raises ``UserCodeError``, and ``SandboxFailure`` when judges do not start.
@@ -76,7 +77,7 @@ def build_grader(config: RewardConfig, on_ray: bool = False) -> Grader:
 
 
 def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:
-    """Total rewards r + w * length reward [2501.12599 §2.3.3], computed over the group's gradable rollouts.
+    """Compute the total rewards r + w * length reward [2501.12599 §2.3.3], computed over the group's gradable rollouts.
 
     ``weight`` is w of this iteration. Lengths are full stitched lengths.
     """
@@ -119,7 +120,8 @@ class Rewarder:
         self._pending.append((group, iteration, scores))
 
     def collect(self) -> list[ScoredGroup]:
-        """All groups that were handed in since the last time, oldest first whichever finished first; waits for the
+        """Return all groups that were handed in since the last time, oldest first whichever finished first; waits for
+        the
         grader.
         """
         pending, self._pending = sorted(self._pending, key=lambda item: item[0].id), []
@@ -129,7 +131,7 @@ class Rewarder:
         ]
 
     def counts(self) -> dict[str, float]:
-        """What the grader counted since this was last asked, as rows ``grader/<name>`` of the metrics."""
+        """Return what the grader counted since the last call, as rows ``grader/<name>`` of the metrics."""
         now = self.grading.grader.counts()
         added = {f"grader/{name}": value - self._seen.get(name, 0.0) for name, value in now.items()}
         self._seen = now
@@ -137,7 +139,7 @@ class Rewarder:
 
 
 def failures(scored: Sequence[ScoredGroup]) -> Counter[str]:
-    """Why responses could not be graded, with how many each; aborted ones were never answered and do not count."""
+    """Count the reasons for which responses could not be graded; aborted ones were never answered and do not count."""
     rollouts = [rollout for item in scored for rollout in item.group.rollouts]
     return Counter(
         rollout.score.reason

@@ -52,7 +52,7 @@ Verify = Callable[[Problem, str], Score]
 
 
 def by_name(problem: Problem, text: str, timeout_s: float = GRADER_TIMEOUT_S) -> Score:
-    """The score of the verifier that the problem names; ``timeout_s`` is for those that can take long."""
+    """Return the score of the verifier that the problem names; ``timeout_s`` is for those that can take long."""
     if not problem.verifier:
         return Score.ungradable("the problem names no verifier, and the run has no reward of its own (reward.function)")
     reference = Reference(problem.answer, problem.prompt, problem.extra)
@@ -60,7 +60,7 @@ def by_name(problem: Problem, text: str, timeout_s: float = GRADER_TIMEOUT_S) ->
 
 
 def unanswered(stop: StopReason | None) -> Score | None:
-    """The score that a response's end decides alone; ``None`` when its text is to be judged.
+    """Return the score that a response's end decides alone; ``None`` when its text is to be judged.
 
     A truncated response is wrong even if the right answer stands in it [2501.12599 §2.3.3]; an aborted one was never
     answered and is ungradable.
@@ -75,7 +75,7 @@ def unanswered(stop: StopReason | None) -> Score | None:
 
 
 def verdict(answer: Answered, verify: Verify) -> Score:
-    """The verdict on a finished response: by its end (``unanswered``), else by what ``verify`` says of its text.
+    """Return the verdict on a finished response: by its end (``unanswered``), else by what ``verify`` says of its text.
 
     An exception inside a verifier is the grader's failure, not the policy's: ungradable, with its text.
     """
@@ -164,7 +164,7 @@ class Grading:
         return cls(VerifierGrader(verify, threads))
 
     def submit(self, answers: Callable[[], Sequence[Answered | Score]]) -> Future[list[Score]]:
-        """The scores of the responses that ``answers`` gives, in order; it is called on another thread.
+        """Return the scores of the responses that ``answers`` gives, in order; it is called on another thread.
 
         A score among them stays what it is. Where the grader itself fails the others are ungradable.
         """

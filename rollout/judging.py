@@ -25,7 +25,7 @@ class Judges(Protocol):
     """``rewards.code.service.JudgeService``."""
 
     def submit(self, response: str, reference: Reference, wait_s: float | None = None) -> Future[Score]:
-        """The score to come; blocks while the service has as much work as it accepts."""
+        """Return the score to come; blocks while the service has as much work as it accepts."""
 
     def statistics(self) -> ServiceStatistics:
         """Counts up to now."""
@@ -68,7 +68,7 @@ class JudgeGrader:
             return Score.ungradable(named(error))
 
     def counts(self) -> dict[str, float]:
-        """The service's statistics as ``judges_<name>``, beside those of ``others``."""
+        """Return the service's statistics as ``judges_<name>``, beside those of ``others``."""
         counted = {f"judges_{name}": float(value) for name, value in asdict(self.judges.statistics()).items()}
         return self.others.counts() | {name: counted[name] for name in (f"judges_{each}" for each in COUNTED)}
 

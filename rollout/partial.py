@@ -147,7 +147,7 @@ def fold(
     context: int,
     turn_ends: Collection[int] = (),
 ) -> list[Group]:
-    """``groups`` after the progress in ``deltas``, with every stop rule applied as of ``version``.
+    """Return ``groups`` after the progress in ``deltas``, with every stop rule applied as of ``version``.
 
     Groups older than ``config.max_age`` versions are force-finished first; progress on them is not expected. Folding in
     one go or piece by piece gives the same groups. See ``awaiting`` for ``turn_ends``. Raises ``ValueError`` for
@@ -175,7 +175,9 @@ def fold(
 def grown(
     rollout: Rollout, growth: Growth, config: RolloutConfig, context: int, turn_ends: Collection[int] = ()
 ) -> Rollout:
-    """``rollout`` with what it has got since, and with the stop rules applied. See ``awaiting`` for ``turn_ends``."""
+    """Return ``rollout`` with what it has got since, and with the stop rules applied. See ``awaiting`` for
+    ``turn_ends``.
+    """
     if growth.segments or growth.failures or growth.stop:
         rollout = replace(rollout.append(growth.segments, None), failures=rollout.failures + growth.failures)
     if rollout.finished:

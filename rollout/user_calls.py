@@ -31,7 +31,7 @@ class TooManyHang(RuntimeError):
 
 
 async def within(future: Future[Any], seconds: float) -> Any:
-    """What the call gives, or raises. Raises ``TookTooLong`` and cancels it."""
+    """Return what the call gives, or raise what it raises. Raises ``TookTooLong`` and cancels it."""
     waited = asyncio.wrap_future(future)
     _, late = await asyncio.wait([waited], timeout=seconds)
     if late or waited.cancelled():
@@ -62,7 +62,7 @@ class Calls:
         return future
 
     async def leave(self) -> None:
-        """The call that runs has hung: the next one gets another thread."""
+        """Give up the call that hangs: the next one gets another thread."""
         self.close()
         if self._thread is not None:
             self._hung.append(self._thread)
@@ -104,7 +104,9 @@ async def _guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outc
 
 
 def tamed(error: BaseException) -> Exception:
-    """The exception, or one in its place where it would end more than the call: ``SystemExit``, ``StopIteration``."""
+    """Return the exception, or one in its place where it would end more than the call: ``SystemExit``,
+    ``StopIteration``.
+    """
     if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
         return error
     return RuntimeError(named(error)).with_traceback(error.__traceback__)
@@ -133,7 +135,7 @@ class AsyncCalls:
         return self._loop.start(_guarded(call, arguments))
 
     async def leave(self) -> None:
-        """A call took too long and was cancelled; where it blocks the loop, the next one gets another."""
+        """Give up a call that took too long and was cancelled; if it blocks the loop, the next one gets another."""
         loop = self._loop
         if loop is None:
             return

@@ -36,7 +36,7 @@ EXTRACTED = 10_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What a user's function may take."""
+    """The limits of a user's function."""
 
     timeout_s: float = 60.0
     """Longest call."""
@@ -64,7 +64,7 @@ class Function:
 
 
 def load_reward(spec: str, limits: Limits) -> Grader:
-    """The grader that ``spec`` names (``rollout.user_code``). Raises ``UserCodeError`` for what is none.
+    """Load the grader that ``spec`` names (``rollout.user_code``). Raises ``UserCodeError`` for what is none.
 
     A class is instantiated, without arguments.
     """
@@ -81,7 +81,7 @@ def load_reward(spec: str, limits: Limits) -> Grader:
 
 
 def described(found: Any, spec: str) -> Function:
-    """The function with what its signature says. Raises ``UserCodeError`` for what cannot be called with two values."""
+    """Describe the function by its signature. Raises ``UserCodeError`` for what cannot be called with two values."""
     if not callable(found):
         raise UserCodeError(f"{spec}: is {type(found).__name__}, not a function (problem, response) -> float or Score")
     outer = found.func if isinstance(found, functools.partial) else found
@@ -252,7 +252,7 @@ def score_of(value: Any, place: str) -> Score:
 
 
 def _cut(score: Score, answer: Answered) -> Score:
-    """A response that did not come to its end is never correct [2501.12599 §2.3.3], whatever its reward."""
+    """Make the score of a response that was cut: it is never correct [2501.12599 §2.3.3], whatever its reward."""
     ended = unanswered(answer.stop)
     if ended is None or not score.gradable:
         return score

@@ -132,9 +132,7 @@ def pip(*arguments: str, what: str) -> None:
 
 
 def uv(*arguments: str, what: str) -> None:
-    """``uv pip install`` with pip's settings and the user's further arguments; pip brings uv along first."""
-    if not UV.exists():
-        pip("uv>=0.9", what="installing uv")
+    """``uv pip install`` with pip's settings and the user's further arguments."""
     settings = list(pip_settings())
     # As with pip, the best version of all indexes counts, not that of the first index that knows the package.
     command = [UV, "pip", "install", "--python", PYTHON, "--index-strategy", "unsafe-best-match", "--no-progress"]
@@ -195,6 +193,7 @@ def install(extras: set[str]) -> None:
         raise SetupError(f"{VENV} holds the CPU build of vLLM: remove it (rm -r .venv) and run again")
     locked = ["--constraint", str(PINNED)] if "gpu" not in extras else []  # the lock is that of the CPU build
     try:
+        pip("uv>=0.9", what="installing uv")
         install_by(uv, extras, locked)
     except SetupError:
         print(f"  uv cannot install it here ({LOG} says why); pip goes on with what the package index has")

@@ -16,12 +16,12 @@ class UnknownBenchmark(ValueError):
 
 
 def names() -> list[str]:
-    """Names of our benchmarks, sorted; loads none of them."""
+    """Return names of our benchmarks, sorted; loads none of them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def get(name: str) -> Benchmark:
-    """The benchmark called ``name``; case, ``-`` and ``_`` do not matter.
+    """Return the benchmark called ``name``; case, ``-`` and ``_`` do not matter.
 
     Or a user's: ``my_benchmark.py``, ``package.module:name``, an entry point of ``k15.benchmarks``. Raises
     ``UnknownBenchmark``, or ``UserCodeError`` for a user's.
@@ -31,7 +31,7 @@ def get(name: str) -> Benchmark:
         from evals.own import is_own, load_own
 
         if is_own(name):
-            return load_own(name)
+            return load_own(name, known.values())
         near = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.5)
         hint = f"did you mean '{known[near[0]]}'?" if near else f"there are: {', '.join(known.values())}"
         raise UnknownBenchmark(f"unknown benchmark '{name}'; {hint}")

@@ -15,7 +15,7 @@ from rollout.problems.config import HubSource
 
 
 def convert(row: Row) -> Row:
-    """The hub's columns under our names."""
+    """Return the hub's columns under our names."""
     return {"id": f"template-{row['number']}", "problem": row["question"], "answer": row["gold"], "level": row["level"]}
 
 

@@ -24,7 +24,8 @@ def solve(row: Row) -> str:
 
 
 def verify(problem: Problem, response: str) -> Score:
-    r"""The last ``\boxed{}`` after the thinking if there is one, else the number after ``####``, after ``Answer:``, or
+    r"""Judge by the last ``\boxed{}`` after the thinking if there is one, else the number after ``####``, after
+    ``Answer:``, or
     the last number.
     """
     from rewards.math.extract import boxes

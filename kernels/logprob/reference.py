@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What an architecture does to the head's output z before the softmax: c tanh(scale z / c)."""
+    """Transform of the head's output z by an architecture, before the softmax: c tanh(scale z / c)."""
 
     scale: float = 1.0
     """Factor on the logits."""

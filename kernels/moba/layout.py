@@ -1,4 +1,4 @@
-"""What a MoBA call computes, fixed by lengths alone: its configuration, its sequences, and how much it attends to."""
+"""The layout of a MoBA call, fixed by lengths alone: its configuration, its sequences, and how much it attends to."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much attention a call computes: for metrics, so that a fallback to full attention is seen."""
+    """The amount of attention that a call computes: for metrics, so that a fallback to full attention shows."""
 
     queries: int
     """Query tokens."""

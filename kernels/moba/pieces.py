@@ -1,4 +1,4 @@
-"""How the CPU path cuts its work: dense pieces that need no routing, and lists of queries per past block
+"""The pieces of work of the CPU path: dense pieces that need no routing, and lists of queries per past block
 [2502.13189 §2.3].
 """
 

@@ -1,4 +1,4 @@
-"""Where things are in a packed call, as tensors that kernels read: made on the host from lengths, copied once."""
+"""Indices into a packed call, as tensors that kernels read: made on the host from lengths, copied once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all Triton kernels of MoBA share: how they are tuned, and how their tiles are shaped."""
+"""Tuning and tile shapes that all Triton kernels of MoBA share."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SCORE_ELEMENTS = 1 << 24
 
 @dataclass(frozen=True)
 class Scoring:
-    """How queries score keys, and which keys they see."""
+    """Scale, window and cap of the attention scores."""
 
     scale: float
     """Factor on q . k."""

@@ -47,7 +47,7 @@ class Fault(ValueError):
 
 @dataclass(frozen=True)
 class Grading:
-    """How lines are read and graded."""
+    """Settings for reading and grading lines."""
 
     rule: str = "boxed"
     """One of ``rewards.math.grade.RULES``."""
@@ -85,7 +85,7 @@ class _Number(float):
     written: str
 
     def __new__(cls, written: str) -> Self:
-        """The value of ``written``."""
+        """Make the number that ``written`` spells."""
         found = super().__new__(cls, written)
         found.written = written
         return found

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A problem and how it is to be answered."""
+    """A problem with the response to learn."""
 
     place: str
     """Where it comes from, for messages."""
@@ -42,7 +42,7 @@ class Demonstration:
 
 
 def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
-    """The pairs of each warm-up stage, and a line on what was left out of one.
+    """Return the pairs of each warm-up stage, and a line on what was left out of one.
 
     Raises ``ProblemError`` or ``PromptError``, naming file and line, for what cannot be learnt from.
     """
@@ -66,7 +66,7 @@ def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
 
 
 def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_file: bool) -> tuple[list[Pair], str]:
-    """The first ``wanted`` demonstrations that fit the context, and a note on those that do not."""
+    """Return the first ``wanted`` demonstrations that fit the context, and a note on those that do not."""
     limits = setup.limits
     pairs: list[Pair] = []
     overlong: list[tuple[str, int]] = []
@@ -103,12 +103,14 @@ def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_fi
 
 
 def refuses(overlong: str, finite: bool) -> bool:
-    """What ``problems.overlong`` means for rows of a file (``finite``) or of a stream."""
+    """Return what ``problems.overlong`` means for rows of a file (``finite``) or of a stream."""
     return overlong == "refuse" or (overlong == "auto" and finite)
 
 
 def _pairs(setup: Setup, row: Demonstration) -> list[Pair]:
-    """One pair for each turn of the policy: what it reads, and what it says. The last one holds all of the tokens."""
+    """Return one pair for each turn of the policy: what it reads, and what it says. The last one holds all of the
+    tokens.
+    """
     turns = [Message("assistant", row.response)] if isinstance(row.response, str) else row.response
     if not turns or any(message.role != "assistant" for message in (turns[0], turns[-1])):
         raise PromptError("the turns of a demonstration begin and end with the assistant's")
@@ -162,7 +164,7 @@ def _read(path: Path) -> Iterator[Demonstration]:
 
 
 def fill_in(template: str, problem: Problem) -> str:
-    """``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
+    """Return ``template`` with each ``{field}`` replaced by that field of the problem's row, written as text.
 
     Raises ``ProblemError`` when the problem has no such field. Other braces stay: ``boxed{{answer}}`` becomes
     ``boxed{42}``.

@@ -71,7 +71,7 @@ EXPECTED = (
     OSError,
     ValueError,
 )
-"""Failures whose message says what, where and what to do; anything else is a bug and keeps its traceback."""
+"""Failures whose message says what, where and what to do; anything else is a bug and is shown with its traceback."""
 
 
 def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
@@ -96,7 +96,7 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
 
 
 def located(error: Exception, run_dir: Path) -> str:
-    """The error's message; a failed write to an open file does not say where it was."""
+    """Return the error's message with the file, which a failed write to an open file does not name."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or run_dir}: {error.strerror}; once that is mended the same command goes on"
     return str(error)
@@ -130,19 +130,19 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
 
 @dataclass(frozen=True)
 class Data:
-    """What a run draws from. It is complete before the run directory is: what is wrong with the data costs nothing,
+    """The data of a run. It is complete before the run directory is: what is wrong with the data costs nothing,
     and a mended configuration is none that changed.
     """
 
     sampler: Sampler
     demonstrations: list[list[Pair]]
-    """Of each stage of the warm-up; empty where there is none to be done."""
+    """Demonstrations of each stage of the warm-up; empty without one."""
     notes: tuple[str, ...]
     """One line each on what was left out."""
 
     @classmethod
     def of(cls, setup: Setup, directory: RunDir) -> Data:
-        """Raises ``ProblemError`` or ``PromptError``."""
+        """Load the data. Raises ``ProblemError`` or ``PromptError``."""
         config, size = setup.config, setup.config.problems.train_size
         sampler = build_sampler(
             config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
@@ -152,14 +152,14 @@ class Data:
 
 
 def warmed(config: RunConfig, directory: RunDir) -> bool:
-    """Whether there is no warm-up to be done: none is wanted, or the directory holds its result."""
+    """Return whether the warm-up is done, or none is wanted."""
     target = directory.warmup
     return config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists())
 
 
 @dataclass
 class Session:
-    """One process's work on a run; everything it opens is closed by ``stack``, last first."""
+    """The work of one process on a run; everything it opens is closed by ``stack``, last first."""
 
     setup: Setup
     data: Data
@@ -215,7 +215,7 @@ class Session:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
     def rehearse(self) -> None:
-        """The end of the run, tried before anything is spent."""
+        """Try the end of the run before anything is spent."""
         began = time.monotonic()
         with self.stopper.interruptible():
             rehearse(self.directory, self.setup, self.write_model)
@@ -223,7 +223,7 @@ class Session:
         self._spend("start", began)
 
     def _try_reward(self) -> None:
-        """A reward of the user's own on an empty response: that it fails then may be right, and is worth a word."""
+        """Try a user's own reward on an empty response, and tell when it fails, which may be right."""
         if self.setup.config.reward.function is None:
             return
         (score,) = self.grading.submit(lambda: [Answered(self.setup.heldout[0], "", StopReason.EOS)]).result()
@@ -256,7 +256,7 @@ class Session:
         replace_file(target / "warmup.json", dumps(row).encode())
 
     def compare_engines(self) -> None:
-        """Engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
+        """Compare engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
         began = time.monotonic()
         with self.stopper.interruptible():
             self.publish(0)
@@ -264,7 +264,7 @@ class Session:
         self._spend("start", began)
 
     def restore(self) -> RunState:
-        """The newest checkpoint that verifies, or the start of RL."""
+        """Return the state of the newest checkpoint that verifies, or of the start of RL."""
         found = checkpoint.latest(self.directory.checkpoints, self.watch.warn)
         state = RunState(0, sampler=self.sampler.state_dict())
         if found is not None:
@@ -277,11 +277,13 @@ class Session:
         return state
 
     def probe(self) -> list[list[int]]:
-        """Sequences for the parity probe: the newest finished rollouts, at first those of ``first_probe``."""
+        """Return the sequences for the parity probe: the newest finished rollouts, at first those of
+        ``first_probe``.
+        """
         return scorable(self.recent, self.setup.config.engine.max_model_len) or first_probe(self.setup)
 
     def publish(self, version: int) -> None:
-        """Current weights into every engine, once per version."""
+        """Publish the current weights to every engine, once per version."""
         if self.published != version:
             self.watch.stage("publish weights")
             report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
@@ -319,7 +321,7 @@ class Session:
         return evaluation
 
     def _evaluate(self, name: str, problems: Sequence[Any], temperature: float, samples: int) -> Result:
-        """Its answers go to ``eval/<name>.parquet``."""
+        """Evaluate, and write the answers to ``eval/<name>.parquet``."""
         config = self.setup.config
         self.watch.stage("evaluate", len(problems) * samples)
         responder = PoolResponder(
@@ -342,7 +344,7 @@ class Session:
         return result_of(answers, samples)
 
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
-        """An iteration's rollouts as Parquet; some of them become the next parity probe."""
+        """Write an iteration's rollouts as Parquet; some of them become the next parity probe."""
         weight = self.rewarder.length_weight(iteration)
         table = to_table(iteration, scored, advantages, weight, self.setup.transcript.graded)
         write_rollouts(self.directory.root, iteration, table)
@@ -352,7 +354,7 @@ class Session:
             self.recent = [rollout.prompt.followed_by(rollout.token_ids).token_ids.tolist() for rollout in chosen]
 
     def inspect(self, row: Row | None = None) -> None:
-        """Show what tells that the run cannot work, each finding once; after one more iteration, if one is given."""
+        """Show the signs that the run cannot work, each once; after one more iteration, if one is given."""
         if row:
             self.rows.append(row)
         config = self.setup.config
@@ -362,7 +364,7 @@ class Session:
                 self.watch.finding(finding)
 
     def parts(self) -> loop.Parts:
-        """What the loop works with."""
+        """Return the parts that the loop works with."""
 
         def evaluate_at(iteration: int) -> Evaluation:
             self.published = iteration
@@ -388,7 +390,7 @@ class Session:
         )
 
     def finish(self, state: RunState, after: Evaluation) -> int:
-        """Summary, report, model, and a short table on the terminal; then what of them failed is raised.
+        """Write summary, report and model, and print a short table; then raise what of them failed.
 
         Returns the exit code.
         """
@@ -404,7 +406,7 @@ class Session:
 
 
 def describe(config: RunConfig) -> str:
-    """The policy in a few words."""
+    """Return the policy in a few words."""
     base = config.model.base
     if isinstance(base, ScratchModel):
         return f"Llama from scratch, {base.layers} layers of {base.width}"

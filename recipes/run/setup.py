@@ -1,4 +1,4 @@
-"""What a run needs before any engine starts: problems, tokenizer, prompts, verifiers."""
+"""The preparation of a run before any engine starts: problems, tokenizer, prompts, verifiers."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ class Setup:
         return None if isinstance(base, ScratchModel) else files_of(resolve_model(base.path))
 
     def render(self, problem: Problem) -> Prompt:
-        """The prompt of a problem."""
+        """Return the prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
     def episodes(self) -> Episodes | None:
-        """The run's environment at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+        """Return the run's environment at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
         return open_episodes(self.config, self.transcript)
 
     def usable(self, wanted: int) -> list[int]:
-        """Indices of the first ``wanted`` different training problems that fit the context, or of all there are.
+        """Return the indices of the first ``wanted`` different training problems that fit, or of all there are.
 
         Raises ``ProblemError`` when none does.
         """
@@ -92,7 +92,7 @@ class Setup:
 
 
 def open_episodes(config: RunConfig, transcript: Transcript) -> Episodes | None:
-    """The environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+    """Return the environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
     if config.environment is None:
         return None
     environment = build_environment(config.environment, lambda: build_grader(config.reward))
@@ -100,13 +100,13 @@ def open_episodes(config: RunConfig, transcript: Transcript) -> Episodes | None:
 
 
 def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], Prompt]:
-    """How the run asks: problem -> prompt. Raises ``PromptError``."""
+    """Return the function from a problem to its prompt. Raises ``PromptError``."""
     framing = problems.framing
     return lambda problem: render_chat(tokenizer, framing.messages(problem), **framing.arguments)
 
 
 def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
-    """Problems and tokenizer, with every problem checked that can be.
+    """Return the problems and tokenizer, with every problem checked that can be.
 
     ``began``: what a run that is resumed began with. Its problems keep their numbers, and those that ``config`` has no
     longer are left out. Raises ``ProblemError``, ``PromptError``, ``ModelPathError``, ``PolicyError``.
@@ -173,7 +173,9 @@ def judging_code(config: RunConfig) -> dict[str, str]:
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
-    """Numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has others."""
+    """Return the numbers of the problems of ``before`` that ``after`` lacks. Raises ``ProblemError`` when it has
+    others.
+    """
     if not isinstance(before, ProblemList) or not isinstance(after, ProblemList):
         raise ProblemError("problems.train: a run that is resumed keeps its source; only files can have rows left out")
     known, kept = {problem.id: problem for problem in before}, {problem.id for problem in after}
@@ -189,7 +191,7 @@ def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:
 def choose_heldout(
     config: RunConfig, source: ProblemSource, tokenizer: Any, limits: Limits
 ) -> tuple[tuple[Problem, ...], str]:
-    """The held-out problems of a run, and a line on those that were left out.
+    """Return the held-out problems of a run, and a line on those that were left out.
 
     The first ``problems.heldout_size`` different ones; under ``problems.overlong`` ``drop``, of those that fit. Raises
     ``ProblemError`` when there are too few, ``PromptError`` for one that cannot be used.
@@ -211,8 +213,8 @@ def choose_heldout(
 
 
 def distinct(screen: Screen, wanted: int) -> list[int]:
-    """Indices of the first ``wanted`` different problems that fit, or of all there are: procedural sources may draw a
-    text twice.
+    """Return the indices of the first ``wanted`` different problems that fit, or of all: procedural sources may
+    draw a text twice.
     """
     size = screen.source.size
     found: dict[str, int] = {}
@@ -225,7 +227,7 @@ def distinct(screen: Screen, wanted: int) -> list[int]:
 
 
 def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, str]:
-    """The policy's tokenizer, the rows of its embedding, and where the model is (empty: made from scratch)."""
+    """Return the policy's tokenizer, the rows of its embedding, and where the model is (empty: made from scratch)."""
     from rl.learner.policy import check_tokenizer
 
     base = config.model.base

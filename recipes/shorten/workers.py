@@ -75,7 +75,7 @@ class Workers:
         return Machines(self._learner(site, config, model), self._pool)
 
     def launch(self, setup: Setup, directory: RunDir, _: ExitStack, __: Callable[[], None]) -> Machines:
-        """``recipes.run.launching.Launcher`` for a training run."""
+        """Act as ``recipes.run.launching.Launcher`` of a training run."""
         return self.machines(setup.config, starting_model(setup, directory), setup.end)
 
     def serve(self, setup: Setup, model: Path | str) -> Pool:

@@ -32,7 +32,7 @@ CHECKING = Limits(cpu_s=10, wall_s=600)
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of the tests says; see ``rewards.code.checks.Session.report``."""
+    """The result of one run of the tests; see ``rewards.code.checks.Session.report``."""
 
     complete: bool
     together: bool

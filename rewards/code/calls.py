@@ -17,7 +17,7 @@ from rewards.code.verdict import Verdict, failure_of
 
 
 class Runner(Protocol):
-    """What judging needs of a sandbox."""
+    """The part of a sandbox that judging uses."""
 
     def run(self, job: Job) -> Outcome:
         """Run one program to its end. Raises ``SandboxFailure``. Safe to call from several threads."""
@@ -43,7 +43,7 @@ class Fair:
 
 @dataclass(frozen=True)
 class CallRun:
-    """What came of a list of calls."""
+    """The results of a list of calls."""
 
     replies: tuple[Reply, ...]
     """One per call, in order."""

@@ -21,7 +21,7 @@ Tolerance = float | None
 
 
 class Order(StrEnum):
-    """What of an answer may come in any order."""
+    """The part of an answer that may come in any order."""
 
     FIXED = "fixed"
     ITEMS = "items"
@@ -32,7 +32,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True)
 class Leeway:
-    """What a problem leaves open."""
+    """The freedom that a problem leaves to right outputs."""
 
     tolerance: Tolerance = None
     order: Order = Order.FIXED

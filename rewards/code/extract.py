@@ -55,7 +55,7 @@ def language_of(tag: str) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block."""
+    """One fenced block of a response."""
 
     tag: str
     """First word after the opening fence, in lower case; empty when there is none."""

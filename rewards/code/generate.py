@@ -70,7 +70,7 @@ class Yield:
 
 
 class Stage(StrEnum):
-    """How far a problem came; each but the last names what it failed at."""
+    """The step that a problem reached; each but the last names the cause of failure."""
 
     SPECIAL_JUDGE = "special_judge"
     """Several outputs are right: agreement says nothing."""
@@ -87,7 +87,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a problem before it has tests."""
+    """A problem before it has tests."""
 
     id: str
     generator: str | None

@@ -40,7 +40,7 @@ _SYNTAX = ("SyntaxError:", "IndentationError:", "TabError:")
 
 @dataclass(frozen=True)
 class Program:
-    """What is judged."""
+    """The program that is judged."""
 
     code: str
     language: str = "python"

@@ -18,7 +18,7 @@ time is limited here by itself.
 
 @dataclass(frozen=True)
 class Language:
-    """One row of the table."""
+    """A programming language: how its programs are compiled and run."""
 
     source: str
     """File that the program is written to."""

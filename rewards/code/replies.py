@@ -23,7 +23,7 @@ _FORMS: dict[str, tuple[type, ...]] = {
 
 
 class Reply(NamedTuple):
-    """What came of one call: the program's claim, or the judge's word that it ``failed`` to answer."""
+    """The reply to one call: the program's claim, or the judge's word that it ``failed`` to answer."""
 
     kind: str
     claim: bytes = b""

@@ -1,4 +1,4 @@
-"""How strictly and how fast programs are judged. No I/O."""
+"""Rules of judging: strictness and limits. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a statement says about right outputs: errors that it accepts, orders and letter cases that it leaves open.
+"""Rules for right outputs in a problem's statement: accepted errors, orders and letter cases that it leaves open.
 
 Read from sentences, as contest statements write them, their superscripts lost at times. Whoever reads too much into a
 statement accepts wrong programs, so a number counts only where the sentence is about the answer's error, and an order

@@ -1,4 +1,4 @@
-"""How a coding problem is put to a model: its statement, and what a program must look like to be judged."""
+"""The prompt of a coding problem: its statement, and the form that a program must have to be judged."""
 
 from __future__ import annotations
 

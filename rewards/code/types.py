@@ -19,7 +19,7 @@ class ProgramMissing(SandboxFailure):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Every limit is enforced from outside of the program."""
+    """The limits of one program. Every limit is enforced from outside of the program."""
 
     cpu_s: float = 10.0
     """CPU seconds of all its processes together."""
@@ -81,7 +81,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a ``Job``. A failure of the sandbox itself is no outcome: it raises ``SandboxFailure``."""
+    """The outcome of a ``Job``. A failure of the sandbox itself is none: it raises ``SandboxFailure``."""
 
     ending: Ending
     exit_code: int
@@ -107,7 +107,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SandboxFacts:
-    """What a sandbox on this machine enforces, and by what."""
+    """The limits that a sandbox on this machine enforces, and the means."""
 
     backend: str
     """``bubblewrap``, ``crun`` or ``unsafe``."""

@@ -1,4 +1,4 @@
-"""What the judge says of a program. No I/O."""
+"""The judge's verdict on a program. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What stands directly before or after a box and is part of its answer: ``-\boxed{42}``, ``\boxed{42}\%``.
+r"""Text directly before or after a box that is part of its answer: ``-\boxed{42}``, ``\boxed{42}\%``.
 
 The box is the answer that a response declares. Its text may go on round it, as in ``3\cdot 7!=\boxed{15120}x^3`` or
 ``$\boxed{2.2}$ million tons are used``: that is the sentence, and mostly the question's own unit or factor. Only a sign

@@ -1,4 +1,4 @@
-"""Whether two answers are the same, form by form. What is the same *value* is asked of an ``Engine``."""
+"""Comparison of two answers, form by form. An ``Engine`` decides whether two *values* are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How values are compared: by exact arithmetic in the calling process, or by evaluation in a grading process."""
+"""Comparison of values: by exact arithmetic in the calling process, or by evaluation in a grading process."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Exact:
 
 
 class Numeric:
-    """By exact arithmetic where it tells, else by evaluation; for grading processes."""
+    """Compares by exact arithmetic where it can, else by evaluation; for grading processes."""
 
     def __init__(self) -> None:
         self.exact = Exact()

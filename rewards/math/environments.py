@@ -1,4 +1,4 @@
-"""What stands in LaTeX environments: matrices, systems of statements, values with their conditions."""
+"""Contents of LaTeX environments: matrices, systems of statements, values with their conditions."""
 
 from __future__ import annotations
 

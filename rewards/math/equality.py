@@ -1,4 +1,4 @@
-"""Whether two expressions are equal, by their values to many digits; a deterministic number of steps each time.
+"""Equality of two expressions, by their values to many digits; a deterministic number of steps each time.
 
 No decimal expansion, however long, passes for an irrational number: the precision grows with the digits that are
 written down, and with the distance between the parts of sums, so that nothing small is lost beside something large.

@@ -42,7 +42,7 @@ _MENTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was read out of a response."""
+    """The answer read out of a response."""
 
     answer: str
     """The answer's text, several with commas between; empty when there is none."""

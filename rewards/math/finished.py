@@ -1,4 +1,4 @@
-"""Whether an answer is worked out: the rule against boxing the problem instead of its answer.
+"""The rule that an answer must be worked out, against boxing the problem instead of its answer.
 
 What counts as worked out is measured by the reference. When that is a plain number, so must the answer be; an operation
 that is still to be carried out is accepted only when the reference has one of its kind.

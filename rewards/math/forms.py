@@ -1,4 +1,4 @@
-"""What relations, ratios and systems stand for: a named value, a quotient, an assignment of values to names."""
+"""Meanings of relations, ratios and systems: a named value, a quotient, an assignment of values to names."""
 
 from __future__ import annotations
 

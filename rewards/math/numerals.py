@@ -1,4 +1,4 @@
-"""How numbers are written: decimals, repeating decimals, digits in a base."""
+"""Parsing of written numbers: decimals, repeating decimals, digits in a base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKS = ("overline", "bar", "dot")
 
 
 class Numerals(Cursor):
-    """Reads numbers."""
+    """The part of the parser that reads numbers."""
 
     def numeral(self) -> Num | Based:
         """Return a number; with a subscript it is one in another base."""

@@ -1,4 +1,4 @@
-"""What the text round a final box says of it: that it is not the answer, or that another value may be one.
+"""Text round a final box that takes it back, or offers another value beside it.
 
 A response that hedges between two values answers neither. Prose that only explains, checks or rules something out
 ("because 7 is not possible", "the other root is rejected") offers nothing, so each pattern asks for words of doubt or

@@ -56,7 +56,7 @@ _MAX_INDEPENDENT = 3
 
 
 class Parser(Operands):
-    """Reads a whole answer."""
+    """The parser of a whole answer."""
 
     def listing(self, expand: bool = True) -> list[Node]:
         """Items between separators."""

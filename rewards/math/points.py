@@ -1,4 +1,4 @@
-"""Where expressions with variables are compared: at points that the reference alone chooses."""
+"""Points at which expressions with variables are compared; the reference alone chooses them."""
 
 from __future__ import annotations
 

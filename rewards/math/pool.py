@@ -97,7 +97,7 @@ class Nursery:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one request to a worker."""
+    """The result of one request to a worker."""
 
     reply: dict | None
     """The verdict or failure; ``None`` when the worker crashed or ran out of time."""

@@ -1,4 +1,4 @@
-"""What runs of letters are: words, units after a value, or products of variables."""
+"""Interpretation of runs of letters: words, units after a value, or products of variables."""
 
 from __future__ import annotations
 

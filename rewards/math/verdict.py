@@ -1,4 +1,4 @@
-"""What a comparison says."""
+"""The verdict of a comparison."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the answer is the reference's; when not, why."""
+    """The verdict: whether the answer is the reference's and, if not, why."""
 
     same: bool
     reason: str = ""

@@ -1,4 +1,4 @@
-"""What words mean beside a value, in closed lists: numbers, multiples, fractions, hedges, negations.
+"""Meanings of words beside a value, in closed lists: numbers, multiples, fractions, hedges, negations.
 
 A word of these lists is read or makes an answer unreadable; it is never dropped. Nouns that are in no list describe
 what was counted ("12 apples") and may be left out.

@@ -16,7 +16,7 @@ Seed = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class PackCounts:
-    """What ``pack`` kept and left out; every rollout given to it is in exactly one of the four."""
+    """Counts of what ``pack`` kept and left out; every rollout given to it is in exactly one of the four."""
 
     sequences: int = 0
     """Rollouts that are in the batch."""

@@ -67,7 +67,7 @@ class LiveView:
         console: Console | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``run`` and ``model`` head the view; of ``iterations`` in all, ``start`` are already done."""
+        """Make the view; ``run`` and ``model`` head it; of ``iterations`` in all, ``start`` are already done."""
         self._run, self._model = one_line(run, 80), one_line(model, 80)
         self._total, self._done = iterations, start
         self._console = console or console_on("stdout")

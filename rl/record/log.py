@@ -175,7 +175,9 @@ class Timer:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """``with timer("train"):`` times a block, also when it raises. ``ValueError`` for a name not in ``PHASES``."""
+        """Time a block, as in ``with timer("train"):``, also when it raises. ``ValueError`` for a name not in
+        ``PHASES``.
+        """
         if name not in PHASES:
             raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         start = time.perf_counter()

@@ -22,10 +22,10 @@ from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 @dataclass(frozen=True)
 class Iteration:
-    """What happened in one iteration."""
+    """The data of one iteration, from which its metrics are computed."""
 
     version: WeightVersion
-    """Of the weights; also the iteration's number."""
+    """Version of the weights; also the iteration's number."""
     groups: Sequence[Group]
     """All groups after sampling."""
     replayed: int
@@ -33,15 +33,15 @@ class Iteration:
     scored: Sequence[ScoredGroup]
     """The finished groups."""
     advantages: Mapping[str, float]
-    """Of the rollouts that entered the loss, by id."""
+    """Advantages of the rollouts that entered the loss, by id."""
     length_weight: float
     """w of the length reward."""
     stats: IterationStats
     published: PublishReport
     engines: PoolStats
-    """After sampling."""
+    """Statistics of the engines after sampling."""
     evaluation: Evaluation | None
-    """Held out, under the weights that the iteration starts from, if there was one."""
+    """Held-out evaluation of the weights that the iteration starts from, if there was one."""
     overlong: int
     """Problems left out so far because they do not fit."""
     episodes: Counts | None
@@ -62,7 +62,7 @@ def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
 
 
 def measure(it: Iteration, config: RolloutConfig) -> Row:
-    """The complete row of an iteration."""
+    """Return the complete row of an iteration."""
     return {
         "iteration": it.version,
         "version": it.version,
@@ -81,7 +81,7 @@ def measure(it: Iteration, config: RolloutConfig) -> Row:
 def of_rollouts(
     version: WeightVersion, scored: Sequence[ScoredGroup], advantages: Mapping[str, float], length_weight: float
 ) -> Row:
-    """What follows from the finished groups; without any there are counts of 0 and no rates or means."""
+    """Return the metrics of the finished groups; without any there are counts of 0 and no rates or means."""
     rollouts = [rollout for item in scored for rollout in item.group.rollouts]
     graded = [_graded(item) for item in scored]
     stops = {reason: sum(r.stop is reason for r in rollouts) for reason in StopReason}
@@ -102,7 +102,7 @@ def of_rollouts(
 
 
 def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
-    """What follows from all groups, finished or not."""
+    """Return the metrics of all groups, finished or not."""
     rollouts = [rollout for group in it.groups for rollout in group.rollouts]
     finished = [rollout for item in it.scored for rollout in item.group.rollouts]
     return {
@@ -117,7 +117,7 @@ def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
 
 
 def of_engines(published: PublishReport, engines: PoolStats) -> Row:
-    """The publish that opened the iteration, and the engines after it."""
+    """Return the metrics of the publish that opened the iteration, and of the engines."""
     return {
         "probe/max_gap": published.max_gap,
         "probe/mean_gap": published.mean_gap,
@@ -130,7 +130,7 @@ def of_engines(published: PublishReport, engines: PoolStats) -> Row:
 
 
 def of_evaluation(evaluation: Evaluation | None) -> Row:
-    """The held-out evaluation at the start of the iteration, if there was one."""
+    """Return the held-out evaluation at the start of the iteration, if there was one."""
     if evaluation is None:
         return {}
     accuracy = evaluation.accuracy
@@ -158,7 +158,7 @@ def of_environment(counts: Counts | None, scored: Sequence[ScoredGroup]) -> Row:
 
 
 def of_time(it: Iteration) -> Row:
-    """Seconds of the phases that took place, and tokens per second."""
+    """Return the seconds of the phases that took place, and tokens per second."""
     row = {f"time/{phase}": spent for phase, spent in it.seconds.items()}
     row["time/total"] = sum(it.seconds.values())
     fresh = drawn_under(it.groups, it.version) - it.replayed
@@ -170,13 +170,13 @@ def of_time(it: Iteration) -> Row:
 
 
 def _graded(item: ScoredGroup) -> list[Rollout]:
-    """Rollouts with a verdict; aborted ones never have one."""
+    """Return rollouts with a verdict; aborted ones never have one."""
     pairs = zip(item.group.rollouts, item.rewards, strict=True)
     return [rollout for rollout, reward in pairs if reward is not None and rollout.stop is not StopReason.ABORTED]
 
 
 def _correctness(graded: Sequence[Sequence[Rollout]]) -> Row:
-    """Accuracy with its interval, and the means of the parts of the score; ``graded`` by group."""
+    """Return accuracy with its interval, and the means of the parts of the score; ``graded`` by group."""
     if not any(graded):
         return {}
     accuracy = mean_ci([[float(r.correct) for r in row] for row in graded])

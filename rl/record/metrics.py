@@ -1,4 +1,4 @@
-"""What an iteration reports: every name in ``metrics.jsonl`` and at the trackers, its unit and its meaning.
+"""The metrics of an iteration: every name in ``metrics.jsonl`` and at the trackers, its unit and its meaning.
 
 The one list of them. A number travels as ``dict[str, float]`` from where it is made to the file; what does not exist in
 an iteration (no finished rollout, no evaluation) is absent from its row. ``docs/metrics.md`` is made of this table.
@@ -18,7 +18,7 @@ PHASES = ("generate", "score", "train", "publish", "eval", "checkpoint")
 
 @dataclass(frozen=True)
 class Metric:
-    """What a name stands for."""
+    """Unit and meaning of a metric."""
 
     unit: str
     """``nats``, ``tokens``, ``share`` (in [0, 1]), ``s`` ...; empty: a number without one."""
@@ -181,12 +181,12 @@ def about(name: str) -> Metric | None:
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are in no table, sorted."""
+    """Return those of ``names`` that are in no table, sorted."""
     return sorted(name for name in set(names) if about(name) is None)
 
 
 def page() -> str:
-    """``docs/metrics.md``."""
+    """Return the text of ``docs/metrics.md``."""
     families = {f"{prefix}<name>": metric for prefix, metric in FAMILIES.items()}
     lines = [f"| `{name}` | {metric.unit} | {metric.meaning} |" for name, metric in {**METRICS, **families}.items()]
     return "\n".join([_HEAD, *lines, ""])

@@ -22,7 +22,9 @@ GROUP = "k15.environments"
 
 
 def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -> Environment:
-    """``grader`` makes one for environments that ask it. Raises ``UserCodeError`` for code that is no environment."""
+    """Build the environment; ``grader`` makes a grader for those that ask one. Raises ``UserCodeError`` for code that
+    is no environment.
+    """
     if isinstance(config, PythonTool):
         from rollout.environments.python_tool import PythonToolEnvironment
 
@@ -35,7 +37,7 @@ def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -
 
 
 def own(spec: str) -> Environment:
-    """The environment that ``spec`` names; a class or function is called, without arguments. ``UserCodeError``."""
+    """Load the environment that ``spec`` names; a class or function is called. Raises ``UserCodeError``."""
     found = load(spec, GROUP)
     if isinstance(found, type) or (callable(found) and not hasattr(found, "step")):
         try:
@@ -64,7 +66,7 @@ class _Own:
         return found
 
     def close(self) -> None:
-        """See ``Environment``; it need not have anything to give up."""
+        """See ``Environment``; a user's needs no ``close``."""
         if close := getattr(self._environment, "close", None):
             try:
                 close()

@@ -22,7 +22,7 @@ from rollout.user_reward import plain_score
 
 @dataclass(frozen=True)
 class Counts:
-    """What went on since the start."""
+    """Counters since the start."""
 
     answers: int = 0
     """Turns that the environment answered with more to read."""
@@ -53,7 +53,7 @@ class Episodes:
         return self.turns_of({rollout.id: (group.problem, rollout) for group in groups for rollout in group.rollouts})
 
     def turns_of(self, rollouts: Mapping[str, tuple[Problem, Rollout]]) -> Turns:
-        """Who answers the turns of these rollouts, by key."""
+        """Return the function that answers the turns of these rollouts, by key."""
 
         async def answer(key: str, added: Sequence[Segment], left: int) -> Reply:
             problem, rollout = rollouts[key]
@@ -63,7 +63,7 @@ class Episodes:
         return answer
 
     async def _answer(self, problem: Problem, rollout: Rollout, left: int) -> Reply:
-        """``left``: tokens of the context behind the rollout."""
+        """Ask the environment about the newest turn; ``left``: tokens of the context behind the rollout."""
         try:
             conversation = self.conversation(problem, rollout)
             found = await self._step(conversation)
@@ -83,7 +83,7 @@ class Episodes:
         return Reply(tokens)
 
     async def _step(self, conversation: Conversation) -> Feed | End:
-        """Ask the environment. Raises what it raises, and ``UserCodeError`` when it takes too long."""
+        """Return the environment's answer. Raises what it raises, and ``UserCodeError`` when it takes too long."""
         try:
             found, error = await within(self._calls.start(self.environment.step, (conversation,)), self.limits.seconds)
         except TookTooLong:
@@ -99,7 +99,7 @@ class Episodes:
         self.counts = replace(now, **{name: getattr(now, name) + count for name, count in more.items()})
 
     def conversation(self, problem: Problem, rollout: Rollout) -> Conversation:
-        """A rollout, which ends with a turn of the policy, as its environment sees it."""
+        """Return a rollout, which ends with a turn of the policy, as its environment sees it."""
         said, fed = [], []
         before, turn = [rollout.prompt.token_ids], list[Segment]()
         for segment in (*rollout.segments, None):
@@ -115,7 +115,7 @@ class Episodes:
         return Conversation(problem, tuple(said), tuple(fed), rollout.turns >= self.limits.turns)
 
     def close(self) -> None:
-        """Ends the loops, and the environment."""
+        """End the loops, and close the environment."""
         self._thread.close()
         self._calls.close()
         self.environment.close()

@@ -1,4 +1,4 @@
-"""What an environment is: something that answers when the policy has ended a turn.
+"""The protocol of environments, which answer when the policy has ended a turn.
 
     problem -> policy's turn -> environment: more to read -> policy's turn -> ... -> environment: the end
 
@@ -18,7 +18,7 @@ from rollout.types import Message, Problem
 
 @dataclass(frozen=True)
 class Conversation:
-    """What has been said so far."""
+    """The conversation so far."""
 
     problem: Problem
     said: tuple[str, ...]
@@ -26,7 +26,7 @@ class Conversation:
     fed: tuple[str, ...] = ()
     """What the environment answered to each turn before the last, as the policy read it, with the template's marks."""
     last: bool = False
-    """The policy gets no further turn, whatever is answered."""
+    """True when the policy gets no further turn, whatever the answer."""
 
     @property
     def text(self) -> str:
@@ -36,7 +36,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Feed:
-    """More for the policy to read, then it is its turn again."""
+    """Messages for the policy to read before its next turn."""
 
     messages: tuple[Message, ...]
     """At least one. Written by the chat template, as tokens; marks of the template inside of their texts are
@@ -56,13 +56,13 @@ class Feed:
 
     @classmethod
     def text(cls, content: str, role: str = "user") -> Feed:
-        """One message."""
+        """Return one message as a ``Feed``."""
         return cls((Message(role, content),))
 
 
 @dataclass(frozen=True)
 class End:
-    """The episode is over."""
+    """The end of the episode."""
 
     score: Score | None = None
     """The verdict; ``None``: the run's grader judges the policy's last turn."""
@@ -76,7 +76,9 @@ class Environment(Protocol):
     """Answers turns, many conversations at one time. A new process may ask again about a turn whose answer was lost."""
 
     async def step(self, conversation: Conversation) -> Feed | End:
-        """The answer to the newest turn. What it raises makes the rollout ungradable and is counted: never reward 0."""
+        """Return the answer to the newest turn. What it raises makes the rollout ungradable and is counted: never
+        reward 0.
+        """
 
     def close(self) -> None:
-        """Give up what it holds."""
+        """Release its resources."""

@@ -24,7 +24,7 @@ if last is not None:
     if value is not None:
         print(value)
 """
-"""As in an interactive Python: what the last line is worth is printed."""
+"""Runs the code as an interactive Python does: the value of the last line is printed."""
 MIB = 1 << 20
 ENDINGS = {
     Ending.CPU: "the program took too long",
@@ -75,7 +75,7 @@ class PythonToolEnvironment:
 
 
 def code_of(text: str, opens: str, closes: str) -> str | None:
-    """The last piece of code behind the thinking of a turn; ``None`` when there is none, or it does not end."""
+    """Return the last piece of code behind the thinking of a turn; ``None`` when there is none, or it does not end."""
     said = after_thinking(text) if "</think>" in text else text
     start = said.rfind(opens)
     if start < 0:
@@ -85,7 +85,7 @@ def code_of(text: str, opens: str, closes: str) -> str | None:
 
 
 def output_of(outcome: Outcome) -> str:
-    """What the program wrote; of one that failed, its error's last line too."""
+    """Return what the program wrote and, if it failed, the last line of its error."""
     text = outcome.stdout.decode("utf-8", "replace").rstrip("\n")
     if outcome.ok:
         return text

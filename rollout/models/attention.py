@@ -1,4 +1,6 @@
-"""What the policy's attention computes: one object, given to the learner and to every engine. Imports no torch."""
+"""The configuration of the policy's attention: one object, given to the learner and to every engine. Imports no
+torch.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def declare_end(folder: Path, end: Sequence[int]) -> None:
 
 
 def _read(model: str, name: str) -> Mapping[str, Any]:
-    """Return a JSON file of a directory or of the hub; empty where the model has none. Raises ``PromptError``."""
+    """Read a JSON file of a directory or of the hub; empty where the model has none. Raises ``PromptError``."""
     from transformers.utils import cached_file
 
     try:

@@ -50,7 +50,7 @@ class Feeder:
         self._spoken.add(role)
 
     def _behind(self, messages: Chat) -> str:
-        """What the template writes behind an answer's end token."""
+        """Return what the template writes behind an answer's end token."""
         chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": MARK}, *messages]
         after = text_of(self.tokenizer, chat, True, **self.arguments).partition(MARK)[2]
         return after.removeprefix(self._end)

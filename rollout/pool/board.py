@@ -21,7 +21,7 @@ Progress = Callable[[list[Delta]], None]
 
 @dataclass(frozen=True)
 class Reply:
-    """What an environment answers to a turn of the policy: more tokens to go on from, or the end."""
+    """An environment's answer to a turn of the policy: more tokens, or the end."""
 
     token_ids: TokenIds = field(default_factory=lambda: NO_TOKENS)
     """Tokens to feed; empty: the episode is over."""
@@ -75,11 +75,11 @@ class _Track:
         return Completion(self.request.key, segments, self.stop, self.failures, self.error, self.score)
 
     def left(self, context: int) -> int:
-        """Tokens that the policy may still draw in this call."""
+        """Number of tokens that the policy may still draw in this call."""
         return min(self.request.max_new_tokens - self.tape.drawn, context - len(self.request.prompt) - self.tape.size)
 
     def rest(self, context: int) -> Request:
-        """The request for what is left."""
+        """Return the request for what is left."""
         prompt = self.request.prompt.followed_by(*self.tape.token_ids())
         return replace(self.request, prompt=prompt, max_new_tokens=self.left(context))
 
@@ -140,7 +140,9 @@ class Board:
             await self._changed.wait()
 
     def take(self, count: int) -> list[Request]:
-        """Up to ``count`` requests from the front: mostly siblings, which then share one engine's prefix cache."""
+        """Return up to ``count`` requests from the front: mostly siblings, which then share one engine's prefix
+        cache.
+        """
         taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         self._flying.update(request.key for request in taken)
         return taken
@@ -159,7 +161,9 @@ class Board:
         self._changed.set()
 
     def _told(self, delta: Delta) -> Delta:
-        """An engine's delta as others are told it: where turns follow each other, its end is not the response's."""
+        """Return an engine's delta as it is passed on. With an environment, the end of a turn does not end the
+        response.
+        """
         if self._turns is None or delta.stop is not StopReason.EOS:
             return delta
         return replace(delta, done=False, stop=None)
@@ -190,7 +194,7 @@ class Board:
             self._rested(track.completion())
 
     def _ask(self, key: str) -> None:
-        """It is the environment's turn."""
+        """Ask the environment, whose turn it is."""
         assert self._turns is not None
         track = self._tracks[key]
         left = self._context - len(track.request.prompt) - track.tape.size
@@ -221,12 +225,12 @@ class Board:
         self._rested(track.completion())
 
     def give_back(self, keys: Iterable[str], error: str) -> None:
-        """The engine that had these requests failed."""
+        """Take back the requests of an engine that failed."""
         lost = [key for key in keys if key in self._flying]
         self.receive([Delta(key, NO_TOKENS, NO_LOGPROBS, self._version, done=True, error=error) for key in lost])
 
     def salvage(self, deltas: list[Delta]) -> None:
-        """Progress that arrives after the call was cancelled: recorded; failures of what was dropped are none."""
+        """Record progress that arrives after the call was cancelled; failures of what was dropped do not count."""
         kept = [replace(delta, done=False, error="") if delta.error else self._told(delta) for delta in deltas]
         if kept := [delta for delta in kept if len(delta.token_ids) or delta.stop]:
             self._emit(kept)

@@ -27,7 +27,7 @@ class Growing:
             self._tell(g)
 
     def settle(self, key: str, grow: Callable[[Rollout], Rollout]) -> None:
-        """The rollout gets nothing more in this call."""
+        """Settle a rollout, which gets nothing more in this call."""
         g, j = self._place[key]
         rollouts = list(self.groups[g].rollouts)
         rollouts[j] = grow(rollouts[j])

@@ -37,7 +37,7 @@ BY_TYPE = {"float32": EXACT, "float16": Bounds(0.02, 0.15), "bfloat16": Bounds(0
 
 @dataclass(frozen=True)
 class Gap:
-    """How far engine and learner are apart on a probe, in nats a token."""
+    """The difference between engine and learner on a probe, in nats per token."""
 
     mean: float = 0.0
     """Mean absolute difference."""
@@ -53,12 +53,14 @@ class Gap:
     """Tokens compared."""
 
     def within(self, bounds: Bounds) -> bool:
-        """Whether it keeps both bounds; NaN never does."""
+        """Return whether it keeps both bounds; NaN never does."""
         return self.mean <= bounds.mean and self.high <= bounds.high
 
 
 def gap_of(engine: Sequence[Sequence[float]], learner: Sequence[Sequence[float]]) -> Gap:
-    """The gap between log-probs [n][len - 1] of the same tokens. Raises ``ParityError`` when the shapes differ."""
+    """Return the gap between log-probs [n][len - 1] of the same tokens. Raises ``ParityError`` when the shapes
+    differ.
+    """
     if [len(row) for row in engine] != [len(row) for row in learner]:
         raise ParityError("engine and learner scored the probe to different lengths")
     pairs = [pair for ours, theirs in zip(engine, learner, strict=True) for pair in zip(ours, theirs, strict=True)]
@@ -77,7 +79,7 @@ def _distance(pair: tuple[float, float]) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run allows: as configured, or by type and by what the same weights showed."""
+    """The largest gap that a run allows: as configured, or by type and by what the same weights showed."""
 
     dtype: str
     """The coarser one of engine's and learner's."""
@@ -87,7 +89,9 @@ class Limits:
     """``rollout.parity_high``."""
 
     def after(self, loaded: Gap | None = None) -> Bounds:
-        """Bounds for an engine that showed ``loaded`` with the learner's own weights; ``None``: that is unknown."""
+        """Return the bounds for an engine that showed ``loaded`` with the learner's own weights; ``None``: that is
+        unknown.
+        """
         most = BY_TYPE[self.dtype]
         mean, high = most.mean, most.high
         if loaded is not None:
@@ -97,7 +101,7 @@ class Limits:
 
 
 def limits(config: RolloutConfig, *dtypes: str) -> Limits:
-    """Those of a run whose engines and learner compute in ``dtypes``."""
+    """Return the limits of a run whose engines and learner compute in ``dtypes``."""
     coarsest = max(dtypes, key=lambda name: BY_TYPE[name].mean)
     return Limits(coarsest, config.parity_mean, config.parity_high)
 
@@ -141,7 +145,7 @@ def _told(gap: Gap, bounds: Bounds) -> str:
 
 
 def _rounding(allowed: Limits) -> str:
-    """The type as a possible cause, where it is one."""
+    """Return a hint at the type where it may be the cause."""
     if allowed.dtype == "float32":
         return ""
     return f"{allowed.dtype} is too coarse for this model (engine.dtype float32 tells), "

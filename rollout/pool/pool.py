@@ -137,7 +137,7 @@ class Pool:
         on_finished: Callable[[Group], None] | None = None,
         episodes: Episodes | None = None,
     ) -> list[Group]:
-        """Each unfinished rollout grows by at most one stretch of ``rollout.segment_tokens`` under ``version``.
+        """Grow each unfinished rollout by at most one stretch of ``rollout.segment_tokens`` under ``version``.
 
         Tokens that a rollout already has under ``version`` count against the stretch. Groups over the age cap are
         force-finished. Every piece of progress goes to ``on_progress``, and then every group that is finished to
@@ -206,7 +206,7 @@ class Pool:
             self._run(lambda emit: self._generate(stretches, emit, turns), take)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]."""
+        """Return the log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]."""
         return self._run(lambda _: self._score(sequences))
 
     def stats(self) -> PoolStats:
@@ -288,7 +288,7 @@ class Pool:
         )
 
     def _serving(self) -> list[Slot]:
-        """Slots with a live engine; raises ``AllEnginesDead`` when there are none."""
+        """Return the slots with a live engine; raises ``AllEnginesDead`` when there are none."""
         slots = [slot for slot in self._slots if slot.engine is not None]
         if not slots:
             errors = [slot.last_error for slot in self._slots if slot.last_error]
@@ -328,7 +328,8 @@ class Pool:
                 await slot.lose(error)
 
     def _share(self, slot: Slot, board: Board) -> int:
-        """How many more requests this slot may take: an even share of what is left, and a few more than it can decode.
+        """Return how many more requests this slot may take: an even share of what is left, and a few more than it can
+        decode.
 
         A single engine gets everything at once and schedules it itself, so what it batches together depends only on the
         order of the requests.
@@ -371,7 +372,7 @@ class Pool:
 
 
 def _tokens_only(on_progress: Callable[[News], None] | None) -> Callable[[News], None]:
-    """What is handed on after an interrupt: tokens, and no conclusions."""
+    """Return the callback after an interrupt, which passes on tokens but no finished groups."""
 
     def take(item: News) -> None:
         if on_progress is not None and isinstance(item, list):

@@ -38,7 +38,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What engine and learner must agree on while the engine holds the weights that both were loaded with."""
+    """The probe of engine and learner while the engine holds the weights that both were loaded with."""
 
     probe: Sequence[Sequence[int]]
     reference: Sequence[Sequence[float]]
@@ -46,7 +46,7 @@ class Calibration:
 
 
 async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
-    """``call`` with a time limit; raises ``EngineTimeout``."""
+    """Await ``call`` with a time limit; raises ``EngineTimeout``."""
     try:
         return await asyncio.wait_for(call, seconds)
     except TimeoutError as error:
@@ -130,7 +130,7 @@ class Slot:
         self.given_up = True
 
     def _check_repeatable(self, publication: Publication) -> None:
-        """A broadcast needs all engines and the learner at once; a restarted engine cannot have it again."""
+        """Check that an update can be repeated: a broadcast cannot, as it needs all engines and the learner at once."""
         if publication.update.backend == "nccl" and publication is self._seen:
             raise EngineError("a restarted engine cannot receive an nccl publish again; resume the run to go on")
 
@@ -173,7 +173,7 @@ class Slot:
         check_published(name, version, self.gap, self.loaded, publication.limits)
 
     async def lose(self, error: EngineError) -> None:
-        """The engine failed: it serves no more, and its process goes."""
+        """Give up an engine that failed, and end its process."""
         engine, self.engine = self.engine, None
         self.in_flight = set()
         self.failures += 1

@@ -148,7 +148,7 @@ class _Code:
         return ProblemList(found, self.config.path, [self.place(index) for index in range(len(found))])
 
     def place(self, index: int) -> str:
-        """``/a/my_file.py:source, problem 3 (train)``."""
+        """Return ``/a/my_file.py:source, problem 3 (train)``."""
         return f"{self.config.path}, problem {index + 1} ({self.split})"
 
     def _misfit(self, made: Any) -> ProblemError:

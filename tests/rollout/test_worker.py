@@ -30,8 +30,6 @@ from tests.processes import PATIENCE_S, running, until_gone
 pytestmark = pytest.mark.slow
 
 CONFIG = EngineConfig(kind="hf", max_model_len=256, max_concurrency=8, threads=1, call_timeout_s=PATIENCE_S)
-SCRIPTED = EngineConfig(kind="hf", call_timeout_s=PATIENCE_S)
-"""No model: what a proxy makes of an actor's fate has nothing to do with the engine in it."""
 ROLLOUT = RolloutConfig(segment_tokens=200, max_tokens=200, repetition=None)
 OPTIONS = {"num_cpus": 0.1}
 
@@ -103,24 +101,24 @@ def test_sigkill_while_serving_loses_no_token(ray_cluster: str, model_path: Path
     sender.close()
 
 
-def test_errors_are_named(ray_cluster: str, tmp_path: Path) -> None:
+def test_errors_are_named(ray_cluster: str, model_path: Path, tmp_path: Path) -> None:
     async def main() -> None:
         missing = RayEngine(str(tmp_path / "nowhere"), CONFIG, 0, OPTIONS)
         with pytest.raises(EngineDead, match="nowhere"):
             await missing.start()
         await missing.close()
 
-        engine = RayEngine("", SCRIPTED, 0, OPTIONS)
+        engine = RayEngine(str(model_path), CONFIG, 0, OPTIONS)
         await engine.start()
         assert (await engine.stats()).version == 0
         assert await engine.poll(0.05) == []
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
-        engine.config = SCRIPTED.model_copy(update={"call_timeout_s": 0.5})
+        engine.config = CONFIG.model_copy(update={"call_timeout_s": 0.5})
         with pytest.raises(EngineTimeout, match="did not answer stats within"):
             await engine.stats()
         os.kill(engine.pid, signal.SIGKILL)
-        engine.config = SCRIPTED
+        engine.config = CONFIG
         with pytest.raises(EngineDead, match="died during stats"):
             await engine.stats()
         await engine.close()
@@ -171,7 +169,7 @@ from rollout.config import EngineConfig
 from rollout.engines.actor import RayEngine
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 async def main():
-    engine = RayEngine("", EngineConfig(kind="hf"), 0, {"num_cpus": 0.1})
+    engine = RayEngine(sys.argv[2], EngineConfig(kind="hf", max_model_len=256, threads=1), 0, {"num_cpus": 0.1})
     await engine.start()
     print(engine.pid, flush=True)
 asyncio.run(main())
@@ -179,9 +177,9 @@ time.sleep(6000)
 """
 
 
-def test_killing_the_driver_ends_its_actors(ray_cluster: str) -> None:
+def test_killing_the_driver_ends_its_actors(ray_cluster: str, model_path: Path) -> None:
     """On a cluster that goes on without it, where no guard watches; with one of its own: ``test_cluster.py``."""
-    command = [sys.executable, "-c", DRIVER, ray_cluster]
+    command = [sys.executable, "-c", DRIVER, ray_cluster, str(model_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
         assert driver.stdout is not None
         pid = int(driver.stdout.readline())

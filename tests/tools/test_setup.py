@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -208,6 +209,17 @@ def test_the_lock_fits_the_requirements() -> None:
             versions = locked.get(canonical(requirement.name), [])
             assert versions, f"{requirement.name}: make lock"
             assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
+
+
+def test_the_lock_keeps_only_conditions_that_can_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    reduced = importlib.import_module("lock").reduced
+    assert reduced("a==1") == "a==1"
+    assert reduced("a==1 ; sys_platform == 'linux' or platform_machine == 'riscv64'") == "a==1"
+    assert reduced("a==1 ; sys_platform == 'win32'") is None
+    assert reduced("a==1 ; python_version >= '3.15'") is None
+    for marker in ("python_full_version < '3.12'", "platform_machine == 'aarch64'"):
+        assert reduced(f"a==1 ; {marker}") == f"a==1 ; {marker}"
 
 
 @pytest.mark.parametrize(("user", "installs"), [(0, True), (1000, False)])

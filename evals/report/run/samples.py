@@ -59,7 +59,9 @@ class Samples:
 
 
 def outcome(correct: bool | None, score: float | None) -> str:
-    """``right``, ``wrong``, ``partly`` (some reward) or ``ungraded`` (grader failed, or given up before grading)."""
+    """Return ``right``, ``wrong``, ``partly`` (some reward) or ``ungraded`` (grader failed, or given up before
+    grading).
+    """
     if correct is None:
         return "ungraded"
     if correct:

@@ -1,4 +1,4 @@
-"""How a program is started: the command line of each backend, and how its exit status is read."""
+"""The command line of each backend, which starts a program, and the reading of its exit status."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _LOWEST_OWN_FD = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What the client asks of its supervisor."""
+    """The settings that the client gives to its supervisor."""
 
     backend: str
     program: str
@@ -93,7 +93,7 @@ def _degraded(hierarchy: cgroups.Hierarchy, isolated: bool, nproc: bool) -> list
 
 
 class Machine:
-    """What the supervisor takes from the machine; ``release`` gives it back."""
+    """The resources that the supervisor takes from the machine; ``release`` gives them back."""
 
     def __init__(self, plan: Plan) -> None:
         """Raises ``OSError`` or ``SandboxFailure`` with what to do."""

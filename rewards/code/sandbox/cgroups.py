@@ -194,7 +194,7 @@ def _remove(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Where this supervisor's groups are made."""
+    """The place where this supervisor's groups are made."""
 
     kind: str
     """``v1``, ``v2`` or ``none``."""

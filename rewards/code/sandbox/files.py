@@ -28,7 +28,7 @@ def relative_problem(path: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a slot's files are on this side. ``work``, ``tmp`` and ``shm`` below it are what the program sees."""
+    """The place of a slot's files on this side. ``work``, ``tmp`` and ``shm`` below it are what the program sees."""
 
     root: Path
     mounts: int | None

@@ -1,4 +1,4 @@
-"""What one slot's processes may use together and have used: the interface, and the way without control groups."""
+"""Limits and usage of one slot's processes together: the interface, and an implementation without control groups."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Slot:
-    """What runs of one slot share."""
+    """The state that runs of one slot share."""
 
     place: Place
     group: Group

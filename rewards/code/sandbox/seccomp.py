@@ -131,7 +131,7 @@ SPECIAL: dict[str, tuple[int | None, int | None]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs between processors."""
+    """The constants of one kind of processor."""
 
     column: int
     """Index into the tables above."""

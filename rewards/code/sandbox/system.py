@@ -1,4 +1,4 @@
-"""What a program sees of this machine: a small read-only system, built once by the supervisor in mounts of its own."""
+"""The small read-only system that a program sees, built once by the supervisor in mounts of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How jobs and outcomes travel between the client and its supervisor: a sealed memory file per message.
+"""The messages between the client and its supervisor: jobs and outcomes, each in a sealed memory file.
 
 A message is one byte on a SOCK_SEQPACKET socket with file descriptors attached, so that it arrives whole or not at all
 and costs the same for a megabyte as for a byte. The file starts with a JSON header; blobs follow in its order.
