@@ -43,6 +43,7 @@ RESOURCES = (
         )
     ),
     *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
+    *("environment.seconds", "environment.concurrency"),
 )
 """Keys for the memory and time that a run may use. They alter what it computes by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""

@@ -47,6 +47,7 @@ class Episodes:
         """Changed on the environments' thread only."""
         self._thread = LoopThread("environments")
         self._calls = AsyncCalls("the environment")
+        self._turn = asyncio.Semaphore(limits.concurrency)
 
     def turns(self, groups: Sequence[Group]) -> Turns:
         """See ``rollout.pool.pool.Episodes``."""
@@ -66,7 +67,8 @@ class Episodes:
         """Ask the environment about the newest turn; ``left``: tokens of the context behind the rollout."""
         try:
             conversation = self.conversation(problem, rollout)
-            found = await self._step(conversation)
+            async with self._turn:
+                found = await self._step(conversation)
             if isinstance(found, End):
                 return Reply(score=found.score and plain_score(found.score))
             if conversation.last:

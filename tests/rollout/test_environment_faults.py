@@ -115,6 +115,34 @@ def test_a_step_that_blocks_its_event_loop_costs_its_own_rollouts_only(monkeypat
     episodes.close()
 
 
+class Slow:
+    """Answers when as many steps as it may have at one time are under way."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once, self.running, self.most = at_once, 0, 0
+
+    async def step(self, conversation: Conversation) -> Feed | End:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        while self.most < self.at_once:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        self.running -= 1
+        return End()
+
+    def close(self) -> None: ...
+
+
+def test_no_more_turns_are_asked_about_at_one_time_than_there_may_be() -> None:
+    """The others are not begun, and so cannot be late."""
+    environment = Slow(2)
+    episodes = Episodes(environment, reader(), Episode(seconds=60, concurrency=2))
+    replies = asyncio.run(ask(episodes, *(f"g/{j}" for j in range(7))))
+    assert [reply.score for reply in replies] == [None] * 7
+    assert environment.most == 2
+    episodes.close()
+
+
 def test_a_step_that_will_not_be_cancelled_is_left_behind(tmp_path: Path) -> None:
     body = """while True:
             try:
