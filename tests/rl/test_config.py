@@ -323,10 +323,15 @@ def test_an_environments_keys_are_set_one_by_one() -> None:
         (("learner.objective", "grpo"), "this is a section; set its keys, e.g. learner.objective.kind"),
         (("problems.train", "jsonl"), "this is a section; set its keys, e.g. problems.train.kind"),
         (("warmup.then", "[3]"), "warmup.then[0]: this is a section; set its keys, e.g. warmup.then.examples"),
+        (
+            ("problems.template", "{tokenize: true}"),
+            "problems.template: 'tokenize' is not an argument of chat templates",
+        ),
+        (("problems.shots", "[['', '3']]"), "problems.shots[0][0]: string should have at least 1 character"),
         (("problems.template", "3"), "problems.template: input should be an object, got 3"),
     ],
 )
-def test_a_value_in_the_place_of_a_section_is_told_its_keys(given: tuple[str, str], words: str) -> None:
+def test_a_wrong_value_is_told_what_there_can_be(given: tuple[str, str], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(BASE, overrides=[given])
     assert words in str(caught.value)
