@@ -93,7 +93,8 @@ def _fulfil(future: Future[Outcome], call: Callable[..., Any], arguments: tuple[
     future.set_result(outcome)
 
 
-async def _guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+async def guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+    """Return what a coroutine function gives, or the exception that it raises, whatever kind it is."""
     try:
         return await call(*arguments), None
     except BaseException as error:
@@ -132,7 +133,7 @@ class AsyncCalls:
             )
         if self._loop is None:
             self._loop = LoopThread(self._what)
-        return self._loop.start(_guarded(call, arguments))
+        return self._loop.start(guarded(call, arguments))
 
     async def leave(self) -> None:
         """Give up a call that took too long and was cancelled; if it blocks the loop, the next one gets another."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from rewards.score import Score
 from rollout.grading import Answered, Grader, unanswered
 from rollout.plain import one_line
 from rollout.types import StopReason
-from rollout.user_calls import AsyncCalls, Calls, TookTooLong, TooManyHang, within
+from rollout.user_calls import AsyncCalls, Calls, TookTooLong, TooManyHang, guarded, within
 from rollout.user_code import UserCodeError, explain, load
+
+logger = logging.getLogger(__name__)
 
 GROUP = "k15.rewards"
 """Entry points that name rewards."""
@@ -75,8 +78,7 @@ def load_reward(spec: str, limits: Limits) -> Grader:
         except Exception as error:
             raise UserCodeError(f"{explain(error, _file_of(found))} (while {spec} was instantiated)") from error
     if all(callable(getattr(found, name, None)) for name in ("grade", "counts", "close")):
-        grader: Grader = found
-        return grader
+        return OwnGrader(found, _file_of(type(found)))
     return FunctionGrader(described(found, spec), limits)
 
 
@@ -212,6 +214,50 @@ class FunctionGrader:
             self._counts["failed"] += wanted
             reason = explain(error, function.file)
         return [Score.ungradable(reason)] * wanted
+
+
+class OwnGrader:
+    """A user's grader object; what it raises, or returns that is no score, leaves its responses ungradable.
+
+    How long it takes is its own affair: it may wait for an engine or a model.
+    """
+
+    def __init__(self, grader: Any, file: str) -> None:
+        self.grader, self.file = grader, file
+        self._failed = 0
+
+    async def grade(self, answers: Sequence[Answered]) -> Sequence[Score]:
+        """See ``Grader``."""
+        found, error = await guarded(self.grader.grade, (answers,))
+        try:
+            if error is not None:
+                raise error
+            values = _as_list(found)
+            if len(values) != len(answers):
+                raise _NotAScore(f"returned {len(values)} rewards for {len(answers)} responses")
+            scores = [score_of(value, self.file) for value in values]
+        except _NotAScore as wrong:
+            scores = [Score.ungradable(f"{self.file}: the reward {wrong}")] * len(answers)
+        except Exception as wrong:  # noqa: BLE001  the named boundary to the user's code: counted as ungradable
+            scores = [Score.ungradable(explain(wrong, self.file))] * len(answers)
+        self._failed += sum(not score.gradable for score in scores)
+        return scores
+
+    def counts(self) -> dict[str, float]:
+        """Return what it counted, and how many responses it did not grade."""
+        try:
+            own = {str(name): float(value) for name, value in self.grader.counts().items()}
+        except Exception as error:  # noqa: BLE001  what cannot be counted must not end a run
+            logger.warning("reward: %s (while it was asked for its counts)", explain(error, self.file))
+            own = {}
+        return {"failed": float(self._failed), **own}
+
+    def close(self) -> None:
+        """Close it; that it fails to is told, and costs nothing else."""
+        try:
+            self.grader.close()
+        except Exception as error:  # noqa: BLE001  what the run has made must not be lost by it
+            logger.warning("reward: %s (while it was closed)", explain(error, self.file))
 
 
 class _NotAScore(ValueError):

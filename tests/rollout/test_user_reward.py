@@ -377,3 +377,42 @@ def test_functions_are_described() -> None:
     found = described(lambda p, r: 0.0, "here")
     assert (found.is_batched, found.is_async) == (False, False)
     assert isinstance(FunctionGrader(found, PATIENT).counts(), dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return ['right' for _ in answers]", "the reward returned 'right', neither a number nor a Score"),
+        ("return [1.0]", "the reward returned 1 rewards for 2 responses"),
+        ("return None", "the reward returned NoneType, not a sequence"),
+        ("raise ValueError('x')", ":4: ValueError: x"),
+        ("raise SystemExit(2)", ":4: RuntimeError: SystemExit: 2"),
+        ("raise asyncio.CancelledError", ":4: RuntimeError: CancelledError"),
+    ],
+)
+def test_a_grader_object_that_fails_costs_its_responses_and_never_the_run(
+    body: str, reason: str, tmp_path: Path, graders: list[Grading], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (
+        "import asyncio\nclass reward:\n    async def grade(self, answers):\n"
+        f"        {body}\n"
+        "    def counts(self): return {'seen': 'many'}\n"
+        "    def close(self): raise RuntimeError('why')\n"
+    )
+    judge = Judge(tmp_path, source, graders)
+    for score in judge("a", "b"):
+        assert not score.gradable
+        assert reason in score.reason
+    assert judge.counts == {"failed": 2.0}
+    judge.grading.close()
+    assert "RuntimeError: why (while it was closed)" in caplog.text
+
+
+def test_a_grader_object_may_return_numbers(tmp_path: Path, graders: list[Grading]) -> None:
+    source = (
+        "class reward:\n    async def grade(self, answers): return [len(a.text) / 2 for a in answers]\n"
+        "    def counts(self): return {'seen': 2}\n    def close(self): pass\n"
+    )
+    judge = Judge(tmp_path, source, graders)
+    assert [(score.reward, score.correct) for score in judge("a", "bb")] == [(0.5, False), (1.0, True)]
+    assert judge.counts == {"failed": 0.0, "seen": 2.0}
