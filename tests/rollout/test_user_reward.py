@@ -12,7 +12,7 @@ import pytest
 from factories import problem
 
 from rewards.score import Score
-from rollout.grading import Answered, Grading
+from rollout.grading import Answered, Grading, LoopThread
 from rollout.types import StopReason
 from rollout.user_calls import AsyncCalls, TookTooLong, within
 from rollout.user_code import UserCodeError
@@ -367,6 +367,24 @@ def test_a_grader_that_fails_leaves_its_responses_ungradable(graders: list[Gradi
     graders.append(grading)
     (score,) = grading.submit(lambda: [Answered(problem(), "x")]).result()
     assert "0 scores for 1 responses" in score.reason
+
+
+def test_an_event_loop_may_be_closed_twice() -> None:
+    """The second time it may have ended while its thread has not."""
+    ended, gone = threading.Event(), threading.Event()
+
+    class Closing(asyncio.SelectorEventLoop):
+        def close(self) -> None:
+            super().close()
+            ended.set()
+            gone.wait(30)
+
+    loop = LoopThread("twice")
+    loop.loop.__class__ = Closing
+    loop.close()
+    assert ended.wait(30)
+    loop.close()
+    gone.set()
 
 
 def test_functions_are_described() -> None:
