@@ -10,7 +10,7 @@ from typing import Any
 from rollout.environments.config import EnvironmentConfig, OwnEnvironment, PythonTool
 from rollout.environments.protocol import Conversation, End, Environment, Feed
 from rollout.grading import Grader
-from rollout.models.prompts import Transcript
+from rollout.models.prompts import PromptError, Transcript
 from rollout.models.turns import Feeder
 from rollout.types import Message
 from rollout.user_code import UserCodeError, explain, load, source_of
@@ -75,8 +75,18 @@ class _Own:
 
 
 def check_turns(config: EnvironmentConfig, transcript: Transcript) -> None:
-    """Raises ``PromptError`` when the chat template refuses what the environment will say."""
+    """Raises ``PromptError`` when the chat template refuses what the environment will say, or the policy cannot write
+    what calls it.
+    """
     role = config.role if isinstance(config, PythonTool) else "user"
     feeder = Feeder(transcript.tokenizer, transcript.arguments)
     feeder.check(role)
     feeder.fitting([Message(role, "")], config.feed_tokens)
+    tokenizer = transcript.tokenizer
+    marks = [("opens", config.opens), ("closes", config.closes)] if isinstance(config, PythonTool) else []
+    for name, mark in marks:
+        if tokenizer.unk_token_id in tokenizer(mark, add_special_tokens=False)["input_ids"]:
+            raise PromptError(
+                f"environment.{name}: tokenizer {tokenizer.name_or_path!r} has no tokens for {mark!r}, so the policy "
+                "can never call the tool; choose what it can write"
+            )

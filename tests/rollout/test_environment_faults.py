@@ -192,15 +192,22 @@ def test_a_template_that_leaves_out_a_role_is_said_before_the_run() -> None:
     transcript = reader()
     transcript.tokenizer.chat_template = SILENT
     with pytest.raises(PromptError, match="leaves out messages of the role 'tool'"):
-        check_turns(PythonTool(), transcript)
-    check_turns(PythonTool(role="user"), transcript)
+        check_turns(PythonTool(opens="run", closes="end"), transcript)
+    check_turns(PythonTool(role="user", opens="run", closes="end"), transcript)
 
 
 def test_a_template_that_needs_more_than_an_answer_may_take_is_said_before_the_run() -> None:
     transcript = reader()
     transcript.tokenizer.chat_template = SILENT.replace("'<user>'", "'<user>abcdefghij'")
     with pytest.raises(PromptError, match=r"takes 12 tokens .* environment.feed_tokens allows 1 to 8"):
-        check_turns(PythonTool(role="user", feed_tokens=8), transcript)
+        check_turns(PythonTool(role="user", feed_tokens=8, opens="run", closes="end"), transcript)
+
+
+def test_a_tool_that_the_policy_cannot_call_is_said_before_the_run() -> None:
+    """A vocabulary from scratch has what its task needs, and no more."""
+    with pytest.raises(PromptError, match=r"environment.closes: .* has no tokens for '\]'"):
+        check_turns(PythonTool(opens="run", closes="]"), reader())
+    check_turns(PythonTool(opens="run", closes="end"), reader())
 
 
 def test_an_output_that_holds_the_mark_of_an_answer_keeps_its_head() -> None:

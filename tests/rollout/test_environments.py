@@ -339,8 +339,8 @@ def test_a_template_that_refuses_tools_is_said_before_the_run() -> None:
         "{{ '<user>' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
     )
     with pytest.raises(PromptError, match="no tools"):
-        check_turns(PythonTool(), transcript)
-    check_turns(PythonTool(role="user"), transcript)
+        check_turns(PythonTool(opens="run", closes="end"), transcript)
+    check_turns(PythonTool(role="user", opens="run", closes="end"), transcript)
 
 
 def test_a_run_with_an_environment_stores_and_shows_its_turns(
