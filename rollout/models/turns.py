@@ -42,10 +42,17 @@ class Feeder:
         """Raises ``PromptError`` when the template refuses messages of ``role``, or leaves out what they say."""
         if role in self._spoken:
             return
-        if QUESTION not in self._behind([{"role": role, "content": QUESTION}]):
+        other = (
+            f"choose another role than {role!r} for the environment's messages (of the Python tool: environment.role)"
+        )
+        try:
+            said = self._behind([{"role": role, "content": QUESTION}])
+        except PromptError as error:
+            raise PromptError(f"{error}; {other}") from error
+        if QUESTION not in said:
+            name = self.tokenizer.name_or_path
             raise PromptError(
-                f"tokenizer {self.tokenizer.name_or_path!r}: its chat template leaves out messages of the role {role!r}"
-                f" behind an answer; choose another role (environment.role)"
+                f"tokenizer {name!r}: its chat template leaves out messages of the role {role!r}; {other}"
             )
         self._spoken.add(role)
 
