@@ -58,7 +58,8 @@ class Retry(Episode):
     turns: int = Field(2, ge=1)
     """Tries at most."""
     feedback: str = "That is wrong. Try again."
-    """What the policy is told; ``{reason}`` stands for the grader's, which must not tell the answer."""
+    """What the policy is told; ``{reason}`` stands for the grader's, which must not tell the answer: the verifier
+    ``code`` tells what a test expects."""
 
 
 class OwnEnvironment(Episode):
