@@ -103,7 +103,7 @@ def ungradable(rows: Sequence[Row]) -> Finding | None:
     return Finding(
         "ungradable",
         f"{_span(stretch)}: {lost} of {finished} responses could not be graded, and were left out of training",
-        "mend the reward or the environment: log.txt has the reasons",
+        "mend the reward or the environment; `k15 grade RUN` lists the reasons",
     )
 
 

@@ -8,7 +8,7 @@ journal/         tokens of iterations since the oldest kept checkpoint
 checkpoints/     see ``rl.state.checkpoint``
 eval/            evaluations: before, after, between
 warmup/, model/  Hugging Face exports: after the warm-up, after RL
-summary.json, report.html, log.txt
+summary.json, report.html
 """
 
 from __future__ import annotations
