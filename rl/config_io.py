@@ -279,11 +279,16 @@ def checked(cls: type[C], tree: Tree) -> C:
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
-        lines: dict[str, list[str]] = {}
-        for detail in error.errors(include_url=False):
-            path = dotted(detail["loc"], cls)
-            lines.setdefault(path, []).append(_explain(path, detail, cls))
-        raise ConfigError(*(" or ".join(dict.fromkeys(texts)) for texts in lines.values())) from error
+        raise explained(error, cls) from error
+
+
+def explained(error: ValidationError, cls: type[Config]) -> ConfigError:
+    """Return pydantic's error on a configuration of ``cls`` with one line per mistake."""
+    lines: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        path = dotted(detail["loc"], cls)
+        lines.setdefault(path, []).append(_explain(path, detail, cls))
+    return ConfigError(*(" or ".join(dict.fromkeys(texts)) for texts in lines.values()))
 
 
 def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
@@ -320,7 +325,7 @@ def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
         return f"{path}: this is a section; set its keys, e.g. {inner}"
     if kind == "missing":
         return f"{path}: a value is required"
-    shown = "" if isinstance(given, (Mapping, list)) else f", got {json.dumps(given, ensure_ascii=False)}"
+    shown = "" if isinstance(given, (Mapping, list)) else f", got {json.dumps(given, ensure_ascii=False, default=repr)}"
     return f"{path}: {message[0].lower()}{message[1:]}{shown}{_hint(kind, given)}"
 
 

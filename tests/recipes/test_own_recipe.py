@@ -85,6 +85,12 @@ def test_a_file_with_some_keys_takes_the_others_from_the_recipe(here: Path) -> N
         ("def config():\n    return 3", "my_recipe.py: config() returned int, not a RunConfig"),
         ("def config():\n    return 1 / 0", "my_recipe.py:2: ZeroDivisionError: division by zero (while it made"),
         ("from rl.config import RunConfig\ndef config():\n    return RunConfig(seed=-1)", "my_recipe.py:3: "),
+        (
+            "from pathlib import Path\nfrom rl.config import RunConfig\ndef config():\n"
+            "    return RunConfig.model_validate({'iterations': Path('x'), 'environment': {'kind': 'retri'}})",
+            "my_recipe.py:4: ConfigError: iterations: input should be a valid integer, got \"PosixPath('x')\" "
+            "environment.kind: 'retri' is none of 'python_tool', 'retry', 'python' (while it made its configuration)",
+        ),
         ("def config(:", "my_recipe.py:1: SyntaxError: "),
     ],
 )
