@@ -104,7 +104,8 @@ class Benchmark:
     shots: Shots | None = None
     """Solved examples for ``--shots``."""
     code: str = ""
-    """SHA-256 of the file that a user's benchmark is from; a record goes on only under the same one. Empty: ours."""
+    """SHA-256 of the user's files that problems and verdicts are from; a record goes on only under the same ones.
+    Empty: ours."""
 
     def with_settings(self, **changes: Any) -> Benchmark:
         """Return a copy with these settings; ``None`` leaves a setting as it is."""

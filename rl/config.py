@@ -14,7 +14,7 @@ from rl.objectives.config import ChosenObjective, MirrorDescentConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import AttentionConfig
-from rollout.models.framing import Framing
+from rollout.models.framing import RESERVED, Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
@@ -89,6 +89,9 @@ class ModelConfig(Config):
     files, and a run or merge that starts from them starts from rounded weights."""
 
 
+Text = Annotated[str, Field(min_length=1)]
+
+
 class ProblemsConfig(Config):
     """What the policy is trained and judged on."""
 
@@ -108,10 +111,17 @@ class ProblemsConfig(Config):
     """Text appended to every question (e.g. where to put the answer); part of the rendered prompt."""
     system: str = ""
     """System message, if the chat template takes one; empty: none. A problem's own wins."""
-    shots: tuple[tuple[str, str], ...] = ()
+    shots: tuple[tuple[Text, Text], ...] = ()
     """Solved examples before every problem, as turns: ``[[question, answer], ...]``."""
     template: dict[str, JsonValue] = {}
     """Arguments of the chat template: ``{enable_thinking: false}``, ``{tools: [...]}``."""
+
+    @field_validator("template")
+    @classmethod
+    def _ours(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED & value.keys()):
+            raise ValueError(f"{taken[0]!r} is not an argument of chat templates: k15 sets it itself; leave it out")
+        return value
 
     @property
     def framing(self) -> Framing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import textwrap
 from collections.abc import Iterator
 from types import NoneType
@@ -45,14 +46,15 @@ def value_text(value: Any) -> str:
     return str(value) if value != "" else '""'
 
 
-def _line(path: str, field: FieldInfo, value: Any) -> Iterator[str]:
+def _line(path: str, field: FieldInfo, value: str) -> Iterator[str]:
     bounds = " ".join(
         f"{sign} {getattr(item, name)}"
         for item in field.metadata
         for name, sign in _BOUNDS.items()
         if hasattr(item, name)
     )
-    yield f"  --{path}  {type_text(field.annotation)}{' ' + bounds if bounds else ''}  = {value}"
+    shown = json.dumps(value, ensure_ascii=False) if "\n" in value else value
+    yield f"  --{path}  {type_text(field.annotation)}{' ' + bounds if bounds else ''}  = {shown}"
     text = " ".join((field.description or "").replace("``", "`").split())
     yield from textwrap.wrap(text, 108, initial_indent=" " * 8, subsequent_indent=" " * 8)
 

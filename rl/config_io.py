@@ -82,10 +82,16 @@ def sections(annotation: Any) -> dict[str, type[Config]]:
     """Return the configuration sections that a field may hold, by ``kind`` (``""`` if there is only one); empty: a
     plain value.
     """
-    found = [
-        part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, Config)
-    ]
+    found = [part for part in _alternatives(annotation) if isinstance(part, type) and issubclass(part, Config)]
     return {"" if len(found) == 1 else str(part.model_fields["kind"].default): part for part in found}
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of: the members of unions, the elements of lists."""
+    yield annotation
+    of = get_args(annotation)
+    for part in of[:1] if get_origin(annotation) is Annotated else of:
+        yield from _alternatives(part)
 
 
 def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -273,11 +279,16 @@ def checked(cls: type[C], tree: Tree) -> C:
     try:
         return cls.model_validate_json(text, strict=True)
     except ValidationError as error:
-        lines: dict[str, list[str]] = {}
-        for detail in error.errors(include_url=False):
-            path = dotted(detail["loc"], cls)
-            lines.setdefault(path, []).append(_explain(path, detail, cls))
-        raise ConfigError(*(" or ".join(dict.fromkeys(texts)) for texts in lines.values())) from error
+        raise explained(error, cls) from error
+
+
+def explained(error: ValidationError, cls: type[Config]) -> ConfigError:
+    """Return pydantic's error on a configuration of ``cls`` with one line per mistake."""
+    lines: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        path = dotted(detail["loc"], cls)
+        lines.setdefault(path, []).append(_explain(path, detail, cls))
+    return ConfigError(*(" or ".join(dict.fromkeys(texts)) for texts in lines.values()))
 
 
 def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
@@ -304,18 +315,25 @@ def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
             return f"'{path}' does not go with the chosen {path.rpartition('.')[0]}.kind"
         return unknown_key(path, cls)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = detail["ctx"].get("expected_tags", "") or "a kind"
-        return f"{path}.kind: {detail['ctx'].get('tag', 'missing')!r} is none of {expected}"
+        expected = ", ".join(repr(name) for annotation in types_of(cls, path) for name in sections(annotation))
+        tag = detail["ctx"].get("tag")
+        return f"{path}.kind: {'a value is required: one' if tag is None else f'{tag!r} is none'} of {expected}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return f"{path}: {message}" if path else message
-    if kind == "model_type":
-        inner = next(key for key in paths(cls) if key.startswith(path + "."))
+    if kind in ("model_type", "model_attributes_type", "dict_type") and (inner := _inner_key(path, cls)):
         return f"{path}: this is a section; set its keys, e.g. {inner}"
     if kind == "missing":
         return f"{path}: a value is required"
-    shown = "" if isinstance(given, (Mapping, list)) else f", got {json.dumps(given, ensure_ascii=False)}"
+    shown = "" if isinstance(given, (Mapping, list)) else f", got {json.dumps(given, ensure_ascii=False, default=repr)}"
     return f"{path}: {message[0].lower()}{message[1:]}{shown}{_hint(kind, given)}"
+
+
+def _inner_key(path: str, cls: type[Config]) -> str:
+    """Return the key of a section that tells most, its ``kind`` or else the first; empty for a plain value."""
+    section = re.sub(r"\[\d+\]", "", path) + "."
+    inner = [key for key in paths(cls) if key.startswith(section)]
+    return section + "kind" if section + "kind" in inner else next(iter(inner), "")
 
 
 def _hint(kind: str, given: Any) -> str:

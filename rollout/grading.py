@@ -115,6 +115,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -129,9 +130,15 @@ class LoopThread:
         """Run it there; to be called from other threads."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended yet."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Cancel what runs there and end the thread, without waiting for it: a task may hang."""
-        if self._thread.is_alive():
+        if self.alive and not self._closed:  # a loop that has ended takes no more calls
+            self._closed = True
             self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import math
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rewards.score import Score
-from rollout.grading import Answered, Grader, LoopThread, unanswered
+from rollout.grading import Answered, Grader, unanswered
 from rollout.plain import one_line
 from rollout.types import StopReason
-from rollout.user_code import UserCodeError, explain, load, named
+from rollout.user_calls import AsyncCalls, Calls, TookTooLong, TooManyHang, guarded, within
+from rollout.user_code import UserCodeError, explain, load
+
+logger = logging.getLogger(__name__)
 
 GROUP = "k15.rewards"
 """Entry points that name rewards."""
@@ -30,14 +31,10 @@ MANY = ("problems", "responses")
 """Names of the parameters of a function that takes lists."""
 BATCH = 64
 """A function that takes lists is given about so many responses at a time, when as many wait."""
-MAX_HUNG = 8
-"""Calls that may hang at one time; then further ones are not begun until one of them returns."""
 REASON = 300
 """Characters of a reason that are kept."""
 EXTRACTED = 10_000
 """Characters of an extracted answer that are kept."""
-ALIVE_S = 5.0
-"""Within this time an event loop that nothing blocks answers."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ def load_reward(spec: str, limits: Limits) -> Grader:
         except Exception as error:
             raise UserCodeError(f"{explain(error, _file_of(found))} (while {spec} was instantiated)") from error
     if all(callable(getattr(found, name, None)) for name in ("grade", "counts", "close")):
-        grader: Grader = found
-        return grader
+        return OwnGrader(found, _file_of(type(found)))
     return FunctionGrader(described(found, spec), limits)
 
 
@@ -137,7 +133,7 @@ class FunctionGrader:
         self.function = function
         self.limits = limits
         self._counts = {"failed": 0.0, "timed_out": 0.0, "calls": 0.0}
-        self._runner = _AsyncCalls() if function.is_async else _Calls()
+        self._runner = AsyncCalls("the reward") if function.is_async else Calls()
         at_once = limits.concurrency if function.is_async and not function.is_batched else 1
         self._turn = asyncio.Semaphore(at_once)
         self._queue: list[_Waiting] = []
@@ -195,7 +191,7 @@ class FunctionGrader:
         self._counts["calls"] += 1
         try:
             future = self._runner.start(function.call, arguments)
-            value, error = await _within(future, seconds)
+            value, error = await within(future, seconds)
             if error is not None:
                 raise error
             values = unpack(value)
@@ -204,11 +200,11 @@ class FunctionGrader:
             scores = [score_of(value, function.place) for value in values]
             self._counts["failed"] += sum(not score.gradable for score in scores)
             return scores
-        except _TookTooLong:
+        except TookTooLong:
             self._counts["timed_out"] += wanted
             await self._runner.leave()
             reason = f"{function.place}: the reward took longer than {seconds:g} s (reward.timeout_s)"
-        except _TooManyHang as error:
+        except TooManyHang as error:
             self._counts["timed_out"] += wanted
             reason = f"{function.place}: {error}"
         except _NotAScore as error:
@@ -220,26 +216,52 @@ class FunctionGrader:
         return [Score.ungradable(reason)] * wanted
 
 
-class _TookTooLong(RuntimeError):
-    """A call did not return in time. Not ``TimeoutError``, which a function may raise for reasons of its own."""
+class OwnGrader:
+    """A user's grader object; what it raises, or returns that is no score, leaves its responses ungradable.
+
+    How long it takes is its own affair: it may wait for an engine or a model.
+    """
+
+    def __init__(self, grader: Any, file: str) -> None:
+        self.grader, self.file = grader, file
+        self._failed = 0
+
+    async def grade(self, answers: Sequence[Answered]) -> Sequence[Score]:
+        """See ``Grader``."""
+        found, error = await guarded(self.grader.grade, (answers,))
+        try:
+            if error is not None:
+                raise error
+            values = _as_list(found)
+            if len(values) != len(answers):
+                raise _NotAScore(f"returned {len(values)} rewards for {len(answers)} responses")
+            scores = [score_of(value, self.file) for value in values]
+        except _NotAScore as wrong:
+            scores = [Score.ungradable(f"{self.file}: the reward {wrong}")] * len(answers)
+        except Exception as wrong:  # noqa: BLE001  the named boundary to the user's code: counted as ungradable
+            scores = [Score.ungradable(explain(wrong, self.file))] * len(answers)
+        self._failed += sum(not score.gradable for score in scores)
+        return scores
+
+    def counts(self) -> dict[str, float]:
+        """Return what it counted, and how many responses it did not grade."""
+        try:
+            own = {str(name): float(value) for name, value in self.grader.counts().items()}
+        except Exception as error:  # noqa: BLE001  what cannot be counted must not end a run
+            logger.warning("reward: %s (while it was asked for its counts)", explain(error, self.file))
+            own = {}
+        return {"failed": float(self._failed), **own}
+
+    def close(self) -> None:
+        """Close it; that it fails to is told, and costs nothing else."""
+        try:
+            self.grader.close()
+        except Exception as error:  # noqa: BLE001  what the run has made must not be lost by it
+            logger.warning("reward: %s (while it was closed)", explain(error, self.file))
 
 
 class _NotAScore(ValueError):
     """A function returned what is neither a number nor a ``Score``."""
-
-
-class _TooManyHang(RuntimeError):
-    """Calls that never return have used up their threads."""
-
-
-async def _within(future: Future[Any], seconds: float) -> Any:
-    """What the call gives, or raises. Raises ``_TookTooLong`` and cancels it."""
-    waited = asyncio.wrap_future(future)
-    _, late = await asyncio.wait([waited], timeout=seconds)
-    if late:
-        waited.cancel()
-        raise _TookTooLong
-    return waited.result()
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -249,16 +271,21 @@ def _as_list(value: Any) -> list[Any]:
         raise _NotAScore(f"returned {type(value).__name__}, not a sequence of numbers or Scores") from None
 
 
+def plain_score(score: Score) -> Score:
+    """A user's ``Score`` in plain types, its texts cut to a bearable length."""
+    reward = None if score.reward is None else float(score.reward)
+    parts = {str(name): float(part) for name, part in score.parts.items()}
+    reason, extracted = one_line(str(score.reason), REASON), str(score.extracted)[:EXTRACTED]  # may be the response
+    return Score(reward, bool(score.correct), parts, reason, extracted)
+
+
 def score_of(value: Any, place: str) -> Score:
     """What a function returned as a score: a ``Score``, or a number, which counts as correct from 1 on.
 
     Ungradable when it is neither, or not finite. ``place`` is the function's file and line.
     """
     if isinstance(value, Score):
-        reward = None if value.reward is None else float(value.reward)
-        parts = {str(name): float(part) for name, part in value.parts.items()}
-        reason, extracted = one_line(str(value.reason), REASON), str(value.extracted)[:EXTRACTED]  # may be the response
-        return Score(reward, bool(value.correct), parts, reason, extracted)
+        return plain_score(value)
     if value is None or isinstance(value, str | bytes):
         return Score.ungradable(f"{place}: the reward returned {value!r:.80}, neither a number nor a Score")
     try:
@@ -276,106 +303,3 @@ def _cut(score: Score, answer: Answered) -> Score:
     if ended is None or not score.gradable:
         return score
     return replace(score, correct=False, reason=score.reason or ended.reason)
-
-
-class _Calls:
-    """Calls on one thread, one after the other; a thread whose call hangs is left to itself and another begins."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
-        self._hung: list[threading.Thread] = []
-        self._thread: threading.Thread | None = None
-
-    def start(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Outcome]:
-        """Begin the call. Raises ``_TooManyHang``."""
-        self._hung = [thread for thread in self._hung if thread.is_alive()]
-        if len(self._hung) >= MAX_HUNG:
-            raise _TooManyHang(f"{len(self._hung)} calls of the reward hang already; none is begun before one returns")
-        if self._jobs is None:
-            self._jobs = queue.SimpleQueue()
-            self._thread = threading.Thread(target=_serve, args=(self._jobs,), name="user-reward", daemon=True)
-            self._thread.start()
-        future: Future[Outcome] = Future()
-        self._jobs.put(functools.partial(_fulfil, future, call, arguments))
-        return future
-
-    async def leave(self) -> None:
-        """Give up the call that hangs: the next one gets another thread."""
-        self.close()
-        if self._thread is not None:
-            self._hung.append(self._thread)
-        self._jobs = None
-
-    def close(self) -> None:
-        """End the thread after its call."""
-        if self._jobs is not None:
-            self._jobs.put(None)
-
-
-def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
-
-
-Outcome = tuple[Any, Exception | None]
-"""What a call returned, or raised. As a value: of some exceptions a future keeps neither traceback nor type."""
-
-
-def _fulfil(future: Future[Outcome], call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        outcome: Outcome = call(*arguments), None
-    except BaseException as error:  # noqa: BLE001  whatever it is, it must not end the thread, and the caller is told
-        outcome = None, _tamed(error)
-    future.set_result(outcome)
-
-
-async def _guarded(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
-    try:
-        return await call(*arguments), None
-    except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-            raise  # by its time limit
-        return None, _tamed(error)
-
-
-def _tamed(error: BaseException) -> Exception:
-    """Return the exception, or one in its place where it would end more than the call: ``SystemExit``,
-    ``StopIteration``.
-    """
-    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-        return error
-    return RuntimeError(named(error)).with_traceback(error.__traceback__)
-
-
-class _AsyncCalls:
-    """Calls of a coroutine function on an event loop of their own, which they may block without blocking others'."""
-
-    def __init__(self) -> None:
-        self._loop: LoopThread | None = None
-        self._hung = 0
-
-    def start(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Outcome]:
-        """Begin the call. Raises ``_TooManyHang``."""
-        if self._hung >= MAX_HUNG:
-            raise _TooManyHang(f"{self._hung} calls of the reward blocked their event loop; none is begun any more")
-        if self._loop is None:
-            self._loop = LoopThread("user-reward")
-        return self._loop.start(_guarded(call, arguments))
-
-    async def leave(self) -> None:
-        """Give up a call that took too long and was cancelled; if it blocks the loop, the next one gets another."""
-        if self._loop is None:
-            return
-        try:
-            await _within(self._loop.start(asyncio.sleep(0)), ALIVE_S)
-        except _TookTooLong:
-            self._loop.close()
-            self._loop, self._hung = None, self._hung + 1
-
-    def close(self) -> None:
-        """Cancel what runs and end the thread."""
-        if self._loop is not None:
-            self._loop.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model" / "model.safetensors")
 
 
-def tokens(folder: Path) -> list[tuple[str, list[int], list[float]]]:
+def tokens(folder: Path) -> list[tuple[str, list[int], list[float | None]]]:
+    """Log-probs are ``None`` where the environment wrote, since NaN is never equal."""
     return [
-        (row["rollout"], row["token_ids"], row["logprobs"])
+        (row["rollout"], row["token_ids"], [None if isnan(value) else value for value in row["logprobs"]])
         for path in sorted((folder / "rollouts").glob("*.parquet"))
         for row in pq.read_table(path).to_pylist()
     ]

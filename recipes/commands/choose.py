@@ -64,8 +64,11 @@ def _unknown(name: str, installed: Sequence[str]) -> str:
 
 def _own_config(name: str) -> Config:
     """Return the configuration of a recipe from a file or an installed package."""
+    from pydantic import ValidationError
+
     from recipes.shorten.config import ShortenConfig
     from rl.config import RunConfig
+    from rl.config_io import explained
     from rollout.user_code import UserCodeError, explain, load, source_of
 
     try:
@@ -78,6 +81,10 @@ def _own_config(name: str) -> Config:
         raise UsageError(f"{file}: a recipe has a function config() that returns a RunConfig")
     try:
         config = make()
+    except ValidationError as error:
+        kind = next((kind for kind in (RunConfig, ShortenConfig) if kind.__name__ == error.title), None)
+        told = explained(error, kind).with_traceback(error.__traceback__) if kind else error
+        raise UsageError(f"{explain(told, file)} (while it made its configuration)") from error
     except Exception as error:
         raise UsageError(f"{explain(error, file)} (while it made its configuration)") from error
     if isinstance(config, RunConfig):

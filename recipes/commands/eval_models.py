@@ -97,7 +97,7 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     """Return the run's own held-out problems, asked, drawn and judged as in the run. Raises ``EvalError`` without a
     run.
     """
-    from recipes.run.setup import choose_heldout
+    from recipes.run.setup import choose_heldout, judging_code
     from rollout.problems.build import build_source
     from rollout.problems.fit import Limits
     from rollout.problems.source import ProblemList
@@ -118,6 +118,7 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
         samples=config.eval.samples,
         temperature=config.eval.temperature,
         max_tokens=config.rollout.max_tokens,
+        code=" ".join(judging_code(config).values()),
     )
     return benchmark, choose(source, "the run's held-out problems", choice)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +19,11 @@ from rollout.models.pretrained import ModelPathError, context_of, loading, resol
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.plain import visible
 from rollout.types import Author, Problem, Prompt, Rollout, Segment, StopReason
+from rollout.user_code import UserCodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
     from rl.config import RunConfig
+    from rollout.environments.episodes import Episodes
 
 T = TypeVar("T")
 EXPORTS = ("model", "warmup")
@@ -187,15 +189,39 @@ def sample_responses(
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
             print("[the prompt has text that this model's vocabulary lacks; do not trust the answer]", file=sys.stderr)
         turn = partial(respond, model, transcript, temperature=temperature, max_tokens=max_tokens, out=sys.stdout)
-        for j in range(n):
-            response = turn(tokens, seed=seed + j)
-            print(f"[{j + 1}/{n}: {response.tokens} tokens, stopped by {response.stop}]", file=sys.stderr, flush=True)
-            responses.append(response)
-            if chosen.run is not None and chosen.run.environment is not None:
-                responses += converse(chosen.run, transcript, problem, tokens, response, partial(turn, seed=seed + j))
-    except PromptError as error:
+        with conversing(chosen.run, transcript) as converse:
+            for j in range(n):
+                response = turn(tokens, seed=seed + j)
+                told = f"[{j + 1}/{n}: {response.tokens} tokens, stopped by {response.stop}]"
+                print(told, file=sys.stderr, flush=True)
+                responses += [response, *converse(problem, tokens, response, partial(turn, seed=seed + j))]
+    except (PromptError, UserCodeError) as error:
         raise SampleError(str(error)) from error
     return responses
+
+
+Turn = Callable[[Sequence[int]], Response]
+"""``tokens`` -> the policy's response to them."""
+
+
+@contextmanager
+def conversing(
+    run: RunConfig | None, transcript: Transcript
+) -> Iterator[Callable[[Problem, Sequence[int], Response, Turn], list[Response]]]:
+    """Yield what makes the turns that follow a response; there are none without a run's environment.
+
+    Raises ``UserCodeError``.
+    """
+    from recipes.run.setup import open_episodes
+
+    episodes = open_episodes(run, transcript) if run is not None else None
+    if run is None or episodes is None:
+        yield lambda *_: []
+        return
+    try:
+        yield partial(converse, episodes, run.engine.max_model_len)
+    finally:
+        episodes.close()
 
 
 async def answered(reply: Awaitable[T]) -> T:
@@ -204,40 +230,31 @@ async def answered(reply: Awaitable[T]) -> T:
 
 
 def converse(
-    run: RunConfig,
-    transcript: Transcript,
-    problem: Problem,
-    prompt: Sequence[int],
-    response: Response,
-    turn: Callable[[Sequence[int]], Response],
+    episodes: Episodes, context: int, problem: Problem, prompt: Sequence[int], response: Response, turn: Turn
 ) -> list[Response]:
-    """The turns that follow ``response`` while the run's environment answers; its answers are printed too."""
-    from recipes.run.setup import open_episodes
+    """Return the turns that follow ``response`` while the environment answers; its answers are printed too.
 
+    Where it fails, as one does that wants a verdict on a question without a known answer, that is said, and is the end.
+    """
     rollout = Rollout("sample", Prompt(np.array(prompt, np.int32)))
-    episodes = open_episodes(run, transcript)
-    assert episodes is not None
     answer = episodes.turns_of({"sample": (problem, rollout)})
     segments: list[Segment] = []
     turns: list[Response] = []
-    try:
-        while True:
-            drawn = np.array(response.token_ids, np.int32)
-            segments.append(Segment(0, drawn, np.zeros(len(drawn), np.float32)))
-            if response.stop is not StopReason.EOS:
-                return turns
-            left = run.engine.max_model_len - len(prompt) - sum(map(len, segments))
-            reply = asyncio.run(answered(answer("sample", segments, left)))
-            if reply.score is not None and not reply.score.gradable:
-                raise SampleError(reply.score.reason)
-            if not len(reply.token_ids):
-                return turns
-            print(visible(transcript.decode(reply.token_ids)), flush=True)
-            segments.append(Segment(0, reply.token_ids, by=Author.ENVIRONMENT))
-            read = rollout.prompt.followed_by(*(segment.token_ids for segment in segments))
-            response = turn(read.token_ids.tolist())
-            told = f"[turn {len(turns) + 2}: {response.tokens} tokens, stopped by {response.stop}]"
-            print(told, file=sys.stderr, flush=True)
-            turns.append(response)
-    finally:
-        episodes.close()
+    while True:
+        drawn = np.array(response.token_ids, np.int32)
+        segments.append(Segment(0, drawn, np.zeros(len(drawn), np.float32)))
+        if response.stop is not StopReason.EOS:
+            return turns
+        left = context - len(prompt) - sum(map(len, segments))
+        reply = asyncio.run(answered(answer("sample", segments, left)))
+        if reply.score is not None and not reply.score.gradable:
+            print(f"[{reply.score.reason}]", file=sys.stderr, flush=True)
+        if not len(reply.token_ids):
+            return turns
+        print(visible(episodes.transcript.decode(reply.token_ids)), flush=True)
+        segments.append(Segment(0, reply.token_ids, by=Author.ENVIRONMENT))
+        read = rollout.prompt.followed_by(*(segment.token_ids for segment in segments))
+        response = turn(read.token_ids.tolist())
+        told = f"[turn {len(turns) + 2}: {response.tokens} tokens, stopped by {response.stop}]"
+        print(told, file=sys.stderr, flush=True)
+        turns.append(response)

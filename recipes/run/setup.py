@@ -12,7 +12,9 @@ from recipes.run.demonstrations import refuses
 from rl.config import ProblemsConfig, RunConfig, ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
 from rl.rewarding import build_grader
+from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
+from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
@@ -45,7 +47,7 @@ class Setup:
     notes: tuple[str, ...] = ()
     """One line each on data that was left out."""
     user_code: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of the file behind each reward and objective of the user's own."""
+    """SHA-256 of the file behind each reward, environment and objective of the user's own."""
 
     @property
     def judged_on(self) -> str:
@@ -152,12 +154,21 @@ def user_code(config: RunConfig) -> dict[str, str]:
 
     Loaded once here, so that a reward that cannot be used costs nothing. Problems have a fingerprint of their own.
     """
-    reward, objective = config.reward.function, config.learner.objective
+    objective = config.learner.objective
+    code = judging_code(config)
+    if isinstance(objective, PythonObjectiveConfig):
+        code[objective.path] = digest_of(objective.path, OBJECTIVES)
+    return code
+
+
+def judging_code(config: RunConfig) -> dict[str, str]:
+    """The part of ``user_code`` that verdicts depend on: reward and environment. Raises ``UserCodeError``."""
+    reward, environment = config.reward.function, config.environment
     used = {reward: REWARDS} if reward else {}
     if reward:
         build_grader(config.reward).close()
-    if isinstance(objective, PythonObjectiveConfig):
-        used[objective.path] = OBJECTIVES
+    if isinstance(environment, OwnEnvironment):
+        used[environment.path] = ENVIRONMENTS
     return {spec: digest_of(spec, group) for spec, group in used.items()}
 
 

@@ -123,6 +123,11 @@ class Own(Objective):
             raise ObjectiveError(
                 f"{self.file}: metrics of an objective's own begin with {OWN_METRICS}; found {', '.join(wrong)}"
             )
+        if plain := [name for name, tally in found.metrics.items() if not hasattr(tally, "value")]:
+            raise ObjectiveError(
+                f"{self.file}: the metric {plain[0]} is a {type(found.metrics[plain[0]]).__name__}; wrap it so that it "
+                "adds up over micro-batches: rl.objectives.tally.Mean.of(tensor)"
+            )
         return found
 
 

@@ -6,7 +6,7 @@ for the length reward, which also ranks responses that are all right).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rewards.stats import Estimate
@@ -20,6 +20,8 @@ FLAT = 0.9
 """Share of groups without a signal from which an iteration counts as one without."""
 FLAT_ITERATIONS = 5
 """Number of such iterations in a row that is reported."""
+UNGRADABLE = 0.5
+"""Share of finished rollouts without a verdict from which an iteration counts as ungradable; as many in a row."""
 MORE_SIGNAL = "easier problems, a longer warm-up, or more responses per problem (rollout.k)"
 
 
@@ -62,7 +64,7 @@ class Course:
 
 def findings(course: Course) -> list[Finding]:
     """Return all findings, in the order in which they appear."""
-    found = [weak_start(course), flat_groups(course.rows), *ending(course)]
+    found = [weak_start(course), ungradable(course.rows), flat_groups(course.rows), *ending(course)]
     return [finding for finding in found if finding]
 
 
@@ -90,28 +92,60 @@ def weak_start(course: Course) -> Finding | None:
     )
 
 
-def flat_groups(rows: Sequence[Row]) -> Finding | None:
-    """Return a finding on the first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a
-    signal.
+def ungradable(rows: Sequence[Row]) -> Finding | None:
+    """Return a finding on the first stretch of iterations in which most responses got no verdict."""
+    stretch = _stretch(rows, "rollouts/finished", _ungradable, UNGRADABLE)
+    if not stretch:
+        return None
+    lost, finished = (
+        round(sum(row.get(f"rollouts/{key}", 0.0) for row in stretch)) for key in ("ungradable", "finished")
+    )
+    return Finding(
+        "ungradable",
+        f"{_span(stretch)}: {lost} of {finished} responses could not be graded, and were left out of training",
+        "mend the reward or the environment; `k15 grade RUN` lists the reasons",
+    )
+
+
+def _ungradable(row: Row) -> float:
+    return row.get("rollouts/ungradable", 0.0) / row["rollouts/finished"]
+
+
+def _stretch(rows: Sequence[Row], counted: str, share: Callable[[Row], float], least: float) -> list[Row]:
+    """Return the first ``FLAT_ITERATIONS`` or more iterations in a row with a ``share`` of ``least``, or none.
+
+    Iterations without any ``counted`` say nothing either way.
     """
     stretch: list[Row] = []
     for row in rows:
-        if not row.get("groups/finished"):
-            continue  # says nothing either way
-        if _flat(row) >= FLAT:
+        if not row.get(counted):
+            continue
+        if share(row) >= least:
             stretch.append(row)
         elif len(stretch) >= FLAT_ITERATIONS:
             break
         else:
             stretch = []
-    if len(stretch) < FLAT_ITERATIONS:
+    return stretch if len(stretch) >= FLAT_ITERATIONS else []
+
+
+def _span(stretch: Sequence[Row]) -> str:
+    first, last = (round(row["iteration"]) + 1 for row in (stretch[0], stretch[-1]))
+    return f"iterations {first} to {last}"
+
+
+def flat_groups(rows: Sequence[Row]) -> Finding | None:
+    """Return a finding on the first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a
+    signal.
+    """
+    stretch = _stretch(rows, "groups/finished", _flat, FLAT)
+    if not stretch:
         return None
     finished, wrong, right = (
         round(sum(row.get(key, 0.0) for row in stretch))
         for key in ("groups/finished", "groups/all_wrong", "groups/all_right")
     )
-    first, last = (round(row["iteration"]) + 1 for row in (stretch[0], stretch[-1]))
-    where = f"iterations {first} to {last}"
+    where = _span(stretch)
     if wrong >= right:
         return Finding(
             "groups-all-wrong",

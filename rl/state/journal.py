@@ -25,6 +25,15 @@ class JournalError(ValueError):
     """The journal does not belong to what is to be replayed; one line: why, and what to do."""
 
 
+def refuse_older(folder: Path) -> None:
+    """Raises ``JournalError`` for a folder that an earlier version of k15 wrote."""
+    if old := sorted(folder.glob("[0-9]*.jsonl")):
+        raise JournalError(
+            f"{old[0]}: written by an earlier version of k15, whose tokens this one does not read; finish the run "
+            "with the version that began it, or choose another --run-dir"
+        )
+
+
 class Journal:
     """Appends and reads the progress of one iteration at a time.
 
@@ -34,11 +43,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        if old := sorted(folder.glob("[0-9]*.jsonl")):
-            raise JournalError(
-                f"{old[0]}: written by an earlier version of k15, whose tokens this one does not read; finish the run "
-                "with the version that began it, or choose another --run-dir"
-            )
+        refuse_older(folder)
         self._file: IO[bytes] | None = None
 
     def _path(self, iteration: int) -> Path:

@@ -8,7 +8,7 @@ journal/         tokens of iterations since the oldest kept checkpoint
 checkpoints/     see ``rl.state.checkpoint``
 eval/            evaluations: before, after, between
 warmup/, model/  Hugging Face exports: after the warm-up, after RL
-summary.json, report.html, log.txt
+summary.json, report.html
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rl.config_help import value_text
 from rl.config_io import ConfigError, dump, read_file, validate
 from rl.record.log import find_evaluation
 from rl.state import checkpoint
+from rl.state.journal import refuse_older
 from rollout.files import replace_file
 from rollout.lock import locked
 from rollout.plain import one_line
@@ -43,6 +44,7 @@ RESOURCES = (
         )
     ),
     *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
+    *("environment.seconds", "environment.concurrency"),
 )
 """Keys for the memory and time that a run may use. They alter what it computes by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
@@ -195,7 +197,8 @@ class RunDir:
         ``user_code``: SHA-256 of each file of the user's own that the run calls, by how the configuration names it.
 
         Raises ``RunDirError`` when the directory cannot be written, holds something else, or holds a run whose
-        configuration or problems differ (the difference is shown).
+        configuration or problems differ (the difference is shown); ``JournalError`` for a run of an earlier version,
+        which is left as it is.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -210,7 +213,9 @@ class RunDir:
             self._check_config(config)
             self._check_problems(fingerprint, heldout)
             self._check_user_code(user_code or {})
-            replace_file(self.config, dump(config).encode())
+            if _recorded(self.config) != config:
+                refuse_older(self.journal)  # the version that began it must be able to read what it wrote
+                replace_file(self.config, dump(config).encode())
             return True
         # run.json is written before config.yaml: alone, it is of a run that was killed before it began.
         others = [path.name for path in self.root.iterdir() if path.name not in (".lock", self.info.name)]
@@ -272,8 +277,8 @@ class RunDir:
             )
 
     def _check_user_code(self, now: Mapping[str, str]) -> None:
-        """Check that reward and objective are still the same: the meaning of what is stored must not change within a
-        run.
+        """Check that reward, environment and objective are still the same: the meaning of what is stored must not
+        change within a run.
 
         While nothing is stored that they have made, they may still be mended.
         """

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from rollout.environments.config import EnvironmentConfig, OwnEnvironment, PythonTool
 from rollout.environments.protocol import Conversation, End, Environment, Feed
 from rollout.grading import Grader
-from rollout.models.prompts import Transcript
+from rollout.models.prompts import PromptError, Transcript
 from rollout.models.turns import Feeder
 from rollout.types import Message
 from rollout.user_code import UserCodeError, explain, load, source_of
+
+logger = logging.getLogger(__name__)
 
 GROUP = "k15.environments"
 """Entry points that name environments."""
@@ -58,15 +61,32 @@ class _Own:
             found: Feed | End = await self._environment.step(conversation)
         except Exception as error:
             raise UserCodeError(explain(error, self._file)) from error
+        if not isinstance(found, Feed | End):
+            raise UserCodeError(f"{self._file}: step returned {type(found).__name__}, neither Feed nor End")
         return found
 
     def close(self) -> None:
         """See ``Environment``; a user's needs no ``close``."""
         if close := getattr(self._environment, "close", None):
-            close()
+            try:
+                close()
+            except Exception as error:  # noqa: BLE001  what the run has made must not be lost by it
+                logger.warning("environment: %s (while it was closed)", explain(error, self._file))
 
 
 def check_turns(config: EnvironmentConfig, transcript: Transcript) -> None:
-    """Raises ``PromptError`` when the chat template refuses what the environment will say."""
+    """Raises ``PromptError`` when the chat template refuses what the environment will say, or the policy cannot write
+    what calls it.
+    """
     role = config.role if isinstance(config, PythonTool) else "user"
-    Feeder(transcript.tokenizer, transcript.arguments).tokens([Message(role, "0")])
+    feeder = Feeder(transcript.tokenizer, transcript.arguments)
+    feeder.check(role)
+    feeder.fitting([Message(role, "")], config.feed_tokens)
+    tokenizer = transcript.tokenizer
+    marks = [("opens", config.opens), ("closes", config.closes)] if isinstance(config, PythonTool) else []
+    for name, mark in marks:
+        if tokenizer.unk_token_id in tokenizer(mark, add_special_tokens=False)["input_ids"]:
+            raise PromptError(
+                f"environment.{name}: tokenizer {tokenizer.name_or_path!r} has no tokens for {mark!r}, so the policy "
+                "can never call the tool; choose what it can write"
+            )

@@ -19,6 +19,8 @@ class Episode(Config):
     and only the policy's against ``rollout.max_tokens``."""
     seconds: float = Field(60.0, gt=0)
     """Wall time that the environment may take for one answer; then the rollout is ungradable."""
+    concurrency: int = Field(64, ge=1)
+    """Turns that it is asked about at one time; others wait their turn, and their time does not run."""
 
 
 class PythonTool(Episode):
@@ -39,6 +41,8 @@ class PythonTool(Episode):
     """Processor seconds of a program."""
     memory_mib: int = Field(256, ge=32)
     """Its memory."""
+    concurrency: int = Field(8, ge=1)
+    """Programs at one time; others wait their turn, and their time does not run."""
 
     @model_validator(mode="after")
     def _reply(self) -> Self:
@@ -52,8 +56,10 @@ class Retry(Episode):
 
     kind: Literal["retry"] = "retry"
     turns: int = Field(2, ge=1)
+    """Tries at most."""
     feedback: str = "That is wrong. Try again."
-    """What the policy is told; ``{reason}`` stands for the grader's, which must not tell the answer."""
+    """What the policy is told; ``{reason}`` stands for the grader's, which must not tell the answer: the verifier
+    ``code`` tells what a test expects."""
 
 
 class OwnEnvironment(Episode):

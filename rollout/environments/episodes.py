@@ -11,11 +11,13 @@ from rollout.engine import NO_TOKENS
 from rollout.environments.config import Episode
 from rollout.environments.protocol import Conversation, End, Environment, Feed
 from rollout.grading import LoopThread
-from rollout.models.prompts import Transcript
+from rollout.models.prompts import PromptError, Transcript
 from rollout.models.turns import Feeder
 from rollout.pool.board import Reply, Turns
 from rollout.types import Group, Problem, Rollout, Segment, StopReason, joined
+from rollout.user_calls import AsyncCalls, TookTooLong, TooManyHang, within
 from rollout.user_code import UserCodeError, named
+from rollout.user_reward import plain_score
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Counts:
 
 
 class Episodes:
-    """Asks the environment about turns, on an event loop of its own: user code may block.
+    """Asks the environment about turns, on an event loop of its own, which user code may block.
 
     ``transcript`` reads the policy's turns, ``limits`` bounds an episode. Close it.
     """
@@ -44,6 +46,8 @@ class Episodes:
         self.counts = Counts()
         """Changed on the environments' thread only."""
         self._thread = LoopThread("environments")
+        self._calls = AsyncCalls("the environment")
+        self._turn = asyncio.Semaphore(limits.concurrency)
 
     def turns(self, groups: Sequence[Group]) -> Turns:
         """See ``rollout.pool.pool.Episodes``."""
@@ -63,24 +67,34 @@ class Episodes:
         """Ask the environment about the newest turn; ``left``: tokens of the context behind the rollout."""
         try:
             conversation = self.conversation(problem, rollout)
-            found = await asyncio.wait_for(self.environment.step(conversation), self.limits.seconds)
-            if not isinstance(found, Feed | End):
-                raise TypeError(f"step returned {type(found).__name__}, neither Feed nor End")
-            if isinstance(found, End) or conversation.last:
-                return Reply(score=found.score if isinstance(found, End) else None)
+            async with self._turn:
+                found = await self._step(conversation)
+            if isinstance(found, End):
+                return Reply(score=found.score and plain_score(found.score))
+            if conversation.last:
+                return Reply()
             tokens = self.feeder.fitting(found.messages, self.limits.feed_tokens)
-        except TimeoutError:
-            self._count(failures=1)
-            return Reply(score=Score.ungradable(f"environment: no answer within {self.limits.seconds:g} s"))
         except Exception as error:  # noqa: BLE001  the named boundary to environments: counted as ungradable
             self._count(failures=1)
-            reason = str(error) if isinstance(error, UserCodeError) else named(error)
-            return Reply(score=Score.ungradable(f"environment: {reason}"))
+            told = isinstance(error, UserCodeError | TooManyHang | PromptError)
+            return Reply(score=Score.ungradable(f"environment: {error if told else named(error)}"))
         if len(tokens) >= left:  # a turn needs at least one more
             self._count(clipped=1)
             return Reply(NO_TOKENS, StopReason.LENGTH)
         self._count(answers=1)
         return Reply(tokens)
+
+    async def _step(self, conversation: Conversation) -> Feed | End:
+        """Return the environment's answer. Raises what it raises, and ``UserCodeError`` when it takes too long."""
+        try:
+            found, error = await within(self._calls.start(self.environment.step, (conversation,)), self.limits.seconds)
+        except TookTooLong:
+            await self._calls.leave()
+            raise UserCodeError(f"no answer within {self.limits.seconds:g} s") from None
+        if error is not None:
+            raise error
+        answer: Feed | End = found
+        return answer
 
     def _count(self, **more: int) -> None:
         now = self.counts
@@ -103,6 +117,7 @@ class Episodes:
         return Conversation(problem, tuple(said), tuple(fed), rollout.turns >= self.limits.turns)
 
     def close(self) -> None:
-        """End the loop, and close the environment."""
+        """End the loops, and close the environment."""
         self._thread.close()
+        self._calls.close()
         self.environment.close()

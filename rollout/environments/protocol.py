@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rewards.score import Score
+from rollout.plain import lone_surrogate
 from rollout.types import Message, Problem
 
 
@@ -38,7 +39,20 @@ class Feed:
     """Messages for the policy to read before its next turn."""
 
     messages: tuple[Message, ...]
-    """Written by the chat template, as tokens; marks of the template inside of their texts are defused."""
+    """At least one. Written by the chat template, as tokens; marks of the template inside of their texts are
+    defused."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, tuple | list) or not self.messages:
+            raise ValueError(f"Feed takes messages, got {self.messages!r:.80}; Feed.text('...') is one, End() the end")
+        for message in self.messages:
+            if not isinstance(message, Message):
+                raise ValueError(f"Feed takes messages, got {type(message).__name__}; Feed.text('...') is one")
+            for name, value in (("role", message.role), ("content", message.content)):
+                if not isinstance(value, str):
+                    raise ValueError(f"Feed: the {name} of a message is {type(value).__name__}, not text")
+                if found := lone_surrogate(value):
+                    raise ValueError(f"Feed: the {name} of a message has {found}, which no tokenizer takes")
 
     @classmethod
     def text(cls, content: str, role: str = "user") -> Feed:
@@ -52,6 +66,10 @@ class End:
 
     score: Score | None = None
     """The verdict; ``None``: the run's grader judges the policy's last turn."""
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not isinstance(self.score, Score):
+            raise ValueError(f"End takes a Score or nothing, got {self.score!r:.80}; Score.right() is one")
 
 
 class Environment(Protocol):

@@ -45,7 +45,7 @@ class PythonToolEnvironment:
     def __init__(self, config: PythonTool, sandbox: Sandbox | None = None) -> None:
         self.config = config
         self._sandbox = sandbox
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="python-tool")
+        self._threads = ThreadPoolExecutor(config.concurrency, thread_name_prefix="python-tool")
 
     async def step(self, conversation: Conversation) -> Feed | End:
         """See ``Environment``."""

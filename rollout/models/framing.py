@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from rollout.types import Problem
 
 
+RESERVED = frozenset(
+    {
+        *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        "tokenizer_kwargs",
+    }
+)
+"""Names that no argument of a chat template can have: they are ours to set."""
+
+
 @dataclass(frozen=True)
 class Framing:
     """How a run, or a benchmark, asks its problems."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.models.templates import MARK, QUESTION, text_of, turn_end
+from rollout.models.templates import MARK, QUESTION, Chat, PromptError, text_of, turn_end
 from rollout.types import Message, TokenIds
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ class Feeder:
         self.arguments = dict(arguments or {})
         end = turn_end(tokenizer)
         self._end = "" if end is None else str(tokenizer.decode([end], skip_special_tokens=False))
+        self._spoken: set[str] = set()
+        """Roles that the template is known to write."""
+        self._longest = max(map(len, tokenizer.get_vocab()))
+        """Characters of the longest token."""
         special = (token.content for token in tokenizer.added_tokens_decoder.values())
         self._special = sorted(special, key=len, reverse=True)
 
@@ -30,23 +34,54 @@ class Feeder:
 
         Raises ``PromptError`` when the template refuses the messages.
         """
-        chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": MARK}]
-        chat += [{"role": message.role, "content": self.defused(message.content)} for message in messages]
-        after = text_of(self.tokenizer, chat, True, **self.arguments).rpartition(MARK)[2]
+        for message in messages:
+            self.check(message.role)
+        return self._behind([{"role": message.role, "content": self.defused(message.content)} for message in messages])
+
+    def check(self, role: str) -> None:
+        """Raises ``PromptError`` when the template refuses messages of ``role``, or leaves out what they say."""
+        if role in self._spoken:
+            return
+        other = (
+            f"choose another role than {role!r} for the environment's messages (of the Python tool: environment.role)"
+        )
+        try:
+            said = self._behind([{"role": role, "content": QUESTION}])
+        except PromptError as error:
+            raise PromptError(f"{error}; {other}") from error
+        if QUESTION not in said:
+            name = self.tokenizer.name_or_path
+            raise PromptError(
+                f"tokenizer {name!r}: its chat template leaves out messages of the role {role!r}; {other}"
+            )
+        self._spoken.add(role)
+
+    def _behind(self, messages: Chat) -> str:
+        """Return what the template writes behind an answer's end token."""
+        chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": MARK}, *messages]
+        after = text_of(self.tokenizer, chat, True, **self.arguments).partition(MARK)[2]
         return after.removeprefix(self._end)
 
     def tokens(self, messages: Sequence[Message]) -> TokenIds:
         """Return ``text`` as tokens."""
-        found = self.tokenizer(self.text(messages), add_special_tokens=False)["input_ids"]
+        found = self.tokenizer(self.text(messages), add_special_tokens=False, verbose=False)["input_ids"]
         return np.array(found, np.int32)
 
     def fitting(self, messages: Sequence[Message], most: int) -> TokenIds:
-        """Return ``tokens``, with the texts clipped until they are at most ``most``; raises ``PromptError`` if none
-        fits.
+        """Return ``tokens``, with the texts clipped until they are at most ``most``.
+
+        Raises ``PromptError`` when the template alone writes more, or nothing at all.
         """
+        chars = most * self._longest
+        messages = [Message(one.role, one.content[:chars]) for one in messages]  # more is too long, and slow to encode
         while len(found := self.tokens(messages)) > most and any(message.content for message in messages):
             kept = max(0.0, most / len(found) - 0.02)
             messages = [Message(one.role, one.content[: int(kept * len(one.content))]) for one in messages]
+        if not 0 < len(found) <= most:
+            raise PromptError(
+                f"the chat template takes {len(found)} tokens for {len(messages)} messages without their texts, and "
+                f"environment.feed_tokens allows 1 to {most}"
+            )
         return found
 
     def defused(self, text: str) -> str:

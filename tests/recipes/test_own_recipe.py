@@ -85,6 +85,12 @@ def test_a_file_with_some_keys_takes_the_others_from_the_recipe(here: Path) -> N
         ("def config():\n    return 3", "my_recipe.py: config() returned int, not a RunConfig"),
         ("def config():\n    return 1 / 0", "my_recipe.py:2: ZeroDivisionError: division by zero (while it made"),
         ("from rl.config import RunConfig\ndef config():\n    return RunConfig(seed=-1)", "my_recipe.py:3: "),
+        (
+            "from pathlib import Path\nfrom rl.config import RunConfig\ndef config():\n"
+            "    return RunConfig.model_validate({'iterations': Path('x'), 'environment': {'kind': 'retri'}})",
+            "my_recipe.py:4: ConfigError: iterations: input should be a valid integer, got \"PosixPath('x')\" "
+            "environment.kind: 'retri' is none of 'python_tool', 'retry', 'python' (while it made its configuration)",
+        ),
         ("def config(:", "my_recipe.py:1: SyntaxError: "),
     ],
 )
@@ -124,14 +130,16 @@ def test_reward_and_problems_of_ones_own_are_recorded_absolute(here: Path, capsy
     assert shown["reward"]["length"]["start_iteration"] == 20, "the recipe's other keys stay"
 
 
-def test_a_run_knows_the_text_of_the_reward_and_of_the_objective(here: Path) -> None:
-    (here / "mine.py").write_text("def reward(problem, response): return 0.0\nObjective = None\n")
-    objective = {"kind": "python", "path": "mine.py:Objective"}
-    config = tiny(reward={"function": "mine.py:reward"}, learner={"updates": 2, "objective": objective})
+def test_a_run_knows_the_text_of_the_reward_the_environment_and_the_objective(here: Path) -> None:
+    (here / "mine.py").write_text("def reward(problem, response): return 0.0\nObjective = Talk = None\n")
+    objective, talk = ({"kind": "python", "path": f"mine.py:{name}"} for name in ("Objective", "Talk"))
+    config = tiny(
+        reward={"function": "mine.py:reward"}, learner={"updates": 2, "objective": objective}, environment=talk
+    )
     code = user_code(config)
-    assert set(code) == {f"{here}/mine.py:reward", f"{here}/mine.py:Objective"}
+    assert set(code) == {f"{here}/mine.py:{name}" for name in ("reward", "Objective", "Talk")}
     assert len(set(code.values())) == 1
-    (here / "mine.py").write_text("def reward(problem, response): return 1.0\nObjective = None\n")
+    (here / "mine.py").write_text("def reward(problem, response): return 1.0\nObjective = Talk = None\n")
     assert user_code(config).keys() == code.keys()
     assert not set(user_code(config).values()) & set(code.values())
     assert user_code(tiny()) == {}

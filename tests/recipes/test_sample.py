@@ -241,3 +241,31 @@ def test_a_prompt_outside_of_the_vocabulary_is_said(model: Path, capsys: pytest.
     assert "vocabulary lacks" not in capsys.readouterr().err
     sample_responses(Chosen(str(model)), "aaz", n=1, max_tokens=4)
     assert "vocabulary lacks" in capsys.readouterr().err
+
+
+def make_talk(root: Path, model: Path, environment: dict[str, object]) -> Path:
+    """A run with an environment; the model's turns end soon, at its hottest."""
+    run = make_run(root, model, "model")
+    (run / "config.yaml").write_text(dump(RunConfig.model_validate({"environment": environment})))
+    return run
+
+
+def test_a_runs_environment_that_is_gone_is_one_line_before_anything_is_drawn(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_talk(tmp_path / "run", model, {"kind": "python", "path": f"{tmp_path}/gone.py:Talk"})
+    assert main(["sample", str(run), "--prompt", "a"]) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"k15: {tmp_path}/gone.py: no such file"
+    assert said.out == ""
+
+
+def test_an_environment_that_fails_ends_its_conversation_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can tell whether the answer to a question of one's own is right: no verdict, and no failure of ours."""
+    run = make_talk(tmp_path / "run", model, {"kind": "retry"})
+    assert main(["sample", str(run), "--prompt", "a", "--n", "8"]) == 0
+    said = capsys.readouterr().err
+    assert "[8/8: " in said
+    assert said.count("[the problem names no verifier") == said.count("stopped by eos") > 0

@@ -303,3 +303,35 @@ def test_every_key_is_documented() -> None:
         if a.startswith("  --") and not b.startswith("     ")
     ]
     assert all(".kind " in line for line in undocumented), undocumented
+
+
+def test_an_environments_keys_are_set_one_by_one() -> None:
+    """The union of its kinds is optional, too."""
+    config = load(BASE, overrides=[("environment.turns", "3"), ("environment.kind", "retry")])
+    assert config.environment is not None
+    assert (config.environment.kind, config.environment.turns) == ("retry", 3)
+    assert load(config, overrides=[("environment.feedback", "No.")]).environment.feedback == "No."
+    assert "--environment.output_chars" in describe(BASE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("environment", "retry"), "environment: this is a section; set its keys, e.g. environment.kind"),
+        (("environment.turns", "3"), "environment.kind: a value is required: one of 'python_tool', 'retry', 'python'"),
+        (("environment.turn", "3"), "unknown key 'environment.turn'; did you mean 'environment.turns'?"),
+        (("learner.objective", "grpo"), "this is a section; set its keys, e.g. learner.objective.kind"),
+        (("problems.train", "jsonl"), "this is a section; set its keys, e.g. problems.train.kind"),
+        (("warmup.then", "[3]"), "warmup.then[0]: this is a section; set its keys, e.g. warmup.then.examples"),
+        (
+            ("problems.template", "{tokenize: true}"),
+            "problems.template: 'tokenize' is not an argument of chat templates",
+        ),
+        (("problems.shots", "[['', '3']]"), "problems.shots[0][0]: string should have at least 1 character"),
+        (("problems.template", "3"), "problems.template: input should be an object, got 3"),
+    ],
+)
+def test_a_wrong_value_is_told_what_there_can_be(given: tuple[str, str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, overrides=[given])
+    assert words in str(caught.value)

@@ -104,6 +104,26 @@ def test_the_stretch_is_named_by_iteration_and_is_the_first_one() -> None:
     assert found.message == "iterations 3 to 8: 60 of 60 groups have no right response, and nothing to learn from"
 
 
+def test_responses_that_nobody_can_grade_are_told_with_what_to_mend() -> None:
+    """Neither more iterations nor a higher learning rate would help."""
+
+    def row(iteration: int, finished: int, lost: int) -> Row:
+        return {"iteration": iteration, "rollouts/finished": finished, "rollouts/ungradable": lost}
+
+    course = [
+        row(0, 8, 0),
+        *(row(i, 8, 4) for i in range(1, 4)),
+        row(4, 0, 0),
+        row(5, 8, 8),
+        row(6, 8, 6),
+        row(7, 8, 3),
+    ]
+    assert codes(Course(20, 8, course)) == ["ungradable"]
+    (found,) = findings(Course(20, 8, course))
+    assert found.message == "iterations 2 to 7: 26 of 40 responses could not be graded, and were left out of training"
+    assert codes(Course(20, 8, course[:6])) == []
+
+
 def test_groups_that_are_all_right_still_teach_length() -> None:
     assert flat_groups(rows(*["right"] * 9, length_weight=0.2)) is None
     assert flat_groups(rows(*["wrong"] * 9, length_weight=0.2)) is not None

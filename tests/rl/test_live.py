@@ -164,3 +164,4 @@ def test_small_helpers() -> None:
     assert one_line("a \n\n b" + "c" * 300, 10) == "a bcccccc…"
     assert clip("x" * 100, 10).startswith("xxxxx\n[... 90 characters left out ...]")
     assert clip("short", 10) == "short"
+    assert clip("x" * 100, 1) == "\n[... 100 characters left out ...]\n"

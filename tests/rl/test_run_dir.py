@@ -13,6 +13,7 @@ import yaml
 from recipes.commands.choose import resolve
 from recipes.commands.cli import parser
 from rl.config import RunConfig
+from rl.state.journal import JournalError
 from rl.state.run_dir import RunDir, RunDirError, difference
 
 
@@ -38,6 +39,22 @@ def test_how_far_and_how_visibly_a_run_goes_may_change(tmp_path: Path) -> None:
     run.open(RunConfig(), "abc")
     assert run.open(RunConfig.model_validate({"iterations": 7, "log": {"live": False}}), "abc") is True
     assert yaml.safe_load(run.config.read_text())["iterations"] == 7
+
+
+def test_a_run_of_an_earlier_version_stays_readable_to_it(tmp_path: Path) -> None:
+    """Keys that it does not know do not get into its configuration, whether this version goes on or refuses to."""
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    tree = yaml.safe_load(run.config.read_text())
+    del tree["problems"]["shots"], tree["environment"]
+    run.config.write_text(yaml.safe_dump(tree))
+    run.journal.mkdir()
+    (run.journal / "000003.jsonl").write_text("[]\n")
+    before = run.config.read_bytes()
+    assert run.open(RunConfig(), "abc") is True
+    with pytest.raises(JournalError, match="written by an earlier version of k15"):
+        run.open(RunConfig(iterations=7), "abc")
+    assert run.config.read_bytes() == before
 
 
 def test_what_failed_for_lack_of_memory_time_or_patience_may_be_given_more(tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_spent(
             "        return Loss(outputs.logprobs.sum(), {'entropy': None})",
             "metrics of an objective's own begin with objective/; found entropy",
         ),
+        (
+            "        return Loss(outputs.logprobs.sum(), {'objective/mine': 0.5})",
+            "the metric objective/mine is a float; wrap it so that it adds up",
+        ),
+        (
+            "        return Loss(outputs.logprobs.sum(), {'objective/mine': outputs.logprobs.mean()})",
+            "the metric objective/mine is a Tensor; wrap it so that it adds up",
+        ),
     ],
 )
 def test_a_loss_that_fails_is_refused_before_anything_is_spent_and_names_file_and_line(

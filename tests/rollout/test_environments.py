@@ -338,9 +338,9 @@ def test_a_template_that_refuses_tools_is_said_before_the_run() -> None:
         "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
         "{{ '<user>' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
     )
-    with pytest.raises(PromptError, match="no tools"):
-        check_turns(PythonTool(), transcript)
-    check_turns(PythonTool(role="user"), transcript)
+    with pytest.raises(PromptError, match=r"no tools; choose another role than 'tool'"):
+        check_turns(PythonTool(opens="run", closes="end"), transcript)
+    check_turns(PythonTool(role="user", opens="run", closes="end"), transcript)
 
 
 def test_a_run_with_an_environment_stores_and_shows_its_turns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from factories import problem
 
 from rewards.score import Score
-from rollout.grading import Answered, Grading
+from rollout.grading import Answered, Grading, LoopThread
 from rollout.types import StopReason
+from rollout.user_calls import AsyncCalls, TookTooLong, within
 from rollout.user_code import UserCodeError
 from rollout.user_reward import BATCH, FunctionGrader, Limits, described, load_reward
 
@@ -176,7 +178,7 @@ BLOCKS = HANGS.replace("def reward", "async def reward")
 def test_a_call_that_hangs_is_ungradable_and_the_next_one_is_served(
     source: str, tmp_path: Path, graders: list[Grading], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rollout.user_reward.ALIVE_S", 0.2)
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.2)
     judge = Judge(tmp_path, source, graders, Limits(timeout_s=0.2))
     (score,) = judge("hang")
     assert not score.gradable
@@ -186,6 +188,45 @@ def test_a_call_that_hangs_is_ungradable_and_the_next_one_is_served(
     patient = Judge(tmp_path, source, graders)
     patient.grading.grader._runner = judge.grading.grader._runner  # what the hung call has left, and no clock
     assert [score.reward for score in patient("a", "b")] == [1.0, 1.0]
+
+
+def test_calls_that_wait_behind_one_that_blocks_are_left_once_and_together(
+    tmp_path: Path, graders: list[Grading], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are late; the event loop is given up once, and those that come later have another."""
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.2)
+    judge = Judge(tmp_path, BLOCKS, graders, Limits(timeout_s=0.2))
+    assert ["took longer" in score.reason for score in judge(*["hang"] * 3, "a", "b")] == [True] * 5
+    assert judge.counts == {"calls": 5, "failed": 0, "timed_out": 5}
+    runner = judge.grading.grader._runner
+    assert len(runner._hung) == 1
+    patient = Judge(tmp_path, BLOCKS, graders)
+    patient.grading.grader._runner = runner
+    assert [score.reward for score in patient("a", "b")] == [1.0, 1.0]
+
+
+def test_a_call_that_waits_on_an_event_loop_given_up_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has time left when the loop that another one blocked comes free, and is cancelled there."""
+    monkeypatch.setattr("rollout.user_calls.ALIVE_S", 0.05)
+    wake = threading.Event()
+
+    async def block() -> None:
+        wake.wait()
+
+    async def wait() -> None:
+        await asyncio.sleep(60)
+
+    async def both() -> None:
+        calls = AsyncCalls("the reward")
+        calls.start(block, ())
+        waiting = calls.start(wait, ())
+        await calls.leave()
+        wake.set()
+        with pytest.raises(TookTooLong):
+            await within(waiting, 60)
+        calls.close()
+
+    asyncio.run(both())
 
 
 def test_calls_that_hang_are_not_begun_without_end(tmp_path: Path, graders: list[Grading]) -> None:
@@ -328,6 +369,24 @@ def test_a_grader_that_fails_leaves_its_responses_ungradable(graders: list[Gradi
     assert "0 scores for 1 responses" in score.reason
 
 
+def test_an_event_loop_may_be_closed_twice() -> None:
+    """The second time it may have ended while its thread has not."""
+    ended, gone = threading.Event(), threading.Event()
+
+    class Closing(asyncio.SelectorEventLoop):
+        def close(self) -> None:
+            super().close()
+            ended.set()
+            gone.wait(30)
+
+    loop = LoopThread("twice")
+    loop.loop.__class__ = Closing
+    loop.close()
+    assert ended.wait(30)
+    loop.close()
+    gone.set()
+
+
 def test_functions_are_described() -> None:
     async def many(problems: Any, responses: Any, extra: int = 0) -> None: ...
 
@@ -336,3 +395,42 @@ def test_functions_are_described() -> None:
     found = described(lambda p, r: 0.0, "here")
     assert (found.is_batched, found.is_async) == (False, False)
     assert isinstance(FunctionGrader(found, PATIENT).counts(), dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return ['right' for _ in answers]", "the reward returned 'right', neither a number nor a Score"),
+        ("return [1.0]", "the reward returned 1 rewards for 2 responses"),
+        ("return None", "the reward returned NoneType, not a sequence"),
+        ("raise ValueError('x')", ":4: ValueError: x"),
+        ("raise SystemExit(2)", ":4: RuntimeError: SystemExit: 2"),
+        ("raise asyncio.CancelledError", ":4: RuntimeError: CancelledError"),
+    ],
+)
+def test_a_grader_object_that_fails_costs_its_responses_and_never_the_run(
+    body: str, reason: str, tmp_path: Path, graders: list[Grading], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (
+        "import asyncio\nclass reward:\n    async def grade(self, answers):\n"
+        f"        {body}\n"
+        "    def counts(self): return {'seen': 'many'}\n"
+        "    def close(self): raise RuntimeError('why')\n"
+    )
+    judge = Judge(tmp_path, source, graders)
+    for score in judge("a", "b"):
+        assert not score.gradable
+        assert reason in score.reason
+    assert judge.counts == {"failed": 2.0}
+    judge.grading.close()
+    assert "RuntimeError: why (while it was closed)" in caplog.text
+
+
+def test_a_grader_object_may_return_numbers(tmp_path: Path, graders: list[Grading]) -> None:
+    source = (
+        "class reward:\n    async def grade(self, answers): return [len(a.text) / 2 for a in answers]\n"
+        "    def counts(self): return {'seen': 2}\n    def close(self): pass\n"
+    )
+    judge = Judge(tmp_path, source, graders)
+    assert [(score.reward, score.correct) for score in judge("a", "bb")] == [(0.5, False), (1.0, True)]
+    assert judge.counts == {"failed": 0.0, "seen": 2.0}
