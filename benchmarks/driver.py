@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,8 @@ LENGTHS = (4096, 16384, 65536)
 LARGE = (1024, 32768)
 """Responses and tokens of each."""
 K = 8
+AT_ONCE = 256
+"""Requests that an engine is at, the default of ``engine.max_concurrency``."""
 PROMPT = 64
 GOAL_US = 0.15
 VOCABULARY = 32_000
@@ -58,7 +61,10 @@ SUPPLY = 2**23
 
 
 class ReadyMade:
-    """An engine that draws nothing: every poll hands out the next ``chunk`` tokens of each request."""
+    """An engine that draws nothing: every poll hands out the next ``chunk`` tokens of each request that it is at.
+
+    As a real one it is at ``AT_ONCE`` requests at a time, in the order in which they came.
+    """
 
     def __init__(self, length: int, chunk: int) -> None:
         rng = np.random.default_rng(0)
@@ -67,15 +73,18 @@ class ReadyMade:
         self.logprobs = -rng.exponential(0.3, SUPPLY).astype(np.float32)
         self.chunk = chunk
         self.open: dict[str, tuple[Request, int, int]] = {}
+        self.queue: deque[tuple[Request, int]] = deque()
 
     async def start(self) -> None: ...
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        for number, request in enumerate(requests):
-            self.open[request.key] = (request, 0, number * 7919 * 64 % (SUPPLY - self.length))
+        self.queue += [(request, n * 7919 * 64 % (SUPPLY - self.length)) for n, request in enumerate(requests)]
 
     async def poll(self, wait_s: float) -> list[Delta]:  # noqa: ARG002
         deltas = []
+        while self.queue and len(self.open) < AT_ONCE:
+            request, offset = self.queue.popleft()
+            self.open[request.key] = (request, 0, offset)
         for key, (request, drawn, offset) in list(self.open.items()):
             count = min(self.chunk, request.max_new_tokens - drawn)
             part = slice(offset + drawn, offset + drawn + count)
@@ -161,7 +170,7 @@ def one(rollouts: int, length: int, chunk: int, folder: Path) -> dict[str, float
 def text_us(tokens: int = 200_000) -> float:
     """What a tokenizer of the ``tokenizers`` library takes for a token of text, in microseconds."""
     from rollout.models.tokenizer import build_tokenizer
-    from rollout.problems.source import build_generator
+    from rollout.problems.build import build_generator
 
     tokenizer = build_tokenizer(build_generator(quickstart.config().problems.train).alphabet, 512)
     ids = np.random.default_rng(0).integers(5, len(tokenizer), tokens).tolist()

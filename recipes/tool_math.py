@@ -62,6 +62,6 @@ def config() -> RunConfig:
         ),
         reward=RewardConfig(length=None),
         eval=EvalConfig(every=4, samples=4, interim_problems=64),
-        promise=PromiseConfig(gain=0.2, final=0.7),
+        promise=PromiseConfig(gain=0.2, final=0.6),
         checkpoint=CheckpointConfig(every=4),
     )

@@ -46,3 +46,4 @@ def test_the_benchmark_prints_its_lines(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(sys, "argv", ["driver", "--only", "8x256"])
     driver.main()
     assert '"us_per_token"' in capsys.readouterr().out
+    assert driver.text_us(1000) > 0
