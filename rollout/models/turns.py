@@ -25,7 +25,8 @@ class Feeder:
         self._end = "" if end is None else str(tokenizer.decode([end], skip_special_tokens=False))
         self._spoken: set[str] = set()
         """Roles that the template is known to write."""
-        special = (token.content for token in tokenizer.added_tokens_decoder.values())
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        special = (text for text in added if text.strip())  # some tokenizers add indentations, which begin no turn
         self._special = sorted(special, key=len, reverse=True)
 
     @cached_property
