@@ -5,6 +5,7 @@ Where the k1.5 paper gives no value the key's docstring says so and the default 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -135,7 +136,8 @@ class WarmupStage(Config):
     examples: int = Field(20_000, ge=1)
     """Demonstrations: drawn from a procedural source's training split, or the first rows of ``path`` or problems."""
     path: str | None = None
-    """JSONL with ``problem`` and ``response`` instead of procedural demonstrations."""
+    """JSONL with ``problem`` and ``response``, or with ``messages``, instead of procedural demonstrations; of messages
+    what is behind the user's last one is learnt."""
     response: str | None = None
     """Or: make them of training problems from a file, by filling in their fields: ``"{rationale}\\n#### {answer}"``."""
     mixture: dict[str, float] = {}
@@ -151,6 +153,8 @@ class WarmupStage(Config):
     def _one_origin(self) -> Self:
         if self.path is not None and self.response is not None:
             raise ValueError("warmup.path and warmup.response exclude each other: give one of them")
+        if self.response is not None and not re.search(r"\{[A-Za-z_]\w*\}", self.response):
+            raise ValueError("warmup.response names no field, as in '{answer}': all demonstrations would say the same")
         if self.mixture and (self.path is not None or self.response is not None):
             raise ValueError("warmup.mixture is for demonstrations of a procedural source, not for path or response")
         return self

@@ -21,6 +21,7 @@ from rollout.problems.build import build_generator
 from rollout.problems.config import ArithmeticSource, CountdownSource, SumsSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
+from rollout.problems.rows import demonstration_of
 from rollout.problems.source import ProblemError, Procedural
 from rollout.seeds import seed_of
 from rollout.types import Message, Problem
@@ -68,13 +69,14 @@ def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
 def _tokenised(setup: Setup, rows: Iterator[Demonstration], wanted: int, from_file: bool) -> tuple[list[Pair], str]:
     """Return the first ``wanted`` demonstrations that fit the context, and a note on those that do not."""
     limits = setup.limits
+    feeder = Feeder(setup.tokenizer, setup.transcript.arguments)
     pairs: list[Pair] = []
     overlong: list[tuple[str, int]] = []
     refuse = refuses(setup.config.problems.overlong, finite=from_file)
     taken = 0
     for row in rows:
         try:
-            turns = _pairs(setup, row)
+            turns = _pairs(setup, feeder, row)
         except PromptError as error:
             raise PromptError(f"{row.place}: {error}") from error
         pair = turns[-1]
@@ -107,14 +109,13 @@ def refuses(overlong: str, finite: bool) -> bool:
     return overlong == "refuse" or (overlong == "auto" and finite)
 
 
-def _pairs(setup: Setup, row: Demonstration) -> list[Pair]:
+def _pairs(setup: Setup, feeder: Feeder, row: Demonstration) -> list[Pair]:
     """Return one pair for each turn of the policy: what it reads, and what it says. The last one holds all of the
     tokens.
     """
     turns = [Message("assistant", row.response)] if isinstance(row.response, str) else row.response
     if not turns or any(message.role != "assistant" for message in (turns[0], turns[-1])):
         raise PromptError("the turns of a demonstration begin and end with the assistant's")
-    feeder = Feeder(setup.tokenizer, setup.transcript.arguments)
     pairs: list[Pair] = []
     read, answers = setup.render(row.problem).token_ids, list[Message]()
     for message in turns:
@@ -156,11 +157,14 @@ def _filled_in(setup: Setup, stage: WarmupStage) -> Iterator[Demonstration]:
 
 def _read(path: Path) -> Iterator[Demonstration]:
     for number, row in read_rows(path):
-        for key in ("problem", "response"):
-            if not isinstance(row.get(key), str) or not row[key]:
-                raise ProblemError(f"{path}:{number}: {key!r} is missing or empty")
-        problem = Problem.ask(f"{path.name}:{number}", row["problem"])
-        yield Demonstration(f"{path}:{number}", problem, row["response"])
+        place = f"{path}:{number}"
+        if row.get("defect"):
+            continue
+        try:
+            problem, response = demonstration_of(row, f"{path.name}:{number}")
+        except ValueError as error:
+            raise ProblemError(f"{place}: {error}") from error
+        yield Demonstration(place, problem, response)
 
 
 def fill_in(template: str, problem: Problem) -> str:

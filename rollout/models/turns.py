@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,14 @@ class Feeder:
         self._end = "" if end is None else str(tokenizer.decode([end], skip_special_tokens=False))
         self._spoken: set[str] = set()
         """Roles that the template is known to write."""
-        self._longest = max(map(len, tokenizer.get_vocab()))
-        """Characters of the longest token."""
-        special = (token.content for token in tokenizer.added_tokens_decoder.values())
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        special = (text for text in added if text.strip())  # some tokenizers add indentations, which begin no turn
         self._special = sorted(special, key=len, reverse=True)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token."""
+        return max(map(len, self.tokenizer.get_vocab()))
 
     def text(self, messages: Sequence[Message]) -> str:
         """Return what stands between the end token of the assistant's turn and its next turn.

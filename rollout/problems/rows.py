@@ -51,8 +51,8 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the row's conversation. Raises ``ValueError``."""
+def conversation_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the row's ``messages``, whoever speaks last. Raises ``ValueError``."""
     given = row["messages"]
     if not isinstance(given, list) or not given or not all(isinstance(message, dict) for message in given):
         raise ValueError("messages is no list of objects with role and content")
@@ -62,9 +62,15 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
         if role not in ROLES:
             raise ValueError(f"messages: the role of message {number} is {role!r}, not one of {', '.join(ROLES)}")
         found.append(Message(role, content))
+    return tuple(found)
+
+
+def _asked(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the row's conversation, which ends with the question. Raises ``ValueError``."""
+    found = conversation_of(row)
     if found[-1].role != "user":
         raise ValueError(f"messages: the last one must be the user's, the question; it is the {found[-1].role}'s")
-    return tuple(found)
+    return found
 
 
 def _inner(message: Mapping[str, Any], name: str, number: int) -> str:
@@ -83,7 +89,7 @@ def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_s
     ``ValueError`` naming the field at fault, without the place: the caller knows it.
     """
     used = {"id", "problem", "messages", "answer", "source"}
-    before = _messages(row) if "problem" not in row and "messages" in row else ()
+    before = _asked(row) if "problem" not in row and "messages" in row else ()
     statement = before[-1].content if before else text_of(row, "problem")
     answer = text_of(row, "answer")
     extra = {key: value for key, value in row.items() if key not in used}
@@ -97,3 +103,21 @@ def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_s
         difficulty=difficulty_of(row),
         extra=extra if prompt == statement else {**extra, "statement": statement},
     )
+
+
+def demonstration_of(row: Mapping[str, Any], name: str) -> tuple[Problem, str | tuple[Message, ...]]:
+    """Return the problem of a row, called ``name``, and the response that is to be learnt.
+
+    The row has a ``problem``, or ``messages`` that end with the question, and a ``response``; or ``messages`` alone, of
+    which everything behind the user's last one is the response: the assistant's turns, and what tools answer between
+    them. Raises ``ValueError`` naming the field at fault.
+    """
+    if "problem" in row or "messages" not in row:
+        return Problem.ask(name, text_of(row, "problem")), text_of(row, "response")
+    if "response" in row:
+        return Problem(name, _asked(row)), text_of(row, "response")
+    messages = conversation_of(row)
+    asked = max((index for index, message in enumerate(messages, 1) if message.role == "user"), default=0)
+    if not asked or messages[-1].role != "assistant":
+        raise ValueError("messages: without a response they have to hold a user's message and end with the assistant's")
+    return Problem(name, messages[:asked]), messages[asked:]

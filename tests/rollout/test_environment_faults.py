@@ -216,6 +216,13 @@ def test_an_output_that_holds_the_mark_of_an_answer_keeps_its_head() -> None:
     assert feeder.text([Message("tool", f"a{MARK}b")]) == f"<user>a{MARK}b<assistant>"
 
 
+def test_the_indentation_of_an_output_stays() -> None:
+    """Some tokenizers have tokens of several blanks among the added ones."""
+    tokenizer = reader().tokenizer
+    tokenizer.add_tokens(["  ", "    ", "\t\t"])
+    assert Feeder(tokenizer).defused("a:\n    b\n\t\tc <eos>") == "a:\n    b\n\t\tc < eos>"
+
+
 def test_of_an_endless_output_only_what_may_fit_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Feeder(reader().tokenizer)
     longest = max(map(len, feeder.tokenizer.get_vocab()))
