@@ -21,18 +21,16 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Literal
 
+from rollout.problems.source import Split
+from rollout.problems.splits import owner
 from rollout.types import Problem
 
-Split = Literal["train", "heldout"]
 Style = Literal["careful", "quick", "thorough"]
 Term = tuple[str, str]
 """Sign (``+`` or ``-``) and value text: a number (``48``) or a product of two digits (``6*4``)."""
 
-HELD_OUT_SHARE = 8
-"""One text in this many is held out."""
 MAX_DRAWS = 10_000
 """Most draws for a text of the wanted split; only absurdly small difficulties can exhaust them."""
 
@@ -53,9 +51,8 @@ TOKENS: tuple[str, ...] = (
 
 
 def split_of(text: str) -> Split:
-    """Return the split that owns this text: a keyed hash of the text and of nothing else."""
-    digest = blake2b(text.encode(), key=b"k15.arithmetic.split", digest_size=8).digest()
-    return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
+    """Return the split that owns this text."""
+    return owner(text, "arithmetic")
 
 
 def value_of(text: str) -> int:

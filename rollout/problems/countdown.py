@@ -13,9 +13,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 
-from rollout.problems.arithmetic import HELD_OUT_SHARE, MAX_DRAWS, Split
+from rollout.problems.arithmetic import MAX_DRAWS
+from rollout.problems.source import Split
+from rollout.problems.splits import owner
 from rollout.types import Problem
 
 Number = tuple[int, str]
@@ -37,8 +38,7 @@ ORDERS = 64
 def split_of(numbers: tuple[int, ...], target: int) -> Split:
     """Return the split that owns these numbers (in any order) and target."""
     text = " ".join(map(str, sorted(numbers))) + f" -> {target}"
-    digest = blake2b(text.encode(), key=b"k15.countdown.split", digest_size=8).digest()
-    return "heldout" if int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0 else "train"
+    return owner(text, "countdown")
 
 
 def combine(a: int, b: int, op: str) -> int | None:

@@ -324,3 +324,12 @@ def test_state_survives_a_round_trip_bitwise(kind, tmp_path):
     other = build_optimizer(tiny_llama(), OptimizerConfig(kind="adamw" if kind == "muon" else "muon"))
     with pytest.raises(ValueError, match="optimizer state has"):
         other.load_state_dict(optimizer.state_dict())
+
+
+def test_keys_of_both_parts_reach_them() -> None:
+    config = OptimizerConfig(ns_dtype="bfloat16", adam_eps=1e-5, adam_betas=(0.8, 0.9))
+    built = build_optimizer(tiny_llama(), config)
+    assert built.muon is not None
+    assert built.adamw is not None
+    assert built.muon._dtype is torch.bfloat16
+    assert (built.adamw.param_groups[0]["eps"], built.adamw.param_groups[0]["betas"]) == (1e-5, (0.8, 0.9))

@@ -116,3 +116,9 @@ def test_tokens_that_cannot_be_decoded_are_ungradable(opened: list[Grading]) -> 
     (scored,) = rewarder.collect()
     assert scored.rewards == (None, 1.0)
     assert failures([scored]) == {"OverflowError: out of range": 1}
+
+
+def test_a_repetitive_rollout_pays_the_penalty() -> None:
+    rollouts = [rollout("g/0", stop=StopReason.REPETITION), rollout("g/1")]
+    scored = reward_group(group("g", rollouts), [Score.wrong("stopped"), Score.right()], 0.0, 0.25)
+    assert scored.rewards == (-0.25, 1.0)

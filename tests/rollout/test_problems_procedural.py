@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from rewards.arithmetic import verify_arithmetic
 from rewards.countdown import ExpressionError, evaluate, verify_countdown
+from rewards.exact import verify_exact
 from rewards.score import Score
 from rollout.problems import arithmetic, countdown
-from rollout.problems.arithmetic import Arithmetic, Split
+from rollout.problems.arithmetic import Arithmetic
 from rollout.problems.countdown import Countdown
+from rollout.problems.source import Split
+from rollout.problems.sums import Sums
 from rollout.types import Problem
 
 ARITHMETIC = [
@@ -289,3 +292,22 @@ def test_an_unsolvable_countdown_has_no_demonstration() -> None:
     problem = Problem.ask(id="x", prompt="Numbers 1 1\nTarget 9", answer="9 from 1 1", verifier="countdown")
     with pytest.raises(ValueError, match="no solution"):
         Countdown().demonstration(problem, random.Random(0))
+
+
+def test_sums_are_what_they_say_and_their_splits_are_apart() -> None:
+    source = Sums(terms=(2, 4), digits=(1, 5))
+    seen: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for index in range(200):
+            problem = source.problem(index, split)
+            text = problem.prompt.removeprefix("Compute ")
+            assert problem.answer == str(eval(text))
+            assert verify_exact(problem.answer, problem.answer).correct
+            seen.setdefault(split, set()).add(text)
+            said = source.demonstration(problem, random.Random(index))
+            turns = [said] if isinstance(said, str) else [message.content for message in said]
+            assert turns[-1] == problem.answer
+            assert "".join(turns).strip("".join(source.alphabet)) == ""
+    assert not seen["train"] & seen["heldout"]
+    with pytest.raises(ValueError, match="digits must satisfy"):
+        Sums(digits=(3, 20))
