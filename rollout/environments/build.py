@@ -39,11 +39,12 @@ def build_environment(config: EnvironmentConfig, grader: Callable[[], Grader]) -
 def own(spec: str) -> Environment:
     """Load the environment that ``spec`` names; a class or function is called. Raises ``UserCodeError``."""
     found = load(spec, GROUP)
+    file, _ = source_of(spec, found)
     if isinstance(found, type) or (callable(found) and not hasattr(found, "step")):
         try:
             found = found()
         except Exception as error:
-            raise UserCodeError(f"{spec}: {type(error).__name__}: {error} (while it was made)") from error
+            raise UserCodeError(f"{explain(error, file)} (while {spec} was made)") from error
     if not inspect.iscoroutinefunction(getattr(found, "step", None)):
         raise UserCodeError(f"{spec}: no environment: it has no `async def step(self, conversation)`")
     return _Own(found, source_of(spec, found)[0])

@@ -323,7 +323,7 @@ def test_an_environment_of_ones_own(tmp_path: Path) -> None:
     made.close()
     for name, words in {
         "Empty": "no environment: it has no `async def step",
-        "broken": "KeyError",
+        "broken": r"mine.py:6: KeyError.*\(while .*mine.py:broken was made\)",
         "Mie": "Mine",
     }.items():
         with pytest.raises(UserCodeError, match=words):
