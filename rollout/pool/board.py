@@ -59,11 +59,10 @@ class Completion:
 class _Track:
     """One request on its way."""
 
-    __slots__ = ("awaiting", "error", "failures", "request", "score", "stop", "tape")
+    __slots__ = ("error", "failures", "request", "score", "stop", "tape")
 
     def __init__(self, stretch: Stretch) -> None:
         self.request = stretch.request
-        self.awaiting = stretch.awaiting
         self.tape = Tape()
         self.stop: StopReason | None = None
         self.failures = 0
@@ -100,8 +99,8 @@ class Board:
         max_failures: int,
         context: int,
         emit: Progress,
-        rested: Callable[[Completion], None] | None = None,
-        turns: Turns | None = None,
+        rested: Callable[[Completion], None],
+        turns: Turns | None,
     ) -> None:
         self._tracks = {stretch.request.key: _Track(stretch) for stretch in stretches}
         if len(self._tracks) != len(stretches):
@@ -113,7 +112,7 @@ class Board:
         self._max_failures = max_failures
         self._context = context
         self._emit = emit
-        self._rested = rested or (lambda _: None)
+        self._rested = rested
         self._turns = turns
         self._fault: BaseException | None = None
         self._changed = asyncio.Event()
@@ -241,7 +240,3 @@ class Board:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def completions(self) -> list[Completion]:
-        """In the order of the requests."""
-        return [track.completion() for track in self._tracks.values()]
