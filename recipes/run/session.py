@@ -18,7 +18,7 @@ from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.report.run.data import ReportError
 from evals.store import write_samples
-from recipes.run.demonstrations import demonstrations
+from recipes.run.data import Data, warmed
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.run.launching import Launcher, Machines, launch
 from recipes.run.probe import first_probe, scorable
@@ -39,13 +39,12 @@ from rl.record.metrics import Row
 from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
 from rl.record.sinks import SinkError
 from rl.rewarding import Rewarder, ScoredGroup, build_grader
-from rl.sampling import Sampler, build_sampler
 from rl.state import checkpoint
 from rl.state.checkpoint import CheckpointError, RunState
 from rl.state.journal import Journal
 from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Interrupted, Stopper
-from rl.warmup import Pair, warm_up
+from rl.warmup import warm_up
 from rollout.engine import EngineError, Sampling
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
@@ -126,35 +125,6 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         session.publish(config.iterations)
         after = session.measure("after", config.iterations, full=True)
         return session.finish(state, after)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data of a run. It is complete before the run directory is: what is wrong with the data costs nothing,
-    and a mended configuration is none that changed.
-    """
-
-    sampler: Sampler
-    demonstrations: list[list[Pair]]
-    """Demonstrations of each stage of the warm-up; empty without one."""
-    notes: tuple[str, ...]
-    """One line each on what was left out."""
-
-    @classmethod
-    def of(cls, setup: Setup, directory: RunDir) -> Data:
-        """Load the data. Raises ``ProblemError`` or ``PromptError``."""
-        config, size = setup.config, setup.config.problems.train_size
-        sampler = build_sampler(
-            config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
-        )
-        pairs, notes = ([], []) if warmed(config, directory) else demonstrations(setup)
-        return cls(sampler, pairs, (*setup.notes, *notes))
-
-
-def warmed(config: RunConfig, directory: RunDir) -> bool:
-    """Return whether the warm-up is done, or none is wanted."""
-    target = directory.warmup
-    return config.warmup is None or ((target / "model.safetensors").exists() and (target / "warmup.json").exists())
 
 
 @dataclass
