@@ -52,7 +52,7 @@ function factsCard() {
     tokens.length ? fact("tokens per held-out answer", tokens.join(" \u2192 "), (after ?? before).truncated ? `${percent((after ?? before).truncated)} cut at the cap` : "") : null,
     fact("rollouts finished", totals.rollouts.toLocaleString("en"), totals.ungradable ? `${totals.ungradable} ungradable, masked` : ""),
     fact("continuations of partial rollouts", totals.resumed.toLocaleString("en"),
-      totals.versions ? `up to ${totals.versions} weight versions in one` : ""),
+      totals.versions > 1 ? `up to ${totals.versions} weight versions in one` : ""),
     fact("tokens sampled", compact(totals.tokens), totals.saved ? `${compact(totals.saved)} saved by repetition stop` : ""),
     fact("RL wall time", duration(totals.seconds), [totals.skipped ? `${totals.skipped} steps skipped` : "",
       totals.failures ? `up to ${totals.failures} engines lost by one process` : ""].filter(Boolean).join(", ")),
