@@ -193,6 +193,8 @@ class OptimizerConfig(Config):
     """AdamW's decay rates [2502.16982 §2.2]."""
     adam_eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of Muon's momentum; bfloat16 halves it (the cosine of its updates to those of float32 is 0.9997)."""
     grad_clip: float = Field(1.0, gt=0)
     """Global gradient-norm clip."""
     warmup_steps: int = Field(0, ge=0)
@@ -203,9 +205,37 @@ class OptimizerConfig(Config):
     """Steps with NaN or infinite gradients in a row after which the run stops (invariant 7)."""
 
 
+class RanksConfig(Config):
+    """The learner's processes, a mesh replicate x shard x sequence with one on each device; a number alone is
+    ``shard``.
+    """
+
+    shorthand: ClassVar[str] = "shard"
+    replicate: int = Field(1, ge=1)
+    """Copies of the sharded model, each on micro-batches of its own."""
+    shard: int = Field(1, ge=1)
+    """Ranks that share one copy's weights, gradients and optimiser state, each on micro-batches of its own."""
+    sequence: int = Field(1, ge=1)
+    """Ranks that share each micro-batch: long sequences are cut among them, and attention heads exchanged. They shard
+    the weights, too."""
+    offload: bool = False
+    """Keep weights, gradients and optimiser state of many ranks in host memory, and bring a layer to the device when
+    it is computed."""
+    max_restarts: int = Field(3, ge=0)
+    """Times in a row that dead ranks are started again from the last checkpoint, with no iteration finished in
+    between; then the run ends."""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self.replicate * self.shard * self.sequence
+
+
 class LearnerConfig(Config):
     """One iteration's training."""
 
+    ranks: RanksConfig = RanksConfig()
+    """Processes of the learner: ``--learner.ranks 2``, or a mesh."""
     updates: int = Field(2, ge=1)
     """Optimiser steps per iteration; from the second on the samples are off-policy: tau and clips act
     [2501.12599 §2.3.2]."""
@@ -407,6 +437,14 @@ class RunConfig(Config):
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
+        ranks = self.learner.ranks
+        if self.ray.in_process and ranks.size > 1:
+            raise ValueError(f"learner.ranks are {ranks.size} Ray actors, and ray.in_process is without Ray")
+        if isinstance(base, ScratchModel) and base.heads % ranks.sequence:
+            raise ValueError(
+                f"learner.ranks.sequence ({ranks.sequence}) does not divide model.base.heads ({base.heads}), which "
+                "these ranks exchange"
+            )
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
         return self

@@ -136,9 +136,14 @@ def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
 
 
 def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
-    """Return ``value`` itself, or ``{key: value}`` for a text in the place of a section with a ``shorthand`` key."""
-    shorthand = choices[""].shorthand if "" in choices and isinstance(value, str) else ""
-    return {shorthand: value} if shorthand else value
+    """Return ``value`` itself, or ``{key: value}`` for a text or whole number in the place of a section with such a
+    ``shorthand`` key.
+    """
+    shorthand = choices[""].shorthand if "" in choices else ""
+    if not shorthand or isinstance(value, bool) or not isinstance(value, str | int):
+        return value
+    is_text = str in takes(choices[""].model_fields[shorthand].annotation)
+    return {shorthand: value} if is_text == isinstance(value, str) else value
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ class Config(BaseModel):
     MOVED: ClassVar[Mapping[str, str]] = {}
     """Of a whole configuration: dotted keys that it no longer has, and what to set instead."""
     shorthand: ClassVar[str] = ""
-    """The key that one text in the place of the section means, in files and on the command line; empty: none."""
+    """The key that one text or number in the place of the section means, in files and on the command line; empty:
+    none."""
 
 
 UserCode = Annotated[str, AfterValidator(absolute)]

@@ -125,15 +125,19 @@ def packed_logprobs(
     return lm_logprobs(policy, hidden, tokens[targets], temperature, compute_dtype)
 
 
-class PolicyModel:
-    """The policy for objectives: takes packed tokens and returns the outputs that an objective needs."""
+class PolicyModel(nn.Module):
+    """The policy for objectives: takes packed tokens and returns the outputs that an objective needs.
+
+    Body, LM head and log-probs are one forward pass, so that all of it happens where sharded parameters are whole.
+    """
 
     def __init__(self, policy: nn.Module, compute_dtype: torch.dtype, head: nn.Linear | None = None) -> None:
+        super().__init__()
         self.policy, self.compute_dtype = policy, compute_dtype
         self.head = head
         """A head beside the LM head; ``None`` when no objective needs one."""
 
-    def __call__(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
+    def forward(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
         """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
         its
         sequences' ends.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
+from torch.utils import _pytree as pytree
 
 from rl.objectives.advantages import baselined
 from rl.objectives.tally import Tallies
@@ -62,6 +63,9 @@ class Outputs:
     """[L, d] or [n, d], with gradient."""
     head: torch.Tensor = EMPTY
     """[L, outputs] or [n, outputs], with gradient."""
+
+
+pytree.register_dataclass(Outputs)  # so that hooks on the forward pass find its tensors
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from rollout.plain import one_line
 
 RESOURCES = (
     *("model.threads", "model.gradient_checkpointing", "learner.micro_batch_tokens", "learner.timeout_s"),
+    "learner.ranks",
     *(
         f"engine.{key}"
         for key in (
