@@ -1,4 +1,4 @@
-"""Cutting a minibatch over ranks that run in lockstep: pure functions, no tensors.
+"""Cutting a minibatch over ranks that run in lockstep: pure functions of lengths and costs.
 
 Under FSDP the ranks meet in every layer, so the n-th micro-batches of all of them take as long as the costliest one.
 What a cut costs is the sum over these steps of the largest cost; what it wastes is that beyond the mean over ranks.
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
 
 from rl.learner.batch import split_by_tokens
 
@@ -44,6 +46,31 @@ class Cost:
     def of(self, length: int) -> float:
         """Return the cost of one sequence of ``length`` tokens."""
         return length * (self.linear + self.quadratic * length)
+
+
+def cost_of(model: PreTrainedModel) -> Cost:
+    """Return what a sequence costs a transformers model with full attention, by its parameters' shapes and its
+    configuration. Of a stack of experts [n, A, B] a token meets ``num_experts_per_tok``.
+    """
+    text = model.config.get_text_config()
+    chosen = getattr(text, "num_experts_per_tok", None)
+    head = model.get_output_embeddings()
+    heads = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    lookups = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    multiplied = 0.0
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and id(parameter) not in lookups - heads:
+            idle = chosen is not None and parameter.ndim == 3
+            multiplied += parameter.numel() * (min(1.0, chosen / parameter.shape[0]) if idle else 1.0)
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    of_keys, of_values = getattr(text, "qk_head_dim", None) or size, getattr(text, "v_head_dim", None) or size
+    width = text.num_attention_heads * (of_keys + of_values) // 2
+    return Cost.of_model(round(multiplied), text.num_hidden_layers, width)
 
 
 def unit_costs(lengths: Sequence[int], unit: int, cost: Cost) -> list[float]:

@@ -8,11 +8,24 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import MixtralConfig, MixtralForCausalLM
 
-from rl.learner.balance import MORE_STEPS, Cost, cut, fewest_parts, least_cost, lockstep_cost, unit_costs, waste
+from rl.learner.balance import (
+    MORE_STEPS,
+    Cost,
+    cost_of,
+    cut,
+    fewest_parts,
+    least_cost,
+    lockstep_cost,
+    unit_costs,
+    waste,
+)
 from rl.learner.batch import split_by_tokens
+from tests.tiny_models import tiny_llama
 
 SEVEN_B = Cost.of_model(parameters=7_000_000_000, layers=28, width=3584)
 LIMIT = 32_768
@@ -152,3 +165,27 @@ def test_the_cost_of_a_model() -> None:
     cost = Cost.of_model(parameters=100, layers=2, width=8)
     assert cost.of(10) == 6 * 100 * 10 + 12 * 2 * 8 * (10 * 10) / 2
     assert unit_costs([1, 2, 3, 4], 2, Cost(1.0, 1.0)) == [2 + 6, 12 + 20]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_cost_of_a_dense_model_counts_the_head_once_and_no_lookup(tied: bool) -> None:
+    """Width 64, two heads of 32 with one of keys and values, 96 in the middle, vocabulary 32, two layers."""
+    layer = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96
+    assert cost_of(tiny_llama(tied=tied)) == Cost.of_model(2 * layer + 32 * 64, layers=2, width=64)
+
+
+def test_idle_experts_cost_nothing() -> None:
+    with torch.device("meta"):
+        config = MixtralConfig(
+            vocab_size=32,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+        )
+        model = MixtralForCausalLM(config)
+    layer = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 2 * 3 * 64 * 96 + 8 * 64
+    assert cost_of(model) == Cost.of_model(2 * layer + 32 * 64, layers=2, width=64)
