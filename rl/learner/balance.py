@@ -1,4 +1,4 @@
-"""Cutting a minibatch over ranks that run in lockstep: pure functions, no tensors.
+"""Cutting a minibatch over ranks that run in lockstep: pure functions of lengths and costs.
 
 Under FSDP the ranks meet in every layer, so the n-th micro-batches of all of them take as long as the costliest one.
 What a cut costs is the sum over these steps of the largest cost; what it wastes is that beyond the mean over ranks.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
 
 from rl.learner.batch import split_by_tokens
 
@@ -20,8 +22,8 @@ Cut = list[list[list[int]]]
 
 ENOUGH = 0.02
 """Waste over the lower bound at which one more step is not tried: it would cost a round of collectives."""
-MORE_STEPS = 4
-"""How many numbers of steps above the fewest are tried, at least; a quarter of the fewest if that is more."""
+MORE_STEPS = 2
+"""How many numbers of steps above the fewest are tried, at least; an eighth of the fewest if that is more."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,31 @@ class Cost:
     def of(self, length: int) -> float:
         """Return the cost of one sequence of ``length`` tokens."""
         return length * (self.linear + self.quadratic * length)
+
+
+def cost_of(model: PreTrainedModel) -> Cost:
+    """Return what a sequence costs a transformers model with full attention, by its parameters' shapes and its
+    configuration. Of a stack of experts [n, A, B] a token meets ``num_experts_per_tok``.
+    """
+    text = model.config.get_text_config()
+    chosen = getattr(text, "num_experts_per_tok", None)
+    head = model.get_output_embeddings()
+    heads = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    lookups = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    multiplied = 0.0
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and id(parameter) not in lookups - heads:
+            idle = chosen is not None and parameter.ndim == 3
+            multiplied += parameter.numel() * (min(1.0, chosen / parameter.shape[0]) if idle else 1.0)
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    of_keys, of_values = getattr(text, "qk_head_dim", None) or size, getattr(text, "v_head_dim", None) or size
+    width = text.num_attention_heads * (of_keys + of_values) // 2
+    return Cost.of_model(round(multiplied), text.num_hidden_layers, width)
 
 
 def unit_costs(lengths: Sequence[int], unit: int, cost: Cost) -> list[float]:
@@ -84,16 +111,40 @@ def waste(cut: Cut, costs: Sequence[float]) -> float:
 
 
 def least_cost(lengths: Sequence[int], costs: Sequence[float], shares: int, max_tokens: int) -> float:
-    """Return a lower bound of ``lockstep_cost`` of any cut: units cannot be parted, and some do not fit together.
+    """Return a lower bound of ``lockstep_cost`` of any cut: units cannot be parted, and micro-batches are small.
 
-    The largest of: an equal share; the costliest unit; the two cheapest of the ``shares`` + 1 costliest, since two of
-    these meet on one rank; and, of units over half of ``max_tokens`` no two of which share a micro-batch, the first of
-    each ``shares``.
+    An equal share at least, and the two cheapest of the ``shares`` + 1 costliest units, since two of these meet on one
+    rank. Units over half of ``max_tokens`` do not share a micro-batch, so that the first of each ``shares`` of them
+    sets what a step takes at least; where the costliest tokens do not suffice to keep all ranks busy that long, the
+    difference is wasted.
     """
+    even = math.fsum(costs) / shares
     ordered = sorted(costs, reverse=True)
     pair = math.fsum(ordered[shares - 1 : shares + 1]) if len(ordered) > shares else 0.0
     alone = sorted((cost for cost, n in zip(costs, lengths, strict=True) if 2 * n > max_tokens), reverse=True)
-    return max(math.fsum(costs) / shares, *ordered[:1], pair, math.fsum(alone[::shares]))
+    most = _most_cost(lengths, costs, max_tokens)
+    idle, level = 0.0, 0.0
+    for steps, costliest in enumerate(alone[::shares] or ordered[:1], start=1):
+        level += costliest
+        idle = max(idle, level - most(steps * shares) / shares)
+    return max(even + idle, level, pair)
+
+
+def _most_cost(lengths: Sequence[int], costs: Sequence[float], max_tokens: int) -> Callable[[int], float]:
+    """Return an upper bound of what a number of micro-batches can cost together: some of them hold the costliest units
+    that are too long for any other, the rest are full of the costliest tokens.
+    """
+    pairs = list(zip(lengths, costs, strict=True))
+    long = sorted((cost for n, cost in pairs if n > max_tokens), reverse=True)
+    dense = sorted(((n, cost) for n, cost in pairs if n <= max_tokens), key=lambda pair: -pair[1] / pair[0])
+    tokens, spent = np.cumsum(np.array([(0.0, 0.0), *dense]), axis=0).T
+    singles, alone = np.arange(len(long) + 1), np.cumsum([0.0, *long])
+
+    def most(parts: int) -> float:
+        filled = np.interp((parts - singles[: parts + 1]) * max_tokens, tokens, spent)
+        return float((alone[: parts + 1] + filled).max())
+
+    return most
 
 
 def _total(part: Sequence[int], costs: Sequence[float]) -> float:
@@ -119,7 +170,7 @@ def _tried(sizes: list[int], prices: list[float], shares: int, max_tokens: int) 
     """Yield packings in rising number of steps: levelled ones where they fit, and the tightest at its own number."""
     tight = _filled(sizes, max_tokens, shares)
     fewest = math.ceil(fewest_parts(sizes, max_tokens) / shares)
-    last = max(len(tight) // shares, fewest + max(MORE_STEPS, fewest // 4))
+    last = max(len(tight) // shares, fewest + max(MORE_STEPS, fewest // 8))
     for steps in range(fewest, last + 1):
         levelled = _levelled(sizes, prices, shares, steps, max_tokens)
         if levelled is not None:
