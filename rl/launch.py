@@ -224,10 +224,10 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     def spawn(spec: LearnerSpec, path: Path | str) -> list[Any]:
         import ray
 
-        from rl.learner.host import LearnerHost
+        from rl.learner.host import LearnerRank
 
         options = [_rank_options(config, group, rank) for rank in range(config.learner.ranks.size)]
-        hosts = [ray.remote(LearnerHost).options(**own) for own in options]
+        hosts = [ray.remote(LearnerRank).options(**own) for own in options]
         return [
             host.remote(spec, path, receivers, seat)
             for host, seat in zip(hosts, _seats(config, options[0]), strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,3 +102,17 @@ class LearnerHost:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
             self.learner.export_hf(folder, dtype)
+
+
+class LearnerRank(LearnerHost):
+    """A host in an actor of its own, which loads its model in ``ready``.
+
+    Not when it is made: of an exception there Ray passes on the text alone, and the ranks would not fail together.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    def ready(self) -> None:
+        """Meet the other ranks and load the model."""
+        super().__init__(*self._arguments)

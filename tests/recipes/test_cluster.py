@@ -136,7 +136,7 @@ def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_proce
     assert run.end(run.start("--iterations", "5000", doom="1=worker,3=driver")) == -signal.SIGKILL, run.output
     assert "engine 0 failed: engine actor died" in run.output
     seen = json.loads((tmp_path / "driver.json").read_text())
-    assert {"ray::LearnerHos", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
+    assert {"ray::LearnerRan", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
     until_gone(map(int, seen["family"]))
     assert run.newest() == 2
     killed = journalled(bytes.fromhex(json.loads((tmp_path / "worker.json").read_text())["journal"]))
