@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
-from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rl.learner import balance
@@ -86,7 +85,7 @@ class Learner:
 
             shard(self.policy, ranks, spec.learner.ranks.offload)
             self.enter(0)
-        self._cost = balance.Cost(1.0, 0.0) if ranks is None else cost_of(self.model)
+        self._cost = balance.Cost(1.0, 0.0) if ranks is None else balance.cost_of(causal_lm(self.model))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters += [] if self.head is None else [*self.head.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
@@ -377,15 +376,6 @@ def _in_order(parts: Sequence[_Logprobs], minibatch: Batch) -> torch.Tensor:
         values = part.logprobs.split([lengths[index] for index in part.sequences])
         found |= zip(part.sequences, values, strict=True)
     return torch.cat([found[index] for index in range(len(minibatch))]) if found else EMPTY
-
-
-def cost_of(policy: nn.Module) -> balance.Cost:
-    """Return what a sequence costs the policy; experts count as far as a token meets them."""
-    text = causal_lm(policy).config.get_text_config()
-    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    per_token = getattr(text, "num_experts_per_tok", None) or 1
-    used = sum(p.numel() * per_token // len(p) if p.ndim == 3 else p.numel() for p in policy.parameters() if p.ndim > 1)
-    return balance.Cost.of_model(used, text.num_hidden_layers, width)
 
 
 def _divisor(minibatch: Batch, objective: Objective) -> int:

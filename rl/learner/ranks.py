@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -78,6 +77,5 @@ def join(config: RanksConfig, device: str, seat: Seat) -> Ranks:
         rank=seat.rank,
         world_size=config.size,
         timeout=timedelta(seconds=seat.timeout_s),
-        device_id=torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else None,
     )
     return Ranks(config, device)
