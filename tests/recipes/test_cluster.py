@@ -15,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
+from run_kit import assert_same_run, timeless
 
 from rl.record.log import read_metrics
 from rl.state.journal import read_stream
@@ -46,6 +47,7 @@ class Run:
 
     def __init__(self, folder: Path, engine: str, every: int) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.directory = RunDir(folder / "run")
         self.checkpoints = self.directory.checkpoints
         (folder / "config.yaml").write_text(TINY.replace("ENGINE", engine).replace("EVERY", str(every)))
@@ -172,3 +174,32 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     stops = {row["stop"] for row in run.stored()}
     assert "length" in stops, "no rollout filled the context, which a probe must survive"
     assert run.directory.report.exists()
+
+
+def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
+    ranks = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+    whole, run = (Run(tmp_path / name, "hf", every=1) for name in ("whole", "run"))
+    assert whole.end(whole.start(*ranks)) == 0, whole.output
+    assert run.end(run.start(*ranks, doom="train/2/1,publish/7/0,save/5/1")) == 0, run.output
+    assert run.output.count("; starting it again here") == 3
+    assert "engine 0 failed" not in run.output
+    for name in ("train-1", "publish-0", "save-1"):
+        until_gone(json.loads((run.folder / f"{name}.json").read_text()))
+    assert_same_run(whole.directory.root, run.directory.root)
+    rows = [[timeless(row) for row in read_metrics(each.directory.root)] for each in (whole, run)]
+    assert rows[0] == rows[1]
+    totals = [json.loads(each.directory.summary.read_text()) for each in (whole, run)]
+    for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
+        assert totals[0][key] == totals[1][key], key
+
+
+def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, "hf", every=1)
+    ranks = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+    assert run.end(run.start(*ranks, doom="train/2/1,train/3/0")) == 1, run.output
+    last = run.output.strip().splitlines()[-1]
+    assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
+    assert last.endswith("; the same command resumes the run")
+    assert run.newest() == 1
+    assert run.end(run.start(*ranks)) == 0, run.output

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_kit import assert_same_run, tiny
+from run_kit import assert_same_run, timeless, tiny
 
 from recipes.run.launching import Machines
 from recipes.run.session import run
 from rl.record.log import read_metrics
 from tests.mortal import mortal
-
-OF_THE_MOMENT = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "probe/")
-"""Clocks, and the gap of the parity probe: the first one after a death has no new rollouts to look at."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +103,3 @@ def assert_same(one: Path, other: Path) -> None:
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (one, other))
     for key in ours.keys() - {"wall_seconds", "max_logprob_gap", "model_path", "report_path"}:
         assert ours[key] == theirs[key], key
-
-
-def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if not name.startswith(OF_THE_MOMENT)}
