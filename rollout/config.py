@@ -55,22 +55,22 @@ class EngineConfig(Config):
 
     kind: Literal["vllm", "hf"] = "vllm"
     """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible."""
-    count: int = Field(1, ge=1)
-    """Number of engines (Ray actors)."""
+    count: int = Field(1, ge=0)
+    """Number of engines (Ray actors); 0: as many as there are GPUs for beside the learner's, one on CPUs."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the engine runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations. CPUs without native bfloat16 are about 4 times faster in float32."""
+    """Weights and activations. CPUs without native bfloat16 are about 4 times faster in float32; GPUs want bfloat16."""
     tensor_parallel: int = Field(1, ge=1)
-    """GPUs per engine."""
+    """GPUs per engine, all of one machine."""
     max_model_len: int = Field(2048, ge=8)
     """Context: prompt plus response, in tokens."""
     max_concurrency: int = Field(256, ge=1)
     """Requests in flight per engine."""
     kv_cache_gib: float = Field(1.0, gt=0)
     """KV cache per engine on CPU, in GiB."""
-    gpu_memory_utilization: float = Field(0.5, gt=0, le=1)
-    """Share of the GPU that vLLM may take (the learner may sit on the same GPU)."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    """Share of the GPU that vLLM may take; ``null``: 0.9 of the engine's part of it (``ray.engine_gpus``)."""
     threads: int = Field(0, ge=0)
     """CPU threads per engine; 0: all cores that the process may use."""
     max_batched_tokens: int = Field(8192, ge=16)
@@ -78,7 +78,8 @@ class EngineConfig(Config):
     extra: dict[str, str | int | float | bool] = {}
     """Further vLLM engine arguments by name, passed on as they are."""
     weight_transfer: Literal["auto", "shm", "ipc", "nccl", "local"] = "auto"
-    """How weights reach the engine. ``auto``: ``shm`` on CPU, ``ipc`` on a shared GPU, ``nccl`` otherwise."""
+    """How weights reach the engines. ``auto``: ``ipc`` where learner and vLLM share a GPU, ``nccl`` from GPU to GPU,
+    ``shm``, through the memory of one machine, otherwise (``local`` in one process)."""
 
     start_timeout_s: float = Field(300.0, gt=0)
     """Limit for loading the model; then the engine counts as dead."""

@@ -92,9 +92,7 @@ def build_problem(asked: set[str], held: set[str]) -> str:
 
 def held_builds() -> set[str]:
     """Those of ``BUILDS`` that are installed, whether or not the set-up was finished."""
-    return {
-        extra for extra, name in BUILDS.items() if any(VENV.glob(f"lib/python*/site-packages/{name}-*.dist-info"))
-    }
+    return {extra for extra, name in BUILDS.items() if any(VENV.glob(f"lib/python*/site-packages/{name}-*.dist-info"))}
 
 
 def resource_warnings(memory: int, disk: int) -> list[str]:
