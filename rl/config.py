@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from rewards.score import GRADER_TIMEOUT_S
 from rl import placement
 from rl.objectives.config import ChosenObjective, MirrorDescentConfig
-from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
+from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import AttentionConfig, block_attention_fault
 from rollout.models.framing import RESERVED, Framing
@@ -375,8 +375,26 @@ class RayConfig(Config):
     """No Ray at all: learner and engines in this process (``hf`` engines; tests)."""
 
 
+DEVICE = Preset(
+    "Learner and engines on the CPU in float32, or on GPUs in bfloat16: they share a cluster's only one; of more the "
+    "learner has its own and the engines have the rest.",
+    {
+        device: {
+            "model.device": device,
+            "model.compute_dtype": dtype,
+            "engine.device": device,
+            "engine.dtype": dtype,
+            "engine.count": 0,
+        }
+        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
+    },
+)
+
+
 class RunConfig(Config):
     """A whole run: warm-up, RL, evaluation."""
+
+    presets: ClassVar = {"device": DEVICE}
 
     recipe: str = "custom"
     """Name of the recipe it came from."""

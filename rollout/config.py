@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +12,20 @@ from rollout.user_code import absolute
 
 PAGE_TOKENS = 32
 """Tokens per page of vLLM's key-value cache: as fast as larger pages on a CPU, and siblings share short prompts."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name on the command line and in files that sets several keys at once; any of them that is given itself wins."""
+
+    meaning: str
+    values: Mapping[str, Mapping[str, Any]]
+    """For each of its values the dotted keys that it sets."""
+
+    def under(self, section: str) -> Preset:
+        """Return the preset of a configuration that holds this one's as ``section``."""
+        values = {value: {f"{section}.{key}": one for key, one in keys.items()} for value, keys in self.values.items()}
+        return Preset(self.meaning, values)
 
 
 class Config(BaseModel):
@@ -21,6 +36,8 @@ class Config(BaseModel):
     )
     MOVED: ClassVar[Mapping[str, str]] = {}
     """Of a whole configuration: dotted keys that it no longer has, and what to set instead."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """Of a whole configuration, by name."""
     shorthand: ClassVar[str] = ""
     """The key that one text or number in the place of the section means, in files and on the command line; empty:
     none."""
