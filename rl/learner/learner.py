@@ -31,7 +31,7 @@ from rl.objectives.build import build
 from rl.objectives.protocol import EMPTY, Loss, Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of, sequence_sums
 from rl.objectives.tally import Tallies, add_up
-from rl.optim.muon import build_optimizer
+from rl.optim.build import build_optimizer
 from rollout.models import moba
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of

