@@ -44,6 +44,7 @@ CONFIG = EngineConfig(
     max_model_len=CONTEXT,
     max_concurrency=16,
     threads=1,
+    weight_transfer="shm",
     kv_cache_gib=PAGES * 32 * 2 * KV_HEADS * HEAD_DIM * 4 * LAYERS / 2**30,
     # Prompts are cut into chunks that end inside of blocks and pages.
     extra={"enable_chunked_prefill": True, "max_num_batched_tokens": 75},
@@ -314,10 +315,13 @@ def test_parity_on_a_gpu(tmp_path: Path) -> None:
 
 def test_the_models_entry_reaches_vllm_as_its_configuration() -> None:
     arguments = engine_arguments("m", EngineConfig(), 0, AttentionConfig(moba=BLOCK))
-    gpu = engine_arguments("m", EngineConfig(device="cuda"), 0, AttentionConfig(moba=BLOCK))
+    half = EngineConfig(device="cuda", dtype="bfloat16")
+    gpu = engine_arguments("m", half, 0, AttentionConfig(moba=BLOCK))
     assert gpu["attention_backend"] == "CUSTOM", "FlashAttention itself stays as it is"
     assert BlockAttentionConfig.model_validate(arguments["hf_overrides"]["moba"]) == BLOCK
     assert "hf_overrides" not in engine_arguments("m", EngineConfig(), 0)
+    with pytest.raises(ValueError, match=r"engine.dtype float32 does not go with block attention on cuda"):
+        engine_arguments("m", EngineConfig(device="cuda"), 0, AttentionConfig(moba=BLOCK))
 
 
 def test_a_model_that_was_trained_with_block_attention_is_opened_with_it(
