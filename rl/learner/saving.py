@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from rl.learner.random_states import random_states, restore
 from rl.learner.storage import HEAD, MODEL, OPTIMIZER, LoadError, ShardReader, ShardWriter, WholeReader, read_pt
-from rl.optim.muon import PolicyOptimizer
+from rl.optim.build import PolicyOptimizer
 from rl.state.checkpoint import Sum
 
 FORMAT = 1

@@ -28,7 +28,7 @@ from rl.learner.policy import prepare
 from rl.learner.saving import INDEX, SHARDS, Saver, first_not_finite, named_tensors
 from rl.learner.storage import LoadError, ShardWriter
 from rl.objectives.protocol import Head, Needs
-from rl.optim.muon import build_optimizer
+from rl.optim.build import build_optimizer
 from tests.learner_kit import TINY, make_batch, tiny_llama
 from tests.rank_kit import run_ranks
 
