@@ -226,10 +226,11 @@ class Learner:
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
+        Of many ranks the first writes what all of them gather, a layer at a time. Raises
+        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
-        save_model(self.model, Path(folder), self.source, dtype)
+        save_model(self.model, Path(folder), self.source, dtype, first=self.ranks is None or self.ranks.first)
 
     def _check_finite(self) -> None:
         if name := first_not_finite(self.model):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from rl.optim.shards import local
+
 NOTICEABLE = 1e-6
 """Smaller gradients are rounding, which AdamW's epsilon swallows."""
 LOOKED_AT = 64
@@ -25,13 +27,14 @@ class _Values:
     """Some values of a parameter before the step."""
 
     where: torch.Tensor
-    """[n] int64, indices into the flattened parameter."""
+    """[n] int64, indices into the flattened parameter, or this rank's shard of it."""
     before: torch.Tensor
     """[n]."""
 
 
 class Watch:
-    """Looks at a policy's trainable parameters before and after one step; keeps a few values of each.
+    """Looks at a policy's trainable parameters before and after one step; keeps a few values of each. Of many ranks
+    each looks at its own shards.
 
     ``unused``: parameters that what is minimised does not depend on.
     """
@@ -70,17 +73,18 @@ class Watch:
 
 
 def _noticeable(parameter: nn.Parameter) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.abs().max() > NOTICEABLE)
+    return parameter.grad is not None and bool((local(parameter.grad).abs() > NOTICEABLE).any())
 
 
 def _largest(parameter: nn.Parameter) -> _Values:
     assert parameter.grad is not None
-    where = parameter.grad.abs().flatten().topk(min(LOOKED_AT, parameter.numel())).indices
+    gradient = local(parameter.grad).abs().flatten()
+    where = gradient.topk(min(LOOKED_AT, len(gradient))).indices
     return _Values(where, _at(parameter, where).clone())
 
 
 def _at(parameter: nn.Parameter, where: torch.Tensor) -> torch.Tensor:
-    return parameter.detach().flatten()[where]
+    return local(parameter.detach()).flatten()[where]
 
 
 def as_one(name: str) -> str:
