@@ -176,30 +176,52 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     assert run.directory.report.exists()
 
 
-def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+RANKS = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose learner has two ranks, and to which nothing happens."""
+    run = Run(tmp_path_factory.mktemp("ranks") / "whole", "hf", every=1)
+    assert run.end(run.start(*RANKS)) == 0, run.output
+    return run.directory
+
+
+def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(
+    of_two: RunDir, tmp_path: Path
+) -> None:
     """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
-    ranks = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
-    whole, run = (Run(tmp_path / name, "hf", every=1) for name in ("whole", "run"))
-    assert whole.end(whole.start(*ranks)) == 0, whole.output
-    assert run.end(run.start(*ranks, doom="train/2/1,publish/7/0,save/5/1")) == 0, run.output
+    run = Run(tmp_path, "hf", every=1)
+    assert run.end(run.start(*RANKS, doom="train/2/1,publish/7/0,save/5/1")) == 0, run.output
     assert run.output.count("; starting it again here") == 3
     assert "engine 0 failed" not in run.output
     for name in ("train-1", "publish-0", "save-1"):
         until_gone(json.loads((run.folder / f"{name}.json").read_text()))
-    assert_same_run(whole.directory.root, run.directory.root)
-    rows = [[timeless(row) for row in read_metrics(each.directory.root)] for each in (whole, run)]
+    assert_same_run(of_two.root, run.directory.root)
+    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]
     assert rows[0] == rows[1]
-    totals = [json.loads(each.directory.summary.read_text()) for each in (whole, run)]
+    totals = [json.loads(folder.summary.read_text()) for folder in (of_two, run.directory)]
     for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
         assert totals[0][key] == totals[1][key], key
 
 
-def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
     run = Run(tmp_path, "hf", every=1)
-    ranks = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
-    assert run.end(run.start(*ranks, doom="train/2/1,train/3/0")) == 1, run.output
+    assert run.end(run.start(*RANKS, doom="train/2/1,train/3/0")) == 1, run.output
     last = run.output.strip().splitlines()[-1]
     assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
     assert last.endswith("; the same command resumes the run")
     assert run.newest() == 1
-    assert run.end(run.start(*ranks)) == 0, run.output
+    assert run.end(run.start(*RANKS)) == 0, run.output
+    assert_same_run(of_two.root, run.directory.root)
+
+
+def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
+    """Two nodes on this machine; the second has room for one process."""
+    config, folder = of_two.config, tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_nodes", str(config), str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(set(json.loads((folder / "nodes.json").read_text()))) == 2
+    assert_same_run(of_two.root, folder)

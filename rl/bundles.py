@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rl.config import RanksConfig
+from rl.config import RanksConfig, RunConfig
+from rl.placement import engine_gpus, learner_gpus
 
 Resources = Mapping[str, float]
 """Amounts by Ray's names of resources."""
@@ -22,6 +23,13 @@ class Places:
     """The bundle of each of the learner's ranks."""
     engines: tuple[int, ...]
     """The bundle of each engine."""
+
+
+def places(config: RunConfig, nodes: Sequence[Resources]) -> Places:
+    """Return what a resolved configuration reserves on ``nodes``: a core for each process, and GPUs."""
+    rank = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := learner_gpus(config)) else {})
+    engine = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := engine_gpus(config.engine, config.ray)) else {})
+    return lay_out(rank, engine, config.learner.ranks, config.engine.count, config.engine.weight_transfer, nodes)
 
 
 def lay_out(
