@@ -59,7 +59,9 @@ def launches(dim: int, dtype: torch.dtype) -> list[Launch]:
     found: dict[tuple[Any, ...], Launch] = {}
 
     def note(kernel: Autotuner | JITFunction, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
-        types = {name: typed(value) for name, value in zip(kernel.arg_names, args, strict=False)}
+        named = dict(zip(kernel.arg_names, args, strict=False))
+        types = {name: typed(value) for name, value in named.items()}
+        constants |= {name: 1 for name, value in named.items() if type(value) is int and value == 1}  # as Triton does
         choices: list[tuple[dict[str, Any], dict[str, int]]] = [({}, {})]
         if isinstance(kernel, Autotuner):
             choices = [
