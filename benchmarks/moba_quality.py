@@ -30,7 +30,7 @@ from kernels.varlen import NAME as FULL
 from kernels.varlen import register
 from rl.config import OptimizerConfig
 from rl.learner.forward import packed_logprobs
-from rl.optim.muon import PolicyOptimizer, build_optimizer
+from rl.optim.build import PolicyOptimizer, build_optimizer
 from rollout.models import moba
 from rollout.models.attention import BlockAttentionConfig
 

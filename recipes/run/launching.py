@@ -21,7 +21,7 @@ from rollout.pool.pool import Pool
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
-    from rl.launch import RayPolicy
+    from rl.actors import RayPolicy
     from rl.learner.host import LearnerHost
 
 

@@ -20,16 +20,18 @@ from evals.report.run.data import ReportError
 from evals.store import write_samples
 from recipes.run.data import Data, warmed
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
-from recipes.run.launching import Launcher, Machines, launch
+from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
 from rewards.code.types import SandboxFailure
 from rl import loop
+from rl.actors import LearnerDead
 from rl.config import RunConfig, ScratchModel
-from rl.launch import LaunchError, LearnerDead, check_run_dir
+from rl.launch import LaunchError, check_run_dir
 from rl.learner.learner import NonFiniteGradients
 from rl.learner.movement import Unmoved
+from rl.learner.spec import LearnerSpec
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
 from rl.record.health import Course, findings
@@ -117,14 +119,11 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         session = Session(setup, data, objective, directory, stopper, stack, launcher)
         session.watch.stage("trying how the run ends")
         session.rehearse()
-        session.warm_up()
-        state = session.restore()
-        session.before = session.measure("before", 0, full=True)  # on record already unless RL is still to begin
-        session.inspect()
-        state = loop.train(config, state, session.parts())
-        session.publish(config.iterations)
-        after = session.measure("after", config.iterations, full=True)
-        return session.finish(state, after)
+        while True:
+            try:
+                return session.run()
+            except LearnerDead as death:
+                session.revive(death)
 
 
 @dataclass
@@ -158,6 +157,7 @@ class Session:
         for note in self.data.notes:
             self.watch.warn(note)
         self.sampler = self.data.sampler
+        self.sampler_at_start = self.sampler.state_dict()
         began = time.monotonic()
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
@@ -180,9 +180,46 @@ class Session:
         """Iterations done, as in ``metrics.jsonl``."""
         self.told: set[str] = set()
         """Codes of the findings that this process has shown."""
+        self.furthest = len(self.rows)
+        """Iterations done when the learner last died."""
+        self.deaths = 0
+        """Deaths of the learner in a row without an iteration done for the first time in between."""
 
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+    def run(self) -> int:
+        """Do all that the directory does not hold yet, and return the exit code. Raises ``LearnerDead``, after which it
+        can be called again once there is another learner.
+        """
+        config = self.setup.config
+        self.warm_up()
+        state = self.restore()
+        self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
+        self.inspect()
+        state = loop.train(config, state, self.parts())
+        self.publish(config.iterations)
+        after = self.measure("after", config.iterations, full=True)
+        return self.finish(state, after)
+
+    def revive(self, death: LearnerDead) -> None:
+        """Start a learner in the place of the dead one; engines, journal and all that is on disk stay.
+
+        Raises ``death`` when that has not helped ``learner.ranks.max_restarts`` times.
+        """
+        config = self.setup.config
+        done = len(self.rows)
+        self.deaths = 1 if done > self.furthest else self.deaths + 1
+        self.furthest = max(done, self.furthest)
+        if config.ray.in_process or self.deaths > config.learner.ranks.max_restarts:
+            raise death
+        self.watch.warn(f"{death}; starting it again here")
+        self.watch.stage("starting the learner again")
+        began = time.monotonic()
+        with self.stopper.interruptible():
+            self.machines.policy.replace(LearnerSpec.of(config), starting_model(self.setup, self.directory))
+        self.published = -1
+        self._spend("start", began)
 
     def rehearse(self) -> None:
         """Try the end of the run before anything is spent."""
@@ -236,11 +273,11 @@ class Session:
     def restore(self) -> RunState:
         """Return the state of the newest checkpoint that verifies, or of the start of RL."""
         found = checkpoint.latest(self.directory.checkpoints, self.watch.warn)
-        state = RunState(0, sampler=self.sampler.state_dict())
+        state = RunState(0, sampler=self.sampler_at_start)
         if found is not None:
             state, learner = found
             self.machines.policy.load(learner)
-            self.sampler.load_state_dict(state.sampler)
+        self.sampler.load_state_dict(state.sampler)
         self.log.truncate(state.iteration)
         drop_rollouts_from(self.directory.root, state.iteration)
         self.rows = [*read_metrics(self.directory.root)]

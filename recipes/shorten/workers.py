@@ -26,7 +26,7 @@ from rollout.models.pretrained import resolve_model
 from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
-    from rl.launch import RayPolicy
+    from rl.actors import RayPolicy
     from rl.learner.host import LearnerHost
 
 
@@ -97,6 +97,7 @@ class Workers:
             "attention": config.model.attention,
             "device": config.model.device,
             "threads": config.model.threads,
+            "ranks": config.learner.ranks,
             "architecture": architecture(model),
         }
         if self._site is None or kind != self._kind:

@@ -1,6 +1,6 @@
 """The learner's process: model, optimiser and the sending end of weight transfer.
 
-A plain class. ``rl.launch`` hosts it in a Ray actor; tests use it as it is.
+A plain class. ``rl.launch`` hosts one in a Ray actor for each of the learner's ranks; tests use it as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from rl.learner.batch import Batch, pack, pack_demonstrations
 from rl.learner.learner import Learner
+from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.learner.stats import IterationStats, Step
 from rl.objectives.cross_entropy import CrossEntropy
@@ -25,11 +26,17 @@ from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
+    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
 
-    def __init__(self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers) -> None:
+    ``seat``: where it meets the other ranks; ``None``: there are none.
+    """
+
+    def __init__(
+        self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers, seat: Seat | None = None
+    ) -> None:
         self.receivers = receivers
-        self._learner: Learner | None = Learner(spec, model_path)
+        self.ranks = None if seat is None else join(spec.learner.ranks, spec.model.device, seat)
+        self._learner: Learner | None = Learner(spec, model_path, self.ranks)
         self._sender: WeightSender | None = None
 
     @property
@@ -45,7 +52,7 @@ class LearnerHost:
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Replace the learner of this process; the sender of weights, which engines know, stays."""
         self._learner = None  # first: there may not be room for two
-        self._learner = Learner(spec, model_path)
+        self._learner = Learner(spec, model_path, self.ranks)
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,9 @@ from torch import nn
 
 Role = Literal["matrix", "embedding", "head", "vector", "lora"]
 Split = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-"""Cuts a parameter, or its update, into views of its matrices; all dimensions of a view but the last are its rows."""
+"""Cuts a parameter, or its update, into views of its matrices; all dimensions of a view but the last are its rows. Each
+matrix is some rows and neighbouring columns of [R, C], the parameter with all dimensions but the first as one.
+"""
 
 QKV_NAMES = ("qkv_proj", "Wqkv", "c_attn", "query_key_value")
 INTERLEAVED_QKV = "query_key_value"
@@ -31,6 +34,43 @@ class Route:
     """``matrix`` goes to Muon, everything else to AdamW; ``vector``: norms, biases and other 1-D parameters."""
     split: Split
     """The matrices that a ``matrix`` consists of."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one matrix of a split lies in its parameter, seen as [R, C]."""
+
+    rows: tuple[range, ...]
+    """Runs of neighbouring rows, in the order of the matrix."""
+    columns: range
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        return sum(map(len, self.rows)), len(self.columns)
+
+    def within(self, rows: range) -> tuple[range, ...]:
+        """Return the runs as far as they lie in ``rows``, counted from its start."""
+        cut = [range(max(run.start, rows.start), min(run.stop, rows.stop)) for run in self.rows]
+        return tuple(range(run.start - rows.start, run.stop - rows.start) for run in cut if run)
+
+
+def is_stack(shape: Sequence[int], split: Split) -> bool:
+    """Whether a parameter is a stack of experts [n, A, B], of which any slice falls into matrices by itself."""
+    return len(shape) == 3 and split is not convolution
+
+
+def parts(shape: Sequence[int], split: Split) -> list[Part]:
+    """Return where the matrices of a parameter lie; never makes a tensor of its size."""
+    columns = torch.arange(math.prod(shape[1:])).view(*shape[1:])
+    rows = torch.arange(shape[0]).view(-1, *[1] * columns.ndim)
+    found = []
+    for row, column in zip(split(rows.expand(*shape)), split(columns.expand(*shape)), strict=True):
+        here, there = row.select(-1, 0).flatten(), column[(0,) * (column.ndim - 1)]
+        runs = here.tensor_split((here.diff() != 1).nonzero().flatten() + 1)
+        spans = tuple(range(int(run[0]), int(run[-1]) + 1) for run in runs)
+        found.append(Part(spans, range(int(there[0]), int(there[-1]) + 1)))
+    return found
 
 
 def whole(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -115,7 +155,8 @@ def fused_split(name: str, owner: nn.Module, parameter: nn.Parameter, config: An
     projection = parent if leaf == "weight" else leaf
     if config is None or getattr(config, "model_type", "") in UNSPLIT_MODELS:
         return whole
-    out_dim = 1 if type(owner).__name__ == "Conv1D" else 0
+    # By the names of all bases: FSDP2 gives the modules that it wraps classes of their own.
+    out_dim = 1 if any(base.__name__ == "Conv1D" for base in type(owner).__mro__) else 0
     if projection in QKV_NAMES:
         return _qkv_split(projection, parameter, out_dim, config)
     if projection == "gate_up_proj":

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollout.transfer.weights import checkpoint_weights
+from rollout.models.shards import for_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,8 @@ def save_model(policy: nn.Module, folder: Path, source: Path | None = None, dtyp
     ``ExportError`` when the configuration is not read back as the model has it, ``OSError`` for a failed write.
     """
     model: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
-    _write_weights(dict(checkpoint_weights(policy)), folder, dtype)
+    weights = {name: tensor for bucket in for_checkpoint(policy).buckets() for name, tensor in bucket}
+    _write_weights(weights, folder, dtype)
     written = {**json.loads(model.config.to_json_string()), "architectures": [type(model).__name__], "dtype": dtype}
     _write_json(folder / CONFIG, in_both_spellings(written, model.config))
     if source is not None and (source / GENERATION).is_file():

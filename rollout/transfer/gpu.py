@@ -11,7 +11,6 @@ becomes the payload of the ``WeightUpdate``.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+from rollout.address import free_address
 from rollout.engine import WeightUpdate
 from rollout.transfer.weights import WeightSender, named_weights
 
@@ -161,19 +161,6 @@ class NcclSender:
     def close(self) -> None:
         """See ``WeightSender``. A broadcast that still waits ends with the process."""
         self._thread = None
-
-
-def free_address() -> tuple[str, int]:
-    """This machine's address as engines elsewhere reach it, and a port that is free now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: a datagram socket only picks the outgoing address
-            address = probe.getsockname()[0]
-        except OSError:
-            address = "127.0.0.1"
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return address, listener.getsockname()[1]
 
 
 def gpu_sender(transfer: str, engines: int, ranks: int) -> WeightSender:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rollout.engine import WeightUpdate
+from rollout.models.shards import Names, for_engine, is_sharded
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
@@ -40,29 +41,13 @@ def register() -> None:
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.engines.moba_vllm_gpu.MobaFlashBackend")
 
 
-Names = Literal["checkpoint", "module"]
-"""The names of an engine's weights: vLLM uses those of checkpoints, transformers those of its modules."""
-
-
 def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every weight that an engine must receive, under the name that the engine has for it, adapters merged.
 
-    The one place where the learner's names become an engine's. An ``hf`` engine is the same architecture, so it has the
-    learner's own; a checkpoint may name, fuse and stack otherwise (GPT-NeoX, experts, the text model of Gemma 3).
-
-    A tied LM head is listed although the model stores it only once: vLLM packs it separately, and without it a publish
-    reports success and serves a stale head.
+    See ``rollout.models.shards.for_engine``; collective where the model is sharded.
     """
-    adapted = _without_peft(model)
-    merged = dict(_merged(adapted))
-    if names == "module":
-        yield from merged.items()
-        return
-    head = adapted.get_output_embeddings()
-    if head is not None:
-        prefix = next(name for name, module in adapted.named_modules() if module is head)
-        merged.setdefault(f"{prefix}.weight", head.weight.detach())
-    yield from _in_checkpoint(adapted, merged).items()
+    for bucket in for_engine(model, names).buckets():
+        yield from bucket
 
 
 def receivable(
@@ -77,59 +62,34 @@ def receivable(
             yield name, tensor
 
 
-def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a checkpoint of ``model``, under its name there, adapters merged, tied ones once."""
-    adapted = _without_peft(model)
-    merged = dict(_merged(adapted))
-    kept = set(adapted.state_dict())
-    buffers = {_plain(name): buffer.detach() for name, buffer in adapted.named_buffers() if name in kept}
-    yield from _in_checkpoint(adapted, {**merged, **buffers}).items()
-
-
-def _without_peft(model: nn.Module) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
-def _in_checkpoint(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return ``weights`` as the family's checkpoints have them: transformers stacks experts, for example."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, weights)
-    return reverted
-
-
-def _merged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield parameters under their names without peft, with each adapter's update added to what it adapts.
-
-    An adapter of a linear layer adapts its ``weight``; one of a stack of experts names the parameter, and wraps the
-    adapter of another one of the same module.
-    """
-    adapters: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "get_delta_weight"):
-            adapters[f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        tensor, layer = parameter.detach(), adapters.get(_plain(name))
-        if layer is not None:
-            tensor = tensor + sum(layer.get_delta_weight(adapter).detach() for adapter in layer.active_adapters)
-        yield _plain(name), tensor
-
-
-def _plain(name: str) -> str:
-    """Return a module's or parameter's name without peft's wrappers around it."""
-    return ".".join(part for part in name.split(".") if part != "base_layer")
-
-
 class WeightSender(Protocol):
-    """The learner's end of one way of transfer."""
+    """The learner's end of one way of transfer, on each of its ranks."""
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
-        """Make the model's current weights fetchable as ``version``, and return the update for the engines."""
+        """Make the model's current weights fetchable as ``version``, and return the update for the engines.
+
+        Collective where the model is sharded: every rank calls it, and the first one's update is the one for engines.
+        """
 
     def close(self) -> None:
         """Give back buffers and connections. Idempotent."""
+
+
+class Follower:
+    """The end of a rank that is not the first, whatever the way: it takes part in gathering, and keeps nothing."""
+
+    def __init__(self, backend: str, names: Names = "checkpoint") -> None:
+        self.backend = backend
+        self.names: Names = names
+
+    def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
+        """See ``WeightSender``; the update has nothing to fetch."""
+        for _ in for_engine(model, self.names).buckets():
+            pass
+        return WeightUpdate(version, self.backend, {})
+
+    def close(self) -> None:
+        """See ``WeightSender``."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +135,13 @@ class ShmSender:
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``; one pass over the bytes."""
-        weights = list(named_weights(model, self.names))
-        specs, size = layout(weights)
+        weights = for_engine(model, self.names)
+        specs, size = layout([pair for bucket in weights.metadata() for pair in bucket])
         buffer = self._next(size)
-        for (_, source), (_, target) in zip(weights, views(specs, buffer.map), strict=True):
-            target.copy_(source)
+        targets = dict(views(specs, buffer.map))
+        for bucket in weights.buckets():
+            for name, tensor in bucket:
+                targets[name].copy_(tensor)
         payload = {
             "path": buffer.path,
             "size": size,
@@ -204,13 +166,19 @@ class ShmSender:
         self._buffers = []
 
 
-def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
-    """Return where each tensor goes, and the total size in bytes. Tensors that share memory share it there too."""
+def layout(weights: Sequence[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
+    """Return where each tensor goes, and the total size in bytes. Tensors that share memory share it there too.
+
+    Tensors on the device ``meta`` will do. Raises ``TypeError`` for shards, whose memory is not the whole tensor.
+    """
     specs: list[TensorSpec] = []
-    placed: dict[tuple[int, torch.Size], int] = {}
+    placed: dict[tuple[object, ...], int] = {}
     end = 0
     for name, tensor in weights:
-        key = (tensor.data_ptr(), tensor.shape)
+        if is_sharded(tensor):
+            raise TypeError(f"{name} is one rank's shard of a tensor; gather it first (rollout.models.shards)")
+        # The storage itself: a tensor without data is at address 0, whichever it is.
+        key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key not in placed:
             placed[key] = end
             end += -(-tensor.numel() * tensor.element_size() // ALIGN) * ALIGN
