@@ -50,10 +50,28 @@ def test_outputs_and_gradients_are_those_of_one_process(ranks):
         out = attend(*parts, window=4)
         truth = [out.detach(), *torch.autograd.grad((out * upstream).sum(), parts)]
         for path in (0, 1):
-            for name, of_ranks, whole in zip("oqkv", zip(*(r[index][path] for r in results)), truth, strict=True):
-                torch.testing.assert_close(
-                    torch.cat(of_ranks), whole, rtol=0, atol=1e-12, msg=lambda m, n=name, h=heads: f"{n} {h}: {m}"
-                )
+            found = [torch.cat([result[index][path][which] for result in results]) for which in range(4)]
+            torch.testing.assert_close(found, truth, rtol=0, atol=1e-12, msg=lambda text, h=heads: f"{h}: {text}")
+
+
+def traffic_on(rank, heads, kv_heads):
+    """Elements of each exchange, forward then backward."""
+    sent, swap = [], dist.all_to_all_single
+
+    def counted(received, chunks, **options):
+        sent.append(chunks.numel())
+        return swap(received, chunks, **options)
+
+    dist.all_to_all_single = counted
+    q, k, v, _ = (part.split(PART)[rank].requires_grad_() for part in inputs(2, heads, kv_heads))
+    ulysses_attention(functools.partial(attend, window=4), q, k, v, dist.group.WORLD).sum().backward()
+    return sent
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "repeated"), [(4, 2, 2), (4, 1, 2)])
+def test_two_exchanges_each_way_of_what_attention_reads_and_writes(heads, kv_heads, repeated):
+    read, written = PART * (heads * D + repeated * (D + DV)), PART * heads * DV
+    assert run_ranks(2, traffic_on, heads, kv_heads) == [[read, written, written, read]] * 2
 
 
 def rows_on(rank, counts):
