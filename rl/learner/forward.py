@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from kernels import ulysses
 from kernels.logprob import LogitTransform, token_logprobs
+from kernels.varlen import boundaries
 from rl.learner.rows import Rows, part_tokens
 from rl.objectives.protocol import At, Head, Needs, Outputs
 
@@ -42,9 +44,8 @@ def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor, rank: int = 0,
         tokens = F.pad(tokens, (0, missing))
         filled = torch.arange(1, missing + 1, dtype=cu_seqlens.dtype, device=cu_seqlens.device)
         cu_seqlens = torch.cat([cu_seqlens, cu_seqlens[-1:] + filled])
-    lengths = cu_seqlens.diff()
-    starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
-    longest = int(lengths.max())
+    starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
+    longest = max(end - start for start, end in pairwise(boundaries(cu_seqlens)))
     own = slice(rank * part, (rank + 1) * part)
     return {
         "input_ids": tokens[own].long()[None],
