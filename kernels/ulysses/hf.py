@@ -65,7 +65,10 @@ def install(model: PreTrainedModel) -> None:
 
     name = model.config.get_text_config()._attn_implementation
     if name not in ALL_ATTENTION_FUNCTIONS:
-        raise ValueError(f"attention {name!r} of {type(model).__name__} cannot be shared by ranks: it has no registry")
+        raise ValueError(
+            f"attention {name!r} of {type(model).__name__} cannot be shared by ranks: transformers does not look it up "
+            "by name"
+        )
     attend = ALL_ATTENTION_FUNCTIONS[name]
     if not isinstance(attend, Exchanged):
         ALL_ATTENTION_FUNCTIONS.register(name, Exchanged(attend))

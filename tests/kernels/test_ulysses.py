@@ -7,10 +7,12 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kernels.ulysses import check_heads, gather_rows, ulysses_attention, ulysses_reference
-from kernels.varlen import packed_attention
+from kernels.ulysses import check_heads, gather_rows, install, ulysses_attention, ulysses_reference
+from kernels.varlen import NAME, packed_attention, register
 from tests.rank_kit import run_ranks
+from tests.tiny_models import tiny_llama
 
 HEADS = {2: [(2, 2), (4, 1), (6, 3)], 3: [(6, 2), (12, 4), (3, 1)]}
 """Query and key heads by number of ranks: those that the ranks divide, one for all, and those that fit neither way."""
@@ -96,3 +98,24 @@ def test_ranks_that_do_not_divide_the_heads_are_refused():
         ValueError, match=r"^8 ranks cannot share 12 query heads evenly; take a number that divides them$"
     ):
         check_heads(12, 8)
+
+
+def test_a_model_keeps_its_attention_and_without_a_group_nothing_changes():
+    register()  # as it is before anybody installs anything
+    model, ids = tiny_llama(), torch.arange(3, 12)[None]
+    model.set_attn_implementation(NAME)
+    packed = {"cu_seq_lens_q": torch.tensor([0, 4, 9]), "use_cache": False}
+    before = model(ids, **packed).logits
+    install(model)
+    installed = ALL_ATTENTION_FUNCTIONS[NAME]
+    install(model)
+    assert ALL_ATTENTION_FUNCTIONS[NAME] is installed
+    assert model.config._attn_implementation == NAME
+    assert torch.equal(model(ids, **packed).logits, before)
+
+
+def test_attention_that_transformers_does_not_look_up_is_refused():
+    model = tiny_llama()
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=r"^attention 'eager' of LlamaForCausalLM cannot be shared by ranks[^\n]*$"):
+        install(model)
