@@ -48,12 +48,12 @@ class Exchanged:
         refuse_unknown("ulysses", module, options)  # what has a value per head, such as attention sinks
         options.pop("position_ids", None)  # they are those of this rank's tokens
 
-        def whole(*parts: torch.Tensor) -> torch.Tensor:
+        def attend(*parts: torch.Tensor) -> torch.Tensor:
             q, k, v = (part.transpose(0, 1)[None] for part in parts)
             return self.attend(module, q, k, v, None, **options)[0][0]
 
-        parts = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
-        return ulysses_attention(whole, *parts, sequence_group)[None], None
+        q, k, v = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
+        return ulysses_attention(attend, q, k, v, sequence_group)[None], None
 
 
 def install(model: PreTrainedModel) -> None:
