@@ -62,7 +62,10 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max((one[name] - other[name]).abs().max().item() / top for name, top in tops.items() if top > noise)
 
 
-@pytest.mark.parametrize("mesh", [RanksConfig(shard=2), RanksConfig(replicate=2), RanksConfig(shard=3)], ids=str)
+MESHES = [{"shard": 2}, {"replicate": 2}, {"shard": 3}, {"sequence": 2}, {"shard": 2, "sequence": 2}]
+
+
+@pytest.mark.parametrize("mesh", [RanksConfig(**mesh) for mesh in MESHES], ids=str)
 def test_ranks_compute_what_one_alone_does(tmp_path: Path, mesh: RanksConfig) -> None:
     model = save_tiny_model(tmp_path)
     optimizer = {"kind": "adamw", "lr": 1e-3}
