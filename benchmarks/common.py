@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from rollout.strict_json import dumps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,12 +47,17 @@ def environment() -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": cpu_model(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(total_memory() / 2**30, 1),
         "load": [round(value, 2) for value in os.getloadavg()],
         "python": platform.python_version(),
         "versions": versions,
         "revision": revision(),
     }
+
+
+def total_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cpu_model() -> str:
@@ -107,6 +110,8 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 def tree_memory(pid: int) -> int:
     """Proportional set size of a process and all its descendants, in bytes: shared pages are counted once."""
+    import psutil  # here: `benchmarks.gpu_check` runs where there is little beside torch
+
     try:
         top = psutil.Process(pid)
         family = [top, *top.children(recursive=True)]

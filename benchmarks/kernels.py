@@ -13,19 +13,18 @@ import argparse
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import psutil
 import torch
 
-from benchmarks.common import emit, environment, median, ratio
+from benchmarks.common import emit, environment, median, ratio, total_memory
+from benchmarks.timing import Work
 from kernels.logprob import token_logprobs
 from kernels.newton_schulz import orthogonalize
 from kernels.rope import Rotary, frequencies, rotate, tables
 
-Work = Callable[[], object]
 KERNELS = ("logprob", "rope", "newton_schulz")
 
 
@@ -74,30 +73,41 @@ def peak_mib(work: Work) -> float:
     return round(peak, 1)
 
 
+def chunked_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, backward: bool
+) -> list[torch.Tensor]:
+    """Log-probs [T] by our kernel; ``backward``: and the gradients of their sum by ``hidden`` and ``weight``."""
+    h, w = (part.detach().requires_grad_(backward) for part in (hidden, weight))
+    logp, _ = token_logprobs(h, w, targets)
+    return [logp, *torch.autograd.grad(logp.sum(), (h, w))] if backward else [logp]
+
+
+def full_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, backward: bool
+) -> list[torch.Tensor]:
+    """The same through all logits at once, in float32 from the product on."""
+    h, w = (part.detach().requires_grad_(backward) for part in (hidden, weight))
+    logp = (h @ w.mT).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    return [logp, *torch.autograd.grad(logp.sum(), (h, w))] if backward else [logp]
+
+
+def torch_muon(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Orthogonalised as torch.optim.Muon does it: one after the other, in bfloat16."""
+    from torch.optim._muon import _zeropower_via_newtonschulz as torchs
+
+    return [torchs(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7) for matrix in matrices]
+
+
 def logprob_cases(tokens: int, vocabulary: int, width: int) -> Iterator[Case]:
     hidden, weight = torch.randn(tokens, width) * 0.1, torch.randn(vocabulary, width) * 0.1
     targets = torch.randint(0, vocabulary, (tokens,))
-
-    def ours(backward: bool) -> None:
-        h, w = (part.detach().requires_grad_(backward) for part in (hidden, weight))
-        logp, _ = token_logprobs(h, w, targets)
-        if backward:
-            logp.sum().backward()
-
-    def full(backward: bool) -> None:
-        h, w = (part.detach().requires_grad_(backward) for part in (hidden, weight))
-        logp = (h @ w.mT).log_softmax(-1).gather(1, targets[:, None])
-        if backward:
-            logp.sum().backward()
-
     size = f"{tokens} tokens x {vocabulary}, width {width}"
-    logits_gib = tokens * vocabulary * 4 / 2**30
     for backward in (False, True):
         name = "forward+backward" if backward else "forward"
         # Logits and log-probs; backward, their gradient too.
-        fits = logits_gib * (3 if backward else 2) < 0.8 * psutil.virtual_memory().total / 2**30
-        baseline = partial(full, backward) if fits else None
-        yield Case("logprob", name, size, partial(ours, backward), baseline, peak=True)
+        fits = tokens * vocabulary * 4 * (3 if backward else 2) < 0.8 * total_memory()
+        ours, full = (partial(way, hidden, weight, targets, backward) for way in (chunked_logprobs, full_logprobs))
+        yield Case("logprob", name, size, ours, full if fits else None, peak=True)
 
 
 def rotary_cases() -> Iterator[Case]:
@@ -127,21 +137,14 @@ def rotary_cases() -> Iterator[Case]:
 
 
 def newton_schulz_cases() -> Iterator[Case]:
-    from torch.optim._muon import _zeropower_via_newtonschulz as torchs
-
-    coefficients, steps, eps = (3.4445, -4.7750, 2.0315), 5, 1e-7
     for layers, width, inner in ((3, 128, 384), (8, 576, 1536)):
         shapes = [(width, width)] * 4 + [(inner, width)] * 2 + [(width, inner)]
         matrices = [torch.randn(shape) for _ in range(layers) for shape in shapes]
         size = f"{len(matrices)} matrices of {layers} layers, width {width}"
-
-        def theirs(matrices=matrices) -> None:
-            for matrix in matrices:
-                torchs(matrix, coefficients, steps, eps)
-
+        theirs = partial(torch_muon, matrices)
         for dtype in (torch.float32, torch.bfloat16):
             name = f"{size}, {str(dtype).removeprefix('torch.')}"
-            yield Case("newton_schulz", "forward", name, lambda m=matrices, d=dtype: orthogonalize(m, dtype=d), theirs)
+            yield Case("newton_schulz", "forward", name, partial(orthogonalize, matrices, dtype=dtype), theirs)
 
 
 def main() -> None:

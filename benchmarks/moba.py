@@ -1,7 +1,8 @@
 """MoBA against full attention, side by side: ``python -m benchmarks.moba --device cpu --lengths 8192,32768``.
 
 One JSON line per length and pass; ``ratio`` is the baseline's median time over ours. Baseline of forward and
-forward+backward: causal scaled_dot_product_attention (on CUDA: its flash and cuDNN backends, one line each). Baselines
+forward+backward: causal scaled_dot_product_attention (on CUDA: its flash and cuDNN backends, and flash-attn where it is
+installed, one line each). Baselines
 of decode, one query over the whole cache: the same attention with the cache in order, nothing to be gathered; and on a
 CPU with vLLM its dense paged kernel, against k15's vLLM backend on the same cache. Times in seconds, memory in MiB
 above the inputs. On a machine that others use too, ``--threads 1 --clock cpu`` counts the processor time of one thread
@@ -11,21 +12,18 @@ instead of waiting.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import re
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.timing import Measured, Work, side_by_side
 from kernels.moba import MobaConfig, Span, coverage, moba_attention, moba_paged_attention, new_page_sums, write_pages
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -60,93 +58,69 @@ class Line:
         return json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in fields.items()})
 
 
-class Peak:
-    """Peak memory in MiB between entering and leaving, above what was in use on entering."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
-        self.mib = 0.0
-
-    def _status(self, key: str) -> float:
-        return int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-    def __enter__(self) -> Peak:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated() / 2**20
-        else:
-            ctypes.CDLL(None).malloc_trim(0)  # what others freed must not count as room to grow into
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-            self.before = self._status("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        now = torch.cuda.max_memory_allocated() / 2**20 if self.cuda else self._status("VmHWM")
-        self.mib = now - self.before
-
-
-def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], args: argparse.Namespace) -> list[float]:
-    """Median seconds of both and peak memory of both; alternating, 3 to 10 rounds after one to warm up."""
-    device, clock = args.device, time.process_time if args.clock == "cpu" else time.perf_counter
-
-    def once(call: Callable[[], object]) -> float:
-        start = clock()
-        call()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return clock() - start
-
-    peaks = []
-    for call in (ours, theirs):
-        with Peak(device) as peak:
-            once(call)
-        peaks.append(peak.mib)
-    rounds = [(once(ours), once(theirs))]
-    while len(rounds) < 3 or (len(rounds) < 10 and sum(map(sum, rounds)) < args.seconds):
-        rounds.append((once(ours), once(theirs)))
-    return [statistics.median(side) for side in zip(*rounds, strict=True)] + peaks
-
-
-def passes(attention: Attention, tensors: list[torch.Tensor], grad: torch.Tensor) -> dict[str, Callable[[], object]]:
-    def forward() -> object:
+def run(attention: Attention, tensors: Sequence[torch.Tensor], grad: torch.Tensor | None) -> object:
+    """Forward alone without ``grad``; else forward and the gradients of all ``tensors``."""
+    if grad is None:
         with torch.no_grad():
             return attention(*tensors)
-
-    def both() -> object:
-        return torch.autograd.grad(attention(*tensors), tensors, grad)
-
-    return {"forward": forward, "forward+backward": both}
+    return torch.autograd.grad(attention(*tensors), tensors, grad)
 
 
-def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, backend: SDPBackend | None = None) -> torch.Tensor:
     turned = [part.transpose(0, 1)[None] for part in (q, k, v)]
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(*turned, is_causal=True, enable_gqa=grouped)[0].transpose(0, 1)
+    with nullcontext() if backend is None else sdpa_kernel([backend]):
+        return F.scaled_dot_product_attention(*turned, is_causal=True, enable_gqa=grouped)[0].transpose(0, 1)
 
 
-def baselines(device: str) -> dict[str, list[SDPBackend] | None]:
+def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    from flash_attn import flash_attn_func
+
+    return flash_attn_func(q[None], k[None], v[None], causal=True)[0]
+
+
+def baselines(device: str) -> dict[str, Attention]:
+    """Causal full attention by name; on CUDA FlashAttention as torch has it and, if installed, its authors' own."""
     if not device.startswith("cuda"):
-        return {"sdpa": None}
-    return {"sdpa-flash": [SDPBackend.FLASH_ATTENTION], "sdpa-cudnn": [SDPBackend.CUDNN_ATTENTION]}
+        return {"sdpa": sdpa}
+    found: dict[str, Attention] = {
+        "sdpa-flash": partial(sdpa, backend=SDPBackend.FLASH_ATTENTION),
+        "sdpa-cudnn": partial(sdpa, backend=SDPBackend.CUDNN_ATTENTION),
+    }
+    return found | ({"flash-attn": flash_attn} if find_spec("flash_attn") else {})
+
+
+def moba(args: argparse.Namespace, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Block attention over one sequence."""
+    return moba_attention(q, k, v, torch.tensor([0, q.shape[0]]), args.block_size, args.top_k)
+
+
+def inputs(args: argparse.Namespace, length: int) -> list[torch.Tensor]:
+    """Queries, keys and values of one sequence."""
+    shapes = [(length, heads, args.dim) for heads in (args.heads, args.kv_heads, args.kv_heads)]
+    dtype = getattr(torch, args.dtype)
+    return [torch.randn(shape, device=args.device, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def attention_line(args: argparse.Namespace, length: int, pass_: str, name: str) -> Line:
+    """``pass_`` (forward, or forward+backward) of block attention and of the baseline ``name``."""
+    tensors = inputs(args, length)
+    grad = torch.randn_like(tensors[0]) if pass_ != "forward" else None
+    both = (partial(moba, args), baselines(args.device)[name])
+    works = [partial(run, attention, tensors, grad) for attention in both]
+    density = coverage(MobaConfig(args.block_size, args.top_k), [Span(0, length, 0, length)]).density
+    return line(args, length, pass_, name, compare(args, *works), density)
+
+
+def compare(args: argparse.Namespace, ours: Work, theirs: Work) -> list[Measured]:
+    return side_by_side((ours, theirs), args.device, args.seconds, args.clock)
 
 
 def attention_lines(args: argparse.Namespace, length: int) -> Iterator[Line]:
-    config, dtype = MobaConfig(args.block_size, args.top_k), getattr(torch, args.dtype)
-    shapes = [(length, heads, args.dim) for heads in (args.heads, args.kv_heads, args.kv_heads)]
-    tensors = [torch.randn(shape, device=args.device).to(dtype).requires_grad_() for shape in shapes]
-    grad, cu = torch.randn_like(tensors[0]), torch.tensor([0, length])
-
-    def moba(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return moba_attention(q, k, v, cu, config.block_size, config.top_k)
-
-    density = coverage(config, [Span(0, length, 0, length)]).density
-    for name, backend in baselines(args.device).items():
-        with sdpa_kernel(backend) if backend else nullcontext():
-            ours, theirs = passes(moba, tensors, grad), passes(sdpa, tensors, grad)
-            for pass_ in args.passes:
-                if pass_ in ours:
-                    figures = side_by_side(ours[pass_], theirs[pass_], args)
-                    yield line(args, length, pass_, name, figures, density)
+    for name in baselines(args.device):
+        for pass_ in args.passes:
+            if pass_ != "decode":
+                yield attention_line(args, length, pass_, name)
 
 
 def decode_line(args: argparse.Namespace, length: int) -> Line:
@@ -174,7 +148,7 @@ def decode_line(args: argparse.Namespace, length: int) -> Line:
     def dense() -> object:
         return F.scaled_dot_product_attention(q.transpose(0, 1)[None], flat_k, flat_v, enable_gqa=grouped)
 
-    figures = side_by_side(sparse, dense, args)
+    figures = compare(args, sparse, dense)
     return line(args, length, "decode", "sdpa-contiguous", figures, decode_density(args, config, length))
 
 
@@ -200,21 +174,21 @@ def vllm_decode_line(args: argparse.Namespace, length: int) -> Line:
     add_to_sums(sums, k, slots, size)
     q, out = (torch.randn((1, args.heads, args.dim)).to(dtype) for _ in "qo")
 
-    def step(config: MobaConfig) -> Callable[[], object]:
+    def step(config: MobaConfig) -> Work:
         work = plan(Kernel(args.heads, args.kv_heads, args.dim, dtype, isa), config, [0, 1], [length], table)
 
-        def run() -> object:
+        def once() -> object:
             write(k[-1:], v[-1:], slots[-1:])
             if work.routed:
                 add_to_sums(sums, k[-1:], slots[-1:], size)
             attend(work, config, args.dim**-0.5, isa, (q, k[-1:], v[-1:]), cache, sums, table, out)
             return out
 
-        return run
+        return once
 
     config = MobaConfig(args.block_size, args.top_k)
     everything = MobaConfig(args.block_size, args.top_k, full_below=-(-length // args.block_size) * args.block_size)
-    figures = side_by_side(step(config), step(everything), args)
+    figures = compare(args, step(config), step(everything))
     return line(args, length, "decode", "vllm-paged", figures, decode_density(args, config, length))
 
 
@@ -230,12 +204,12 @@ def decode_density(args: argparse.Namespace, config: MobaConfig, length: int) ->
     return float((chosen + sums) / (2 * args.kv_heads * length * size))
 
 
-def line(args: argparse.Namespace, length: int, pass_: str, name: str, figures: list[float], density: float) -> Line:
-    ours, theirs, peak, baseline_peak = figures
+def line(args: argparse.Namespace, length: int, pass_: str, name: str, figures: list[Measured], density: float) -> Line:
+    ours, theirs = figures
     what = (args.device, args.dtype, args.heads, args.kv_heads, args.dim, args.block_size, args.top_k)
-    return Line(
-        *what, length, pass_, name, ours, theirs, theirs / ours, peak, baseline_peak, args.threads, args.clock, density
-    )
+    times = (ours.median, theirs.median, theirs.median / ours.median)
+    peaks = (ours.peak_mib, theirs.peak_mib)
+    return Line(*what, length, pass_, name, *times, *peaks, args.threads, args.clock, density)
 
 
 def main() -> None:

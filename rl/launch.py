@@ -1,47 +1,43 @@
-"""All Ray placement: the cluster, the learner actor, the engine actors.
+"""All Ray placement: the cluster, the learner's actors, the engine actors.
 
-On one machine without GPUs the learner and the engines share the CPU cores and take turns. With GPUs, ``ipc`` puts
-learner and engine on the same GPU (fractions of it), ``nccl`` gives each its own.
+On one machine without GPUs the learner and the engines share the CPU cores and take turns. With GPUs, each has its own,
+or all have parts of one (``rl.placement``).
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl.bundles import Places, places, refusal, shown, total
 from rl.config import RunConfig
+from rl.placement import engine_gpus, learner_gpus, resolve
 from rl.stop import Interrupted
-from rollout.engine import Engine, WeightUpdate
+from rollout.engine import Engine
 from rollout.engines.guard import Guard
-from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
-    import torch
     from ray.util.placement_group import PlacementGroup
 
-    from rl.learner.batch import Batch
-    from rl.learner.spec import LearnerSpec
-    from rl.learner.stats import IterationStats, Step
-    from rl.objectives.protocol import Objective
-    from rl.warmup import Pair
+    from rl.actors import RayPolicy
+    from rl.learner.ranks import Seat
 
 STARTS = 3
 """Attempts at a local cluster. Ray gives its processes 30 s to come up and has no setting for it; beside other work on
 a slow machine that is too short now and then, and the next attempt finds in memory what this one had to read."""
 
+MOST_ENGINES = 16
+"""Engines that a cluster of this process has room for where their number depends on its GPUs."""
+
 
 class LaunchError(RuntimeError):
     """The cluster cannot host the run; the message says what is missing."""
-
-
-class LearnerDead(RuntimeError):
-    """The learner's process is gone or does not answer; the run resumes from its last checkpoint."""
 
 
 def check_run_dir(root: Path) -> None:
@@ -139,7 +135,8 @@ def _start_local(config: RunConfig) -> ExitStack:
     import ray
 
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
-    cores = max(len(os.sched_getaffinity(0)), 1 + config.engine.count)
+    engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
+    cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + engines)
     reason = ""
     for _ in range(STARTS):
         with ExitStack() as cluster:
@@ -156,155 +153,72 @@ def _start_local(config: RunConfig) -> ExitStack:
     )
 
 
-def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
-    """Reserve room for the learner (bundle 0) and the engines (bundles 1..).
+def gpus_by_node() -> list[int]:
+    """Return the GPUs of each living node of the cluster."""
+    from ray import nodes
 
-    Raises ``LaunchError`` when the cluster cannot hold them, naming what is asked for and what there is.
+    return [int(node["Resources"].get("GPU", 0)) for node in nodes() if node["Alive"]]
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """Return ``config`` with nothing left open for this cluster (``rl.placement.resolve``). Raises ``LaunchError``."""
+    try:
+        return resolve(config, gpus_by_node())
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """What a run has of a cluster."""
+
+    group: PlacementGroup
+    places: Places
+
+
+def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
+    """Reserve room for learner and engines of a resolved configuration.
+
+    Raises ``LaunchError`` when the cluster cannot hold them, naming what is asked for and what there is: at once when
+    it is too small, after ``timeout_s`` when others use it.
     """
-    import ray
+    from ray import nodes
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    engine, gpu = config.engine, {}
-    if config.model.device == "cuda":
-        gpu = {"GPU": config.ray.learner_gpus}
-    learner_bundle = {"CPU": 1.0, **gpu}
-    engine_bundle: dict[str, float] = {"CPU": 1.0}
-    if engine.device == "cuda":
-        engine_bundle["GPU"] = config.ray.engine_gpus * engine.tensor_parallel
-    transfer = weight_backend(config)
-    bundles = [learner_bundle] + [engine_bundle] * engine.count
-    if transfer == "ipc":
-        bundles = [{key: sum(bundle.get(key, 0) for bundle in bundles) for key in ("CPU", "GPU")}]
-    group = placement_group(bundles, strategy="STRICT_PACK" if transfer in ("shm", "ipc") else "PACK")
+    alive = [node["Resources"] for node in nodes() if node["Alive"]]
+    wanted = places(config, alive)
+    what = f"{config.learner.ranks.size} ranks of the learner and {config.engine.count} engines"
+    if reason := refusal(wanted, alive):
+        raise LaunchError(
+            f"the Ray cluster is too small for {what}: {reason}; lower learner.ranks or engine.count, or add nodes"
+        )
+    group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
     if not group.wait(timeout_s):
         remove_placement_group(group)
         raise LaunchError(
-            f"the Ray cluster cannot place learner and engines within {timeout_s:.0f} s: asked for {bundles} "
-            f"({'on one node' if transfer in ('shm', 'ipc') else 'on any nodes'}), "
-            f"cluster has {ray.cluster_resources()}"
+            f"the Ray cluster has had no room for {what} for {timeout_s:.0f} s ({shown(total(wanted.bundles))}, in "
+            f"parts of {', '.join(dict.fromkeys(map(shown, wanted.bundles)))} on a node): others use it, `ray status` "
+            "shows what is free"
         )
-    return group
+    return Reserved(group, wanted)
 
 
-def weight_backend(config: RunConfig) -> str:
-    """Return the transfer that ``engine.weight_transfer = auto`` means."""
-    chosen = config.engine.weight_transfer
-    if chosen != "auto":
-        return chosen
-    if config.engine.device == "cpu":
-        return "shm"
-    return "ipc" if config.ray.learner_gpus + config.ray.engine_gpus <= 1 and config.engine.count == 1 else "nccl"
-
-
-def _options(config: RunConfig, group: PlacementGroup, bundle: int, gpus: float) -> dict[str, Any]:
+def _options(reserved: Reserved, bundle: int, gpus: float) -> dict[str, Any]:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    index = 0 if weight_backend(config) == "ipc" else bundle
     return {
         "num_cpus": 1,
         "num_gpus": gpus,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(reserved.group, placement_group_bundle_index=bundle),
         "max_restarts": 0,
     }
 
 
-def memory_use(message: str) -> str:
-    """Extract ``22.54GB used / 23.54GB limit`` from the page that Ray writes about a memory kill."""
-    found = re.search(r"[\d.]+ ?GB used / [\d.]+ ?GB limit", message)
-    return found.group() if found else message.partition("\n")[0][:200]
-
-
-class RayPolicy:
-    """Proxy of the learner in its actor, as ``rl.loop.Policy``. Every call has a time limit and a named error."""
-
-    def __init__(self, actor: Any, timeout_s: float, start_timeout_s: float) -> None:
-        self.actor = actor
-        self.timeout_s = timeout_s
-        self.start_timeout_s = start_timeout_s
-        """Limit for loading a model."""
-
-    def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Run ``method`` in the actor and wait for its result.
-
-        Raises ``LearnerDead`` when the actor is gone or silent; exceptions of the method itself arrive as they are.
-        """
-        import ray
-        from ray.exceptions import GetTimeoutError
-
-        limit = timeout_s or self.timeout_s
-        try:
-            with _named_failures(method):
-                return ray.get(getattr(self.actor, method).remote(*args), timeout=limit)
-        except GetTimeoutError as error:
-            raise LearnerDead(f"the learner did not finish {method} within {limit:.0f} s") from error
-
-    def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
-        return self.call("publish", version)
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
-        return self.call("score", sequences)
-
-    def train(
-        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
-    ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
-        return self.call("train", groups, advantages, version)
-
-    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
-        """See ``rl.warmup.Trainee``."""
-        return self.call("sft", pairs, lr)
-
-    def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
-        """See ``rl.learner.host.LearnerHost``."""
-        return self.call("step", batch, objective, lr)
-
-    def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
-        """See ``rl.learner.host.LearnerHost``."""
-        return self.call("logprobs", batch, objective)
-
-    def load(self, folder: Path) -> None:
-        """See ``rl.planned.Kept``."""
-        self.call("load", folder)
-
-    def export(self, folder: Path, dtype: str = "float32") -> None:
-        """See ``rl.learner.host.LearnerHost``."""
-        self.call("export", folder, dtype)
-
-    def save(self, folder: Path) -> None:
-        """See ``rl.loop.Policy``."""
-        self.call("save", folder)
-
-    def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
-        """See ``rl.learner.host.LearnerHost``."""
-        self.call("replace", spec, model_path, timeout_s=self.start_timeout_s)
-
-
-@contextmanager
-def _named_failures(what: str) -> Iterator[None]:
-    """Turn Ray's exceptions of a call to the learner into ours, or into the learner's own."""
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-
-    try:
-        yield
-    except RayActorError as error:
-        raise LearnerDead(
-            f"the learner process died during {what}: {error}; the same command resumes the run"
-        ) from error
-    except OutOfMemoryError as error:
-        raise LearnerDead(
-            f"Ray ended the learner during {what} because the machine ran out of memory "
-            f"({memory_use(str(error))}); end other programs or lower learner.micro_batch_tokens, "
-            "then the same command resumes the run"
-        ) from error
-    except RayTaskError as error:
-        raise error.cause from error
-
-
-def threads(wanted: int) -> int:
-    """Return the CPU threads of a process: as configured, or every core that it may use."""
-    return wanted or len(os.sched_getaffinity(0))
+def threads(wanted: int, processes: int = 1) -> int:
+    """Return the CPU threads of each of some processes that work at the same time: as configured, or what there is of
+    cores.
+    """
+    return wanted or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def waiting() -> dict[str, str]:
@@ -316,32 +230,56 @@ def waiting() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
 
 
-def _learner_options(config: RunConfig, group: PlacementGroup) -> dict[str, Any]:
-    gpus = config.ray.learner_gpus if config.model.device == "cuda" else 0
-    variables = {**quiet_environment(), "OMP_NUM_THREADS": str(threads(config.model.threads)), **waiting()}
-    return _options(config, group, 0, gpus) | {"runtime_env": {"env_vars": variables}}
-
-
-def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGroup) -> RayPolicy:
-    """Start the learner actor on ``model_path`` (a Hugging Face directory)."""
-    import ray
-
-    from rl.learner.host import LearnerHost
+def launch_learner(config: RunConfig, model_path: Path | str, reserved: Reserved) -> RayPolicy:
+    """Start the learner's actors, one for each of its ranks, on ``model_path`` (a Hugging Face directory)."""
+    from rl.actors import RayPolicy
     from rl.learner.spec import LearnerSpec, Receivers
 
-    options = _learner_options(config, group)
-    receivers = Receivers.of(config, weight_backend(config))
-    actor = ray.remote(LearnerHost).options(**options).remote(LearnerSpec.of(config), model_path, receivers)
-    policy = RayPolicy(actor, config.learner.timeout_s, config.engine.start_timeout_s)
-    policy.call("ready", timeout_s=policy.start_timeout_s)
-    return policy
+    receivers = Receivers.of(config, config.engine.weight_transfer)
+
+    def spawn(spec: LearnerSpec, path: Path | str) -> list[Any]:
+        import ray
+
+        from rl.learner.host import LearnerRank
+
+        options = [_rank_options(config, reserved, rank) for rank in range(config.learner.ranks.size)]
+        hosts = [ray.remote(LearnerRank).options(**own) for own in options]
+        return [
+            host.remote(spec, path, receivers, seat)
+            for host, seat in zip(hosts, _seats(config, options[0]), strict=True)
+        ]
+
+    return RayPolicy(spawn, LearnerSpec.of(config), model_path, config.learner.timeout_s, config.engine.start_timeout_s)
 
 
-def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
+def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
+    """Return where each rank meets the others, which is where rank 0 runs; ``first``: its options. One alone meets
+    nobody.
+    """
+    import ray
+
+    from rl.learner.ranks import Seat
+    from rollout.address import free_address
+
+    size = config.learner.ranks.size
+    if size == 1:
+        return [None]
+    there = {"num_cpus": 0, "scheduling_strategy": first["scheduling_strategy"]}
+    host, port = ray.get(ray.remote(free_address).options(**there).remote(), timeout=config.engine.start_timeout_s)
+    return [Seat(rank, f"{host}:{port}", config.learner.timeout_s) for rank in range(size)]
+
+
+def _rank_options(config: RunConfig, reserved: Reserved, rank: int) -> dict[str, Any]:
+    cores = threads(config.model.threads, config.learner.ranks.size)
+    variables = {**quiet_environment(), "OMP_NUM_THREADS": str(cores), **waiting()}
+    options = _options(reserved, reserved.places.ranks[rank], learner_gpus(config))
+    return options | {"runtime_env": {"env_vars": variables}}
+
+
+def launch_engine(config: RunConfig, model_path: Path | str, reserved: Reserved, index: int) -> Engine:
     """Start an engine in an actor of its own; the pool calls this, again after each death."""
     from rollout.engines.actor import RayEngine
 
     engine = config.engine
-    gpus = config.ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0
-    options = _options(config, group, 1 + index, gpus)
+    options = _options(reserved, reserved.places.engines[index], engine_gpus(engine, config.ray))
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)

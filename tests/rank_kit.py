@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -69,7 +70,7 @@ def _collect(pipes: list[Connection], limit: float) -> list[Any]:
         for pipe in ready:
             rank = pipes.index(pipe)  # type: ignore[arg-type]
             try:
-                done, results[rank] = pipes[rank].recv()
+                done, results[rank] = pickle.loads(pipes[rank].recv_bytes())
             except EOFError:
                 raise RankFailed(f"rank {rank} of {len(pipes)} died or hung; its stderr may tell where") from None
             if not done:
@@ -87,9 +88,9 @@ def _rank(
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
         result = function(rank, *args)
         dist.barrier()  # nobody leaves while others still talk to it
-        pipe.send((True, result))
+        pipe.send_bytes(pickle.dumps((True, result)))  # plainly: torch would send handles of memory that dies with us
     except BaseException:
-        pipe.send((False, traceback.format_exc()))
+        pipe.send_bytes(pickle.dumps((False, traceback.format_exc())))
         raise
     finally:
         pipe.close()

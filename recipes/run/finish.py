@@ -23,8 +23,8 @@ from recipes.run.model_card import card
 from recipes.run.setup import Setup
 from rewards.score import Score
 from rewards.stats import Estimate
+from rl.actors import LearnerDead
 from rl.config import RunConfig
-from rl.launch import LearnerDead
 from rl.record.health import Course, Finding, findings
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, write_evaluation
 from rl.record.metrics import Row

@@ -26,7 +26,7 @@ from rollout.models.pretrained import resolve_model
 from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
-    from rl.launch import RayPolicy
+    from rl.actors import RayPolicy
     from rl.learner.host import LearnerHost
 
 
@@ -69,6 +69,9 @@ class Workers:
         ``end``: tokens that end a response. Raises ``LaunchError``.
         """
         site = self._site_for(config, model)
+        if self._pool is None and self._policy is not None and site.engines_first:
+            self.close()
+            site = self._site_for(config, model)
         if self._pool is None:
             self._pool = site.engines(model, end)  # loads while the learner does
         self._pool.reconfigure(config.rollout, config.seed)
@@ -97,6 +100,7 @@ class Workers:
             "attention": config.model.attention,
             "device": config.model.device,
             "threads": config.model.threads,
+            "ranks": config.learner.ranks,
             "architecture": architecture(model),
         }
         if self._site is None or kind != self._kind:

@@ -1,21 +1,24 @@
 """The learner's process: model, optimiser and the sending end of weight transfer.
 
-A plain class. ``rl.launch`` hosts it in a Ray actor; tests use it as it is.
+A plain class. ``rl.launch`` hosts one in a Ray actor for each of the learner's ranks; tests use it as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rl.learner.batch import Batch, pack, pack_demonstrations
 from rl.learner.learner import Learner
+from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.learner.stats import IterationStats, Step
 from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.protocol import Objective
+from rl.state.checkpoint import Sum
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
@@ -25,12 +28,19 @@ from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``."""
+    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
 
-    def __init__(self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers) -> None:
+    ``seat``: where it meets the other ranks; ``None``: there are none.
+    """
+
+    def __init__(
+        self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers, seat: Seat | None = None
+    ) -> None:
         self.receivers = receivers
-        self._learner: Learner | None = Learner(spec, model_path)
+        self.ranks = None if seat is None else join(spec.learner.ranks, spec.model.device, seat)
+        self._learner: Learner | None = Learner(spec, model_path, self.ranks)
         self._sender: WeightSender | None = None
+        self._saving_into = Path()
 
     @property
     def learner(self) -> Learner:
@@ -45,7 +55,7 @@ class LearnerHost:
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Replace the learner of this process; the sender of weights, which engines know, stays."""
         self._learner = None  # first: there may not be room for two
-        self._learner = Learner(spec, model_path)
+        self._learner = Learner(spec, model_path, self.ranks)
 
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
@@ -71,8 +81,8 @@ class LearnerHost:
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
-            to = self.receivers
-            self._sender = sender(to.backend, to.count, to.tensor_parallel, to.names)
+            to, first = self.receivers, self.ranks is None or self.ranks.first
+            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.backend))
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
@@ -81,12 +91,22 @@ class LearnerHost:
         return self.learner.score(sequences)
 
     def save(self, folder: Path) -> None:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.state.checkpoint.Saves``."""
+        self._saving_into = folder
         with writing(folder):
             self.learner.save(folder)
 
+    def saving(self) -> bool:
+        """See ``rl.state.checkpoint.Saves``."""
+        return self.learner.saving()
+
+    def saved(self) -> dict[str, Sum]:
+        """See ``rl.state.checkpoint.Saves``."""
+        with writing(self._saving_into):
+            return self.learner.saved()
+
     def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote."""
+        """Restore what a save wrote, however many ranks there were."""
         self.learner.load(folder)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
@@ -94,3 +114,26 @@ class LearnerHost:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
             self.learner.export_hf(folder, dtype)
+
+
+def _store(backend: str) -> Callable[[Any], Any] | None:
+    """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one."""
+    if backend != "nccl":
+        return None
+    import ray
+
+    return ray.put if ray.is_initialized() else None  # type: ignore[no-any-return]
+
+
+class LearnerRank(LearnerHost):
+    """A host in an actor of its own, which loads its model in ``ready``.
+
+    Not when it is made: of an exception there Ray passes on the text alone, and the ranks would not fail together.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    def ready(self) -> None:
+        """Meet the other ranks and load the model."""
+        super().__init__(*self._arguments)

@@ -1,4 +1,8 @@
-"""The learner: a policy, its optimiser, and steps on any objective. Does not use Ray."""
+"""The learner: a policy, its optimiser, and steps on any objective. Does not use Ray.
+
+A learner of many ranks is one of these in each process, all called alike, in the same order and with the same batches.
+Each computes its share of the micro-batches; what they return is the same everywhere.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,40 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
+from torch.distributed.tensor import DTensor
 
-from rl.learner.batch import Batch, Seed, cumulative, split_by_tokens
-from rl.learner.forward import PolicyModel, causal_lm, new_head, packed_logprobs
+from rl.learner import balance
+from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
+from rl.learner.forward import PolicyModel, causal_lm, new_head
 from rl.learner.movement import Watch
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
-from rl.learner.random_states import random_states, restore
+from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, LogRatio, Step, known, of_batch, of_steps
 from rl.objectives.build import build
-from rl.objectives.protocol import Loss, Objective, Outputs
+from rl.objectives.protocol import EMPTY, Loss, Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of, sequence_sums
 from rl.objectives.tally import Tallies, add_up
 from rl.optim.build import build_optimizer
+from rl.state.checkpoint import Sum
 from rollout.models import moba
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
 from rollout.types import WeightVersion
+
+if TYPE_CHECKING:
+    from rl.learner.ranks import Ranks
+
+T = TypeVar("T")
+
+SCORING = Needs(tempered=False, reference=False)
+"""Log-probs at temperature 1."""
+IDLE = pack_demonstrations([([0], [0])])
+"""What a rank computes while others have a micro-batch and it has none."""
 
 
 class NonFiniteGradients(RuntimeError):
@@ -39,29 +53,42 @@ class NonFiniteGradients(RuntimeError):
 class Learner:
     """Owns the model and its optimiser. ``model_path``: a Hugging Face directory; weights are loaded in float32.
 
+    ``ranks``: those that it is one of; ``None``: it is alone.
+
     Raises ``rl.learner.policy.PolicyError`` for a model that cannot be trained, and what ``rl.objectives.build`` does
     for an objective of a user's own.
     """
 
-    def __init__(self, spec: LearnerSpec, model_path: str | Path) -> None:
+    def __init__(self, spec: LearnerSpec, model_path: str | Path, ranks: Ranks | None = None) -> None:
         if spec.model.threads:
             torch.set_num_threads(spec.model.threads)
         self.spec = spec
+        self.ranks = ranks
         self.device = spec.model.device
         self.objective = build(spec.learner.objective, spec.max_tokens)
         self.source = files_of(model_path)
         """Directory that the model was loaded from; an export copies some of its files."""
+        # Many ranks bring the layers of a model to their devices one by one: it may fit on no single one.
+        place = spec.model if ranks is None else spec.model.model_copy(update={"device": "cpu"})
         try:
-            self.model = prepare(load_model(model_path), spec.model, spec.seed, spec.longest)
+            self.model = prepare(load_model(model_path), place, spec.seed, spec.longest, spec.learner.ranks.sequence)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         wanted = self.objective.needs.head
         self.head = None if wanted is None else new_head(self.model, wanted, spec.seed)
         """A head beside the model's own, if the objective asks for one: trained and checkpointed, never exported."""
-        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head)
+        together = None if ranks is None else ranks.sequence
+        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head, together)
+        if ranks is not None:
+            from rl.learner.sharding import shard
+
+            shard(self.policy, ranks, spec.learner.ranks.offload)
+            self.enter(0)
+        self._cost = balance.Cost(1.0, 0.0) if ranks is None else balance.cost_of(causal_lm(self.model))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters += [] if self.head is None else [*self.head.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
+        self.saver = Saver(self.model, self.head, self.optimizer)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
         lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
@@ -86,21 +113,20 @@ class Learner:
         """
         objective = objective or self.objective
         needs = replace(objective.needs, logprobs=True, hidden=None, head=None)
-        found: dict[int, torch.Tensor] = {}
+        found: list[_Logprobs] = []
         for cut in self._cuts(batch, objective):
-            part = batch.select(cut)
+            part = batch.select(cut) if cut else IDLE
             values = self.policy(part.to(self.device), needs, self._temperature(objective)).logprobs.cpu()
-            found |= zip(cut, values.split(part.loss_lengths.tolist()), strict=True)
-        return torch.cat([found[index] for index in range(len(batch))])
+            found += [_Logprobs(cut, values)] if cut else []
+        return _in_order(self._together(found), batch)
 
     def reference(self, minibatch: Batch) -> Batch:
-        """Return ``minibatch`` with log-probs under the present weights, and with its sequences in micro-batch order.
+        """Return ``minibatch`` with log-probs under the present weights.
 
-        The same micro-batches are cut again in training, so the log-ratio of the first step is exactly 0: a different
-        packing would differ in the last bits (invariant 5).
+        The same micro-batches are cut again in training, by the same ranks, so the log-ratio of the first step is
+        exactly 0: a different packing would differ in the last bits (invariant 5).
         """
-        ordered = self._in_micro_batch_order(minibatch, self.objective)
-        return replace(ordered, reference_logprobs=self.logprobs(ordered))
+        return replace(minibatch, reference_logprobs=self.logprobs(minibatch))
 
     def step(self, minibatch: Batch, objective: Objective | None = None, lr: float | None = None) -> Step:
         """Take one optimiser step on a minibatch, which carries its reference log-probs if ``objective`` needs them.
@@ -122,9 +148,9 @@ class Learner:
         they count, but are run only if there are no others.
         """
         with_signal = minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
-        ordered = self._in_micro_batch_order(with_signal if len(with_signal) else minibatch, self.objective)
-        step, logprobs = self._descend(ordered, self.objective, _divisor(minibatch, self.objective), None, True)
-        return step, replace(ordered, reference_logprobs=logprobs)
+        run = with_signal if len(with_signal) else minibatch
+        step, logprobs = self._descend(run, self.objective, _divisor(minibatch, self.objective), None, True)
+        return step, replace(run, reference_logprobs=logprobs)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -137,14 +163,8 @@ class Learner:
             members = [index for index in cut if lengths[index] > 1]
             if not members:
                 continue
-            tokens = torch.tensor([token for index in members for token in sequences[index]])
-            cu_seqlens = cumulative([lengths[index] for index in members])
-            follows = torch.ones(len(tokens), dtype=torch.bool)
-            follows[cu_seqlens[:-1].long()] = False
-            targets = follows.nonzero().flatten()
-            tokens, cu_seqlens, targets = (part.to(self.device) for part in (tokens, cu_seqlens, targets))
-            compute_dtype = self.policy.compute_dtype
-            logprobs, _ = packed_logprobs(self.model, tokens, cu_seqlens, targets, compute_dtype=compute_dtype)
+            batch = pack_demonstrations([(sequences[index][:1], sequences[index][1:]) for index in members])
+            logprobs = self.policy(batch.to(self.device), SCORING).logprobs
             for index, values in zip(members, logprobs.split([lengths[i] - 1 for i in members]), strict=True):
                 scores[index] = values.tolist()
         return scores
@@ -165,7 +185,8 @@ class Learner:
         steps = (*(step for step, _ in opened), *(self.step(minibatch) for minibatch in later))
         referenced = [minibatch for _, minibatch in opened]
         referenced += [minibatch for minibatch in later if minibatch.reference_logprobs is not None]
-        metrics = of_steps(steps) | of_batch(batch.counts, [sampler_gaps(minibatch) for minibatch in referenced])
+        gaps = [sampler_gaps(self._in_micro_batch_order(minibatch)) for minibatch in referenced]
+        metrics = of_steps(steps) | of_batch(batch.counts, gaps)
         metrics |= {"train/reference_s": seconds} | self._attention_shares(batch)
         metrics |= {f"update_rms/{name}": value for name, value in self.optimizer.update_rms().items() if steps}
         return IterationStats(known(metrics), steps)
@@ -181,76 +202,97 @@ class Learner:
         return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, optimiser, and random states into the existing directory ``folder``.
+        """Write weights, optimiser, and random states into the existing directory ``folder``; see ``Saver.start``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
         self._check_finite()
-        folder = Path(folder)
-        save_weights(self.model, str(folder / "model.safetensors"))
-        if self.head is not None:
-            save_file(self.head.state_dict(), folder / "head.safetensors")
-        torch.save({"optimizer": self.optimizer.state_dict(), "bad_streak": self.bad_streak}, folder / "optimizer.pt")
-        torch.save(random_states(), folder / "random.pt")
+        self.saver.start(Path(folder), self.bad_streak)
+
+    def saving(self) -> bool:
+        """Return whether the last save is still being written."""
+        return self.saver.saving()
+
+    def saved(self) -> dict[str, Sum]:
+        """Return once the last save is written; see ``Saver.wait``."""
+        return self.saver.wait()
 
     def load(self, folder: str | Path) -> None:
-        """Restore what ``save`` wrote; training goes on bit for bit."""
-        folder = Path(folder)
-        load_weights(self.model, folder / "model.safetensors", device=self.device)
-        if self.head is not None:
-            self.head.load_state_dict(load_file(folder / "head.safetensors", device=self.device))
-        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.bad_streak = state["bad_streak"]
-        restore(torch.load(folder / "random.pt", weights_only=True))
+        """Restore what ``save`` wrote; with as many ranks, training goes on bit for bit.
+
+        Raises ``rl.learner.storage.LoadError``.
+        """
+        self.bad_streak = self.saver.load(Path(folder))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
+        Of many ranks the first writes what all of them gather, a layer at a time. Raises
+        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
-        save_model(self.model, Path(folder), self.source, dtype)
+        save_model(self.model, Path(folder), self.source, dtype, first=self.ranks is None or self.ranks.first)
 
     def _check_finite(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
-                raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
+        if name := first_not_finite(self.model):
+            raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
 
     def _temperature(self, objective: Objective) -> float:
         return self.spec.temperature if objective.needs.tempered else 1.0
 
-    def _cuts(self, minibatch: Batch, objective: Objective) -> list[list[int]]:
-        """Return the sequences of each micro-batch: units in order of their tokens, none of them parted."""
-        unit = objective.unit
+    def _shares(self, minibatch: Batch, objective: Objective) -> list[list[list[int]]]:
+        """Return the sequences of each micro-batch of each share: units in order of their tokens, none of them parted.
+
+        All shares have as many; an empty one stands for a share that is idle.
+        """
+        unit, config = objective.unit, self.spec.learner
         tokens = minibatch.lengths.view(-1, unit).sum(1).tolist()
-        cuts = split_by_tokens(tokens, self.spec.learner.micro_batch_tokens)
-        return [[unit * index + place for index in cut for place in range(unit)] for cut in cuts]
+        shares = 1 if self.ranks is None else self.ranks.shares
+        costs = balance.unit_costs(minibatch.lengths.tolist(), unit, self._cost)
+        found = balance.cut(tokens, costs, shares, config.micro_batch_tokens * config.ranks.sequence)
+        return [
+            [[unit * index + place for index in part for place in range(unit)] for part in share] for share in found
+        ]
 
-    def _micro_batches(self, minibatch: Batch, objective: Objective) -> list[Batch]:
-        return [minibatch.select(cut) for cut in self._cuts(minibatch, objective)]
+    def _cuts(self, minibatch: Batch, objective: Objective) -> list[list[int]]:
+        """Return the micro-batches of this learner's own share."""
+        return self._shares(minibatch, objective)[0 if self.ranks is None else self.ranks.share]
 
-    def _in_micro_batch_order(self, minibatch: Batch, objective: Objective) -> Batch:
+    def _in_micro_batch_order(self, minibatch: Batch) -> Batch:
         """Return ``minibatch`` with its sequences in the order in which its micro-batches take them."""
-        return minibatch.select([index for cut in self._cuts(minibatch, objective) for index in cut])
+        shares = self._shares(minibatch, self.objective)
+        return minibatch.select([index for share in shares for cut in share for index in cut])
+
+    def _together(self, own: list[T]) -> list[T]:
+        """Return what all shares have of something, in their order."""
+        return own if self.ranks is None else [item for share in self.ranks.gather(own) for item in share]
+
+    def _idle(self, objective: Objective) -> None:
+        """Take part in a micro-batch of the others, without any loss."""
+        outputs = self.policy(IDLE.to(self.device), objective.needs)
+        nothing = sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head)) * 0.0
+        nothing.backward()
 
     def _descend(
         self, minibatch: Batch, objective: Objective, divisor: int, lr: float | None, opening: bool = False
     ) -> tuple[Step, torch.Tensor]:
-        """Take one optimiser step; return it and the log-probs [m] of the loss tokens before it (detached, CPU), which
-        are also the
-        reference if it is ``opening``.
+        """Take one optimiser step; return it and the log-probs [L] of the loss tokens before it (detached, CPU), which
+        are also the reference if it is ``opening``; empty where the objective needs none.
         """
         self.optimizer.zero_grad()
-        parts: list[_Part] = []
-        for cut in self._micro_batches(minibatch, objective):
-            part = cut.to(self.device)
+        own: list[_Part] = []
+        for cut in self._cuts(minibatch, objective):
+            if not cut:
+                self._idle(objective)
+                continue
+            part = minibatch.select(cut).to(self.device)
             outputs = self.policy(part, objective.needs, self._temperature(objective))
             if opening:
                 part = replace(part, reference_logprobs=outputs.logprobs.detach())
             loss = objective.loss(outputs, part)
             (loss.value / divisor).backward()  # type: ignore[no-untyped-call]
-            parts.append(_Part.of(part, outputs, loss))
+            own.append(_Part.of(cut, part, outputs, loss))
+        parts = self._together(own)
         grad_norm, skipped = self._update(lr)
         entropy, ratios = (torch.cat([getattr(part, name) for part in parts]) for name in ("entropy", "log_ratio"))
         tokens = int(minibatch.loss_mask.sum())
@@ -265,12 +307,12 @@ class Learner:
             log_ratio=LogRatio.of(ratios, tokens) if len(ratios) else None,
             tallies=add_up(part.tallies for part in parts),
         )
-        return step, torch.cat([part.logprobs for part in parts])
+        return step, _in_order(parts, minibatch) if objective.needs.logprobs else EMPTY
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Return (norm before clipping, skipped)."""
         config = self.spec.learner.optimizer
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)).item()
         if np.isfinite(norm):
             watch, self._watch = (self._watch, None) if norm > 0 else (None, self._watch)
             if watch is not None:
@@ -290,13 +332,21 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Logprobs:
+    """Log-probs of a micro-batch, on the CPU."""
+
+    sequences: Sequence[int]
+    """Which of the minibatch's it has."""
+    logprobs: torch.Tensor
+    """[L]."""
+
+
+@dataclass(frozen=True)
+class _Part(_Logprobs):
     """The outputs of a micro-batch that are kept, on the CPU. Empty tensors stand for what its objective did not ask
     for.
     """
 
-    logprobs: torch.Tensor
-    """[L]."""
     entropy: torch.Tensor
     """[L]."""
     log_ratio: torch.Tensor
@@ -305,11 +355,26 @@ class _Part:
     tallies: Tallies
 
     @classmethod
-    def of(cls, part: Batch, outputs: Outputs, loss: Loss) -> Self:
+    def of(cls, sequences: Sequence[int], part: Batch, outputs: Outputs, loss: Loss) -> Self:
         logprobs, ratios = outputs.logprobs.detach(), outputs.logprobs.new_empty(0)
         if part.reference_logprobs is not None and len(logprobs):
             ratios = sequence_sums(logprobs - part.reference_logprobs, part.sequence, len(part))
-        return cls(logprobs.cpu(), outputs.entropy.cpu(), ratios.cpu(), loss.value.item(), loss.metrics)
+        return cls(sequences, logprobs.cpu(), outputs.entropy.cpu(), ratios.cpu(), loss.value.item(), loss.metrics)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a small tensor whole, also where it is shared out over ranks."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _in_order(parts: Sequence[_Logprobs], minibatch: Batch) -> torch.Tensor:
+    """Return the log-probs [L] of all micro-batches of ``minibatch`` in the order of its sequences."""
+    lengths = minibatch.loss_lengths.tolist()
+    found: dict[int, torch.Tensor] = {}
+    for part in parts:
+        values = part.logprobs.split([lengths[index] for index in part.sequences])
+        found |= zip(part.sequences, values, strict=True)
+    return torch.cat([found[index] for index in range(len(minibatch))]) if found else EMPTY
 
 
 def _divisor(minibatch: Batch, objective: Objective) -> int:

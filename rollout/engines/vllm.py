@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import PAGE_TOKENS, EngineConfig
-from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
+from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
-from rollout.models.attention import PLAIN, AttentionConfig
+from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
-from rollout.transfer.weights import SHM_BACKEND
+from rollout.transfer.weights import LOST, RECEIVER
 from rollout.types import StopReason, WeightVersion
 
 if TYPE_CHECKING:
@@ -55,20 +55,13 @@ def environment(config: EngineConfig) -> dict[str, str]:
     return env
 
 
-def transfer_backend(config: EngineConfig) -> str:
-    """Return vLLM's name of the receiving end of ``config.weight_transfer``."""
-    chosen = config.weight_transfer
-    if chosen == "auto":
-        chosen = "shm" if config.device == "cpu" else "ipc"
-    return SHM_BACKEND if chosen in ("shm", "local") else chosen
-
-
 def engine_arguments(
     model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's ``AsyncEngineArgs``, where ``config.extra`` overrides all others.
 
-    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes.
+    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes;
+    where the engine cannot compute it, ``ValueError``.
     """
     arguments: dict[str, Any] = {
         "model": model_path,
@@ -85,7 +78,7 @@ def engine_arguments(
         "stream_interval": STREAM_INTERVAL,
         "disable_log_stats": True,
         "enable_log_requests": False,
-        "weight_transfer_config": {"backend": transfer_backend(config)},
+        "weight_transfer_config": {"backend": RECEIVER},  # takes weights whichever way they come
     }
     if config.device == "cpu":
         arguments |= {
@@ -98,9 +91,16 @@ def engine_arguments(
             "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
         }
     else:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.gpu_memory_utilization is not None:
+            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.tensor_parallel > 1:
+            # Inside a placement group vLLM would choose Ray, which wants bundles of one GPU; all of this engine's are
+            # here, in one bundle.
+            arguments["distributed_executor_backend"] = "mp"
     overrides: dict[str, Any] = {}
     if attention.moba is not None:
+        if fault := block_attention_fault(config):
+            raise ValueError(fault)
         overrides["moba"] = attention.moba.model_dump()
         if config.device == "cuda":
             arguments |= {"attention_backend": "CUSTOM", "block_size": PAGE_TOKENS}  # rollout.engines.moba_vllm_gpu
@@ -161,6 +161,7 @@ class VllmEngine:
         self._version = 0
         self._weight_bytes = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._updating = asyncio.Lock()
         self._dead = ""
 
     async def start(self) -> None:
@@ -251,19 +252,30 @@ class VllmEngine:
         self._check_alive()
         if self._mail.in_flight:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            init, info = _transfer_of(update)
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
-            await self._llm.finish_weight_update(str(update.version))
-            await self._enter(update.version)
-            await self._llm.reset_prefix_cache()
+            async with self._updating:  # a caller that gave up waiting leaves its update behind, and it goes on
+                await self._take(update)
         except EngineDeadError as failure:
             raise EngineDead(f"vLLM's core died while it took new weights: {failure}") from failure
+        except Exception as failure:
+            # What a worker raised arrives as a plain Exception with its text.
+            _, lost, reason = str(failure).partition(LOST)
+            if not lost:
+                raise
+            raise WeightsLost(reason) from failure
+
+    async def _take(self, update: WeightUpdate) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+
+        init, info = _transfer_of(update)
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
+        await self._llm.finish_weight_update(str(update.version))
+        await self._enter(update.version)
+        await self._llm.reset_prefix_cache()
         self._version = update.version
         self._weight_bytes = update.payload["size"]
 
@@ -309,10 +321,11 @@ class VllmEngine:
 def _transfer_of(update: WeightUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what vLLM's receiving end is initialised with and what it loads."""
     payload = update.payload
-    if update.backend in ("shm", "local"):
-        return {}, {name: payload[name] for name in ("path", "size", "tensors")}
-    init = payload["init"]
-    return init[payload["engine"] % len(init)], payload["update"]
+    direct = payload.get("direct", {})
+    info = {name: payload[name] for name in ("path", "machine", "size", "tensors")}
+    if "nccl" in direct:
+        return {"meeting": direct["nccl"], "engine": payload["engine"], "roster": payload["roster"]}, info
+    return {}, {**info, "handles": direct.get("ipc")}
 
 
 def _ending(finish_reason: str) -> tuple[StopReason | None, str]:

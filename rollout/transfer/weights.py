@@ -2,30 +2,42 @@
 
 On a CPU (and in one process) they go through shared memory: one anonymous memory file per buffer, two buffers in turn,
 so the update that engines hold stays valid while the next one is written, and nothing is left behind when the learner
-is killed. GPU transfer is in ``rollout.transfer.gpu``.
+is killed. What is faster between GPUs is in
+``rollout.transfer.gpu``, beside such a copy.
 vLLM loads ``register`` in each of its processes through the entry point group ``vllm.general_plugins``.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import platform
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from rollout.engine import WeightUpdate
+from rollout.models.shards import Names, for_engine, is_sharded
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SHM_BACKEND = "k15_shm"
+LOST = "broadcast lost: "
+"""How the message of ``rollout.transfer.broadcast.BroadcastLost`` begins; vLLM hands only messages on."""
+RECEIVER = "k15"
 """Name of our receiving end in vLLM's ``WeightTransferEngineFactory``."""
 ALIGN = 64
 """Bytes; tensors in a buffer start at multiples of it."""
+PIECE = 2**28
+"""Bytes of one object that another machine gets."""
 
 
 def register() -> None:
@@ -33,36 +45,20 @@ def register() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    if SHM_BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(SHM_BACKEND, "rollout.transfer.vllm", "ShmReceiver")
+    if RECEIVER not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(RECEIVER, "rollout.transfer.vllm", "Receiver")
     # Only imported where vLLM picks its CPU backend; without a ``moba`` entry in the model it is that backend.
     register_backend(AttentionBackendEnum.CPU_ATTN, "rollout.engines.moba_vllm.MobaCpuBackend")
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.engines.moba_vllm_gpu.MobaFlashBackend")
 
 
-Names = Literal["checkpoint", "module"]
-"""The names of an engine's weights: vLLM uses those of checkpoints, transformers those of its modules."""
-
-
 def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every weight that an engine must receive, under the name that the engine has for it, adapters merged.
 
-    The one place where the learner's names become an engine's. An ``hf`` engine is the same architecture, so it has the
-    learner's own; a checkpoint may name, fuse and stack otherwise (GPT-NeoX, experts, the text model of Gemma 3).
-
-    A tied LM head is listed although the model stores it only once: vLLM packs it separately, and without it a publish
-    reports success and serves a stale head.
+    See ``rollout.models.shards.for_engine``; collective where the model is sharded.
     """
-    adapted = _without_peft(model)
-    merged = dict(_merged(adapted))
-    if names == "module":
-        yield from merged.items()
-        return
-    head = adapted.get_output_embeddings()
-    if head is not None:
-        prefix = next(name for name, module in adapted.named_modules() if module is head)
-        merged.setdefault(f"{prefix}.weight", head.weight.detach())
-    yield from _in_checkpoint(adapted, merged).items()
+    for bucket in for_engine(model, names).buckets():
+        yield from bucket
 
 
 def receivable(
@@ -77,59 +73,44 @@ def receivable(
             yield name, tensor
 
 
-def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a checkpoint of ``model``, under its name there, adapters merged, tied ones once."""
-    adapted = _without_peft(model)
-    merged = dict(_merged(adapted))
-    kept = set(adapted.state_dict())
-    buffers = {_plain(name): buffer.detach() for name, buffer in adapted.named_buffers() if name in kept}
-    yield from _in_checkpoint(adapted, {**merged, **buffers}).items()
-
-
-def _without_peft(model: nn.Module) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
-def _in_checkpoint(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return ``weights`` as the family's checkpoints have them: transformers stacks experts, for example."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, weights)
-    return reverted
-
-
-def _merged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield parameters under their names without peft, with each adapter's update added to what it adapts.
-
-    An adapter of a linear layer adapts its ``weight``; one of a stack of experts names the parameter, and wraps the
-    adapter of another one of the same module.
-    """
-    adapters: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "get_delta_weight"):
-            adapters[f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        tensor, layer = parameter.detach(), adapters.get(_plain(name))
-        if layer is not None:
-            tensor = tensor + sum(layer.get_delta_weight(adapter).detach() for adapter in layer.active_adapters)
-        yield _plain(name), tensor
-
-
-def _plain(name: str) -> str:
-    """Return a module's or parameter's name without peft's wrappers around it."""
-    return ".".join(part for part in name.split(".") if part != "base_layer")
-
-
 class WeightSender(Protocol):
-    """The learner's end of one way of transfer."""
+    """The learner's end of one way of transfer, on each of its ranks."""
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
-        """Make the model's current weights fetchable as ``version``, and return the update for the engines."""
+        """Make the model's current weights fetchable as ``version``, and return the update for the engines.
+
+        Collective where the model is sharded: every rank calls it, and the first one's update is the one for engines.
+        """
 
     def close(self) -> None:
         """Give back buffers and connections. Idempotent."""
+
+
+class Follower:
+    """The end of a rank that is not the first, whatever the way: it takes part in gathering, and keeps nothing."""
+
+    def __init__(self, backend: str, names: Names = "checkpoint") -> None:
+        self.backend = backend
+        self.names: Names = names
+
+    def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
+        """See ``WeightSender``; the update has nothing to fetch."""
+        for _ in for_engine(model, self.names).buckets():
+            pass
+        if self.backend == "ipc":
+            release(model)
+        return WeightUpdate(version, self.backend, {})
+
+    def close(self) -> None:
+        """See ``WeightSender``."""
+
+
+def release(model: nn.Module) -> None:
+    """Give back GPU memory that torch only keeps: an engine that restarts beside the learner needs it."""
+    import torch
+
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -142,6 +123,23 @@ class TensorSpec:
     shape: tuple[int, ...]
     offset: int
     """Bytes from the start of the buffer."""
+
+
+def specs_of(tensors: Iterable[Sequence[Any]]) -> list[TensorSpec]:
+    """Return the places in a payload's ``tensors``."""
+    return [TensorSpec(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in tensors]
+
+
+@cache
+def machine() -> str:
+    """Return what processes have in common that see each other's memory files: the running kernel and its numbering of
+    processes (a container has its own).
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return platform.node()
 
 
 class Buffer:
@@ -165,27 +163,61 @@ class Buffer:
             os.unlink(self.path)
 
 
-class ShmSender:
-    """Copies all weights into shared memory and describes where they lie."""
+@dataclass(frozen=True)
+class Copy:
+    """All weights of one version in shared memory."""
 
-    def __init__(self, backend: str = "shm", names: Names = "checkpoint") -> None:
+    buffer: Buffer
+    specs: Sequence[TensorSpec]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What a ``ShmReader`` needs."""
+        tensors = [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in self.specs]
+        return {"path": self.buffer.path, "machine": machine(), "size": self.buffer.size, "tensors": tensors}
+
+
+class ShmSender:
+    """Copies all weights into shared memory and describes where they lie.
+
+    Engines of this machine read them there whenever they like, also one that was restarted. ``put``: stores bytes where
+    other machines get them, and returns what they get them by (Ray's object store).
+    """
+
+    def __init__(
+        self, backend: str = "shm", names: Names = "checkpoint", put: Callable[[Any], Any] | None = None
+    ) -> None:
         self.backend = backend
         self.names: Names = names
+        self._put = put
         self._buffers: list[Buffer] = []
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``; one pass over the bytes."""
-        weights = list(named_weights(model, self.names))
-        specs, size = layout(weights)
+        return WeightUpdate(version, self.backend, self.stored(self.copy(model)))
+
+    def copy(self, model: nn.Module) -> Copy:
+        """Copy the weights, bucket by bucket, into the buffer that engines do not hold."""
+        weights = for_engine(model, self.names)
+        specs, size = layout([pair for bucket in weights.metadata() for pair in bucket])
         buffer = self._next(size)
-        for (_, source), (_, target) in zip(weights, views(specs, buffer.map), strict=True):
-            target.copy_(source)
-        payload = {
-            "path": buffer.path,
-            "size": size,
-            "tensors": [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in specs],
-        }
-        return WeightUpdate(version, self.backend, payload)
+        places = {spec.name: spec.offset for spec in specs}
+        targets = dict(views(specs, buffer.map))
+        written: set[int] = set()
+        for bucket in weights.buckets():
+            for name, tensor in bucket:
+                if places[name] not in written:  # a tied tensor comes under two names
+                    targets[name].copy_(tensor)
+                written.add(places[name])
+        return Copy(buffer, specs)
+
+    def stored(self, copy: Copy) -> dict[str, Any]:
+        """Return the payload of an update for ``copy``, for other machines too where there is a ``put``."""
+        if self._put is None:
+            return copy.payload
+        whole = memoryview(copy.buffer.map)
+        starts = range(0, copy.buffer.size, PIECE)
+        return {**copy.payload, "pieces": [self._put(np.asarray(whole[start : start + PIECE])) for start in starts]}
 
     def _next(self, size: int) -> Buffer:
         """Return the buffer that the engines do not hold, ready for ``size`` bytes."""
@@ -204,13 +236,19 @@ class ShmSender:
         self._buffers = []
 
 
-def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
-    """Return where each tensor goes, and the total size in bytes. Tensors that share memory share it there too."""
+def layout(weights: Sequence[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], int]:
+    """Return where each tensor goes, and the total size in bytes. Tensors that share memory share it there too.
+
+    Tensors on the device ``meta`` will do. Raises ``TypeError`` for shards, whose memory is not the whole tensor.
+    """
     specs: list[TensorSpec] = []
-    placed: dict[tuple[int, torch.Size], int] = {}
+    placed: dict[tuple[object, ...], int] = {}
     end = 0
     for name, tensor in weights:
-        key = (tensor.data_ptr(), tensor.shape)
+        if is_sharded(tensor):
+            raise TypeError(f"{name} is one rank's shard of a tensor; gather it first (rollout.models.shards)")
+        # The storage itself: a tensor without data is at address 0, whichever it is.
+        key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key not in placed:
             placed[key] = end
             end += -(-tensor.numel() * tensor.element_size() // ALIGN) * ALIGN
@@ -218,16 +256,22 @@ def layout(weights: list[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec], i
     return specs, end
 
 
-def views(specs: list[TensorSpec], memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
+def views(specs: Sequence[TensorSpec], memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) over ``memory`` without copying."""
     import torch
 
+    return part_views(specs, torch.frombuffer(memory, dtype=torch.uint8)) if specs else iter(())
+
+
+def part_views(specs: Iterable[TensorSpec], part: torch.Tensor, start: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) over ``part``, the bytes of a buffer from ``start`` on, without copying."""
+    import torch
+
     for spec in specs:
-        dtype = getattr(torch, spec.dtype)
-        count = 1
-        for length in spec.shape:
-            count *= length
-        yield spec.name, torch.frombuffer(memory, dtype=dtype, count=count, offset=spec.offset).view(spec.shape)
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        begin = spec.offset - start
+        size = math.prod(spec.shape) * dtype.itemsize
+        yield spec.name, part[begin : begin + size].view(dtype).view(spec.shape)
 
 
 class ShmReader:
@@ -241,11 +285,12 @@ class ShmReader:
 
         Raises ``FileNotFoundError`` when the learner is gone or lives on another machine or in another container.
         """
-        specs = [TensorSpec(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in payload["tensors"]]
-        return views(specs, self._map(payload["path"], payload["size"]))
+        return views(specs_of(payload["tensors"]), self._map(payload["path"], payload["size"], payload["machine"]))
 
-    def _map(self, path: str, size: int) -> mmap.mmap:
+    def _map(self, path: str, size: int, owner: str) -> mmap.mmap:
         try:
+            if owner != machine():  # the same path may exist here, and be something else
+                raise FileNotFoundError(path)
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError as error:
             raise FileNotFoundError(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rl.actors import memory_use
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, memory_use, quiet_environment, waiting
+from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, quiet_environment, waiting
 from rollout.engines.guard import MARK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +16,22 @@ from factories import ids, joined
 from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, ParityError, Request, Sampling, WeightUpdate
-from rollout.engines.vllm import VllmEngine, engine_arguments, transfer_backend
+from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
 from rollout.pool.slot import Publication, Slot
-from rollout.transfer.weights import ShmSender
+from rollout.transfer import broadcast
+from rollout.transfer.gpu import NcclSender
+from rollout.transfer.weights import RECEIVER, ShmSender, specs_of
 from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
 pytestmark = [pytest.mark.slow, needs_vllm]
 
-CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1)
+CONFIG = EngineConfig(
+    max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1, weight_transfer="shm"
+)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]
 
 
@@ -124,6 +129,36 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(
         assert delta.stop is None
         assert not delta.error
         assert delta.version == running.version
+
+
+def test_an_engine_takes_a_broadcast_and_the_copy_after_one_that_broke_half_way(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.transfer.gpu.own_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(broadcast, "PART_BYTES", 30_000)
+    source, whole, broken = NcclSender(1, patience_s=5.0), perturbed(8), perturbed(9)
+    running(running.engine.update_weights(source.send(whole, 100).directly(0, [0])))
+    assert gap(running(running.engine.score(PROBE)), whole) < 1e-4
+
+    update = source.send(broken, 101)
+    left = threading.Thread(target=leave_half_way, args=(update,))
+    left.start()
+    with pytest.raises(WeightsLost):
+        running(running.engine.update_weights(update.directly(0, [0, 1])))
+    left.join(60)
+    running(running.engine.update_weights(update.copied()))
+    assert gap(running(running.engine.score(PROBE)), broken) < 1e-4
+    assert running(running.engine.stats()).version == 101
+    source.close()
+    assert source.lost
+
+
+def leave_half_way(update: WeightUpdate) -> None:
+    """Be engine 1, whose process ends in the middle of a broadcast."""
+    meeting = broadcast.Meeting(**update.payload["direct"]["nccl"])
+    guest = broadcast.Guest(meeting, *meeting.place([0, 1], 1, 0), torch.device("cpu"))
+    next(guest.receive(specs_of(update.payload["tensors"]), update.payload["size"]))
+    guest.close()
 
 
 def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
@@ -237,12 +272,16 @@ def test_transformers_models_and_vllm_import_in_one_process() -> None:
 def test_engine_arguments() -> None:
     arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
     assert arguments["max_num_seqs"] == 7, "extra has the last word"
-    assert arguments["weight_transfer_config"] == {"backend": "k15_shm"}
+    assert arguments["weight_transfer_config"] == {"backend": RECEIVER}
     assert 0 <= arguments["seed"] < 2**32
-    gpu = EngineConfig(device="cuda", tensor_parallel=2)
-    assert transfer_backend(gpu) == "ipc"
-    assert transfer_backend(gpu.model_copy(update={"weight_transfer": "nccl"})) == "nccl"
-    assert "enforce_eager" not in engine_arguments("m", gpu, 0)
+    assert "enforce_eager" not in engine_arguments("m", EngineConfig(device="cuda"), 0)
+
+
+def test_ranks_of_an_engine_are_its_own_processes() -> None:
+    """Left alone, vLLM takes its Ray executor within a placement group, which refuses bundles of several GPUs."""
+    one, two = (engine_arguments("m", EngineConfig(device="cuda", tensor_parallel=n), 0) for n in (1, 2))
+    assert "distributed_executor_backend" not in one
+    assert (two["tensor_parallel_size"], two["distributed_executor_backend"]) == (2, "mp")
 
 
 def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:

