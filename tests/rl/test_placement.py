@@ -136,8 +136,7 @@ def test_learner_and_engines_are_told_the_same(nodes: list[int], kind: str, devi
     assert receivers.backend != "auto"
     assert receivers.count == run.engine.count
     arguments = engine_arguments("m", run.engine, 0)
-    own = {"shm": "k15_shm", "local": "k15_shm"}
-    assert arguments["weight_transfer_config"] == {"backend": own.get(receivers.backend, receivers.backend)}
+    assert arguments["weight_transfer_config"] == {"backend": "k15"}  # which takes them as the learner says they come
     wanted = places(run, [{"CPU": 16.0, "GPU": 8.0}])
     assert len(wanted.bundles) == (1 + run.engine.count if receivers.backend == "nccl" else 1)
     assert total(wanted.bundles).get("GPU", 0) == learner_gpus(run) + run.engine.count * engine_gpus(
@@ -229,13 +228,13 @@ for gpus, *trees in json.loads(sys.argv[1]):
     ray.init(num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     for tree in trees:
         run = resolved(RunConfig.model_validate(tree))
-        group = place(run, 60)
-        wanted = [(rank, learner_gpus(run)) for rank in range(run.learner.ranks.size)]
-        wanted += [(len(wanted) + index, engine_gpus(run.engine, run.ray)) for index in range(run.engine.count)]
-        options = [_options(run, group, bundle, share) for bundle, share in wanted]
+        reserved = place(run, 60)
+        wanted = [(bundle, learner_gpus(run)) for bundle in reserved.places.ranks]
+        wanted += [(bundle, engine_gpus(run.engine, run.ray)) for bundle in reserved.places.engines]
+        options = [_options(reserved, bundle, share) for bundle, share in wanted]
         tasks = [ray.remote(devices).options(**{k: v for k, v in o.items() if k != "max_restarts"}) for o in options]
         print(json.dumps(ray.get([task.remote() for task in tasks])), flush=True)
-        remove_placement_group(group)
+        remove_placement_group(reserved.group)
     ray.shutdown()
 """
 
