@@ -23,8 +23,9 @@ class Collectives(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes again with what a DTensor does
-        if func.namespace in ("c10d", "_c10d_functional"):
-            self.counts[func._schema.name.rpartition("::")[2].strip("_")] += 1
+        name = func._schema.name.rpartition("::")[2].strip("_")
+        if func.namespace in ("c10d", "_c10d_functional") and not name.startswith(("wait", "wrap")):
+            self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -36,7 +36,8 @@ def judged(rows: Sequence[Row]) -> dict[str, Any]:
         goals["muon_state_over_adamw"] = _most(state, 0.5)
     if memory := parts.get("memory"):
         (alone,) = [row["kept"] for row in memory if row["ranks"] == 1]
-        shares = [max(row["kept_by_rank"]) * row["ranks"] / alone for row in memory if row["ranks"] > 1]
+        sharers = [(row, row["shard"] * row["sequence"]) for row in memory if row["ranks"] > 1]
+        shares = [max(row["kept_by_rank"]) * ranks / alone for row, ranks in sharers]
         goals["state_over_equal_share"] = _most(shares, STATE)
     if balance := parts.get("balance"):
         goals["balance_waste"] = _most([row["waste"] for row in balance], WASTE)
