@@ -49,7 +49,8 @@ def memory_use(message: str) -> str:
 
 def exit_detail(message: str) -> str:
     """Extract how a process ended from the page that Ray writes about an actor's death."""
-    found = re.search(r"exit detail: (.+?)\.?(?: There are some potential root causes|$)", message, re.MULTILINE)
+    advice = "Some common causes|There are some potential root causes"
+    found = re.search(rf"exit detail: (.+?)\.?(?: (?:{advice})|$)", message, re.MULTILINE)
     return found.group(1) if found else first_line(message)
 
 

@@ -176,7 +176,7 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     assert run.directory.report.exists()
 
 
-RANKS = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+RANKS = ("--learner.ranks", "2")
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +207,13 @@ def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been
 
 def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
     run = Run(tmp_path, "hf", every=1)
-    assert run.end(run.start(*RANKS, doom="train/2/1,train/3/0")) == 1, run.output
+    once = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+    assert run.end(run.start(*once, doom="train/2/1,train/3/0")) == 1, run.output
     last = run.output.strip().splitlines()[-1]
     assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
     assert last.endswith("; the same command resumes the run")
-    assert run.newest() == 1
-    assert run.end(run.start(*RANKS)) == 0, run.output
+    assert run.newest() <= 1
+    assert run.end(run.start(*once)) == 0, run.output
     assert_same_run(of_two.root, run.directory.root)
 
 

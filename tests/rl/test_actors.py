@@ -16,7 +16,7 @@ SPEC = LearnerSpec.of(RunConfig())
 PAGE = (
     "The actor died unexpectedly before finishing this task.\n\tclass_name: LearnerRank\n\tpid: 17\nThe actor is dead "
     "because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits "
-    "with a connection error code 2. End of file. There are some potential root causes. (1) The process is killed"
+    "with a connection error code 2. End of file. Some common causes include: (1) the process was killed"
 )
 
 
