@@ -27,7 +27,7 @@ APART = 0.05
 MAX_APART = 0.02
 """Share of queries that may choose otherwise: their gate scores tie up to rounding."""
 MAX_ERROR = {"bfloat16": 0.02, "float32": 1e-4}
-"""Relative error of the outputs and gradients of the others; bfloat16 rounds weights, parts and results to 0.004 each."""
+"""Relative error of the outputs and gradients of the others; bfloat16 rounds weights and results to 0.004."""
 
 
 def settings(options: Options) -> argparse.Namespace:

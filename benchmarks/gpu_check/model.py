@@ -45,8 +45,8 @@ class Cost:
     """Floating-point operations of training.
 
     Model operations: what recomputation adds does not count. 6 a parameter and token, the tied embedding once, as the
-    head; and 6 H D T a layer and token for causal attention over T tokens (4 H D T forward, thrice that with the backward
-    pass, half of it causal).
+    head; and 6 H D T a layer and token for causal attention over T tokens (4 H D T forward, thrice that with the
+    backward pass, half of it causal).
     """
 
     parameters: int

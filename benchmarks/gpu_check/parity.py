@@ -66,7 +66,7 @@ class Recorder:
 def first_choice() -> None:
     """Leave every tuned kernel one choice: dozens of shapes are compiled here, and none of them is timed.
 
-    All choices are compiled, run and compared in ``tiles``, at the shape that is measured.
+    All choices are compiled and run in ``tiles``, at the shape that is measured.
     """
     from triton.runtime.autotuner import Autotuner
 
