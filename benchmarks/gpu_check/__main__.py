@@ -4,7 +4,7 @@ Writes one JSON (``--out``), rewritten after every part, and tables to the termi
 the goals. ``--dry`` goes the same ways on a CPU with tiny sizes, in a minute. Exit code 0: all parts that could run did
 so in time and their results are right; 1: something failed or ran over; 2: no CUDA device. Whether the speeds are those
 asked for is in ``goals`` and changes no exit code. What each part needs is under ``NEEDS`` in its module; what is
-missing is said in the JSON, and the other parts run. docs/gpu.md explains the figures.
+missing is said in the JSON, and the other parts run. docs/gpu_check.md explains the figures.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     given = parser.parse_args(arguments)
     if find_spec("torch") is None:
-        say(f"gpu-check: {sys.executable} has no torch: name a Python that has, make gpu-check PYTHON_GPU=...")
+        say(f"gpu-check: {sys.executable} has no torch: name a Python that has it: make gpu-check GPU_PYTHON=...")
         return 2
     if not given.dry and not has_cuda():
         say("gpu-check: torch sees no CUDA device here; --dry tries the same on a CPU with tiny sizes")
