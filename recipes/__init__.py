@@ -7,6 +7,7 @@ RECIPES: dict[str, str] = {
     "warmup": "recipes.warmup",
     "tool_math": "recipes.tool_math",
     "smollm2": "recipes.smollm2",
+    "qwen3_math": "recipes.qwen3_math",
     "long2short": "recipes.long2short",
 }
 """Recipe name -> module: ``DESCRIPTION: str`` (one line) and ``config() -> RunConfig``, or ``ShortenConfig``."""

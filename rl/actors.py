@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rl.learner.spec import LearnerSpec
     from rl.learner.stats import IterationStats, Step
     from rl.objectives.protocol import Objective
+    from rl.state.checkpoint import Sum
     from rl.warmup import Pair
 
 GRACE_S = 3.0
@@ -194,8 +195,16 @@ class RayPolicy:
         self.call("export", folder, dtype)
 
     def save(self, folder: Path) -> None:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.state.checkpoint.Saves``."""
         self.call("save", folder)
+
+    def saving(self) -> bool:
+        """See ``rl.state.checkpoint.Saves``."""
+        return self.call("saving")
+
+    def saved(self) -> dict[str, Sum]:
+        """See ``rl.state.checkpoint.Saves``."""
+        return self.call("saved")
 
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """See ``rl.learner.host.LearnerHost``; starts the actors anew when they have ended."""

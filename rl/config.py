@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rewards.score import GRADER_TIMEOUT_S
+from rl import placement
 from rl.objectives.config import ChosenObjective, MirrorDescentConfig
-from rollout.config import PAGE_TOKENS, Config, EngineConfig, RolloutConfig, UserCode
+from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
-from rollout.models.attention import AttentionConfig
+from rollout.models.attention import AttentionConfig, block_attention_fault
 from rollout.models.framing import RESERVED, Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
 
@@ -365,16 +366,35 @@ class RayConfig(Config):
 
     address: str | None = None
     """``null``: $RAY_ADDRESS, or a local cluster of this process; ``auto``: the running cluster."""
-    learner_gpus: float = Field(1.0, ge=0)
-    """GPUs of the learner when ``model.device`` is cuda (below 1: shared with an engine)."""
-    engine_gpus: float = Field(1.0, ge=0)
-    """GPUs of each engine and tensor-parallel rank when ``engine.device`` is cuda."""
+    learner_gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs of each rank of the learner when ``model.device`` is cuda; below 1: shared with the engines. ``null``: 1, or
+    half of a cluster's only GPU."""
+    engine_gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs of each engine and tensor-parallel rank when ``engine.device`` is cuda; ``null``: as ``learner_gpus``."""
     in_process: bool = False
     """No Ray at all: learner and engines in this process (``hf`` engines; tests)."""
 
 
+DEVICE = Preset(
+    "Learner and engines on the CPU in float32, or on GPUs in bfloat16: they share a cluster's only one; of more the "
+    "learner has its own and the engines have the rest.",
+    {
+        device: {
+            "model.device": device,
+            "model.compute_dtype": dtype,
+            "engine.device": device,
+            "engine.dtype": dtype,
+            "engine.count": 0,
+        }
+        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
+    },
+)
+
+
 class RunConfig(Config):
     """A whole run: warm-up, RL, evaluation."""
+
+    presets: ClassVar = {"device": DEVICE}
 
     recipe: str = "custom"
     """Name of the recipe it came from."""
@@ -447,6 +467,7 @@ class RunConfig(Config):
             )
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
+        placement.check(self)
         return self
 
     def _check_moba(self) -> None:
@@ -463,3 +484,5 @@ class RunConfig(Config):
                 f"model.attention.moba.block_size ({moba.block_size}) is not a multiple of {PAGE_TOKENS}, the tokens "
                 "of a page of vLLM's cache"
             )
+        if fault := block_attention_fault(engine):
+            raise ValueError(fault)

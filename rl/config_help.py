@@ -55,8 +55,11 @@ def _line(path: str, field: FieldInfo, value: str) -> Iterator[str]:
     )
     shown = json.dumps(value, ensure_ascii=False) if "\n" in value else value
     yield f"  --{path}  {type_text(field.annotation)}{' ' + bounds if bounds else ''}  = {shown}"
-    text = " ".join((field.description or "").replace("``", "`").split())
-    yield from textwrap.wrap(text, 108, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    yield from _wrapped(" ".join((field.description or "").replace("``", "`").split()))
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 108, initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
 def _section(path: str, cls: type[Config], values: Config | None, note: str) -> Iterator[str]:
@@ -64,6 +67,10 @@ def _section(path: str, cls: type[Config], values: Config | None, note: str) -> 
     title = (inspect.getdoc(cls) or "").splitlines()[0]
     yield ""
     yield f"{path or 'run'}: {title}{note}"
+    for name, preset in cls.presets.items():
+        yield f"  --{name}  {' | '.join(preset.values)}  (sets several keys; each of them given itself wins)"
+        keys = ", ".join(dict.fromkeys(key for values in preset.values.values() for key in values))
+        yield from _wrapped(f"{preset.meaning} Sets {keys}.")
     inner = []
     for name, field in cls.model_fields.items():
         key = f"{path}.{name}" if path else name

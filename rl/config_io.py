@@ -106,7 +106,7 @@ def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
     """Return one line on an unknown key, with the key that replaced it or the nearest one."""
     if path in cls.MOVED:
         return f"'{path}' has moved: set {cls.MOVED[path]}"
-    known = list(dict.fromkeys(paths(cls)))
+    known = list(dict.fromkeys([*cls.presets, *paths(cls)]))
     parent = path.rpartition(".")[0]
     if parent in known and not any(key.startswith(parent + ".") for key in known):
         return f"unknown key '{path}': '{parent}' is one value; give it whole, e.g. --{parent} '{{name: value}}'"
@@ -251,19 +251,34 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]] = ()) -> C:
     """Apply to ``base`` a file's values, then ``(dotted key, text)`` pairs, in any order. Raises ``ConfigError``.
 
-    Pairs that contradict each other are refused. One that sets a ``kind`` acts before the others.
+    Pairs that contradict each other are refused. Presets act before the other values beside them, and so does a pair
+    that sets a ``kind``.
     """
     cls = type(base)
-    known = set(paths(cls))
+    known = {*paths(cls), *cls.presets}
     unknown = [unknown_key(path, cls) for path, _ in overrides if path not in known]
     if unknown:
         raise ConfigError(*unknown)
     values = [(path, _section_value(path, value_of(path, text, cls), cls)) for path, text in overrides]
     check_agreement(values, cls)
-    tree = merge(cls, base.model_dump(), file or {})
-    for path, value in sorted(values, key=lambda pair: not pair[0].endswith(".kind")):
-        tree = merge(cls, tree, nested(path, value))
+    tree = merge(cls, base.model_dump(), unfolded(cls, file or {}))
+    for path, value in sorted(values, key=lambda pair: (pair[0] not in cls.presets, not pair[0].endswith(".kind"))):
+        tree = merge(cls, tree, unfolded(cls, nested(path, value)))
     return checked(cls, tree)
+
+
+def unfolded(cls: type[Config], tree: Tree) -> dict[str, Any]:
+    """Return ``tree`` with the keys that its presets set, where it does not set them itself. Raises ``ConfigError``."""
+    unfolded: dict[str, Any] = {}
+    for name, preset in cls.presets.items():
+        if name not in tree:
+            continue
+        if not isinstance(tree[name], str) or tree[name] not in preset.values:
+            given = json.dumps(tree[name], ensure_ascii=False, default=repr)
+            raise ConfigError(f"{name}: one of {', '.join(map(repr, preset.values))} is wanted, got {given}")
+        for key, value in preset.values[tree[name]].items():
+            unfolded = merge(cls, unfolded, nested(key, value))
+    return merge(cls, unfolded, {key: value for key, value in tree.items() if key not in cls.presets})
 
 
 def validate(tree: Tree) -> RunConfig:

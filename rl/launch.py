@@ -1,7 +1,7 @@
 """All Ray placement: the cluster, the learner's actors, the engine actors.
 
-On one machine without GPUs the learner and the engines share the CPU cores and take turns. With GPUs, ``ipc`` puts
-learner and engine on the same GPU (fractions of it), ``nccl`` gives each its own.
+On one machine without GPUs the learner and the engines share the CPU cores and take turns. With GPUs, each has its own,
+or all have parts of one (``rl.placement``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.config import RunConfig
+from rl.placement import engine_gpus, learner_gpus, resolve, shares_gpu
 from rl.stop import Interrupted
 from rollout.engine import Engine
 from rollout.engines.guard import Guard
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 STARTS = 3
 """Attempts at a local cluster. Ray gives its processes 30 s to come up and has no setting for it; beside other work on
 a slow machine that is too short now and then, and the next attempt finds in memory what this one had to read."""
+
+MOST_ENGINES = 16
+"""Engines that a cluster of this process has room for where their number depends on its GPUs."""
 
 
 class LaunchError(RuntimeError):
@@ -129,7 +133,8 @@ def _start_local(config: RunConfig) -> ExitStack:
     import ray
 
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
-    cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + config.engine.count)
+    engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
+    cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + engines)
     reason = ""
     for _ in range(STARTS):
         with ExitStack() as cluster:
@@ -146,50 +151,59 @@ def _start_local(config: RunConfig) -> ExitStack:
     )
 
 
+def gpus_by_node() -> list[int]:
+    """Return the GPUs of each living node of the cluster."""
+    from ray import nodes
+
+    return [int(node["Resources"].get("GPU", 0)) for node in nodes() if node["Alive"]]
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """Return ``config`` with nothing left open for this cluster (``rl.placement.resolve``). Raises ``LaunchError``."""
+    try:
+        return resolve(config, gpus_by_node())
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
+
+
+def bundles(config: RunConfig) -> tuple[list[dict[str, float]], str]:
+    """Return what a resolved configuration reserves, each bundle whole on one node, and Ray's strategy for it.
+
+    The learner's ranks have the first bundles, the engines those behind them; on a shared GPU all are in one.
+    """
+    engine = config.engine
+    learner_bundle = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := learner_gpus(config)) else {})
+    engine_bundle = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := engine_gpus(engine, config.ray)) else {})
+    found = [learner_bundle] * config.learner.ranks.size + [engine_bundle] * engine.count
+    if shares_gpu(config):
+        found = [{key: round(sum(bundle[key] for bundle in found), 4) for key in ("CPU", "GPU")}]
+    return found, "STRICT_PACK" if engine.weight_transfer in ("shm", "ipc") else "PACK"
+
+
 def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
-    """Reserve room for the learner's ranks (the first bundles) and the engines (those behind them).
+    """Reserve room for learner and engines of a resolved configuration.
 
     Raises ``LaunchError`` when the cluster cannot hold them, naming what is asked for and what there is.
     """
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    engine, gpu = config.engine, {}
-    if config.model.device == "cuda":
-        gpu = {"GPU": config.ray.learner_gpus}
-    learner_bundle = {"CPU": 1.0, **gpu}
-    engine_bundle: dict[str, float] = {"CPU": 1.0}
-    if engine.device == "cuda":
-        engine_bundle["GPU"] = config.ray.engine_gpus * engine.tensor_parallel
-    transfer = weight_backend(config)
-    bundles = [learner_bundle] * config.learner.ranks.size + [engine_bundle] * engine.count
-    if transfer == "ipc":
-        bundles = [{key: sum(bundle.get(key, 0) for bundle in bundles) for key in ("CPU", "GPU")}]
-    group = placement_group(bundles, strategy="STRICT_PACK" if transfer in ("shm", "ipc") else "PACK")
+    wanted, strategy = bundles(config)
+    group = placement_group(wanted, strategy=strategy)
     if not group.wait(timeout_s):
         remove_placement_group(group)
         raise LaunchError(
-            f"the Ray cluster cannot place learner and engines within {timeout_s:.0f} s: asked for {bundles} "
-            f"({'on one node' if transfer in ('shm', 'ipc') else 'on any nodes'}), "
+            f"the Ray cluster cannot place learner and engines within {timeout_s:.0f} s: asked for {wanted} "
+            f"({'on one node' if strategy == 'STRICT_PACK' else 'on any nodes'}), "
             f"cluster has {ray.cluster_resources()}"
         )
     return group
 
 
-def weight_backend(config: RunConfig) -> str:
-    """Return the transfer that ``engine.weight_transfer = auto`` means."""
-    chosen = config.engine.weight_transfer
-    if chosen != "auto":
-        return chosen
-    if config.engine.device == "cpu":
-        return "shm"
-    return "ipc" if config.ray.learner_gpus + config.ray.engine_gpus <= 1 and config.engine.count == 1 else "nccl"
-
-
 def _options(config: RunConfig, group: PlacementGroup, bundle: int, gpus: float) -> dict[str, Any]:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    index = 0 if weight_backend(config) == "ipc" else bundle
+    index = 0 if shares_gpu(config) else bundle
     return {
         "num_cpus": 1,
         "num_gpus": gpus,
@@ -219,7 +233,7 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     from rl.actors import RayPolicy
     from rl.learner.spec import LearnerSpec, Receivers
 
-    receivers = Receivers.of(config, weight_backend(config))
+    receivers = Receivers.of(config, config.engine.weight_transfer)
 
     def spawn(spec: LearnerSpec, path: Path | str) -> list[Any]:
         import ray
@@ -254,10 +268,9 @@ def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
 
 
 def _rank_options(config: RunConfig, group: PlacementGroup, rank: int) -> dict[str, Any]:
-    gpus = config.ray.learner_gpus if config.model.device == "cuda" else 0
     cores = threads(config.model.threads, config.learner.ranks.size)
     variables = {**quiet_environment(), "OMP_NUM_THREADS": str(cores), **waiting()}
-    return _options(config, group, rank, gpus) | {"runtime_env": {"env_vars": variables}}
+    return _options(config, group, rank, learner_gpus(config)) | {"runtime_env": {"env_vars": variables}}
 
 
 def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
@@ -265,6 +278,5 @@ def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGro
     from rollout.engines.actor import RayEngine
 
     engine = config.engine
-    gpus = config.ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0
-    options = _options(config, group, config.learner.ranks.size + index, gpus)
+    options = _options(config, group, config.learner.ranks.size + index, engine_gpus(engine, config.ray))
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)

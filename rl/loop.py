@@ -19,7 +19,7 @@ from rl.record.measure import Iteration, drawn_under, measure
 from rl.record.metrics import Row
 from rl.rewarding import Rewarder, ScoredGroup, failures
 from rl.state import checkpoint
-from rl.state.checkpoint import RunState, Totals
+from rl.state.checkpoint import RunState, Saves, Totals, Writer
 from rl.state.journal import Journal
 from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
@@ -33,8 +33,8 @@ MOST_REASONS = 3
 """Reasons for which responses were ungradable that an iteration tells, the commonest first."""
 
 
-class Policy(Protocol):
-    """The learner as the loop sees it: in this process, or a proxy to a Ray actor."""
+class Policy(Saves, Protocol):
+    """The learner as the loop sees it: in this process, or a proxy to Ray actors."""
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """Put the current weights where engines can fetch them."""
@@ -46,9 +46,6 @@ class Policy(Protocol):
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
         """Train one iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
-
-    def save(self, folder: Path) -> None:
-        """Write weights, optimiser and RNG into an existing directory."""
 
 
 class Sampler(Protocol):
@@ -121,19 +118,20 @@ def new_groups(problems: Sequence[Problem], iteration: int, k: int, render: Call
     return groups
 
 
-def save(state: RunState, config: RunConfig, parts: Parts) -> None:
-    """Write a checkpoint of ``state``, and drop the journals that every kept checkpoint already contains."""
-    parts.watch.stage("checkpoint")
-    checkpoint.save(parts.checkpoints, state, parts.policy.save, config.checkpoint.keep)
-    oldest = checkpoint.available(parts.checkpoints)[0]
-    parts.journal.drop_before(int(oldest.name))
-
-
 def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
     """Run iterations from ``state`` on; returns the state after the last one.
 
-    On a stop signal it checkpoints and raises ``Interrupted``; tokens of an iteration cut short stay in its journal.
+    A learner of many ranks goes on while it writes a checkpoint, which is finished after the iteration in which that
+    was done: at the latest before the next one is begun, and when this returns or raises. Only then go the journals
+    that every kept checkpoint already contains. On a stop signal it checkpoints and raises ``Interrupted``; tokens of
+    an iteration cut short stay in its journal.
     """
+    keep, drop_before = config.checkpoint.keep, parts.journal.drop_before
+    with Writer(parts.checkpoints, parts.policy, keep, parts.watch.warn, drop_before) as writer:
+        return _train(config, state, parts, writer)
+
+
+def _train(config: RunConfig, state: RunState, parts: Parts, writer: Writer) -> RunState:
     saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
     timer = Timer()
     for i in range(state.iteration, config.iterations):
@@ -141,15 +139,22 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
             after = iterate(config, state, i, parts, timer)
         except Interrupted:
             if saved != state.iteration:
-                save(state, config, parts)
+                parts.watch.stage("checkpoint")
+                writer.begin(state)
             raise
         state = after
         last = state.iteration == config.iterations
         timer = Timer()  # of the next iteration, whose starting state is what is saved: its row comes after the file
         if last or parts.stopper.requested or state.iteration % config.checkpoint.every == 0:
+            parts.watch.stage("checkpoint")
             with timer("checkpoint"):
-                save(state, config, parts)
+                writer.begin(state)
+                if last:
+                    writer.finish()
             saved = state.iteration
+        elif writer.pending is not None:
+            with timer("checkpoint"):
+                writer.settle()
         if parts.stopper.requested and not last:
             raise Interrupted(f"stopped after iteration {i}")
     return replace(state, totals=spend(state.totals, timer.seconds))

@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from rl.state import checkpoint
-from rl.state.checkpoint import RunState
+from rl.state.checkpoint import RunState, Saves, Writer
 from rl.stop import Interrupted, Stopper
 from rollout.progress import Progress
 
+KEEP = 2
+"""Checkpoints that are kept: the newest, and one to fall back to."""
 S = TypeVar("S")
 """One step of the plan, complete, so that the plan and a checkpoint suffice to go on."""
 
 
-class Kept(Protocol):
+class Kept(Saves, Protocol):
     """The learner, as a checkpoint keeps it."""
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimiser and RNG into an existing directory."""
-
     def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote."""
+        """Restore what a save wrote."""
 
 
 def carry_out(
@@ -46,10 +45,11 @@ def carry_out(
         kept.load(found[1])
     watch.stage(name, len(steps), earlier=first)
     watch.advance(first)
-    for number, step in enumerate(steps[first:], first):
-        watch.say(act(number, step))
-        watch.advance(1)
-        if stopper.requested or (number + 1) % every == 0:
-            checkpoint.save(checkpoints, RunState(number + 1), kept.save, keep=2)
-        if stopper.requested:
-            raise Interrupted(f"stopped after step {number} of the {name}")
+    with Writer(checkpoints, kept, KEEP, watch.warn, lambda _: None) as writer:
+        for number, step in enumerate(steps[first:], first):
+            watch.say(act(number, step))
+            watch.advance(1)
+            if stopper.requested or (number + 1) % every == 0:
+                writer.begin(RunState(number + 1))
+            if stopper.requested:
+                raise Interrupted(f"stopped after step {number} of the {name}")

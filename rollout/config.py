@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +12,20 @@ from rollout.user_code import absolute
 
 PAGE_TOKENS = 32
 """Tokens per page of vLLM's key-value cache: as fast as larger pages on a CPU, and siblings share short prompts."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name on the command line and in files that sets several keys at once; any of them that is given itself wins."""
+
+    meaning: str
+    values: Mapping[str, Mapping[str, Any]]
+    """For each of its values the dotted keys that it sets."""
+
+    def under(self, section: str) -> Preset:
+        """Return the preset of a configuration that holds this one's as ``section``."""
+        values = {value: {f"{section}.{key}": one for key, one in keys.items()} for value, keys in self.values.items()}
+        return Preset(self.meaning, values)
 
 
 class Config(BaseModel):
@@ -21,6 +36,8 @@ class Config(BaseModel):
     )
     MOVED: ClassVar[Mapping[str, str]] = {}
     """Of a whole configuration: dotted keys that it no longer has, and what to set instead."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """Of a whole configuration, by name."""
     shorthand: ClassVar[str] = ""
     """The key that one text or number in the place of the section means, in files and on the command line; empty:
     none."""
@@ -55,22 +72,22 @@ class EngineConfig(Config):
 
     kind: Literal["vllm", "hf"] = "vllm"
     """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible."""
-    count: int = Field(1, ge=1)
-    """Number of engines (Ray actors)."""
+    count: int = Field(1, ge=0)
+    """Number of engines (Ray actors); 0: as many as there are GPUs for beside the learner's, one on CPUs."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the engine runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations. CPUs without native bfloat16 are about 4 times faster in float32."""
+    """Weights and activations. CPUs without native bfloat16 are about 4 times faster in float32; GPUs want bfloat16."""
     tensor_parallel: int = Field(1, ge=1)
-    """GPUs per engine."""
+    """GPUs per engine, all of one machine."""
     max_model_len: int = Field(2048, ge=8)
     """Context: prompt plus response, in tokens."""
     max_concurrency: int = Field(256, ge=1)
     """Requests in flight per engine."""
     kv_cache_gib: float = Field(1.0, gt=0)
     """KV cache per engine on CPU, in GiB."""
-    gpu_memory_utilization: float = Field(0.5, gt=0, le=1)
-    """Share of the GPU that vLLM may take (the learner may sit on the same GPU)."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    """Share of the GPU that vLLM may take; ``null``: 0.9 of the engine's part of it (``ray.engine_gpus``)."""
     threads: int = Field(0, ge=0)
     """CPU threads per engine; 0: all cores that the process may use."""
     max_batched_tokens: int = Field(8192, ge=16)
@@ -78,7 +95,8 @@ class EngineConfig(Config):
     extra: dict[str, str | int | float | bool] = {}
     """Further vLLM engine arguments by name, passed on as they are."""
     weight_transfer: Literal["auto", "shm", "ipc", "nccl", "local"] = "auto"
-    """How weights reach the engine. ``auto``: ``shm`` on CPU, ``ipc`` on a shared GPU, ``nccl`` otherwise."""
+    """How weights reach the engines. ``auto``: ``ipc`` where learner and vLLM share a GPU, ``nccl`` from GPU to GPU,
+    ``shm``, through the memory of one machine, otherwise (``local`` in one process)."""
 
     start_timeout_s: float = Field(300.0, gt=0)
     """Limit for loading the model; then the engine counts as dead."""

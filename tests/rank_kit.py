@@ -20,7 +20,13 @@ LIMIT = 180.0
 """Seconds after which a rank that still runs says where it is and ends; bounds hangs only."""
 GRACE = 30.0
 """Seconds more for ranks to start, and to end by themselves."""
-PRELOAD = ("torch", "torch.distributed.tensor", "torch.distributed.fsdp", "transformers")
+PRELOAD = (
+    "pytest",
+    "rl.learner.learner",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "transformers.models.llama.modeling_llama",
+)
 """Imported once in the server that the ranks are forked from: their imports would be most of a test's time."""
 
 

@@ -41,7 +41,7 @@ def full_attention(
 ) -> torch.Tensor:
     """Causal attention of packed sequences whose queries are the last positions of their keys: [Tq, H, D]."""
     if all(span.offset == 0 for span in sequences):
-        return packed_attention(q, k, v, torch.tensor([0, *(s.q_start + s.q_len for s in sequences)]), scale)
+        return packed_attention(q, k, v, [0, *(span.q_start + span.q_len for span in sequences)], scale)
     grouped, out = q.shape[1] != k.shape[1], []
     for span in sequences:
         turned = (q[span.queries], k[span.keys], v[span.keys])

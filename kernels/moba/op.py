@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from kernels.moba import cpu
 from kernels.moba.dense import full_attention, split
 from kernels.moba.layout import MobaConfig, Span, spans
+from kernels.varlen import PLANS, Boundaries, boundaries, index
 
 
 def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -79,29 +83,51 @@ def attend(
         routed = MobaConfig(config.block_size, config.top_k)
         if config.full_below <= routed.dense_tokens:  # such positions see their whole past anyway
             return _Moba.apply(q, k, v, path, (sequences, routed, scale), options)
-        early, early_keys, late, late_queries = split(sequences, config.full_below)
-        late_rows = [torch.arange(rows.start, rows.stop) for rows in late_queries]
-        late_index = torch.cat([*late_rows, torch.arange(0)]).to(q.device)
-        taken = torch.zeros(q.shape[0], dtype=torch.bool, device=q.device).index_fill_(0, late_index, True)
+        cut = _cut(tuple(sequences), config.full_below, q.device)
         out = []
-        if early:
-            keys, values = (torch.cat([part[rows] for rows in early_keys]) for part in (k, v))
-            out.append(full_attention(q[~taken], keys, values, early, scale))
-        if late:
-            out.append(_Moba.apply(q[late_index], k, v, path, (late, routed, scale), options))
-        order = torch.cat([torch.nonzero(~taken).flatten(), late_index]).argsort()
-        return torch.cat(out)[order]
+        if cut.early:
+            keys, values = (torch.cat([part[rows] for rows in cut.early_keys]) for part in (k, v))
+            out.append(full_attention(q[cut.early_rows], keys, values, cut.early, scale))
+        if cut.late:
+            out.append(_Moba.apply(q[cut.late_rows], k, v, path, (cut.late, routed, scale), options))
+        return torch.cat(out)[cut.order]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A call cut where its queries begin to choose blocks."""
+
+    early: tuple[Span, ...]
+    early_keys: tuple[slice, ...]
+    early_rows: torch.Tensor
+    """Rows of q before that position."""
+    late: tuple[Span, ...]
+    late_rows: torch.Tensor
+    order: torch.Tensor
+    """Where each row of q is among the early rows and, behind them, the late ones."""
+
+
+@functools.lru_cache(PLANS)
+def _cut(sequences: tuple[Span, ...], edge: int, device: torch.device) -> _Cut:
+    early, early_keys, late, late_queries = split(sequences, edge)
+    late_rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in late_queries] or [np.arange(0)])
+    early_rows = np.setdiff1d(np.arange(sum(span.q_len for span in sequences)), late_rows)
+    order = np.concatenate([early_rows, late_rows]).argsort()
+    return _Cut(
+        *(tuple(early), tuple(early_keys), index(early_rows, device)),
+        *(tuple(late), index(late_rows, device), index(order, device)),
+    )
 
 
 def moba_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
+    cu_seqlens: Boundaries,
     block_size: int,
     top_k: int,
     *,
-    cu_seqlens_k: torch.Tensor | None = None,
+    cu_seqlens_k: Boundaries | None = None,
     scale: float | None = None,
     full_below: int = 0,
     deterministic: bool = False,
@@ -119,6 +145,6 @@ def moba_attention(
     check_heads(q, k, v)
     config = MobaConfig(block_size, top_k, full_below)
     ends_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
-    sequences = spans(cu_seqlens.tolist(), ends_k.tolist(), q.shape[0], k.shape[0])
+    sequences = spans(boundaries(cu_seqlens), boundaries(ends_k), q.shape[0], k.shape[0])
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return attend(q, k, v, sequences, config, scale, path_of(q), deterministic)

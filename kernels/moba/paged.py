@@ -6,6 +6,9 @@ content, as the keys do: shared prefixes, preempted requests and reused pages ne
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from itertools import accumulate
 from types import ModuleType
 
 import torch
@@ -14,6 +17,7 @@ from kernels.moba import paged_rows
 from kernels.moba.layout import MobaConfig, Span, spans
 from kernels.moba.op import attend, check_heads, path_of
 from kernels.moba.reference import gate_dtype
+from kernels.varlen import PLANS, index
 
 ROW_QUERIES = 16
 """Sequences with at most this many new tokens are computed row by row; more make gathering their keys worthwhile."""
@@ -71,6 +75,7 @@ def moba_paged_attention(
     config: MobaConfig,
     scale: float | None = None,
     max_query_len: int | None = None,
+    on_host: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> torch.Tensor:
     """Return what ``moba_attention`` gives for the last tokens of sequences whose keys and values lie in pages; no
     gradient.
@@ -82,7 +87,8 @@ def moba_paged_attention(
 
     ``max_query_len``: an upper bound of a sequence's new tokens, where the caller knows one. With a small one (decode)
     lengths are not read by the host, so on GPUs nothing waits and the call can be captured in a graph; nothing checks
-    the lengths then.
+    the lengths then. ``on_host``: ``seq_lens`` and ``cu_seqlens_q`` once more, where the host knows them; else other
+    calls than such wait for the device to read them.
     """
     check_heads(q, key_pages[:, :, 0], value_pages[:, :, 0])
     page_size = key_pages.shape[2]
@@ -92,13 +98,12 @@ def moba_paged_attention(
     pages = (key_pages, value_pages, page_sums)
     if max_query_len is not None and max_query_len <= ROW_QUERIES:
         return _attend_all_rows(q, pages, block_table, seq_lens, cu_seqlens_q, config, scale)
-    lengths = seq_lens.tolist()
-    ends_k = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-    sequences = spans(cu_seqlens_q.tolist(), ends_k, q.shape[0], ends_k[-1])
+    lengths, ends_q = on_host or (seq_lens.tolist(), cu_seqlens_q.tolist())
+    ends_k = [0, *accumulate(lengths)]
+    sequences = spans(ends_q, ends_k, q.shape[0], ends_k[-1])
     out, path = torch.empty_like(q), path_of(q)
-    rows = [(row, span.offset + i, n) for n, span, i, row in _rows(sequences)]
-    if rows:
-        row, position, sequence = torch.tensor(rows, device=q.device).unbind(1)
+    if (rows := _rows(tuple(sequences), q.device)) is not None:
+        row, position, sequence = rows
         out[row] = _rows_path(q).attend_rows(q[row], *pages, block_table[sequence], position, config, scale)
     for n, span in enumerate(sequences):
         if span.q_len > ROW_QUERIES:
@@ -125,10 +130,12 @@ def _attend_all_rows(
     return _rows_path(q).attend_rows(q, *pages, block_table[sequence], position, config, scale)
 
 
-def _rows(sequences: list[Span]) -> list[tuple[int, Span, int, int]]:
-    """(sequence, its span, index of the query in it, row of q) of every query that is computed row by row."""
+@functools.lru_cache(PLANS)
+def _rows(sequences: tuple[Span, ...], device: torch.device) -> tuple[torch.Tensor, ...] | None:
+    """Row of q, position and sequence of every query that is computed row by row; ``None`` where there is none."""
     short = [(n, span) for n, span in enumerate(sequences) if span.q_len <= ROW_QUERIES]
-    return [(n, span, i, span.q_start + i) for n, span in short for i in range(span.q_len)]
+    rows = [(span.q_start + i, span.offset + i, n) for n, span in short for i in range(span.q_len)]
+    return index(rows, device).unbind(1) if rows else None
 
 
 def gather_pages(pages: torch.Tensor, table: torch.Tensor, length: int) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kernels.moba.layout import MobaConfig, Span
+from kernels.varlen import PLANS
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Tables:
 
 
 def tables(sequences: Sequence[Span], config: MobaConfig, rows: int, device: torch.device) -> Tables:
-    """Tables of these sequences, with query tiles of at most ``rows``."""
+    """Tables of these sequences, with query tiles of at most ``rows``; made once for all layers."""
+    return _tables(tuple(sequences), config, rows, device)
+
+
+@functools.lru_cache(PLANS)
+def _tables(sequences: tuple[Span, ...], config: MobaConfig, rows: int, device: torch.device) -> Tables:
     tile_rows: list[tuple[int, int, int, int, int]] = []
     block_rows: list[tuple[int, int, int, int]] = []
     size = config.block_size
@@ -61,6 +68,7 @@ def tables(sequences: Sequence[Span], config: MobaConfig, rows: int, device: tor
             for position in range(begin, end, rows):
                 count = min(rows, end - position)
                 tile_rows.append((query + position - begin, count, block, base, position - start))
-    tiles = torch.tensor(tile_rows, dtype=torch.int32).T.contiguous().to(device)
-    blocks = torch.tensor(block_rows, dtype=torch.int32).T.contiguous().to(device)
+    with torch.inference_mode(False):  # for later calls, too
+        tiles = torch.tensor(tile_rows, dtype=torch.int32).T.contiguous().to(device)
+        blocks = torch.tensor(block_rows, dtype=torch.int32).T.contiguous().to(device)
     return Tables(rows, *tiles.unbind(0), *blocks.unbind(0))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kernels.varlen.host import PLANS, Boundaries, boundaries, index
 from kernels.varlen.tiles import Scoring, tiled_attention
 
 NAME = "k15_packed"
@@ -86,23 +89,39 @@ class _Unpad(torch.autograd.Function):
         return grads[0].new_zeros(ctx.shape).index_copy_(0, slot, grads[0]), None
 
 
-def _slots(bucket: Bucket, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token of each padded slot [n * width], and slot of each token [tokens], both relative to the bucket."""
-    length = torch.tensor(bucket.lengths, device=device)
-    column = torch.arange(bucket.width, device=device)
-    first = length.cumsum(0) - length
-    source = first[:, None] + torch.minimum(column[None, :], length[:, None] - 1)
-    slot = torch.nonzero((column[None, :] < length[:, None]).flatten()).flatten()
-    return source.flatten(), slot
+Slots = tuple[torch.Tensor, torch.Tensor]
+"""Token of each padded slot [n * width], and slot of each token [tokens], both relative to their bucket."""
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scoring: Scoring) -> torch.Tensor:
+def _slots(bucket: Bucket, device: torch.device) -> Slots:
+    length = np.array(bucket.lengths)
+    column = np.arange(bucket.width)
+    first = length.cumsum() - length
+    source = first[:, None] + np.minimum(column[None, :], length[:, None] - 1)
+    slot = np.flatnonzero(column[None, :] < length[:, None])
+    return index(source.ravel(), device), index(slot, device)
+
+
+@functools.lru_cache(PLANS)
+def plan(ends: tuple[int, ...], tokens: int, device: torch.device) -> tuple[tuple[Bucket, Slots | None], ...]:
+    """Return the buckets of a packed stream, with their slots where something is padded. ``ValueError`` for wrong
+    boundaries.
+    """
+    lengths = [end - start for start, end in pairwise(ends)]
+    if ends[0] != 0 or ends[-1] != tokens or min(lengths) < 1:
+        raise ValueError(
+            f"cu_seqlens must increase from 0 to {tokens}, the packed tokens; got {[*ends[:4]]}...{ends[-1]}"
+        )
+    return tuple((bucket, None if bucket.even else _slots(bucket, device)) for bucket in buckets(lengths))
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, slots: Slots | None, scoring: Scoring
+) -> torch.Tensor:
     """Attend within one bucket: q [tokens, H, D], k [tokens, H_kv, D], v [tokens, H_kv, Dv] -> [tokens, H, Dv]."""
     parts = [q, k, v]
-    slot = None
-    if not bucket.even:
-        source, slot = _slots(bucket, q.device)
-        parts = [_Pad.apply(part, source, slot) for part in parts]
+    if slots is not None:
+        parts = [_Pad.apply(part, *slots) for part in parts]
     queries, keys, values = (
         part.reshape(len(bucket.lengths), bucket.width, *part.shape[1:]).transpose(1, 2) for part in parts
     )
@@ -114,14 +133,14 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, s
     else:
         out = tiled_attention(queries, keys, values, scoring)
     out = out.transpose(1, 2).flatten(0, 1)
-    return out if slot is None else _Unpad.apply(out, slot)
+    return out if slots is None else _Unpad.apply(out, slots[1])
 
 
 def packed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
+    cu_seqlens: Boundaries,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -133,17 +152,11 @@ def packed_attention(
     that lie side by side share one call; sort the stream by length to keep the calls few. Raises ``ValueError`` for
     wrong boundaries.
     """
-    ends = cu_seqlens.tolist()
-    lengths = [end - start for start, end in pairwise(ends)]
-    if ends[0] != 0 or ends[-1] != q.shape[0] or min(lengths) < 1:
-        raise ValueError(
-            f"cu_seqlens must increase from 0 to {q.shape[0]}, the packed tokens; got {ends[:4]}...{ends[-1]}"
-        )
     scoring = Scoring(scale, window, softcap)
     out = []
-    for bucket in buckets(lengths):
+    for bucket, slots in plan(boundaries(cu_seqlens), q.shape[0], q.device):
         rows = slice(bucket.start, bucket.start + bucket.tokens)
-        out.append(_attend(q[rows], k[rows], v[rows], bucket, scoring))
+        out.append(_attend(q[rows], k[rows], v[rows], bucket, slots, scoring))
     return out[0] if len(out) == 1 else torch.cat(out)
 
 

@@ -62,6 +62,9 @@ the key's own type, texts are taken as they are. Keys of the command line win ov
 two that contradict each other are refused. `k15 config RECIPE` lists the keys. Training into a directory that holds the
 same run resumes it; how long, how visibly and with what memory, time and patience it goes on may then change.
 
+--device cuda puts learner and engines on GPUs, in bfloat16: they share a single one; of more the learner has its own
+and the engines have the rest. Keys that it sets (model.device, engine.dtype, ...) win where they are given, too.
+
 RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION. Reward and problems may be
 code of your own, too: FILE.py:NAME (looked up from here, recorded absolute), package.module:NAME, or the name of an
 entry point of k15.rewards, k15.problems, k15.recipes. Errors in it are told with file and line; a response that a
@@ -71,6 +74,7 @@ examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
   k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw
   k15 train quickstart --reward my_file.py:reward
+  k15 train qwen3_math --run-dir runs/qwen3_math       on GPUs; with another recipe: --device cuda
   k15 train smollm2 --problems.train '{kind: python, path: my_file.py:problems}'
   k15 train ./my_recipe.py --run-dir runs/mine
 

@@ -133,9 +133,7 @@ def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[Eng
         length = max(needed, base.max_model_len) if HELDOUT in options.benchmarks else needed
     else:
         device, ray, length = options.device or _device(), RayConfig(), needed
-        # No learner sits beside it on the GPU.
-        base = EngineConfig(dtype="float32" if device == "cpu" else "bfloat16", gpu_memory_utilization=0.9)
-        base = base.model_copy(update={"device": device})
+        base = EngineConfig(device=device, dtype="float32" if device == "cpu" else "bfloat16")
     changes: dict[str, Any] = {
         "kind": options.engine,
         "device": options.device,

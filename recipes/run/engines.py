@@ -5,18 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from rl.config import ModelConfig, PretrainedModel, RayConfig, RunConfig
+from rl.placement import engine_gpus, resolve_alone
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Engine
 from rollout.pool.pool import Pool
 
 PLACE_TIMEOUT_S = 60.0
-
-
-def count_engines(gpus: float, nodes: int, per_engine: float) -> int:
-    """Return how many engines a cluster can host: one for every ``per_engine`` GPUs, or one per node where those
-    are 0.
-    """
-    return max(1, int(gpus // per_engine)) if per_engine else max(1, nodes)
 
 
 def open_pool(
@@ -33,43 +27,42 @@ def open_pool(
     ``count`` engines; ``None``: as many as the cluster can host. ``stack`` closes all of it. Raises ``LaunchError``.
     """
     one = RolloutConfig(segment_tokens=1, max_tokens=1)
+    engine = engine.model_copy(update={"count": count or 0, "weight_transfer": "auto"})
     if ray.in_process:
         from rollout.engines.actor import build_engine
 
         engine = engine.model_copy(update={"count": 1})
         return stack.enter_context(Pool(lambda _: build_engine(path, engine, seed), engine, one, end, seed))
-    from ray import cluster_resources, nodes
-
-    from rl.launch import connected
+    from rl.launch import connected, gpus_by_node
 
     config = RunConfig(model=ModelConfig(base=PretrainedModel(path=path)), engine=engine, rollout=one, ray=ray)
     stack.enter_context(connected(config))
-    gpus = ray.engine_gpus * engine.tensor_parallel if engine.device == "cuda" else 0.0
-    alive = sum(bool(node["Alive"]) for node in nodes())
-    count = count or count_engines(cluster_resources().get("GPU", 0.0), alive, gpus)
-    engine = engine.model_copy(update={"count": count})
-    spawn = _Placed(path, engine, seed, gpus, count)
+    engine, ray = resolve_alone(engine, ray, gpus_by_node())
+    spawn = _Placed(path, engine, seed, engine_gpus(engine, ray))
     pool = stack.enter_context(Pool(spawn, engine, one, end, seed))
     pool.start()
     return pool
 
 
 class _Placed:
-    """Starts engine i in the i-th of ``count`` reserved places. Raises ``LaunchError`` when there is no room."""
+    """Starts engine i in the i-th of ``engine.count`` reserved places, each whole on one node.
 
-    def __init__(self, path: str, engine: EngineConfig, seed: int, gpus: float, count: int) -> None:
+    Raises ``LaunchError`` when there is no room.
+    """
+
+    def __init__(self, path: str, engine: EngineConfig, seed: int, gpus: float) -> None:
         from ray import cluster_resources
         from ray.util.placement_group import placement_group, remove_placement_group
 
         from rl.launch import LaunchError
 
         bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-        self._group = placement_group([bundle] * count, strategy="SPREAD")
+        self._group = placement_group([bundle] * engine.count, strategy="SPREAD")
         if not self._group.wait(PLACE_TIMEOUT_S):
             remove_placement_group(self._group)
             raise LaunchError(
-                f"the Ray cluster cannot place {count} engines with {bundle} each in {PLACE_TIMEOUT_S:.0f} s; it has "
-                f"{cluster_resources()}; lower --engines"
+                f"the Ray cluster cannot place {engine.count} engines with {bundle} each in {PLACE_TIMEOUT_S:.0f} s; "
+                f"it has {cluster_resources()}; lower --engines"
             )
         self._path, self._engine, self._seed, self._gpus = path, engine, seed, gpus
 

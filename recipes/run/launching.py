@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from recipes.run.probe import first_probe
 from recipes.run.setup import Setup
 from rl.config import RunConfig, ScratchModel
+from rl.placement import resolve, shares_gpu
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir
 from rollout.files import replacing_folder
@@ -64,17 +65,31 @@ class Site:
     """
 
     def __init__(self, config: RunConfig, stack: ExitStack, connected_to_ray: Callable[[], None]) -> None:
-        self.config, self._stack = config, stack
+        self._stack = stack
         self._group: PlacementGroup | None = None
-        if not config.ray.in_process:
-            from rl.launch import connected, place
+        if config.ray.in_process:
+            self.config = resolve(config, ())
+        else:
+            from rl.launch import connected, place, resolved
 
             stack.enter_context(connected(config))
             connected_to_ray()
-            self._group = place(config)
+            self.config = resolved(config)
+            self._group = place(self.config)
+
+    @property
+    def engines_first(self) -> bool:
+        """Whether the engines must be up before a learner is made: on a GPU that they share, vLLM takes for its own
+        what another process allocates while it measures its memory.
+        """
+        return shares_gpu(self.config)
 
     def engines(self, path: Path | str, end: tuple[int, ...]) -> Pool:
-        """Begin to start engines on ``path``; responses end with one of ``end``."""
+        """Begin to start engines on ``path``, and wait for them where the learner has to; responses end with one of
+        ``end``.
+
+        Raises ``AllEnginesDead``.
+        """
         config, group = self.config, self._group
         if group is None:
             from rollout.engines.actor import build_engine
@@ -100,15 +115,18 @@ class Site:
         )
         self._stack.enter_context(pool)
         pool.start()
+        if self.engines_first:
+            pool.wait()
         return pool
 
     def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
         """Start the learner of ``config``, which is placed as the site's, on ``path``."""
+        config = config.model_copy(update={"engine": self.config.engine, "ray": self.config.ray})
         if self._group is None:
             from rl.learner.host import LearnerHost
             from rl.learner.spec import LearnerSpec, Receivers
 
-            return LearnerHost(LearnerSpec.of(config), path, Receivers.of(config, "local"))
+            return LearnerHost(LearnerSpec.of(config), path, Receivers.of(config, config.engine.weight_transfer))
         from rl.launch import launch_learner
 
         return launch_learner(config, path, self._group)

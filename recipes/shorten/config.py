@@ -93,6 +93,7 @@ class JudgeConfig(Config):
 class ShortenConfig(Config):
     """long2short: from a long-CoT policy to a short one."""
 
+    presets: ClassVar = {name: preset.under("run") for name, preset in RunConfig.presets.items()}
     MOVED: ClassVar = {"dpo.micro_batch_pairs": "run.learner.micro_batch_tokens, in tokens per forward pass"}
 
     recipe: str = "custom"

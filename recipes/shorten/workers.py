@@ -69,6 +69,9 @@ class Workers:
         ``end``: tokens that end a response. Raises ``LaunchError``.
         """
         site = self._site_for(config, model)
+        if self._pool is None and self._policy is not None and site.engines_first:
+            self.close()
+            site = self._site_for(config, model)
         if self._pool is None:
             self._pool = site.engines(model, end)  # loads while the learner does
         self._pool.reconfigure(config.rollout, config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from kernels.logprob import LogitTransform, token_logprobs
+from kernels.varlen import boundaries
 from rl.objectives.protocol import Head, Needs, Outputs
 
 if TYPE_CHECKING:
@@ -29,9 +31,8 @@ def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, A
     """Return the keyword arguments of a transformers forward over packed ``tokens`` [T]: positions restart at each
     sequence.
     """
-    lengths = cu_seqlens.diff()
-    starts = torch.repeat_interleave(cu_seqlens[:-1], lengths)
-    longest = int(lengths.max())
+    starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
+    longest = max(end - start for start, end in pairwise(boundaries(cu_seqlens)))
     return {
         "input_ids": tokens.long()[None],
         "position_ids": (torch.arange(len(tokens), device=tokens.device) - starts)[None],

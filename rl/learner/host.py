@@ -17,6 +17,7 @@ from rl.learner.spec import LearnerSpec, Receivers
 from rl.learner.stats import IterationStats, Step
 from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.protocol import Objective
+from rl.state.checkpoint import Sum
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
@@ -38,6 +39,7 @@ class LearnerHost:
         self.ranks = None if seat is None else join(spec.learner.ranks, spec.model.device, seat)
         self._learner: Learner | None = Learner(spec, model_path, self.ranks)
         self._sender: WeightSender | None = None
+        self._saving_into = Path()
 
     @property
     def learner(self) -> Learner:
@@ -88,12 +90,22 @@ class LearnerHost:
         return self.learner.score(sequences)
 
     def save(self, folder: Path) -> None:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.state.checkpoint.Saves``."""
+        self._saving_into = folder
         with writing(folder):
             self.learner.save(folder)
 
+    def saving(self) -> bool:
+        """See ``rl.state.checkpoint.Saves``."""
+        return self.learner.saving()
+
+    def saved(self) -> dict[str, Sum]:
+        """See ``rl.state.checkpoint.Saves``."""
+        with writing(self._saving_into):
+            return self.learner.saved()
+
     def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote."""
+        """Restore what a save wrote, however many ranks there were."""
         self.learner.load(folder)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:

@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
 from torch.distributed.tensor import DTensor
 
 from rl.learner import balance
@@ -24,7 +21,7 @@ from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
 from rl.learner.forward import PolicyModel, causal_lm, new_head
 from rl.learner.movement import Watch
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
-from rl.learner.random_states import random_states, restore
+from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, LogRatio, Step, known, of_batch, of_steps
 from rl.objectives.build import build
@@ -32,6 +29,7 @@ from rl.objectives.protocol import EMPTY, Loss, Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of, sequence_sums
 from rl.objectives.tally import Tallies, add_up
 from rl.optim.build import build_optimizer
+from rl.state.checkpoint import Sum
 from rollout.models import moba
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
@@ -89,6 +87,7 @@ class Learner:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters += [] if self.head is None else [*self.head.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
+        self.saver = Saver(self.model, self.head, self.optimizer)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
         lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
@@ -202,41 +201,40 @@ class Learner:
         return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, optimiser, and random states into the existing directory ``folder``.
+        """Write weights, optimiser, and random states into the existing directory ``folder``; see ``Saver.start``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
         self._check_finite()
-        folder = Path(folder)
-        save_weights(self.model, str(folder / "model.safetensors"))
-        if self.head is not None:
-            save_file(self.head.state_dict(), folder / "head.safetensors")
-        torch.save({"optimizer": self.optimizer.state_dict(), "bad_streak": self.bad_streak}, folder / "optimizer.pt")
-        torch.save(random_states(), folder / "random.pt")
+        self.saver.start(Path(folder), self.bad_streak)
+
+    def saving(self) -> bool:
+        """Return whether the last save is still being written."""
+        return self.saver.saving()
+
+    def saved(self) -> dict[str, Sum]:
+        """Return once the last save is written; see ``Saver.wait``."""
+        return self.saver.wait()
 
     def load(self, folder: str | Path) -> None:
-        """Restore what ``save`` wrote; training goes on bit for bit."""
-        folder = Path(folder)
-        load_weights(self.model, folder / "model.safetensors", device=self.device)
-        if self.head is not None:
-            self.head.load_state_dict(load_file(folder / "head.safetensors", device=self.device))
-        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.bad_streak = state["bad_streak"]
-        restore(torch.load(folder / "random.pt", weights_only=True))
+        """Restore what ``save`` wrote; with as many ranks, training goes on bit for bit.
+
+        Raises ``rl.learner.storage.LoadError``.
+        """
+        self.bad_streak = self.saver.load(Path(folder))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
+        Of many ranks the first writes what all of them gather, a layer at a time. Raises
+        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
-        save_model(self.model, Path(folder), self.source, dtype)
+        save_model(self.model, Path(folder), self.source, dtype, first=self.ranks is None or self.ranks.first)
 
     def _check_finite(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
-                raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
+        if name := first_not_finite(self.model):
+            raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
 
     def _temperature(self, objective: Objective) -> float:
         return self.spec.temperature if objective.needs.tempered else 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from vllm.config import VllmConfig
-from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
     FlashAttentionImpl,
@@ -14,6 +16,7 @@ from vllm.v1.attention.backends.flash_attn import (
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec
 
 from kernels.moba import moba_paged_attention, write_pages
+from kernels.moba.paged import ROW_QUERIES
 from rollout.models.moba_layer import BlockLayer, announce
 
 
@@ -36,6 +39,14 @@ class MobaFlashBackend(FlashAttentionBackend):
         return MobaFlashMetadataBuilder
 
 
+@dataclass
+class MobaFlashMetadata(FlashAttentionMetadata):
+    """FlashAttention's metadata, with the lengths of this step where its block layers need them on the host."""
+
+    on_host: tuple[list[int], list[int]] | None = None
+    """Tokens of each sequence, and ends of its rows of q: read from the device once, not in each layer."""
+
+
 class MobaFlashMetadataBuilder(FlashAttentionMetadataBuilder):
     """Made once per group of layers, after the model and before its first token."""
 
@@ -43,7 +54,16 @@ class MobaFlashMetadataBuilder(FlashAttentionMetadataBuilder):
         self, kv_cache_spec: AttentionSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        announce(vllm_config, layer_names, kv_cache_spec)
+        self.block_layers = announce(vllm_config, layer_names, kv_cache_spec)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> MobaFlashMetadata:
+        """See vLLM."""
+        built = MobaFlashMetadata(**vars(super().build(common_prefix_len, common_attn_metadata, fast_build)))
+        if built.max_query_len > ROW_QUERIES and any(layer.gate is not None for layer in self.block_layers):
+            built.on_host = built.seq_lens.tolist(), common_attn_metadata.query_start_loc_cpu.tolist()
+        return built
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec) -> AttentionCGSupport:  # noqa: ARG003
@@ -77,7 +97,7 @@ class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
         key: torch.Tensor,
         value: torch.Tensor,
         kv_cache: torch.Tensor,
-        attn_metadata: FlashAttentionMetadata | None,
+        attn_metadata: MobaFlashMetadata | None,
         output: torch.Tensor,
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
@@ -101,6 +121,7 @@ class MobaFlashImpl(BlockLayer, FlashAttentionImpl):
             self.gate,
             self.scale,
             attn_metadata.max_query_len,
+            attn_metadata.on_host,
         )
         return output
 

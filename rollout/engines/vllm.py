@@ -15,7 +15,7 @@ from rollout.config import PAGE_TOKENS, EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
-from rollout.models.attention import PLAIN, AttentionConfig
+from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
 from rollout.transfer.weights import SHM_BACKEND
 from rollout.types import StopReason, WeightVersion
@@ -55,20 +55,14 @@ def environment(config: EngineConfig) -> dict[str, str]:
     return env
 
 
-def transfer_backend(config: EngineConfig) -> str:
-    """Return vLLM's name of the receiving end of ``config.weight_transfer``."""
-    chosen = config.weight_transfer
-    if chosen == "auto":
-        chosen = "shm" if config.device == "cpu" else "ipc"
-    return SHM_BACKEND if chosen in ("shm", "local") else chosen
-
-
 def engine_arguments(
     model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's ``AsyncEngineArgs``, where ``config.extra`` overrides all others.
 
-    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes.
+    ``config`` is resolved (``rl.placement``): an engine whose ``weight_transfer`` is still ``auto`` takes no weights.
+    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes;
+    where the engine cannot compute it, ``ValueError``.
     """
     arguments: dict[str, Any] = {
         "model": model_path,
@@ -85,8 +79,10 @@ def engine_arguments(
         "stream_interval": STREAM_INTERVAL,
         "disable_log_stats": True,
         "enable_log_requests": False,
-        "weight_transfer_config": {"backend": transfer_backend(config)},
     }
+    if config.weight_transfer != "auto":
+        own = config.weight_transfer in ("shm", "local")
+        arguments["weight_transfer_config"] = {"backend": SHM_BACKEND if own else config.weight_transfer}
     if config.device == "cpu":
         arguments |= {
             # A seeded request whose prefill is cut into chunks kills vLLM's core on a CPU (its generators have no
@@ -98,9 +94,16 @@ def engine_arguments(
             "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
         }
     else:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.gpu_memory_utilization is not None:
+            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.tensor_parallel > 1:
+            # Inside a placement group vLLM would choose Ray, which wants bundles of one GPU; all of this engine's are
+            # here, in one bundle.
+            arguments["distributed_executor_backend"] = "mp"
     overrides: dict[str, Any] = {}
     if attention.moba is not None:
+        if fault := block_attention_fault(config):
+            raise ValueError(fault)
         overrides["moba"] = attention.moba.model_dump()
         if config.device == "cuda":
             arguments |= {"attention_backend": "CUSTOM", "block_size": PAGE_TOKENS}  # rollout.engines.moba_vllm_gpu

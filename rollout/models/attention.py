@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rollout.config import Config
+from rollout.config import Config, EngineConfig
 
 
 class BlockAttentionConfig(Config):
@@ -122,3 +122,13 @@ class AttentionConfig(Config):
 
 PLAIN = AttentionConfig()
 """Full attention, and the model's own rotary embedding."""
+
+
+def block_attention_fault(engine: EngineConfig) -> str:
+    """Return why an engine cannot compute block attention, in one line; empty when it can."""
+    if engine.kind == "vllm" and engine.device == "cuda" and engine.dtype == "float32":
+        return (
+            "engine.dtype float32 does not go with block attention on cuda: vLLM's FlashAttention, whose cache it "
+            "reads, takes bfloat16 or float16; the learner's model.compute_dtype may stay float32"
+        )
+    return ""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollout.models.shards import for_checkpoint
+from rollout.models.shards import Weights, for_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -45,15 +46,22 @@ class ExportError(RuntimeError):
     """A model cannot be written, or what was written is not read back as it was; one line."""
 
 
-def save_model(policy: nn.Module, folder: Path, source: Path | None = None, dtype: str = "float32") -> None:
+def save_model(
+    policy: nn.Module, folder: Path, source: Path | None = None, dtype: str = "float32", first: bool = True
+) -> None:
     """Write weights, ``config.json`` and ``generation_config.json`` of ``policy`` into the existing ``folder``.
 
     Adapters are merged. ``source``: the directory that the model came from, if any; its generation configuration goes
-    along as it is, also where it contradicts itself. ``dtype``: of the weights written, by torch's name. Raises
-    ``ExportError`` when the configuration is not read back as the model has it, ``OSError`` for a failed write.
+    along as it is, also where it contradicts itself. ``dtype``: of the weights written, by torch's name. Where ranks
+    hold shards of the policy, all of them call this, and one, the ``first``, writes. Raises ``ExportError`` when the
+    configuration is not read back as the model has it, ``OSError`` for a failed write.
     """
     model: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
-    weights = {name: tensor for bucket in for_checkpoint(policy).buckets() for name, tensor in bucket}
+    weights = for_checkpoint(policy)
+    if not first:
+        for _ in weights.buckets():
+            pass
+        return
     _write_weights(weights, folder, dtype)
     written = {**json.loads(model.config.to_json_string()), "architectures": [type(model).__name__], "dtype": dtype}
     _write_json(folder / CONFIG, in_both_spellings(written, model.config))
@@ -142,11 +150,12 @@ def tokenizer_in_old_spelling(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _write_weights(weights: dict[str, torch.Tensor], folder: Path, dtype: str) -> None:
-    """Write safetensors, in as many files as ``SHARD`` asks for, with one file's copy in memory at a time."""
+def _write_weights(weights: Weights, folder: Path, dtype: str) -> None:
+    """Write safetensors, in as many files as ``SHARD`` asks for, as their tensors come: beside the bucket that is at
+    hand, one file's copy is in memory at a time.
+    """
     import torch
     from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.torch import save_file
 
     wanted: torch.dtype = getattr(torch, dtype)
 
@@ -154,20 +163,49 @@ def _write_weights(weights: dict[str, torch.Tensor], folder: Path, dtype: str) -
         return wanted if tensor.is_floating_point() else tensor.dtype
 
     plan = split_state_dict_into_shards_factory(
-        weights,
+        {name: tensor for bucket in weights.metadata() for name, tensor in bucket},
         get_storage_size=lambda tensor: tensor.numel() * stored(tensor).itemsize,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=SHARD,
     )
     for old in [*folder.glob("model*.safetensors"), folder / f"{WEIGHTS}.index.json"]:
         old.unlink(missing_ok=True)
-    for file, names in plan.filename_to_tensors.items():
-        # A copy where the type stays too: two names may share memory, which the format does not allow.
-        shard = {name: weights[name].detach().to("cpu", stored(weights[name]), copy=True) for name in names}
-        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, folder / file, {"format": "pt"})
+    # A copy where the type stays too: two names may share memory, which the format does not allow.
+    stream = (
+        (name, tensor.to("cpu", stored(tensor), copy=True).contiguous())
+        for bucket in weights.buckets()
+        for name, tensor in bucket
+    )
+    _write_files(stream, plan.filename_to_tensors, folder)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         _write_json(folder / f"{WEIGHTS}.index.json", index)
+
+
+def _write_files(
+    stream: Iterator[tuple[str, torch.Tensor]], members: Mapping[str, Sequence[str]], folder: Path
+) -> None:
+    """Write each file of ``members`` as soon as all of its tensors have come.
+
+    After a failed write the stream is still read to its end, since other ranks take part in it.
+    """
+    from safetensors.torch import save_file
+
+    file_of = {name: file for file, names in members.items() for name in names}
+    open_files: dict[str, dict[str, torch.Tensor]] = {}
+    failure: Exception | None = None
+    for name, tensor in stream:
+        if failure is not None:
+            continue
+        held = open_files.setdefault(file_of[name], {})
+        held[name] = tensor
+        if len(held) == len(members[file_of[name]]):
+            try:
+                save_file(open_files.pop(file_of[name]), folder / file_of[name], {"format": "pt"})
+            except Exception as error:  # noqa: BLE001 - raised below
+                failure = error
+    if failure is not None:
+        raise failure
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

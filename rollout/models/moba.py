@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kernels.moba import MobaConfig, Span, coverage, moba_attention
-from kernels.varlen import one_dtype, packed_attention, refuse_unknown
+from kernels.varlen import boundaries, one_dtype, packed_attention, refuse_unknown
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig
 
 if TYPE_CHECKING:
@@ -227,13 +227,13 @@ def block_attention(
     ``full``: a layer that keeps full attention. Where MoBA is full attention anyway, short sequences of similar length
     share one fused call instead of taking one each.
     """
-    ends_q, ends_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    ends_q, ends_k = boundaries(cu_seqlens_q), boundaries(cu_seqlens_k)
     block = gate(moba)
     longest = max((end - start for start, end in pairwise(ends_k)), default=0)
     if full:
         block = MobaConfig(moba.block_size, 1, -(-longest // moba.block_size) * moba.block_size)
     if ends_q != ends_k:
-        return _moba(q, k, v, cu_seqlens_q, cu_seqlens_k, block, scale)
+        return _moba(q, k, v, ends_q, ends_k, block, scale)
     parts = [
         packed_attention(q[rows], k[rows], v[rows], ends, scale)
         if dense
@@ -247,8 +247,8 @@ def _moba(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    ends_q: torch.Tensor,
-    ends_k: torch.Tensor,
+    ends_q: Sequence[int],
+    ends_k: Sequence[int],
     block: MobaConfig,
     scale: float,
 ) -> torch.Tensor:
@@ -257,10 +257,9 @@ def _moba(
     )
 
 
-def _runs(ends: list[int], dense_tokens: int) -> Iterator[tuple[bool, slice, torch.Tensor]]:
+def _runs(ends: Sequence[int], dense_tokens: int) -> Iterator[tuple[bool, slice, list[int]]]:
     """Yield neighbouring sequences that are all dense or all not: (dense, their rows, their boundaries from 0)."""
     for dense, run in groupby(pairwise(ends), key=lambda pair: pair[1] - pair[0] <= dense_tokens):
         pairs = list(run)
         first, last = pairs[0][0], pairs[-1][1]
-        boundaries = torch.tensor([0, *(end - first for _, end in pairs)], dtype=torch.int32)
-        yield dense, slice(first, last), boundaries
+        yield dense, slice(first, last), [0, *(end - first for _, end in pairs)]

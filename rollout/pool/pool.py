@@ -107,6 +107,13 @@ class Pool:
         for slot in self._slots:
             asyncio.run_coroutine_threadsafe(slot.ready(self._publication), self._loop)
 
+    def wait(self) -> None:
+        """Load the engines, unless they are, and return once each serves or is given up.
+
+        Raises ``AllEnginesDead`` when none serves.
+        """
+        self._run(lambda _: self._loaded())
+
     def reconfigure(self, rollout: RolloutConfig, seed: int) -> None:
         """Other limits and another seed for what is drawn from here on; the engines stay as they are."""
         self.rollout, self.seed = rollout, seed
@@ -286,6 +293,10 @@ class Pool:
             max_gap=max(slot.gap.largest for slot in self._serving()),
             mean_gap=max(slot.gap.mean for slot in self._serving()),
         )
+
+    async def _loaded(self) -> None:
+        await asyncio.gather(*(slot.ready(self._publication) for slot in self._slots))
+        self._serving()
 
     def _serving(self) -> list[Slot]:
         """Return the slots with a live engine; raises ``AllEnginesDead`` when there are none."""

@@ -17,7 +17,6 @@ from run_kit import tiny
 from recipes.commands.cli import main
 from recipes.commands.eval import slug
 from recipes.commands.serve import Serving, command_of
-from recipes.run.engines import count_engines
 from recipes.run.session import run
 from rollout.config import EngineConfig
 from rollout.engines.actor import build_engine
@@ -166,12 +165,6 @@ def test_the_list_teaches_the_settings(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "aime2024  AIME 2024\n  aime2024.jsonl; n 8, temperature 0.6, top-p 0.95" in out
     assert "pass@1 averaged over 8 runs" in out
-
-
-def test_engines_fill_the_cluster() -> None:
-    assert count_engines(gpus=8, nodes=2, per_engine=2) == 4
-    assert count_engines(gpus=0, nodes=3, per_engine=0) == 3
-    assert count_engines(gpus=1, nodes=1, per_engine=2) == 1
 
 
 def test_output_folders_have_harmless_names() -> None:

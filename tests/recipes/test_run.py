@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -233,13 +232,14 @@ def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
     class Killed(BaseException):
         pass
 
-    def killed(folder: Path, state: RunState, *more: Any) -> Path:
+    def killed(folder: Path, state: RunState, *more: Any) -> checkpoint.Pending:
         if state.iteration == 3:
             raise Killed
-        return checkpoint.save(folder, state, *more)
+        return begin(folder, state, *more)
 
+    begin = checkpoint.begin
     with monkeypatch.context() as patch:
-        patch.setattr(recipes_run.loop, "checkpoint", SimpleNamespace(save=killed, available=checkpoint.available))
+        patch.setattr(checkpoint, "begin", killed)
         with pytest.raises(Killed):
             run(tiny(), folder)
     assert [row["iteration"] for row in read_metrics(folder)] == [0, 1, 2]
@@ -251,6 +251,34 @@ def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
         assert {k: v for k, v in mine.items() if not k.startswith(clocks)} == {
             k: v for k, v in undisturbed.items() if not k.startswith(clocks)
         }
+
+
+def test_checkpoints_that_are_written_while_the_run_goes_on_change_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is finished only when the next one begins; the run is killed in between and resumed from the one before."""
+    folder = tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(LearnerHost, "saving", lambda _: True)
+    iterate = recipes_run.loop.iterate
+
+    def dies(config: RunConfig, state: RunState, i: int, *more: Any) -> RunState:
+        if i == 2:
+            raise Killed
+        return iterate(config, state, i, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes_run.loop, "iterate", dies)
+        with pytest.raises(Killed):
+            run(tiny(), folder)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"000001", ".000002.tmp"}
+    assert (folder / "journal" / "000001.arrow").exists()
+    assert run(tiny(), folder) == 0
+    assert_same_run(whole, folder)
+    assert not list((folder / "checkpoints").glob(".*"))
 
 
 def test_a_corrupt_checkpoint_falls_back_and_ends_equal(

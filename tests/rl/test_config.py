@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recipes import RECIPES
 from recipes.commands.choose import recipe_config
@@ -335,3 +336,14 @@ def test_a_wrong_value_is_told_what_there_can_be(given: tuple[str, str], words: 
     with pytest.raises(ConfigError) as caught:
         load(BASE, overrides=[given])
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", "bfloat16"), ("cuda", "float16"), ("cpu", "float32")])
+def test_block_attention_goes_with_the_types_that_the_engine_computes_it_in(device: str, dtype: str) -> None:
+    """The learner's own type is free: it is not vLLM that computes there."""
+    attention = {"moba": {"block_size": 32, "top_k": 2}}
+    model = {"device": device, "compute_dtype": "float32", "attention": attention}
+    RunConfig.model_validate({"model": model, "engine": {"device": device, "dtype": dtype}})
+    with pytest.raises(ValidationError, match=r"engine.dtype float32 does not go with block attention on cuda"):
+        RunConfig.model_validate({"model": model, "engine": {"device": "cuda", "dtype": "float32"}})
+    RunConfig.model_validate({"model": model, "engine": {"kind": "hf", "device": "cuda", "dtype": "float32"}})

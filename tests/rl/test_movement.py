@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor.debug import CommDebugMode
 
 from rl.config import LoraConfig, ModelConfig
 from rl.learner.learner import Learner
 from rl.learner.movement import Unmoved, Watch
 from rl.learner.spec import LearnerSpec
 from tests.learner_kit import TINY, make_batch, run_config, save_tiny_model
+from tests.rank_kit import run_ranks
 
 
 class Model(torch.nn.Module):
@@ -51,6 +54,53 @@ def test_a_parameter_that_no_gradient_reached_is_named():
     model.unused = torch.nn.Linear(2, 2)
     with pytest.raises(Unmoved, match=r"unused\.weight, unused\.bias got no gradient"):
         stepped(model)
+
+
+class Rows(Model):
+    """A parameter of which the last ranks have no row, and one whose gradient only the first rank can see."""
+
+    def __init__(self):
+        super().__init__()
+        self.short = torch.nn.Parameter(torch.ones(2, 3))
+        self.table = torch.nn.Embedding(6, 3)
+
+    def loss(self):
+        return super().loss() + self.short.sum() + self.table(torch.tensor([0, 1])).sum()
+
+
+def stepped_on_shards(rank, forgetful, unused):
+    model = Rows()
+    if unused:
+        model.unused = torch.nn.Linear(2, 2)
+    register_fsdp_forward_method(fully_shard(model), "loss")
+    watch = Watch(model)
+    try:
+        model.loss().backward()
+        kept = [p for name, p in model.named_parameters() if rank not in forgetful.get(name, ())]
+        with CommDebugMode() as first:
+            watch.before()
+        torch.optim.SGD(kept, lr=0.1).step()
+        with CommDebugMode() as second:
+            watch.after(0.1)
+    except Unmoved as error:
+        return str(error)
+    return first.get_total_counts(), second.get_total_counts()
+
+
+@pytest.mark.parametrize(
+    ("forgetful", "unused", "result"),
+    [
+        ({}, False, (1, 1)),
+        ({"matrix.weight": [1], "short": [0]}, False, (1, 1)),
+        ({"matrix.weight": [0, 1, 2], "short": [0, 1, 2], "table.weight": [0]}, False, "short, matrix.weight, table"),
+        ({}, True, "unused.weight, unused.bias got no gradient"),
+    ],
+)
+def test_ranks_agree_on_what_moved(forgetful, unused, result):
+    """A parameter that moved on one rank has moved; all ranks say the same, after one sum before and one after."""
+    results = run_ranks(3, stepped_on_shards, forgetful, unused)
+    assert len(set(results)) == 1
+    assert results[0] == result or results[0].startswith(result)
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["full", "lora"])

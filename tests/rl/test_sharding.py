@@ -24,7 +24,6 @@ SPEC = learner_spec(optimizer={"kind": "adamw"}, ranks=MESH.model_dump(), micro_
 
 
 def stepped(learner: Learner) -> tuple[float, dict[str, torch.Tensor]]:
-    learner._watch = None
     step = learner.step(learner.reference(make_batch()))
     return step.loss, gradients(learner)
 

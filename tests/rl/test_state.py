@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from rewards.score import Score
 from rl.state import checkpoint
-from rl.state.checkpoint import CheckpointError, RunState, Totals
+from rl.state.checkpoint import CheckpointError, RunState, Sum, Totals, Writer
 from rl.state.journal import Journal, JournalError
+from rl.stop import Interrupted
 from rollout.engine import Delta
 from rollout.serial import deltas_from_batch, deltas_to_batch, groups_from_table, groups_to_table
 from rollout.types import Author, Prompt, Rollout, Segment, StopReason
@@ -24,6 +26,10 @@ def state(iteration: int) -> RunState:
     unfinished = group("000003.0001", [rollout("a/0", [(1, 3), (2, 2)], stop=None), rollout("a/1")], born=1)
     totals = Totals(rollouts=7, tokens=99, max_gap=1e-6, seconds={"train": 1.5})
     return RunState(iteration, (unfinished,), {"rng": [1, 2], "success": {"p0": 0.25}}, totals)
+
+
+def save(folder: Path, state: RunState, save_learner: Callable[[Path], object], keep: int) -> Path:
+    return checkpoint.begin(folder, state, save_learner).finish(dict, keep)
 
 
 def save_learner(folder: Path) -> None:
@@ -49,7 +55,7 @@ def test_groups_and_progress_survive_arrow_to_the_last_bit(logprob: float, token
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    save(tmp_path, state(4), save_learner, keep=2)
     found = checkpoint.latest(tmp_path, pytest.fail)
     assert found is not None
     assert found[0] == state(4)
@@ -58,8 +64,8 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "add", "no-manifest", "bad-manifest"])
 def test_a_corrupt_checkpoint_is_passed_over_and_said(tmp_path: Path, harm: str) -> None:
-    checkpoint.save(tmp_path, state(4), save_learner, keep=3)
-    newest = checkpoint.save(tmp_path, state(5), save_learner, keep=3)
+    save(tmp_path, state(4), save_learner, keep=3)
+    newest = save(tmp_path, state(5), save_learner, keep=3)
     victim = newest / "learner" / "model.bin"
     match harm:
         case "flip":
@@ -84,7 +90,7 @@ def test_a_corrupt_checkpoint_is_passed_over_and_said(tmp_path: Path, harm: str)
 
 
 def test_when_no_checkpoint_verifies_it_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    path = save(tmp_path, state(4), save_learner, keep=2)
     (path / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="none of the 1"):
         checkpoint.latest(tmp_path, lambda _: None)
@@ -92,30 +98,134 @@ def test_when_no_checkpoint_verifies_it_is_an_error_not_a_fresh_start(tmp_path: 
 
 
 def test_a_failing_save_leaves_the_old_checkpoints(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    save(tmp_path, state(4), save_learner, keep=2)
 
     def disk_full(folder: Path) -> None:
         (folder / "model.bin").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(tmp_path, state(5), disk_full, keep=2)
+        save(tmp_path, state(5), disk_full, keep=2)
     assert [path.name for path in checkpoint.available(tmp_path)] == ["000004"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000004"]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for iteration in range(5):
-        checkpoint.save(tmp_path, state(iteration), save_learner, keep=2)
+        save(tmp_path, state(iteration), save_learner, keep=2)
     assert [path.name for path in checkpoint.available(tmp_path)] == ["000003", "000004"]
 
 
 def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(4), lambda folder: (folder / "model.bin").write_bytes(b"old") and None, keep=2)
-    checkpoint.save(tmp_path, state(4), save_learner, keep=2)
+    save(tmp_path, state(4), lambda folder: (folder / "model.bin").write_bytes(b"old") and None, keep=2)
+    save(tmp_path, state(4), save_learner, keep=2)
     found = checkpoint.latest(tmp_path, pytest.fail)
     assert found is not None
     assert (found[1] / "model.bin").read_bytes() == b"weights"
+
+
+class LateLearner:
+    """Writes its files when it is waited for, or told to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.folder: Path | None = None
+        self.error = error
+        self.sums: dict[str, Sum] = {}
+
+    def save(self, folder: Path) -> None:
+        assert self.folder is None
+        self.folder = folder
+
+    def write(self) -> None:
+        assert self.folder is not None
+        self.folder.joinpath("model.bin").write_bytes(b"weights")
+        self.sums = {"model.bin": Sum(hashlib.sha256(b"weights").hexdigest(), 7)}
+
+    def saving(self) -> bool:
+        return not self.sums
+
+    def saved(self) -> dict[str, Sum]:
+        if self.error is not None:
+            raise self.error
+        if not self.sums:
+            self.write()
+        sums, self.sums, self.folder = self.sums, {}, None
+        return sums
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_that_is_still_written_changes_nothing_until_it_is_whole(tmp_path: Path) -> None:
+    learner, since = LateLearner(), []
+    with Writer(tmp_path, learner, 2, pytest.fail, since.append) as writer:
+        writer.begin(state(4))
+        assert checkpoint.latest(tmp_path, pytest.fail) is None
+        writer.settle()
+        assert (names(tmp_path), since) == ([".000004.tmp"], [])
+        learner.write()
+        writer.settle()
+        assert (names(tmp_path), since) == (["000004"], [4])
+        writer.settle()
+        writer.begin(state(5))
+        writer.begin(state(6))  # the one before is waited for
+        assert (names(tmp_path), since) == ([".000006.tmp", "000004", "000005"], [4, 4])
+    assert (names(tmp_path), since) == (["000005", "000006"], [4, 4, 5])
+    found = checkpoint.latest(tmp_path, pytest.fail)
+    assert found is not None
+    assert found[0] == state(6)
+
+
+def test_what_a_killed_process_left_aside_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
+    save(tmp_path, state(4), save_learner, keep=2)
+    checkpoint.begin(tmp_path, state(6), save_learner)
+    found = checkpoint.latest(tmp_path, pytest.fail)
+    assert found is not None
+    assert found[0].iteration == 4
+    save(tmp_path, state(5), save_learner, keep=2)
+    assert names(tmp_path) == ["000004", "000005"]
+
+
+def test_a_late_failure_leaves_the_old_checkpoint_and_is_raised(tmp_path: Path) -> None:
+    save(tmp_path, state(4), save_learner, keep=1)
+    learner = LateLearner(OSError(28, "No space left on device"))
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Writer(tmp_path, learner, 1, pytest.fail, pytest.fail) as writer,
+    ):
+        writer.begin(state(5))
+    assert names(tmp_path) == ["000004"]
+
+
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("end", [ValueError("first"), Interrupted("first")])
+def test_a_run_that_ends_otherwise_keeps_the_checkpoint_that_was_being_written(
+    error: Exception | None, end: BaseException, tmp_path: Path
+) -> None:
+    warnings: list[str] = []
+    with (
+        pytest.raises(type(end), match="first"),
+        Writer(tmp_path, LateLearner(error), 1, warnings.append, int) as writer,
+    ):
+        writer.begin(state(5))
+        raise end
+    assert names(tmp_path) == ([] if error else ["000005"])
+    assert bool(warnings) == bool(error)
+    assert all("is lost: [Errno 28] No space left on device" in warning for warning in warnings)
+
+
+def test_what_the_learner_wrote_must_be_there_and_is_checked_against_what_it_meant(tmp_path: Path) -> None:
+    meant = {"model.bin": Sum(hashlib.sha256(b"weighty").hexdigest(), 7)}
+    pending = checkpoint.begin(tmp_path, state(4), lambda folder: folder)
+    with pytest.raises(CheckpointError, match=r"learner/model.bin is not to be found .* see the same disk"):
+        pending.finish(lambda: meant, keep=1)
+    assert names(tmp_path) == []
+    pending = checkpoint.begin(tmp_path, state(4), lambda folder: (folder / "model.bin").write_bytes(b"weigh"))
+    with pytest.raises(CheckpointError, match=r"learner/model.bin has 5 bytes instead of 7"):
+        pending.finish(lambda: meant, keep=1)
+    path = checkpoint.begin(tmp_path, state(4), save_learner).finish(lambda: meant, keep=1)
+    assert checkpoint.fault(path) == "learner/model.bin does not match its checksum"
 
 
 def deltas(n: int) -> list[Delta]:
@@ -170,7 +280,7 @@ def test_what_an_earlier_version_wrote_is_refused_in_one_line(tmp_path: Path) ->
     (tmp_path / "000003.jsonl").write_text("[]\n")
     with pytest.raises(JournalError, match=r"000003.jsonl: written by an earlier version of k15.* --run-dir"):
         Journal(tmp_path)
-    target = checkpoint.save(tmp_path / "checkpoints", state(4), save_learner, keep=2)
+    target = save(tmp_path / "checkpoints", state(4), save_learner, keep=2)
     (target / "state.json").write_text(json.dumps({"format": 1}))
     rows = json.loads((target / "manifest.json").read_text())
     rows["state.json"]["sha256"] = hashlib.sha256((target / "state.json").read_bytes()).hexdigest()

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from learner_kit import learner_spec, save_tiny_model, tiny_llama
+from rank_kit import run_ranks
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_models import log_probs
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from rl.learner.forward import PolicyModel, causal_lm
 from rl.learner.host import LearnerHost
 from rl.learner.spec import Receivers
 from rollout.models import export
@@ -151,6 +158,77 @@ def test_a_large_model_is_written_in_several_files(tmp_path: Path, monkeypatch: 
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     sequence = [*range(5, 25)]
     assert log_probs(AutoModelForCausalLM.from_pretrained(tmp_path), sequence) == log_probs(model.eval(), sequence)
+
+
+def adapted(model: Any) -> Any:
+    policy = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 0.1)
+    return policy
+
+
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "plain": tiny_llama,
+    "tied": lambda: tiny_llama(tie_word_embeddings=True),
+    "lora": lambda: adapted(tiny_llama()),
+}
+
+
+def export_of_ranks(rank: int, folder: Path) -> str:
+    """Export models that all ranks hold shards of; return this rank's failure with a file that cannot be written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "SHARD", "10KB")
+        for name, make in VARIANTS.items():
+            model = make()
+            for layer in causal_lm(model).model.layers:
+                fully_shard(layer)
+            fully_shard(PolicyModel(model, torch.float32))
+            save_model(model, folder / name, first=rank == 0)
+        blocked = folder / "blocked" / "model-00002-of-00005.safetensors"
+        blocked.mkdir(parents=True, exist_ok=True)
+        try:
+            save_model(model, blocked.parent, first=rank == 0)
+        except (OSError, SafetensorError) as error:
+            return str(error)
+    return ""
+
+
+def test_ranks_export_the_files_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "SHARD", "10KB")
+    for name, make in VARIANTS.items():
+        for folder in (tmp_path / "alone" / name, tmp_path / name):
+            folder.mkdir(parents=True)
+        save_model(make(), tmp_path / "alone" / name)
+    failures = run_ranks(2, export_of_ranks, tmp_path)
+    for name in VARIANTS:
+        alone = {path.name: path.read_bytes() for path in (tmp_path / "alone" / name).iterdir()}
+        ranks = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        assert len(alone) > 4
+        assert alone.keys() == ranks.keys()
+        assert [file for file in alone if alone[file] != ranks[file]] == []
+    assert failures[0], "a failed write is raised where it was tried"
+    assert failures[1] == "", "and leaves nobody waiting"
+
+
+def test_an_export_holds_one_file_of_copies_at_a_time(tmp_path: Path) -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal most
+        for index in range(20):
+            tensor = torch.full((10,), float(index))
+            alive.add(index)
+            weakref.finalize(tensor, alive.discard, index)
+            most = max(most, len(alive))
+            yield str(index), tensor
+            del tensor
+
+    members = {f"{file}.safetensors": [str(index) for index in range(4 * file, 4 * file + 4)] for file in range(5)}
+    export._write_files(stream(), members, tmp_path)
+    assert most <= 4 + 1
+    assert load_file(tmp_path / "3.safetensors")["13"].tolist() == [13.0] * 10
 
 
 def test_persistent_buffers_are_exported(tmp_path: Path) -> None:

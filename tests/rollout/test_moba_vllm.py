@@ -44,6 +44,7 @@ CONFIG = EngineConfig(
     max_model_len=CONTEXT,
     max_concurrency=16,
     threads=1,
+    weight_transfer="shm",
     kv_cache_gib=PAGES * 32 * 2 * KV_HEADS * HEAD_DIM * 4 * LAYERS / 2**30,
     # Prompts are cut into chunks that end inside of blocks and pages.
     extra={"enable_chunked_prefill": True, "max_num_batched_tokens": 75},
@@ -104,14 +105,14 @@ def settings(block: BlockAttentionConfig | None) -> RunConfig:
     )
 
 
-def policy(seed: int) -> torch.nn.Module:
+def policy(seed: int, positions: int = TRAINED) -> torch.nn.Module:
     return tiny_llama(
         seed=seed,
         num_hidden_layers=LAYERS,
         hidden_size=HEADS * HEAD_DIM,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
-        max_position_embeddings=TRAINED,
+        max_position_embeddings=positions,
     )
 
 
@@ -133,11 +134,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     os.environ.update(before)
 
 
-def far(a: list[list[float]], b: list[list[float]]) -> float:
-    """Largest difference, NaN included."""
+def gaps(a: list[list[float]], b: list[list[float]]) -> torch.Tensor:
     assert [len(row) for row in a] == [len(row) for row in b]
     x, y = (torch.tensor([value for row in part for value in row], dtype=torch.float64) for part in (a, b))
-    return (x - y).abs().max().item()
+    return (x - y).abs()
+
+
+def far(a: list[list[float]], b: list[list[float]]) -> float:
+    """Largest difference, NaN included."""
+    return gaps(a, b).max().item()
+
+
+def typical(a: list[list[float]], b: list[list[float]]) -> float:
+    """Median difference, NaN included."""
+    return gaps(a, b).median().item()
 
 
 def test_parity_gate_beyond_block_size_times_top_k(pair: Pair) -> None:
@@ -279,6 +289,7 @@ def test_a_gpu_block_layer_shares_flashattentions_cache_layout() -> None:
         slots = table[0, rows // 32].long() * 32 + rows % 32
         layer.do_kv_cache_update(torch.nn.Identity(), k[rows], v[rows], cache, slots)
         lengths = {"seq_lens": torch.tensor([start]), "query_start_loc": torch.tensor([0, size])}
+        lengths["on_host"] = [start], [0, size]
         step = SimpleNamespace(num_actual_tokens=size, max_query_len=size, causal=True, block_table=table, **lengths)
         part = torch.empty(size, HEADS, HEAD_DIM)
         layer.forward(torch.nn.Identity(), q[rows], k[rows], v[rows], cache, step, part)
@@ -292,11 +303,19 @@ def test_a_gpu_block_layer_shares_flashattentions_cache_layout() -> None:
 
 @pytest.mark.gpu
 def test_parity_on_a_gpu(tmp_path: Path) -> None:
-    """As above with vLLM's CUDA build: run by hand where there is one."""
+    """As above with vLLM's CUDA build, in bfloat16, in which FlashAttention computes.
+
+    Rounding makes some queries choose another block, which moves their tokens by nats; the median tells (0.04 on a CPU,
+    0.5 where only one side is sparse).
+    """
     path = tmp_path / "llama"
-    policy(0).save_pretrained(path)
+    policy(0, positions=CONTEXT).save_pretrained(path)
     config = EngineConfig(
-        device="cuda", max_model_len=CONTEXT, gpu_memory_utilization=0.2, extra={"max_num_batched_tokens": 96}
+        device="cuda",
+        dtype="bfloat16",
+        max_model_len=CONTEXT,
+        gpu_memory_utilization=0.2,
+        extra={"max_num_batched_tokens": 96},
     )
     engine = VllmEngine(str(path), config, 0, AttentionConfig(moba=BLOCK))
     rows = [tokens(n, n) for n in LENGTHS]
@@ -308,16 +327,19 @@ def test_parity_on_a_gpu(tmp_path: Path) -> None:
         return scores
 
     scores = asyncio.run(work())
-    assert far(scores, Learner(LearnerSpec.of(settings(BLOCK)), path).score(rows)) < 1e-2
-    assert far(scores, Learner(LearnerSpec.of(settings(None)), path).score(rows)) > 0.1
+    assert typical(scores, Learner(LearnerSpec.of(settings(BLOCK)), path).score(rows)) < 0.15
+    assert typical(scores, Learner(LearnerSpec.of(settings(None)), path).score(rows)) > 0.3
 
 
 def test_the_models_entry_reaches_vllm_as_its_configuration() -> None:
     arguments = engine_arguments("m", EngineConfig(), 0, AttentionConfig(moba=BLOCK))
-    gpu = engine_arguments("m", EngineConfig(device="cuda"), 0, AttentionConfig(moba=BLOCK))
+    half = EngineConfig(device="cuda", dtype="bfloat16")
+    gpu = engine_arguments("m", half, 0, AttentionConfig(moba=BLOCK))
     assert gpu["attention_backend"] == "CUSTOM", "FlashAttention itself stays as it is"
     assert BlockAttentionConfig.model_validate(arguments["hf_overrides"]["moba"]) == BLOCK
     assert "hf_overrides" not in engine_arguments("m", EngineConfig(), 0)
+    with pytest.raises(ValueError, match=r"engine.dtype float32 does not go with block attention on cuda"):
+        engine_arguments("m", EngineConfig(device="cuda"), 0, AttentionConfig(moba=BLOCK))
 
 
 def test_a_model_that_was_trained_with_block_attention_is_opened_with_it(

@@ -20,7 +20,9 @@ from tests.needs import needs_vllm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), needs_vllm]
 
-CONFIG = EngineConfig(max_model_len=128, max_concurrency=4, max_batched_tokens=64, kv_cache_gib=0.05, threads=1)
+CONFIG = EngineConfig(
+    max_model_len=128, max_concurrency=4, max_batched_tokens=64, kv_cache_gib=0.05, threads=1, weight_transfer="shm"
+)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [(5 * i * i) % 32 for i in range(40)]]
 FAMILIES = {  # experts of 48: vLLM pads them to 64 before it packs them
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},

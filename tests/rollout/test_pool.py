@@ -237,3 +237,14 @@ def test_pool_imports_neither_ray_nor_vllm_nor_torch() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_waiting_for_engines_ends_when_each_serves_or_is_given_up() -> None:
+    fleet = Fleet(None, Faults(fail_start=True), Faults(fail_start=True))
+    with pool_of(fleet, count=2, max_restarts=0) as pool:
+        pool.start()
+        pool.wait()
+        stats = pool.stats()
+        assert (len(stats.engines), stats.given_up) == (1, 1)
+    with pool_of(Fleet(Faults(fail_start=True)), max_restarts=0) as pool, pytest.raises(AllEnginesDead):
+        pool.wait()

@@ -16,7 +16,7 @@ from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig
 from rollout.engine import Delta, ParityError, Request, Sampling, WeightUpdate
-from rollout.engines.vllm import VllmEngine, engine_arguments, transfer_backend
+from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
 from rollout.pool.slot import Publication, Slot
@@ -26,7 +26,9 @@ from tests.needs import needs_vllm
 
 pytestmark = [pytest.mark.slow, needs_vllm]
 
-CONFIG = EngineConfig(max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1)
+CONFIG = EngineConfig(
+    max_model_len=256, max_concurrency=16, max_batched_tokens=64, kv_cache_gib=0.1, threads=1, weight_transfer="shm"
+)
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40]
 
 
@@ -237,12 +239,19 @@ def test_transformers_models_and_vllm_import_in_one_process() -> None:
 def test_engine_arguments() -> None:
     arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
     assert arguments["max_num_seqs"] == 7, "extra has the last word"
-    assert arguments["weight_transfer_config"] == {"backend": "k15_shm"}
+    assert "weight_transfer_config" not in arguments, "nobody has said who sends it weights"
     assert 0 <= arguments["seed"] < 2**32
-    gpu = EngineConfig(device="cuda", tensor_parallel=2)
-    assert transfer_backend(gpu) == "ipc"
-    assert transfer_backend(gpu.model_copy(update={"weight_transfer": "nccl"})) == "nccl"
-    assert "enforce_eager" not in engine_arguments("m", gpu, 0)
+    for transfer, backend in (("shm", "k15_shm"), ("local", "k15_shm"), ("ipc", "ipc"), ("nccl", "nccl")):
+        chosen = EngineConfig(device="cuda", weight_transfer=transfer)  # type: ignore[arg-type]
+        assert engine_arguments("m", chosen, 0)["weight_transfer_config"] == {"backend": backend}
+    assert "enforce_eager" not in engine_arguments("m", EngineConfig(device="cuda"), 0)
+
+
+def test_ranks_of_an_engine_are_its_own_processes() -> None:
+    """Left alone, vLLM takes its Ray executor within a placement group, which refuses bundles of several GPUs."""
+    one, two = (engine_arguments("m", EngineConfig(device="cuda", tensor_parallel=n), 0) for n in (1, 2))
+    assert "distributed_executor_backend" not in one
+    assert (two["tensor_parallel_size"], two["distributed_executor_backend"]) == (2, "mp")
 
 
 def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:

@@ -1,0 +1,183 @@
+"""How a run's learner and engines share the GPUs, and how weights then travel: decided once, before either starts.
+
+Pure functions of a configuration and of the cluster's GPUs. Learner, engines and the places that Ray reserves all read
+the configuration that ``resolve`` returns, in which nothing is left to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rl.config import RayConfig, RunConfig
+    from rollout.config import EngineConfig
+
+UTILIZATION = 0.9
+"""Share that vLLM takes of the GPU, or of the part of one, that an engine has."""
+
+
+def check(config: RunConfig) -> None:
+    """Raise ``ValueError`` (one line) for what no number of GPUs makes possible."""
+    _check_parts(config)
+    if _sharing(config)[1]:
+        _check_sum(config)
+    possible = transfers(config)
+    chosen, engine = config.engine.weight_transfer, config.engine
+    if chosen != "auto" and chosen not in possible:
+        where = "in one process" if config.ray.in_process else f"to {engine.kind} engines on {engine.device}"
+        raise ValueError(
+            f"engine.weight_transfer {chosen} does not work from a learner on {config.model.device} {where}: leave it "
+            f"auto, or take {' or '.join(possible)}"
+        )
+
+
+def transfers(config: RunConfig) -> tuple[str, ...]:
+    """Return the ways in which weights can travel between this learner and these engines, the best first."""
+    if config.ray.in_process:
+        return ("local",)
+    if config.engine.kind != "vllm" or not _both_on_gpus(config):
+        return ("shm",)  # through the host's memory, from and to any device of one machine
+    may_share, must_share = _sharing(config)
+    return (*(("ipc",) if may_share else ()), *(() if must_share else ("nccl",)), "shm")
+
+
+def resolve(config: RunConfig, nodes: Sequence[int]) -> RunConfig:
+    """Return ``config`` with every open key of the placement filled in for nodes with so many GPUs each.
+
+    Learner and engine share a cluster's only GPU; of more, the learner has its own and engines the rest. Raises
+    ``ValueError`` (one line) where there is no GPU to decide by.
+    """
+    learner, engine = _shares(config, sum(nodes))
+    ray = config.ray.model_copy(update={"learner_gpus": learner, "engine_gpus": engine})
+    placed = config.model_copy(update={"ray": ray})
+    count = config.engine.count or _engines_beside(placed, nodes)
+    placed = placed.model_copy(update={"engine": config.engine.model_copy(update={"count": count})})
+    chosen = config.engine.weight_transfer
+    changes = {
+        "weight_transfer": transfers(placed)[0] if chosen == "auto" else chosen,
+        "gpu_memory_utilization": _utilization(config.engine, engine),
+    }
+    return placed.model_copy(update={"engine": placed.engine.model_copy(update=changes)})
+
+
+def resolve_alone(engine: EngineConfig, ray: RayConfig, nodes: Sequence[int]) -> tuple[EngineConfig, RayConfig]:
+    """Return engine and Ray settings of engines without a learner, which nobody sends weights to.
+
+    As many as the GPUs hold, or one for each node on CPUs, where ``engine.count`` is 0.
+    """
+    share = 1.0 if ray.engine_gpus is None else ray.engine_gpus
+    each = share * engine.tensor_parallel
+    most = sum(int(gpus / each) for gpus in nodes) if engine.device == "cuda" else len(nodes)
+    changes = {
+        "count": engine.count or max(1, most),
+        "weight_transfer": "auto",
+        "gpu_memory_utilization": _utilization(engine, share),
+    }
+    return engine.model_copy(update=changes), ray.model_copy(update={"engine_gpus": share})
+
+
+def learner_gpus(config: RunConfig) -> float:
+    """Return the GPUs of each rank of the learner of a resolved configuration; 0 on CPUs."""
+    return (config.ray.learner_gpus or 0.0) if config.model.device == "cuda" else 0.0
+
+
+def engine_gpus(engine: EngineConfig, ray: RayConfig) -> float:
+    """Return the GPUs of each engine of a resolved configuration, all of one node; 0 on CPUs."""
+    return (ray.engine_gpus or 0.0) * engine.tensor_parallel if engine.device == "cuda" else 0.0
+
+
+def shares_gpu(config: RunConfig) -> bool:
+    """Return whether learner and engines of a resolved configuration sit on one GPU."""
+    return _both_on_gpus(config) and not config.ray.in_process and 0 < learner_gpus(config) < 1
+
+
+def _both_on_gpus(config: RunConfig) -> bool:
+    return config.model.device == config.engine.device == "cuda"
+
+
+def _given(config: RunConfig) -> dict[str, float]:
+    """Return the parts of GPUs that the configuration names, by key."""
+    keys = {"ray.learner_gpus": config.ray.learner_gpus, "ray.engine_gpus": config.ray.engine_gpus}
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _check_parts(config: RunConfig) -> None:
+    devices = {"ray.learner_gpus": config.model.device, "ray.engine_gpus": config.engine.device}
+    for key, value in _given(config).items():
+        if not value and devices[key] == "cuda":
+            raise ValueError(f"{key} is 0, and what it is for runs on cuda: leave it null, or at most 1")
+
+
+def _sharing(config: RunConfig) -> tuple[bool, bool]:
+    """Return whether learner and engines may sit on one GPU, and whether they must.
+
+    Raises ``ValueError`` naming the two keys of which one says that they must and the other that they cannot.
+    """
+    if not _both_on_gpus(config) or config.ray.in_process:
+        return False, False
+    engine, given = config.engine, _given(config)
+    wishes = [f"{key} {value:g}" for key, value in given.items() if value < 1]
+    wishes += ["engine.weight_transfer ipc"] if engine.weight_transfer == "ipc" else []
+    obstacles = [f"{key} {value:g}" for key, value in given.items() if value == 1]
+    if engine.tensor_parallel > 1:
+        obstacles.append(f"engine.tensor_parallel {engine.tensor_parallel}")
+    if config.learner.ranks.size > 1:
+        obstacles.append(f"a learner of {config.learner.ranks.size} ranks")
+    if engine.weight_transfer == "nccl":
+        obstacles.append("engine.weight_transfer nccl")
+    if wishes and obstacles:
+        raise ValueError(
+            f"{wishes[0]} puts learner and engines on one GPU, and {obstacles[0]} on several: change one of them"
+        )
+    return not obstacles, bool(wishes)
+
+
+def _check_sum(config: RunConfig) -> None:
+    learner, engine = config.ray.learner_gpus, config.ray.engine_gpus
+    count = max(1, config.engine.count)
+    named = (learner or 0.0) + count * (engine or 0.0)
+    if named > 1 + 1e-9 or (named >= 1 and None in (learner, engine)):
+        raise ValueError(
+            f"ray.learner_gpus and {count} x ray.engine_gpus are parts of one GPU and come to more than 1: lower them, "
+            "or leave both null"
+        )
+
+
+def _shares(config: RunConfig, gpus: int) -> tuple[float, float]:
+    """Return the GPUs of each rank of the learner, and of each of an engine's ranks."""
+    learner, engine = config.ray.learner_gpus, config.ray.engine_gpus
+    may_share, must_share = _sharing(config)
+    if "cuda" in (config.model.device, config.engine.device) and not config.ray.in_process:
+        decided = learner is not None and engine is not None and config.engine.count
+        if not gpus and not decided:
+            raise ValueError(
+                "model.device or engine.device is cuda, and the Ray cluster has no GPU; where its GPUs are still to "
+                "come, give ray.learner_gpus, ray.engine_gpus and engine.count"
+            )
+    count = max(1, config.engine.count)
+    if must_share or (may_share and gpus < 1 + count * config.engine.tensor_parallel and count == 1):
+        if learner is None:
+            learner = 0.5 if engine is None else 1 - count * engine
+        return learner, (1 - learner) / count if engine is None else engine
+    return 1.0 if learner is None else learner, 1.0 if engine is None else engine
+
+
+def _engines_beside(config: RunConfig, nodes: Sequence[int]) -> int:
+    """Return how many engines fit beside the learner, at least 1: each whole on one node."""
+    each = engine_gpus(config.engine, config.ray)
+    if not each or config.ray.in_process or shares_gpu(config):
+        return 1
+    free = list(nodes)
+    for _ in range(config.learner.ranks.size if config.model.device == "cuda" else 0):
+        # From where it costs no engine, if there is such a node: as Ray packs, the larger pieces first.
+        node = max(range(len(free)), key=lambda index: (free[index] > 0, free[index] % each > 0), default=None)
+        if node is not None:
+            free[node] -= 1
+    return max(1, sum(int(max(0, gpus) / each) for gpus in free))
+
+
+def _utilization(engine: EngineConfig, share: float) -> float | None:
+    if engine.gpu_memory_utilization is not None or engine.device != "cuda":
+        return engine.gpu_memory_utilization
+    return round(UTILIZATION * min(1.0, share), 3)

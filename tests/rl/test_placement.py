@@ -1,0 +1,204 @@
+"""How learner and engines share the GPUs, and how weights travel: one decision, which all of them read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from itertools import product
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, flat_logprob, seeded_script
+from pydantic import ValidationError
+
+from recipes.run.launching import Site
+from rl.config import RunConfig
+from rl.launch import bundles
+from rl.learner.spec import Receivers
+from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone, shares_gpu
+from rollout.config import EngineConfig
+from tests.needs import needs_vllm
+
+
+def config(**keys: Any) -> RunConfig:
+    """A run on GPUs whose dotted keys are given with ``__`` for the dots."""
+    tree: dict[str, Any] = {"model": {"device": "cuda"}, "engine": {"device": "cuda"}}
+    for key, value in keys.items():
+        *sections, name = key.split("__")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return RunConfig.model_validate(tree)
+
+
+def decided(run: RunConfig) -> tuple[str, int, float, float, float | None]:
+    engine = run.engine
+    shares = learner_gpus(run), engine_gpus(engine, run.ray)
+    return engine.weight_transfer, engine.count, *shares, engine.gpu_memory_utilization
+
+
+@pytest.mark.parametrize(
+    ("nodes", "keys", "expected"),
+    [
+        ([1], {}, ("ipc", 1, 0.5, 0.5, 0.45)),
+        ([1], {"engine__count": 0}, ("ipc", 1, 0.5, 0.5, 0.45)),
+        ([2], {"engine__count": 0}, ("nccl", 1, 1.0, 1.0, 0.9)),
+        ([8], {"engine__count": 0}, ("nccl", 7, 1.0, 1.0, 0.9)),
+        ([8, 8], {"engine__count": 0}, ("nccl", 15, 1.0, 1.0, 0.9)),
+        ([8], {"engine__count": 0, "engine__tensor_parallel": 2}, ("nccl", 3, 1.0, 2.0, 0.9)),
+        ([3, 3], {"engine__count": 0, "engine__tensor_parallel": 2}, ("nccl", 2, 1.0, 2.0, 0.9)),
+        ([8], {"engine__count": 0, "learner__ranks": {"shard": 4}}, ("nccl", 4, 1.0, 1.0, 0.9)),
+        ([8], {"ray__learner_gpus": 0.6}, ("ipc", 1, 0.6, 0.4, 0.36)),
+        ([8], {"ray__engine_gpus": 0.25, "engine__count": 2}, ("ipc", 2, 0.5, 0.25, 0.225)),
+        ([8], {"engine__weight_transfer": "ipc"}, ("ipc", 1, 0.5, 0.5, 0.45)),
+        ([1], {"engine__weight_transfer": "nccl"}, ("nccl", 1, 1.0, 1.0, 0.9)),
+        ([1], {"engine__weight_transfer": "shm"}, ("shm", 1, 0.5, 0.5, 0.45)),
+        ([1], {"engine__gpu_memory_utilization": 0.3}, ("ipc", 1, 0.5, 0.5, 0.3)),
+        ([1], {"engine__kind": "hf"}, ("shm", 1, 0.5, 0.5, 0.45)),
+        ([4], {"engine__kind": "hf", "engine__count": 0}, ("shm", 3, 1.0, 1.0, 0.9)),
+        ([4], {"model__device": "cpu", "engine__count": 0}, ("shm", 4, 0.0, 1.0, 0.9)),
+        ([4], {"engine__device": "cpu", "engine__count": 0}, ("shm", 1, 1.0, 0.0, None)),
+        ([], {"model__device": "cpu", "engine__device": "cpu"}, ("shm", 1, 0.0, 0.0, None)),
+        ([0], {"ray__learner_gpus": 1, "ray__engine_gpus": 1}, ("nccl", 1, 1.0, 1.0, 0.9)),
+    ],
+)
+def test_what_the_configuration_leaves_open_follows_from_the_cluster(
+    nodes: list[int], keys: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert decided(resolve(config(**keys), nodes)) == pytest.approx(expected)
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = resolve(config(engine__count=0), [8])
+    assert resolve(once, [1]) == once
+
+
+def test_everything_in_one_process_needs_no_transfer() -> None:
+    for device in ("cpu", "cuda"):
+        keys = {"model__device": device, "engine__device": device, "engine__kind": "hf", "ray__in_process": True}
+        assert resolve(config(**keys), ()).engine.weight_transfer == "local"
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"engine__weight_transfer": "ipc", "engine__tensor_parallel": 2}, "weight_transfer ipc .*tensor_parallel 2"),
+        ({"engine__weight_transfer": "ipc", "ray__learner_gpus": 1}, "weight_transfer ipc .*ray.learner_gpus 1 on"),
+        ({"engine__weight_transfer": "nccl", "ray__engine_gpus": 0.5}, "engine_gpus 0.5 .*weight_transfer nccl"),
+        ({"ray__learner_gpus": 0.5, "learner__ranks": {"shard": 2}}, "learner_gpus 0.5 .* a learner of 2 ranks"),
+        ({"ray__engine_gpus": 0.5, "engine__tensor_parallel": 2}, "engine_gpus 0.5 .*tensor_parallel 2"),
+        ({"ray__learner_gpus": 0.6, "ray__engine_gpus": 0.5}, "come to more than 1"),
+        ({"ray__engine_gpus": 0.5, "engine__count": 2}, "2 x ray.engine_gpus are parts of one GPU"),
+        ({"ray__learner_gpus": 0}, "ray.learner_gpus is 0"),
+        ({"engine__weight_transfer": "local"}, "leave it auto, or take ipc or nccl or shm"),
+        ({"engine__weight_transfer": "nccl", "model__device": "cpu"}, "nccl .* learner on cpu .* or take shm"),
+        ({"engine__weight_transfer": "ipc", "engine__device": "cpu"}, "ipc .* vllm engines on cpu: .* or take shm"),
+        ({"engine__weight_transfer": "nccl", "engine__kind": "hf"}, "nccl .* hf engines on cuda: .* or take shm"),
+        ({"engine__weight_transfer": "shm", "engine__kind": "hf", "ray__in_process": True}, "in one process: .* local"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_the_configuration(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told) as refused:
+        config(**keys)
+    (detail,) = refused.value.errors()
+    assert "\n" not in detail["msg"]
+
+
+def test_a_cluster_without_gpus_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"the Ray cluster has no GPU; where its GPUs are still to come, give"):
+        resolve(config(), [0, 0])
+
+
+@needs_vllm
+@pytest.mark.parametrize("nodes", [[1], [2], [8]])
+@pytest.mark.parametrize("kind", ["vllm", "hf"])
+@pytest.mark.parametrize("devices", list(product(("cpu", "cuda"), repeat=2)))
+def test_learner_and_engines_are_told_the_same(nodes: list[int], kind: str, devices: tuple[str, str]) -> None:
+    """With two GPUs the learner broadcast, and the engine waited for handles of a shared one."""
+    from rollout.engines.vllm import engine_arguments
+
+    run = resolve(config(model__device=devices[0], engine__device=devices[1], engine__kind=kind), nodes)
+    receivers = Receivers.of(run, run.engine.weight_transfer)
+    assert receivers.backend != "auto"
+    assert receivers.count == run.engine.count
+    arguments = engine_arguments("m", run.engine, 0)
+    own = {"shm": "k15_shm", "local": "k15_shm"}
+    assert arguments["weight_transfer_config"] == {"backend": own.get(receivers.backend, receivers.backend)}
+    wanted, strategy = bundles(run)
+    assert (strategy == "STRICT_PACK") == (receivers.backend in ("shm", "ipc"))
+    assert len(wanted) == (1 if shares_gpu(run) else 1 + run.engine.count)
+    assert sum(bundle.get("GPU", 0) for bundle in wanted) == learner_gpus(run) + run.engine.count * engine_gpus(
+        run.engine, run.ray
+    )
+
+
+def test_each_engine_is_whole_on_one_node() -> None:
+    run = resolve(config(engine__tensor_parallel=4, engine__count=0), [8, 8])
+    wanted, _ = bundles(run)
+    assert wanted == [{"CPU": 1.0, "GPU": 1.0}] + [{"CPU": 1.0, "GPU": 4.0}] * 3
+    shared, strategy = bundles(resolve(config(), [1]))
+    assert (shared, strategy) == ([{"CPU": 2.0, "GPU": 1.0}], "STRICT_PACK")
+
+
+def test_engines_without_a_learner_fill_the_cluster() -> None:
+    """And have their GPUs to themselves, whatever the run that the model is from had."""
+    ray = RunConfig().ray
+    cuda = EngineConfig(device="cuda", count=0, weight_transfer="nccl")
+    engine, placed = resolve_alone(cuda.model_copy(update={"tensor_parallel": 2}), ray, [4, 3])
+    assert (engine.count, engine.weight_transfer, engine.gpu_memory_utilization) == (3, "auto", 0.9)
+    assert engine_gpus(engine, placed) == 2.0
+    assert resolve_alone(cuda, ray, [1])[0].count == 1
+    assert resolve_alone(EngineConfig(count=0), ray, [0, 0, 0])[0].count == 3
+    assert resolve_alone(EngineConfig(count=2), ray, [0])[0].count == 2
+    half = ray.model_copy(update={"engine_gpus": 0.5})
+    engine, placed = resolve_alone(cuda, half, [1])
+    assert (engine.count, engine.gpu_memory_utilization, engine_gpus(engine, placed)) == (2, 0.45, 0.5)
+
+
+def test_a_site_in_this_process_hands_its_decision_to_the_learner() -> None:
+    tree = {"engine": {"kind": "hf", "count": 0}, "ray": {"in_process": True}}
+    with ExitStack() as stack:
+        site = Site(RunConfig.model_validate(tree), stack, lambda: None)
+    assert (site.config.engine.weight_transfer, site.config.engine.count) == ("local", 1)
+    assert not site.engines_first
+
+
+class SlowEngine(FakeEngine):
+    """Tells when its start is over, which ends when ``until`` holds."""
+
+    def __init__(self, told: list[str], until: Callable[[], bool]) -> None:
+        super().__init__(seeded_script(), flat_logprob)
+        self.told, self.until = told, until
+
+    async def start(self) -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        while not self.until():
+            await asyncio.sleep(0.001)
+        await super().start()
+        self.told.append("engine")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_on_a_shared_gpu_engines_come_first_and_elsewhere_both_at_once(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM takes what is allocated while it measures its memory for its own. Apart, the engine here waits for the
+    learner: one after the other would wait for ever."""
+    told: list[str] = []
+    run = config() if shared else config(model__device="cpu", engine__device="cpu")
+    monkeypatch.setattr("rl.launch.connected", lambda _: nullcontext())
+    monkeypatch.setattr("rl.launch.gpus_by_node", lambda: [1])
+    monkeypatch.setattr("rl.launch.place", lambda _: "places")
+    monkeypatch.setattr(
+        "rl.launch.launch_engine", lambda *_: SlowEngine(told, lambda: True if shared else "learner" in told)
+    )
+    monkeypatch.setattr("rl.launch.launch_learner", lambda *_: told.append("learner"))
+    with ExitStack() as stack:
+        site = Site(run, stack, lambda: None)
+        pool = site.engines("model", (1,))
+        site.learner(run, "model")
+        pool.wait()
+    assert told == (["engine", "learner"] if shared else ["learner", "engine"])
