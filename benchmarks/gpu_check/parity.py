@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -30,8 +31,7 @@ class Recorder:
 
     def pytest_sessionstart(self, session: Any) -> None:
         self.session = session
-        if not self.options.dry:
-            first_choice()
+        tune_all_little()
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
@@ -62,8 +62,25 @@ class Recorder:
             self.session.shouldstop = str(lost)
 
 
-def first_choice() -> None:
-    """Leave every tuned kernel one choice: dozens of shapes are compiled here, and none of them is timed.
+def tune_little(kernel: Any) -> None:
+    """Let an autotuned kernel take its first choice that fits into the device's memory, compiling no more than that."""
+    bench = kernel._bench
+    fits = False
+
+    def first(*args: Any, config: Any, **more: Any) -> list[float]:
+        nonlocal fits
+        if config is kernel.configs[0]:
+            fits = False
+        times = [math.inf] * 3 if fits else bench(*args, config=config, **more)
+        fits = fits or times[0] < math.inf
+        return times
+
+    kernel._bench = first
+    kernel.do_bench = lambda call, quantiles: call() or [0.0 for _ in quantiles]
+
+
+def tune_all_little() -> None:
+    """Do so with block attention's kernels: dozens of shapes are compiled here, and none of them is timed.
 
     All choices are compiled and run in ``tiles``, at the shape that is measured.
     """
@@ -74,7 +91,7 @@ def first_choice() -> None:
     for module in (triton_gate, triton_forward, triton_backward, triton_decode):
         for kernel in vars(module).values():
             if isinstance(kernel, Autotuner):
-                kernel.configs = kernel.configs[:1]
+                tune_little(kernel)
 
 
 def work(options: Options, notes: Notes) -> None:

@@ -200,6 +200,35 @@ def test_a_fault_of_the_device_is_told_from_other_errors(tmp_path: Path) -> None
     assert len(shortened("x" * 5000)) < 700
 
 
+TUNED = """
+import torch, triton, triton.language as tl
+from triton.runtime.errors import OutOfResources
+from benchmarks.gpu_check.parity import tune_little
+def refuse(_):
+    raise OutOfResources(300_000, 200_000, "shared memory")
+choices = [triton.Config({"N": 1}, pre_hook=refuse), triton.Config({"N": 2}), triton.Config({"N": 3}, pre_hook=refuse)]
+@triton.autotune(choices, key=["size"])
+@triton.jit
+def kernel(out, size, N: tl.constexpr):
+    tl.store(out, N)
+tune_little(kernel)
+for size in (4, 8):
+    out = torch.zeros(1)
+    kernel[(1,)](out, size)
+    print(int(out), [times[0] < 1 for times in kernel.configs_timings.values()])
+"""
+
+
+def test_tests_of_kernels_compile_no_more_than_the_first_choice_that_fits(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    (tmp_path / "tuned.py").write_text(TUNED)
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    call = [sys.executable, str(tmp_path / "tuned.py")]
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["2 [False, True, False]"] * 2
+
+
 NEEDED = ("torch", "triton", "transformers", "numpy", "safetensors", "pydantic", "pytest", "hypothesis")
 """What docs/gpu_check.md says that a machine must have."""
 
