@@ -34,14 +34,17 @@ OVERHEAD_S = 5.0
 HERE = "benchmarks.gpu_check"
 INTERPRETED = (("TRITON_INTERPRET", "1"),)
 """How Triton's kernels run on a CPU: a variable that it reads when it is first imported."""
+PLAIN_PYTEST = (("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1"), ("PYTEST_ADDOPTS", ""))
+"""The tests do not depend on what else is installed."""
 
 
 def parts(dry: bool, cores: int) -> list[Part]:
     """All parts in their order. Tests share the machine; what measures has it alone."""
     several = 1 if dry else max(1, min(4, cores // 3))
+    tests = PLAIN_PYTEST + (INTERPRETED if dry else ())
     return [
         Part("environment", f"{HERE}.environment", 25, stage=0),
-        Part("parity", f"{HERE}.parity", 90, stage=1, shards=several, environment=INTERPRETED if dry else ()),
+        Part("parity", f"{HERE}.parity", 90, stage=1, shards=several, environment=tests),
         Part("tiles", f"{HERE}.tiles", 90, stage=1, shards=min(3, several)),
         Part("attention", f"{HERE}.attention", 120, stage=2),
         Part("products", f"{HERE}.products", 50, stage=3),
@@ -50,9 +53,11 @@ def parts(dry: bool, cores: int) -> list[Part]:
     ]
 
 
-def run(chosen: Sequence[Part], options: Options, out: Path, limit_s: float) -> Row:
-    """Run the parts and keep ``out`` up to date; return all that is in it."""
-    began, found = time.monotonic(), {}
+def run(chosen: Sequence[Part], options: Options, out: Path, limit_s: float, began: float) -> Row:
+    """Run the parts, within ``limit_s`` seconds after ``began``, and keep ``out`` up to date; return all that is in
+    it.
+    """
+    found: dict[str, Row] = {}
     row: Row = {"format": 1, "dry": options.dry, "device": options.device, "limit_s": limit_s}
     row |= {"began": datetime.now(UTC).isoformat(timespec="seconds")}
 
@@ -65,7 +70,7 @@ def run(chosen: Sequence[Part], options: Options, out: Path, limit_s: float) -> 
         return row | state
 
     whole = note()
-    for results in run_parts(chosen, options, limit_s - OVERHEAD_S):
+    for results in run_parts(chosen, options, limit_s - OVERHEAD_S - (time.monotonic() - began)):
         found |= results
         for name, part in results.items():
             say("\n".join(table(name, part)))
@@ -95,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, help="seconds for everything (480; dry: 300)")
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     given = parser.parse_args(arguments)
+    began = time.monotonic()
     if find_spec("torch") is None:
         say(f"gpu-check: {sys.executable} has no torch: name a Python that has it: make gpu-check GPU_PYTHON=...")
         return 2
@@ -110,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.dry:  # tiny tensors on several threads only wait for each other
             os.environ.setdefault("OMP_NUM_THREADS", "1")
         try:
-            found = run(chosen, options, given.out, limit_s)
+            found = run(chosen, options, given.out, limit_s, began)
         except KeyboardInterrupt:
             say(f"gpu-check: interrupted; {given.out} has the parts that ended")
             return 130
