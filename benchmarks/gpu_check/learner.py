@@ -13,7 +13,7 @@ from benchmarks.gpu_check.case import Case, Notes, Options, Row, run_cases
 from benchmarks.gpu_check.environment import peak_flops
 from benchmarks.timing import side_by_side
 
-NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic")
+NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic", "pyarrow")
 LENGTHS, DRY_LENGTHS = (16_384, 65_536), (32, 64)
 TOKENS, DRY_TOKENS = 65_536, 64
 """Tokens of a step."""

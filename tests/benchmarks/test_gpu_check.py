@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,7 @@ def test_tests_of_kernels_compile_no_more_than_the_first_choice_that_fits(tmp_pa
     assert done.stdout.splitlines() == ["2 [False, True, False]"] * 2
 
 
-NEEDED = ("torch", "triton", "transformers", "numpy", "safetensors", "pydantic", "pytest", "hypothesis")
+NEEDED = ("torch", "triton", "transformers", "numpy", "safetensors", "pydantic", "pyarrow", "pytest", "hypothesis")
 """What docs/gpu_check.md says that a machine must have."""
 
 
@@ -260,38 +261,40 @@ def installed(name: str) -> bool:
     return True
 
 
-def site(folder: Path, names: tuple[str, ...]) -> Path:
-    """A folder of packages with these and their needs alone."""
-    folder.mkdir()
-    for each in with_their_needs(names).values():
+def bare(folder: Path, names: tuple[str, ...], without: str = "") -> Path:
+    """The Python of a new environment that holds these packages and their needs alone, ``without`` one."""
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name, each in with_their_needs(names).items():
+        if name == without:
+            continue
         tops = {file.parts[0] for file in each.files or []} - {"..", "__pycache__"}
         for top in tops:
             source = Path(str(each.locate_file(top)))
-            if source.exists() and not (folder / top).exists():
-                (folder / top).symlink_to(source)
-    return folder
+            if source.exists() and source.suffix != ".pth" and not (packages / top).exists():
+                (packages / top).symlink_to(source)
+    return folder / "bin" / "python"
 
 
-def dry_run(packages: Path, out: Path, *parts: str) -> subprocess.CompletedProcess[str]:
-    python = getattr(sys, "_base_executable", sys.executable)
-    call = [python, "-m", "benchmarks.gpu_check", "--dry", "--out", str(out), "--limit", "1200"]
-    environment = os.environ | {"PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1"}
+def dry_run(python: Path, out: Path, *parts: str) -> subprocess.CompletedProcess[str]:
+    call = [str(python), "-m", "benchmarks.gpu_check", "--dry", "--out", str(out), "--limit", "1200"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     more = ["--parts", *parts] if parts else []
     return subprocess.run([*call, *more], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_all_of_it_with_tiny_sizes_and_nothing_but_what_it_needs(tmp_path: Path) -> None:
-    packages, out = site(tmp_path / "site", NEEDED), tmp_path / "check.json"
-    assert not {"ray", "vllm", "peft", "psutil", "pyarrow", "datasets"} & {path.name for path in packages.iterdir()}
-    done = dry_run(packages, out)
+    out = tmp_path / "check.json"
+    done = dry_run(bare(tmp_path / "venv", NEEDED), out)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(out.read_text())
     assert {name: part["status"] for name, part in found["parts"].items()} == {
         part.name: "ok" for part in command.parts(True, 2)
     }
     cases = {name: part["cases"] for name, part in found["parts"].items()}
-    assert cases["environment"]["facts"]["packages"]["vllm"] is None
+    packages = cases["environment"]["facts"]["packages"]
+    assert [name for name in ("ray", "vllm", "peft", "psutil") if packages[name]] == []
     assert len(cases["parity"]) >= 15
     assert not any("skipped" in row for row in cases["parity"].values())
     assert cases["attention"]["512 forward+backward sdpa"].keys() >= {
@@ -308,8 +311,8 @@ def test_all_of_it_with_tiny_sizes_and_nothing_but_what_it_needs(tmp_path: Path)
 
 @pytest.mark.slow
 def test_without_pydantic_the_learner_is_left_out_and_the_kernels_are_not(tmp_path: Path) -> None:
-    packages = site(tmp_path / "site", tuple(name for name in NEEDED if name != "pydantic"))
-    done = dry_run(packages, tmp_path / "check.json", "products", "sharded", "learner")
+    python = bare(tmp_path / "venv", NEEDED, without="pydantic")
+    done = dry_run(python, tmp_path / "check.json", "products", "sharded", "learner")
     assert done.returncode == 0, done.stderr[-4000:]
     parts = json.loads((tmp_path / "check.json").read_text())["parts"]
     assert parts["products"]["status"] == "ok"
