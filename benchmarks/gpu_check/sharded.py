@@ -15,7 +15,7 @@ from benchmarks.timing import side_by_side
 if TYPE_CHECKING:
     from rl.learner.ranks import Ranks
 
-NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic", "pyarrow")
+NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic", "pyarrow", "psutil")
 LENGTH, DRY_LENGTH = 16_384, 64
 SEQUENCES = 2
 SECONDS = 24.0
