@@ -37,8 +37,10 @@ class Recorder:
         if report.failed:
             self._fail(report.nodeid, str(report.longrepr))
 
-    def pytest_collection_modifyitems(self, session: Any, config: Any, items: list[Any]) -> None:  # noqa: ARG002
-        share = [item for number, item in enumerate(items) if number % self.options.shards == self.options.shard]
+    def pytest_collection_finish(self, session: Any) -> None:
+        """Once ``-k`` and ``-m`` have left out what is not asked for."""
+        items, shards, shard = session.items, self.options.shards, self.options.shard
+        share = [item for number, item in enumerate(items) if number % shards == shard]
         self.notes.plan(item.nodeid for item in share)
         items[:] = [item for item in share if item.nodeid not in self.notes.done]
 
@@ -113,6 +115,5 @@ def work(options: Options, notes: Notes) -> None:
     code = pytest.main([*command, *(DRY if options.dry else ON_DEVICE)], plugins=[recorder])
     if recorder.lost is not None:
         raise recorder.lost
-    nothing_left = code == pytest.ExitCode.NO_TESTS_COLLECTED and notes.done
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not nothing_left:
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {code!r}")
