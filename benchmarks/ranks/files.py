@@ -30,6 +30,7 @@ def train_and_save(folder: Path, mesh: RanksConfig, target: Path) -> dict[str, s
     for _ in range(2):
         learner.step(batch)
     learner.save(target)
+    learner.saved()
     return sums_of(learner)
 
 
@@ -38,6 +39,7 @@ def load_and_save(folder: Path, mesh: RanksConfig | None, source: Path, target: 
     learner = _learner(folder, mesh)
     learner.load(source)
     learner.save(target)
+    learner.saved()
     return sums_of(learner)
 
 
