@@ -8,7 +8,7 @@ all below it is gone, this process. ``NOTES`` gets a file with what was seen: th
 
     python -m tests.doomed train/2/1,save/1/0 NOTES train ...
 
-The second time that the learner's ranks are in ``train``, rank 1 is killed; the first time that they save, rank 0.
+In the second ``train`` of the learner, rank 1 dies by SIGKILL in its midst; in the first ``save``, rank 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rl.actors import RayPolicy
 from rl.state.journal import Journal
 from rollout.engine import Delta, Request
 from rollout.engines.actor import RayEngine
-from tests.processes import until, until_gone
+from tests.processes import until_gone
 
 
 def family(name: str = "") -> list[psutil.Process]:
@@ -91,8 +91,27 @@ def watch(doom: Doom) -> None:
     RayEngine.submit = unfinished_submit  # type: ignore[method-assign]
 
 
+MIDST = {
+    "train": "learner.optimizer.step",
+    "publish": "learner.enter",
+    "save": "learner.saver.start",
+    "saved": "learner.saver.wait",
+}
+"""What a rank is in when it dies: a step when its gradients are there, and what the others do not end without it."""
+
+
+def mine(host: Any, method: str) -> int:
+    """Let a rank kill itself in the midst of its next ``method``; returns its process."""
+    *way, last = MIDST[method].split(".")
+    owner = host
+    for name in way:
+        owner = getattr(owner, name)
+    setattr(owner, last, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    return os.getpid()
+
+
 def watch_ranks(plan: dict[tuple[str, int], int], notes: Path) -> None:
-    """Kill the rank ``plan[method, n]`` when all ranks are in ``method`` for the n-th time, over all lives."""
+    """Rank ``plan[method, n]`` dies in ``method`` when it is called for the n-th time, over all lives."""
     calls: Counter[str] = Counter()
     begin = RayPolicy._begin
 
@@ -101,14 +120,10 @@ def watch_ranks(plan: dict[tuple[str, int], int], notes: Path) -> None:
 
         calls[method] += 1
         rank = plan.pop((method, calls[method]), None)
-        if rank is None:
-            return begin(self, method, args)
-        pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self.actors])
-        found = begin(self, method, args)
-        until(lambda: f".{method}" in " ".join(psutil.Process(pids[rank]).cmdline()), f"rank {rank} in {method}")
-        os.kill(pids[rank], signal.SIGKILL)
-        (notes / f"{method}-{rank}.json").write_text(json.dumps(pids))
-        return found
+        if rank is not None:
+            pid = ray.get(self.actors[rank].__ray_call__.remote(mine, method))
+            (notes / f"{method}-{rank}.json").write_text(json.dumps([pid]))
+        return begin(self, method, args)
 
     RayPolicy._begin = watched  # type: ignore[method-assign]
 

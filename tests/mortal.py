@@ -15,7 +15,7 @@ from rl.learner.host import LearnerHost
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.state.run_dir import RunDir
 
-METHODS = ("publish", "score", "train", "sft", "save", "load", "export")
+METHODS = ("publish", "score", "train", "sft", "save", "saving", "saved", "load", "export")
 
 
 class MortalPolicy:

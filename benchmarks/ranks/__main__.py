@@ -45,14 +45,10 @@ def step_muon(group: Group, mesh: RanksConfig, models: dict[str, Path]) -> Itera
     """Step the matrices of some models with Newton-Schulz in either type."""
     for model in STEPPED:
         for dtype, size in (("float32", 4), ("bfloat16", 2)):
-            alone = muon.step(models[model], model, None, ns_dtype=dtype)
-            found = group.call(_muon, models[model], model, mesh, dtype)
+            alone = muon.step(models[model], model, None, dtype)
+            found = group.call(muon.step, models[model], model, mesh, dtype)
             row = {"part": "muon", **shape(mesh), "model": model, "dtype": dtype}
             yield row | muon.compare(alone, found, size, mesh)
-
-
-def _muon(folder: Path, model: str, mesh: RanksConfig, dtype: str) -> muon.Stepped:
-    return muon.step(folder, model, mesh, ns_dtype=dtype)
 
 
 def keep(group: Group, mesh: RanksConfig, models: dict[str, Path]) -> Iterator[Row]:

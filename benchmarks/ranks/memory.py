@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks.ranks.cases import Case, batch_of, objective_of, spec_of
-from benchmarks.ranks.muon import local, state_bytes
+from benchmarks.ranks.counting import Collectives, local, state_bytes
 from rl.config import RanksConfig
 from rl.learner.learner import Learner
 from rl.learner.ranks import Ranks
@@ -54,7 +52,7 @@ def measure(folder: Path, mesh: RanksConfig | None) -> Kept:
     batch, objective = batch_of(case), objective_of(case)
     learner.step(batch, objective)
     before = settled()
-    with CommDebugMode() as counted:
+    with Collectives() as counted:
         learner.step(batch, objective)
     peak = highest() - before
     parameters = [*learner.model.parameters()]
@@ -64,7 +62,7 @@ def measure(folder: Path, mesh: RanksConfig | None) -> Kept:
         gradients=sum(local(p.grad).nbytes for p in parameters if p.grad is not None),
         optimizer=sum(map(state_bytes, optimizers)),
         peak=peak,
-        collectives=dict(Counter({str(op).rpartition(".")[2]: n for op, n in counted.get_comm_counts().items()})),
+        collectives=dict(counted.counts),
         largest_layer=whole_layer,
     )
 

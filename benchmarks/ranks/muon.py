@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from benchmarks.ranks.cases import Case, spec_of
+from benchmarks.ranks.counting import Collectives, counted_gathers, state_bytes
 from rl.config import RanksConfig
 from rl.learner.learner import Learner, whole
 from rl.learner.ranks import Ranks
 from rl.optim.distributed import ShardedMuon
-from rl.optim.muon import Muon
 
 STEPS = 3
 
@@ -37,15 +34,16 @@ class Stepped:
     """Bytes that left this rank in the last step."""
     collectives: int = 0
     """In the last step."""
+    all_to_alls: int = 0
     buckets: int = 0
     gathers: int = 0
     """Calls of ``full_tensor`` in all steps."""
 
 
-def step(folder: Path, model: str, mesh: RanksConfig | None, **optimizer: Any) -> Stepped:
-    """Step a model's matrices on made-up gradients, as a rank of ``mesh`` or alone."""
+def step(folder: Path, model: str, mesh: RanksConfig | None, dtype: str) -> Stepped:
+    """Step a model's matrices on made-up gradients, as a rank of ``mesh`` or alone. ``dtype``: of Newton-Schulz."""
     ranks = None if mesh is None else Ranks(mesh, "cpu")
-    learner = Learner(spec_of(Case(model), mesh or RanksConfig(), **optimizer), folder, ranks)
+    learner = Learner(spec_of(Case(model), mesh or RanksConfig(), ns_dtype=dtype), folder, ranks)
     muon = learner.optimizer.muon
     assert muon is not None
     held = set(muon.param_groups[0]["params"])
@@ -55,18 +53,15 @@ def step(folder: Path, model: str, mesh: RanksConfig | None, **optimizer: Any) -
             for index, parameter in enumerate(matrices.values()):
                 draw = torch.Generator().manual_seed(1000 * number + index)
                 parameter.grad = cut(torch.randn(parameter.shape, generator=draw) * 0.01, parameter)
-            muon.step()
+            with Collectives() as collectives:
+                muon.step()
         called = len(gathers)
     weights = {name: whole(p.detach()).clone() for name, p in matrices.items()}
     elements = sum(p.numel() for p in matrices.values())
-    return Stepped(weights, elements, state_bytes(muon), gathers=called, **traffic_of(muon))
-
-
-def traffic_of(muon: Muon) -> dict[str, int]:
-    """Return what the last step put on the wire."""
-    if not isinstance(muon, ShardedMuon):
-        return {}
-    return {"sent": muon.traffic.bytes, "collectives": muon.traffic.collectives, "buckets": len(muon._buckets)}
+    counts = collectives.counts
+    exchanges = sum(count for name, count in counts.items() if "alltoall" in name.replace("_", ""))
+    sent, buckets = (muon.traffic.bytes, len(muon._rounds)) if isinstance(muon, ShardedMuon) else (0, 0)
+    return Stepped(weights, elements, state_bytes(muon), sent, counts.total(), exchanges, buckets, called)
 
 
 def cut(gradient: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
@@ -82,31 +77,6 @@ def cut(gradient: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
     )
 
 
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of an optimiser's state on this rank."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return sum(local(tensor).nbytes for tensor in tensors if tensor.ndim)
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return this rank's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def counted_gathers() -> Iterator[list[None]]:
-    """Count the calls of ``full_tensor`` within a block; yields a list with an item for each."""
-    calls: list[None] = []
-    real = DTensor.full_tensor
-
-    def full_tensor(self: DTensor, **options: Any) -> torch.Tensor:
-        calls.append(None)
-        return real(self, **options)
-
-    with patch.object(DTensor, "full_tensor", full_tensor):
-        yield calls
-
-
 def compare(alone: Stepped, ranks: list[Stepped], itemsize: int, mesh: RanksConfig) -> dict[str, Any]:
     """Return whether all ranks have the weights of one process, and what that cost them.
 
@@ -120,7 +90,7 @@ def compare(alone: Stepped, ranks: list[Stepped], itemsize: int, mesh: RanksConf
         "bytes_allowed": 2 * itemsize * alone.elements // size,
         "collectives": first.collectives,
         "buckets": first.buckets,
-        "collectives_per_bucket": (first.collectives - 1) / max(1, first.buckets),
+        "collectives_per_bucket": first.all_to_alls / max(1, first.buckets),
         "full_tensor_calls": sum(each.gathers for each in ranks),
         "state_bytes": [each.state for each in ranks],
         "adamw_state_bytes": 8 * alone.elements,

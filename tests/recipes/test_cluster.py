@@ -192,10 +192,10 @@ def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been
 ) -> None:
     """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
     run = Run(tmp_path, "hf", every=1)
-    assert run.end(run.start(*RANKS, doom="train/2/1,publish/7/0,save/5/1")) == 0, run.output
-    assert run.output.count("; starting it again here") == 3
+    assert run.end(run.start(*RANKS, doom="train/2/1,publish/7/0,save/5/1,saved/5/0")) == 0, run.output
+    assert run.output.count("; starting it again here") == 4
     assert "engine 0 failed" not in run.output
-    for name in ("train-1", "publish-0", "save-1"):
+    for name in ("train-1", "publish-0", "save-1", "saved-0"):
         until_gone(json.loads((run.folder / f"{name}.json").read_text()))
     assert_same_run(of_two.root, run.directory.root)
     rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]

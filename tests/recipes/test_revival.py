@@ -40,6 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
         ("train", 3),
         ("publish", 4),
         ("save", 3),
+        ("saved", 2),
         ("publish", -1),
         ("export", -1),
     ],
