@@ -32,8 +32,9 @@ def columns(dim: int) -> int:
 
 
 TILE_BYTES = 32 << 10
-"""Of a tile of queries at most: the backward pass has two of them in shared memory, beside keys and values (float32 with
-128 channels: 229 KB with 128 queries, where an A100 has 163)."""
+"""Of a tile of queries at most. The backward pass has two of them in shared memory, beside keys and values: 229 KB with
+128 queries of 128 float32 channels, where an A100 has 163.
+"""
 
 
 def tile_rows(dim: int, itemsize: int) -> int:
