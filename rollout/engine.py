@@ -9,7 +9,7 @@ by the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,10 @@ class EngineDead(EngineError):
 
 class EngineTimeout(EngineError):
     """A call did not return, or work made no progress, within its limit."""
+
+
+class WeightsLost(EngineError):
+    """The direct way of a weight update broke off. The engine lives, serves nothing, and can take the copy."""
 
 
 class AllEnginesDead(EngineError):
@@ -138,7 +142,17 @@ class WeightUpdate:
     backend: str
     """``shm`` (CPU, same node), ``ipc`` (GPU, same device), ``nccl`` (GPUs), ``local`` (same process: tests)."""
     payload: dict[str, Any]
-    """Backend's own fields, e.g. for ``shm`` the file and each tensor's name, dtype, shape, offset."""
+    """The copy that engines can take at any time: file, machine, ``size``, and each tensor's name, dtype, shape and
+    offset; perhaps ``pieces``, by which other machines get it. ``direct``: a faster way for engines that are there when
+    it is published."""
+
+    def directly(self, engine: int, roster: Sequence[int]) -> WeightUpdate:
+        """Return the update for ``engine``, one of those that are there at the publish."""
+        return replace(self, payload={**self.payload, "engine": engine, "roster": list(roster)})
+
+    def copied(self) -> WeightUpdate:
+        """Return the update without its direct way."""
+        return replace(self, payload={key: value for key, value in self.payload.items() if key != "direct"})
 
 
 class Engine(Protocol):

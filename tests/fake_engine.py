@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
+from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightsLost, WeightUpdate
 from rollout.engines.mailbox import Mailbox
 from rollout.partial import repeats
 from rollout.seeds import seed_of
-from rollout.types import StopReason
+from rollout.types import StopReason, WeightVersion
 
 Script = Callable[[Request], Sequence[int]]
 """The tokens that a request would get with an endless budget."""
@@ -26,6 +26,8 @@ class Faults:
     """``start`` raises ``EngineDead``."""
     fail_update: bool = False
     """``update_weights`` raises ``EngineDead``."""
+    lose_direct: bool = False
+    """``update_weights`` raises ``WeightsLost`` for an update with a direct way."""
     ignore_updates: bool = False
     """``update_weights`` reports success but changes nothing except the version: log-probs stay stale."""
     die_after: int | None = None
@@ -69,6 +71,8 @@ class FakeEngine:
         self.faults = faults or Faults()
         self.chunk = chunk
         self.closed = False
+        self.updates: list[WeightUpdate] = []
+        """Updates that were begun."""
         self._open: dict[str, tuple[Request, list[int]]] = {}
         self._version = 0
         self._weights = 0
@@ -155,10 +159,17 @@ class FakeEngine:
             raise EngineDead("fake engine: told not to take weights")
         if self._open:
             raise ValueError(f"weights cannot change with {len(self._open)} requests in flight")
+        self.updates.append(update)
+        if self.faults.lose_direct and "direct" in update.payload:
+            raise WeightsLost("fake engine: a peer is missing")
+        await self.hold(update.version)
         self._version = update.version
         self._bytes = update.payload.get("size", 0)
         if not self.faults.ignore_updates:
             self._weights = update.version
+
+    async def hold(self, version: WeightVersion) -> None:
+        """Called while an update is taken; tests replace it."""
 
     async def stats(self) -> EngineStats:
         """See ``Engine``."""

@@ -5,8 +5,9 @@ A plain class. ``rl.launch`` hosts one in a Ray actor for each of the learner's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,8 +81,8 @@ class LearnerHost:
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.loop.Policy``."""
         if self._sender is None:
-            to = self.receivers
-            self._sender = sender(to.backend, to.count, to.tensor_parallel, to.names)
+            to, first = self.receivers, self.ranks is None or self.ranks.first
+            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.backend))
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
@@ -113,3 +114,26 @@ class LearnerHost:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):
             self.learner.export_hf(folder, dtype)
+
+
+def _store(backend: str) -> Callable[[Any], Any] | None:
+    """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one."""
+    if backend != "nccl":
+        return None
+    import ray
+
+    return ray.put if ray.is_initialized() else None  # type: ignore[no-any-return]
+
+
+class LearnerRank(LearnerHost):
+    """A host in an actor of its own, which loads its model in ``ready``.
+
+    Not when it is made: of an exception there Ray passes on the text alone, and the ranks would not fail together.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    def ready(self) -> None:
+        """Meet the other ranks and load the model."""
+        super().__init__(*self._arguments)

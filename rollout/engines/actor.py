@@ -11,6 +11,7 @@ from typing import Any
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Engine, EngineDead, EngineError, EngineStats, EngineTimeout, Request, WeightUpdate
 from rollout.models.attention import AttentionConfig
+from rollout.transfer.mirror import mirrored
 
 CALLS_AT_ONCE = 16
 """Calls that the actor accepts at one time: a poll waits inside it while others come in."""
@@ -71,8 +72,15 @@ class RolloutWorker:
         return await self._engine.score(sequences)
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """See ``Engine``."""
-        await self._engine.update_weights(update)
+        """See ``Engine``; from Ray's object store where the learner is on another machine."""
+        import ray
+
+        here = mirrored(update, ray.get)
+        taken = await asyncio.to_thread(here.__enter__)
+        try:
+            await self._engine.update_weights(taken)
+        finally:
+            here.__exit__(None, None, None)
 
     async def stats(self) -> EngineStats:
         """See ``Engine``."""

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import PAGE_TOKENS, EngineConfig
-from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightUpdate
+from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
 from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
-from rollout.transfer.weights import SHM_BACKEND
+from rollout.transfer.weights import LOST, RECEIVER
 from rollout.types import StopReason, WeightVersion
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """Return the keyword arguments of vLLM's ``AsyncEngineArgs``, where ``config.extra`` overrides all others.
 
-    ``config`` is resolved (``rl.placement``): an engine whose ``weight_transfer`` is still ``auto`` takes no weights.
     Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes;
     where the engine cannot compute it, ``ValueError``.
     """
@@ -79,10 +78,8 @@ def engine_arguments(
         "stream_interval": STREAM_INTERVAL,
         "disable_log_stats": True,
         "enable_log_requests": False,
+        "weight_transfer_config": {"backend": RECEIVER},  # takes weights whichever way they come
     }
-    if config.weight_transfer != "auto":
-        own = config.weight_transfer in ("shm", "local")
-        arguments["weight_transfer_config"] = {"backend": SHM_BACKEND if own else config.weight_transfer}
     if config.device == "cpu":
         arguments |= {
             # A seeded request whose prefill is cut into chunks kills vLLM's core on a CPU (its generators have no
@@ -164,6 +161,7 @@ class VllmEngine:
         self._version = 0
         self._weight_bytes = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._updating = asyncio.Lock()
         self._dead = ""
 
     async def start(self) -> None:
@@ -254,19 +252,30 @@ class VllmEngine:
         self._check_alive()
         if self._mail.in_flight:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            init, info = _transfer_of(update)
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
-            await self._llm.finish_weight_update(str(update.version))
-            await self._enter(update.version)
-            await self._llm.reset_prefix_cache()
+            async with self._updating:  # a caller that gave up waiting leaves its update behind, and it goes on
+                await self._take(update)
         except EngineDeadError as failure:
             raise EngineDead(f"vLLM's core died while it took new weights: {failure}") from failure
+        except Exception as failure:
+            # What a worker raised arrives as a plain Exception with its text.
+            _, lost, reason = str(failure).partition(LOST)
+            if not lost:
+                raise
+            raise WeightsLost(reason) from failure
+
+    async def _take(self, update: WeightUpdate) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+
+        init, info = _transfer_of(update)
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
+        await self._llm.finish_weight_update(str(update.version))
+        await self._enter(update.version)
+        await self._llm.reset_prefix_cache()
         self._version = update.version
         self._weight_bytes = update.payload["size"]
 
@@ -312,10 +321,11 @@ class VllmEngine:
 def _transfer_of(update: WeightUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what vLLM's receiving end is initialised with and what it loads."""
     payload = update.payload
-    if update.backend in ("shm", "local"):
-        return {}, {name: payload[name] for name in ("path", "size", "tensors")}
-    init = payload["init"]
-    return init[payload["engine"] % len(init)], payload["update"]
+    direct = payload.get("direct", {})
+    info = {name: payload[name] for name in ("path", "machine", "size", "tensors")}
+    if "nccl" in direct:
+        return {"meeting": direct["nccl"], "engine": payload["engine"], "roster": payload["roster"]}, info
+    return {}, {**info, "handles": direct.get("ipc")}
 
 
 def _ending(finish_reason: str) -> tuple[StopReason | None, str]:

@@ -282,10 +282,14 @@ class Pool:
     # ---- on the pool's loop ----
 
     async def _publish(self, publication: Publication) -> PublishReport:
+        """Have every slot take the weights; the version counts once all have, and the probe has passed on each."""
         began = time.monotonic()
-        await asyncio.gather(*(slot.ready(None) for slot in self._slots if slot.reviving))
+        await asyncio.gather(*(slot.ready(self._publication) for slot in self._slots if slot.reviving))
+        alive = await asyncio.gather(*(slot.check(self.config.call_timeout_s) for slot in self._slots))
+        roster = [slot.index for slot, lives in zip(self._slots, alive, strict=True) if lives]
+        await asyncio.gather(*(slot.adopt(publication, roster) for slot in self._slots))
+        self._serving()
         self._publication = publication
-        await asyncio.gather(*(slot.adopt(publication) for slot in self._slots))
         return PublishReport(
             version=publication.update.version,
             seconds=time.monotonic() - began,

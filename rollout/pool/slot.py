@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightUpdate
+from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
 from rollout.pool.board import Board
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
 
@@ -45,6 +45,10 @@ class Calibration:
     """The learner's log-probs of the probe as it was loaded; [n][len - 1], nats."""
 
 
+_UNKNOWN = object()
+"""In place of a publication: the engine began to take one, and has not said that it did."""
+
+
 async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
     """Await ``call`` with a time limit; raises ``EngineTimeout``."""
     try:
@@ -76,7 +80,8 @@ class Slot:
         self._attempts = 0
         self._lost_before = 0
         self._bad_rounds = 0
-        self._seen: Publication | None = None
+        self._serves: Publication | object | None = None
+        """What the engine was given last; ``None``: what it was loaded with."""
         self._untouched = False
         self._revival: asyncio.Task[None] | None = None
 
@@ -86,20 +91,29 @@ class Slot:
         return self._revival is not None
 
     async def ready(self, publication: Publication | None) -> bool:
-        """Wait until an engine serves here; False when the slot is given up.
+        """Wait until an engine serves ``publication`` here; False when the slot is given up.
 
         The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
         """
-        if self.engine is None and not self.given_up and self._revival is None:
+        while not self.given_up:
+            if self.engine is None:
+                await self._revived(publication)
+            elif self._serves is publication:
+                return True
+            else:
+                await self._return(self.engine, publication)
+        return False
+
+    async def _revived(self, publication: Publication | None) -> None:
+        """Wait until an engine is started here, or the slot given up."""
+        if self._revival is None:
             self._revival = asyncio.create_task(self._revive(publication))
-        if self._revival is not None:
-            revival = self._revival
-            try:
-                await asyncio.shield(revival)
-            finally:
-                if revival.done() and self._revival is revival:
-                    self._revival = None
-        return self.engine is not None
+        revival = self._revival
+        try:
+            await asyncio.shield(revival)
+        finally:
+            if revival.done() and self._revival is revival:
+                self._revival = None
 
     async def _revive(self, publication: Publication | None) -> None:
         """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
@@ -114,9 +128,9 @@ class Slot:
             self._untouched, self.loaded = True, None
             try:
                 await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                self._serves = None
                 if publication is not None:
-                    self._check_repeatable(publication)
-                    await self._install(engine, publication)
+                    await self._install(engine, publication, ())
             except (ParityError, asyncio.CancelledError):
                 await self._close(engine)
                 raise
@@ -129,13 +143,35 @@ class Slot:
                 return
         self.given_up = True
 
-    def _check_repeatable(self, publication: Publication) -> None:
-        """Check that an update can be repeated: a broadcast cannot, as it needs all engines and the learner at once."""
-        if publication.update.backend == "nccl" and publication is self._seen:
-            raise EngineError("a restarted engine cannot receive an nccl publish again; resume the run to go on")
+    async def _return(self, engine: Engine, publication: Publication | None) -> None:
+        """Give an engine the weights that are to be served: a publish of others was interrupted, or failed elsewhere.
 
-    async def adopt(self, publication: Publication) -> None:
-        """New weights into this slot's engine; an engine that fails at it is replaced.
+        Those that it was loaded with only another engine has.
+        """
+        try:
+            if publication is None:
+                raise EngineError("it has weights whose publish was not completed")
+            await self._install(engine, publication, ())
+        except ParityError:
+            raise
+        except EngineError as error:
+            await self.lose(error)
+
+    async def check(self, seconds: float) -> bool:
+        """Return whether an engine lives here that could take part in a publish; a dead one is lost."""
+        if self.engine is None:
+            return False
+        try:
+            await limited(self.engine.stats(), seconds, f"health check of engine {self.index}")
+        except EngineError as error:
+            await self.lose(error)
+            return False
+        return True
+
+    async def adopt(self, publication: Publication, roster: Sequence[int]) -> None:
+        """New weights into this slot's engine; an engine that fails at it is replaced, and takes the copy.
+
+        ``roster``: the slots whose engines take them together.
 
         A slot that lost an engine under each of the last ``max_restarts + 1`` publishes is given up: it may finish some
         requests in every life, but most of the time it restarts.
@@ -148,8 +184,7 @@ class Slot:
             return
         if self.engine is not None:
             try:
-                self._seen = publication
-                await self._install(self.engine, publication)
+                await self._install(self.engine, publication, roster)
                 return
             except ParityError:
                 raise
@@ -157,20 +192,31 @@ class Slot:
                 await self.lose(error)
         await self.ready(publication)
 
-    async def _install(self, engine: Engine, publication: Publication) -> None:
+    async def _install(self, engine: Engine, publication: Publication, roster: Sequence[int]) -> None:
         limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
         if self._untouched and self.calibration is not None:
             scores = await limited(engine.score(self.calibration.probe), limit, f"calibration of {name}")
             self.loaded = gap_of(scores, self.calibration.reference)
             check_loaded(name, self.loaded, publication.limits)
-        self._untouched = False
-        update = replace(publication.update, payload={**publication.update.payload, "engine": self.index})
-        await limited(engine.update_weights(update), limit, f"weight update of {name}")
-        if not publication.probe:
-            return
-        scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
-        self.gap = gap_of(scores, publication.reference)
-        check_published(name, version, self.gap, self.loaded, publication.limits)
+        self._untouched, self._serves = False, _UNKNOWN
+        await self._take(engine, publication.update, roster)
+        if publication.probe:
+            scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+            self.gap = gap_of(scores, publication.reference)
+            check_published(name, version, self.gap, self.loaded, publication.limits)
+        self._serves = publication
+
+    async def _take(self, engine: Engine, update: WeightUpdate, roster: Sequence[int]) -> None:
+        """Have the engine load ``update``: directly where it is one of ``roster``, or else from the copy."""
+        limit, what = self.config.call_timeout_s, f"weight update of engine {self.index}"
+        if self.index in roster:
+            try:
+                await limited(engine.update_weights(update.directly(self.index, roster)), limit, what)
+            except WeightsLost as error:
+                self.last_error = f"engine {self.index}: {error}"
+            else:
+                return
+        await limited(engine.update_weights(update.copied()), limit, what)
 
     async def lose(self, error: EngineError) -> None:
         """Give up an engine that failed, and end its process."""

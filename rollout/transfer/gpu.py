@@ -1,168 +1,141 @@
-"""Weight transfer between GPUs, trainer end, on vLLM's own trainer engines.
+"""Weight transfer between GPUs, trainer end: a faster way beside the copy in shared memory.
 
-vLLM's trainer engines drive the inference side themselves, through a client. Here the pool drives it: it may restart an
-engine, runs the parity probe and knows who is alive. So the client only notes what the engines must be told, and that
-becomes the payload of the ``WeightUpdate``.
+Every publish leaves the copy (``ShmSender``), from which any engine takes the weights at any time, with no help of the
+learner: one that was restarted, or one that the faster way failed. The faster way is for the engines that are alive at
+the publish; it is the ``direct`` of the update's payload.
 
-- ``ipc``: the engines on the learner's GPU map its tensors. The tensors must not change before the pool has published.
-- ``nccl``: a broadcast, in a group formed anew for each publish. It runs in a thread until every engine took part. It
-  cannot be repeated for a single restarted engine.
+- ``ipc``: engines on the learner's GPU map its tensors, which must not change before the pool has published. Not for a
+  sharded model, whose whole tensors exist only bucket by bucket.
+- ``nccl``: a broadcast from the copy, in a thread: the learner's ranks gather without waiting for an engine, and may go
+  on (a gather between sends to another group can deadlock).
 """
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+import torch
 
-from rollout.address import free_address
 from rollout.engine import WeightUpdate
-from rollout.transfer.weights import WeightSender, named_weights
+from rollout.models.shards import Names, for_engine, is_sharded
+from rollout.transfer.broadcast import PATIENCE_S, BroadcastLost, Host, Meeting
+from rollout.transfer.weights import Copy, ShmSender, release
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from rollout.types import WeightVersion
 
-JOIN_S = 60.0
-"""Seconds to wait for the previous broadcast when the next one begins."""
-
-
-class PolicySource(WeightSource):
-    """The policy's weights as vLLM's trainer engines read them, kept alive as long as this object."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.weights: list[tuple[str, torch.Tensor]] = [
-            (name, tensor.contiguous()) for name, tensor in named_weights(model)
-        ]
-
-    def metadata(self) -> list[ParamMeta]:
-        """Name, type and shape of each tensor."""
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.weights]
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return iter(self.weights)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.weights)
-
-
-class Notes:
-    """A ``VLLMWeightSyncClient`` that records its calls instead of passing them on."""
-
-    def __init__(self) -> None:
-        self.init: dict[str, Any] = {}
-        self.update: dict[str, Any] = {}
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Record what each engine must be initialised with."""
-        self.init = init_info
-
-    def start_weight_update(self) -> None:
-        """Do nothing: the engine does this itself."""
-
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Record what each engine must load."""
-        if not isinstance(update_info, dict):
-            raise TypeError("one update for all ranks was expected")
-        self.update = update_info
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Do nothing: the engine does this itself, and knows the version from the ``WeightUpdate``."""
+Put = Callable[[Any], Any]
 
 
 class IpcSender:
-    """Hands out CUDA IPC handles of the learner's own tensors: nothing is copied."""
+    """Hands out CUDA IPC handles of the learner's own tensors, beside the copy."""
 
-    def __init__(self) -> None:
-        self._source: PolicySource | None = None
+    def __init__(self, names: Names = "checkpoint", put: Put | None = None) -> None:
+        self.names: Names = names
+        self._copies = ShmSender("ipc", names, put)
+        self._held: list[torch.Tensor] = []
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``."""
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        self._source = PolicySource(model)
-        notes = Notes()
-        trainer = WeightTransferTrainerFactory.trainer_init(
-            IPCTrainerInitInfo(rank=0), client=notes, source=self._source
-        )
-        trainer.send_weights()
-        payload = {"init": [notes.init], "update": notes.update, "size": self._source.size}
+        payload = self._copies.stored(self._copies.copy(model))
+        self._held = []
+        if not any(is_sharded(parameter) for parameter in model.parameters()):
+            payload["direct"] = {"ipc": self._handles(model)}
+        release(model)
         return WeightUpdate(version, "ipc", payload)
+
+    def _handles(self, model: nn.Module) -> dict[str, tuple[str, tuple[Any, ...]]]:
+        """Return (GPU, arguments of ``rebuild_cuda_tensor``) of each weight; what they stand for is kept alive."""
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        handles = {}
+        for bucket in for_engine(model, self.names).buckets():
+            for name, tensor in bucket:
+                self._held.append(tensor.contiguous())
+                handles[name] = (gpu_of(tensor.device), tuple(reduce_tensor(self._held[-1])[1]))
+        return handles
 
     def close(self) -> None:
         """See ``WeightSender``."""
-        self._source = None
+        self._held = []
+        self._copies.close()
 
 
 class NcclSender:
-    """Broadcasts the weights to ``engines`` engines of ``ranks`` GPUs each."""
+    """Broadcasts each copy to the engines that come for it; each has ``ranks`` GPUs."""
 
-    def __init__(self, engines: int, ranks: int) -> None:
-        self.engines = engines
+    def __init__(
+        self, ranks: int, names: Names = "checkpoint", put: Put | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
         self.ranks = ranks
+        self.patience_s = patience_s
+        self.lost = ""
+        """Why the last broadcast that broke did; engines took the copy instead."""
+        self._copies = ShmSender("nccl", names, put)
+        self._host: Host | None = None
+        self._sent = 0
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
         self._error: Exception | None = None
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
-        """See ``WeightSender``. Raises what went wrong in the previous broadcast, if anything did."""
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
+        """See ``WeightSender``; engines that still take the previous version make it wait."""
         self._join()
-        source = PolicySource(model)
-        address, port = free_address()
-        group = NCCLTrainerInitInfo(address, port, 1 + self.engines * self.ranks, rank=0)
-        self._thread = threading.Thread(target=self._broadcast, args=(group, source), name="nccl-publish", daemon=True)
+        device = next(model.parameters()).device
+        if self._host is None or self._host.device != device:
+            self._host = Host(own_address(), device, self.ranks, self.patience_s)
+        copy = self._copies.copy(model)
+        self._sent += 1
+        meeting = self._host.meeting(f"publish-{self._sent}")
+        self._stop.clear()
+        arguments = (self._host, meeting, copy)
+        self._thread = threading.Thread(target=self._broadcast, args=arguments, name="nccl-publish", daemon=True)
         self._thread.start()
-        shared = {
-            "master_address": address,
-            "master_port": port,
-            "world_size": group.world_size,
-            "packed": group.packed,
-            "packed_buffer_size_bytes": group.packed_buffer_size_bytes,
-            "packed_num_buffers": group.packed_num_buffers,
-        }
-        meta = source.metadata()
-        update = {
-            "names": [item.name for item in meta],
-            "dtype_names": [str(item.dtype).removeprefix("torch.") for item in meta],
-            "shapes": [list(item.shape) for item in meta],
-        }
-        init = [{**shared, "rank_offset": 1 + index * self.ranks} for index in range(self.engines)]
-        return WeightUpdate(version, "nccl", {"init": init, "update": update, "size": source.size})
+        return WeightUpdate(version, "nccl", {**self._copies.stored(copy), "direct": {"nccl": asdict(meeting)}})
 
-    def _broadcast(self, group: Any, source: PolicySource) -> None:
-        """Form the group with the engines and send; both block until every engine takes part."""
+    def _broadcast(self, host: Host, meeting: Meeting, copy: Copy) -> None:
         try:
-            trainer = WeightTransferTrainerFactory.trainer_init(group, client=Notes(), source=source)
-            try:
-                trainer.send_weights()
-            finally:
-                trainer.shutdown()
+            host.send(meeting, copy.buffer.map, copy.specs, self._stop.is_set)
+        except BroadcastLost as error:
+            self.lost = str(error)
         except Exception as error:  # noqa: BLE001  a thread's boundary: raised again by the next send
             self._error = error
 
     def _join(self) -> None:
+        """End a broadcast that nobody came for; wait for one that is under way, which ends by itself."""
+        self._stop.set()
         if self._thread is not None:
-            self._thread.join(JOIN_S)
-            if self._thread.is_alive():
-                raise TimeoutError(f"the previous nccl broadcast is still waiting for engines after {JOIN_S:.0f} s")
+            self._thread.join()
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
             raise RuntimeError(f"the previous nccl broadcast failed: {error}") from error
 
     def close(self) -> None:
-        """See ``WeightSender``. A broadcast that still waits ends with the process."""
-        self._thread = None
+        """See ``WeightSender``; receivers of a broadcast that is under way get it first."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._copies.close()
 
 
-def gpu_sender(transfer: str, engines: int, ranks: int) -> WeightSender:
-    """Return the sending end of ``ipc`` or ``nccl``."""
-    return IpcSender() if transfer == "ipc" else NcclSender(engines, ranks)
+def gpu_of(device: torch.device) -> str:
+    """Return what a GPU is called in every process."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def own_address() -> str:
+    """Return this machine's address as engines elsewhere reach it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: a datagram socket only picks the outgoing address
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

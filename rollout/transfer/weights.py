@@ -2,18 +2,25 @@
 
 On a CPU (and in one process) they go through shared memory: one anonymous memory file per buffer, two buffers in turn,
 so the update that engines hold stays valid while the next one is written, and nothing is left behind when the learner
-is killed. GPU transfer is in ``rollout.transfer.gpu``.
+is killed. What is faster between GPUs is in
+``rollout.transfer.gpu``, beside such a copy.
 vLLM loads ``register`` in each of its processes through the entry point group ``vllm.general_plugins``.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from rollout.engine import WeightUpdate
 from rollout.models.shards import Names, for_engine, is_sharded
@@ -23,10 +30,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SHM_BACKEND = "k15_shm"
+LOST = "broadcast lost: "
+"""How the message of ``rollout.transfer.broadcast.BroadcastLost`` begins; vLLM hands only messages on."""
+RECEIVER = "k15"
 """Name of our receiving end in vLLM's ``WeightTransferEngineFactory``."""
 ALIGN = 64
 """Bytes; tensors in a buffer start at multiples of it."""
+PIECE = 2**28
+"""Bytes of one object that another machine gets."""
 
 
 def register() -> None:
@@ -34,8 +45,8 @@ def register() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    if SHM_BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(SHM_BACKEND, "rollout.transfer.vllm", "ShmReceiver")
+    if RECEIVER not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(RECEIVER, "rollout.transfer.vllm", "Receiver")
     # Only imported where vLLM picks its CPU backend; without a ``moba`` entry in the model it is that backend.
     register_backend(AttentionBackendEnum.CPU_ATTN, "rollout.engines.moba_vllm.MobaCpuBackend")
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.engines.moba_vllm_gpu.MobaFlashBackend")
@@ -86,10 +97,20 @@ class Follower:
         """See ``WeightSender``; the update has nothing to fetch."""
         for _ in for_engine(model, self.names).buckets():
             pass
+        if self.backend == "ipc":
+            release(model)
         return WeightUpdate(version, self.backend, {})
 
     def close(self) -> None:
         """See ``WeightSender``."""
+
+
+def release(model: nn.Module) -> None:
+    """Give back GPU memory that torch only keeps: an engine that restarts beside the learner needs it."""
+    import torch
+
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,23 @@ class TensorSpec:
     shape: tuple[int, ...]
     offset: int
     """Bytes from the start of the buffer."""
+
+
+def specs_of(tensors: Iterable[Sequence[Any]]) -> list[TensorSpec]:
+    """Return the places in a payload's ``tensors``."""
+    return [TensorSpec(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in tensors]
+
+
+@cache
+def machine() -> str:
+    """Return what processes have in common that see each other's memory files: the running kernel and its numbering of
+    processes (a container has its own).
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return platform.node()
 
 
 class Buffer:
@@ -125,29 +163,61 @@ class Buffer:
             os.unlink(self.path)
 
 
-class ShmSender:
-    """Copies all weights into shared memory and describes where they lie."""
+@dataclass(frozen=True)
+class Copy:
+    """All weights of one version in shared memory."""
 
-    def __init__(self, backend: str = "shm", names: Names = "checkpoint") -> None:
+    buffer: Buffer
+    specs: Sequence[TensorSpec]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What a ``ShmReader`` needs."""
+        tensors = [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in self.specs]
+        return {"path": self.buffer.path, "machine": machine(), "size": self.buffer.size, "tensors": tensors}
+
+
+class ShmSender:
+    """Copies all weights into shared memory and describes where they lie.
+
+    Engines of this machine read them there whenever they like, also one that was restarted. ``put``: stores bytes where
+    other machines get them, and returns what they get them by (Ray's object store).
+    """
+
+    def __init__(
+        self, backend: str = "shm", names: Names = "checkpoint", put: Callable[[Any], Any] | None = None
+    ) -> None:
         self.backend = backend
         self.names: Names = names
+        self._put = put
         self._buffers: list[Buffer] = []
 
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``; one pass over the bytes."""
+        return WeightUpdate(version, self.backend, self.stored(self.copy(model)))
+
+    def copy(self, model: nn.Module) -> Copy:
+        """Copy the weights, bucket by bucket, into the buffer that engines do not hold."""
         weights = for_engine(model, self.names)
         specs, size = layout([pair for bucket in weights.metadata() for pair in bucket])
         buffer = self._next(size)
+        places = {spec.name: spec.offset for spec in specs}
         targets = dict(views(specs, buffer.map))
+        written: set[int] = set()
         for bucket in weights.buckets():
             for name, tensor in bucket:
-                targets[name].copy_(tensor)
-        payload = {
-            "path": buffer.path,
-            "size": size,
-            "tensors": [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in specs],
-        }
-        return WeightUpdate(version, self.backend, payload)
+                if places[name] not in written:  # a tied tensor comes under two names
+                    targets[name].copy_(tensor)
+                written.add(places[name])
+        return Copy(buffer, specs)
+
+    def stored(self, copy: Copy) -> dict[str, Any]:
+        """Return the payload of an update for ``copy``, for other machines too where there is a ``put``."""
+        if self._put is None:
+            return copy.payload
+        whole = memoryview(copy.buffer.map)
+        starts = range(0, copy.buffer.size, PIECE)
+        return {**copy.payload, "pieces": [self._put(np.asarray(whole[start : start + PIECE])) for start in starts]}
 
     def _next(self, size: int) -> Buffer:
         """Return the buffer that the engines do not hold, ready for ``size`` bytes."""
@@ -186,16 +256,22 @@ def layout(weights: Sequence[tuple[str, torch.Tensor]]) -> tuple[list[TensorSpec
     return specs, end
 
 
-def views(specs: list[TensorSpec], memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
+def views(specs: Sequence[TensorSpec], memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) over ``memory`` without copying."""
     import torch
 
+    return part_views(specs, torch.frombuffer(memory, dtype=torch.uint8)) if specs else iter(())
+
+
+def part_views(specs: Iterable[TensorSpec], part: torch.Tensor, start: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) over ``part``, the bytes of a buffer from ``start`` on, without copying."""
+    import torch
+
     for spec in specs:
-        dtype = getattr(torch, spec.dtype)
-        count = 1
-        for length in spec.shape:
-            count *= length
-        yield spec.name, torch.frombuffer(memory, dtype=dtype, count=count, offset=spec.offset).view(spec.shape)
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        begin = spec.offset - start
+        size = math.prod(spec.shape) * dtype.itemsize
+        yield spec.name, part[begin : begin + size].view(dtype).view(spec.shape)
 
 
 class ShmReader:
@@ -209,11 +285,12 @@ class ShmReader:
 
         Raises ``FileNotFoundError`` when the learner is gone or lives on another machine or in another container.
         """
-        specs = [TensorSpec(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in payload["tensors"]]
-        return views(specs, self._map(payload["path"], payload["size"]))
+        return views(specs_of(payload["tensors"]), self._map(payload["path"], payload["size"], payload["machine"]))
 
-    def _map(self, path: str, size: int) -> mmap.mmap:
+    def _map(self, path: str, size: int, owner: str) -> mmap.mmap:
         try:
+            if owner != machine():  # the same path may exist here, and be something else
+                raise FileNotFoundError(path)
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError as error:
             raise FileNotFoundError(

@@ -17,10 +17,10 @@ from paths import ROOT
 from pydantic import ValidationError
 
 from recipes.run.launching import Site
+from rl.bundles import places, total
 from rl.config import RunConfig
-from rl.launch import bundles
 from rl.learner.spec import Receivers
-from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone, shares_gpu
+from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone
 from rollout.config import EngineConfig
 from tests.needs import needs_vllm
 
@@ -136,22 +136,19 @@ def test_learner_and_engines_are_told_the_same(nodes: list[int], kind: str, devi
     assert receivers.backend != "auto"
     assert receivers.count == run.engine.count
     arguments = engine_arguments("m", run.engine, 0)
-    own = {"shm": "k15_shm", "local": "k15_shm"}
-    assert arguments["weight_transfer_config"] == {"backend": own.get(receivers.backend, receivers.backend)}
-    wanted, strategy = bundles(run)
-    assert (strategy == "STRICT_PACK") == (receivers.backend in ("shm", "ipc"))
-    assert len(wanted) == (1 if shares_gpu(run) else 1 + run.engine.count)
-    assert sum(bundle.get("GPU", 0) for bundle in wanted) == learner_gpus(run) + run.engine.count * engine_gpus(
+    assert arguments["weight_transfer_config"] == {"backend": "k15"}  # which takes them as the learner says they come
+    wanted = places(run, [{"CPU": 16.0, "GPU": 8.0}])
+    assert len(wanted.bundles) == (1 + run.engine.count if receivers.backend == "nccl" else 1)
+    assert total(wanted.bundles).get("GPU", 0) == learner_gpus(run) + run.engine.count * engine_gpus(
         run.engine, run.ray
     )
 
 
 def test_each_engine_is_whole_on_one_node() -> None:
+    nodes = [{"CPU": 16.0, "GPU": 8.0}] * 2
     run = resolve(config(engine__tensor_parallel=4, engine__count=0), [8, 8])
-    wanted, _ = bundles(run)
-    assert wanted == [{"CPU": 1.0, "GPU": 1.0}] + [{"CPU": 1.0, "GPU": 4.0}] * 3
-    shared, strategy = bundles(resolve(config(), [1]))
-    assert (shared, strategy) == ([{"CPU": 2.0, "GPU": 1.0}], "STRICT_PACK")
+    assert places(run, nodes).bundles == ({"CPU": 1.0, "GPU": 1.0}, *[{"CPU": 1.0, "GPU": 4.0}] * 3)
+    assert places(resolve(config(), [1]), nodes).bundles == ({"CPU": 2.0, "GPU": 1.0},)
 
 
 def test_engines_without_a_learner_fill_the_cluster() -> None:
@@ -231,13 +228,13 @@ for gpus, *trees in json.loads(sys.argv[1]):
     ray.init(num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     for tree in trees:
         run = resolved(RunConfig.model_validate(tree))
-        group = place(run, 60)
-        wanted = [(rank, learner_gpus(run)) for rank in range(run.learner.ranks.size)]
-        wanted += [(len(wanted) + index, engine_gpus(run.engine, run.ray)) for index in range(run.engine.count)]
-        options = [_options(run, group, bundle, share) for bundle, share in wanted]
+        reserved = place(run, 60)
+        wanted = [(bundle, learner_gpus(run)) for bundle in reserved.places.ranks]
+        wanted += [(bundle, engine_gpus(run.engine, run.ray)) for bundle in reserved.places.engines]
+        options = [_options(reserved, bundle, share) for bundle, share in wanted]
         tasks = [ray.remote(devices).options(**{k: v for k, v in o.items() if k != "max_restarts"}) for o in options]
         print(json.dumps(ray.get([task.remote() for task in tasks])), flush=True)
-        remove_placement_group(group)
+        remove_placement_group(reserved.group)
     ray.shutdown()
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from factories import ids, joined
 from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, ParityError, Request, Sampling, WeightUpdate
+from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
 from rollout.pool.slot import Publication, Slot
-from rollout.transfer.weights import ShmSender
+from rollout.transfer import broadcast
+from rollout.transfer.gpu import NcclSender
+from rollout.transfer.weights import RECEIVER, ShmSender, specs_of
 from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
@@ -126,6 +129,36 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(
         assert delta.stop is None
         assert not delta.error
         assert delta.version == running.version
+
+
+def test_an_engine_takes_a_broadcast_and_the_copy_after_one_that_broke_half_way(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.transfer.gpu.own_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(broadcast, "PART_BYTES", 30_000)
+    source, whole, broken = NcclSender(1, patience_s=5.0), perturbed(8), perturbed(9)
+    running(running.engine.update_weights(source.send(whole, 100).directly(0, [0])))
+    assert gap(running(running.engine.score(PROBE)), whole) < 1e-4
+
+    update = source.send(broken, 101)
+    left = threading.Thread(target=leave_half_way, args=(update,))
+    left.start()
+    with pytest.raises(WeightsLost):
+        running(running.engine.update_weights(update.directly(0, [0, 1])))
+    left.join(60)
+    running(running.engine.update_weights(update.copied()))
+    assert gap(running(running.engine.score(PROBE)), broken) < 1e-4
+    assert running(running.engine.stats()).version == 101
+    source.close()
+    assert source.lost
+
+
+def leave_half_way(update: WeightUpdate) -> None:
+    """Be engine 1, whose process ends in the middle of a broadcast."""
+    meeting = broadcast.Meeting(**update.payload["direct"]["nccl"])
+    guest = broadcast.Guest(meeting, *meeting.place([0, 1], 1, 0), torch.device("cpu"))
+    next(guest.receive(specs_of(update.payload["tensors"]), update.payload["size"]))
+    guest.close()
 
 
 def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
@@ -239,11 +272,8 @@ def test_transformers_models_and_vllm_import_in_one_process() -> None:
 def test_engine_arguments() -> None:
     arguments = engine_arguments("m", EngineConfig(max_concurrency=64, extra={"max_num_seqs": 7}), -1)
     assert arguments["max_num_seqs"] == 7, "extra has the last word"
-    assert "weight_transfer_config" not in arguments, "nobody has said who sends it weights"
+    assert arguments["weight_transfer_config"] == {"backend": RECEIVER}
     assert 0 <= arguments["seed"] < 2**32
-    for transfer, backend in (("shm", "k15_shm"), ("local", "k15_shm"), ("ipc", "ipc"), ("nccl", "nccl")):
-        chosen = EngineConfig(device="cuda", weight_transfer=transfer)  # type: ignore[arg-type]
-        assert engine_arguments("m", chosen, 0)["weight_transfer_config"] == {"backend": backend}
     assert "enforce_eager" not in engine_arguments("m", EngineConfig(device="cuda"), 0)
 
 

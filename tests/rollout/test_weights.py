@@ -19,7 +19,7 @@ from rollout.engines.hf import load_weights
 from rollout.models.export import save_model
 from rollout.transfer.sender import sender
 from rollout.transfer.weights import (
-    SHM_BACKEND,
+    RECEIVER,
     ShmReader,
     ShmSender,
     layout,
@@ -204,5 +204,5 @@ def test_the_plug_in_registers_once_and_is_an_entry_point() -> None:
 
     register()
     register()
-    assert SHM_BACKEND in WeightTransferEngineFactory._registry
+    assert RECEIVER in WeightTransferEngineFactory._registry
     assert "rollout.transfer.weights:register" in {point.value for point in entry_points(group="vllm.general_plugins")}

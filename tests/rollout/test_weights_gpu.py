@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,10 @@ from tiny_models import log_probs, tiny_llama
 from rollout.config import EngineConfig
 from rollout.engine import WeightUpdate
 from rollout.engines.vllm import VllmEngine, _transfer_of
+from rollout.transfer.gpu import IpcSender, NcclSender
+from rollout.transfer.mirror import mirrored
 from rollout.transfer.sender import sender
+from rollout.transfer.weights import ShmReader, ShmSender, named_weights
 from tests.needs import needs_vllm
 
 pytestmark = needs_vllm
@@ -22,117 +24,90 @@ pytestmark = needs_vllm
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
 
 
-class FakeTrainer:
-    """Stands in for vLLM's trainer engine, which needs a GPU; tells the client what the real one tells it."""
+def test_each_way_becomes_what_vllms_end_of_it_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rollout.transfer.vllm import Init, Update
 
-    def __init__(self, backend: str, arrive: threading.Event | None = None, fail: str = "") -> None:
-        self.backend = backend
-        self.arrive = arrive
-        self.fail = fail
-        self.sent: list[list[str]] = []
-        self.closed = 0
-        self.__name__ = "FakeTrainer"  # vLLM logs it: its registry holds classes
-
-    def trainer_init(self, init_info: Any, *, client: Any, source: Any) -> FakeTrainer:
-        self.client, self.source = client, source
-        client.init_weight_transfer_engine({"packed": False} if self.backend == "ipc" else {})
-        return self
-
-    def send_weights(self) -> None:
-        if self.arrive is not None:
-            assert self.arrive.wait(10)
-        if self.fail:
-            raise RuntimeError(self.fail)
-        self.sent.append([name for name, _ in self.source])
-        names, tensors = zip(*self.source, strict=True)
-        self.client.start_weight_update()
-        self.client.update_weights(
-            {
-                "names": list(names),
-                "dtype_names": ["float32"] * len(names),
-                "shapes": [list(tensor.shape) for tensor in tensors],
-                "ipc_handles": [{"gpu": ()}] * len(names),
-            }
-        )
-        self.client.finish_weight_update()
-
-    def shutdown(self) -> None:
-        self.closed += 1
+    monkeypatch.setattr("rollout.transfer.gpu.own_address", lambda: "127.0.0.1")
+    monkeypatch.setattr("rollout.transfer.gpu.gpu_of", lambda device: f"GPU of {device}")
+    names = [name for name, _ in named_weights(tiny_llama())]
+    for transfer in ("shm", "ipc", "nccl"):
+        source = sender(transfer, ranks=2)
+        update = source.send(tiny_llama(), 3)
+        assert (update.version, update.backend) == (3, transfer)
+        init, info = (kind(**part) for kind, part in zip((Init, Update), _parts(update, True), strict=True))
+        assert [tensor[0] for tensor in info.tensors] == names
+        assert (init.meeting is not None) == (transfer == "nccl")
+        assert (init.engine, init.roster) == ((5, [1, 5]) if transfer == "nccl" else (0, []))
+        assert (info.handles is not None) == (transfer == "ipc")
+        restarted, copy = (kind(**part) for kind, part in zip((Init, Update), _parts(update, False), strict=True))
+        assert restarted.meeting is None, "an engine that starts later needs nobody"
+        assert copy.handles is None
+        source.close()
 
 
-def use(monkeypatch: pytest.MonkeyPatch, trainer: FakeTrainer) -> None:
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
-    monkeypatch.setitem(WeightTransferTrainerFactory._registry, trainer.backend, lambda: trainer)
+def _parts(update: WeightUpdate, there: bool) -> tuple[dict, dict]:
+    return _transfer_of(update.directly(5, [1, 5]) if there else update.copied())
 
 
-def test_source_declares_what_it_yields() -> None:
-    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
-
-    from rollout.transfer.gpu import Notes, PolicySource
-
-    source = PolicySource(tiny_llama())
-    declared = [(item.name, item.dtype, item.shape) for item in source.metadata()]
-    assert declared == [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
-    assert next(iter(source))[1] is next(iter(source))[1], "each pass yields the same tensors: IPC handles stay valid"
-    assert "lm_head.weight" in {item.name for item in source.metadata()}
-    assert source.size == sum(tensor.numel() * 4 for _, tensor in source)
-    assert isinstance(Notes(), VLLMWeightSyncClient)
-
-
-def test_ipc_update_is_what_vllm_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo, IPCWeightTransferUpdateInfo
-
-    from rollout.transfer.gpu import PolicySource
-
-    use(monkeypatch, FakeTrainer("ipc"))
-    update = sender("ipc").send(tiny_llama(), 3)
-    assert (update.version, update.backend) == (3, "ipc")
-    init, info = _transfer_of(WeightUpdate(3, "ipc", {**update.payload, "engine": 5}))
-    assert not IPCWeightTransferInitInfo(**init).packed
-    assert IPCWeightTransferUpdateInfo(**info).names == [name for name, _ in PolicySource(tiny_llama())]
+def test_handles_stand_for_the_learners_own_tensors_and_the_copy_does_not_change_with_them() -> None:
+    source, model = IpcSender(), tiny_llama(seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rollout.transfer.gpu.gpu_of", lambda device: f"GPU of {device}")
+        update = source.send(model, 1)
+    handles = update.payload["direct"]["ipc"]
+    assert handles.keys() == dict(named_weights(model)).keys()
+    assert {gpu for gpu, _ in handles.values()} == {"GPU of cpu"}
+    held = {tensor.data_ptr() for tensor in source._held}
+    assert held == {parameter.data_ptr() for parameter in model.parameters()}
+    truth = {name: tensor.clone() for name, tensor in named_weights(model)}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)  # the next step, before an engine is restarted
+    assert all(torch.equal(tensor, truth[name]) for name, tensor in ShmReader().read(update.payload))
+    source.close()
 
 
-def test_nccl_gives_every_engine_its_ranks_and_sends_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.distributed.weight_transfer.nccl_engine import (
-        NCCLWeightTransferInitInfo,
-        NCCLWeightTransferUpdateInfo,
-    )
+def test_a_failure_that_is_no_lost_peer_reaches_the_next_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rollout.transfer.broadcast import Host
 
-    from rollout.transfer.gpu import PolicySource
+    def broken(*_: object) -> bool:
+        raise RuntimeError("CUDA error: an illegal memory access")
 
-    arrive = threading.Event()
-    trainer = FakeTrainer("nccl", arrive)
-    use(monkeypatch, trainer)
-    source = sender("nccl", engines=3, ranks=2)
-    update = source.send(tiny_llama(), 1)
-    assert trainer.sent == [], "send returns while the broadcast still waits for the engines"
-    offsets = []
-    for index in range(3):
-        init, info = _transfer_of(WeightUpdate(1, "nccl", {**update.payload, "engine": index}))
-        parsed = NCCLWeightTransferInitInfo(**init)
-        assert parsed.world_size == 7
-        assert parsed.packed
-        assert parsed.master_port
-        offsets.append(parsed.rank_offset)
-        assert NCCLWeightTransferUpdateInfo(**info).names == [name for name, _ in PolicySource(tiny_llama())]
-    assert offsets == [1, 3, 5]
-    arrive.set()
-    again = source.send(tiny_llama(), 2)
-    assert len(trainer.sent) >= 1
-    assert trainer.closed >= 1
-    assert again.payload["init"][0]["master_port"] != update.payload["init"][0]["master_port"], "a new group each time"
-
-
-def test_nccl_reports_a_failed_broadcast_at_the_next_send(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rollout.transfer.gpu import NcclSender
-
-    use(monkeypatch, FakeTrainer("nccl", fail="peer lost"))
-    source = NcclSender(1, 1)
+    monkeypatch.setattr("rollout.transfer.gpu.own_address", lambda: "127.0.0.1")
+    source = NcclSender(1)
     source.send(tiny_llama(), 1)
-    with pytest.raises(RuntimeError, match="previous nccl broadcast failed: peer lost"):
-        source.send(tiny_llama(), 2)
-    source.send(tiny_llama(), 3)
+    monkeypatch.setattr(Host, "send", broken)
+    source.send(tiny_llama(), 2)
+    with pytest.raises(RuntimeError, match="previous nccl broadcast failed: CUDA error"):
+        source.send(tiny_llama(), 3)
+    source.close()
+
+
+def test_an_engine_on_another_machine_gets_the_copy_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.transfer.weights.PIECE", 10_000)
+    store: dict[int, bytes] = {}
+
+    def put(data: object) -> int:
+        store[len(store)] = bytes(data)  # type: ignore[call-overload]
+        return len(store) - 1
+
+    source, model = ShmSender("nccl", put=put), tiny_llama(seed=2)
+    update = source.send(model, 1)
+    assert len(store) > 3
+    with mirrored(update, store.pop) as same:
+        assert same.payload["path"] == update.payload["path"]
+        assert "pieces" not in same.payload
+    elsewhere = replace(update, payload={**update.payload, "machine": "another"})
+    with pytest.raises(FileNotFoundError, match="another machine"):
+        list(ShmReader().read(elsewhere.payload))
+    direct = replace(elsewhere, payload={**elsewhere.payload, "direct": {"nccl": {}}})
+    with mirrored(direct, store.pop) as broadcast:
+        assert broadcast.payload["machine"] == "another"
+    assert store, "nothing was fetched for an engine that takes part in a broadcast"
+    with mirrored(elsewhere, store.pop) as here:
+        found = {name: tensor.clone() for name, tensor in ShmReader().read(here.payload)}
+    assert not store
+    assert all(torch.equal(tensor, found[name]) for name, tensor in named_weights(model))
     source.close()
 
 
@@ -147,20 +122,22 @@ def test_publish_to_a_gpu_engine_keeps_parity(transfer: str, tmp_path: Path) -> 
         device="cuda", dtype="float32", max_model_len=256, gpu_memory_utilization=0.2, weight_transfer=transfer
     )  # type: ignore[arg-type]
     learner = 1 if transfer == "nccl" else 0
-    model = tiny_llama(seed=3, head_dim=64).to(f"cuda:{learner}")
+    models = [tiny_llama(seed=seed, head_dim=64).to(f"cuda:{learner}") for seed in (3, 4, 5)]
     source = sender(transfer)
 
-    async def main() -> None:
-        engine = VllmEngine(str(tmp_path), config, 0)
+    async def main() -> list[list[list[float]]]:
+        engine, found = VllmEngine(str(tmp_path), config, 0), []
         await engine.start()
         try:
-            with torch.cuda.device(learner):
-                update = source.send(model, 1)
-            await engine.update_weights(WeightUpdate(1, transfer, {**update.payload, "engine": 0}))
-            scores = await engine.score(PROBE)
+            for version, model in enumerate(models):
+                update = source.send(model, version)
+                await engine.update_weights(update.copied() if version == 2 else update.directly(0, [0]))
+                found.append(await engine.score(PROBE))
         finally:
             await engine.close()
+            source.close()
+        return found
+
+    for scores, model in zip(asyncio.run(main()), models, strict=True):
         for row, sequence in zip(scores, PROBE, strict=True):
             assert row == pytest.approx(log_probs(model.cpu(), sequence), abs=1e-2)
-
-    asyncio.run(main())

@@ -1,0 +1,145 @@
+"""A publish on scripted engines: who takes part, what a version is, and what an engine gets that comes later."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, Faults
+from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, shifted
+
+from rollout.engine import AllEnginesDead, ParityError, WeightUpdate
+from rollout.pool.pool import Pool
+
+DIRECT = {"size": 8, "direct": {"nccl": {}}}
+
+
+def update(version: int) -> WeightUpdate:
+    return WeightUpdate(version, "nccl", dict(DIRECT))
+
+
+def publish(pool: Pool, version: int) -> None:
+    pool.publish(update(version), PROBE, reference(version))
+
+
+def ways(fake: FakeEngine) -> list[tuple[int, Any]]:
+    """Version of each update begun, and who took part; ``None``: it was the copy."""
+    return [(each.version, each.payload["roster"] if "direct" in each.payload else None) for each in fake.updates]
+
+
+def test_those_who_live_take_part_and_a_restarted_engine_gets_the_copy() -> None:
+    fleet = Fleet(None, Faults(die_after=5), None)
+    with pool_of(fleet, count=3) as pool:
+        pool.wait()
+        publish(pool, 1)
+        pool.extend(make_groups(), 1)
+        publish(pool, 2)
+    assert [ways(fake) for fake in fleet.made[:3]] == [
+        [(1, [0, 1, 2]), (2, [0, 1, 2])],
+        [(1, [0, 1, 2])],
+        [(1, [0, 1, 2]), (2, [0, 1, 2])],
+    ]
+    assert ways(fleet.made[3]) == [(1, None), (2, [0, 1, 2])]
+
+
+def test_an_engine_that_died_unnoticed_is_not_waited_for() -> None:
+    fleet = Fleet()
+    with pool_of(fleet, count=2) as pool:
+        pool.wait()
+        publish(pool, 1)
+        fleet.made[1]._dead = True
+        publish(pool, 2)
+        assert pool.stats().failures == 1
+    assert ways(fleet.made[0])[1] == (2, [0])
+    assert ways(fleet.made[2]) == [(2, None)]
+
+
+def test_a_lost_broadcast_costs_no_engine() -> None:
+    fleet = Fleet(Faults(lose_direct=True), Faults(lose_direct=True))
+    with pool_of(fleet, count=2) as pool:
+        pool.wait()
+        publish(pool, 1)
+        assert (pool.version, pool.stats().failures) == (1, 0)
+    assert [ways(fake) for fake in fleet.made] == [[(1, [0, 1]), (1, None)]] * 2
+
+
+def test_a_version_counts_when_every_engine_has_it_and_has_passed_the_probe() -> None:
+    seen: list[int] = []
+
+    class Late(FakeEngine):
+        async def hold(self, version: int) -> None:
+            await asyncio.sleep(0.05)
+            seen.append(pool.version)
+
+        async def score(self, sequences: Any) -> list[list[float]]:
+            seen.append(pool.version)
+            return await super().score(sequences)
+
+    def spawn(index: int) -> FakeEngine:
+        made = engine()
+        made.__class__ = Late if index else FakeEngine
+        return made
+
+    with pool_of(spawn, count=2) as pool:
+        pool.wait()
+        publish(pool, 1)
+        assert (seen, pool.version) == ([0, 0], 1)
+        with pytest.raises(ParityError):
+            pool.publish(update(2), PROBE, shifted(reference(2), 0.5))
+        assert pool.version == 1
+    with pool_of(Fleet(*[Faults(fail_update=True)] * 9), max_restarts=1) as pool:
+        with pytest.raises(AllEnginesDead):
+            publish(pool, 1)
+        assert pool.version == 0
+
+
+def test_an_interrupted_publish_leaves_the_version_before_it() -> None:
+    """One engine has the new weights by then: before it serves the old version it takes that again, as a copy."""
+    entered = threading.Event()
+
+    class Stuck(FakeEngine):
+        async def hold(self, version: int) -> None:
+            if version == 2 and "direct" in self.updates[-1].payload:
+                entered.set()
+                await asyncio.sleep(3600)
+
+    fleet = Fleet()
+
+    def spawn(index: int) -> FakeEngine:
+        made = fleet(index)
+        assert isinstance(made, FakeEngine)
+        made.__class__ = Stuck if index else FakeEngine
+        return made
+
+    with pool_of(spawn, count=2, call_timeout_s=60.0) as pool:
+        pool.wait()
+        publish(pool, 1)
+        publishing = asyncio.run_coroutine_threadsafe(_published(pool), pool._loop)
+        assert entered.wait(30)
+        publishing.cancel()
+        assert pool.version == 1
+        groups = pool.extend(make_groups(), 1)
+        assert {segment.version for group in groups for each in group.rollouts for segment in each.segments} == {1}
+        publish(pool, 3)
+        assert pool.version == 3
+    assert ways(fleet.made[0]) == [(1, [0, 1]), (2, [0, 1]), (1, None), (3, [0, 1])]
+    assert ways(fleet.made[1]) == [(1, [0, 1]), (2, [0, 1]), (1, None), (3, [0, 1])]
+
+
+async def _published(pool: Pool) -> None:
+    from rollout.pool.slot import Publication
+
+    await pool._publish(Publication(update(2), PROBE, reference(2), pool.limits))
+
+
+def test_weights_of_an_interrupted_first_publish_are_never_served() -> None:
+    fleet = Fleet(Faults(lose_direct=True))
+    with pool_of(fleet) as pool:
+        pool.wait()
+        with pytest.raises(ParityError):
+            pool.publish(update(1), PROBE, shifted(reference(1), 0.5))
+        pool.extend(make_groups(), 0)
+        assert pool.stats().failures == 1, "an engine has what it was loaded with only once"
+    assert not fleet.made[1].updates
