@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import scale_model
@@ -102,6 +102,7 @@ def test_an_engine_ends_with_its_longest_response() -> None:
     assert half == 4 * (10 + 2)  # the mean context of four steps
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 60))
 def test_segments_are_the_whole_response(lengths: list[int], segment: int) -> None:
     parts = segmented(lengths, segment)
@@ -170,6 +171,7 @@ def test_what_does_not_fit_has_no_plan() -> None:
     assert most_tokens(QWEN3_32B, 8, H200) > 0 > most_tokens(QWEN3_32B, 1, H200)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(LADDER), st.sampled_from([1, 2, 4, 6, 8, 24, 48, 64, 384, 1024]))
 def test_meshes_take_all_gpus(model, gpus: int) -> None:
     found = list(meshes(model, gpus))
