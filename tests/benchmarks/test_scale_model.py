@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from benchmarks import scale_model
 from benchmarks.scale import publish
-from benchmarks.scale.anchors import ANCHORS, SENSITIVITY
+from benchmarks.scale.anchors import ANCHORS, SENSITIVITY, Anchor
 from benchmarks.scale.hardware import DEFAULT, H20, H100, H200, SOURCES
 from benchmarks.scale.learner import (
+    Lockstep,
     Mesh,
     by_bound,
     by_cut,
@@ -36,6 +37,7 @@ from benchmarks.scale.models import (
     QWEN3_30B,
     QWEN3_32B,
     QWEN3_600M,
+    Model,
 )
 from benchmarks.scale.plan import Workload, fits, memory, meshes, overlapped, synchronous, traffic
 from benchmarks.scale.rollout import PROMPT, Engine, Lengths, drained, phase_seconds, segmented
@@ -50,7 +52,7 @@ SMALL = Workload(Lengths(2048, 8192), responses=512)
     [(QWEN3_600M, 0.596), (QWEN3_4B, 4.02), (QWEN2_7B, 7.61), (QWEN3_30B, 30.5), (QWEN3_32B, 32.8), (MOONLIGHT, 15.96),
      (DEEPSEEK_V3, 671), (KIMI_K2, 1026)],
 )  # fmt: skip
-def test_models_have_as_many_parameters_as_their_cards_say(model, billions) -> None:
+def test_models_have_as_many_parameters_as_their_cards_say(model: Model, billions: float) -> None:
     assert model.parameters / 1e9 == pytest.approx(billions, rel=0.005)
 
 
@@ -132,7 +134,7 @@ def test_decoding_is_bound_by_memory_and_a_response_that_does_not_fit_takes_fore
 def test_what_dealing_out_by_the_order_costs() -> None:
     lengths = Lengths(2000, 28672).drawn(512)
 
-    def seconds(lockstep) -> float:
+    def seconds(lockstep: Lockstep) -> float:
         return training(QWEN2_7B, H20, Mesh(1, 32, 1), [lengths], 32768, lockstep).train
 
     assert seconds(by_bound) * (1 - 1e-9) <= seconds(by_cut) < 1.06 * seconds(by_bound)
@@ -145,7 +147,7 @@ def test_publishing() -> None:
 
 
 @pytest.mark.parametrize("anchor", [a for a in ANCHORS if a.kind != "extra"], ids=lambda a: f"{a.what} {a.unit}")
-def test_published_figures_are_met_within_30_percent(anchor) -> None:
+def test_published_figures_are_met_within_30_percent(anchor: Anchor) -> None:
     assert anchor.predict() == pytest.approx(anchor.published, rel=0.3)
 
 
@@ -173,7 +175,7 @@ def test_what_does_not_fit_has_no_plan() -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(LADDER), st.sampled_from([1, 2, 4, 6, 8, 24, 48, 64, 384, 1024]))
-def test_meshes_take_all_gpus(model, gpus: int) -> None:
+def test_meshes_take_all_gpus(model: Model, gpus: int) -> None:
     found = list(meshes(model, gpus))
     assert found
     assert len(set(found)) == len(found)
