@@ -49,7 +49,7 @@ def config() -> RunConfig:
         problems=ProblemsConfig(
             train=JsonlSource(path=TRAIN_FILE) if local else HubSource(path=TRAIN_SET),
             heldout=JsonlSource(path=HELDOUT_FILE) if local else HubSource(path=HELDOUT_SET, split="test"),
-            heldout_size=500,
+            heldout_size=256,
             instruction=BOXED,
             template={"enable_thinking": False},
         ),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 GRACE_S = 3.0
 """Patience with the other ranks once one has failed: they fail, too, return, or wait for it for ever."""
 RESUMES = "the same command resumes the run"
+SMALLER = "lower learner.micro_batch_tokens or take more learner.ranks"
+"""What helps a learner that needs more memory than there is."""
 
 
 class LearnerDead(RuntimeError):
@@ -42,7 +44,52 @@ class Failure:
 def memory_use(message: str) -> str:
     """Extract ``22.54GB used / 23.54GB limit`` from the page that Ray writes about a memory kill."""
     found = re.search(r"[\d.]+ ?GB used / [\d.]+ ?GB limit", message)
-    return found.group() if found else message.partition("\n")[0][:200]
+    return found.group() if found else first_line(message)
+
+
+def exit_detail(message: str) -> str:
+    """Extract how a process ended from the page that Ray writes about an actor's death."""
+    found = re.search(r"exit detail: (.+?)\.?(?: There are some potential root causes|$)", message, re.MULTILINE)
+    return found.group(1) if found else first_line(message)
+
+
+def first_line(message: str) -> str:
+    """Return the first line of a message, at most 200 characters of it."""
+    return message.strip().partition("\n")[0][:200]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether torch or Python found no memory, on a device or in the host."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def cause_of(error: Exception) -> Exception:
+    """Return what was raised in the actor, where ``error`` is Ray's about that."""
+    from ray.exceptions import RayTaskError
+
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+def described(who: str, method: str, error: Exception) -> str:
+    """Return in one line why ``who`` ended, what became of ``method``, and what to do."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    match error:
+        case OutOfMemoryError():
+            return (
+                f"Ray ended {who} during {method} because the machine ran out of memory ({memory_use(str(error))}); "
+                f"end other programs or lower learner.micro_batch_tokens, then {RESUMES}"
+            )
+        case RayActorError():
+            return f"{who} died during {method}: {exit_detail(str(error))}; {RESUMES}"
+        case RayTaskError() if out_of_memory(error.cause):
+            return f"{who} ran out of memory during {method}: {first_line(str(error.cause))}; {SMALLER}, then {RESUMES}"
+        case RayTaskError():  # the others still wait for it
+            kind, what = type(error.cause).__name__, first_line(str(error.cause))
+            return f"{who} failed alone during {method}: {kind}: {what}; {RESUMES}"
+        case _:
+            return f"{who} cannot be reached for {method}: {first_line(str(error))}; {RESUMES}"
 
 
 Spawn = Callable[["LearnerSpec", Path | str], Sequence[Any]]
@@ -68,29 +115,41 @@ class RayPolicy:
 
     def _start(self, spec: LearnerSpec, model_path: Path | str) -> None:
         self.actors = [*self._spawn(spec, model_path)]
-        self.call("ready", timeout_s=self.start_timeout_s)
+        try:
+            self.call("ready", timeout_s=self.start_timeout_s)
+        except BaseException:
+            self.end()
+            raise
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Run ``method`` in all actors and wait for them; return the result of rank 0.
 
         Raises ``LearnerDead`` when an actor is gone or silent, at the latest ``GRACE_S`` after Ray knows; exceptions of
-        the method itself arrive as they are.
+        the method itself arrive as they are if all ranks have ended the call.
         """
-        import ray
-
         if not self.actors:
             raise LearnerDead(f"the learner has ended, so there is no {method}; {RESUMES}")
-        shared = args if len(self.actors) == 1 else [ray.put(arg) for arg in args]
-        calls = [getattr(actor, method).remote(*shared) for actor in self.actors]
+        calls = self._begin(method, args)
         limit = timeout_s or self.timeout_s
         results, failures = self._wait(calls, limit)
         if failures:
             raise self._failed(method, failures, len(results) + len(failures) == len(calls))
         if len(results) < len(calls):
-            silent = sorted(set(range(len(calls))) - results.keys())
+            silent = self._named(sorted(set(range(len(calls))) - results.keys()))
             self.end()
-            raise LearnerDead(f"{self._named(silent)} did not finish {method} within {limit:.0f} s")
+            raise LearnerDead(f"{silent} did not finish {method} within {limit:.0f} s; {RESUMES}")
         return results[0]
+
+    def _begin(self, method: str, args: Sequence[Any]) -> list[Any]:
+        """Give the call to all actors."""
+        import ray
+
+        shared = args if len(self.actors) == 1 else [ray.put(arg) for arg in args]
+        try:
+            return [getattr(actor, method).remote(*shared) for actor in self.actors]
+        except BaseException:  # a signal, too: what some have begun the others never will
+            self.end()
+            raise
 
     def _wait(self, calls: Sequence[Any], limit: float) -> tuple[dict[int, Any], list[Failure]]:
         """Return results by rank, and failures in the order in which they came; ranks without either have been given
@@ -117,33 +176,18 @@ class RayPolicy:
 
     def _failed(self, method: str, failures: Sequence[Failure], all_ended: bool) -> Exception:
         """Return what to raise; ends the actors unless all of them are alive and ready for the next call."""
-        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import RayTaskError
 
         own = [failure for failure in failures if not isinstance(failure.error, RayTaskError)]
-        if all_ended and not own:
-            error = failures[0].error
-            assert isinstance(error, RayTaskError)
-            cause: Exception = error.cause
-            cause.__cause__ = error
+        short = [failure for failure in failures if out_of_memory(cause_of(failure.error))]
+        if all_ended and not own and not short:
+            cause = cause_of(failures[0].error)
+            cause.__cause__ = failures[0].error
             return cause
-        failure = (own or failures)[0]
+        failure = (own or short or failures)[0]
         who = self._named([failure.rank])
         self.end()
-        match failure.error:
-            case OutOfMemoryError():
-                dead = LearnerDead(
-                    f"Ray ended {who} during {method} because the machine ran out of memory "
-                    f"({memory_use(str(failure.error))}); end other programs or lower learner.micro_batch_tokens, "
-                    f"then {RESUMES}"
-                )
-            case RayActorError():
-                dead = LearnerDead(f"{who} died during {method}: {failure.error}; {RESUMES}")
-            case RayTaskError():  # the others still wait for it
-                what = str(failure.error.cause).partition("\n")[0]
-                kind = type(failure.error.cause).__name__
-                dead = LearnerDead(f"{who} failed alone during {method}: {kind}: {what}; {RESUMES}")
-            case _:
-                dead = LearnerDead(f"{who} cannot be reached for {method}: {failure.error}; {RESUMES}")
+        dead = LearnerDead(described(who, method, failure.error))
         dead.__cause__ = failure.error
         return dead
 

@@ -460,6 +460,11 @@ class RunConfig(Config):
         ranks = self.learner.ranks
         if self.ray.in_process and ranks.size > 1:
             raise ValueError(f"learner.ranks are {ranks.size} Ray actors, and ray.in_process is without Ray")
+        if ranks.offload and (self.model.device == "cpu" or ranks.size == 1):
+            raise ValueError(
+                "learner.ranks.offload keeps the shards of several ranks out of their GPUs: it needs model.device cuda "
+                "and two ranks or more"
+            )
         if isinstance(base, ScratchModel) and base.heads % ranks.sequence:
             raise ValueError(
                 f"learner.ranks.sequence ({ranks.sequence}) does not divide model.base.heads ({base.heads}), which "

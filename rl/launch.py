@@ -11,11 +11,13 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl.bundles import Places, places, refusal, shown, total
 from rl.config import RunConfig
-from rl.placement import engine_gpus, learner_gpus, resolve, shares_gpu
+from rl.placement import engine_gpus, learner_gpus, resolve
 from rl.stop import Interrupted
 from rollout.engine import Engine
 from rollout.engines.guard import Guard
@@ -166,48 +168,48 @@ def resolved(config: RunConfig) -> RunConfig:
         raise LaunchError(str(error)) from error
 
 
-def bundles(config: RunConfig) -> tuple[list[dict[str, float]], str]:
-    """Return what a resolved configuration reserves, each bundle whole on one node, and Ray's strategy for it.
+@dataclass(frozen=True)
+class Reserved:
+    """What a run has of a cluster."""
 
-    The learner's ranks have the first bundles, the engines those behind them; on a shared GPU all are in one.
-    """
-    engine = config.engine
-    learner_bundle = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := learner_gpus(config)) else {})
-    engine_bundle = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := engine_gpus(engine, config.ray)) else {})
-    found = [learner_bundle] * config.learner.ranks.size + [engine_bundle] * engine.count
-    if shares_gpu(config):
-        found = [{key: round(sum(bundle[key] for bundle in found), 4) for key in ("CPU", "GPU")}]
-    return found, "STRICT_PACK" if engine.weight_transfer in ("shm", "ipc") else "PACK"
+    group: PlacementGroup
+    places: Places
 
 
-def place(config: RunConfig, timeout_s: float = 60.0) -> PlacementGroup:
+def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
     """Reserve room for learner and engines of a resolved configuration.
 
-    Raises ``LaunchError`` when the cluster cannot hold them, naming what is asked for and what there is.
+    Raises ``LaunchError`` when the cluster cannot hold them, naming what is asked for and what there is: at once when
+    it is too small, after ``timeout_s`` when others use it.
     """
-    import ray
+    from ray import nodes
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    wanted, strategy = bundles(config)
-    group = placement_group(wanted, strategy=strategy)
+    alive = [node["Resources"] for node in nodes() if node["Alive"]]
+    wanted = places(config, alive)
+    what = f"{config.learner.ranks.size} ranks of the learner and {config.engine.count} engines"
+    if reason := refusal(wanted, alive):
+        raise LaunchError(
+            f"the Ray cluster is too small for {what}: {reason}; lower learner.ranks or engine.count, or add nodes"
+        )
+    group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
     if not group.wait(timeout_s):
         remove_placement_group(group)
         raise LaunchError(
-            f"the Ray cluster cannot place learner and engines within {timeout_s:.0f} s: asked for {wanted} "
-            f"({'on one node' if strategy == 'STRICT_PACK' else 'on any nodes'}), "
-            f"cluster has {ray.cluster_resources()}"
+            f"the Ray cluster has had no room for {what} for {timeout_s:.0f} s ({shown(total(wanted.bundles))}, in "
+            f"parts of {', '.join(dict.fromkeys(map(shown, wanted.bundles)))} on a node): others use it, `ray status` "
+            "shows what is free"
         )
-    return group
+    return Reserved(group, wanted)
 
 
-def _options(config: RunConfig, group: PlacementGroup, bundle: int, gpus: float) -> dict[str, Any]:
+def _options(reserved: Reserved, bundle: int, gpus: float) -> dict[str, Any]:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    index = 0 if shares_gpu(config) else bundle
     return {
         "num_cpus": 1,
         "num_gpus": gpus,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(reserved.group, placement_group_bundle_index=bundle),
         "max_restarts": 0,
     }
 
@@ -228,7 +230,7 @@ def waiting() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
 
 
-def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGroup) -> RayPolicy:
+def launch_learner(config: RunConfig, model_path: Path | str, reserved: Reserved) -> RayPolicy:
     """Start the learner's actors, one for each of its ranks, on ``model_path`` (a Hugging Face directory)."""
     from rl.actors import RayPolicy
     from rl.learner.spec import LearnerSpec, Receivers
@@ -238,10 +240,10 @@ def launch_learner(config: RunConfig, model_path: Path | str, group: PlacementGr
     def spawn(spec: LearnerSpec, path: Path | str) -> list[Any]:
         import ray
 
-        from rl.learner.host import LearnerHost
+        from rl.learner.host import LearnerRank
 
-        options = [_rank_options(config, group, rank) for rank in range(config.learner.ranks.size)]
-        hosts = [ray.remote(LearnerHost).options(**own) for own in options]
+        options = [_rank_options(config, reserved, rank) for rank in range(config.learner.ranks.size)]
+        hosts = [ray.remote(LearnerRank).options(**own) for own in options]
         return [
             host.remote(spec, path, receivers, seat)
             for host, seat in zip(hosts, _seats(config, options[0]), strict=True)
@@ -267,16 +269,17 @@ def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
     return [Seat(rank, f"{host}:{port}", config.learner.timeout_s) for rank in range(size)]
 
 
-def _rank_options(config: RunConfig, group: PlacementGroup, rank: int) -> dict[str, Any]:
+def _rank_options(config: RunConfig, reserved: Reserved, rank: int) -> dict[str, Any]:
     cores = threads(config.model.threads, config.learner.ranks.size)
     variables = {**quiet_environment(), "OMP_NUM_THREADS": str(cores), **waiting()}
-    return _options(config, group, rank, learner_gpus(config)) | {"runtime_env": {"env_vars": variables}}
+    options = _options(reserved, reserved.places.ranks[rank], learner_gpus(config))
+    return options | {"runtime_env": {"env_vars": variables}}
 
 
-def launch_engine(config: RunConfig, model_path: Path | str, group: PlacementGroup, index: int) -> Engine:
+def launch_engine(config: RunConfig, model_path: Path | str, reserved: Reserved, index: int) -> Engine:
     """Start an engine in an actor of its own; the pool calls this, again after each death."""
     from rollout.engines.actor import RayEngine
 
     engine = config.engine
-    options = _options(config, group, config.learner.ranks.size + index, engine_gpus(engine, config.ray))
+    options = _options(reserved, reserved.places.engines[index], engine_gpus(engine, config.ray))
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)

@@ -48,17 +48,19 @@ def resolve(config: RunConfig, nodes: Sequence[int]) -> RunConfig:
     Learner and engine share a cluster's only GPU; of more, the learner has its own and engines the rest. Raises
     ``ValueError`` (one line) where there is no GPU to decide by.
     """
+    _check_nodes(config, nodes)
     learner, engine = _shares(config, sum(nodes))
     ray = config.ray.model_copy(update={"learner_gpus": learner, "engine_gpus": engine})
     placed = config.model_copy(update={"ray": ray})
-    count = config.engine.count or _engines_beside(placed, nodes)
-    placed = placed.model_copy(update={"engine": config.engine.model_copy(update={"count": count})})
     chosen = config.engine.weight_transfer
+    transfer = transfers(placed)[0] if chosen == "auto" else chosen
+    within = [max(nodes, default=0)] if transfer == "shm" else nodes
     changes = {
-        "weight_transfer": transfers(placed)[0] if chosen == "auto" else chosen,
+        "weight_transfer": transfer,
         "gpu_memory_utilization": _utilization(config.engine, engine),
+        "count": config.engine.count or _engines_beside(placed, within),
     }
-    return placed.model_copy(update={"engine": placed.engine.model_copy(update=changes)})
+    return placed.model_copy(update={"engine": config.engine.model_copy(update=changes)})
 
 
 def resolve_alone(engine: EngineConfig, ray: RayConfig, nodes: Sequence[int]) -> tuple[EngineConfig, RayConfig]:
@@ -107,6 +109,30 @@ def _check_parts(config: RunConfig) -> None:
     for key, value in _given(config).items():
         if not value and devices[key] == "cuda":
             raise ValueError(f"{key} is 0, and what it is for runs on cuda: leave it null, or at most 1")
+    share, ranks = config.ray.engine_gpus, config.engine.tensor_parallel
+    if share is not None and share < 1 < ranks and config.engine.device == "cuda":
+        raise ValueError(
+            f"ray.engine_gpus {share:g} is a part of one GPU, and engine.tensor_parallel {ranks} wants several: change "
+            "one of them"
+        )
+
+
+def _check_nodes(config: RunConfig, nodes: Sequence[int]) -> None:
+    """Raise ``ValueError`` where a key is open and there is no GPU to decide it by."""
+    keys = {
+        "model.device": (config.model.device, {"ray.learner_gpus": config.ray.learner_gpus}),
+        "engine.device": (
+            config.engine.device,
+            {"ray.engine_gpus": config.ray.engine_gpus, "engine.count": config.engine.count or None},
+        ),
+    }
+    for key, (device, decides) in keys.items():
+        open_keys = [name for name, value in decides.items() if value is None]
+        if device == "cuda" and open_keys and not any(nodes) and not config.ray.in_process:
+            raise ValueError(
+                f"{key} is cuda, and the Ray cluster has no GPU; where its GPUs are still to come, give "
+                f"{' and '.join(open_keys)}"
+            )
 
 
 def _sharing(config: RunConfig) -> tuple[bool, bool]:
@@ -148,15 +174,8 @@ def _shares(config: RunConfig, gpus: int) -> tuple[float, float]:
     """Return the GPUs of each rank of the learner, and of each of an engine's ranks."""
     learner, engine = config.ray.learner_gpus, config.ray.engine_gpus
     may_share, must_share = _sharing(config)
-    if "cuda" in (config.model.device, config.engine.device) and not config.ray.in_process:
-        decided = learner is not None and engine is not None and config.engine.count
-        if not gpus and not decided:
-            raise ValueError(
-                "model.device or engine.device is cuda, and the Ray cluster has no GPU; where its GPUs are still to "
-                "come, give ray.learner_gpus, ray.engine_gpus and engine.count"
-            )
-    count = max(1, config.engine.count)
-    if must_share or (may_share and gpus < 1 + count * config.engine.tensor_parallel and count == 1):
+    if must_share or (may_share and gpus < 2 and config.engine.count < 2):
+        count = max(1, config.engine.count)
         if learner is None:
             learner = 0.5 if engine is None else 1 - count * engine
         return learner, (1 - learner) / count if engine is None else engine

@@ -130,6 +130,11 @@ class Rewarder:
             for group, iteration, scores in pending
         ]
 
+    def forget(self) -> None:
+        """Leave out of the next ``collect`` and ``counts`` what was handed in and graded so far."""
+        self.collect()
+        self.counts()
+
     def counts(self) -> dict[str, float]:
         """Return what the grader counted since the last call, as rows ``grader/<name>`` of the metrics."""
         now = self.grading.grader.counts()

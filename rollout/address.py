@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import psutil
+
 
 def free_address() -> tuple[str, int]:
     """Return this machine's address as others reach it, and a port that is free now."""
@@ -16,3 +18,15 @@ def free_address() -> tuple[str, int]:
     with socket.socket() as listener:
         listener.bind(("", 0))
         return address, listener.getsockname()[1]
+
+
+def interface_to(host: str) -> str:
+    """Return the name of the network interface by which this machine reaches ``host``; empty where none is found."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError:
+            return ""
+        own = probe.getsockname()[0]
+    addresses = psutil.net_if_addrs()
+    return next((name for name, found in addresses.items() if any(each.address == own for each in found)), "")

@@ -20,11 +20,21 @@ START_ATTEMPTS = 3
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW_TOGETHER = {
-    **dict.fromkeys(("test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"), "ray_cluster"),
+    **dict.fromkeys(
+        ("test_actors", "test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"), "ray_cluster"
+    ),
     **dict.fromkeys(("test_moba_vllm", "test_vllm_engine"), "vllm"),
 }
 """Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
-QUICK_TOGETHER = ("test_code_hostile", "test_faults", "test_run", "test_setup", "test_shorten", "test_weights_gpu")
+QUICK_TOGETHER = (
+    "test_code_hostile",
+    "test_faults",
+    "test_run",
+    "test_sequence_ranks",
+    "test_setup",
+    "test_shorten",
+    "test_weights_gpu",
+)
 """Files whose quick tests share what takes long to make: a trained run, verdicts, a venv, vLLM's import."""
 
 

@@ -5,6 +5,10 @@
 When the first tokens of iteration 1 are in the journal, the rollout worker is killed (its engine has not been given the
 last request, so it cannot be done with the others before that). ``3=driver``: in iteration 3 the worker is, and, once
 all below it is gone, this process. ``NOTES`` gets a file with what was seen: the journal as it was, and who was there.
+
+    python -m tests.doomed train/2/1,save/1/0 NOTES train ...
+
+The second time that the learner's ranks are in ``train``, rank 1 is killed; the first time that they save, rank 0.
 """
 
 from __future__ import annotations
@@ -13,16 +17,19 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from recipes.commands.cli import main
+from rl.actors import RayPolicy
 from rl.state.journal import Journal
 from rollout.engine import Delta, Request
 from rollout.engines.actor import RayEngine
-from tests.processes import until_gone
+from tests.processes import until, until_gone
 
 
 def family(name: str = "") -> list[psutil.Process]:
@@ -84,7 +91,34 @@ def watch(doom: Doom) -> None:
     RayEngine.submit = unfinished_submit  # type: ignore[method-assign]
 
 
+def watch_ranks(plan: dict[tuple[str, int], int], notes: Path) -> None:
+    """Kill the rank ``plan[method, n]`` when all ranks are in ``method`` for the n-th time, over all lives."""
+    calls: Counter[str] = Counter()
+    begin = RayPolicy._begin
+
+    def watched(self: RayPolicy, method: str, args: Sequence[Any]) -> list[Any]:
+        import ray
+
+        calls[method] += 1
+        rank = plan.pop((method, calls[method]), None)
+        if rank is None:
+            return begin(self, method, args)
+        pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self.actors])
+        found = begin(self, method, args)
+        until(lambda: f".{method}" in " ".join(psutil.Process(pids[rank]).cmdline()), f"rank {rank} in {method}")
+        os.kill(pids[rank], signal.SIGKILL)
+        (notes / f"{method}-{rank}.json").write_text(json.dumps(pids))
+        return found
+
+    RayPolicy._begin = watched  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    pairs = (item.split("=") for item in sys.argv[1].split(","))
-    watch(Doom({int(iteration): victim for iteration, victim in pairs}, Path(sys.argv[2])))
+    victims, notes = sys.argv[1].split(","), Path(sys.argv[2])
+    if "/" in victims[0]:
+        ranks = (item.split("/") for item in victims)
+        watch_ranks({(method, int(call)): int(rank) for method, call, rank in ranks}, notes)
+    else:
+        pairs = (item.split("=") for item in victims)
+        watch(Doom({int(iteration): victim for iteration, victim in pairs}, notes))
     sys.exit(main(sys.argv[3:]))

@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 
 from rl.config import RunConfig
 
+OF_THE_MOMENT = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "probe/")
+"""Clocks, and the gap of the parity probe: the first one after a death has no new rollouts to look at."""
+
 
 def tiny(**changes: Any) -> RunConfig:
     base = {
@@ -63,3 +66,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the metrics without what no second run repeats."""
+    return {name: value for name, value in row.items() if not name.startswith(OF_THE_MOMENT)}

@@ -12,7 +12,7 @@ from evals.data import Choice, Loaded, choose
 from evals.votes import same_maths, same_text
 from recipes.commands.eval_options import HELDOUT, EvalError, Options
 from recipes.commands.sample import SampleError, find_model
-from rl.config import RayConfig, RunConfig
+from rl.config import DEVICE, RayConfig, RunConfig
 from rollout.config import EngineConfig
 from rollout.models.endings import end_tokens
 from rollout.models.framing import Framing
@@ -132,11 +132,12 @@ def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[Eng
         base, ray = model.run.engine, model.run.ray
         length = max(needed, base.max_model_len) if HELDOUT in options.benchmarks else needed
     else:
-        device, ray, length = options.device or _device(), RayConfig(), needed
-        base = EngineConfig(device=device, dtype="float32" if device == "cpu" else "bfloat16")
+        base, ray, length = EngineConfig(), RayConfig(), needed
+    device = options.device or (base.device if model.run is not None else _device())
+    if device != base.device:  # in the type that suits it, unless --dtype names another
+        base = base.model_copy(update={"device": device, "dtype": DEVICE.values[device]["engine.dtype"]})
     changes: dict[str, Any] = {
         "kind": options.engine,
-        "device": options.device,
         "dtype": options.dtype,
         "tensor_parallel": options.tensor_parallel,
         "kv_cache_gib": options.kv_cache_gib,

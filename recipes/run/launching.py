@@ -20,9 +20,8 @@ from rollout.models.pretrained import resolve_model
 from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
-    from ray.util.placement_group import PlacementGroup
-
     from rl.actors import RayPolicy
+    from rl.launch import Reserved
     from rl.learner.host import LearnerHost
 
 
@@ -66,7 +65,7 @@ class Site:
 
     def __init__(self, config: RunConfig, stack: ExitStack, connected_to_ray: Callable[[], None]) -> None:
         self._stack = stack
-        self._group: PlacementGroup | None = None
+        self._reserved: Reserved | None = None
         if config.ray.in_process:
             self.config = resolve(config, ())
         else:
@@ -75,7 +74,7 @@ class Site:
             stack.enter_context(connected(config))
             connected_to_ray()
             self.config = resolved(config)
-            self._group = place(self.config)
+            self._reserved = place(self.config)
 
     @property
     def engines_first(self) -> bool:
@@ -90,8 +89,8 @@ class Site:
 
         Raises ``AllEnginesDead``.
         """
-        config, group = self.config, self._group
-        if group is None:
+        config, reserved = self.config, self._reserved
+        if reserved is None:
             from rollout.engines.actor import build_engine
 
             pool = Pool(
@@ -106,7 +105,7 @@ class Site:
         from rl.launch import launch_engine
 
         pool = Pool(
-            lambda index: launch_engine(config, path, group, index),
+            lambda index: launch_engine(config, path, reserved, index),
             config.engine,
             config.rollout,
             end,
@@ -122,14 +121,14 @@ class Site:
     def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
         """Start the learner of ``config``, which is placed as the site's, on ``path``."""
         config = config.model_copy(update={"engine": self.config.engine, "ray": self.config.ray})
-        if self._group is None:
+        if self._reserved is None:
             from rl.learner.host import LearnerHost
             from rl.learner.spec import LearnerSpec, Receivers
 
             return LearnerHost(LearnerSpec.of(config), path, Receivers.of(config, config.engine.weight_transfer))
         from rl.launch import launch_learner
 
-        return launch_learner(config, path, self._group)
+        return launch_learner(config, path, self._reserved)
 
 
 def calibrate(machines: Machines, setup: Setup) -> Machines:

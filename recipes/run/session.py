@@ -5,21 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
-from evals.pooled import PoolResponder
 from evals.report.run.data import ReportError
-from evals.store import write_samples
 from recipes.run.data import Data, warmed
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
+from recipes.run.heldout import Heldout
 from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
@@ -47,7 +43,7 @@ from rl.state.journal import Journal
 from rl.state.run_dir import RunDir, RunDirError
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
-from rollout.engine import EngineError, Sampling
+from rollout.engine import EngineError
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
 from rollout.models.export import ExportError
@@ -116,14 +112,7 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         print("\n".join(lines))
         return exit_code(summary)
     with ExitStack() as stack:
-        session = Session(setup, data, objective, directory, stopper, stack, launcher)
-        session.watch.stage("trying how the run ends")
-        session.rehearse()
-        while True:
-            try:
-                return session.run()
-            except LearnerDead as death:
-                session.revive(death)
+        return Session(setup, data, objective, directory, stopper, stack, launcher).outlive()
 
 
 @dataclass
@@ -169,6 +158,7 @@ class Session:
         self.episodes = self.setup.episodes()
         if self.episodes is not None:
             self.stack.callback(self.episodes.close)
+        self.heldout = Heldout(self.setup, self.machines.pool, self.grading, self.episodes, directory.evals, self.watch)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -180,6 +170,7 @@ class Session:
         """Iterations done, as in ``metrics.jsonl``."""
         self.told: set[str] = set()
         """Codes of the findings that this process has shown."""
+        self.rehearsed = False
         self.furthest = len(self.rows)
         """Iterations done when the learner last died."""
         self.deaths = 0
@@ -188,11 +179,23 @@ class Session:
     def _spend(self, phase: str, began: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
+    def outlive(self) -> int:
+        """Do all that the directory does not hold yet, through deaths of the learner, and return the exit code.
+
+        Raises ``LearnerDead`` when starting it again ``learner.ranks.max_restarts`` times in a row has not helped.
+        """
+        while True:
+            try:
+                return self.run()
+            except LearnerDead as death:
+                self.revive(death)
+
     def run(self) -> int:
         """Do all that the directory does not hold yet, and return the exit code. Raises ``LearnerDead``, after which it
         can be called again once there is another learner.
         """
         config = self.setup.config
+        self.rehearse()
         self.warm_up()
         state = self.restore()
         self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
@@ -205,28 +208,45 @@ class Session:
     def revive(self, death: LearnerDead) -> None:
         """Start a learner in the place of the dead one; engines, journal and all that is on disk stay.
 
-        Raises ``death`` when that has not helped ``learner.ranks.max_restarts`` times.
+        Raises the last death when too many came in a row.
         """
-        config = self.setup.config
-        done = len(self.rows)
+        config, path = self.setup.config, starting_model(self.setup, self.directory)
+        while True:
+            self._count(death)
+            self.watch.warn(f"{death}; starting it again here")
+            self.watch.stage("starting the learner again")
+            began = time.monotonic()
+            try:
+                with self.stopper.interruptible():
+                    self.machines.policy.replace(LearnerSpec.of(config), path)
+            except LearnerDead as again:
+                death = again
+                continue
+            finally:
+                self._spend("start", began)
+            self.published = -1
+            self.recent = []
+            self.rewarder.forget()
+            return
+
+    def _count(self, death: LearnerDead) -> None:
+        """Note one more death; raise it when it is one too many without an iteration done in between."""
+        done, most = len(self.rows), self.setup.config.learner.ranks.max_restarts
         self.deaths = 1 if done > self.furthest else self.deaths + 1
         self.furthest = max(done, self.furthest)
-        if config.ray.in_process or self.deaths > config.learner.ranks.max_restarts:
+        if self.deaths > most:
             raise death
-        self.watch.warn(f"{death}; starting it again here")
-        self.watch.stage("starting the learner again")
-        began = time.monotonic()
-        with self.stopper.interruptible():
-            self.machines.policy.replace(LearnerSpec.of(config), starting_model(self.setup, self.directory))
-        self.published = -1
-        self._spend("start", began)
 
     def rehearse(self) -> None:
-        """Try the end of the run before anything is spent."""
+        """Try the end of the run before anything is spent, once."""
+        if self.rehearsed:
+            return
+        self.watch.stage("trying how the run ends")
         began = time.monotonic()
         with self.stopper.interruptible():
             rehearse(self.directory, self.setup, self.write_model)
             self._try_reward()
+        self.rehearsed = True
         self._spend("start", began)
 
     def _try_reward(self) -> None:
@@ -236,7 +256,7 @@ class Session:
         (score,) = self.grading.submit(lambda: [Answered(self.setup.heldout[0], "", StopReason.EOS)]).result()
         if not score.gradable:
             self.watch.warn(f"the reward was tried on an empty response: {score.reason}")
-        self.rewarder.counts()  # that call belongs to no iteration
+        self.rewarder.forget()
 
     def warm_up(self) -> None:
         """Supervised warm-up, unless the directory holds its result."""
@@ -301,54 +321,16 @@ class Session:
         """Held-out evaluation under ``name``; one that an earlier process finished is read back."""
         if known := find_evaluation(self.directory.root, name, iteration):
             return known
-        config = self.setup.config
         began = time.monotonic()
         with self.stopper.interruptible():
             self.publish(iteration)
-            problems = self.setup.heldout if full else self.setup.heldout[: config.eval.interim_problems]
-            result = self._evaluate(name, problems, config.eval.temperature, config.eval.samples)
-            greedy = None
-            if full and config.eval.greedy:
-                greedy = self._evaluate(f"{name}-greedy", problems, 0.0, 1).accuracy
-        evaluation = Evaluation(
-            name=name,
-            iteration=iteration,
-            accuracy=result.accuracy,
-            tokens=result.tokens,
-            samples=result.samples,
-            truncated=result.truncated,
-            ungradable=result.ungradable,
-            greedy=greedy,
-            reward=result.reward,
-        )
+            evaluation = self.heldout.evaluate(name, iteration, full)
         write_evaluation(self.directory.root, evaluation)
-        self.watch.evaluation(name, result.accuracy.mean, result.accuracy.low, result.accuracy.high)
+        accuracy = evaluation.accuracy
+        self.watch.evaluation(name, accuracy.mean, accuracy.low, accuracy.high)
         if full:
             self._spend("eval", began)
         return evaluation
-
-    def _evaluate(self, name: str, problems: Sequence[Any], temperature: float, samples: int) -> Result:
-        """Evaluate, and write the answers to ``eval/<name>.parquet``."""
-        config = self.setup.config
-        self.watch.stage("evaluate", len(problems) * samples)
-        responder = PoolResponder(
-            self.machines.pool,
-            self.setup.render,
-            self.setup.transcript.graded,
-            Sampling(temperature=temperature, stop_token_ids=self.setup.end),
-            config.rollout.max_tokens,
-            config.engine.max_model_len,
-            self.episodes,
-        )
-        asks = asks_of(problems, samples, config.seed)
-        watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))
-        answers = evaluate(responder, asks, self.grading, watch=watch)
-        self.directory.evals.mkdir(exist_ok=True)
-        write_samples(self.directory.evals / f"{name}.parquet", [("heldout", answers)])
-        lost = Counter(answer.score.reason for answer in answers if not answer.score.gradable)
-        for reason, count in lost.most_common(loop.MOST_REASONS):
-            self.watch.warn(f"{count} responses ungradable and left out of the evaluation: {reason}")
-        return result_of(answers, samples)
 
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """Write an iteration's rollouts as Parquet; some of them become the next parity probe."""
@@ -399,12 +381,14 @@ class Session:
     def finish(self, state: RunState, after: Evaluation) -> int:
         """Write summary, report and model, and print a short table; then raise what of them failed.
 
-        Returns the exit code.
+        Returns the exit code. Raises ``LearnerDead`` before the table is printed.
         """
         before = self.measure("before", 0, full=True)
         self.watch.stage("writing report and model")
         outcome = Outcome(state, before, after, self.seconds, self.max_gap, self.rows)
         ending = conclude(self.directory, self.setup.config, outcome, self.write_model)
+        for death in (failure for failure in ending.failures if isinstance(failure, LearnerDead)):
+            raise death  # another learner may export the model
         self.watch.close()
         print(table(ending.summary))
         for failure in ending.failures:

@@ -6,14 +6,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
+from kernels import ulysses
 from kernels.logprob import LogitTransform, token_logprobs
 from kernels.varlen import boundaries
-from rl.objectives.protocol import Head, Needs, Outputs
+from rl.learner.rows import Rows, part_tokens
+from rl.objectives.protocol import At, Head, Needs, Outputs
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from transformers import PreTrainedModel
 
     from rl.learner.batch import Batch
@@ -27,15 +31,25 @@ def causal_lm(policy: nn.Module) -> PreTrainedModel:
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator, return-value]
 
 
-def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, Any]:
+def packed_inputs(tokens: torch.Tensor, cu_seqlens: torch.Tensor, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
     """Return the keyword arguments of a transformers forward over packed ``tokens`` [T]: positions restart at each
     sequence.
+
+    Of several ``ranks`` each gets its part of the tokens. Parts are contiguous and have ``part_tokens`` each: tokens 0,
+    every one of them a sequence of its own, fill up the stream. The boundaries are those of the whole of it.
     """
+    part = part_tokens(len(tokens), ranks)
+    missing = part * ranks - len(tokens)
+    if missing:
+        tokens = F.pad(tokens, (0, missing))
+        filled = torch.arange(1, missing + 1, dtype=cu_seqlens.dtype, device=cu_seqlens.device)
+        cu_seqlens = torch.cat([cu_seqlens, cu_seqlens[-1:] + filled])
     starts = torch.repeat_interleave(cu_seqlens[:-1], cu_seqlens.diff(), output_size=len(tokens))
     longest = max(end - start for start, end in pairwise(boundaries(cu_seqlens)))
+    own = slice(rank * part, (rank + 1) * part)
     return {
-        "input_ids": tokens.long()[None],
-        "position_ids": (torch.arange(len(tokens), device=tokens.device) - starts)[None],
+        "input_ids": tokens[own].long()[None],
+        "position_ids": (torch.arange(len(tokens), device=tokens.device) - starts)[own][None],
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,
         "max_length_q": longest,
@@ -66,12 +80,25 @@ def is_linear(head: Any) -> bool:
 
 
 def packed_hidden(
-    policy: nn.Module, tokens: torch.Tensor, cu_seqlens: torch.Tensor, compute_dtype: torch.dtype = torch.float32
+    policy: nn.Module,
+    tokens: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    compute_dtype: torch.dtype = torch.float32,
+    sequence: ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """Return the last hidden states [T, d] of packed ``tokens`` [T]; ``cu_seqlens`` [n + 1]."""
+    """Return the last hidden states [T, d] of packed ``tokens`` [T]; ``cu_seqlens`` [n + 1].
+
+    With ``sequence``, ranks that all have these tokens: those of this rank's part of them, [``part_tokens``, d].
+    """
     model = causal_lm(policy)
+    if sequence is None:
+        inputs = packed_inputs(tokens, cu_seqlens)
+    else:
+        ulysses.install(model)
+        inputs = packed_inputs(tokens, cu_seqlens, sequence.rank(), sequence.size())
+        inputs[ulysses.ARGUMENT] = sequence
     with torch.autocast(tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
-        hidden: torch.Tensor = model.base_model(**packed_inputs(tokens, cu_seqlens)).last_hidden_state[0]
+        hidden: torch.Tensor = model.base_model(**inputs).last_hidden_state[0]
     return hidden
 
 
@@ -132,31 +159,47 @@ class PolicyModel(nn.Module):
     Body, LM head and log-probs are one forward pass, so that all of it happens where sharded parameters are whole.
     """
 
-    def __init__(self, policy: nn.Module, compute_dtype: torch.dtype, head: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        compute_dtype: torch.dtype,
+        head: nn.Linear | None = None,
+        sequence: ProcessGroup | None = None,
+    ) -> None:
         super().__init__()
         self.policy, self.compute_dtype = policy, compute_dtype
         self.head = head
         """A head beside the LM head; ``None`` when no objective needs one."""
+        self.sequence = sequence
+        """The ranks that share each batch: all are given the whole of it, and get the outputs of all of it. Each
+        computes a part, also of the gradient: those of all ranks add up. ``None``: this process is alone."""
 
     def forward(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
         """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
         its
         sequences' ends.
         """
-        rows = {"tokens": batch.positions - 1, "ends": batch.cu_seqlens[1:].long() - 1}
-        hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype)
+        hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype, self.sequence)
         found: dict[str, torch.Tensor] = {}
         if needs.logprobs:
-            states, ids = hidden.index_select(0, rows["tokens"]), batch.tokens[batch.positions].long()
-            logprobs, entropy = lm_logprobs(self.policy, states, ids, temperature, self.compute_dtype)
-            found |= {"logprobs": logprobs, "entropy": entropy}
+            rows, ids = self._rows(batch, "tokens"), batch.tokens[batch.positions].long()
+            states = hidden.index_select(0, rows.index)
+            logprobs, entropy = lm_logprobs(self.policy, states, ids[rows.own], temperature, self.compute_dtype)
+            found |= {"logprobs": rows.of_all(logprobs), "entropy": rows.of_all(entropy)}
         if needs.hidden is not None:
-            found["hidden"] = hidden.index_select(0, rows[needs.hidden])
+            rows = self._rows(batch, needs.hidden)
+            found["hidden"] = rows.of_all(hidden.index_select(0, rows.index))
         if needs.head is not None:
             if self.head is None:
                 raise ValueError("this learner has no head of its own: its own objective did not ask for one")
-            found["head"] = self.head(hidden.index_select(0, rows[needs.head.at]).to(self.head.weight.dtype))
+            rows = self._rows(batch, needs.head.at)
+            states = hidden.index_select(0, rows.index).to(self.head.weight.dtype)
+            found["head"] = rows.of_all(self.head(states))
         return Outputs(**found)
+
+    def _rows(self, batch: Batch, at: At) -> Rows:
+        rows = batch.positions - 1 if at == "tokens" else batch.cu_seqlens[1:].long() - 1
+        return Rows.of(rows, len(batch.tokens), self.sequence)
 
 
 def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:

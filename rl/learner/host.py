@@ -123,3 +123,17 @@ def _store(backend: str) -> Callable[[Any], Any] | None:
     import ray
 
     return ray.put if ray.is_initialized() else None  # type: ignore[no-any-return]
+
+
+class LearnerRank(LearnerHost):
+    """A host in an actor of its own, which loads its model in ``ready``.
+
+    Not when it is made: of an exception there Ray passes on the text alone, and the ranks would not fail together.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    def ready(self) -> None:
+        """Meet the other ranks and load the model."""
+        super().__init__(*self._arguments)

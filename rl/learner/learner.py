@@ -71,13 +71,14 @@ class Learner:
         # Many ranks bring the layers of a model to their devices one by one: it may fit on no single one.
         place = spec.model if ranks is None else spec.model.model_copy(update={"device": "cpu"})
         try:
-            self.model = prepare(load_model(model_path), place, spec.seed, spec.longest)
+            self.model = prepare(load_model(model_path), place, spec.seed, spec.longest, spec.learner.ranks.sequence)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         wanted = self.objective.needs.head
         self.head = None if wanted is None else new_head(self.model, wanted, spec.seed)
         """A head beside the model's own, if the objective asks for one: trained and checkpointed, never exported."""
-        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head)
+        together = None if ranks is None else ranks.sequence
+        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head, together)
         if ranks is not None:
             from rl.learner.sharding import shard
 

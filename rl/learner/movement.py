@@ -62,7 +62,7 @@ class Watch:
 
         Steps below the spacing of a parameter's values could not show.
         """
-        stayed, moved = set(), set()
+        stayed, moved = set[str](), set[str]()
         for name, kept in self._kept.items():
             if lr > 2 * torch.finfo(kept.before.dtype).eps * kept.before.abs().max().item():
                 as_before = torch.equal(_at(self._parameters[name], kept.where), kept.before)

@@ -80,12 +80,15 @@ def load_model(path: str | Path) -> PreTrainedModel:
         raise PolicyError(f"model {path} cannot be loaded as a causal LM: {reason}") from error
 
 
-def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest: int | None = None) -> nn.Module:
+def prepare(
+    model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest: int | None = None, sequence: int = 1
+) -> nn.Module:
     """Make a model trainable by k15: device, packed or block attention, no dropout, adapters, checkpointing.
 
-    ``longest``: tokens of the longest sequence that it will be trained on; ``None``: any length. Dropout is switched
-    off because the log-ratio must be exactly 0 at an iteration's first step (invariant 5), which needs the same
-    function twice. Raises ``PolicyError`` for a model that k15 would compute differently from transformers.
+    ``longest``: tokens of the longest sequence that it will be trained on; ``None``: any length. ``sequence``: ranks
+    that will share each sequence. Dropout is switched off because the log-ratio must be exactly 0 at an iteration's
+    first step (invariant 5), which needs the same function twice. Raises ``PolicyError`` for a model that k15 would
+    compute differently from transformers.
     """
     model.to(config.device)
     switch_off_dropout(model)
@@ -98,7 +101,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    _use_packed_attention(policy, longest)
+    _use_packed_attention(policy, longest, sequence)
     use_attention(model, config, version=0)
     return policy.train()
 
@@ -156,8 +159,9 @@ def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion
         raise PolicyError(f"model.attention: {error}") from error
 
 
-def _use_packed_attention(policy: nn.Module, longest: int | None) -> None:
-    """Switch to packed attention and our rotation, and check that they compute what the model's own do.
+def _use_packed_attention(policy: nn.Module, longest: int | None, sequence: int) -> None:
+    """Switch to packed attention and our rotation, and check that they compute what the model's own do, and
+    whether ``sequence`` ranks can share it.
 
     What the model's own forward pass never reaches (the vision tower of a multimodal model) is frozen.
     """
@@ -174,6 +178,8 @@ def _use_packed_attention(policy: nn.Module, longest: int | None) -> None:
         register_packed_attention()
         model.set_attn_implementation(PACKED_ATTENTION)
         fault = probe.difference(own, probe.packed_pass(policy.train(), longest))
+        if not fault and sequence > 1:
+            fault = probe.sharing(policy, sequence)
     except ValueError as error:
         fault = str(error)
     except (RuntimeError, AttributeError, KeyError, TypeError) as error:  # from deep inside of somebody's forward pass

@@ -1,4 +1,5 @@
-"""Check, at the start of every run, that the learner computes the model's own log-probs and gradients.
+"""Check, at the start of every run, that the learner computes the model's own log-probs and gradients, also when
+several ranks share a sequence.
 
 The truth is transformers' own implementation, one sequence after the other, in evaluation mode. The learner's pass is
 the one that training uses: packed, in training mode, adapters and checkpointing in place, and one sequence is longer
@@ -7,13 +8,17 @@ than any sliding window that training can exceed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from rl.learner.forward import causal_lm, packed_logprobs
+from kernels.ulysses import check_heads
+from rl.learner.batch import cumulative
+from rl.learner.forward import causal_lm, packed_inputs, packed_logprobs
 from rollout.models import architecture
 
 BOUND = 1e-3
@@ -28,6 +33,10 @@ BEYOND = 9
 """Tokens by which the long sequence exceeds the longest window."""
 MANY = 200
 """Tokens of the long sequence whose log-probs are compared, from its end."""
+SHARED_BOUND = 1e-4
+"""Largest allowed difference of a hidden state on one of several ranks, as a share of the largest hidden state."""
+OWN_TOKEN = "k15_own_token"
+"""Name in transformers of attention in which a token sees itself only."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,12 @@ def sequences(policy: nn.Module, longest: int | None) -> list[torch.Tensor]:
     narrow = [window for window in architecture.windows(text) if longest is None or window < longest]
     if narrow:
         lengths.append(narrow[-1] + BEYOND)
-    device = next(policy.parameters()).device
-    return [torch.arange(3, 3 + 7 * n, 7, device=device) % min(text.vocab_size, 101) for n in lengths]
+    return _tokens(policy, lengths)
+
+
+def _tokens(policy: nn.Module, lengths: Sequence[int]) -> list[torch.Tensor]:
+    vocabulary, device = causal_lm(policy).config.get_text_config().vocab_size, next(policy.parameters()).device
+    return [torch.arange(3, 3 + 7 * n, 7, device=device) % min(vocabulary, 101) for n in lengths]
 
 
 @torch.enable_grad()
@@ -114,3 +127,51 @@ def difference(own: Pass, ours: Pass) -> str:
         if not abs(norm - found) <= GRADIENT_BOUND * norm + noise:
             return f"the gradient of {name} has norm {found:.3g} in k15 and {norm:.3g} in the model's own forward pass"
     return ""
+
+
+@torch.no_grad()
+def sharing(policy: nn.Module, ranks: int) -> str:
+    """Return why ``ranks`` ranks cannot share this model's sequences; empty when they can.
+
+    They exchange attention heads and nothing else. So the heads have to be divisible, and where attention sees only the
+    token itself, the part of a stream that a rank has must come out as it does within the whole: a state space or a
+    convolution would have needed the tokens before it.
+    """
+    from transformers import AttentionInterface
+
+    model = causal_lm(policy)
+    before = model.config.get_text_config()._attn_implementation
+    AttentionInterface.register(OWN_TOKEN, functools.partial(_own_token, ranks))
+    model.set_attn_implementation(OWN_TOKEN)
+    try:
+        parts = _tokens(policy, [SHORT[0], SHORT[1] * ranks])
+        tokens, ends = torch.cat(parts), cumulative([len(part) for part in parts]).to(parts[0].device)
+        inputs = [packed_inputs(tokens, ends), *(packed_inputs(tokens, ends, rank, ranks) for rank in range(ranks))]
+        whole, *shares = [model.base_model(**some).last_hidden_state[0] for some in inputs]
+    except ValueError as error:
+        return f"learner.ranks.sequence: {error}"
+    finally:
+        model.set_attn_implementation(before)
+    gap = (torch.cat(shares)[: len(whole)] - whole).abs().max()
+    if not gap <= SHARED_BOUND * whole.abs().max():
+        return (
+            f"learner.ranks.sequence {ranks}: its tokens meet elsewhere than in attention (a state space? a "
+            "convolution?), and ranks exchange attention heads only; set it to 1"
+        )
+    return ""
+
+
+def _own_token(
+    ranks: int,
+    module: nn.Module,  # noqa: ARG001
+    query: torch.Tensor,
+    key: torch.Tensor,  # noqa: ARG001
+    value: torch.Tensor,
+    *_: Any,
+    **__: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention signature, [1, H, t, D] -> [1, t, H, D]: the token's own value. Raises ``ValueError`` for
+    heads that ``ranks`` cannot share.
+    """
+    check_heads(query.shape[1], ranks)
+    return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2), None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+
+from rollout.address import interface_to
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -71,6 +74,9 @@ class Ranks:
 
 def join(config: RanksConfig, device: str, seat: Seat) -> Ranks:
     """Meet the other ranks of a learner. Raises ``RuntimeError`` when they do not come in time."""
+    # Gloo by itself takes the interface of the host's name, which on many machines is the loopback's.
+    if name := interface_to(seat.address.rpartition(":")[0]):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     dist.init_process_group(
         BACKENDS[device],
         init_method=f"tcp://{seat.address}",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,8 @@ FORMAT = 1
 INDEX = "learner.json"
 RANDOM = "random.pt"
 SHARDS = "shards"
+PATIENCE = timedelta(days=1)
+"""Of a rank that has written, with one that still writes. A dead one ends it at once, and the driver has a limit."""
 SECTIONS = ("model", "head")
 
 T = TypeVar("T")
@@ -189,7 +192,7 @@ class Saver:
         collectives would meet those of training.
         """
         if self._group is None:
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         return self._group
 
     def _save_whole(self, folder: Path, bad_streak: int) -> None:

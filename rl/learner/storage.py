@@ -91,17 +91,25 @@ class _SummedFiles(FileSystem):
         self.sums[Path(new_path).name] = self.sums.pop(Path(path).name)
 
 
-_TRUSTED = (
-    *(f"torch.distributed.checkpoint.{name}." for name in ("metadata", "filesystem", "planner")),
-    *("torch.Size", "torch.serialization._get_layout", "pathlib."),
-    *(str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)),
+_METADATA = (
+    *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata"),
+    *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"),
 )
-"""Beginnings of the names that a checkpoint's metadata may refer to; a pickle could name any function to call."""
+_TRUSTED = {
+    *(("torch.distributed.checkpoint.metadata", name) for name in _METADATA),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),  # from Python 3.13 on
+    *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
+}
+"""Module and name of all that a checkpoint's metadata may refer to; a pickle could name any function to call."""
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if not f"{module}.{name}".startswith(_TRUSTED):
+        if (module, name) not in _TRUSTED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)
 

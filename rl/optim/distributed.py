@@ -21,9 +21,9 @@ from rl.optim.muon import Muon, orthogonal, scale, squares
 from rl.optim.routing import Split, parts
 from rl.optim.shards import ShardingError, Shards, chunk, local
 
-BUCKET = 1 << 27
-"""Elements per rank that are exchanged at once: as many as Newton-Schulz stacks, so that the buffers of one exchange
-(rows, matrices, and both on the wire) take about as much memory as its own, however large the model is.
+BUCKET = 1 << 28
+"""Elements of whole matrices that a rank holds at a time, however large the model is: half a GiB in bfloat16, and four
+of them during an exchange. Half of it would make the owners of two matrices of a 7B model take them in two rounds.
 """
 
 
@@ -49,7 +49,8 @@ class _Piece:
 class ShardedMuon(Muon):
     """``Muon`` for parameters that FSDP2 has sharded by rows over ranks, on a mesh [shard] or [replicate, shard].
 
-    ``names`` [one per parameter]: for messages. ``bucket``: elements per rank that are exchanged at once. Everything
+    ``names`` [one per parameter]: for messages. ``bucket``: elements of whole matrices that a rank holds at a
+    time. Everything
     else is as in ``Muon``, and so are the steps. ``step`` is collective: every rank calls it, with gradients for the
     same parameters. Raises ``ShardingError`` for a parameter that is not sharded so.
     """
@@ -73,9 +74,9 @@ class ShardedMuon(Muon):
             raise ShardingError(f"parameter {names[0]} is whole on every rank; Muon steps such parameters")
         super().__init__(params, splits, lr, weight_decay, momentum, ns_steps, dtype, momentum_dtype)
         self._params, self._names, self._shards = list(params), list(names), shards
-        self._buckets = ownership.plan([p.shape for p in params], splits, shards.ranks, bucket)
-        self._exchanges = [Exchange(b.layout, shards, dtype) for b in self._buckets]
-        self._pieces = {i: self._cut(i) for b in self._buckets for i in b.exchanged}
+        self._plan = ownership.plan([p.shape for p in params], splits, shards.ranks, bucket)
+        self._rounds = [(members, Exchange(layout, shards, dtype)) for members, layout in self._plan.rounds]
+        self._pieces = {i: self._cut(i) for members, _ in self._rounds for i in members}
         self.traffic = Traffic()
         """Of the last step, on this rank."""
 
@@ -99,17 +100,16 @@ class ShardedMuon(Muon):
         sums = torch.zeros(1 + len(self._params), dtype=torch.float64)
         sums[1:] = torch.tensor([p.grad is not None for p in self._params])
         sums = sums.to(self._shards.device)
-        sent, collectives = sums.nbytes, 1
-        for bucket, exchange in zip(self._buckets, self._exchanges, strict=True):
-            stacks = [self._params[i] for i in bucket.stacks if self._params[i].grad is not None]
-            sums[0] += self._step_whole(stacks, group, self._shards.device)
-            if bucket.exchanged:
-                sums[0] += self._step_exchanged(bucket.exchanged, exchange, group)
-                sent += bucket.layout.sent(self._shards.rank) * self._dtype.itemsize
-                collectives += 2
-        self.traffic = Traffic(sent, collectives)
-        total, *present = self._shards.total(sums).tolist()
-        for name, count in zip(self._names, present, strict=True):
+        sent = sums.nbytes
+        for members, exchange in self._rounds:
+            sums[0] += self._step_exchanged(members, exchange, group)
+            sent += exchange.layout.sent(self._shards.rank) * self._dtype.itemsize
+        for stacks in self._plan.stacks:
+            present = [self._params[i] for i in stacks if self._params[i].grad is not None]
+            sums[0] += self._step_whole(present, group, self._shards.device)
+        self.traffic = Traffic(sent, 2 * len(self._rounds) + 1)
+        total, *counts = self._shards.total(sums).tolist()
+        for name, count in zip(self._names, counts, strict=True):
             if count not in (0, self._shards.ranks):
                 raise ShardingError(
                     f"{name} has a gradient on {count:.0f} of {self._shards.ranks} ranks; make every rank use it"

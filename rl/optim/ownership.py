@@ -50,20 +50,41 @@ def cost(rows: int, columns: int) -> int:
     return 20 * m * m * n + 10 * m**3
 
 
-def assign(costs: Sequence[int], busy: Sequence[int], before: Sequence[int]) -> list[int]:
+def assign(costs: Sequence[int], busy: Sequence[int]) -> list[int]:
     """Return the owner of each matrix, by longest processing time: the costliest first, each to the rank with least
-    to do.
-
-    ``busy`` [one per rank]: what each has to do anyway. ``before``: what each did in earlier rounds, which settles
-    ties.
+    to do. ``busy`` [one per rank]: what each has to do anyway.
     """
     loads = list(busy)
     owners = [0] * len(costs)
-    for matrix in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        owner = min(range(len(loads)), key=lambda rank: (loads[rank], before[rank], rank))
-        owners[matrix] = owner
-        loads[owner] += costs[matrix]
+    for matrix in _costliest_first(costs):
+        owners[matrix] = min(range(len(loads)), key=lambda rank: (loads[rank], rank))
+        loads[owners[matrix]] += costs[matrix]
     return owners
+
+
+def rounds(costs: Sequence[int], owners: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Return the matrices of each round: every owner takes its costliest next, up to ``limit`` in size together but at
+    least one.
+
+    The limit is raised to the largest size, which somebody has to take anyway. Owners wait for each other in every
+    round, so all of them take what is costly in the early ones.
+    """
+    limit = max(limit, *sizes) if sizes else limit
+    found: list[list[int]] = []
+    at, filled = dict.fromkeys(owners, 0), dict.fromkeys(owners, 0)
+    for matrix in _costliest_first(costs):
+        owner = owners[matrix]
+        filled[owner] += sizes[matrix]
+        if filled[owner] > limit:
+            at[owner], filled[owner] = at[owner] + 1, sizes[matrix]
+        if at[owner] == len(found):
+            found.append([])
+        found[at[owner]].append(matrix)
+    return found
+
+
+def _costliest_first(costs: Sequence[int]) -> list[int]:
+    return sorted(range(len(costs)), key=lambda matrix: (-costs[matrix], matrix))
 
 
 def buckets(sizes: Iterable[int], limit: int) -> list[list[int]]:
@@ -80,39 +101,37 @@ def buckets(sizes: Iterable[int], limit: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Parameters that are stepped together, by their numbers."""
+class Plan:
+    """Who orthogonalises what, of parameters by their numbers."""
 
-    exchanged: Sequence[int]
-    """Those whose matrices are cut by the sharding."""
-    layout: Layout
-    """Of ``exchanged``."""
-    stacks: Sequence[int]
-    """Those whose matrices are whole: experts."""
+    rounds: Sequence[tuple[Sequence[int], Layout]]
+    """Parameters that are exchanged together, and how."""
+    stacks: Sequence[Sequence[int]]
+    """Stacks of experts that are stepped together, each rank its own experts."""
 
 
-def plan(shapes: Sequence[Sequence[int]], splits: Sequence[Split], ranks: int, limit: int) -> list[Bucket]:
-    """Return who does what for parameters of these global shapes, sharded by rows over ``ranks``.
+def plan(shapes: Sequence[Sequence[int]], splits: Sequence[Split], ranks: int, limit: int) -> Plan:
+    """Return the plan for parameters of these global shapes, sharded by rows over ``ranks``.
 
-    ``limit``: elements of a bucket that a rank has. Experts stay where they are, and count for what their ranks do.
+    ``limit``: elements of whole matrices that a rank has at a time. Experts stay where they are, and count for what
+    their ranks have to do.
     """
-    planned = []
-    before = [0] * ranks
-    for members in buckets([len(chunk(rows, ranks, 0)) * math.prod(rest) for rows, *rest in shapes], limit):
-        stacks = [i for i in members if is_stack(shapes[i], splits[i])]
-        exchanged = [i for i in members if i not in stacks]
-        loads = [
-            sum(_cost((len(chunk(shapes[i][0], ranks, rank)), *shapes[i][1:]), splits[i]) for i in stacks)
-            for rank in range(ranks)
-        ]
-        costs = [_cost(shapes[i], splits[i]) for i in exchanged]
-        owners = assign(costs, loads, before)
-        for owner, matrix in zip(owners, costs, strict=True):
-            loads[owner] += matrix
-        before = [done + load for done, load in zip(before, loads, strict=True)]
-        flat = [(shapes[i][0], math.prod(shapes[i][1:])) for i in exchanged]
-        planned.append(Bucket(exchanged, Layout(flat, owners, ranks), stacks))
-    return planned
+    stacks = [i for i, shape in enumerate(shapes) if is_stack(shape, splits[i])]
+    cut = [i for i in range(len(shapes)) if i not in set(stacks)]
+    experts = [_cost((1, *shapes[i][1:]), splits[i]) for i in stacks]
+    busy = [
+        sum(each * len(chunk(shapes[i][0], ranks, rank)) for i, each in zip(stacks, experts, strict=True))
+        for rank in range(ranks)
+    ]
+    costs = [_cost(shapes[i], splits[i]) for i in cut]
+    flat = [(shapes[i][0], math.prod(shapes[i][1:])) for i in cut]
+    owners = assign(costs, busy)
+    exchanged = [
+        ([cut[m] for m in members], Layout([flat[m] for m in members], [owners[m] for m in members], ranks))
+        for members in rounds(costs, owners, [rows * columns for rows, columns in flat], limit)
+    ]
+    most = [len(chunk(shapes[i][0], ranks, 0)) * math.prod(shapes[i][1:]) for i in stacks]
+    return Plan(exchanged, [[stacks[i] for i in bucket] for bucket in buckets(most, limit)])
 
 
 def _cost(shape: Sequence[int], split: Split) -> int:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollout.models.shards import Weights, for_checkpoint
+from rollout.models.shards import Bucket, for_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -58,11 +58,15 @@ def save_model(
     """
     model: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
     weights = for_checkpoint(policy)
-    if not first:
-        for _ in weights.buckets():
+    buckets = weights.buckets()
+    try:
+        if first:
+            _write_weights(weights.metadata(), buckets, folder, dtype)
+    finally:
+        for _ in buckets:  # all ranks walk to the end, also when the one that writes cannot
             pass
+    if not first:
         return
-    _write_weights(weights, folder, dtype)
     written = {**json.loads(model.config.to_json_string()), "architectures": [type(model).__name__], "dtype": dtype}
     _write_json(folder / CONFIG, in_both_spellings(written, model.config))
     if source is not None and (source / GENERATION).is_file():
@@ -150,9 +154,11 @@ def tokenizer_in_old_spelling(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _write_weights(weights: Weights, folder: Path, dtype: str) -> None:
+def _write_weights(metadata: list[Bucket], buckets: Iterable[Bucket], folder: Path, dtype: str) -> None:
     """Write safetensors, in as many files as ``SHARD`` asks for, as their tensors come: beside the bucket that is at
     hand, one file's copy is in memory at a time.
+
+    ``metadata``: what ``buckets`` will bring, without data.
     """
     import torch
     from huggingface_hub import split_state_dict_into_shards_factory
@@ -163,7 +169,7 @@ def _write_weights(weights: Weights, folder: Path, dtype: str) -> None:
         return wanted if tensor.is_floating_point() else tensor.dtype
 
     plan = split_state_dict_into_shards_factory(
-        {name: tensor for bucket in weights.metadata() for name, tensor in bucket},
+        {name: tensor for bucket in metadata for name, tensor in bucket},
         get_storage_size=lambda tensor: tensor.numel() * stored(tensor).itemsize,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=SHARD,
@@ -173,7 +179,7 @@ def _write_weights(weights: Weights, folder: Path, dtype: str) -> None:
     # A copy where the type stays too: two names may share memory, which the format does not allow.
     stream = (
         (name, tensor.to("cpu", stored(tensor), copy=True).contiguous())
-        for bucket in weights.buckets()
+        for bucket in buckets
         for name, tensor in bucket
     )
     _write_files(stream, plan.filename_to_tensors, folder)
@@ -183,29 +189,18 @@ def _write_weights(weights: Weights, folder: Path, dtype: str) -> None:
 
 
 def _write_files(
-    stream: Iterator[tuple[str, torch.Tensor]], members: Mapping[str, Sequence[str]], folder: Path
+    stream: Iterable[tuple[str, torch.Tensor]], members: Mapping[str, Sequence[str]], folder: Path
 ) -> None:
-    """Write each file of ``members`` as soon as all of its tensors have come.
-
-    After a failed write the stream is still read to its end, since other ranks take part in it.
-    """
+    """Write each file of ``members`` as soon as all of its tensors have come."""
     from safetensors.torch import save_file
 
     file_of = {name: file for file, names in members.items() for name in names}
-    open_files: dict[str, dict[str, torch.Tensor]] = {}
-    failure: Exception | None = None
+    open_files: dict[str, dict[str, torch.Tensor]] = {file: {} for file in members}
     for name, tensor in stream:
-        if failure is not None:
-            continue
-        held = open_files.setdefault(file_of[name], {})
-        held[name] = tensor
-        if len(held) == len(members[file_of[name]]):
-            try:
-                save_file(open_files.pop(file_of[name]), folder / file_of[name], {"format": "pt"})
-            except Exception as error:  # noqa: BLE001 - raised below
-                failure = error
-    if failure is not None:
-        raise failure
+        file = file_of[name]
+        open_files[file][name] = tensor
+        if len(open_files[file]) == len(members[file]):
+            save_file(open_files.pop(file), folder / file, {"format": "pt"})
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +16,12 @@ from run_kit import tiny
 
 from recipes.commands.cli import main
 from recipes.commands.eval import slug
+from recipes.commands.eval_models import LocalModel, engine_config
+from recipes.commands.eval_options import Options
 from recipes.commands.serve import Serving, command_of
 from recipes.run.session import run
+from rl.config import RunConfig
+from rl.config_io import load
 from rollout.config import EngineConfig
 from rollout.engines.actor import build_engine
 from rollout.models import moba
@@ -165,6 +169,20 @@ def test_the_list_teaches_the_settings(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "aime2024  AIME 2024\n  aime2024.jsonl; n 8, temperature 0.6, top-p 0.95" in out
     assert "pass@1 averaged over 8 runs" in out
+
+
+@pytest.mark.parametrize("trained_on", ["cpu", "cuda", None])
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "float32"), ("cuda", "bfloat16")])
+def test_engines_have_the_type_that_suits_their_device(
+    device: Literal["cpu", "cuda"], dtype: str, trained_on: str | None
+) -> None:
+    """A run that was trained in float32 on a CPU is judged in bfloat16 on a GPU, and the other way round."""
+    run = load(RunConfig(), overrides=[("device", trained_on), ("engine.dtype", "float16")]) if trained_on else None
+    model = LocalModel("m", None, (1,), 4096, 32, "f", run)
+    engine, _ = engine_config(model, Options(("math500",), device=device), 512)
+    assert (engine.device, engine.dtype) == (device, "float16" if device == trained_on else dtype)
+    engine, _ = engine_config(model, Options(("math500",), device=device, dtype="float16"), 512)
+    assert engine.dtype == "float16"
 
 
 def test_output_folders_have_harmless_names() -> None:

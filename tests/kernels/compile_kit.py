@@ -1,4 +1,4 @@
-"""Compile the Triton kernels of MoBA as their own callers launch them, on a machine without a GPU.
+"""Compile all Triton kernels as their own callers launch them, on a machine without a GPU.
 
 The callers run on CPU tensors; each launch is noted instead of made. So tiles, types and what the compiler may assume
 are those of a GPU: that sizes and strides are multiples of 16 is what lets it pipeline loads through shared memory.
@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile  # noqa: A004
 from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
 
 from kernels.moba import MobaConfig, Span, gpu, new_page_sums, triton_decode
+from kernels.newton_schulz.triton_kernel import symmetric_product
+from kernels.rope.triton_kernel import turn_triton
 
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
 """Bytes that a program may have on an A100, on an H100."""
@@ -32,37 +36,67 @@ ALIGNED = {
     "block_size",
     "page_size",
     *(f"stride_{of}" for of in ["qt", "qh", "kt", "kh", "vt", "vh", "kp", "kg", "ks", "vp", "vg", "vs", "table"]),
+    *("stride_t", "stride_h", "stride_xn", "stride_xr", "rows", "columns"),
 }
 """Numbers that are multiples of 16 in any call of a size worth a GPU."""
 
-Launch = tuple[Autotuner, dict[str, Any], dict[str, str]]
-"""Kernel, compile-time constants by name, types of the other arguments by name."""
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel as it is called."""
+
+    fn: JITFunction
+    constants: dict[str, Any]
+    """Compile-time constants by name."""
+    types: dict[str, str]
+    """Of the other arguments, by name."""
+    choices: tuple[tuple[dict[str, Any], dict[str, int]], ...]
+    """Further constants, and the compiler's options: what the autotuner tries, if there is one."""
 
 
 def launches(dim: int, dtype: torch.dtype) -> list[Launch]:
-    """Every launch of a forward pass, of both kinds of backward pass and of a decoding step."""
+    """Return every launch with heads of ``dim``."""
     found: dict[tuple[Any, ...], Launch] = {}
 
-    def note(kernel: Autotuner, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
+    def note(kernel: Autotuner | JITFunction, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:
         named = dict(zip(kernel.arg_names, args, strict=False))
         types = {name: typed(value) for name, value in named.items()}
-        key = (kernel.base_fn.__name__, *types.items(), *sorted(constants.items()))
-        found[key] = (kernel, constants, types)
+        constants |= {name: 1 for name, value in named.items() if type(value) is int and value == 1}  # as Triton does
+        choices: list[tuple[dict[str, Any], dict[str, int]]] = [({}, {})]
+        if isinstance(kernel, Autotuner):
+            choices = [
+                (one.kwargs, {"num_warps": one.num_warps, "num_stages": one.num_stages}) for one in kernel.configs
+            ]
+        fn = kernel.fn if isinstance(kernel, Autotuner) else kernel
+        key = (fn.__name__, *types.items(), *sorted(constants.items()))
+        found[key] = Launch(fn, constants, types, tuple(choices))
 
-    run, Autotuner.run = Autotuner.run, note
+    before = {kind: kind.run for kind in (Autotuner, JITFunction)}
     try:
-        q, k, v = (torch.empty(TOKENS, heads, dim, dtype=dtype) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-        sequences = [Span(0, TOKENS, 0, TOKENS)]
-        out, saved = gpu.forward(q, k, v, sequences, CONFIG, 0.1)
-        for deterministic in (False, True):
-            gpu.backward(out, q, k, v, saved, sequences, CONFIG, 0.1, deterministic)
-        pages = torch.empty(TOKENS // PAGE, KEY_HEADS, PAGE, 2 * dim, dtype=dtype).chunk(2, dim=-1)
-        rows, sums = torch.arange(16), new_page_sums(pages[0])
-        triton_decode.write_pages(k[:16], v[:16], *pages, sums, rows)
-        triton_decode.attend_rows(q[:16], *pages, sums, torch.zeros(16, 128, dtype=torch.int32), rows, CONFIG, 0.1)
+        for kind in before:
+            kind.run = note
+        call_all(dim, dtype)
     finally:
-        Autotuner.run = run
+        for kind, run in before.items():
+            kind.run = run
     return [*found.values()]
+
+
+def call_all(dim: int, dtype: torch.dtype) -> None:
+    """Block attention forward, backward in both kinds, and decoding; both rotations; both products of Newton-Schulz."""
+    q, k, v = (torch.empty(TOKENS, heads, dim, dtype=dtype) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    sequences = [Span(0, TOKENS, 0, TOKENS)]
+    out, saved = gpu.forward(q, k, v, sequences, CONFIG, 0.1)
+    for deterministic in (False, True):
+        gpu.backward(out, q, k, v, saved, sequences, CONFIG, 0.1, deterministic)
+    pages = torch.empty(TOKENS // PAGE, KEY_HEADS, PAGE, 2 * dim, dtype=dtype).chunk(2, dim=-1)
+    rows, sums = torch.arange(16), new_page_sums(pages[0])
+    triton_decode.write_pages(k[:16], v[:16], *pages, sums, rows)
+    triton_decode.attend_rows(q[:16], *pages, sums, torch.zeros(16, 128, dtype=torch.int32), rows, CONFIG, 0.1)
+    for layout in ("half", "interleaved"):
+        turn_triton(q, *torch.empty(2, TOKENS, dim // 2), layout)
+    matrices = torch.empty(2, 1024, 3072, dtype=dtype)
+    symmetric_product(matrices, symmetric_product(matrices), 0.1, 0.2)
 
 
 def typed(value: Any) -> str:
@@ -73,21 +107,19 @@ def typed(value: Any) -> str:
 
 def compiled(launch: Launch, capability: int) -> Iterator[tuple[str, int, int]]:
     """Yield name, shared memory and size of the program for each choice of tiles."""
-    kernel, constants, types = launch
-    names = kernel.fn.arg_names
-    for choice in kernel.configs:
-        fixed = constants | choice.kwargs
-        signature = {name: "constexpr" if name in fixed else types[name] for name in names}
+    names = launch.fn.arg_names
+    for constants, options in launch.choices:
+        fixed = launch.constants | constants
+        signature = {name: "constexpr" if name in fixed else launch.types[name] for name in names}
         aligned = [name for name in names if signature[name].startswith("*") or (name in ALIGNED and name not in fixed)]
         source = ASTSource(
-            kernel.fn,
+            launch.fn,
             signature,
             {(names.index(name),): value for name, value in fixed.items()},
             {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
         )
-        options = {"num_warps": choice.num_warps, "num_stages": choice.num_stages}
         done = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        yield kernel.base_fn.__name__, done.metadata.shared, len(done.asm["cubin"])
+        yield launch.fn.__name__, done.metadata.shared, len(done.asm["cubin"])
 
 
 def main(dim: str, dtype: str, capability: str, which: str) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
+from run_kit import assert_same_run, timeless
 
 from rl.record.log import read_metrics
 from rl.state.journal import read_stream
@@ -46,6 +47,7 @@ class Run:
 
     def __init__(self, folder: Path, engine: str, every: int) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.directory = RunDir(folder / "run")
         self.checkpoints = self.directory.checkpoints
         (folder / "config.yaml").write_text(TINY.replace("ENGINE", engine).replace("EVERY", str(every)))
@@ -136,7 +138,7 @@ def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_proce
     assert run.end(run.start("--iterations", "5000", doom="1=worker,3=driver")) == -signal.SIGKILL, run.output
     assert "engine 0 failed: engine actor died" in run.output
     seen = json.loads((tmp_path / "driver.json").read_text())
-    assert {"ray::LearnerHos", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
+    assert {"ray::LearnerRan", "ray::RolloutWor"} <= {name[:15] for name in seen["family"].values()}
     until_gone(map(int, seen["family"]))
     assert run.newest() == 2
     killed = journalled(bytes.fromhex(json.loads((tmp_path / "worker.json").read_text())["journal"]))
@@ -172,3 +174,54 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     stops = {row["stop"] for row in run.stored()}
     assert "length" in stops, "no rollout filled the context, which a probe must survive"
     assert run.directory.report.exists()
+
+
+RANKS = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose learner has two ranks, and to which nothing happens."""
+    run = Run(tmp_path_factory.mktemp("ranks") / "whole", "hf", every=1)
+    assert run.end(run.start(*RANKS)) == 0, run.output
+    return run.directory
+
+
+def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(
+    of_two: RunDir, tmp_path: Path
+) -> None:
+    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
+    run = Run(tmp_path, "hf", every=1)
+    assert run.end(run.start(*RANKS, doom="train/2/1,publish/7/0,save/5/1")) == 0, run.output
+    assert run.output.count("; starting it again here") == 3
+    assert "engine 0 failed" not in run.output
+    for name in ("train-1", "publish-0", "save-1"):
+        until_gone(json.loads((run.folder / f"{name}.json").read_text()))
+    assert_same_run(of_two.root, run.directory.root)
+    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]
+    assert rows[0] == rows[1]
+    totals = [json.loads(folder.summary.read_text()) for folder in (of_two, run.directory)]
+    for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
+        assert totals[0][key] == totals[1][key], key
+
+
+def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
+    run = Run(tmp_path, "hf", every=1)
+    assert run.end(run.start(*RANKS, doom="train/2/1,train/3/0")) == 1, run.output
+    last = run.output.strip().splitlines()[-1]
+    assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
+    assert last.endswith("; the same command resumes the run")
+    assert run.newest() == 1
+    assert run.end(run.start(*RANKS)) == 0, run.output
+    assert_same_run(of_two.root, run.directory.root)
+
+
+def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
+    """Two nodes on this machine; the second has room for one process."""
+    config, folder = of_two.config, tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_nodes", str(config), str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(set(json.loads((folder / "nodes.json").read_text()))) == 2
+    assert_same_run(of_two.root, folder)

@@ -347,3 +347,21 @@ def test_block_attention_goes_with_the_types_that_the_engine_computes_it_in(devi
     with pytest.raises(ValidationError, match=r"engine.dtype float32 does not go with block attention on cuda"):
         RunConfig.model_validate({"model": model, "engine": {"device": "cuda", "dtype": "float32"}})
     RunConfig.model_validate({"model": model, "engine": {"kind": "hf", "device": "cuda", "dtype": "float32"}})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "device", "words"),
+    [
+        ({"shard": 2, "offload": True}, "cpu", "learner.ranks.offload keeps .* it needs model.device cuda"),
+        ({"offload": True}, "cuda", "learner.ranks.offload .* and two ranks or more"),
+        ({"sequence": 4}, "cpu", r"learner.ranks.sequence \(4\) does not divide model.base.heads \(6\)"),
+    ],
+)
+def test_ranks_that_cannot_work_are_refused(ranks: dict[str, Any], device: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        RunConfig.model_validate({"learner": {"ranks": ranks}, "model": {"device": device}})
+
+
+def test_a_number_of_ranks_shards_the_model() -> None:
+    for config in (load(BASE, overrides=[("learner.ranks", "3")]), load(BASE, {"learner": {"ranks": 3}})):
+        assert (config.learner.ranks.shard, config.learner.ranks.size) == (3, 3)

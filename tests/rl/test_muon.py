@@ -112,6 +112,32 @@ def test_direction_and_size_against_the_svd(shape):
     assert optimizer.update_rms == pytest.approx(rms, rel=1e-5)
 
 
+def test_momentum_in_bfloat16_is_half_as_large_and_points_the_same_way(tmp_path):
+    wide, narrow = parameters(), parameters()
+    optimizers = [muon(wide, momentum_dtype=torch.float32), muon(narrow, momentum_dtype=torch.bfloat16)]
+    plain = parameters()
+    optimizers.append(muon(plain))
+    for step in range(20):
+        before = [[p.detach().clone() for p in params] for params in (wide, narrow)]
+        for params, optimizer in zip((wide, narrow, plain), optimizers, strict=True):
+            give_gradients(params, step)
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(wide, plain, strict=True))
+    for a, b, a_before, b_before in zip(wide, narrow, *before, strict=True):
+        moved = [((now - then) + 0.002 * then).flatten() for now, then in ((a, a_before), (b, b_before))]
+        assert torch.cosine_similarity(*moved, dim=0) > 0.999
+
+    torch.save(optimizers[1].state_dict(), tmp_path / "o.pt")
+    copies = [nn.Parameter(p.detach().clone()) for p in narrow]
+    restored = muon(copies, momentum_dtype=torch.bfloat16)
+    restored.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
+    assert {s["momentum_buffer"].dtype for s in restored.state.values()} == {torch.bfloat16}
+    for params, optimizer in ((narrow, optimizers[1]), (copies, restored)):
+        give_gradients(params, 99)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(narrow, copies, strict=True))
+
+
 def test_zero_gradient_only_decays():
     (p, *_) = parameters()
     before = p.detach().clone()
@@ -328,9 +354,9 @@ def test_state_survives_a_round_trip_bitwise(kind, tmp_path):
 
 
 def test_keys_of_both_parts_reach_them() -> None:
-    config = OptimizerConfig(ns_dtype="bfloat16", adam_eps=1e-5, adam_betas=(0.8, 0.9))
+    config = OptimizerConfig(ns_dtype="bfloat16", momentum_dtype="bfloat16", adam_eps=1e-5, adam_betas=(0.8, 0.9))
     built = build_optimizer(tiny_llama(), config)
     assert built.muon is not None
     assert built.adamw is not None
-    assert built.muon._dtype is torch.bfloat16
+    assert built.muon._dtype is built.muon._momentum_dtype is torch.bfloat16
     assert (built.adamw.param_groups[0]["eps"], built.adamw.param_groups[0]["betas"]) == (1e-5, (0.8, 0.9))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from itertools import product
@@ -10,13 +13,14 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, flat_logprob, seeded_script
+from paths import ROOT
 from pydantic import ValidationError
 
 from recipes.run.launching import Site
+from rl.bundles import places, total
 from rl.config import RunConfig
-from rl.launch import bundles
 from rl.learner.spec import Receivers
-from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone, shares_gpu
+from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone
 from rollout.config import EngineConfig
 from tests.needs import needs_vllm
 
@@ -60,6 +64,9 @@ def decided(run: RunConfig) -> tuple[str, int, float, float, float | None]:
         ([4], {"engine__kind": "hf", "engine__count": 0}, ("shm", 3, 1.0, 1.0, 0.9)),
         ([4], {"model__device": "cpu", "engine__count": 0}, ("shm", 4, 0.0, 1.0, 0.9)),
         ([4], {"engine__device": "cpu", "engine__count": 0}, ("shm", 1, 1.0, 0.0, None)),
+        ([4, 8], {"model__device": "cpu", "engine__count": 0}, ("shm", 8, 0.0, 1.0, 0.9)),
+        ([4, 8], {"engine__weight_transfer": "shm", "engine__count": 0}, ("shm", 7, 1.0, 1.0, 0.9)),
+        ([0], {"model__device": "cpu", "ray__engine_gpus": 1}, ("shm", 1, 0.0, 1.0, 0.9)),
         ([], {"model__device": "cpu", "engine__device": "cpu"}, ("shm", 1, 0.0, 0.0, None)),
         ([0], {"ray__learner_gpus": 1, "ray__engine_gpus": 1}, ("nccl", 1, 1.0, 1.0, 0.9)),
     ],
@@ -92,6 +99,7 @@ def test_everything_in_one_process_needs_no_transfer() -> None:
         ({"ray__learner_gpus": 0.6, "ray__engine_gpus": 0.5}, "come to more than 1"),
         ({"ray__engine_gpus": 0.5, "engine__count": 2}, "2 x ray.engine_gpus are parts of one GPU"),
         ({"ray__learner_gpus": 0}, "ray.learner_gpus is 0"),
+        ({"model__device": "cpu", "ray__engine_gpus": 0.5, "engine__tensor_parallel": 2}, "part of one .*parallel 2"),
         ({"engine__weight_transfer": "local"}, "leave it auto, or take ipc or nccl or shm"),
         ({"engine__weight_transfer": "nccl", "model__device": "cpu"}, "nccl .* learner on cpu .* or take shm"),
         ({"engine__weight_transfer": "ipc", "engine__device": "cpu"}, "ipc .* vllm engines on cpu: .* or take shm"),
@@ -107,8 +115,12 @@ def test_what_cannot_work_is_refused_in_the_configuration(keys: dict[str, Any], 
 
 
 def test_a_cluster_without_gpus_is_told_at_once() -> None:
-    with pytest.raises(ValueError, match=r"the Ray cluster has no GPU; where its GPUs are still to come, give"):
+    with pytest.raises(
+        ValueError, match=r"^model.device is cuda, and the Ray cluster has no GPU; .* give ray.learner_gpus"
+    ):
         resolve(config(), [0, 0])
+    with pytest.raises(ValueError, match=r"^engine.device is cuda, .* give ray.engine_gpus and engine.count$"):
+        resolve(config(model__device="cpu", engine__count=0), [])
 
 
 @needs_vllm
@@ -124,22 +136,19 @@ def test_learner_and_engines_are_told_the_same(nodes: list[int], kind: str, devi
     assert receivers.backend != "auto"
     assert receivers.count == run.engine.count
     arguments = engine_arguments("m", run.engine, 0)
-    own = {"shm": "k15_shm", "local": "k15_shm"}
-    assert arguments["weight_transfer_config"] == {"backend": own.get(receivers.backend, receivers.backend)}
-    wanted, strategy = bundles(run)
-    assert (strategy == "STRICT_PACK") == (receivers.backend in ("shm", "ipc"))
-    assert len(wanted) == (1 if shares_gpu(run) else 1 + run.engine.count)
-    assert sum(bundle.get("GPU", 0) for bundle in wanted) == learner_gpus(run) + run.engine.count * engine_gpus(
+    assert arguments["weight_transfer_config"] == {"backend": "k15"}  # which takes them as the learner says they come
+    wanted = places(run, [{"CPU": 16.0, "GPU": 8.0}])
+    assert len(wanted.bundles) == (1 + run.engine.count if receivers.backend == "nccl" else 1)
+    assert total(wanted.bundles).get("GPU", 0) == learner_gpus(run) + run.engine.count * engine_gpus(
         run.engine, run.ray
     )
 
 
 def test_each_engine_is_whole_on_one_node() -> None:
+    nodes = [{"CPU": 16.0, "GPU": 8.0}] * 2
     run = resolve(config(engine__tensor_parallel=4, engine__count=0), [8, 8])
-    wanted, _ = bundles(run)
-    assert wanted == [{"CPU": 1.0, "GPU": 1.0}] + [{"CPU": 1.0, "GPU": 4.0}] * 3
-    shared, strategy = bundles(resolve(config(), [1]))
-    assert (shared, strategy) == ([{"CPU": 2.0, "GPU": 1.0}], "STRICT_PACK")
+    assert places(run, nodes).bundles == ({"CPU": 1.0, "GPU": 1.0}, *[{"CPU": 1.0, "GPU": 4.0}] * 3)
+    assert places(resolve(config(), [1]), nodes).bundles == ({"CPU": 2.0, "GPU": 1.0},)
 
 
 def test_engines_without_a_learner_fill_the_cluster() -> None:
@@ -202,3 +211,50 @@ def test_on_a_shared_gpu_engines_come_first_and_elsewhere_both_at_once(
         site.learner(run, "model")
         pool.wait()
     assert told == (["engine", "learner"] if shared else ["learner", "engine"])
+
+
+PLACES = """
+import json, os, sys, ray
+from ray.util.placement_group import remove_placement_group
+from rl.config import RunConfig
+from rl.launch import _options, place, quiet_environment, resolved
+from rl.placement import engine_gpus, learner_gpus
+
+def devices():
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+os.environ.update(quiet_environment())
+for gpus, *trees in json.loads(sys.argv[1]):
+    ray.init(num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    for tree in trees:
+        run = resolved(RunConfig.model_validate(tree))
+        group = place(run, 60)
+        wanted = [(rank, learner_gpus(run)) for rank in range(run.learner.ranks.size)]
+        wanted += [(len(wanted) + index, engine_gpus(run.engine, run.ray)) for index in range(run.engine.count)]
+        options = [_options(run, group, bundle, share) for bundle, share in wanted]
+        tasks = [ray.remote(devices).options(**{k: v for k, v in o.items() if k != "max_restarts"}) for o in options]
+        print(json.dumps(ray.get([task.remote() for task in tasks])), flush=True)
+        remove_placement_group(group)
+    ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_ray_hands_out_the_gpus_as_decided() -> None:
+    """A cluster that is told that it has GPUs; each line: what the ranks of the learner and the engines see."""
+    pytest.importorskip("ray")
+    base = {"model": {"device": "cuda"}, "engine": {"device": "cuda", "count": 0}}
+    pairs = base | {"engine": {"device": "cuda", "count": 0, "tensor_parallel": 2}}
+    ranks = base | {"learner": {"ranks": {"shard": 2}}}
+    asked = [[1, base], [4, base, pairs, ranks]]
+    done = subprocess.run(
+        [sys.executable, "-c", PLACES, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    shared, apart, parallel, sharded = map(json.loads, done.stdout.splitlines())
+    assert shared == ["0", "0"]
+    assert sorted(apart) == ["0", "1", "2", "3"]
+    learner, engine = parallel
+    assert len(engine.split(",")) == 2
+    assert learner not in engine.split(",")
+    assert sorted(sharded) == ["0", "1", "2", "3"]

@@ -12,6 +12,7 @@ from rich.console import Console
 from recipes.run.demonstrations import demonstrations
 from recipes.run.setup import prepare
 from rl.config import RunConfig, WarmupConfig, WarmupStage
+from rl.state.checkpoint import Sum
 from rl.stop import Interrupted, Stopper
 from rl.warmup import Pair, Step, plan, warm_up
 from rollout.progress import Lines, Progress, Track
@@ -39,6 +40,12 @@ class Recorder:
 
     def save(self, folder: Path) -> None:
         (folder / "taken").write_text("\n".join(self.taken))
+
+    def saving(self) -> bool:
+        return False
+
+    def saved(self) -> dict[str, Sum]:
+        return {}
 
     def load(self, folder: Path) -> None:
         self.taken = (folder / "taken").read_text().splitlines()

@@ -185,10 +185,9 @@ def export_of_ranks(rank: int, folder: Path) -> str:
                 fully_shard(layer)
             fully_shard(PolicyModel(model, torch.float32))
             save_model(model, folder / name, first=rank == 0)
-        blocked = folder / "blocked" / "model-00002-of-00005.safetensors"
-        blocked.mkdir(parents=True, exist_ok=True)
+        blocked = folder / "blocked"
         try:
-            save_model(model, blocked.parent, first=rank == 0)
+            save_model(model, blocked, first=rank == 0)
         except (OSError, SafetensorError) as error:
             return str(error)
     return ""
@@ -200,6 +199,7 @@ def test_ranks_export_the_files_of_one_process(tmp_path: Path, monkeypatch: pyte
         for folder in (tmp_path / "alone" / name, tmp_path / name):
             folder.mkdir(parents=True)
         save_model(make(), tmp_path / "alone" / name)
+    (tmp_path / "blocked").write_bytes(b"a file, where a directory must be")
     failures = run_ranks(2, export_of_ranks, tmp_path)
     for name in VARIANTS:
         alone = {path.name: path.read_bytes() for path in (tmp_path / "alone" / name).iterdir()}

@@ -1,0 +1,1 @@
+"""A learner of many ranks against one process: parity, traffic, memory; ``python -m benchmarks.ranks``."""

@@ -1,0 +1,107 @@
+"""The learner's actors as one policy: what it raises, and who is left, when some of them die, fail or fall silent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl.actors import LearnerDead, exit_detail
+from rl.config import RunConfig
+from rl.learner.spec import LearnerSpec
+from tests.actors_kit import MISSING, Unloadable, policy
+from tests.processes import running, until_gone
+
+SPEC = LearnerSpec.of(RunConfig())
+PAGE = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: LearnerRank\n\tpid: 17\nThe actor is dead "
+    "because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits "
+    "with a connection error code 2. End of file. There are some potential root causes. (1) The process is killed"
+)
+
+
+def test_a_death_is_told_in_one_line() -> None:
+    """Ray's own text is a page."""
+    assert exit_detail(PAGE) == "Worker unexpectedly exits with a connection error code 2. End of file"
+    assert exit_detail("The actor died.\n\tpid: 17") == "The actor died."
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+class TestRealActors:
+    def test_a_rank_that_is_killed_ends_all_and_replace_starts_them_anew(self, tmp_path: Path) -> None:
+        """The others wait for it in an exchange."""
+        group = policy(3, meet=tmp_path)
+        first = pids(group, 3)
+        with pytest.raises(LearnerDead, match=r"^rank 1 of the learner's 3 died during act: .*; the same command") as e:
+            group.call("act", ["meet", "die", "meet"])
+        assert "\n" not in str(e.value)
+        until_gone(first)
+        with pytest.raises(LearnerDead, match="has ended, so there is no act"):
+            group.call("act", ["meet"] * 3)
+        group.replace(SPEC, "model")
+        assert not first & pids(group, 3)
+        assert group.call("act", ["meet"] * 3)[0] == 0
+        group.end()
+
+    @pytest.mark.parametrize(
+        ("plan", "words"),
+        [
+            (["wait", "raise ValueError no\nsecond"], "rank 1 of .* 2 failed alone during act: ValueError: no;"),
+            (["wait", "die"], "rank 1 of the learner's 2 died during act"),
+            (
+                ["raise CUDA none. Tried", "wait"],
+                "rank 0 .* ran out of memory during act: none. Tried; lower",
+            ),
+            (["raise MemoryError no", "raise MemoryError no"], "ran out of memory during act: no; lower"),
+            (["return", "raise MemoryError "], "rank 1 .* ran out of memory during act"),
+        ],
+    )
+    def test_a_rank_that_the_others_wait_for_in_vain_ends_all(self, plan: list[str], words: str) -> None:
+        group = policy(2)
+        first = pids(group, 2)
+        with pytest.raises(LearnerDead, match=words) as caught:
+            group.call("act", plan)
+        assert "\n" not in str(caught.value)
+        until_gone(first)
+
+    @pytest.mark.parametrize("plan", [["raise OSError full"] * 2, ["raise OSError full", "return"]])
+    def test_what_all_ranks_have_ended_arrives_as_it_is_and_they_go_on(self, plan: list[str]) -> None:
+        """Also where only the rank that writes has failed."""
+        group = policy(2)
+        first = pids(group, 2)
+        with pytest.raises(OSError, match=r"^full$"):
+            group.call("act", plan)
+        assert pids(group, 2) == first
+        assert all(map(running, first))
+        group.end()
+
+    def test_silence_ends_them_after_the_limit(self) -> None:
+        group = policy(2)
+        group.timeout_s = 1.0
+        with pytest.raises(LearnerDead, match="rank 1 of the learner's 2 did not finish act within 1 s; the same"):
+            group.call("act", ["return", "wait"])
+        assert group.actors == []
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_a_model_that_cannot_be_loaded_is_told_as_it_is(self, size: int) -> None:
+        with pytest.raises(Unloadable, match=r"^model no such model cannot be loaded\n"):
+            policy(size, MISSING)
+
+    def test_one_rank_that_cannot_load_ends_all(self) -> None:
+        with pytest.raises(LearnerDead, match=r"rank 1 .* alone during ready: Unloadable: model no such model:1"):
+            policy(2, f"{MISSING}:1")
+
+    def test_replace_keeps_ranks_that_live(self) -> None:
+        group = policy(2)
+        first = pids(group, 2)
+        group.replace(SPEC, "another")
+        assert pids(group, 2) == first
+        group.end()
+
+
+def pids(group, size: int) -> set[int]:
+    """Their processes, by asking each."""
+    import ray
+
+    return {pid for _, pid in ray.get([actor.act.remote(["return"] * size) for actor in group.actors])}
