@@ -228,13 +228,13 @@ for gpus, *trees in json.loads(sys.argv[1]):
     ray.init(num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     for tree in trees:
         run = resolved(RunConfig.model_validate(tree))
-        group = place(run, 60)
-        wanted = [(rank, learner_gpus(run)) for rank in range(run.learner.ranks.size)]
-        wanted += [(len(wanted) + index, engine_gpus(run.engine, run.ray)) for index in range(run.engine.count)]
-        options = [_options(run, group, bundle, share) for bundle, share in wanted]
+        reserved = place(run, 60)
+        wanted = [(bundle, learner_gpus(run)) for bundle in reserved.places.ranks]
+        wanted += [(bundle, engine_gpus(run.engine, run.ray)) for bundle in reserved.places.engines]
+        options = [_options(reserved, bundle, share) for bundle, share in wanted]
         tasks = [ray.remote(devices).options(**{k: v for k, v in o.items() if k != "max_restarts"}) for o in options]
         print(json.dumps(ray.get([task.remote() for task in tasks])), flush=True)
-        remove_placement_group(group)
+        remove_placement_group(reserved.group)
     ray.shutdown()
 """
 
