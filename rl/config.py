@@ -384,9 +384,9 @@ DEVICE = Preset(
             "model.compute_dtype": dtype,
             "engine.device": device,
             "engine.dtype": dtype,
-            "engine.count": 0,
+            "engine.count": count,
         }
-        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
+        for device, dtype, count in (("cpu", "float32", 1), ("cuda", "bfloat16", 0))
     },
 )
 
