@@ -66,7 +66,7 @@ def files(options: Options) -> Path:
 
 def learner(options: Options, length: int, ranks: Ranks | None = None) -> Learner:
     """Return a learner as a GPU run has it: Muon, bfloat16, checkpointed activations; micro-batches of ``length``."""
-    from rl.config import LearnerConfig, ModelConfig
+    from rl.learner.config import LearnerConfig, ModelConfig
     from rl.learner.learner import Learner
     from rl.learner.spec import LearnerSpec
 

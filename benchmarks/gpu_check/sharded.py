@@ -26,7 +26,7 @@ MAX_GAP = 0.05
 
 def alone(options: Options) -> Ranks:
     """Join a world of one."""
-    from rl.config import RanksConfig
+    from rl.learner.config import RanksConfig
     from rl.learner.ranks import Seat, join
 
     with socket.socket() as probe:
