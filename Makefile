@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo long2short test test-gpu check docs format setup lock smollm2-offline clean clean-venv
+.PHONY: help demo long2short test test-gpu gpu-check check docs format setup lock smollm2-offline clean clean-venv
 
 # The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -41,6 +41,12 @@ test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
 test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev
 	@$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+# With the Python at hand that has torch and sees a GPU: .venv's, else the system's. Installs nothing.
+GPU_PYTHON ?= $(shell for p in .venv/bin/python python3 python; do \
+	$$p -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null && echo $$p && break; done)
+gpu-check:  ## all that waits for a GPU, in 8 minutes: kernels, FSDP2, MFU; runs/gpu-check.json (ARGS="--dry" on a CPU)
+	@$(or $(GPU_PYTHON),$(firstword $(wildcard .venv/bin/python) python3)) -m benchmarks.gpu_check $(ARGS)
 
 # Strict, as mkdocs.yml says: a broken link fails. The variable silences what mkdocs-material says of mkdocs 2.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs

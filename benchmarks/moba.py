@@ -123,8 +123,24 @@ def attention_lines(args: argparse.Namespace, length: int) -> Iterator[Line]:
                 yield attention_line(args, length, pass_, name)
 
 
-def decode_line(args: argparse.Namespace, length: int) -> Line:
-    """One new token of one sequence over a cache of ``length`` tokens, pages in random order."""
+def captured(work: Work) -> Work:
+    """Return ``work`` as a CUDA graph: what is left is the device's time, without Python's between the kernels."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def decode_line(args: argparse.Namespace, length: int, graph: bool = False) -> Line:
+    """One new token of one sequence over a cache of ``length`` tokens, pages in random order; on CUDA as engines call
+    it, so that the host reads no lengths. ``graph``: both sides as CUDA graphs.
+    """
     config, dtype, size = MobaConfig(args.block_size, args.top_k), getattr(torch, args.dtype), args.page_size
     count = -(-length // size)
     cache = torch.randn((count, args.kv_heads, 2 * size, args.dim), device=args.device).to(dtype)
@@ -132,14 +148,16 @@ def decode_line(args: argparse.Namespace, length: int) -> Line:
     sums = new_page_sums(keys)
     sums.copy_(keys.sum(dim=2, dtype=sums.dtype))
     table = torch.randperm(count, device=args.device).int()[None]
-    lengths, cu = torch.tensor([length]), torch.tensor([0, 1])
+    cuda = args.device.startswith("cuda")
+    lengths, cu = (torch.tensor(part, device=args.device) for part in ([length], [0, 1]))
+    most = 1 if cuda else None
     q = torch.randn((1, args.heads, args.dim), device=args.device).to(dtype)
     new = torch.randn((1, args.kv_heads, args.dim), device=args.device).to(dtype)
     slot = table[0, (length - 1) // size].long()[None] * size + (length - 1) % size
 
     def sparse() -> object:
         write_pages(new, new, keys, values, sums, slot)
-        return moba_paged_attention(q, keys, values, sums, table, lengths, cu, config)
+        return moba_paged_attention(q, keys, values, sums, table, lengths, cu, config, max_query_len=most)
 
     # Dense decode at its best: the same tokens lie in order already, nothing is gathered.
     flat_k, flat_v = (torch.randn((1, args.kv_heads, length, args.dim), device=args.device).to(dtype) for _ in "kv")
@@ -148,8 +166,16 @@ def decode_line(args: argparse.Namespace, length: int) -> Line:
     def dense() -> object:
         return F.scaled_dot_product_attention(q.transpose(0, 1)[None], flat_k, flat_v, enable_gqa=grouped)
 
-    figures = compare(args, sparse, dense)
-    return line(args, length, "decode", "sdpa-contiguous", figures, decode_density(args, config, length))
+    works = [captured(work) if graph else work for work in (sparse, dense)]
+    figures = compare(args, *works)
+    return line(
+        args,
+        length,
+        "decode-graph" if graph else "decode",
+        "sdpa-contiguous",
+        figures,
+        decode_density(args, config, length),
+    )
 
 
 def vllm_decode_line(args: argparse.Namespace, length: int) -> Line:
@@ -233,7 +259,8 @@ def main() -> None:
         for measured in attention_lines(args, length):
             print(measured.json(), flush=True)
         if "decode" in args.passes:
-            print(decode_line(args, length).json(), flush=True)
+            for graph in (False, True) if args.device.startswith("cuda") else (False,):
+                print(decode_line(args, length, graph).json(), flush=True)
             if args.device == "cpu" and find_spec("vllm"):
                 print(vllm_decode_line(args, length).json(), flush=True)
 

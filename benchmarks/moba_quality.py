@@ -28,7 +28,7 @@ from benchmarks.recall_text import VOCABULARY, Facts, Language, Sequences
 from kernels.rope import install
 from kernels.varlen import NAME as FULL
 from kernels.varlen import register
-from rl.config import OptimizerConfig
+from rl.learner.config import OptimizerConfig
 from rl.learner.forward import packed_logprobs
 from rl.optim.build import PolicyOptimizer, build_optimizer
 from rollout.models import moba

@@ -39,7 +39,8 @@ from benchmarks.common import CACHE, emit, environment, median, ratio, say
 from benchmarks.curve import Curve, lengths
 from benchmarks.runs import RunFailed, Trained, from_checkpoint, train, warmed_up
 from recipes import quickstart
-from rl.config import RunConfig, ScratchModel, WarmupConfig
+from rl.config import RunConfig, WarmupConfig
+from rl.learner.config import ScratchModel
 from rl.record.log import read_metrics
 from rollout.config import RolloutConfig
 from rollout.problems.arithmetic import Arithmetic, Split

@@ -15,8 +15,9 @@ from benchmarks.common import CACHE, ROOT, MemoryWatch, say
 from benchmarks.curve import Curve, RunWatch
 from recipes import quickstart
 from recipes.run.promise import BROKEN
-from rl.config import ModelConfig, PretrainedModel, RunConfig
+from rl.config import RunConfig
 from rl.config_io import dump
+from rl.learner.config import ModelConfig, PretrainedModel
 
 LOOK_S = 0.05
 """Time between two looks at a run's metrics."""

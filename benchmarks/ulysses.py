@@ -24,8 +24,8 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from benchmarks.common import emit, environment, ratio
-from rl.config import ModelConfig
 from rl.learner.batch import Batch, pack_demonstrations
+from rl.learner.config import ModelConfig
 from rl.learner.forward import PolicyModel
 from rl.learner.policy import prepare
 from rl.objectives.protocol import Needs

@@ -31,7 +31,8 @@ from typing import Any
 
 from benchmarks.common import CACHE, ROOT, emit, environment, median, ratio, say, spread
 from recipes import quickstart, smollm2
-from rl.config import EngineConfig, PretrainedModel, RunConfig
+from rl.config import EngineConfig, RunConfig
+from rl.learner.config import PretrainedModel
 
 GOAL_COPIES = 2.0
 GOAL_EXTRA_S = 0.050

@@ -153,8 +153,8 @@ before the warm-up. After the first optimiser step every parameter with a gradie
 - Adapters (`model.lora`) may sit on `lm_head` unless it is tied to the embeddings; then they are refused there.
 - Block attention (`model.attention.moba`) is refused with sliding windows or soft-capped scores.
 - Rotary embeddings whose frequencies follow the current length (`dynamic`, `longrope`) are refused.
-- Several ranks share a sequence (`learner.ranks.sequence`) where their number divides the query heads and tokens meet in
-  attention only; both are tried at the start of a run.
+- Several ranks share a sequence (`learner.ranks.sequence`) where their number divides the query heads and tokens meet
+  in attention only; both are tried at the start of a run.
 """
 
 

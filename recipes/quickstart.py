@@ -12,19 +12,16 @@ from rl.config import (
     CheckpointConfig,
     EngineConfig,
     EvalConfig,
-    LearnerConfig,
     LengthRewardConfig,
-    ModelConfig,
-    OptimizerConfig,
     ProblemsConfig,
     PromiseConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
-    ScratchModel,
     WarmupConfig,
     WarmupStage,
 )
+from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, ScratchModel
 from rl.objectives.config import MirrorDescentConfig
 from rollout.problems.config import ArithmeticSource
 

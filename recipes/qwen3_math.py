@@ -10,16 +10,13 @@ from rl.config import (
     CheckpointConfig,
     EngineConfig,
     EvalConfig,
-    LearnerConfig,
     LengthRewardConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainedModel,
     ProblemsConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
 )
+from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, PretrainedModel
 from rollout.problems.config import HubSource, JsonlSource
 
 DESCRIPTION = "Qwen3-0.6B on MATH, held out on MATH-500; for one GPU or more"

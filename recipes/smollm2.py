@@ -7,17 +7,14 @@ from importlib.util import find_spec
 from rl.config import (
     EngineConfig,
     EvalConfig,
-    LearnerConfig,
     LengthRewardConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainedModel,
     ProblemsConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
     WarmupConfig,
 )
+from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, PretrainedModel
 from rollout.problems.config import JsonlSource
 
 DESCRIPTION = "SmolLM2-135M-Instruct on short word problems (asdiv.jsonl in $K15_DATA), under two hours on two cores"

@@ -11,18 +11,15 @@ from rl.config import (
     CheckpointConfig,
     EngineConfig,
     EvalConfig,
-    LearnerConfig,
-    ModelConfig,
-    OptimizerConfig,
     ProblemsConfig,
     PromiseConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
-    ScratchModel,
     WarmupConfig,
     WarmupStage,
 )
+from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, ScratchModel
 from rl.objectives.config import MirrorDescentConfig
 from rollout.environments.config import PythonTool
 from rollout.problems.config import SumsSource

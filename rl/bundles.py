@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rl.config import RanksConfig, RunConfig
+from rl.config import RunConfig
+from rl.learner.config import RanksConfig
 from rl.placement import engine_gpus, learner_gpus
 
 Resources = Mapping[str, float]

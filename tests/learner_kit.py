@@ -9,8 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rewards.score import Score
-from rl.config import RunConfig, ScratchModel
+from rl.config import RunConfig
 from rl.learner.batch import Batch, pack
+from rl.learner.config import ScratchModel
 from rl.learner.policy import create_model
 from rl.learner.spec import LearnerSpec
 from rollout.models.tokenizer import build_tokenizer

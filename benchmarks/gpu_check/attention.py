@@ -27,7 +27,7 @@ APART = 0.05
 MAX_APART = 0.02
 """Share of queries that may choose otherwise: their gate scores tie up to rounding."""
 MAX_ERROR = {"bfloat16": 0.02, "float32": 1e-4}
-"""Relative error of the outputs and gradients of the others; bfloat16 rounds weights, parts and results to 0.004 each."""
+"""Relative error of the outputs and gradients of the others; bfloat16 rounds weights and results to 0.004."""
 
 
 def settings(options: Options) -> argparse.Namespace:
@@ -45,7 +45,7 @@ def measured(line: moba.Line) -> Row:
     """Figures of a line; TFLOP/s of all causal pairs, so that block attention's says what full attention would need."""
     pairs = line.length * (line.length + 1) / 2
     flops = 4 * line.dim * line.heads * pairs * (3.5 if line.pass_ == "forward+backward" else 1)
-    if line.pass_ == "decode":
+    if line.pass_.startswith("decode"):
         flops = 4 * line.dim * line.heads * line.length
     shape = {name: getattr(line, name) for name in ("heads", "kv_heads", "dim", "dtype", "block_size", "top_k")}
     return {
@@ -149,8 +149,8 @@ def attention_row(args: argparse.Namespace, length: int, pass_: str, baseline: s
     return measured(moba.attention_line(args, length, pass_, baseline))
 
 
-def decode_row(args: argparse.Namespace, length: int) -> Row:
-    return measured(moba.decode_line(args, length))
+def decode_row(args: argparse.Namespace, length: int, graph: bool) -> Row:
+    return measured(moba.decode_line(args, length, graph))
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -164,8 +164,10 @@ def cases(options: Options) -> Iterator[Case]:
             for pass_ in ("forward", "forward+backward"):
                 yield Case(f"{length} {pass_} {name}", partial(attention_row, args, length, pass_, name))
         if name == first:
-            for length in lengths:
-                yield Case(f"{length} decode", partial(decode_row, args, length))
+            for graph in (False, True) if options.device == "cuda" else (False,):
+                for length in lengths:
+                    how = "decode as a graph" if graph else "decode"
+                    yield Case(f"{length} {how}", partial(decode_row, args, length, graph))
 
 
 def work(options: Options, notes: Notes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -14,16 +13,22 @@ from benchmarks.gpu_check.case import Case, Notes, Options, Row, run_cases
 from benchmarks.gpu_check.environment import peak_flops
 from benchmarks.timing import side_by_side
 
-NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic")
+NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic", "pyarrow")
 LENGTHS, DRY_LENGTHS = (16_384, 65_536), (32, 64)
 TOKENS, DRY_TOKENS = 65_536, 64
 """Tokens of a step."""
+FORMULA = (
+    "6 N + 6 L H D T operations a token: N parameters in matrices, the tied embedding once, as the head; L layers of H "
+    "heads of D channels in causal attention over T tokens; what is computed again in the backward pass does not count"
+)
 SECONDS = 12.0
 """Time for the rounds of one length."""
 
 
 def speed(options: Options, length: int) -> Row:
     """Tokens a second, model operations a second, MFU, and memory of whole optimiser steps."""
+    from rl.learner import balance
+
     cuda, count = options.device == "cuda", (DRY_TOKENS if options.dry else TOKENS) // length
     learner = model.learner(options, length)
     learner.begin_iteration()
@@ -40,14 +45,14 @@ def speed(options: Options, length: int) -> Row:
         side_by_side([work], options.device, share * limit, least=2, most=5)[0]
         for work, share in ((step, 0.7), (partial(learner.logprobs, batch), 0.2), (learner.optimizer.step, 0.1))
     )
-    cost, tokens = model.cost(options.dry), count * length
-    rate = tokens / whole.median
-    flops = cost.per_token(length)
+    rate = count * length / whole.median
+    cost = balance.cost_of(learner.model)
+    flops = cost.linear + cost.quadratic * length
     peak = peak_flops(torch.cuda.get_device_name()) if cuda else None
     return {
         "length": length,
         "sequences": count,
-        "tokens": tokens,
+        "tokens": count * length,
         "seconds": whole.median,
         "rounds": len(whole.seconds),
         "reference_seconds": reference.median,
@@ -57,8 +62,8 @@ def speed(options: Options, length: int) -> Row:
         "tflops": rate * flops / 1e12,
         "mfu": None if peak is None else rate * flops / peak,
         "peak_tflops": None if peak is None else peak / 1e12,
-        "formula": "6 N + 6 L H D T a token, N with the tied embedding once; recomputation not counted",
-        "model": asdict(cost),
+        "formula": FORMULA,
+        "parameters": sum(parameter.numel() for parameter in learner.parameters),
         "memory_mib": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,
         "loss": steps[-1].loss,
         "grad_norm": steps[-1].grad_norm,

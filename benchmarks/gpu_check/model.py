@@ -1,10 +1,9 @@
-"""A model of Qwen3-0.6B's shape with random weights, made-up rollouts for it, and the operations that they cost."""
+"""A model of Qwen3-0.6B's shape with random weights, learners of it, and made-up rollouts."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from rl.learner.batch import Batch
     from rl.learner.learner import Learner
+    from rl.learner.ranks import Ranks
 
 PROMPT = 16
 """Prompt tokens of a made-up rollout; all others carry loss."""
@@ -40,25 +40,6 @@ DRY_SHAPE = {
 }
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations of training.
-
-    Model operations: what recomputation adds does not count. 6 a parameter and token, the tied embedding once, as the
-    head; and 6 H D T a layer and token for causal attention over T tokens (4 H D T forward, thrice that with the backward
-    pass, half of it causal).
-    """
-
-    parameters: int
-    layers: int
-    attention_width: int
-    """Heads times their size, H D."""
-
-    def per_token(self, length: int) -> float:
-        """Operations a token of sequences of ``length`` tokens, forward and backward."""
-        return 6.0 * self.parameters + 6.0 * self.layers * self.attention_width * length
-
-
 def config(dry: bool) -> Qwen3Config:
     """Return the configuration of transformers."""
     from transformers import Qwen3Config
@@ -66,18 +47,6 @@ def config(dry: bool) -> Qwen3Config:
     more = {"tie_word_embeddings": True, "max_position_embeddings": 131_072, "use_cache": False}
     rope = {"rope_type": "default", "rope_theta": 1e6}
     return Qwen3Config(**(DRY_SHAPE if dry else SHAPE), **more, rope_parameters=rope, pad_token_id=0, eos_token_id=1)
-
-
-def cost(dry: bool) -> Cost:
-    """Return the cost of the model of ``config``."""
-    shape = DRY_SHAPE if dry else SHAPE
-    width, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
-    queries = shape["num_attention_heads"] * shape["head_dim"]
-    keys = shape["num_key_value_heads"] * shape["head_dim"]
-    matrices = 2 * width * queries + 2 * width * keys + 3 * width * inner
-    norms = 2 * width + 2 * shape["head_dim"]
-    total = layers * (matrices + norms) + width + shape["vocab_size"] * width
-    return Cost(total, layers, queries)
 
 
 def files(options: Options) -> Path:
@@ -95,16 +64,16 @@ def files(options: Options) -> Path:
     return folder
 
 
-def learner(options: Options, length: int, **changes: object) -> Learner:
+def learner(options: Options, length: int, ranks: Ranks | None = None) -> Learner:
     """Return a learner as a GPU run has it: Muon, bfloat16, checkpointed activations; micro-batches of ``length``."""
-    from rl.config import LearnerConfig, ModelConfig
+    from rl.learner.config import LearnerConfig, ModelConfig
     from rl.learner.learner import Learner
     from rl.learner.spec import LearnerSpec
 
     compute = "float32" if options.dry else "bfloat16"
     model = ModelConfig(device=options.device, compute_dtype=compute, gradient_checkpointing=True)
-    spec = LearnerSpec(model, LearnerConfig(updates=1, micro_batch_tokens=length, **changes), max_tokens=length)
-    return Learner(spec, files(options))
+    spec = LearnerSpec(model, LearnerConfig(updates=1, micro_batch_tokens=length), max_tokens=length)
+    return Learner(spec, files(options), ranks)
 
 
 def rollouts(options: Options, length: int, count: int) -> Batch:

@@ -21,8 +21,8 @@ STEPS = 5
 MODELS = {"Qwen3-0.6B": (28, 1024, 2048, 1024, 3072), "Qwen3-8B, 4 layers": (4, 4096, 4096, 1024, 12288)}
 """Layers, width, inner widths of queries, of keys and values, and of the MLP."""
 DRY_MODELS = {"tiny": (1, 16, 32, 16, 48)}
-MAX_NS_ERROR = 0.06
-"""Relative error of an orthogonalised matrix in bfloat16: five steps amplify its rounding of 0.004."""
+MAX_NS_ERROR = 0.03
+"""Relative error of an orthogonalised matrix in bfloat16: 0.011 to 0.015 on CPUs, torch.optim.Muon's the same."""
 MAX_LOGPROB_ERROR = 0.05
 """Nats: logits of this size in bfloat16 are off by 0.02."""
 MAX_GRADIENT_ERROR = 0.02
@@ -43,6 +43,11 @@ def plain(each: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [newton_schulz_reference(matrix.bfloat16(), STEPS) for matrix in each]
 
 
+def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Norm of the error over the norm of the truth, in float64."""
+    return (torch.linalg.norm(found.double() - truth) / torch.linalg.norm(truth)).item()
+
+
 def flops(shape: Sequence[int]) -> float:
     """Floating-point operations of the iteration without use of symmetry."""
     small, large = sorted(shape)
@@ -60,7 +65,7 @@ def newton_schulz_row(model: tuple[int, ...], device: str, seconds: float) -> Ro
 
     def error(results: Sequence[torch.Tensor]) -> float:
         pairs = zip(results, truths, strict=True)
-        return max((torch.linalg.norm(a.double() - b) / torch.linalg.norm(b)).item() for a, b in pairs)
+        return max(distance(*pair) for pair in pairs)
 
     errors = {name: error(way(wide)) for name, way in ways.items()}
     errors["ours, float32"] = error(orthogonalize(wide, dtype=torch.float32))
@@ -134,11 +139,8 @@ def logprob_errors(rows: int, vocabulary: int, width: int, options: Options) -> 
     for name, way in logprob_ways(rows, vocabulary, options.device).items():
         found, *gradients = way(*inputs, True)
         off = (found.double() - logp).abs().max() if found.dim() else (found.double() - logp.sum()).abs() / rows
-        parts = [
-            (torch.linalg.norm(a.double() - b) / torch.linalg.norm(b)).item()
-            for a, b in zip(gradients, grads, strict=True)
-        ]
-        errors[name] = {"nats": off.item(), "hidden": parts[0], "weight": parts[1]}
+        relative = [distance(*pair) for pair in zip(gradients, grads, strict=True)]
+        errors[name] = {"nats": off.item(), "hidden": relative[0], "weight": relative[1]}
     ours = errors["ours"]
     right = ours["nats"] <= MAX_LOGPROB_ERROR and max(ours["hidden"], ours["weight"]) <= MAX_GRADIENT_ERROR
     return {"errors": errors, "ok": right}

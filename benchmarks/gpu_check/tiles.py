@@ -1,6 +1,7 @@
-"""Every choice of tiles at the shape that is measured, compiled and tuned beside the other tests, and its results right.
+"""All choices of tiles at the shape that is measured: compiled and tuned, and the best one's results right.
 
-Runs before anything is timed, in several processes: what it compiles lies in Triton's cache when ``attention`` asks for it.
+Runs beside the other tests, before anything is timed: what it compiles lies in Triton's cache when ``attention`` needs
+it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""One process of one part: ``python -m benchmarks.gpu_check.worker MODULE OPTIONS NOTES DONE``; the runner starts it."""
+"""One process of one part, as the runner starts it: ``python -m benchmarks.gpu_check.worker MODULE OPTIONS NOTES
+DONE``.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from benchmarks.ranks import files, memory, muon, parity, waste
 from benchmarks.ranks.cases import CASES, save_models
 from benchmarks.ranks.goals import Row, judged
 from benchmarks.ranks.group import Group
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 
 MESHES = (RanksConfig(shard=2), RanksConfig(replicate=2), RanksConfig(sequence=2), RanksConfig(shard=3))
 STEPPED = ("untied", "fused", "mixtral", "large")

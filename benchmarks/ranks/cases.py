@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.zoo_models import HEADS, MODELS, VOCABULARY, Model, save
-from rl.config import RanksConfig, RunConfig
+from rl.config import RunConfig
+from rl.learner.config import RanksConfig
 from rl.learner.spec import LearnerSpec
 from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.preference import Preference

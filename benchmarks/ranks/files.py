@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.ranks.cases import Case, batch_of, spec_of
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner, whole
 from rl.learner.ranks import Ranks
 from rollout.transfer.sender import sender

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.ranks.cases import Case, batch_of, objective_of, spec_of
 from benchmarks.ranks.counting import Collectives, local, state_bytes
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner
 from rl.learner.ranks import Ranks
 

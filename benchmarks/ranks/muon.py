@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.ranks.cases import Case, spec_of
 from benchmarks.ranks.counting import Collectives, counted_gathers, state_bytes
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner, whole
 from rl.learner.ranks import Ranks
 from rl.optim.distributed import ShardedMuon

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.ranks.cases import Case, batch_of, objective_of, spec_of
-from rl.config import RanksConfig
 from rl.learner.batch import Batch
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner, whole
 from rl.learner.ranks import Ranks
 from rl.objectives.protocol import Objective

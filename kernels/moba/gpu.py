@@ -21,7 +21,7 @@ def forward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequence[Span], config: MobaConfig, scale: float
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Output [Tq, H, D], and what ``backward`` needs beside the inputs: output, log-sum-exps, choice."""
-    where = tables(sequences, config, tile_rows(q.shape[2]), q.device)
+    where = tables(sequences, config, tile_rows(q.shape[2], q.element_size()), q.device)
     out = [
         _forward_heads(q[:, heads], k[:, keys], v[:, keys], where, config, scale)
         for heads, keys in _head_groups(q, k, config, q.element_size())
@@ -68,7 +68,7 @@ def backward(
     deterministic: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k and v in float32. ``deterministic``: bitwise reproducible, without atomic additions."""
-    where = tables(sequences, config, tile_rows(q.shape[2]), q.device)
+    where = tables(sequences, config, tile_rows(q.shape[2], q.element_size()), q.device)
     grads: list[tuple[Any, ...]] = []
     for heads, keys in _head_groups(q, k, config, 4 if deterministic else 0):
         above, out, lse, chosen = (part[:, heads].contiguous() for part in (grad, *saved))

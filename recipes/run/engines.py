@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from rl.config import ModelConfig, PretrainedModel, RayConfig, RunConfig
+from rl.config import RayConfig, RunConfig
+from rl.learner.config import ModelConfig, PretrainedModel
 from rl.placement import engine_gpus, resolve_alone
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Engine

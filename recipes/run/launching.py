@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from recipes.run.probe import first_probe
 from recipes.run.setup import Setup
-from rl.config import RunConfig, ScratchModel
+from rl.config import RunConfig
+from rl.learner.config import ScratchModel
 from rl.placement import resolve, shares_gpu
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recipes.run.setup import Setup
-from rl.config import RunConfig, ScratchModel
+from rl.config import RunConfig
+from rl.learner.config import ScratchModel
 from rollout.models import architecture
 from rollout.models.pretrained import resolve_model
 

@@ -23,8 +23,9 @@ from recipes.run.setup import Setup, prepare
 from rewards.code.types import SandboxFailure
 from rl import loop
 from rl.actors import LearnerDead
-from rl.config import RunConfig, ScratchModel
+from rl.config import RunConfig
 from rl.launch import LaunchError, check_run_dir
+from rl.learner.config import ScratchModel
 from rl.learner.learner import NonFiniteGradients
 from rl.learner.movement import Unmoved
 from rl.learner.spec import LearnerSpec

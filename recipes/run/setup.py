@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
-from rl.config import ProblemsConfig, RunConfig, ScratchModel
+from rl.config import ProblemsConfig, RunConfig
+from rl.learner.config import ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
 from rl.rewarding import build_grader
 from rollout.environments.build import GROUP as ENVIRONMENTS

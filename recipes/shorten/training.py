@@ -10,7 +10,8 @@ from recipes.run.finish import model_writer
 from recipes.run.setup import Setup
 from recipes.shorten.config import FineTuneConfig
 from recipes.shorten.workers import Workers
-from rl.config import PretrainedModel, RunConfig, WarmupStage
+from rl.config import RunConfig, WarmupStage
+from rl.learner.config import PretrainedModel
 from rl.stop import Stopper
 from rl.warmup import Pair, WarmupReport, warm_up
 from rollout.progress import progress

@@ -12,8 +12,8 @@ from torch import nn
 from kernels.rope import install as install_rotary
 from kernels.varlen import NAME as PACKED_ATTENTION
 from kernels.varlen import register as register_packed_attention
-from rl.config import LoraConfig, ModelConfig, ScratchModel
 from rl.learner import probe
+from rl.learner.config import LoraConfig, ModelConfig, ScratchModel
 from rl.learner.forward import causal_lm
 from rl.learner.movement import as_one
 from rollout.models import architecture, moba, rotary

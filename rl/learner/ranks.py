@@ -15,7 +15,7 @@ from rollout.address import interface_to
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from rl.config import RanksConfig
+    from rl.learner.config import RanksConfig
 
 T = TypeVar("T")
 

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from safetensors.torch import save_model as save_weights
 from torch import nn
@@ -30,11 +29,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from rl.learner.random_states import random_states, restore
 from rl.learner.storage import HEAD, MODEL, OPTIMIZER, LoadError, ShardReader, ShardWriter, WholeReader, read_pt
 from rl.optim.build import PolicyOptimizer
+from rl.optim.shards import local
 from rl.state.checkpoint import Sum
 
 FORMAT = 1
@@ -84,11 +86,11 @@ def first_not_finite(model: nn.Module) -> str:
     """
     named = [(name.partition("/")[2], tensor) for name, (tensor, _) in named_tensors("model", model).items()]
     parameters = [(name, tensor) for name, tensor in named if isinstance(tensor, nn.Parameter)]
-    local = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for _, parameter in parameters]
-    first = next((index for index, values in enumerate(local) if not values.isfinite().all()), len(local))
+    finite = [bool(local(parameter).isfinite().all()) for _, parameter in parameters]
+    first = [*finite, False].index(False)
     if is_sharded(dict(parameters)):
-        device = parameters[0][1].device_mesh.device_type
-        least = torch.tensor(first, device=device)
+        sharded = next(parameter for _, parameter in parameters if isinstance(parameter, DTensor))
+        least = torch.tensor(first, device=sharded.device_mesh.device_type)
         dist.all_reduce(least, dist.ReduceOp.MIN)
         first = int(least)
     return parameters[first][0] if first < len(parameters) else ""
@@ -120,8 +122,7 @@ class Saver:
         staged = _in_host_memory(tensors | self._optimizer_state(tensors))
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoint")
-        job = _save_shards, staged, folder, self._own_group(), random_states(), progress
-        self._written = self._thread.submit(*job)
+        self._written = self._thread.submit(_save_shards, staged, folder, self._own_group(), random_states(), progress)
 
     def saving(self) -> bool:
         """Return whether anything is still being written: on rank 0, by any rank."""
@@ -162,11 +163,12 @@ class Saver:
 
         reader, progress, state, states = _together(examined, group)
         _read({name: tensor.detach() for name, tensor in targets.items()} | state, reader, group)
-        for part in self._parts().values():
-            part.state.clear()
+        parts = self._parts()
+        for optimizer in parts.values():
+            optimizer.state.clear()
         for name, value in state.items():
             part, key, of = name.split("/", 2)
-            self._parts()[part].state[targets[of]][key] = value
+            parts[part].state[targets[of]][key] = value
         self._optimizer.steps = progress.steps
         restore(states)
         return progress.bad_streak
@@ -235,7 +237,7 @@ def _save_shards(
     """Write this rank's shard; return the sums of all ranks' files on rank 0, where the index is written last."""
     writer = ShardWriter(folder / SHARDS)
     planner = DefaultSavePlanner(flatten_state_dict=False)
-    dcp.save(staged, storage_writer=writer, planner=planner, process_group=group)
+    save(staged, storage_writer=writer, planner=planner, process_group=group)
     writer.verify()
     gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
     dist.gather_object(writer.sums, gathered, group=group)
@@ -303,7 +305,7 @@ def _read(targets: dict[str, torch.Tensor], reader: ShardReader | WholeReader, g
     planner = DefaultLoadPlanner(flatten_state_dict=False)
     with _failure_of_a_rank(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # meant so, where there is no group
-        dcp.load(targets, storage_reader=reader, planner=planner, process_group=group, no_dist=group is None)
+        load(targets, storage_reader=reader, planner=planner, process_group=group, no_dist=group is None)
 
 
 def _together(work: Callable[[], T], group: dist.ProcessGroup | None) -> T:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from rl.config import LearnerConfig, ModelConfig, RunConfig
+from rl.config import RunConfig
+from rl.learner.config import LearnerConfig, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,21 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata, StorageReader
-from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from rl.state.checkpoint import Sum
@@ -44,12 +50,9 @@ class ShardWriter(FileSystemWriter):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, thread_count=1)
-        self.fs = _SummedFiles()
-
-    @property
-    def sums(self) -> dict[str, Sum]:
-        """Return the sums of what this process has written, by the names of the files."""
-        return self.fs.sums
+        files = _SummedFiles()
+        self.fs, self.sums = files, files.sums
+        """``sums``: of what this process has written, by the names of the files."""
 
     def verify(self) -> None:
         """Read back what this process has written. Raises ``OSError`` for a file that is not as it was written."""
@@ -239,10 +242,15 @@ def _in_safetensors(path: Path) -> Iterator[tuple[str, tuple[torch.Size, torch.d
         for key in file.keys():  # noqa: SIM118 - no mapping
             part = file.get_slice(key)
             size = torch.Size(part.get_shape())
-            whole: Read = lambda _, file=file, key=key: file.get_tensor(key)  # noqa: E731
-            yield key, (size, torch.float32, part.__getitem__ if len(size) else whole)
+            yield key, (size, torch.float32, part.__getitem__ if len(size) else partial(_number, file, key))
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
+
+
+def _number(file: Any, key: str, _: tuple[slice, ...]) -> torch.Tensor:
+    """Return a tensor without dimensions, of which safetensors has no parts."""
+    tensor: torch.Tensor = file.get_tensor(key)
+    return tensor
 
 
 def _in_state(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rl.config import OptimizerConfig
+from rl.learner.config import OptimizerConfig
 from rl.optim.distributed import ShardedMuon
 from rl.optim.muon import Muon
 from rl.optim.routing import Route, head_routes, routes

@@ -45,13 +45,13 @@ class Weights:
     """The transformers model, without adapters around it."""
     parts: tuple[tuple[_Part, ...], ...]
     """By bucket."""
-    names: Names
+    converted: bool
+    """Whether a checkpoint of the model names or cuts anything otherwise than its modules do."""
 
     def metadata(self) -> list[Bucket]:
         """Return what ``buckets`` yields with tensors on the device ``meta``: names, types and shapes, no data.
 
-        Those of one storage share one here, too. Raises ``ValueError`` when the names of a sharded model depend on
-        more than a bucket.
+        Those of one storage share one here, too.
         """
         return [self._bucket(parts, _described) for parts in self.parts]
 
@@ -80,7 +80,7 @@ class Weights:
 
     def _named(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return ``weights`` as they are called and cut there: transformers stacks experts, for example."""
-        if self.names == "module":
+        if not self.converted:
             return weights
         from transformers.core_model_loading import revert_weight_conversion
 
@@ -135,10 +135,13 @@ def _weights(model: Any, parts: list[_Part], names: Names) -> Weights:
             f"{type(model).__name__}: parameter {whole} is whole on this rank while others are sharded; reshard the "
             "model's FSDP modules before its weights are sent or saved"
         )
-    cut = Weights(model, tuple(tuple(bucket) for bucket in _by_bucket(parts)), names)
-    entire = Weights(model, (tuple(parts),), names)
-    if _shapes(cut) == _shapes(entire):
-        return cut
+    cut = tuple(tuple(bucket) for bucket in _by_bucket(parts))
+    entire = Weights(model, (tuple(parts),), names == "checkpoint")
+    if not entire.converted or _unchanged(entire):
+        return Weights(model, cut, False)
+    by_bucket = Weights(model, cut, True)
+    if _shapes(by_bucket) == _shapes(entire):
+        return by_bucket
     if True not in sharded:
         return entire
     raise ValueError(
@@ -157,6 +160,13 @@ def _check_class(model: Any) -> None:
                 f"{name or 'the model'} became a {type(module).__name__}, which transformers knows no checkpoint of: "
                 "call fully_shard on its layers and on a module around the model instead"
             )
+
+
+def _unchanged(weights: Weights) -> bool:
+    """Return whether a checkpoint has just the model's own tensors: nothing then has to be looked up by each."""
+    given = {part.name: _described(part.tensor) for parts in weights.parts for part in parts}
+    found = weights._named(given)
+    return found.keys() == given.keys() and all(found[name] is tensor for name, tensor in given.items())
 
 
 def _shapes(weights: Weights) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -12,7 +12,6 @@ the publish; it is the ``direct`` of the update's payload.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rollout.address import own_address
 from rollout.engine import WeightUpdate
 from rollout.models.shards import Names, for_engine, is_sharded
 from rollout.transfer.broadcast import PATIENCE_S, BroadcastLost, Host, Meeting
@@ -129,13 +129,3 @@ class NcclSender:
 def gpu_of(device: torch.device) -> str:
     """Return what a GPU is called in every process."""
     return str(torch.cuda.get_device_properties(device).uuid)
-
-
-def own_address() -> str:
-    """Return this machine's address as engines elsewhere reach it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: a datagram socket only picks the outgoing address
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"

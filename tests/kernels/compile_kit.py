@@ -3,7 +3,7 @@
 The callers run on CPU tensors; each launch is noted instead of made. So tiles, types and what the compiler may assume
 are those of a GPU: that sizes and strides are multiples of 16 is what lets it pipeline loads through shared memory.
 
-    TRITON_INTERPRET=0 python compile_kit.py HEAD_DIM DTYPE CAPABILITY all|first
+    TRITON_INTERPRET=0 python compile_kit.py HEAD_DIM DTYPE CAPABILITY all|first [KERNEL ...]
 
 prints number of the launch, name of the kernel, shared memory, that of the device, and size of the program: a line for
 every choice of tiles that the autotuner has, or up to the first that fits.
@@ -122,9 +122,10 @@ def compiled(launch: Launch, capability: int) -> Iterator[tuple[str, int, int]]:
         yield launch.fn.__name__, done.metadata.shared, len(done.asm["cubin"])
 
 
-def main(dim: str, dtype: str, capability: str, which: str) -> None:
+def main(dim: str, dtype: str, capability: str, which: str, *kernels: str) -> None:
     limit = SHARED_MEMORY[int(capability)]
-    for number, launch in enumerate(launches(int(dim), getattr(torch, dtype))):
+    chosen = [one for one in launches(int(dim), getattr(torch, dtype)) if not kernels or one.fn.__name__ in kernels]
+    for number, launch in enumerate(chosen):
         for name, shared, size in compiled(launch, int(capability)):
             print(number, name, shared, limit, size, flush=True)
             if which == "first" and shared <= limit:

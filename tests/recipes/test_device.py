@@ -58,6 +58,11 @@ def test_the_gpu_recipe_is_what_the_key_sets() -> None:
     assert resolve(cpu, []).engine.count == 1
 
 
+def test_the_cpu_is_what_the_quickstart_is_made_for() -> None:
+    """Naming it changes nothing, so the recipe's promise holds."""
+    assert load(recipe("quickstart"), overrides=[("device", "cpu")]) == recipe("quickstart")
+
+
 def test_the_gpu_recipe_takes_local_problems_where_both_files_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def drawn(units: int, sigma: float, seed: int, longest: int = LIMIT) -> list[int
     return np.clip(lengths, 64, longest).astype(int).tolist()
 
 
+@settings(deadline=None)
 @given(lengths_of_units, shares_of_ranks, limits)
 def test_every_unit_is_in_one_micro_batch_within_the_limit(lengths: list[int], shares: int, limit: int) -> None:
     found = cut(lengths, costs_of(lengths), shares, limit)
@@ -53,6 +54,7 @@ def test_every_unit_is_in_one_micro_batch_within_the_limit(lengths: list[int], s
     assert all(sum(lengths[unit] for unit in part) <= limit or len(part) == 1 for part in parts)
 
 
+@settings(deadline=None)
 @given(lengths_of_units, shares_of_ranks, limits)
 def test_all_shares_have_equally_many_micro_batches_and_no_step_is_idle(
     lengths: list[int], shares: int, limit: int
@@ -63,11 +65,13 @@ def test_all_shares_have_equally_many_micro_batches_and_no_step_is_idle(
     assert all(any(step) for step in zip(*found, strict=True))
 
 
+@settings(deadline=None)
 @given(lengths_of_units, limits)
 def test_one_share_gets_the_cut_of_one_rank(lengths: list[int], limit: int) -> None:
     assert cut(lengths, costs_of(lengths), 1, limit) == [split_by_tokens(lengths, limit)]
 
 
+@settings(deadline=None)
 @given(lengths_of_units, shares_of_ranks, limits)
 def test_a_minibatch_in_the_order_of_its_cut_is_cut_alike(lengths: list[int], shares: int, limit: int) -> None:
     found = cut(lengths, costs_of(lengths), shares, limit)
@@ -78,6 +82,7 @@ def test_a_minibatch_in_the_order_of_its_cut_is_cut_alike(lengths: list[int], sh
     assert [[[order[place] for place in part] for part in share] for share in again] == found
 
 
+@settings(deadline=None)
 @given(lengths_of_units, shares_of_ranks, limits, st.randoms(use_true_random=False))
 def test_what_a_step_costs_does_not_depend_on_the_order_of_the_units(
     lengths: list[int], shares: int, limit: int, order: random.Random
@@ -92,7 +97,7 @@ def test_what_a_step_costs_does_not_depend_on_the_order_of_the_units(
     assert shape(lengths) == shape(mixed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(2, 3), st.integers(5, 30))
 def test_no_cut_costs_less_than_the_bound(lengths: list[int], shares: int, limit: int) -> None:
     costs = costs_of(lengths)
@@ -114,7 +119,7 @@ def test_at_most_a_twentieth_is_wasted_where_units_are_small_enough(shares: int,
     """
     if units < 8 * shares:
         return
-    for sigma, seed, limit in product((0.6, 0.9, 1.2), range(2), (LIMIT, 2 * LIMIT)):
+    for sigma, seed, limit in product((0.6, 0.9, 1.2), range(2 if units < 4096 else 1), (LIMIT, 2 * LIMIT)):
         lengths = drawn(units, sigma, seed)
         costs = unit_costs(lengths, 1, SEVEN_B)
         found = cut(lengths, costs, shares, limit)

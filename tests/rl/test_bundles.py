@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rl.bundles import Places, lay_out, refusal
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rl.config import ModelConfig
 from rl.learner.batch import Batch
+from rl.learner.config import ModelConfig
 from rl.learner.forward import PolicyModel, new_head, packed_logprobs
 from rl.learner.learner import Learner
 from rl.learner.policy import PolicyError, prepare

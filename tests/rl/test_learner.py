@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.config import LoraConfig, ModelConfig
 from rl.learner.batch import pack_demonstrations
+from rl.learner.config import LoraConfig, ModelConfig
 from rl.learner.learner import Learner, NonFiniteGradients, sampler_gaps
 from rl.learner.policy import PolicyError
 from rl.learner.stats import LogRatio

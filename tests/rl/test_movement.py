@@ -7,7 +7,7 @@ import torch
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.debug import CommDebugMode
 
-from rl.config import LoraConfig, ModelConfig
+from rl.learner.config import LoraConfig, ModelConfig
 from rl.learner.learner import Learner
 from rl.learner.movement import Unmoved, Watch
 from rl.learner.spec import LearnerSpec

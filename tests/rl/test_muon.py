@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from kernels.newton_schulz import newton_schulz_reference
-from rl.config import OptimizerConfig
+from rl.learner.config import OptimizerConfig
 from rl.optim.build import build_optimizer
 from rl.optim.muon import Muon
 from rl.optim.routing import along, convolution, interleaved, routes, whole

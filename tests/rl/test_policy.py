@@ -20,9 +20,9 @@ from transformers import (
 
 from kernels.logprob import token_logprobs_reference
 from kernels.varlen import op
-from rl.config import LoraConfig, ModelConfig
 from rl.learner import forward
 from rl.learner.batch import cumulative
+from rl.learner.config import LoraConfig, ModelConfig
 from rl.learner.forward import causal_lm, packed_logprobs
 from rl.learner.policy import PolicyError, check_tokenizer, create_model, load_model, prepare
 from rollout.models.pretrained import ModelPathError

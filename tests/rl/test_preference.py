@@ -13,7 +13,7 @@ from learner_kit import TINY, VOCABULARY, learner_spec, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from recipes.shorten.dpo import TokenPair, pack_pairs
-from rl.config import LoraConfig, ModelConfig
+from rl.learner.config import LoraConfig, ModelConfig
 from rl.learner.learner import Learner
 from rl.learner.spec import LearnerSpec
 from rl.objectives.preference import Preference

@@ -14,7 +14,7 @@ from rank_kit import run_ranks
 
 from benchmarks.ranks import parity
 from benchmarks.ranks.cases import CASES, Case, save_models, spec_of
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner, NonFiniteGradients, whole
 from rl.learner.ranks import Ranks
 from rl.learner.spec import LearnerSpec

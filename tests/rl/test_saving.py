@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rl.config import LoraConfig, ModelConfig, RanksConfig
+from rl.learner.config import LoraConfig, ModelConfig, RanksConfig
 from rl.learner.learner import Learner, NonFiniteGradients, whole
 from rl.learner.ranks import Ranks
 from rl.learner.saving import INDEX, SHARDS, named_tensors

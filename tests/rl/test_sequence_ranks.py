@@ -13,9 +13,9 @@ import transformers
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from rl.config import ModelConfig
 from rl.learner import probe
 from rl.learner.batch import Batch, cumulative
+from rl.learner.config import ModelConfig
 from rl.learner.forward import PolicyModel, causal_lm, new_head, packed_inputs
 from rl.learner.policy import PolicyError, prepare, use_attention
 from rl.learner.rows import MULTIPLE, part_tokens

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from rl.config import OptimizerConfig
+from rl.learner.config import OptimizerConfig
 from rl.optim.build import build_optimizer
 from rl.optim.distributed import ShardedMuon
 from rl.optim.muon import Muon

@@ -12,7 +12,7 @@ from test_ranks import GRADIENTS, furthest, gradients
 from torch import nn
 
 from benchmarks.zoo_models import MODELS, save
-from rl.config import RanksConfig
+from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner
 from rl.learner.policy import PolicyError
 from rl.learner.ranks import Ranks

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from rl.config import ModelConfig, RunConfig
+from rl.config import RunConfig
+from rl.learner.config import ModelConfig
 from rl.learner.forward import packed_logprobs
 from rl.learner.policy import PolicyError, prepare, use_attention
 from rollout.config import EngineConfig

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from kernels.moba import MobaConfig, moba_attention_reference, moba_mask_reference
-from rl.config import ModelConfig, RunConfig
+from rl.config import RunConfig
 from rl.learner.batch import cumulative
+from rl.learner.config import ModelConfig
 from rl.learner.forward import packed_logprobs
 from rl.learner.host import LearnerHost
 from rl.learner.learner import Learner

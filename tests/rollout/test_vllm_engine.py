@@ -131,6 +131,14 @@ def test_logprobs_are_the_models_under_the_sampling_temperature(
         assert delta.version == running.version
 
 
+def test_an_engine_keeps_nothing_of_the_learners_memory(running: Running, sender: ShmSender) -> None:
+    """Matrices are packed from there without a copy; the next publish but one writes over it."""
+    model = perturbed(5)
+    running.publish(model, sender)
+    torch.frombuffer(sender._buffers[-1].map, dtype=torch.float32).fill_(float("nan"))
+    assert gap(running(running.engine.score(PROBE)), model) < 1e-4
+
+
 def test_an_engine_takes_a_broadcast_and_the_copy_after_one_that_broke_half_way(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,28 @@ def make_groups() -> list[Group]:
 
 def tokens(groups: list[Group]) -> list[list[tuple[int, ...]]]:
     return [[tuple(rollout.token_ids.tolist()) for rollout in group.rollouts] for group in groups]
+
+
+def test_an_engine_on_another_machine_takes_weights_from_the_object_store(ray_cluster: str, model_path: Path) -> None:
+    """It asks nobody: a restarted engine gets them while the learner is busy."""
+    import ray
+
+    source, model = ShmSender("nccl", "module", ray.put), tiny_llama(seed=3)
+    update = source.send(model, 4)
+    elsewhere = replace(update, payload={**update.payload, "machine": "another"})
+    source.close()
+
+    async def scores() -> list[list[float]]:
+        engine = RayEngine(str(model_path), CONFIG, 0, OPTIONS)
+        await engine.start()
+        try:
+            await engine.update_weights(elsewhere)
+            assert (await engine.stats()).version == 4
+            return await engine.score([[1, 2, 3, 4, 5]])
+        finally:
+            await engine.close()
+
+    assert asyncio.run(scores())[0] == pytest.approx(log_probs(model, [1, 2, 3, 4, 5]), abs=1e-4)
 
 
 class Unfinished(RayEngine):
