@@ -187,7 +187,7 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
 
     alive = [node["Resources"] for node in nodes() if node["Alive"]]
     wanted = places(config, alive)
-    what = f"{config.learner.ranks.size} ranks of the learner and {config.engine.count} engines"
+    what = f"a learner of {counted(config.learner.ranks.size, 'rank')} and {counted(config.engine.count, 'engine')}"
     if reason := refusal(wanted, alive):
         raise LaunchError(
             f"the Ray cluster is too small for {what}: {reason}; lower learner.ranks or engine.count, or add nodes"
@@ -201,6 +201,11 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             "shows what is free"
         )
     return Reserved(group, wanted)
+
+
+def counted(number: int, name: str) -> str:
+    """Return ``1 engine`` or ``2 engines``."""
+    return f"{number} {name}" + "s" * (number != 1)
 
 
 def _options(reserved: Reserved, bundle: int, gpus: float) -> dict[str, Any]:
