@@ -74,6 +74,7 @@ def compare(case: Case, folder: Path, theirs: Trained) -> dict[str, Any]:
         "second_loss": furthest(ours.losses, theirs.losses),
         "gradient": gradient_error(ours.gradients, theirs.gradients),
         "logprobs_equal": ours.logprobs.equal(theirs.logprobs),
+        "logprobs": (ours.logprobs - theirs.logprobs).abs().max().item(),
         "own_cut": {
             "loss": furthest(own.losses[:1], theirs.losses[:1]),
             "gradient": gradient_error(own.gradients, theirs.gradients),
