@@ -55,7 +55,7 @@ def missing_files(page: str) -> list[str]:
         module = re.match(r"python -m (benchmarks[\w.]*)", text)
         path = module[1].replace(".", "/") if module else text.partition("::")[0]
         if re.fullmatch(r"[\w./*-]+", path) and path.partition("/")[0] in FOLDERS and ("/" in path or module):
-            found = any(ROOT.glob(f"{path}.py" if module else path))
+            found = any(any(ROOT.glob(name)) for name in ((f"{path}.py", f"{path}/__main__.py") if module else (path,)))
         elif re.fullmatch(r"\w+\.py", path):
             found = path in NAMES or path.startswith("my_")
         else:
