@@ -6,109 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
-from paths import ROOT
-from run_kit import assert_same_run, timeless
+from cluster_kit import Run
 
 from rl.record.log import read_metrics
 from rl.state.journal import read_stream
-from rl.state.run_dir import RunDir
-from rollout.serial import read_groups
-from tests.processes import PATIENCE_S, until, until_gone
+from tests.processes import until_gone
 
 pytestmark = pytest.mark.slow
-
-TINY = """
-iterations: 5
-model: {base: {kind: scratch, layers: 1, width: 64, heads: 2, kv_heads: 2, mlp_width: 64, context: 96}, threads: 1}
-problems:
-  train: {kind: arithmetic, steps: [2, 2]}
-  heldout: {kind: arithmetic, steps: [2, 2]}
-  heldout_size: 4
-warmup: {examples: 24, batch_tokens: 256}
-engine: {kind: ENGINE, max_model_len: 48, max_concurrency: 16, kv_cache_gib: 0.1, threads: 1}
-rollout: {groups: 3, k: 2, segment_tokens: 12, max_tokens: 40, loss_on: all}
-learner: {updates: 2}
-eval: {every: 0, samples: 1, greedy: false}
-checkpoint: {every: EVERY}
-log: {live: false}
-"""
-
-
-class Run:
-    """``k15 train`` into one directory, each time as a process in a session of its own with its output in a file."""
-
-    def __init__(self, folder: Path, engine: str, every: int) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.directory = RunDir(folder / "run")
-        self.checkpoints = self.directory.checkpoints
-        (folder / "config.yaml").write_text(TINY.replace("ENGINE", engine).replace("EVERY", str(every)))
-        self.output = ""
-
-    def start(self, *extra: str, doom: str = "") -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-m", "tests.doomed", doom, str(self.folder)] if doom else [str(k15())]
-        command = ["train", "--config", str(self.folder / "config.yaml"), "--run-dir", str(self.directory.root)]
-        with (self.folder / "output.txt").open("wb") as file:
-            return subprocess.Popen(
-                [*program, *command, *extra], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def end(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for its end; returns the exit code."""
-        code = process.wait(PATIENCE_S)
-        self.output = (self.folder / "output.txt").read_text()
-        return code
-
-    def newest(self) -> int:
-        """Iterations in the newest checkpoint; -1 without one."""
-        return max((int(path.name) for path in self.checkpoints.glob("[0-9]*")), default=-1)
-
-    def wait_for_checkpoint(self, process: subprocess.Popen[bytes], beyond: int = -1) -> None:
-        def there() -> bool:
-            assert process.poll() is None, (self.folder / "output.txt").read_text()
-            return self.newest() > beyond
-
-        until(there, f"a checkpoint beyond iteration {beyond}")
-
-    def stored(self) -> list[dict[str, Any]]:
-        """Rows of the rollouts on disk."""
-        files = sorted(self.directory.root.glob("rollouts/*.parquet"))
-        return [row for path in files for row in pq.read_table(path).to_pylist()]
-
-    def segments(self, version: int) -> dict[str, list[int]]:
-        """Tokens that each rollout was given under the weights of this version, finished or not."""
-        unfinished = {
-            rollout.id: [(part.version, part.token_ids.tolist()) for part in rollout.segments]
-            for group in read_groups(self.checkpoints / f"{self.newest():06d}" / "unfinished.arrow")
-            for rollout in group.rollouts
-        }
-        finished = {row["rollout"]: list(cut(row)) for row in self.stored()}
-        return {
-            name: tokens
-            for name, parts in (unfinished | finished).items()
-            for number, tokens in parts
-            if number == version
-        }
-
-
-def k15() -> Path:
-    return Path(sys.executable).with_name("k15")
-
-
-def cut(row: dict[str, Any]) -> Iterable[tuple[int, list[int]]]:
-    """The segments of a stored rollout: version and tokens."""
-    start = 0
-    for version, length in zip(row["segment_versions"], row["segment_lengths"], strict=True):
-        yield version, row["token_ids"][start : start + length]
-        start += length
 
 
 def journalled(data: bytes) -> dict[str, list[int]]:
@@ -174,55 +82,3 @@ def test_a_whole_run_on_ray_and_vllm(tmp_path: Path) -> None:
     stops = {row["stop"] for row in run.stored()}
     assert "length" in stops, "no rollout filled the context, which a probe must survive"
     assert run.directory.report.exists()
-
-
-RANKS = ("--learner.ranks", "2")
-
-
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A run whose learner has two ranks, and to which nothing happens."""
-    run = Run(tmp_path_factory.mktemp("ranks") / "whole", "hf", every=1)
-    assert run.end(run.start(*RANKS)) == 0, run.output
-    return run.directory
-
-
-def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(
-    of_two: RunDir, tmp_path: Path
-) -> None:
-    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
-    run = Run(tmp_path, "hf", every=1)
-    assert run.end(run.start(*RANKS, doom="train/3/1,publish/7/0,save/5/1,saved/5/0")) == 0, run.output
-    assert run.output.count("; starting it again here") == 4
-    assert "engine 0 failed" not in run.output
-    for name in ("train-1", "publish-0", "save-1", "saved-0"):
-        until_gone(json.loads((run.folder / f"{name}.json").read_text()))
-    assert_same_run(of_two.root, run.directory.root)
-    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]
-    assert rows[0] == rows[1]
-    totals = [json.loads(folder.summary.read_text()) for folder in (of_two, run.directory)]
-    for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
-        assert totals[0][key] == totals[1][key], key
-
-
-def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
-    run = Run(tmp_path, "hf", every=1)
-    once = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
-    assert run.end(run.start(*once, doom="train/3/1,train/4/0")) == 1, run.output
-    last = run.output.strip().splitlines()[-1]
-    assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
-    assert last.endswith("; the same command resumes the run")
-    assert run.newest() <= 2
-    assert run.end(run.start(*once)) == 0, run.output
-    assert_same_run(of_two.root, run.directory.root)
-
-
-def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
-    """Two nodes on this machine; the second has room for one process."""
-    config, folder = of_two.config, tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.two_nodes", str(config), str(folder)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(set(json.loads((folder / "nodes.json").read_text()))) == 2
-    assert_same_run(of_two.root, folder)

@@ -158,12 +158,12 @@ def test_a_job_trains_on_the_cluster_and_stopped_it_resumes(head: Head, tmp_path
         return bool(list(checkpoints.glob("[0-9]*")))
 
     until(saved, "a checkpoint", POLL_S)
-    assert {"LearnerHost", "RolloutWorker"} <= living_actors(head), "the run is not on the cluster it was submitted to"
+    assert {"LearnerRank", "RolloutWorker"} <= living_actors(head), "the run is not on the cluster it was submitted to"
     assert len([one for one in head.members() if one.name() == "gcs_server"]) == 1, "the job began its own cluster"
     head.get("/api/jobs/first/stop", method="POST")
     until(lambda: head.get("/api/jobs/first")["status"] == "STOPPED", "the stop", POLL_S)
     assert "the same command resumes" in head.get("/api/jobs/first/logs")["logs"]
-    until(lambda: not {"LearnerHost", "RolloutWorker"} & living_actors(head), "the end of the actors", POLL_S)
+    until(lambda: not {"LearnerRank", "RolloutWorker"} & living_actors(head), "the end of the actors", POLL_S)
 
     last = int(sorted(checkpoints.glob("[0-9]*"))[-1].name) + 1
     done = head.submit("second", "--", *train, "--iterations", str(last))

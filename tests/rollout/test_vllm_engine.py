@@ -196,9 +196,11 @@ def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSen
         match=r"disagree after publish.*nats apart.* against .*The engine does not serve the learner's weights$",
     ):
         running(
-            slot.adopt(Publication(WeightUpdate(running.version, "shm", headless), PROBE, reference, Limits("float32")))
+            slot.adopt(
+                Publication(WeightUpdate(running.version, "shm", headless), PROBE, reference, Limits("float32")), [0]
+            )
         )
-    running(slot.adopt(Publication(update, PROBE, reference, Limits("float32"))))
+    running(slot.adopt(Publication(update, PROBE, reference, Limits("float32")), [0]))
     assert slot.gap.largest < 1e-4
 
 

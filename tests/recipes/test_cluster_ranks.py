@@ -1,0 +1,70 @@
+"""A learner of two ranks on Ray: whole runs in which ranks are killed, and one over two nodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster_kit import Run
+from paths import ROOT
+from run_kit import assert_same_run, timeless
+
+from rl.record.log import read_metrics
+from rl.state.run_dir import RunDir
+from tests.processes import until_gone
+
+pytestmark = pytest.mark.slow
+
+RANKS = ("--learner.ranks", "2")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose learner has two ranks, and to which nothing happens."""
+    run = Run(tmp_path_factory.mktemp("ranks") / "whole", "hf", every=1)
+    assert run.end(run.start(*RANKS)) == 0, run.output
+    return run.directory
+
+
+def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(
+    of_two: RunDir, tmp_path: Path
+) -> None:
+    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
+    run = Run(tmp_path, "hf", every=1)
+    assert run.end(run.start(*RANKS, doom="train/3/1,publish/7/0,save/5/1,saved/5/0")) == 0, run.output
+    assert run.output.count("; starting it again here") == 4
+    assert "engine 0 failed" not in run.output
+    for name in ("train-1", "publish-0", "save-1", "saved-0"):
+        until_gone(json.loads((run.folder / f"{name}.json").read_text()))
+    assert_same_run(of_two.root, run.directory.root)
+    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]
+    assert rows[0] == rows[1]
+    totals = [json.loads(folder.summary.read_text()) for folder in (of_two, run.directory)]
+    for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
+        assert totals[0][key] == totals[1][key], key
+
+
+def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
+    run = Run(tmp_path, "hf", every=1)
+    once = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
+    assert run.end(run.start(*once, doom="train/3/1,train/4/0")) == 1, run.output
+    last = run.output.strip().splitlines()[-1]
+    assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
+    assert last.endswith("; the same command resumes the run")
+    assert run.newest() <= 2
+    assert run.end(run.start(*once)) == 0, run.output
+    assert_same_run(of_two.root, run.directory.root)
+
+
+def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
+    """Two nodes on this machine; the second has room for one process."""
+    config, folder = of_two.config, tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.two_nodes", str(config), str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(set(json.loads((folder / "nodes.json").read_text()))) == 2
+    assert_same_run(of_two.root, folder)
