@@ -75,6 +75,11 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert not missing_files(page)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_merge_was_left_half_done(page: str) -> None:
+    assert not re.findall(r"^(?:<{7}|>{7}|\|{7}) .*", (ROOT / page).read_text(), re.MULTILINE)
+
+
 def test_the_site_lists_every_page() -> None:
     def listed(node: object) -> set[str]:
         if isinstance(node, str):
