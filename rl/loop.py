@@ -199,7 +199,6 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         for rollout, value in zip(item.group.rollouts, row, strict=True)
         if value is not None and (config.rollout.loss_on == "all" or i in rollout.drawn_under)
     }
-    weight = parts.rewarder.length_weight(i)
     parts.store(i, scored, by_rollout)
     done = Iteration(
         version=i,
@@ -207,7 +206,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         replayed=replayed,
         scored=scored,
         advantages=by_rollout,
-        length_weight=weight,
+        length_weight=parts.rewarder.length_weight(i),
         stats=stats,
         published=published,
         engines=parts.pool.stats(),

@@ -12,64 +12,39 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from evals.report.run.data import ReportError
 from recipes.run.data import Data, warmed
+from recipes.run.failures import EXPECTED, located
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.run.heldout import Heldout
 from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
-from rewards.code.types import SandboxFailure
 from rl import loop
 from rl.actors import LearnerDead
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_run_dir
+from rl.launch import check_run_dir
 from rl.learner.config import ScratchModel
-from rl.learner.learner import NonFiniteGradients
-from rl.learner.movement import Unmoved
 from rl.learner.spec import LearnerSpec
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
 from rl.record.health import Course, findings
 from rl.record.live import LiveView
-from rl.record.log import Evaluation, LogError, MetricsLog, find_evaluation, read_metrics, write_evaluation
+from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
 from rl.record.metrics import Row
-from rl.record.rollout_store import StoreError, drop_rollouts_from, to_table, write_rollouts
-from rl.record.sinks import SinkError
+from rl.record.rollout_store import drop_rollouts_from, to_table, write_rollouts
 from rl.rewarding import Rewarder, ScoredGroup, build_grader
 from rl.state import checkpoint
-from rl.state.checkpoint import CheckpointError, RunState
+from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
-from rl.state.run_dir import RunDir, RunDirError
+from rl.state.run_dir import RunDir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
-from rollout.engine import EngineError
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
-from rollout.models.export import ExportError
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
 from rollout.types import StopReason
-
-EXPECTED = (
-    RunDirError,
-    CheckpointError,
-    LaunchError,
-    LearnerDead,
-    NonFiniteGradients,
-    Unmoved,
-    EngineError,
-    ExportError,
-    LogError,
-    StoreError,
-    SinkError,
-    ReportError,
-    SandboxFailure,
-    OSError,
-    ValueError,
-)
-"""Failures whose message says what, where and what to do; anything else is a bug and is shown with its traceback."""
 
 
 def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
@@ -91,13 +66,6 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
         except EXPECTED as error:
             print(f"k15: {located(error, run_dir)}", file=sys.stderr)
             return 1
-
-
-def located(error: Exception, run_dir: Path) -> str:
-    """Return the error's message with the file, which a failed write to an open file does not name."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or run_dir}: {error.strerror}; once that is mended the same command goes on"
-    return str(error)
 
 
 def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
@@ -212,6 +180,7 @@ class Session:
         Raises the last death when too many came in a row.
         """
         config, path = self.setup.config, starting_model(self.setup, self.directory)
+        self.machines.pool.withdraw()
         while True:
             self._count(death)
             self.watch.warn(f"{death}; starting it again here")

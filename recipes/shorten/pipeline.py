@@ -240,7 +240,7 @@ def shorten(order: Order) -> int:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from recipes.run.session import EXPECTED, located
+    from recipes.run.failures import EXPECTED, located
 
     disable_progress_bar()  # loading bars of transformers would tear ours
     with Stopper() as stopper:

@@ -21,7 +21,7 @@ from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import AllEnginesDead, Engine, EngineError, EngineStats, Request, WeightUpdate
 from rollout.partial import Growth, Stretch, fold, grown, next_stretch, training_sampling
 from rollout.pool.board import Board, Completion, Progress, Turns
-from rollout.pool.growing import Growing, News
+from rollout.pool.growing import Growing, News, drain, tokens_only
 from rollout.pool.parity import limits
 from rollout.pool.slot import Calibration, Publication, Slot, limited
 from rollout.types import Group, WeightVersion
@@ -135,6 +135,13 @@ class Pool:
         both sides' numbers beyond what rounding explains, ``AllEnginesDead`` when no engine is left.
         """
         return self._run(lambda _: self._publish(Publication(update, probe, reference, self.limits)))
+
+    def withdraw(self) -> None:
+        """Forget the weights published last: their learner is gone, and the copy with it. The next call publishes.
+
+        An engine that is being started meanwhile waits for those, instead of failing again and again for the old ones.
+        """
+        self._run(lambda _: self._withdrawn())
 
     def extend(
         self,
@@ -271,11 +278,11 @@ class Pool:
 
         future = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
-            _drain(news, on_progress)
+            drain(news, on_progress)
         except BaseException as error:
             future.cancel()
             with contextlib.suppress(queue.Empty):
-                _drain(news, None if isinstance(error, Exception) else _tokens_only(on_progress), 2 * CLEAR_S)
+                drain(news, None if isinstance(error, Exception) else tokens_only(on_progress), 2 * CLEAR_S)
             raise
         return future.result()
 
@@ -284,7 +291,7 @@ class Pool:
     async def _publish(self, publication: Publication) -> PublishReport:
         """Have every slot take the weights; the version counts once all have, and the probe has passed on each."""
         began = time.monotonic()
-        await asyncio.gather(*(slot.ready(self._publication) for slot in self._slots if slot.reviving))
+        await asyncio.gather(*(slot.settled() for slot in self._slots))
         alive = await asyncio.gather(*(slot.check(self.config.call_timeout_s) for slot in self._slots))
         roster = [slot.index for slot, lives in zip(self._slots, alive, strict=True) if lives]
         await asyncio.gather(*(slot.adopt(publication, roster) for slot in self._slots))
@@ -297,6 +304,11 @@ class Pool:
             max_gap=max(slot.gap.largest for slot in self._serving()),
             mean_gap=max(slot.gap.mean for slot in self._serving()),
         )
+
+    async def _withdrawn(self) -> None:
+        self._publication = None
+        for slot in self._slots:
+            slot.withdraw()
 
     async def _loaded(self) -> None:
         await asyncio.gather(*(slot.ready(self._publication) for slot in self._slots))
@@ -384,22 +396,3 @@ class Pool:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
         await asyncio.gather(*(slot.close() for slot in self._slots))
-
-
-def _tokens_only(on_progress: Callable[[News], None] | None) -> Callable[[News], None]:
-    """Return the callback after an interrupt, which passes on tokens but no finished groups."""
-
-    def take(item: News) -> None:
-        if on_progress is not None and isinstance(item, list):
-            on_progress(item)
-
-    return take
-
-
-def _drain(
-    news: queue.SimpleQueue[News | None], on_progress: Callable[[News], None] | None, timeout_s: float | None = None
-) -> None:
-    """Hand progress on until the work has ended. Raises ``queue.Empty`` when nothing comes for ``timeout_s``."""
-    while (item := news.get(timeout=timeout_s)) is not None:
-        if on_progress is not None:
-            on_progress(item)

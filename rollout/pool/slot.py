@@ -83,12 +83,14 @@ class Slot:
         self._serves: Publication | object | None = None
         """What the engine was given last; ``None``: what it was loaded with."""
         self._untouched = False
+        self._wanted: Publication | None = None
+        """What an engine that is being started here will be given."""
         self._revival: asyncio.Task[None] | None = None
 
-    @property
-    def reviving(self) -> bool:
-        """True while an engine is being started here."""
-        return self._revival is not None
+    async def settled(self) -> None:
+        """Wait until no engine is being started here. Raises ``ParityError`` when it fails the probe."""
+        if self._revival is not None:
+            await self._revived(None)
 
     async def ready(self, publication: Publication | None) -> bool:
         """Wait until an engine serves ``publication`` here; False when the slot is given up.
@@ -107,7 +109,8 @@ class Slot:
     async def _revived(self, publication: Publication | None) -> None:
         """Wait until an engine is started here, or the slot given up."""
         if self._revival is None:
-            self._revival = asyncio.create_task(self._revive(publication))
+            self._wanted = publication
+            self._revival = asyncio.create_task(self._revive())
         revival = self._revival
         try:
             await asyncio.shield(revival)
@@ -115,7 +118,11 @@ class Slot:
             if revival.done() and self._revival is revival:
                 self._revival = None
 
-    async def _revive(self, publication: Publication | None) -> None:
+    def withdraw(self) -> None:
+        """Give an engine that is being started here no weights: those that it was to take cannot be had any more."""
+        self._wanted = None
+
+    async def _revive(self) -> None:
         """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
 
         Tokens are not enough: an engine that draws a few and dies, every time, would be restarted for ever.
@@ -129,8 +136,8 @@ class Slot:
             try:
                 await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 self._serves = None
-                if publication is not None:
-                    await self._install(engine, publication, ())
+                if self._wanted is not None:
+                    await self._install(engine, self._wanted, ())
             except (ParityError, asyncio.CancelledError):
                 await self._close(engine)
                 raise

@@ -10,7 +10,7 @@ import pytest
 from fake_engine import FakeEngine, Faults
 from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, shifted
 
-from rollout.engine import AllEnginesDead, ParityError, WeightUpdate
+from rollout.engine import AllEnginesDead, EngineDead, ParityError, WeightUpdate
 from rollout.pool.pool import Pool
 
 DIRECT = {"size": 8, "direct": {"nccl": {}}}
@@ -132,6 +132,54 @@ async def _published(pool: Pool) -> None:
     from rollout.pool.slot import Publication
 
     await pool._publish(Publication(update(2), PROBE, reference(2), pool.limits))
+
+
+def test_an_engine_that_starts_while_the_learner_is_gone_waits_for_the_next_one() -> None:
+    """Its weights were in the learner's memory: to ask for them until no attempt is left would cost the engine."""
+    may_start = threading.Event()
+
+    class Orphan(FakeEngine):
+        async def start(self) -> None:
+            while not may_start.is_set():
+                await asyncio.sleep(0.01)
+            await super().start()
+
+        async def update_weights(self, update: WeightUpdate) -> None:
+            if update.version == 1:
+                raise EngineDead("the copy is gone")
+            await super().update_weights(update)
+
+    fleet = Fleet(None, Faults(die_after=5))
+
+    def spawn(index: int) -> FakeEngine:
+        made = fleet(index)
+        assert isinstance(made, FakeEngine)
+        made.__class__ = Orphan if len(fleet.made) > 2 else FakeEngine
+        return made
+
+    with pool_of(spawn, count=2, max_restarts=1, start_timeout_s=60.0) as pool:
+        pool.wait()
+        publish(pool, 1)
+        pool.extend(make_groups(), 1)
+        pool.withdraw()
+        may_start.set()
+        publish(pool, 2)
+        stats = pool.stats()
+        assert (stats.failures, stats.given_up, len(stats.engines)) == (1, 0, 2)
+    assert ways(fleet.made[2])[-1] == (2, [0, 1])
+
+
+def test_an_engine_that_took_the_weights_before_they_were_withdrawn_lives_on() -> None:
+    fleet = Fleet(None, Faults(die_after=5))
+    with pool_of(fleet, count=2) as pool:
+        pool.wait()
+        publish(pool, 1)
+        pool.extend(make_groups(), 1)
+        pool.stats()
+        pool.withdraw()
+        publish(pool, 2)
+        assert pool.stats().failures == 1
+    assert len(fleet.made) == 3
 
 
 def test_weights_of_an_interrupted_first_publish_are_never_served() -> None:
