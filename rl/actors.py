@@ -115,7 +115,12 @@ class RayPolicy:
         self._start(spec, model_path)
 
     def _start(self, spec: LearnerSpec, model_path: Path | str) -> None:
-        self.actors = [*self._spawn(spec, model_path)]
+        from ray.exceptions import RayError
+
+        try:
+            self.actors = [*self._spawn(spec, model_path)]
+        except RayError as error:  # the node of a rank is gone, and no other has its place
+            raise LearnerDead(described("the learner", "its start", error)) from error
         try:
             self.call("ready", timeout_s=self.start_timeout_s)
         except BaseException:

@@ -117,12 +117,16 @@ class LearnerHost:
 
 
 def _store(backend: str) -> Callable[[Any], Any] | None:
-    """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one."""
+    """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one.
+
+    What it keeps is one more copy of all weights, at every publish.
+    """
     if backend != "nccl":
         return None
     import ray
 
-    return ray.put if ray.is_initialized() else None  # type: ignore[no-any-return]
+    elsewhere = ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > 1
+    return ray.put if elsewhere else None  # type: ignore[no-any-return]
 
 
 class LearnerRank(LearnerHost):

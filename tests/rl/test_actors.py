@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import GetTimeoutError
 
-from rl.actors import LearnerDead, exit_detail
+from rl.actors import LearnerDead, RayPolicy, exit_detail
 from rl.config import RunConfig
+from rl.learner.host import _store
 from rl.learner.spec import LearnerSpec
 from tests.actors_kit import MISSING, Unloadable, policy
 from tests.processes import running, until_gone
@@ -24,6 +27,26 @@ def test_a_death_is_told_in_one_line() -> None:
     """Ray's own text is a page."""
     assert exit_detail(PAGE) == "Worker unexpectedly exits with a connection error code 2. End of file"
     assert exit_detail("The actor died.\n\tpid: 17") == "The actor died."
+
+
+def test_ranks_that_have_no_place_any_more_are_dead_ranks() -> None:
+    """As when their node is gone; the run then tries again, and ends with one line."""
+
+    def spawn(*_: object) -> list[object]:
+        raise GetTimeoutError("Get timed out: some object(s) not ready.")
+
+    with pytest.raises(LearnerDead, match=r"^the learner cannot be reached for its start: Get timed out.*; the same"):
+        RayPolicy(spawn, SPEC, "model", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("alive", "kept"), [([True], False), ([True, False], False), ([True, True], True)])
+def test_weights_are_put_into_the_object_store_only_for_other_machines(
+    alive: list[bool], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": each} for each in alive])
+    assert _store("shm") is None
+    assert (_store("nccl") is ray.put) == kept
 
 
 @pytest.mark.slow
