@@ -277,6 +277,8 @@ class NcclGroup:
         with torch.cuda.device(device):
             self._stream = torch.cuda.Stream(device)
             self._nccl = PyNcclCommunicator.from_unique_id_bytes(store.get("go"), rank, world, device)
+        if self._nccl.disabled:  # it would send nothing, and say nothing
+            raise BroadcastLost("VLLM_DISABLE_PYNCCL switches nccl off")
 
     def broadcast(self, tensor: torch.Tensor) -> Callable[[], None]:
         """See ``Group``."""

@@ -87,7 +87,7 @@ class NcclSender:
     def send(self, model: nn.Module, version: WeightVersion) -> WeightUpdate:
         """See ``WeightSender``; engines that still take the previous version make it wait."""
         self._join()
-        device = next(model.parameters()).device
+        device = device_of(model)
         if self._host is None or self._host.device != device:
             self._host = Host(own_address(), device, self.ranks, self.patience_s)
         copy = self._copies.copy(model)
@@ -124,6 +124,17 @@ class NcclSender:
             self._thread.join()
             self._thread = None
         self._copies.close()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that a model is computed on, also where its shards are kept in host memory between layers."""
+    parameter = next(model.parameters())
+    if not is_sharded(parameter):
+        return parameter.device
+    computed_on: str = parameter.device_mesh.device_type  # type: ignore[attr-defined]
+    return (
+        torch.device(computed_on, torch.cuda.current_device()) if computed_on == "cuda" else torch.device(computed_on)
+    )
 
 
 def gpu_of(device: torch.device) -> str:

@@ -2,8 +2,7 @@
 
 On a CPU (and in one process) they go through shared memory: one anonymous memory file per buffer, two buffers in turn,
 so the update that engines hold stays valid while the next one is written, and nothing is left behind when the learner
-is killed. What is faster between GPUs is in
-``rollout.transfer.gpu``, beside such a copy.
+is killed. What is faster between GPUs is in ``rollout.transfer.gpu``, beside such a copy.
 vLLM loads ``register`` in each of its processes through the entry point group ``vllm.general_plugins``.
 """
 

@@ -12,11 +12,14 @@ import pytest
 import torch
 from rank_kit import run_ranks
 from tiny_models import tiny_llama
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from rollout.engine import WeightUpdate
 from rollout.transfer import broadcast
 from rollout.transfer.broadcast import LOST, BroadcastLost, Guest, Meeting, bounded, cut
-from rollout.transfer.gpu import NcclSender
+from rollout.transfer.gpu import NcclSender, device_of
 from rollout.transfer.weights import ShmReader, TensorSpec, layout, named_weights, specs_of
 
 CPU = torch.device("cpu")
@@ -113,6 +116,18 @@ def test_a_missing_engine_costs_a_wait_and_the_others_take_the_copy(source: Call
     again = sender.send(model, 2)  # the run goes on
     assert "here/2" in sender.lost
     assert equal(Engines(again, [(0, 0)], [0]).join().got[0, 0], model)
+
+
+def test_offloaded_shards_are_sent_from_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines, which are on GPUs, would meet a learner that talks over gloo."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    module, value = torch.nn.Module(), torch.zeros(2, 2)
+    assert device_of(tiny_llama()) == CPU
+    for kind, wanted in (("cuda", torch.device("cuda:0")), ("cpu", CPU)):
+        mesh = DeviceMesh(kind, [0], _init_backend=False, _rank=0)
+        spec = DTensorSpec(mesh, (Shard(0),), tensor_meta=TensorMeta(value.shape, value.stride(), value.dtype))
+        module.weight = torch.nn.Parameter(DTensor(value, spec, requires_grad=False), requires_grad=False)
+        assert device_of(module) == wanted
 
 
 def test_nobody_needs_to_come(source: Callable[..., NcclSender]) -> None:
