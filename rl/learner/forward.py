@@ -176,8 +176,7 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
         """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
-        its
-        sequences' ends.
+        its sequences' ends.
         """
         hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype, self.sequence)
         found: dict[str, torch.Tensor] = {}

@@ -51,8 +51,6 @@ class Receivers:
 
     backend: str
     """``local``, ``shm``, ``ipc`` or ``nccl``."""
-    count: int = 1
-    """Number of engines."""
     tensor_parallel: int = 1
     """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
@@ -62,4 +60,4 @@ class Receivers:
     def of(cls, run: RunConfig, backend: str) -> Self:
         """Return the receivers of a run."""
         engine = run.engine
-        return cls(backend, engine.count, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
+        return cls(backend, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")

@@ -49,10 +49,9 @@ class _Piece:
 class ShardedMuon(Muon):
     """``Muon`` for parameters that FSDP2 has sharded by rows over ranks, on a mesh [shard] or [replicate, shard].
 
-    ``names`` [one per parameter]: for messages. ``bucket``: elements of whole matrices that a rank holds at a
-    time. Everything
-    else is as in ``Muon``, and so are the steps. ``step`` is collective: every rank calls it, with gradients for the
-    same parameters. Raises ``ShardingError`` for a parameter that is not sharded so.
+    ``names`` [one per parameter]: for messages. ``bucket``: elements of whole matrices that a rank holds at a time.
+    Everything else is as in ``Muon``, and so are the steps. ``step`` is collective: every rank calls it, with gradients
+    for the same parameters. Raises ``ShardingError`` for a parameter that is not sharded so.
     """
 
     def __init__(
