@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import psutil
 
 
 def own_address() -> str:
-    """Return this machine's address as others reach it."""
+    """Return this machine's address as others reach it: in a process of a Ray cluster the one that its nodes use."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return str(ray.util.get_node_ip_address())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: a datagram socket only picks the outgoing address
