@@ -41,8 +41,8 @@ QUICK_TOGETHER = {
         "test_weights_gpu",
     )
 } | dict.fromkeys(RANKS, "ranks")
-"""Files whose quick tests share what takes long to make: a trained run, verdicts, a venv, vLLM's import, the server that
-ranks are forked from."""
+"""Files whose quick tests share what takes long to make: a trained run, verdicts, a venv, vLLM's import, the server of
+ranks."""
 
 
 class Together(LoadScopeScheduling):
