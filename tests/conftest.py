@@ -26,16 +26,23 @@ SLOW_TOGETHER = {
     **dict.fromkeys(("test_moba_vllm", "test_vllm_engine"), "vllm"),
 }
 """Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
-QUICK_TOGETHER = (
-    "test_code_hostile",
-    "test_faults",
-    "test_run",
-    "test_sequence_ranks",
-    "test_setup",
-    "test_shorten",
-    "test_weights_gpu",
+RANKS = (
+    *("test_broadcast", "test_movement", "test_rank_kit", "test_ranks", "test_saving", "test_sequence_ranks"),
+    *("test_sharded_muon", "test_sharded_optimizer", "test_sharding", "test_shards", "test_ulysses"),
 )
-"""Files whose quick tests share what takes long to make: a trained run, verdicts, a venv, vLLM's import."""
+QUICK_TOGETHER = {
+    name: name
+    for name in (
+        "test_code_hostile",
+        "test_faults",
+        "test_run",
+        "test_setup",
+        "test_shorten",
+        "test_weights_gpu",
+    )
+} | dict.fromkeys(RANKS, "ranks")
+"""Files whose quick tests share what takes long to make: a trained run, verdicts, a venv, vLLM's import, the server of
+ranks."""
 
 
 class Together(LoadScopeScheduling):
@@ -48,7 +55,7 @@ class Together(LoadScopeScheduling):
         name = Path(nodeid.partition("::")[0]).stem
         if self.config.option.markexpr.startswith("slow"):
             return SLOW_TOGETHER.get(name, name)
-        return name if name in QUICK_TOGETHER else nodeid
+        return QUICK_TOGETHER.get(name, nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
