@@ -143,7 +143,8 @@ def _start_local(config: RunConfig) -> ExitStack:
             cluster.callback(Guard().close)
             cluster.callback(ray.shutdown)
             try:
-                ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
+                # "local": by itself Ray joins what `ray start` left an address of on this machine, alive or not.
+                ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
             except Exception as error:  # noqa: BLE001 - what Ray raises when its processes do not come up in time
                 reason = str(error).partition("\n")[0]
             else:

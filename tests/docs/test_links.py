@@ -75,6 +75,12 @@ def test_files_that_are_named_exist(page: str) -> None:
     assert not missing_files(page)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_has_two_versions_of_itself(page: str) -> None:
+    """As a merge leaves them where both sides have changed the same lines."""
+    assert not re.findall(r"^(?:<{7}|>{7}) .*$", (ROOT / page).read_text(), re.MULTILINE)
+
+
 def test_the_site_lists_every_page() -> None:
     def listed(node: object) -> set[str]:
         if isinstance(node, str):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from rl.actors import memory_use
 from rl.config import RunConfig
@@ -46,7 +51,7 @@ def test_a_local_cluster_that_comes_up_too_late_is_started_again(
 
     attempts = []
 
-    def init(**_: object) -> None:
+    def init(*_: object, **__: object) -> None:
         attempts.append(ray.is_initialized())
         if len(attempts) <= failures:
             raise Exception("The current node timed out during startup.\nMore about it.")
@@ -65,6 +70,28 @@ def test_a_local_cluster_that_comes_up_too_late_is_started_again(
         ):
             pytest.fail("there is no cluster")
     assert attempts == [False] * 3
+
+
+@pytest.mark.slow
+def test_a_cluster_that_somebody_has_on_this_machine_is_not_joined() -> None:
+    """``ray start`` leaves its address in Ray's directory, for every program that names none."""
+    program = """
+import ray
+from rl.config import RunConfig
+from rl.launch import connected
+with connected(RunConfig()):
+    print(ray.get_runtime_context().gcs_address)
+"""
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path in it must be short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.strip().endswith(":9")
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
