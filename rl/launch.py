@@ -36,6 +36,10 @@ MOST_ENGINES = 16
 """Engines that a cluster of this process has room for where their number depends on its GPUs."""
 
 
+PROCESS_GIB = 0.3
+"""What a process of a learner or an engine takes with its libraries alone."""
+
+
 class LaunchError(RuntimeError):
     """The cluster cannot host the run; the message says what is missing."""
 
@@ -128,12 +132,25 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
+def check_memory(config: RunConfig, memory: int) -> None:
+    """Refuse a local cluster of more processes than ``memory`` bytes hold: it has a core for each, however many."""
+    ranks, engines = config.learner.ranks.size, config.engine.count or 1
+    gib, least = memory / 2**30, (ranks + engines) * PROCESS_GIB
+    if least > gib:
+        raise LaunchError(
+            f"a learner of {counted(ranks, 'rank')} and {counted(engines, 'engine')} take {least:,.0f} GiB of memory "
+            f"before any model is loaded, and this machine has {gib:,.1f}; lower learner.ranks or engine.count, or "
+            "give ray.address of a larger cluster"
+        )
+
+
 def _start_local(config: RunConfig) -> ExitStack:
     """Start a cluster, and return a stack whose closing ends it with all that its attempts started. Raises
     ``LaunchError``.
     """
     import ray
 
+    check_memory(config, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
     engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
     cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + engines)

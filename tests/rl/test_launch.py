@@ -14,7 +14,7 @@ from paths import ROOT
 
 from rl.actors import memory_use
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, quiet_environment, waiting
+from rl.launch import LaunchError, check_interpreter, check_memory, check_run_dir, connected, quiet_environment, waiting
 from rollout.engines.guard import MARK
 
 
@@ -70,6 +70,14 @@ def test_a_local_cluster_that_comes_up_too_late_is_started_again(
         ):
             pytest.fail("there is no cluster")
     assert attempts == [False] * 3
+
+
+def test_more_processes_than_this_machine_can_hold_are_refused() -> None:
+    """A local cluster has as many cores as were asked for; before, it began to start them all."""
+    many = RunConfig.model_validate({"learner": {"ranks": {"shard": 1000}}})
+    with pytest.raises(LaunchError, match=r"1000 ranks and 1 engine take 300 GiB .* this machine has 24.0; lower"):
+        check_memory(many, 24 * 2**30)
+    check_memory(RunConfig.model_validate({"learner": {"ranks": {"shard": 3}}, "engine": {"count": 2}}), 4 * 2**30)
 
 
 @pytest.mark.slow
