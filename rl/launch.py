@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             f"the Ray cluster is too small for {what}: {reason}; lower learner.ranks or engine.count, or add nodes"
         )
     group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
-    if not group.wait(timeout_s):
+    if not _came(group, timeout_s):
         remove_placement_group(group)
         raise LaunchError(
             f"the Ray cluster has had no room for {what} for {timeout_s:.0f} s ({shown(total(wanted.bundles))}, in "
@@ -219,6 +220,14 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             "shows what is free"
         )
     return Reserved(group, wanted)
+
+
+def _came(group: PlacementGroup, timeout_s: float) -> bool:
+    """Return whether there was room for it in time. Asked every second: a signal is heeded in between only."""
+    end = time.monotonic() + timeout_s
+    while not (came := group.wait(max(0.0, min(1.0, end - time.monotonic())))) and time.monotonic() < end:
+        pass
+    return bool(came)
 
 
 def counted(number: int, name: str) -> str:
@@ -288,7 +297,8 @@ def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
     if size == 1:
         return [None]
     there = {"num_cpus": 0, "scheduling_strategy": first["scheduling_strategy"]}
-    host, port = ray.get(ray.remote(free_address).options(**there).remote(), timeout=config.engine.start_timeout_s)
+    found = ray.remote(free_address).options(**there).remote()
+    host, port = found.future().result(config.engine.start_timeout_s)
     return [Seat(rank, f"{host}:{port}", config.learner.timeout_s) for rank in range(size)]
 
 
