@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,19 +162,18 @@ class RayPolicy:
         """Return results by rank, and failures in the order in which they came; ranks without either have been given
         up.
         """
-        import ray
         from ray.exceptions import RayError
 
-        waiting = {call: rank for rank, call in enumerate(calls)}
+        # Not ray.wait: what a signal's handler raises there neither ends the wait nor comes out as it is.
+        waiting: dict[Future[Any], int] = {call.future(): rank for rank, call in enumerate(calls)}
         results: dict[int, Any] = {}
         failures: list[Failure] = []
         end = time.monotonic() + limit
         while waiting and (left := end - time.monotonic()) > 0:
-            ready, _ = ray.wait([*waiting], num_returns=1, timeout=left)
-            for call in ready:
+            for call in wait(waiting, left, FIRST_COMPLETED).done:
                 rank = waiting.pop(call)
                 try:
-                    results[rank] = ray.get(call)
+                    results[rank] = call.result()
                 except RayError as error:
                     if not failures:
                         end = min(end, time.monotonic() + GRACE_S)

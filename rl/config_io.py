@@ -136,14 +136,11 @@ def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:
 
 
 def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
-    """Return ``value`` itself, or ``{key: value}`` for a text or whole number in the place of a section with such a
-    ``shorthand`` key.
+    """Return ``value`` itself, or ``{key: value}`` for one text or number in the place of a section with a
+    ``shorthand`` key; also for one of the wrong type, so that what is said of it names that key.
     """
     shorthand = choices[""].shorthand if "" in choices else ""
-    if not shorthand or isinstance(value, bool) or not isinstance(value, str | int):
-        return value
-    is_text = str in takes(choices[""].model_fields[shorthand].annotation)
-    return {shorthand: value} if is_text == isinstance(value, str) else value
+    return {shorthand: value} if shorthand and isinstance(value, str | int | float) else value
 
 
 def read_file(path: Path) -> dict[str, Any]:

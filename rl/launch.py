@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ a slow machine that is too short now and then, and the next attempt finds in mem
 
 MOST_ENGINES = 16
 """Engines that a cluster of this process has room for where their number depends on its GPUs."""
+
+
+PROCESS_GIB = 0.3
+"""What a process of a learner or an engine takes with its libraries alone."""
 
 
 class LaunchError(RuntimeError):
@@ -128,12 +133,25 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
+def check_memory(config: RunConfig, memory: int) -> None:
+    """Refuse a local cluster of more processes than ``memory`` bytes hold: it has a core for each, however many."""
+    ranks, engines = config.learner.ranks.size, config.engine.count or 1
+    gib, least = memory / 2**30, (ranks + engines) * PROCESS_GIB
+    if least > gib:
+        raise LaunchError(
+            f"a learner of {counted(ranks, 'rank')} and {counted(engines, 'engine')} take {least:,.0f} GiB of memory "
+            f"before any model is loaded, and this machine has {gib:,.1f}; lower learner.ranks or engine.count, or "
+            "give ray.address of a larger cluster"
+        )
+
+
 def _start_local(config: RunConfig) -> ExitStack:
     """Start a cluster, and return a stack whose closing ends it with all that its attempts started. Raises
     ``LaunchError``.
     """
     import ray
 
+    check_memory(config, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
     engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
     cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + engines)
@@ -143,7 +161,8 @@ def _start_local(config: RunConfig) -> ExitStack:
             cluster.callback(Guard().close)
             cluster.callback(ray.shutdown)
             try:
-                ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
+                # "local": by itself Ray joins what `ray start` left an address of on this machine, alive or not.
+                ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, **_shared())
             except Exception as error:  # noqa: BLE001 - what Ray raises when its processes do not come up in time
                 reason = str(error).partition("\n")[0]
             else:
@@ -193,7 +212,7 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             f"the Ray cluster is too small for {what}: {reason}; lower learner.ranks or engine.count, or add nodes"
         )
     group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
-    if not group.wait(timeout_s):
+    if not _came(group, timeout_s):
         remove_placement_group(group)
         raise LaunchError(
             f"the Ray cluster has had no room for {what} for {timeout_s:.0f} s ({shown(total(wanted.bundles))}, in "
@@ -201,6 +220,14 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             "shows what is free"
         )
     return Reserved(group, wanted)
+
+
+def _came(group: PlacementGroup, timeout_s: float) -> bool:
+    """Return whether there was room for it in time. Asked every second: a signal is heeded in between only."""
+    end = time.monotonic() + timeout_s
+    while not (came := group.wait(max(0.0, min(1.0, end - time.monotonic())))) and time.monotonic() < end:
+        pass
+    return bool(came)
 
 
 def counted(number: int, name: str) -> str:
@@ -270,7 +297,8 @@ def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
     if size == 1:
         return [None]
     there = {"num_cpus": 0, "scheduling_strategy": first["scheduling_strategy"]}
-    host, port = ray.get(ray.remote(free_address).options(**there).remote(), timeout=config.engine.start_timeout_s)
+    found = ray.remote(free_address).options(**there).remote()
+    host, port = found.future().result(config.engine.start_timeout_s)
     return [Seat(rank, f"{host}:{port}", config.learner.timeout_s) for rank in range(size)]
 
 

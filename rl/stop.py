@@ -59,5 +59,9 @@ class Stopper:
         self._waiting = True
         try:
             yield
+        except SystemError as error:  # how compiled code, Ray's say, passes on what the handler raised
+            if isinstance(error.__cause__, Interrupted):
+                raise error.__cause__ from None
+            raise
         finally:
             self._waiting = False

@@ -75,6 +75,7 @@ def ray_cluster() -> Iterator[str]:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
+                "local",
                 num_cpus=16,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -238,7 +238,7 @@ def _save_shards(
     writer = ShardWriter(folder / SHARDS)
     planner = DefaultSavePlanner(flatten_state_dict=False)
     save(staged, storage_writer=writer, planner=planner, process_group=group)
-    writer.verify()
+    _together(writer.verify, group)
     gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
     dist.gather_object(writer.sums, gathered, group=group)
     if gathered is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from rl.actors import LearnerDead, RayPolicy, exit_detail
 from rl.config import RunConfig
 from rl.learner.host import _store
 from rl.learner.spec import LearnerSpec
+from rl.stop import Interrupted, Stopper
 from tests.actors_kit import MISSING, Unloadable, policy
 from tests.processes import running, until_gone
 
@@ -105,6 +109,15 @@ class TestRealActors:
         with pytest.raises(LearnerDead, match="rank 1 of the learner's 2 did not finish act within 1 s; the same"):
             group.call("act", ["return", "wait"])
         assert group.actors == []
+
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_a_signal_cuts_the_waiting_short(self, size: int) -> None:
+        """Without an end of the call: Ray's own waiting went on, and then raised a ``SystemError``."""
+        group = policy(size, timeout_s=60.0)
+        with Stopper() as stopper, pytest.raises(Interrupted), stopper.interruptible():
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            group.call("act", ["wait"] * size)
+        group.end()
 
     @pytest.mark.parametrize("size", [1, 2])
     def test_a_model_that_cannot_be_loaded_is_told_as_it_is(self, size: int) -> None:

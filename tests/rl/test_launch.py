@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from rl.actors import memory_use
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_interpreter, check_run_dir, connected, quiet_environment, waiting
+from rl.launch import LaunchError, check_interpreter, check_memory, check_run_dir, connected, quiet_environment, waiting
 from rollout.engines.guard import MARK
 
 
@@ -46,7 +51,7 @@ def test_a_local_cluster_that_comes_up_too_late_is_started_again(
 
     attempts = []
 
-    def init(**_: object) -> None:
+    def init(*_: object, **__: object) -> None:
         attempts.append(ray.is_initialized())
         if len(attempts) <= failures:
             raise Exception("The current node timed out during startup.\nMore about it.")
@@ -65,6 +70,36 @@ def test_a_local_cluster_that_comes_up_too_late_is_started_again(
         ):
             pytest.fail("there is no cluster")
     assert attempts == [False] * 3
+
+
+def test_more_processes_than_this_machine_can_hold_are_refused() -> None:
+    """A local cluster has as many cores as were asked for; before, it began to start them all."""
+    many = RunConfig.model_validate({"learner": {"ranks": {"shard": 1000}}})
+    with pytest.raises(LaunchError, match=r"1000 ranks and 1 engine take 300 GiB .* this machine has 24.0; lower"):
+        check_memory(many, 24 * 2**30)
+    check_memory(RunConfig.model_validate({"learner": {"ranks": {"shard": 3}}, "engine": {"count": 2}}), 4 * 2**30)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_somebody_has_on_this_machine_is_not_joined() -> None:
+    """``ray start`` leaves its address in Ray's directory, for every program that names none."""
+    program = """
+import ray
+from rl.config import RunConfig
+from rl.launch import connected
+with connected(RunConfig()):
+    print(ray.get_runtime_context().gcs_address)
+"""
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path in it must be short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.strip().endswith(":9")
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -304,6 +306,28 @@ def refusals(rank: int, models: Path, folders: dict[str, Path]) -> dict[str, str
     with pytest.raises(NonFiniteGradients) as found:
         learner.save(folder)
     return said | {"not finite": str(found.value)}
+
+
+def told_by_a_failing_disk(rank: int, models: Path, folder: Path) -> str:
+    """What this rank says when rank 1 cannot read back what it has written, and that both can save afterwards."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    learner = CASES[0].learner(models)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr("os.posix_fadvise", fails)
+        learner.save(folder)
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            learner.saved()
+    save(learner, folder)
+    return str(caught.value)
+
+
+def test_a_shard_that_cannot_be_read_back_ends_the_save_of_all_ranks(models: Path, tmp_path: Path) -> None:
+    """Before, rank 0 waited for the sums of the other."""
+    assert len(set(run_ranks(2, told_by_a_failing_disk, models, tmp_path, limit=60.0))) == 1
 
 
 def test_what_cannot_be_loaded_is_refused_by_all_ranks_in_one_line(models: Path, saved: Saved, tmp_path: Path) -> None:

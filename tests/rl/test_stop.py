@@ -27,6 +27,14 @@ def test_a_signal_while_waiting_cuts_the_wait_short(number: signal.Signals) -> N
         signal.pause()
 
 
+def test_what_compiled_code_makes_of_it_is_an_interruption_still() -> None:
+    """Python tells of an exception that C code has left behind as the cause of a ``SystemError``."""
+    with Stopper() as stopper, pytest.raises(Interrupted, match="SIGINT"), stopper.interruptible():
+        raise SystemError("<CoreWorker.wait> returned a result with an exception set") from Interrupted("SIGINT")
+    with Stopper() as stopper, pytest.raises(SystemError), stopper.interruptible():
+        raise SystemError("of another kind") from ValueError()
+
+
 def test_a_second_signal_ends_the_run_at_once() -> None:
     with Stopper(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
