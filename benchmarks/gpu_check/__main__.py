@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     names = [part.name for part in parts(False, 1)]
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: proves the path, measures nothing")
-    default = Path(os.environ.get("OUT") or ROOT / "runs") / "gpu-check.json"
-    parser.add_argument("--out", type=Path, default=default, help="JSON to write (runs/, or the folder $OUT)")
+    default = ROOT / "runs" / "gpu-check.json"
+    parser.add_argument("--out", type=Path, default=default, help="JSON to write (runs/gpu-check.json)")
     parser.add_argument("--limit", type=float, help="seconds for everything (480; dry: 1800, against hangs)")
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     given = parser.parse_args(arguments)
