@@ -47,18 +47,6 @@ def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been
         assert totals[0][key] == totals[1][key], key
 
 
-def test_a_rank_that_dies_every_time_ends_the_run_in_one_line(of_two: RunDir, tmp_path: Path) -> None:
-    run = Run(tmp_path, "hf", every=1)
-    once = ("--learner.ranks", "{shard: 2, max_restarts: 1}")
-    assert run.end(run.start(*once, doom="train/3/1,train/4/0")) == 1, run.output
-    last = run.output.strip().splitlines()[-1]
-    assert last.startswith("k15: rank 0 of the learner's 2 died during train: ")
-    assert last.endswith("; the same command resumes the run")
-    assert run.newest() <= 2
-    assert run.end(run.start(*once)) == 0, run.output
-    assert_same_run(of_two.root, run.directory.root)
-
-
 def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
     """Two nodes on this machine; the second has room for one process."""
     config, folder = of_two.config, tmp_path / "run"
