@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.engine import WeightUpdate
+from rollout.plain import first_line
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rl.state.checkpoint import Sum
     from rl.warmup import Pair
 
+MOST = 200
+"""Characters of a message of Ray's or of a rank's that are told, at most."""
 GRACE_S = 3.0
 """Patience with the other ranks once one has failed: they fail, too, return, or wait for it for ever."""
 RESUMES = "the same command resumes the run"
@@ -45,19 +48,14 @@ class Failure:
 def memory_use(message: str) -> str:
     """Extract ``22.54GB used / 23.54GB limit`` from the page that Ray writes about a memory kill."""
     found = re.search(r"[\d.]+ ?GB used / [\d.]+ ?GB limit", message)
-    return found.group() if found else first_line(message)
+    return found.group() if found else first_line(message)[:MOST]
 
 
 def exit_detail(message: str) -> str:
     """Extract how a process ended from the page that Ray writes about an actor's death."""
     advice = "Some common causes|There are some potential root causes"
     found = re.search(rf"exit detail: (.+?)\.?(?: (?:{advice})|$)", message, re.MULTILINE)
-    return found.group(1) if found else first_line(message)
-
-
-def first_line(message: str) -> str:
-    """Return the first line of a message, at most 200 characters of it."""
-    return message.strip().partition("\n")[0][:200]
+    return found.group(1) if found else first_line(message)[:MOST]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -86,12 +84,14 @@ def described(who: str, method: str, error: Exception) -> str:
         case RayActorError():
             return f"{who} died during {method}: {exit_detail(str(error))}; {RESUMES}"
         case RayTaskError() if out_of_memory(error.cause):
-            return f"{who} ran out of memory during {method}: {first_line(str(error.cause))}; {SMALLER}, then {RESUMES}"
+            return (
+                f"{who} ran out of memory during {method}: {first_line(error.cause)[:MOST]}; {SMALLER}, then {RESUMES}"
+            )
         case RayTaskError():  # the others still wait for it
-            kind, what = type(error.cause).__name__, first_line(str(error.cause))
+            kind, what = type(error.cause).__name__, first_line(error.cause)[:MOST]
             return f"{who} failed alone during {method}: {kind}: {what}; {RESUMES}"
         case _:
-            return f"{who} cannot be reached for {method}: {first_line(str(error))}; {RESUMES}"
+            return f"{who} cannot be reached for {method}: {first_line(error)[:MOST]}; {RESUMES}"
 
 
 Spawn = Callable[["LearnerSpec", Path | str], Sequence[Any]]
@@ -135,7 +135,7 @@ class RayPolicy:
         the method itself arrive as they are if all ranks have ended the call.
         """
         if not self.actors:
-            raise LearnerDead(f"the learner has ended, so there is no {method}; {RESUMES}")
+            raise LearnerDead(f"the learner has ended; {RESUMES}")
         calls = self._begin(method, args)
         limit = timeout_s or self.timeout_s
         results, failures = self._wait(calls, limit)

@@ -44,6 +44,13 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\u2026"
 
 
+def first_line(said: BaseException | str) -> str:
+    """Return the first line of another library's message, which may have many lines or none; of an error without one,
+    its kind.
+    """
+    return str(said).strip().partition("\n")[0] or type(said).__name__
+
+
 def clip(text: str, limit: int) -> str:
     """Return ``text`` itself, or its head and tail around a note of how many characters are left out."""
     if len(text) <= limit:

@@ -44,7 +44,7 @@ class MortalPolicy:
 
     def _call(self, method: str, act: Callable[[LearnerHost], Any]) -> Any:
         if self.host is None:
-            raise LearnerDead(f"the learner has ended, so there is no {method}")
+            raise LearnerDead("the learner has ended")
         self.calls[method] += 1
         for done in (False, True):
             found = act(self.host) if done else None

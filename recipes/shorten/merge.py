@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.shorten.merge_checkpoint import INDEX, SMALL, Checkpoint, MergeError, first_line, local, weight_files
+from recipes.shorten.merge_checkpoint import INDEX, SMALL, Checkpoint, MergeError, local, weight_files
 from recipes.shorten.merge_checks import check_configs, check_tensors, check_tokenizers
 from rl.state.disk import writing
 from rollout.models.export import save_model
+from rollout.plain import first_line
 
 if TYPE_CHECKING:
     import torch

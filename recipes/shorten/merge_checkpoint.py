@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.plain import first_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,11 +23,6 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 class MergeError(ValueError):
     """Two models cannot be merged; one line naming the first difference, or what else is in the way."""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of another library's message, which may have many lines or none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @dataclass(frozen=True)

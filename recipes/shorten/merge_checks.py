@@ -9,7 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from recipes.shorten.merge_checkpoint import Checkpoint, MergeError, first_line
+from recipes.shorten.merge_checkpoint import Checkpoint, MergeError
+from rollout.plain import first_line
 
 SIZES = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 """Keys that are compared first: the others follow from them."""

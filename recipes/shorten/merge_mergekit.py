@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from recipes.shorten.merge_checkpoint import Checkpoint, MergeError, first_line
+from recipes.shorten.merge_checkpoint import Checkpoint, MergeError
 from recipes.shorten.merge_checks import check_configs, check_tensors
+from rollout.plain import first_line
 
 DENSITY = 0.5
 """Share of each model's differences from the base that ties, dare and their kin keep; mergekit's 1.0 keeps all."""

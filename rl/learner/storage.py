@@ -29,7 +29,9 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
+from rl.actors import out_of_memory
 from rl.state.checkpoint import Sum
+from rollout.plain import first_line
 
 MODEL = "model.safetensors"
 HEAD = "head.safetensors"
@@ -138,6 +140,8 @@ class ShardReader(FileSystemReader):
         try:
             return super().read_data(plan, planner)
         except Exception as error:  # whatever a damaged archive raises
+            if out_of_memory(error):  # which is not the file's fault
+                raise
             raise _unreadable(self._opened.path, error) from error
 
 
@@ -156,11 +160,6 @@ class _LastOpened(FileSystem):
 def _unreadable(path: Path, error: Exception) -> LoadError:
     reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({first_line(error)})"
     return LoadError(f"{path} {reason}; take an earlier checkpoint")
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 Read = Callable[[tuple[slice, ...]], torch.Tensor]
@@ -272,4 +271,6 @@ def read_pt(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged archive raises
+        if out_of_memory(error):
+            raise
         raise _unreadable(path, error) from error

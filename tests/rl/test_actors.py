@@ -64,7 +64,7 @@ class TestRealActors:
             group.call("act", ["meet", "die", "meet"])
         assert "\n" not in str(e.value)
         until_gone(first)
-        with pytest.raises(LearnerDead, match="has ended, so there is no act"):
+        with pytest.raises(LearnerDead, match=r"^the learner has ended; "):
             group.call("act", ["meet"] * 3)
         group.replace(SPEC, "model")
         assert not first & pids(group, 3)

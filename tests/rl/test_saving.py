@@ -23,7 +23,7 @@ from rl.learner.config import LoraConfig, ModelConfig, RanksConfig
 from rl.learner.learner import Learner, NonFiniteGradients, whole
 from rl.learner.ranks import Ranks
 from rl.learner.saving import INDEX, SHARDS, named_tensors
-from rl.learner.storage import LoadError, ShardWriter
+from rl.learner.storage import LoadError, ShardWriter, read_pt
 from tests.learner_kit import TINY, learner_spec, make_batch, tiny_llama
 from tests.rank_kit import run_ranks
 
@@ -393,3 +393,16 @@ def test_a_learner_that_has_not_stepped_comes_back_as_that(models: Path, tmp_pat
     for learner in (fresh, stepped):
         learner.step(learner.reference(make_batch(groups=2)))
     assert equal(everything(stepped), everything(fresh))
+
+
+def test_a_file_for_which_there_is_no_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier checkpoint would need as much."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        read_pt(tmp_path / "random.pt")
