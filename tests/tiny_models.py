@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rollout.models.shards import for_engine
+
 
 def tiny_llama(tied: bool = True, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """About 50 k parameters, 2 layers, vocabulary 32, sharp enough that log-probs differ clearly between seeds."""
@@ -31,6 +33,11 @@ def tiny_llama(tied: bool = True, seed: int = 0, **changes: Any) -> LlamaForCaus
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).float().eval()
+
+
+def named_weights(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Everything that a vLLM engine is sent, bucket by bucket."""
+    return [pair for bucket in for_engine(model).buckets() for pair in bucket]
 
 
 @torch.no_grad()

@@ -51,15 +51,6 @@ def register() -> None:
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.engines.moba_vllm_gpu.MobaFlashBackend")
 
 
-def named_weights(model: nn.Module, names: Names = "checkpoint") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every weight that an engine must receive, under the name that the engine has for it, adapters merged.
-
-    See ``rollout.models.shards.for_engine``; collective where the model is sharded.
-    """
-    for bucket in for_engine(model, names).buckets():
-        yield from bucket
-
-
 def receivable(
     model: nn.Module, tied: bool, weights: Iterable[tuple[str, torch.Tensor]]
 ) -> Iterator[tuple[str, torch.Tensor]]:

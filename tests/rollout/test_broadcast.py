@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rank_kit import run_ranks
-from tiny_models import tiny_llama
+from tiny_models import named_weights, tiny_llama
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
@@ -20,7 +20,7 @@ from rollout.engine import WeightUpdate
 from rollout.transfer import broadcast
 from rollout.transfer.broadcast import LOST, BroadcastLost, Guest, Meeting, bounded, cut
 from rollout.transfer.gpu import NcclSender, device_of
-from rollout.transfer.weights import ShmReader, TensorSpec, layout, named_weights, specs_of
+from rollout.transfer.weights import ShmReader, TensorSpec, layout, specs_of
 
 CPU = torch.device("cpu")
 SHORT_S = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from paths import TESTS
-from tiny_models import log_probs, tiny_llama
+from tiny_models import log_probs, named_weights, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from benchmarks.zoo_models import MODELS
@@ -23,7 +23,6 @@ from rollout.transfer.weights import (
     ShmReader,
     ShmSender,
     layout,
-    named_weights,
     receivable,
     register,
 )

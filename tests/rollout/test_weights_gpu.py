@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import log_probs, tiny_llama
+from tiny_models import log_probs, named_weights, tiny_llama
 
 from rollout.config import EngineConfig
 from rollout.engine import WeightUpdate
@@ -16,7 +16,7 @@ from rollout.engines.vllm import VllmEngine, _transfer_of
 from rollout.transfer.gpu import IpcSender, NcclSender
 from rollout.transfer.mirror import mirrored
 from rollout.transfer.sender import sender
-from rollout.transfer.weights import ShmReader, ShmSender, named_weights
+from rollout.transfer.weights import ShmReader, ShmSender
 from tests.needs import needs_vllm
 
 pytestmark = needs_vllm
