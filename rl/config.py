@@ -210,6 +210,19 @@ class CheckpointConfig(Config):
     """Verified checkpoints kept; at least 2, so that a corrupt one has a predecessor."""
 
 
+class OverlapConfig(Config):
+    """Sampling and training at the same time (docs/overlap.md); given as a number it is ``max_staleness``."""
+
+    shorthand: ClassVar[str] = "max_staleness"
+    mode: Literal["window", "on_policy"] = "window"
+    """``window``: engines sample on while the learner trains, and take its weights in flight. ``on_policy``: every
+    token is drawn under the weights that are trained; finished groups enter the gradient while others are drawn."""
+    max_staleness: int = Field(1, ge=0)
+    """S: versions that a rollout's oldest token may lie behind the weights that train on it, as long as
+    ``rollout.segment_tokens`` lets the rollout go on. (S + 1) x ``rollout.groups`` groups are on their way. 0: in turn,
+    as without overlap. Mode ``window`` only."""
+
+
 class RayConfig(Config):
     """Where Ray runs."""
 
@@ -258,6 +271,8 @@ class RunConfig(Config):
     engine: EngineConfig = EngineConfig()
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
+    overlap: OverlapConfig | None = None
+    """Sampling and training at the same time: ``--overlap 1``; ``null``: in turn."""
     reward: RewardConfig = RewardConfig()
     environment: EnvironmentConfig | None = None
     """What answers when the policy has ended a turn; ``null``: nothing, the end token ends the response."""
@@ -321,8 +336,20 @@ class RunConfig(Config):
             )
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
+        self._check_overlap()
         placement.check(self)
         return self
+
+    def _check_overlap(self) -> None:
+        if self.overlap is None or self.overlap.mode != "on_policy":
+            return
+        if "max_staleness" in self.overlap.model_fields_set and self.overlap.max_staleness:
+            raise ValueError("overlap.max_staleness is of the mode window; on_policy has no stale token: leave it out")
+        if self.learner.updates > 1:
+            raise ValueError(
+                f"overlap.mode on_policy takes one optimiser step an iteration, and learner.updates is "
+                f"{self.learner.updates}: set it to 1"
+            )
 
     def _check_moba(self) -> None:
         moba, base, engine = self.model.attention.moba, self.model.base, self.engine

@@ -97,6 +97,11 @@ class EngineConfig(Config):
     weight_transfer: Literal["auto", "shm", "ipc", "nccl", "local"] = "auto"
     """How weights reach the engines. ``auto``: ``ipc`` where learner and vLLM share a GPU, ``nccl`` from GPU to GPU,
     ``shm``, through the memory of one machine, otherwise (``local`` in one process)."""
+    in_flight: Literal["abort", "recompute", "keep"] = "abort"
+    """What becomes of responses on their way when weights change beneath them (``overlap``). ``abort``: they are taken
+    back and asked for again behind the tokens that they have, so every token is drawn from one version alone.
+    ``recompute``: vLLM pauses, and computes their keys and values anew; as exact. ``keep``: it keeps those of the older
+    weights: fastest, and the tokens that follow are of neither version."""
 
     start_timeout_s: float = Field(300.0, gt=0)
     """Limit for loading the model; then the engine counts as dead."""
