@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,6 @@ async def fly(running: Running, updates: Iterator[Any], models: dict[int, Any], 
         await flying.engine.update_weights(update)
         await flying.engine.abort([last])
         scores = await flying.engine.score(PROBE)
-        assert flying.engine._mail.in_flight, "the probe waits for nobody"
         for sequence, row in zip(PROBE, scores, strict=True):
             assert row == pytest.approx(log_probs(models[update.version], sequence), abs=exact)
     await flying.draw(300)
@@ -268,6 +268,33 @@ def test_after_an_update_that_broke_off_nothing_is_drawn_until_weights_are_whole
         drawn = [value for piece in pieces for value in piece.logprobs.tolist()]
         prompt = flying.asked[key].prompt.token_ids.tolist()
         assert drawn == pytest.approx(LOG_PROBS[way](models, prompt, pieces), abs=EXACT)
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
+    """More responses than vLLM draws at a time, all of them long."""
+    running.version += 1
+    sender = ShmSender()
+    update = sender.send(tiny_llama(), running.version)
+
+    async def work() -> set[str]:
+        flying = Flying(running, 0)
+        long = [
+            replace(request, max_new_tokens=180, sampling=Sampling()) for request in itertools.islice(flying.work, 14)
+        ]
+        flying.open = {request.key for request in long}
+        await running.engine.submit(long)
+        await flying.hear()
+        await running.engine.update_weights(update)
+        await running.engine.score(PROBE)
+        left = set(running.engine._mail.in_flight)
+        await running.engine.abort(list(flying.open))
+        await flying.land()
+        return left
+
+    assert len(running(work())) == 14
+    sender.close()
 
 
 @pytest.mark.slow
