@@ -75,7 +75,7 @@ class LearnerHost:
         """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
-        batch = pack(groups, advantages, version, learner.spec.loss_on)
+        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
         return learner.train_iteration(batch, (learner.spec.seed, version))
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
