@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -196,7 +197,7 @@ def test_a_buffer_follows_from_its_deltas_however_they_are_cut(
     how = rules(max_age=100, repetition=pattern)
     whole, pieces = Buffer(how, groups(2)), Buffer(how, groups(2))
     bounds = [0, *sorted(cut for cut in cuts if cut < len(deltas)), len(deltas)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         whole.receive(delta for delta in deltas[start:end] if whole.wants(delta))
         for delta in deltas[start:end]:
             pieces.receive([delta] if pieces.wants(delta) else [])
