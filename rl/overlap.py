@@ -17,7 +17,7 @@ groups trained. A run that was killed goes through the same iterations again, on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -73,14 +73,15 @@ def opened(kind: type[Driver], config: RunConfig, state: RunState, parts: Parts)
     """Sample what ``state`` has not trained; tokens that are on their way at the end are kept, however it ends."""
     buffer = Buffer(rules_of(config, parts), state.unfinished)
     turns = parts.episodes.turns_of(buffer.asked_about) if parts.episodes is not None else None
-    with parts.pool.stream(turns) as stream:
-        run = kind(config, parts, buffer, stream)
-        try:
+    stream = parts.pool.stream(turns)
+    run = kind(config, parts, buffer, stream)
+    try:
+        with stream:
             yield run
-        except BaseException as error:
-            run.end(error)
-            raise
-        run.end(None)
+    except BaseException as error:
+        run.end(error)
+        raise
+    run.end(None)
 
 
 def admitted(config: RunConfig, i: int) -> int:
@@ -162,7 +163,7 @@ class Overlapped:
             update = self._until(beside("publish", policy.publish, i))
             reference = self._until(beside("score", policy.score, probe))
             with self.parts.stopper.interruptible():
-                published = self._until(self.stream.publishing(update, probe, reference))
+                published = self._until(beside("publish", self.stream.publish, update, probe, reference))
         self.version = i
         return published
 
@@ -214,7 +215,7 @@ class Overlapped:
             raise
         return call.result()
 
-    def take(self, news: Sequence[News], advance: Advance = untold) -> None:
+    def take(self, news: Iterable[News], advance: Advance = untold) -> None:
         """Take news in; rollouts that have come to rest with budget left go on at once."""
         rested = []
         for item in news:
@@ -248,12 +249,11 @@ class Overlapped:
             self.parts.rewarder.submit(group, self.stream.wake)
 
     def end(self, error: BaseException | None) -> None:
-        """End the sampling, and keep the tokens that were on their way. ``error``: why the run ends, which comes first
-        if they cannot be kept.
+        """Keep the tokens that were on their way when sampling ended. ``error``: why the run ends, which comes first if
+        they cannot be kept.
         """
-        self.stream.close()
         try:
-            for item in self.stream.news(0.0):
+            for item in self.stream.rest():
                 if not isinstance(item, Completion):
                     self._receive(item, untold)
         except Exception as another:
