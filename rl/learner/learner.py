@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
+from rl.learner.accumulation import Accumulation
 from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
 from rl.learner.forward import PolicyModel, causal_lm, new_head
 from rl.learner.movement import Watch
-from rl.learner.passes import Passed, Passes, divisor_of, step_of
+from rl.learner.passes import Passed, Passes, divisor_of, opens, step_of, with_signal
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
 from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
@@ -28,6 +29,7 @@ from rl.objectives.build import build
 from rl.objectives.protocol import Needs, Objective
 from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
+from rl.optim.shards import local
 from rl.state.checkpoint import Sum
 from rollout.models import moba
 from rollout.models.export import save_model
@@ -86,6 +88,8 @@ class Learner:
         self.saver = Saver(self.model, self.head, self.optimizer)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
+        self._open: Accumulation | None = None
+        """The iteration whose sequences come one after the other."""
         lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
         self._watch: Watch | None = Watch(self.model, [*lm_head])
         """Checks that the first step moves every parameter; ``None`` afterwards."""
@@ -134,8 +138,8 @@ class Learner:
         pass is saved. While it is 0, sequences without advantage (groups all right or all wrong) have no gradient:
         they count, but are run only if there are no others.
         """
-        with_signal = minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
-        run = with_signal if len(with_signal) else minibatch
+        loud = with_signal(minibatch)
+        run = loud if len(loud) else minibatch
         return self._descend(run, self.objective, divisor_of(minibatch, self.objective), None, opening=True)
 
     @torch.no_grad()
@@ -162,8 +166,7 @@ class Learner:
         """
         self.begin_iteration()
         minibatches = batch.minibatches(self.spec.learner.updates, seed)
-        opens = self.objective.opens_on_reference and self.objective.needs.logprobs
-        opening = minibatches[:1] if opens else []
+        opening = minibatches[:1] if opens(self.objective) else []
         began = time.perf_counter()
         later = [self._referenced(minibatch) for minibatch in minibatches[len(opening) :]]
         seconds = time.perf_counter() - began
@@ -171,8 +174,53 @@ class Learner:
         steps = (*(step for step, _ in opened), *(self.step(minibatch) for minibatch in later))
         referenced = [minibatch for _, minibatch in opened]
         referenced += [minibatch for minibatch in later if minibatch.reference_logprobs is not None]
-        gaps = [sampler_gaps(self.passes.in_micro_batch_order(each, self.objective)) for each in referenced]
-        metrics = of_steps(steps) | of_batch(batch.counts, gaps)
+        in_order = [self.passes.in_micro_batch_order(minibatch, self.objective) for minibatch in referenced]
+        return self._told(batch, steps, in_order, seconds)
+
+    def accumulate(self, batch: Batch) -> None:
+        """Add the gradients of some of an iteration's sequences, the rest of which are still to come.
+
+        Any number of times; ``close_iteration`` then takes the step. They are run when they fill a micro-batch of every
+        rank. Nothing but gradients changes, so what is saved meanwhile is the state from before the iteration.
+        """
+        if self._open is None:
+            self.optimizer.zero_grad()
+            self._open = Accumulation(self.passes, self.objective)
+        self._open.add(batch)
+
+    def close_iteration(self) -> IterationStats:
+        """Take the one optimiser step of the iteration whose sequences came through ``accumulate``; none if none came.
+
+        As ``train_iteration`` with one update on all of them together, but for rounding: other micro-batches, and
+        gradients that are divided after they were summed.
+        """
+        done, self._open = self._open or Accumulation(self.passes, self.objective), None
+        batch = done.finish()
+        self.begin_iteration()
+        steps = ()
+        if len(batch):
+            divisor = divisor_of(batch, self.objective)
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    local(parameter.grad).div_(divisor)
+            steps = (self._step(done.passed, divisor),)
+        referenced = [each.batch for each in done.passed if each.batch.reference_logprobs is not None]
+        return self._told(batch, steps, referenced, done.reference_s)
+
+    def abandon(self) -> None:
+        """Forget what was accumulated for an iteration that will not be closed; begin another."""
+        if self._open is not None:
+            self._open = None
+            self.optimizer.zero_grad()
+
+    def _told(
+        self, batch: Batch, steps: tuple[Step, ...], referenced: Sequence[Batch], seconds: float
+    ) -> IterationStats:
+        """Return the statistics of an iteration on ``batch``.
+
+        ``referenced``: what of it was run, with reference log-probs. ``seconds``: of reference passes.
+        """
+        metrics = of_steps(steps) | of_batch(batch.counts, [sampler_gaps(each) for each in referenced])
         metrics |= {"train/reference_s": seconds} | self._attention_shares(batch)
         metrics |= {f"update_rms/{name}": value for name, value in self.optimizer.update_rms().items() if steps}
         return IterationStats(known(metrics), steps)
@@ -206,8 +254,9 @@ class Learner:
     def load(self, folder: str | Path) -> None:
         """Restore what ``save`` wrote; with as many ranks, training goes on bit for bit.
 
-        Raises ``rl.learner.storage.LoadError``.
+        What was accumulated is forgotten. Raises ``rl.learner.storage.LoadError``.
         """
+        self.abandon()
         self.bad_streak = self.saver.load(Path(folder))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
@@ -230,6 +279,8 @@ class Learner:
 
         ``opening``: these are those of the passes that carry the gradient.
         """
+        if self._open is not None:
+            raise RuntimeError("an iteration's gradients are being accumulated: close_iteration or abandon it first")
         self.optimizer.zero_grad()
         passed = self.passes.backward(minibatch, objective, divisor, opening)
         return self._step([passed], divisor, lr), passed.batch

@@ -176,6 +176,16 @@ def step_of(passed: Sequence[Passed], divisor: int, grad_norm: float, skipped: b
     )
 
 
+def opens(objective: Objective) -> bool:
+    """Return whether the passes of an iteration's first step give its reference."""
+    return objective.opens_on_reference and objective.needs.logprobs
+
+
+def with_signal(minibatch: Batch) -> Batch:
+    """Return the sequences that have an advantage: while the log-ratio is 0, the others have no gradient."""
+    return minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
+
+
 def divisor_of(minibatch: Batch, objective: Objective) -> int:
     """Return the divisor of the summed loss of ``minibatch``, for every part of it."""
     if objective.per == "token":
