@@ -28,7 +28,7 @@ from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
+    """Implements ``rl.parts.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
 
     ``seat``: where it meets the other ranks; ``None``: there are none.
     """
@@ -72,7 +72,7 @@ class LearnerHost:
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
         batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
@@ -95,7 +95,7 @@ class LearnerHost:
         return self.learner.close_iteration()
 
     def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
@@ -104,7 +104,7 @@ class LearnerHost:
         return self._sender.send(self.learner.model, version)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.learner.score(sequences)
 
     def save(self, folder: Path) -> None:
