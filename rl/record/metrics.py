@@ -170,8 +170,8 @@ METRICS = {
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(
         "s",
-        "Waiting for checkpoints: that of the state that this iteration starts from, where there is one. A learner of "
-        "many ranks goes on while it writes.",
+        "Waiting for checkpoints: that of the state that this iteration starts from, where there is one. The learner "
+        "goes on while it writes.",
     ),
     "time/total": Metric("s", "Sum of the phases."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
