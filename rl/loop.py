@@ -22,6 +22,7 @@ from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Saves, Totals, Writer
 from rl.state.journal import Journal
 from rl.stop import Interrupted, Stopper
+from rollout import timeline
 from rollout.engine import Delta, WeightUpdate
 from rollout.environments.episodes import Episodes
 from rollout.partial import fold
@@ -134,6 +135,7 @@ def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
 def _train(config: RunConfig, state: RunState, parts: Parts, writer: Writer) -> RunState:
     saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
     timer = Timer()
+    timeline.lap()  # idle time counts from here on
     for i in range(state.iteration, config.iterations):
         try:
             after = iterate(config, state, i, parts, timer)
@@ -214,6 +216,7 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         overlong=len(parts.sampler.overlong),
         episodes=parts.episodes.counts if parts.episodes is not None else None,
         seconds=timer.seconds,
+        idle=timeline.lap(i),
     )
     row = parts.log.write(i, measure(done, config.rollout) | parts.rewarder.counts())
     parts.watch.iteration(row)
