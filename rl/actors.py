@@ -100,7 +100,7 @@ Spawn = Callable[["LearnerSpec", Path | str], Sequence[Any]]
 
 
 class RayPolicy:
-    """Proxy of the learner in its actors, as ``rl.loop.Policy``. Every call has a time limit and a named error.
+    """Proxy of the learner in its actors, as ``rl.parts.Policy``. Every call has a time limit and a named error.
 
     Every call goes to all ranks; what rank 0 returns counts. When one of them dies, the others are ended, too: what
     they had begun together cannot be finished. ``replace`` starts them anew.
@@ -214,20 +214,32 @@ class RayPolicy:
 
     @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("publish", version)
 
     @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("score", sequences)
 
     @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("train", groups, advantages, version)
+
+    @spanned(LEARNER, "train")
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """See ``rl.learner.host.LearnerHost``."""
+        self.call("accumulate", groups, advantages, version)
+
+    @spanned(LEARNER, "train")
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("close_iteration", version)
 
     @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:

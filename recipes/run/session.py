@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,13 @@ from recipes.run.setup import Setup, prepare
 from rl import loop
 from rl.actors import LearnerDead
 from rl.config import RunConfig
+from rl.iteration import publish
 from rl.launch import check_run_dir
 from rl.learner.config import ScratchModel
 from rl.learner.spec import LearnerSpec
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
+from rl.parts import Parts
 from rl.record.health import Course, findings
 from rl.record.live import LiveView
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
@@ -45,7 +47,7 @@ from rollout.files import replace_file
 from rollout.grading import Answered, Grading
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
-from rollout.timeline import DRIVER, recording, spanned
+from rollout.timeline import DRIVER, SAVER, recording, spanned
 from rollout.types import StopReason
 
 
@@ -174,7 +176,7 @@ class Session:
         state = self.restore()
         self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
         self.inspect()
-        state = loop.train(config, state, self.parts())
+        state = train(config)(config, state, self.parts())
         self.publish(config.iterations)
         after = self.measure("after", config.iterations, full=True)
         return self.finish(state, after)
@@ -288,7 +290,7 @@ class Session:
         """Publish the current weights to every engine, once per version."""
         if self.published != version:
             self.watch.stage("publish weights")
-            report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            report = publish(self.machines.policy, self.machines.pool, version, self.probe())
             self.max_gap = max(self.max_gap, report.max_gap)
             self.published = version
 
@@ -307,7 +309,7 @@ class Session:
             self._spend("eval", began)
         return evaluation
 
-    @spanned(DRIVER, "store")
+    @spanned(SAVER, "store")
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """Write an iteration's rollouts as Parquet; some of them become the next parity probe."""
         weight = self.rewarder.length_weight(iteration)
@@ -328,14 +330,14 @@ class Session:
                 self.told.add(finding.code)
                 self.watch.finding(finding)
 
-    def parts(self) -> loop.Parts:
+    def parts(self) -> Parts:
         """Return the parts that the loop works with."""
 
         def evaluate_at(iteration: int) -> Evaluation:
             self.published = iteration
             return self.measure(f"it{iteration:04d}", iteration, full=False)
 
-        return loop.Parts(
+        return Parts(
             policy=self.machines.policy,
             pool=self.machines.pool,
             sampler=self.sampler,
@@ -370,6 +372,15 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
+
+
+def train(config: RunConfig) -> Callable[[RunConfig, RunState, Parts], RunState]:
+    """Return the loop that ``config`` asks for."""
+    if config.overlap is None:
+        return loop.train
+    from rl import on_policy, overlap
+
+    return overlap.train if config.overlap.mode == "window" else on_policy.train
 
 
 def describe(config: RunConfig) -> str:

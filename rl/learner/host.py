@@ -29,7 +29,7 @@ from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
+    """Implements ``rl.parts.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
 
     ``seat``: where it meets the other ranks; ``None``: there are none.
     """
@@ -78,15 +78,34 @@ class LearnerHost:
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
-        batch = pack(groups, advantages, version, learner.spec.loss_on)
+        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
         return learner.train_iteration(batch, (learner.spec.seed, version))
+
+    @spanned(LEARNER, "train")
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """Add the gradients of some finished groups of iteration ``version`` [groups][k]; see ``Learner.accumulate``.
+
+        ``publish`` begins an iteration: what was accumulated before and never closed is forgotten.
+        """
+        learner = self.learner
+        learner.enter(version)
+        learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
+
+    @spanned(LEARNER, "train")
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """Take the optimiser step of iteration ``version``, whose groups came through ``accumulate``."""
+        self.learner.enter(version)
+        return self.learner.close_iteration()
 
     @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
+        self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
             self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.backend))
@@ -95,7 +114,7 @@ class LearnerHost:
 
     @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.learner.score(sequences)
 
     @spanned(LEARNER, "save")

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from rl.config import RunConfig
 from rl.learner.config import LearnerConfig, ModelConfig
+from rl.learner.window import LossOn, window_of
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class LearnerSpec:
     """Longest response, which some objectives divide by."""
     longest: int | None = None
     """Tokens of the longest sequence that it is trained on or asked for, prompt included; ``None``: any."""
-    loss_on: Literal["current", "all"] = "current"
-    """Which tokens of a rollout carry loss: those of the present weights, or all."""
+    loss_on: LossOn = "current"
+    """Which tokens of a rollout carry loss: those of the present weights and of a window before them, or all."""
+    window: int = 0
+    """Weight versions before the present one whose tokens carry loss, too."""
     seed: int = 0
     """Seeds adapters, heads and the cut into minibatches."""
 
@@ -41,6 +44,7 @@ class LearnerSpec:
             max_tokens=run.rollout.max_tokens,
             longest=run.engine.max_model_len,
             loss_on=run.rollout.loss_on,
+            window=window_of(run.overlap),
             seed=run.seed,
         )
 

@@ -30,8 +30,12 @@ class Iteration:
     """Version of the weights; also the iteration's number."""
     groups: Sequence[Group]
     """All groups after sampling."""
+    tokens: int
+    """Tokens of the policy that came in during the iteration."""
     replayed: int
-    """Tokens that come from an earlier process's journal and took no time in this one."""
+    """Those of them that come from an earlier process's journal and took no time in this one."""
+    sampling_s: float
+    """Wall time in which the others were drawn."""
     scored: Sequence[ScoredGroup]
     """The finished groups."""
     advantages: Mapping[str, float]
@@ -116,7 +120,7 @@ def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
         "rollouts/dropped_old": sum(
             r.stop is StopReason.ABORTED and r.failures < config.max_failures for r in finished
         ),
-        "tokens/sampled": drawn_under(it.groups, it.version),
+        "tokens/sampled": it.tokens,
         "tokens/saved_by_repetition": sum(tokens_saved(rollout, config) for rollout in finished),
     }
 
@@ -166,9 +170,9 @@ def of_time(it: Iteration) -> Row:
     """Return the seconds of the phases that took place, and tokens per second."""
     row = {f"time/{phase}": spent for phase, spent in it.seconds.items()}
     row["time/total"] = sum(it.seconds.values())
-    fresh = drawn_under(it.groups, it.version) - it.replayed
-    if fresh > 0 and (generate := it.seconds.get("generate")):
-        row["throughput/sampled"] = fresh / generate
+    fresh = it.tokens - it.replayed
+    if fresh > 0 and it.sampling_s:
+        row["throughput/sampled"] = fresh / it.sampling_s
     if train := it.seconds.get("train"):
         row["throughput/trained"] = it.stats.metrics["tokens/trained"] / train
     return row

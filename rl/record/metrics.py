@@ -16,6 +16,7 @@ PHASES = {
     "generate": "sample",
     "score": "grade",
     "train": "train",
+    "store": "store",
     "publish": "publish",
     "eval": "eval",
     "checkpoint": "save",
@@ -155,9 +156,10 @@ METRICS = {
     "eval/n": Metric("problems", "Held-out problems in it."),
     "eval/tokens": Metric("tokens", "Mean length of its responses."),
     # Time and memory.
-    "time/generate": Metric("s", "Sampling."),
+    "time/generate": Metric("s", "Sampling; in an overlapped run: waiting for a batch."),
     "time/score": Metric("s", "Grading of the finished groups."),
     "time/train": Metric("s", "Reference log-probs and updates."),
+    "time/store": Metric("s", "Waiting for the rollouts' file, which an overlapped run writes beside the training."),
     "time/publish": Metric("s", "New weights into the engines, parity probe included."),
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(
