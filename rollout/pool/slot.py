@@ -13,6 +13,7 @@ from rollout.config import EngineConfig
 from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
 from rollout.pool.board import Board
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
+from rollout.timeline import Switch, engine_lane, span
 
 T = TypeVar("T")
 
@@ -75,7 +76,8 @@ class Slot:
         self.failures = 0
         """Engines lost over the pool's life."""
         self.given_up = False
-        self.in_flight: set[str] = set()
+        self._sampling = Switch(engine_lane(index), "sample")
+        self._in_flight: set[str] = set()
         self._spawn = spawn
         self._attempts = 0
         self._lost_before = 0
@@ -86,6 +88,16 @@ class Slot:
         self._wanted: Publication | None = None
         """What an engine that is being started here will be given."""
         self._revival: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> set[str]:
+        """Keys of the requests that the engine works on. Assign to it, so that the timeline learns of it."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, keys: set[str]) -> None:
+        self._in_flight = keys
+        self._sampling.turn(bool(keys))
 
     async def settled(self) -> None:
         """Wait until no engine is being started here. Raises ``ParityError`` when it fails the probe."""
@@ -134,7 +146,8 @@ class Slot:
             engine = self._spawn(self.index)
             self._untouched, self.loaded = True, None
             try:
-                await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                with span(engine_lane(self.index), "start"):
+                    await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 self._serves = None
                 if self._wanted is not None:
                     await self._install(engine, self._wanted, ())
@@ -206,9 +219,11 @@ class Slot:
             self.loaded = gap_of(scores, self.calibration.reference)
             check_loaded(name, self.loaded, publication.limits)
         self._untouched, self._serves = False, _UNKNOWN
-        await self._take(engine, publication.update, roster)
+        with span(engine_lane(self.index), "publish"):
+            await self._take(engine, publication.update, roster)
         if publication.probe:
-            scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+            with span(engine_lane(self.index), "score"):
+                scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
             self.gap = gap_of(scores, publication.reference)
             check_published(name, version, self.gap, self.loaded, publication.limits)
         self._serves = publication
