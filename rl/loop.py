@@ -25,7 +25,8 @@ from rl.stop import Interrupted, Stopper
 from rollout.engine import Delta, WeightUpdate
 from rollout.environments.episodes import Episodes
 from rollout.partial import fold
-from rollout.pool.pool import Pool, PublishReport
+from rollout.pool.fleet import PublishReport
+from rollout.pool.pool import Pool
 from rollout.progress import Progress
 from rollout.types import Group, Problem, Prompt, Rollout, WeightVersion, split
 
