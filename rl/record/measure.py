@@ -16,7 +16,7 @@ from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
-from rollout.pool.pool import PoolStats, PublishReport
+from rollout.pool.fleet import PoolStats, PublishReport
 from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
