@@ -109,9 +109,9 @@ def next_stretch(
 ) -> Stretch | None:
     """Return the rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
 
-    ``beyond``: one more, where that of ``version`` is used up. ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
+    ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
     position of each token, so cutting a response differently does not change its randomness. See ``awaiting`` for
-    ``turn_ends``.
+    ``turn_ends``. ``beyond``: one more, where that of ``version`` is used up.
     """
     waits = awaiting(rollout, turn_ends)
     tokens = budget(rollout, version, config, context)
