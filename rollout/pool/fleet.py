@@ -100,8 +100,16 @@ class Fleet:
 
     def free(self) -> None:
         """Raises ``RuntimeError`` unless work can begin on the engines: they must have no other, and weights."""
+        self.idle()
+        self.served()
+
+    def idle(self) -> None:
+        """Raises ``RuntimeError`` while the engines have other work."""
         if self.shifts and not self.shifts[-1].held:
             raise RuntimeError("the engines work on an open stream; leave it, or hold it meanwhile (Stream.held)")
+
+    def served(self) -> None:
+        """Raises ``RuntimeError`` while there are no weights to be served."""
         if self.withdrawn:
             raise RuntimeError("the weights of the engines were withdrawn; publish some first")
 

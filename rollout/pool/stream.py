@@ -48,7 +48,7 @@ class Stream:
 
     async def _open(self) -> None:
         async with self._fleet.changing:  # a publish that was interrupted may still be ending
-            self._fleet.free()
+            self._fleet.idle()
         self._shift = Shift(self._fleet, self._queue.put, self._turns, self._most)
 
     def __exit__(
@@ -68,7 +68,10 @@ class Stream:
         return self._shift
 
     def submit(self, stretches: Sequence[Stretch]) -> None:
-        """Add requests behind those that are there. Raises ``ValueError`` for a key that is still on its way."""
+        """Add requests behind those that are there.
+
+        Raises ``ValueError`` for a key that is still on its way, ``RuntimeError`` when no weights can be had.
+        """
         self._calls.run(self._open_shift.add(stretches))
 
     def news(self, timeout_s: float | None = None) -> Iterator[News]:
@@ -97,6 +100,10 @@ class Stream:
                     self._failure = item.error
                 else:
                     yield item
+
+    def wake(self) -> None:
+        """Have ``news`` return without any; from any thread."""
+        self._queue.put([])
 
     def drop(self, keys: Collection[str]) -> None:
         """Forget requests: no news comes of them any more but what came already. Unknown keys are passed over."""
