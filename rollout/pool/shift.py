@@ -148,7 +148,7 @@ class Shift:
     async def _met(self, workers: list[Worker]) -> list[int]:
         """Return the slots whose engines can take weights together, and have those that need it drop their requests."""
         lives = [(worker, worker.slot.life) for worker in workers]
-        await gathered(worker.halt() for worker, life in lives if life is None or not life.takes_in_flight)
+        await gathered(worker.halt() for worker, life in lives if life is None or not life.engine.takes_in_flight)
         return await self.fleet.roster()
 
     async def _renew(self, worker: Worker, publication: Publication, roster: list[int]) -> None:

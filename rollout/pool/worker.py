@@ -73,7 +73,7 @@ class Worker:
         the copy; raises ``ParityError`` when it disagrees with the learner.
         """
         life = self.slot.life
-        if life is None or not (self._serving and life.takes_in_flight):
+        if life is None or not (self._serving and life.engine.takes_in_flight):
             await self.halt()
             await self.slot.take(publication, roster)
             return
