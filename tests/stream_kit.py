@@ -26,9 +26,11 @@ UNBOUND = 10**9
 class Paced(FakeEngine):
     """Draws at most ``quota`` tokens of a request under each version before ``free_from``: a response spans many."""
 
-    def __init__(self, faults: Faults | None = None, quota: int = 3, free_from: int = UNBOUND) -> None:
+    default_quota = 3
+
+    def __init__(self, faults: Faults | None = None, quota: int | None = None, free_from: int = UNBOUND) -> None:
         super().__init__(SCRIPT, logprob, faults, chunk=1)
-        self.quota = quota
+        self.quota = self.default_quota if quota is None else quota
         self.free_from = free_from
         self._under: dict[tuple[str, int], int] = {}
 
@@ -50,7 +52,7 @@ class Paced(FakeEngine):
 class InFlight(Paced):
     """Takes weights beneath its requests, and goes on drawing until it has them."""
 
-    def __init__(self, faults: Faults | None = None, quota: int = 3, free_from: int = UNBOUND) -> None:
+    def __init__(self, faults: Faults | None = None, quota: int | None = None, free_from: int = UNBOUND) -> None:
         super().__init__(faults, quota, free_from)
         self.takes_in_flight = True
 
