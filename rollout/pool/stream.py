@@ -47,8 +47,7 @@ class Stream:
         return self
 
     async def _open(self) -> None:
-        async with self._fleet.changing:  # a publish that was interrupted may still be ending
-            self._fleet.idle()
+        await self._fleet.idle()
         self._shift = Shift(self._fleet, self._queue.put, self._turns, self._most)
 
     def __exit__(
