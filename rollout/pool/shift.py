@@ -52,7 +52,6 @@ class Shift:
 
     async def add(self, stretches: Sequence[Stretch]) -> None:
         """See ``Stream.submit``."""
-        self.fleet.served()
         self.board.add(stretches)
 
     async def drop(self, keys: Collection[str]) -> None:

@@ -67,10 +67,7 @@ class Stream:
         return self._shift
 
     def submit(self, stretches: Sequence[Stretch]) -> None:
-        """Add requests behind those that are there.
-
-        Raises ``ValueError`` for a key that is still on its way, ``RuntimeError`` when no weights can be had.
-        """
+        """Add requests behind those that are there. Raises ``ValueError`` for a key that is still on its way."""
         self._calls.run(self._open_shift.add(stretches))
 
     def news(self, timeout_s: float | None = None) -> Iterator[News]:
