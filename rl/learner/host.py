@@ -22,6 +22,7 @@ from rl.state.checkpoint import Sum
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
+from rollout.timeline import LEARNER, spanned
 from rollout.transfer.sender import sender
 from rollout.transfer.weights import WeightSender
 from rollout.types import Group, WeightVersion
@@ -52,23 +53,28 @@ class LearnerHost:
     def ready(self) -> None:
         """Return once the model is loaded."""
 
+    @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Replace the learner of this process; the sender of weights, which engines know, stays."""
         self._learner = None  # first: there may not be room for two
         self._learner = Learner(spec, model_path, self.ranks)
 
+    @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
 
+    @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """Take one optimiser step on any objective; see ``Learner.step``."""
         return self.learner.step(batch, objective, lr)
 
+    @spanned(LEARNER, "score")
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``Learner.logprobs``."""
         return self.learner.logprobs(batch, objective)
 
+    @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
@@ -78,6 +84,7 @@ class LearnerHost:
         batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
         return learner.train_iteration(batch, (learner.spec.seed, version))
 
+    @spanned(LEARNER, "train")
     def accumulate(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> None:
@@ -89,11 +96,13 @@ class LearnerHost:
         learner.enter(version)
         learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
 
+    @spanned(LEARNER, "train")
     def close_iteration(self, version: WeightVersion) -> IterationStats:
         """Take the optimiser step of iteration ``version``, whose groups came through ``accumulate``."""
         self.learner.enter(version)
         return self.learner.close_iteration()
 
+    @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.parts.Policy``."""
         self.learner.abandon()
@@ -103,10 +112,12 @@ class LearnerHost:
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
+    @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``rl.parts.Policy``."""
         return self.learner.score(sequences)
 
+    @spanned(LEARNER, "save")
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self._saving_into = folder
@@ -117,15 +128,18 @@ class LearnerHost:
         """See ``rl.state.checkpoint.Saves``."""
         return self.learner.saving()
 
+    @spanned(LEARNER, "save")
     def saved(self) -> dict[str, Sum]:
         """See ``rl.state.checkpoint.Saves``."""
         with writing(self._saving_into):
             return self.learner.saved()
 
+    @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:
         """Restore what a save wrote, however many ranks there were."""
         self.learner.load(folder)
 
+    @spanned(LEARNER, "save")
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write Hugging Face model files into ``folder``, weights in ``dtype``."""
         folder.mkdir(parents=True, exist_ok=True)

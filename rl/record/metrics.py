@@ -12,8 +12,16 @@ from dataclasses import dataclass
 Row = dict[str, float]
 """One line of ``metrics.jsonl``: finite numbers by name."""
 
-PHASES = ("generate", "score", "train", "store", "publish", "eval", "checkpoint")
-"""Phases of an iteration whose wall time is recorded, as ``time/<phase>``."""
+PHASES = {
+    "generate": "sample",
+    "score": "grade",
+    "train": "train",
+    "store": "store",
+    "publish": "publish",
+    "eval": "eval",
+    "checkpoint": "save",
+}
+"""Phases of an iteration whose wall time is recorded, as ``time/<phase>``, and what the timeline calls them."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,12 @@ METRICS = {
         "goes on while it writes.",
     ),
     "time/total": Metric("s", "Sum of the phases."),
+    "idle/engines": Metric(
+        "share",
+        "Part of the wall time since the row before in which an engine had nothing to do, mean over the engines "
+        "(`docs/timeline.md`).",
+    ),
+    "idle/learner": Metric("share", "Part of it in which the learner had nothing to do."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
     "throughput/sampled": Metric(
         "tokens/s", "Tokens sampled by this process over `time/generate`; absent when all came from a journal."
