@@ -20,7 +20,7 @@ from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, W
 from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
-from rollout.pool.slot import Publication, Slot
+from rollout.pool.slot import Life, Publication, Slot
 from rollout.transfer import broadcast
 from rollout.transfer.gpu import NcclSender
 from rollout.transfer.weights import RECEIVER, ShmSender, specs_of
@@ -189,7 +189,7 @@ def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSen
     assert gap(running(running.engine.score(PROBE)), model) > 0.1, "the silent failure that invariant 1 is about"
 
     slot = Slot(0, lambda _: running.engine, CONFIG)
-    slot.engine = running.engine
+    slot.life = Life(running.engine)
     reference = [log_probs(model, sequence) for sequence in PROBE]
     with pytest.raises(
         ParityError,
