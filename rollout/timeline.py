@@ -257,10 +257,10 @@ _current: Timeline | None = None
 
 
 @contextmanager
-def recording(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def recording(path: Path, warn: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Record what this process does into ``path`` while the block runs; see ``Timeline``. Raises ``OSError``."""
     global _current
-    before, own = _current, Timeline(path, warn)
+    before, own = _current, Timeline(path, warn, clock)
     _current = own
     try:
         yield

@@ -28,6 +28,7 @@ RL post-training for reasoning language models after Kimi k1.5.
 start here
   k15 train quickstart                          train a small model from scratch on this CPU, five to ten minutes
   k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
+  k15 trace runs/quickstart                     what learner and engines did when, for Perfetto
   k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
 
 judge answers

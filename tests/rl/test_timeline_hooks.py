@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count, groupby
 from pathlib import Path
 
 import pytest
 from factories import problem
 from fake_engine import Faults
+from learner_kit import learner_spec, save_tiny_model
+from learner_kit import make_groups as learner_groups
 from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, update
 
 from rewards.score import Score
+from rl.learner.host import LearnerHost
+from rl.learner.spec import Receivers
 from rl.record.log import Timer
 from rl.record.timeline import pieces, read_timeline
 from rl.state.checkpoint import RunState, Writer
@@ -19,8 +24,8 @@ from rollout.timeline import FILE, recording
 
 
 def recorded(folder: Path, work: Callable[[], object]) -> dict[str, list[str]]:
-    """What each lane did in ``work``, in order."""
-    with recording(folder / FILE, pytest.fail):
+    """What each lane did in ``work``, in order; every event takes a second, so that none are joined."""
+    with recording(folder / FILE, pytest.fail, clock=count().__next__):
         work()
     (process,) = read_timeline(folder)
     lanes = dict.fromkeys(span.lane for span in process.spans)
@@ -68,6 +73,26 @@ def test_an_interrupted_call_leaves_no_engine_at_work(tmp_path: Path) -> None:
     assert recorded(tmp_path, work)["engine 0"].count("sample") == 2
 
 
+def test_the_learner_s_calls_are_its_own(tmp_path: Path) -> None:
+    host = LearnerHost(learner_spec(), save_tiny_model(tmp_path / "model"), Receivers("local"))
+    groups = learner_groups(2)
+
+    def work() -> None:
+        host.publish(3)
+        host.score([[5, 6, 7]])
+        host.train(groups, [[1.0, -1.0, 0.5, -0.5]] * 2, 3)
+        host.publish(4)
+        host.accumulate(learner_groups(2, version=4), [[1.0, -1.0, 0.5, -0.5]] * 2, 4)
+        host.close_iteration(4)
+        (tmp_path / "saved").mkdir()
+        host.save(tmp_path / "saved")
+        host.saved()
+        host.load(tmp_path / "saved")
+
+    found = [what for what, _ in groupby(recorded(tmp_path, work)["learner"])]
+    assert found == ["publish", "score", "train", "publish", "train", "save", "load"]
+
+
 def test_the_phases_of_an_iteration_are_the_driver_s(tmp_path: Path) -> None:
     def work() -> None:
         timer = Timer()
@@ -107,7 +132,7 @@ def test_a_checkpoint_is_saved_from_its_begin_to_its_finish(tmp_path: Path) -> N
                 pass
             writer.settle()
 
-    with recording(tmp_path / FILE, pytest.fail):
+    with recording(tmp_path / FILE, pytest.fail, clock=count().__next__):
         work()
     (process,) = read_timeline(tmp_path)
     saver, driver = ([span for span in process.spans if span.lane == lane] for lane in ("saver", "driver"))

@@ -176,8 +176,6 @@ function lanesChart(timeline) {
     const row = Math.floor((event.clientY - bounds.top - LANE.top) / (LANE.height + LANE.gap));
     const lane = timeline.lanes[Math.min(Math.max(row, 0), timeline.lanes.length - 1)];
     told.textContent = activity(lane, timeline, x);
-    const next = timeline.iterations.find(([, at]) => at >= x);
-    cursor.set(next ? next[0] : null);
     if (state.from === null) return;
     const [p, q] = [state.from, pixel(event)].sort((m, n) => m - n);
     for (const [name, value] of Object.entries({ x: p, width: q - p, visibility: "visible" })) state.mark.setAttribute(name, value);
@@ -190,7 +188,6 @@ function lanesChart(timeline) {
   });
   svg.addEventListener("pointerleave", () => {
     [state.from, told.textContent] = [null, ""];
-    cursor.set(null);
     draw();
   });
   const KEYS = { "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2), ArrowLeft: () => move(-0.25), ArrowRight: () => move(0.25), 0: () => show(...whole) };
