@@ -15,6 +15,7 @@ from rollout.config import PAGE_TOKENS, EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
+from rollout.engines.rest import Rest
 from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
 from rollout.transfer.weights import LOST, RECEIVER
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 STREAM_INTERVAL = 64
 """Tokens of a request that vLLM gathers before it streams them (the first and the last come at once)."""
+WEIGHTS, KV_CACHE = "weights", "kv_cache"
+"""What vLLM calls the parts of an engine that sleep."""
 SHUTDOWN_S = 5.0
 """Seconds that vLLM's core has for stopping; then it is killed."""
 
@@ -162,6 +165,7 @@ class VllmEngine:
         self._weight_bytes = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._updating = asyncio.Lock()
+        self._rest = Rest()
         self._dead = ""
 
     async def start(self) -> None:
@@ -186,6 +190,7 @@ class VllmEngine:
     async def submit(self, requests: Sequence[Request]) -> None:
         """See ``Engine``."""
         self._check_alive()
+        self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
             self._tasks[request.key] = asyncio.create_task(self._consume(request))
@@ -229,6 +234,7 @@ class VllmEngine:
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Engine``. Sequences must leave room for one more token in the context."""
         self._check_alive()
+        self._rest.awake()
         return list(await asyncio.gather(*(self._score_one(i, sequence) for i, sequence in enumerate(sequences))))
 
     async def _score_one(self, index: int, sequence: Sequence[int]) -> list[float]:
@@ -256,6 +262,7 @@ class VllmEngine:
 
         try:
             async with self._updating:  # a caller that gave up waiting leaves its update behind, and it goes on
+                self._rest.awake(bare=True)
                 await self._take(update)
         except EngineDeadError as failure:
             raise EngineDead(f"vLLM's core died while it took new weights: {failure}") from failure
@@ -275,6 +282,9 @@ class VllmEngine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
         await self._llm.finish_weight_update(str(update.version))
         await self._enter(update.version)
+        if self._rest.bare:
+            await self._llm.wake_up([KV_CACHE])
+            self._rest.bare = False
         await self._llm.reset_prefix_cache()
         self._version = update.version
         self._weight_bytes = update.payload["size"]
@@ -292,6 +302,35 @@ class VllmEngine:
         """See ``Engine``."""
         self._check_alive()
         return self._mail.stats(self._version, self._weight_bytes)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``; vLLM's own sleep, which on a CPU frees nothing. The key-value cache is forgotten."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._check_alive()
+        async with self._updating:
+            if self._rest.level:
+                return
+            self._rest.fall_asleep(level, self._mail.in_flight)
+            try:
+                await self._llm.sleep(level)
+            except EngineDeadError as failure:
+                raise EngineDead(f"vLLM's core died as it fell asleep: {failure}") from failure
+
+    async def wake(self) -> None:
+        """See ``Engine``. Where weights are still to come, the key-value cache has to wait for them: loading takes room
+        of its own.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._check_alive()
+        async with self._updating:
+            try:
+                if self._rest.level:
+                    await self._llm.wake_up([WEIGHTS] if self._rest.bare else None)
+            except EngineDeadError as failure:
+                raise EngineDead(f"vLLM's core died as it woke up: {failure}") from failure
+            self._rest.level = 0
 
     async def close(self) -> None:
         """See ``Engine``."""

@@ -66,6 +66,10 @@ class PoolStats:
     """Engines lost so far; each was restarted unless ``given_up`` says otherwise."""
     given_up: int
     """Slots whose engine could not be kept alive."""
+    sleep_s: float | None = None
+    """Seconds in which they fell asleep the last time; ``None``: they never did."""
+    wake_s: float | None = None
+    """Seconds in which they woke up the last time; their weights are not counted."""
 
 
 class Pool:
@@ -90,6 +94,10 @@ class Pool:
         self.stop_token_ids = tuple(stop_token_ids)
         self.seed = seed
         self._slots = [Slot(index, spawn, config) for index in range(config.count)]
+        self.claim: Callable[[], None] = lambda: None
+        """Called before engines are used: whoever has their devices meanwhile gives them up (``rl.turns``)."""
+        self._sleep_s: float | None = None
+        self._wake_s: float | None = None
         self._publication: Publication | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout-pool", daemon=True)
@@ -112,6 +120,7 @@ class Pool:
 
         Raises ``AllEnginesDead`` when none serves.
         """
+        self.claim()
         self._run(lambda _: self._loaded())
 
     def reconfigure(self, rollout: RolloutConfig, seed: int) -> None:
@@ -134,6 +143,7 @@ class Pool:
         ``reference`` [n][len - 1]: the learner's log-probs of ``probe`` at temperature 1. Raises ``ParityError`` with
         both sides' numbers beyond what rounding explains, ``AllEnginesDead`` when no engine is left.
         """
+        self.claim()
         return self._run(lambda _: self._publish(Publication(update, probe, reference, self.limits)))
 
     def withdraw(self) -> None:
@@ -217,11 +227,37 @@ class Pool:
                 on_progress(news)
 
         if stretches:
+            self.claim()
             self._run(lambda emit: self._generate(stretches, emit, turns), take)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return the log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]."""
+        self.claim()
         return self._run(lambda _: self._score(sequences))
+
+    def sleep(self) -> None:
+        """Let all engines give their devices up, and start none until ``wake``. Idempotent.
+
+        Until then the pool tells its statistics and closes; what needs an engine raises ``RuntimeError``.
+        """
+        self._sleep_s = self._timed(lambda slot: slot.sleep())
+
+    def wake(self) -> None:
+        """Let the engines take their devices again; they have weights when they are next used. Idempotent.
+
+        One that died in its sleep is found here, and replaced when it is next used.
+        """
+        self._wake_s = self._timed(lambda slot: slot.wake())
+
+    def _timed(self, change: Callable[[Slot], Coroutine[Any, Any, None]]) -> float:
+        """Do something with every slot and return the seconds that it took."""
+        began = time.monotonic()
+
+        async def all_slots() -> None:
+            await asyncio.gather(*(change(slot) for slot in self._slots))
+
+        self._run(lambda _: all_slots())
+        return time.monotonic() - began
 
     def stats(self) -> PoolStats:
         """Counters; an engine found dead here is replaced when it is next needed."""
@@ -389,7 +425,8 @@ class Pool:
             except EngineError as error:
                 await slot.lose(error)
         failures = sum(slot.failures for slot in self._slots)
-        return PoolStats(tuple(found), failures, sum(slot.given_up for slot in self._slots))
+        given_up = sum(slot.given_up for slot in self._slots)
+        return PoolStats(tuple(found), failures, given_up, self._sleep_s, self._wake_s)
 
     async def _close(self) -> None:
         for call in self._calls:

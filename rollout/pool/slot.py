@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
+from rollout.engine import (
+    DEEP,
+    LIGHT,
+    Delta,
+    Engine,
+    EngineError,
+    EngineTimeout,
+    ParityError,
+    WeightsLost,
+    WeightUpdate,
+)
 from rollout.pool.board import Board
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
 
@@ -75,6 +85,8 @@ class Slot:
         self.failures = 0
         """Engines lost over the pool's life."""
         self.given_up = False
+        self.asleep = False
+        """No engine is started here, since somebody else has its device; one that is up sleeps."""
         self.in_flight: set[str] = set()
         self._spawn = spawn
         self._attempts = 0
@@ -98,6 +110,8 @@ class Slot:
         The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
         """
         while not self.given_up:
+            if self.asleep:
+                raise RuntimeError(f"engine {self.index} sleeps; wake the pool before it is used")
             if self.engine is None:
                 await self._revived(publication)
             elif self._serves is publication:
@@ -276,6 +290,32 @@ class Slot:
                     self.in_flight -= {delta.key for delta in deltas if delta.done}
         except (EngineError, TimeoutError) as error:
             await self.lose(EngineError(f"did not drop its requests: {error}"))
+
+    async def sleep(self) -> None:
+        """Let the engine sleep, and start none here until ``wake``. One that fails is lost, which clears its device.
+
+        It sleeps deeply where the next publish, or the copy of the last one, brings its weights back. Those that it
+        was loaded with only the engine itself can keep.
+        """
+        await self.settled()
+        self.asleep = True
+        if self.engine is None:
+            return
+        level = LIGHT if self._untouched else DEEP
+        self._serves = self._serves if level == LIGHT else _UNKNOWN
+        await self._rest(self.engine.sleep(level), "sleep")
+
+    async def wake(self) -> None:
+        """Wake the engine, which serves once it has its weights; one that died in its sleep is lost."""
+        if self.asleep and self.engine is not None:
+            await self._rest(self.engine.wake(), "wake-up")
+        self.asleep = False
+
+    async def _rest(self, call: Awaitable[None], what: str) -> None:
+        try:
+            await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
+        except EngineError as error:
+            await self.lose(error)
 
     async def close(self) -> None:
         """Stop the engine, or the attempt to start one."""
