@@ -230,6 +230,16 @@ class RayPolicy:
         """See ``rl.parts.Policy``."""
         return self.call("train", groups, advantages, version)
 
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """See ``rl.learner.host.LearnerHost``."""
+        self.call("accumulate", groups, advantages, version)
+
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("close_iteration", version)
+
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)

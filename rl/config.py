@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from rewards.score import GRADER_TIMEOUT_S
 from rl import placement
 from rl.learner.config import LearnerConfig, ModelConfig, ScratchModel
+from rl.learner.window import window_of
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import block_attention_fault
@@ -289,6 +290,11 @@ class RunConfig(Config):
     log: LogConfig = LogConfig()
     ray: RayConfig = RayConfig()
 
+    @property
+    def most_groups(self) -> int:
+        """Groups that are drawn and not trained yet, at most."""
+        return self.rollout.groups * (1 + window_of(self.overlap))
+
     @model_validator(mode="after")
     def _across(self) -> Self:
         rollout, engine = self.rollout, self.engine
@@ -346,7 +352,15 @@ class RunConfig(Config):
         return self
 
     def _check_overlap(self) -> None:
-        if self.overlap is None or self.overlap.mode != "on_policy":
+        if self.overlap is None:
+            return
+        if self.overlap.mode == "window":
+            if self.overlap.max_staleness > self.rollout.max_age:
+                raise ValueError(
+                    f"overlap.max_staleness ({self.overlap.max_staleness}) is above rollout.max_age "
+                    f"({self.rollout.max_age}): groups would be given up before they may be trained; raise "
+                    "rollout.max_age or lower it"
+                )
             return
         if "max_staleness" in self.overlap.model_fields_set and self.overlap.max_staleness:
             raise ValueError("overlap.max_staleness is of the mode window; on_policy has no stale token: leave it out")

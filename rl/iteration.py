@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rl.config import RunConfig
 from rl.learner.stats import IterationStats
+from rl.learner.window import has_loss, window_of
 from rl.objectives.protocol import Objective
 from rl.parts import Parts, Policy
 from rl.record.log import Evaluation, Timer
@@ -104,21 +105,27 @@ def score(i: int, parts: Parts, timer: Timer, chosen: Collection[str] | None) ->
     with timer("score"):
         with parts.stopper.interruptible():  # a reward of the user's own may take its time
             scored = parts.rewarder.collect(i, chosen)
-        for reason, count in failures(scored).most_common(MOST_REASONS):
-            parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
-        parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
+        tell(scored, parts)
     return scored
+
+
+def tell(scored: Sequence[ScoredGroup], parts: Parts) -> None:
+    """Tell why responses are ungradable, and the sampler how its problems went."""
+    for reason, count in failures(scored).most_common(MOST_REASONS):
+        parts.watch.warn(f"{count} responses ungradable and left out of training: {reason}")
+    parts.sampler.update({s.group.problem.id: rate for s in scored if (rate := s.success_rate) is not None})
 
 
 def trained_on(
     config: RunConfig, scored: Sequence[ScoredGroup], values: Sequence[Sequence[float | None]], i: int
 ) -> dict[str, float]:
     """Return the advantages of the rollouts that enter the loss of iteration ``i``, by id."""
+    loss_on, window = config.rollout.loss_on, window_of(config.overlap)
     return {
         rollout.id: value
         for item, row in zip(scored, values, strict=True)
         for rollout, value in zip(item.group.rollouts, row, strict=True)
-        if value is not None and (config.rollout.loss_on == "all" or i in rollout.drawn_under)
+        if value is not None and has_loss(rollout, i, loss_on, window)
     }
 
 

@@ -36,6 +36,14 @@ class Policy(Saves, Protocol):
     ) -> IterationStats:
         """Train one iteration: freeze the reference, reset the optimiser, a few steps on the objective. [groups][k]."""
 
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """Add the gradients of some groups of an iteration of one step; as ``train``."""
+
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """Take the step on all that was added up."""
+
 
 class Sampler(Protocol):
     """Chooses problems [2501.12599 §2.3.4]."""

@@ -158,11 +158,10 @@ def fold(
         progress.setdefault(delta.key, _Progress()).add(delta)
     folded = []
     for group in groups:
-        too_old = version - group.born > config.max_age
-        rollouts = []
+        old, rollouts = too_old(group, version, config), []
         for rollout in group.rollouts:
             found = progress.pop(rollout.id, None)
-            if too_old and not rollout.finished:
+            if old and not rollout.finished:
                 rollouts.append(replace(rollout, stop=StopReason.ABORTED))
             else:
                 rollouts.append(grown(rollout, found.growth() if found else Growth(), config, context, turn_ends))
@@ -170,6 +169,11 @@ def fold(
     if progress:
         raise ValueError(f"progress on rollouts that are not in flight: {', '.join(sorted(progress)[:5])}")
     return folded
+
+
+def too_old(group: Group, version: WeightVersion, config: RolloutConfig) -> bool:
+    """Return whether a group's unfinished rollouts are given up."""
+    return version - group.born > config.max_age
 
 
 def grown(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +171,7 @@ class Session:
         state = self.restore()
         self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
         self.inspect()
-        state = loop.train(config, state, self.parts())
+        state = train(config)(config, state, self.parts())
         self.publish(config.iterations)
         after = self.measure("after", config.iterations, full=True)
         return self.finish(state, after)
@@ -366,6 +366,15 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
+
+
+def train(config: RunConfig) -> Callable[[RunConfig, RunState, Parts], RunState]:
+    """Return the loop that ``config`` asks for."""
+    if config.overlap is None:
+        return loop.train
+    from rl import on_policy, overlap
+
+    return overlap.train if config.overlap.mode == "window" else on_policy.train
 
 
 def describe(config: RunConfig) -> str:

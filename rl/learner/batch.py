@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ class PackCounts:
     """Rollouts without a loss token: all of their tokens come from versions that are too old."""
     small_groups: int = 0
     """Rollouts in groups with fewer than two rewards."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Return the counts of both together."""
+        return type(self)(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,29 @@ class Batch:
             advantages=self.advantages.to(device),
             reference_logprobs=None if reference is None else reference.to(device),
         )
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """Return the sequences of all ``batches``, in order; without any an empty batch.
+
+    They have reference log-probs if all of them had.
+    """
+    if not batches:
+        return pack((), (), version=0)
+    references = [batch.reference_logprobs for batch in batches]
+    known = [values for values in references if values is not None]
+    return Batch(
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        cu_seqlens=cumulative([length for batch in batches for length in batch.lengths.tolist()]),
+        loss_mask=torch.cat([batch.loss_mask for batch in batches]),
+        current=torch.cat([batch.current for batch in batches]),
+        sampler_logprobs=torch.cat([batch.sampler_logprobs for batch in batches]),
+        advantages=torch.cat([batch.advantages for batch in batches]),
+        groups=tuple(group for batch in batches for group in batch.groups),
+        total=sum(batch.total for batch in batches),
+        reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
+        counts=sum((batch.counts for batch in batches), PackCounts()),
+    )
 
 
 def cumulative(lengths: Sequence[int]) -> torch.Tensor:

@@ -121,8 +121,25 @@ class LearnerHost:
         stats = learner.train_iteration(batch, (learner.spec.seed, version))
         return replace(stats, metrics=stats.metrics | self._turn)
 
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """Add the gradients of some finished groups of iteration ``version`` [groups][k]; see ``Learner.accumulate``.
+
+        ``publish`` begins an iteration: what was accumulated before and never closed is forgotten.
+        """
+        learner = self.learner
+        learner.enter(version)
+        learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
+
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """Take the optimiser step of iteration ``version``, whose groups came through ``accumulate``."""
+        self.learner.enter(version)
+        return self.learner.close_iteration()
+
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.parts.Policy``."""
+        self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
             self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.elsewhere))

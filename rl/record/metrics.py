@@ -12,7 +12,7 @@ from dataclasses import dataclass
 Row = dict[str, float]
 """One line of ``metrics.jsonl``: finite numbers by name."""
 
-PHASES = ("generate", "score", "train", "publish", "eval", "checkpoint")
+PHASES = ("generate", "score", "train", "store", "publish", "eval", "checkpoint")
 """Phases of an iteration whose wall time is recorded, as ``time/<phase>``."""
 
 
@@ -156,9 +156,10 @@ METRICS = {
     "eval/n": Metric("problems", "Held-out problems in it."),
     "eval/tokens": Metric("tokens", "Mean length of its responses."),
     # Time and memory.
-    "time/generate": Metric("s", "Sampling."),
+    "time/generate": Metric("s", "Sampling; in an overlapped run: waiting for a batch."),
     "time/score": Metric("s", "Grading of the finished groups."),
     "time/train": Metric("s", "Reference log-probs and updates."),
+    "time/store": Metric("s", "Waiting for the rollouts' file, which an overlapped run writes beside the training."),
     "time/publish": Metric("s", "New weights into the engines, parity probe included."),
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(

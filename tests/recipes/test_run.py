@@ -208,9 +208,11 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
         raise Killed
 
     with monkeypatch.context() as patch:
-        original = recipes_run.Rewarder.submit
+        original = recipes_run.Rewarder.collect
         patch.setattr(
-            recipes_run.Rewarder, "submit", lambda self, group, i: killed() if i == 2 else original(self, group, i)
+            recipes_run.Rewarder,
+            "collect",
+            lambda self, i, chosen=None: killed() if i == 2 else original(self, i, chosen),
         )
         with pytest.raises(Killed):
             run(tiny(), folder)
