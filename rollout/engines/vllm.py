@@ -168,6 +168,11 @@ class VllmEngine:
         self._rest = Rest()
         self._dead = ""
 
+    @property
+    def takes_in_flight(self) -> bool:
+        """See ``Engine``."""
+        return self.config.takes_in_flight
+
     async def start(self) -> None:
         """See ``Engine``. Blocks its event loop while the model loads: vLLM's sockets must be made on the loop."""
         os.environ.update(environment(self.config))
@@ -209,19 +214,20 @@ class VllmEngine:
             ):
                 piece = output.outputs[0]
                 if piece.token_ids:
-                    self._mail.put(request.key, piece.token_ids, piece.logprobs.logprobs)
+                    self._mail.put(request.key, piece.token_ids, piece.logprobs.logprobs, self._version)
                 if output.finished:
-                    self._mail.end(request.key, *_ending(piece.finish_reason))
+                    self._mail.end(request.key, self._version, *_ending(piece.finish_reason))
         except EngineDeadError as failure:
             self._die(f"vLLM's core died: {failure}")
         except (EngineGenerateError, VLLMClientError, ValueError) as failure:
-            self._mail.end(request.key, None, str(failure.__cause__ or failure) or type(failure).__name__)
+            reason = str(failure.__cause__ or failure) or type(failure).__name__
+            self._mail.end(request.key, self._version, error=reason)
         finally:
             self._tasks.pop(request.key, None)
 
     async def poll(self, wait_s: float) -> list[Delta]:
         """See ``Engine``."""
-        deltas = await self._mail.take(wait_s, self._version)
+        deltas = await self._mail.take(wait_s)
         if not deltas:
             self._check_alive()
         return deltas
