@@ -72,11 +72,12 @@ class LearnerHost:
         return self._learner
 
     def offload(self) -> None:
-        """Move weights, gradients and optimiser state into host memory, and give all memory of the device back.
+        """Move weights, accumulated gradients and moments into host memory, and give all memory of the device back.
 
         Until ``onload`` only a save that was begun goes on. Idempotent, of each rank by itself.
         """
         began = time.perf_counter()
+        self._present.drop_spent()
         self._away = True
         self._offload.away()
         self._turn |= {"turns/offload_s": time.perf_counter() - began, "turns/bytes": self._offload.bytes}
