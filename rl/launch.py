@@ -270,7 +270,10 @@ def _options(reserved: Reserved, bundle: int, gpus: float, own: Sequence[int] = 
     """Return Ray's options for a process in ``bundle`` that has so many of its GPUs, or, in turn with others, those
     with the numbers ``own``.
     """
-    variables = {"CUDA_VISIBLE_DEVICES": ",".join(reserved.gpus[bundle][number] for number in own)} if own else {}
+    variables = {}
+    if own:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(reserved.gpus[bundle][number] for number in own)
+        variables["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray hides GPUs from who asks for none
     return {
         "num_cpus": 1,
         "num_gpus": 0 if own else gpus,

@@ -37,6 +37,7 @@ class Offload:
 
     def away(self) -> None:
         """Give the device memory back; what is away already stays so."""
+        self._settle()  # other streams may still work on it
         for storage in storages(self._tensors(), self.device):
             size, start = storage.nbytes(), self.bytes
             for offset, piece in self._host.pieces(start, size):
@@ -61,7 +62,7 @@ class Offload:
         self._host.rest()
 
     def _settle(self) -> None:
-        """Wait for copies from and to pinned memory, which are under way until then."""
+        """Wait for the device: copies from and to pinned memory, above all, are under way until then."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 

@@ -80,14 +80,14 @@ class LearnerHost:
         self._present.drop_spent()
         self._away = True
         self._offload.away()
-        self._turn |= {"turns/offload_s": time.perf_counter() - began, "turns/bytes": self._offload.bytes}
+        self._turn |= {"hybrid/offload_s": time.perf_counter() - began, "hybrid/bytes": self._offload.bytes}
 
     def onload(self) -> None:
         """Bring back what ``offload`` moved, bit for bit. Idempotent."""
         began = time.perf_counter()
         self._offload.back()
         self._away = False
-        self._turn["turns/onload_s"] = time.perf_counter() - began
+        self._turn["hybrid/onload_s"] = time.perf_counter() - began
 
     def ready(self) -> None:
         """Return once the model is loaded."""

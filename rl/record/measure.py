@@ -130,7 +130,7 @@ def of_engines(published: PublishReport, engines: PoolStats) -> Row:
         "engines/alive": len(engines.engines),
         "engines/failures": engines.failures,
         "engines/given_up": engines.given_up,
-        **known({"turns/sleep_s": engines.sleep_s, "turns/wake_s": engines.wake_s}),
+        **known({"hybrid/sleep_s": engines.sleep_s, "hybrid/wake_s": engines.wake_s}),
     }
 
 

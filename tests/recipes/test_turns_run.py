@@ -27,7 +27,7 @@ from rollout.engine import EngineDead
 from rollout.engines.hf import HfEngine
 from tests.mortal import mortal
 
-TURNS = {"turns/offload_s", "turns/onload_s", "turns/wake_s", "turns/sleep_s", "turns/bytes"}
+TURNS = {"hybrid/offload_s", "hybrid/onload_s", "hybrid/wake_s", "hybrid/sleep_s", "hybrid/bytes"}
 
 
 def hybrid(**changes: Any) -> RunConfig:
@@ -97,7 +97,7 @@ def test_a_run_in_turns_is_the_run_without_them(whole: Path, tmp_path: Path, flo
     assert min(floor.used.values()) > 0
     for row in read_metrics(tmp_path / "run"):
         assert row.keys() >= TURNS
-        assert row["turns/bytes"] > 0
+        assert row["hybrid/bytes"] > 0
     assert not TURNS & read_metrics(whole)[0].keys()
 
 

@@ -128,13 +128,13 @@ def test_another_learner_starts_on_the_device(folder: Path) -> None:
 
 def test_an_iteration_tells_what_its_turn_cost(folder: Path) -> None:
     made = host(folder, KEYS[0])
-    names = {"turns/offload_s", "turns/onload_s", "turns/bytes"}
+    names = {"hybrid/offload_s", "hybrid/onload_s", "hybrid/bytes"}
     assert not names & made.train(make_groups(), ADVANTAGES, 3).metrics.keys()
     made.offload()
     made.onload()
     metrics = made.train(make_groups(version=4), ADVANTAGES, 4).metrics
     assert names <= metrics.keys()
-    assert metrics["turns/bytes"] > 0
+    assert metrics["hybrid/bytes"] > 0
 
 
 def sharded(_rank: int, folder: Path) -> tuple[list[list[Any]], list[dict[str, torch.Tensor]], list[int]]:
