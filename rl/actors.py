@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.engine import WeightUpdate
 from rollout.plain import first_line
+from rollout.timeline import LEARNER, spanned
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class RayPolicy:
         self.actors: list[Any] = []
         self._start(spec, model_path)
 
+    @spanned(LEARNER, "start")
     def _start(self, spec: LearnerSpec, model_path: Path | str) -> None:
         from ray.exceptions import RayError
 
@@ -216,50 +218,61 @@ class RayPolicy:
         for actor in actors:
             ray.kill(actor)
 
+    @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.parts.Policy``."""
         return self.call("publish", version)
 
+    @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``rl.parts.Policy``."""
         return self.call("score", sequences)
 
+    @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
         """See ``rl.parts.Policy``."""
         return self.call("train", groups, advantages, version)
 
+    @spanned(LEARNER, "train")
     def accumulate(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> None:
         """See ``rl.learner.host.LearnerHost``."""
         self.call("accumulate", groups, advantages, version)
 
+    @spanned(LEARNER, "train")
     def close_iteration(self, version: WeightVersion) -> IterationStats:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("close_iteration", version)
 
+    @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)
 
+    @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("step", batch, objective, lr)
 
+    @spanned(LEARNER, "score")
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("logprobs", batch, objective)
 
+    @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:
         """See ``rl.planned.Kept``."""
         self.call("load", folder)
 
+    @spanned(LEARNER, "save")
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """See ``rl.learner.host.LearnerHost``."""
         self.call("export", folder, dtype)
 
+    @spanned(LEARNER, "save")
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self.call("save", folder)
@@ -268,14 +281,17 @@ class RayPolicy:
         """See ``rl.state.checkpoint.Saves``."""
         return self.call("saving")
 
+    @spanned(LEARNER, "save")
     def saved(self) -> dict[str, Sum]:
         """See ``rl.state.checkpoint.Saves``."""
         return self.call("saved")
 
+    @spanned(LEARNER, "offload")
     def offload(self) -> None:
         """See ``rl.learner.host.LearnerHost``."""
         self.call("offload")
 
+    @spanned(LEARNER, "onload")
     def onload(self) -> None:
         """See ``rl.learner.host.LearnerHost``; a learner that has ended needs none, the next one starts on its
         devices.
@@ -283,6 +299,7 @@ class RayPolicy:
         if self.actors:
             self.call("onload")
 
+    @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """See ``rl.learner.host.LearnerHost``; starts the actors anew when they have ended."""
         self.claim()

@@ -16,6 +16,7 @@ from rl.rewarding import ScoredGroup, failures
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals, Writer
 from rl.stop import Interrupted
+from rollout import timeline
 from rollout.pool.pool import Pool, PublishReport
 from rollout.types import Group, Problem, Prompt, Rollout, WeightVersion
 
@@ -43,6 +44,7 @@ def iterations(config: RunConfig, state: RunState, parts: Parts, iterate: Iterat
 def _iterations(config: RunConfig, state: RunState, parts: Parts, iterate: Iterate, writer: Writer) -> RunState:
     saved = state.iteration if checkpoint.available(parts.checkpoints) else -1
     timer = Timer()
+    timeline.lap()  # idle time counts from here on
     for i in range(state.iteration, config.iterations):
         try:
             after = iterate(state, i, timer)
@@ -175,6 +177,7 @@ def conclude(
         overlong=len(parts.sampler.overlong),
         episodes=parts.episodes.counts if parts.episodes is not None else None,
         seconds=timer.seconds,
+        idle=timeline.lap(i),
     )
     row = parts.log.write(i, measure(iteration, config.rollout) | parts.rewarder.counts())
     parts.watch.iteration(row)

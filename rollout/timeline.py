@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 FILE = "timeline.jsonl"
 LEARNER, GRADER, DRIVER, SAVER = "learner", "grader", "driver", "saver"
-"""Lanes. The saver is what is written of a checkpoint while the learner goes on."""
+"""Lanes. The saver writes rollouts and checkpoints, also while the others go on."""
 GAP_S = 0.01
 GAP_SHARE = 1e-5
 """Gaps within the same work are joined when they are shorter than ``GAP_S``, or than this share of the time so far: so

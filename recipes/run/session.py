@@ -42,10 +42,12 @@ from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
+from rollout import timeline
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
+from rollout.timeline import DRIVER, SAVER, recording, spanned
 from rollout.types import StopReason
 
 
@@ -112,6 +114,7 @@ class Session:
                 config.log.live,
             )
         )
+        self.stack.enter_context(recording(directory.timeline, self.watch.warn))
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
         for note in self.data.notes:
@@ -148,7 +151,9 @@ class Session:
         """Deaths of the learner in a row without an iteration done for the first time in between."""
 
     def _spend(self, phase: str, began: float) -> None:
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+        now = time.monotonic()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - began
+        timeline.add(DRIVER, phase, began, now)
 
     def outlive(self) -> int:
         """Do all that the directory does not hold yet, through deaths of the learner, and return the exit code.
@@ -304,6 +309,7 @@ class Session:
             self._spend("eval", began)
         return evaluation
 
+    @spanned(SAVER, "store")
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """Write an iteration's rollouts as Parquet; some of them become the next parity probe."""
         weight = self.rewarder.length_weight(iteration)

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from rl.learner.window import LossOn, carries_loss, has_loss
+from rl.learner.window import Ages, LossOn, carries_loss, has_loss
 from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
 Seed = int | tuple[int, ...]
@@ -56,6 +56,8 @@ class Batch:
     reference_logprobs: torch.Tensor | None = None
     """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
     counts: PackCounts = field(default_factory=PackCounts)
+    ages: Ages = field(default_factory=Ages)
+    """Of all sequences that were packed."""
 
     def __len__(self) -> int:
         return self.advantages.shape[0]
@@ -87,7 +89,7 @@ class Batch:
         return ends[self.cu_seqlens.long()].diff()
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """Return the sequences named, in that order; ``total`` and ``counts`` stay."""
+        """Return the sequences named, in that order; ``total``, ``counts`` and ``ages`` stay."""
         spans, reference = pieces(self.cu_seqlens, indices), self.reference_logprobs
         if reference is not None:
             ends = torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0))
@@ -152,6 +154,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         total=sum(batch.total for batch in batches),
         reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
         counts=sum((batch.counts for batch in batches), PackCounts()),
+        ages=sum((batch.ages for batch in batches), Ages()),
     )
 
 
@@ -221,7 +224,8 @@ def pack(
                 stale += 1
     parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
     loss = [carries_loss(part, version, loss_on, window) for part in parts]
-    return _tensors(kept, parts, loss, version, PackCounts(len(kept), masked, stale, small))
+    ages = Ages.of((rollout for _, rollout, _ in kept), version, loss_on, window)
+    return replace(_tensors(kept, parts, loss, version), counts=PackCounts(len(kept), masked, stale, small), ages=ages)
 
 
 def _tensors(
@@ -229,7 +233,6 @@ def _tensors(
     parts: Sequence[Segment],
     loss: Sequence[bool],
     version: WeightVersion,
-    counts: PackCounts,
 ) -> Batch:
     """``parts``: the pieces of all sequences, in order. ``loss``: whether the tokens of each of them carry loss."""
     lengths = np.array([len(part) for part in parts], np.int64)
@@ -244,7 +247,6 @@ def _tensors(
         advantages=torch.tensor([value for _, _, value in kept], dtype=torch.float32),
         groups=tuple(group for group, _, _ in kept),
         total=len(kept),
-        counts=counts,
     )
 
 

@@ -26,6 +26,7 @@ from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
 from rollout.offload import Offload
+from rollout.timeline import LEARNER, spanned
 from rollout.transfer.sender import sender
 from rollout.transfer.weights import WeightSender
 from rollout.types import Group, WeightVersion
@@ -71,6 +72,7 @@ class LearnerHost:
             raise RuntimeError("this process gave its learner up for another that could not be made; replace makes one")
         return self._learner
 
+    @spanned(LEARNER, "offload")
     def offload(self) -> None:
         """Move weights, accumulated gradients and moments into host memory, and give all memory of the device back.
 
@@ -82,6 +84,7 @@ class LearnerHost:
         self._offload.away()
         self._turn |= {"hybrid/offload_s": time.perf_counter() - began, "hybrid/bytes": self._offload.bytes}
 
+    @spanned(LEARNER, "onload")
     def onload(self) -> None:
         """Bring back what ``offload`` moved, bit for bit. Idempotent."""
         began = time.perf_counter()
@@ -92,6 +95,7 @@ class LearnerHost:
     def ready(self) -> None:
         """Return once the model is loaded."""
 
+    @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Replace the learner of this process; the sender of weights, which engines know, stays."""
         self.claim()
@@ -100,18 +104,22 @@ class LearnerHost:
         self._away = False
         self._learner = Learner(spec, model_path, self.ranks)
 
+    @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
 
+    @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """Take one optimiser step on any objective; see ``Learner.step``."""
         return self.learner.step(batch, objective, lr)
 
+    @spanned(LEARNER, "score")
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``Learner.logprobs``."""
         return self.learner.logprobs(batch, objective)
 
+    @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
@@ -122,6 +130,7 @@ class LearnerHost:
         stats = learner.train_iteration(batch, (learner.spec.seed, version))
         return replace(stats, metrics=stats.metrics | self._turn)
 
+    @spanned(LEARNER, "train")
     def accumulate(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> None:
@@ -133,11 +142,13 @@ class LearnerHost:
         learner.enter(version)
         learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
 
+    @spanned(LEARNER, "train")
     def close_iteration(self, version: WeightVersion) -> IterationStats:
         """Take the optimiser step of iteration ``version``, whose groups came through ``accumulate``."""
         self.learner.enter(version)
         return self.learner.close_iteration()
 
+    @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
         """See ``rl.parts.Policy``."""
         self.learner.abandon()
@@ -147,10 +158,12 @@ class LearnerHost:
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
+    @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``rl.parts.Policy``."""
         return self.learner.score(sequences)
 
+    @spanned(LEARNER, "save")
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self._saving_into = folder
@@ -161,15 +174,18 @@ class LearnerHost:
         """See ``rl.state.checkpoint.Saves``."""
         return self._present.saving()
 
+    @spanned(LEARNER, "save")
     def saved(self) -> dict[str, Sum]:
         """See ``rl.state.checkpoint.Saves``."""
         with writing(self._saving_into):
             return self._present.saved()
 
+    @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:
         """Restore what a save wrote, however many ranks there were."""
         self.learner.load(folder)
 
+    @spanned(LEARNER, "save")
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write Hugging Face model files into ``folder``, weights in ``dtype``."""
         folder.mkdir(parents=True, exist_ok=True)

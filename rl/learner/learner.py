@@ -197,7 +197,7 @@ class Learner:
         done, self._open = self._open or Accumulation(self.passes, self.objective), None
         batch = done.finish()
         self.begin_iteration()
-        steps = ()
+        steps: tuple[Step, ...] = ()
         if len(batch):
             divisor = divisor_of(batch, self.objective)
             for parameter in self.parameters:
@@ -225,7 +225,7 @@ class Learner:
 
         ``referenced``: what of it was run, with reference log-probs. ``seconds``: of reference passes.
         """
-        metrics = of_steps(steps) | of_batch(batch.counts, [sampler_gaps(each) for each in referenced])
+        metrics = of_steps(steps) | of_batch(batch, referenced)
         metrics |= {"train/reference_s": seconds} | self._attention_shares(batch)
         metrics |= {f"update_rms/{name}": value for name, value in self.optimizer.update_rms().items() if steps}
         return IterationStats(known(metrics), steps)
@@ -241,7 +241,8 @@ class Learner:
         return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, optimiser, and random states into the existing directory ``folder``; see ``Saver.start``.
+        """Begin to write weights, optimiser, and random states of now into the existing directory ``folder``; see
+        ``Saver.start``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
@@ -320,9 +321,3 @@ class Learner:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a small tensor whole, also where it is shared out over ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def sampler_gaps(minibatch: Batch) -> torch.Tensor:
-    """Return |sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
-    difference = (minibatch.sampled_logprobs - reference_of(minibatch)).abs()
-    return difference[minibatch.current[minibatch.loss_mask]]

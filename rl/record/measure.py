@@ -12,11 +12,13 @@ from rewards.stats import bootstrap_ci, mean_ci
 from rl.learner.stats import IterationStats, known
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
+from rl.record.timeline import engine_number
 from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
 from rollout.pool.pool import PoolStats, PublishReport
+from rollout.timeline import LEARNER
 from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
@@ -52,6 +54,8 @@ class Iteration:
     """What went on in the environment since this process began; ``None`` without one."""
     seconds: Mapping[str, float]
     """Wall time by phase."""
+    idle: Mapping[str, float]
+    """Idle share of each lane since the iteration before; empty where no timeline is recorded."""
 
 
 def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
@@ -77,6 +81,7 @@ def measure(it: Iteration, config: RolloutConfig) -> Row:
         **of_evaluation(it.evaluation),
         **of_environment(it.episodes, it.scored),
         **of_time(it),
+        **of_idle(it.idle),
         "problems/overlong": it.overlong,
         "memory/rss": psutil.Process().memory_info().rss,
     }
@@ -172,6 +177,13 @@ def of_time(it: Iteration) -> Row:
     if train := it.seconds.get("train"):
         row["throughput/trained"] = it.stats.metrics["tokens/trained"] / train
     return row
+
+
+def of_idle(shares: Mapping[str, float]) -> Row:
+    """Return the idle shares of the learner and, as a mean, of the engines, as far as they are on record."""
+    engines = [share for lane, share in shares.items() if engine_number(lane) is not None]
+    row: Row = {"idle/engines": float(np.mean(engines))} if engines else {}
+    return row | ({"idle/learner": shares[LEARNER]} if LEARNER in shares else {})
 
 
 def _graded(item: ScoredGroup) -> list[Rollout]:

@@ -23,6 +23,7 @@ from rollout.engine import (
 )
 from rollout.pool.board import Board
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
+from rollout.timeline import Switch, engine_lane, span
 
 T = TypeVar("T")
 
@@ -87,7 +88,8 @@ class Slot:
         self.given_up = False
         self.asleep = False
         """No engine is started here, since somebody else has its device; one that is up sleeps."""
-        self.in_flight: set[str] = set()
+        self._sampling = Switch(engine_lane(index), "sample")
+        self._in_flight: set[str] = set()
         self._spawn = spawn
         self._attempts = 0
         self._lost_before = 0
@@ -98,6 +100,16 @@ class Slot:
         self._wanted: Publication | None = None
         """What an engine that is being started here will be given."""
         self._revival: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> set[str]:
+        """Keys of the requests that the engine works on. Assign to it, so that the timeline learns of it."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, keys: set[str]) -> None:
+        self._in_flight = keys
+        self._sampling.turn(bool(keys))
 
     async def settled(self) -> None:
         """Wait until no engine is being started here. Raises ``ParityError`` when it fails the probe."""
@@ -148,7 +160,8 @@ class Slot:
             engine = self._spawn(self.index)
             self._untouched, self.loaded = True, None
             try:
-                await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                with span(engine_lane(self.index), "start"):
+                    await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 self._serves = None
                 if self._wanted is not None:
                     await self._install(engine, self._wanted, ())
@@ -220,9 +233,11 @@ class Slot:
             self.loaded = gap_of(scores, self.calibration.reference)
             check_loaded(name, self.loaded, publication.limits)
         self._untouched, self._serves = False, _UNKNOWN
-        await self._take(engine, publication.update, roster)
+        with span(engine_lane(self.index), "publish"):
+            await self._take(engine, publication.update, roster)
         if publication.probe:
-            scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+            with span(engine_lane(self.index), "score"):
+                scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
             self.gap = gap_of(scores, publication.reference)
             check_published(name, version, self.gap, self.loaded, publication.limits)
         self._serves = publication
@@ -308,12 +323,13 @@ class Slot:
     async def wake(self) -> None:
         """Wake the engine, which serves once it has its weights; one that died in its sleep is lost."""
         if self.asleep and self.engine is not None:
-            await self._rest(self.engine.wake(), "wake-up")
+            await self._rest(self.engine.wake(), "wake")
         self.asleep = False
 
     async def _rest(self, call: Awaitable[None], what: str) -> None:
         try:
-            await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
+            with span(engine_lane(self.index), what):
+                await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
         except EngineError as error:
             await self.lose(error)
 

@@ -324,7 +324,8 @@ def test_concatenated_batches_are_the_batch_of_all_groups() -> None:
     found = concatenated(parts)
     for name in ("tokens", "cu_seqlens", "loss_mask", "current", "sampler_logprobs", "advantages"):
         assert torch.equal(getattr(found, name), getattr(whole_batch, name)), name
-    assert (found.groups, found.total, found.counts) == (whole_batch.groups, whole_batch.total, whole_batch.counts)
+    for name in ("groups", "total", "counts", "ages"):
+        assert getattr(found, name) == getattr(whole_batch, name), name
     assert found.reference_logprobs is None
     marked = [replace(part, reference_logprobs=part.tokens[part.loss_mask].float()) for part in parts]
     assert torch.equal(concatenated(marked).reference_logprobs, found.tokens[found.loss_mask].float())

@@ -12,6 +12,7 @@ from rewards.score import Score
 from rl.config import OverlapConfig
 from rl.learner.batch import cumulative, pack, pack_demonstrations, split_by_tokens
 from rl.learner.window import has_loss, window_of
+from rl.record.metrics import unknown
 from rollout.types import Author, Group, Problem, Prompt, Rollout, Segment, StopReason
 from tests.learner_kit import make_batch
 
@@ -89,6 +90,21 @@ def test_a_window_of_versions_carries_loss_and_only_the_present_one_is_comparabl
         window >= 3,
         False,  # of a version that is yet to come
     ]
+
+
+def test_the_age_of_what_is_trained_on_is_counted():
+    metrics = pack([OLD], [[0.1, 0.2, 0.3, 0.4]], 4, "current", 2).ages.metrics()
+    assert metrics == {
+        "staleness/loss_mean": pytest.approx((0 * 1 + 1 * 2 + 2 * 3) / 6),
+        "staleness/loss_max": 2,
+        "staleness/oldest_mean": (3 + 2) / 2,  # of o/0 and o/1; the oldest token of o/0 carries no loss
+        "staleness/oldest_max": 3,
+        "staleness/share/0": pytest.approx(1 / 6),
+        "staleness/share/1": pytest.approx(2 / 6),
+        "staleness/share/2": pytest.approx(3 / 6),
+    }
+    assert unknown(metrics) == []
+    assert pack([OLD], [[None] * 4], 4).ages.metrics() == {}
 
 
 def test_a_rollout_has_loss_exactly_if_one_of_its_tokens_has():

@@ -217,8 +217,13 @@ def _held_back(run: RunData) -> Panel:
 
 
 def _importance(run: RunData) -> Panel:
-    series = [_line(run, "mean weight", "importance/mean", 0), _line(run, "effective share", "importance/ess", 1)]
-    return Panel("Importance weights", "Of the trained tokens, truncated.", "number", _with_data(series))
+    series = [
+        _line(run, "mean weight", "importance/mean", 0),
+        _line(run, "effective share", "importance/ess", 1),
+        _line(run, "truncated", "importance/truncated", 3),
+        _line(run, "effective share without truncation", "off_policy/ess", 4),
+    ]
+    return Panel("Importance weights", "Of the trained tokens.", "number", _with_data(series))
 
 
 def _attention(run: RunData) -> Panel:
@@ -312,6 +317,7 @@ def _versions(run: RunData) -> Panel:
         _line(run, "most", "rollouts/versions_max", 5),
         _line(run, "mean", "rollouts/versions_mean", 0),
         _line(run, "mean token age", "staleness/mean", 3),
+        _line(run, "mean age of trained rollouts", "staleness/oldest_mean", 4),
     ]
     note = "Weight versions inside a finished rollout, and the age of its tokens in versions."
     return Panel("Weight versions per rollout", note, "number", _with_data(series))
