@@ -28,12 +28,15 @@ class Rules:
     """The run's."""
     turn_ends: tuple[int, ...] = ()
     """See ``rollout.partial.awaiting``."""
+    beyond: bool = False
+    """A rollout that has used up its stretch under a version goes on, behind the others; otherwise it rests until the
+    next version."""
 
 
 class _Draft:
     """An unfinished rollout, and what came in since it last came to rest."""
 
-    __slots__ = ("failures", "rollout", "tape", "under_way")
+    __slots__ = ("beyond", "failures", "oldest", "rollout", "tape", "under_way")
 
     def __init__(self, rollout: Rollout) -> None:
         self.rollout = rollout
@@ -41,11 +44,17 @@ class _Draft:
         self.failures = 0
         self.under_way = False
         """An engine or the environment has it."""
+        self.oldest: WeightVersion | None = min(rollout.drawn_under, default=None)
+        """Version of its oldest token."""
+        self.beyond: WeightVersion | None = None
+        """Version under which its stretch was used up when its present request was made."""
 
-    @property
-    def oldest(self) -> WeightVersion | None:
-        """Version of its oldest token; ``None`` without any."""
-        return min(self.rollout.drawn_under or self.tape.drawn_under, default=None)
+    def due(self, version: WeightVersion, limit: WeightVersion) -> bool:
+        """Return whether it is waited for under ``version``: it is older than ``limit`` will be, and still moves within
+        its stretch.
+        """
+        oldest = version if self.oldest is None else self.oldest
+        return self.under_way and oldest <= limit and self.beyond != version
 
     def now(self) -> Rollout:
         """Return the rollout with all that came in; unfinished."""
@@ -63,6 +72,8 @@ class _Draft:
         At the end of a request all stop rules hold; in the midst of one, those that nothing later can change.
         """
         self.tape.add(delta.version, delta.token_ids, delta.logprobs, delta.by)
+        if self.oldest is None and self.tape.drawn:
+            self.oldest = delta.version
         self.failures += bool(delta.error)
         if delta.done and not delta.error:
             growth = Growth((), delta.stop, 0, delta.score)
@@ -153,9 +164,11 @@ class Buffer:
         draft, rules = self._drafts.get(key), self.rules
         if draft is None:
             return None
-        found = next_stretch(
-            draft.settle(), version, rules.config, rules.context, rules.sampling, rules.seed, rules.turn_ends
-        )
+        how = (version, rules.config, rules.context, rules.sampling, rules.seed, rules.turn_ends)
+        found = next_stretch(draft.settle(), *how)
+        draft.beyond = None
+        if found is None and rules.beyond:
+            found, draft.beyond = next_stretch(draft.rollout, *how, beyond=True), version
         draft.under_way = found is not None
         return found
 
@@ -176,12 +189,12 @@ class Buffer:
     def batch(self, version: WeightVersion, staleness: int, size: int, grading: Collection[str]) -> list[str] | None:
         """Return the ids of the groups that ``version`` trains on, or ``None`` while it must wait for more.
 
-        A rollout whose oldest token is ``staleness`` versions old is due: nothing is trained while it is under way, or
-        is ``grading``. Otherwise the oldest ``size`` finished groups are enough; or what there is, once nothing can
-        move any more. All groups that are due are among them, if it takes more than ``size``.
+        A rollout whose oldest token is ``staleness`` versions old is due: nothing is trained while it moves within its
+        stretch, or is ``grading``. Otherwise the oldest ``size`` finished groups are enough; or what there is, once
+        nothing can move any more. All groups that are due are among them, if it takes more than ``size``.
         """
         limit = version - staleness
-        if any(d.under_way and (version if d.oldest is None else d.oldest) <= limit for d in self._drafts.values()):
+        if any(draft.due(version, limit) for draft in self._drafts.values()):
             return None
         finished = self.finished
         due = {group.id for group in finished if oldest(group) <= limit}

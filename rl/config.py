@@ -354,6 +354,12 @@ class RunConfig(Config):
     def _check_overlap(self) -> None:
         if self.overlap is None:
             return
+        changes = self.model.attention.changes()
+        if self.engine.in_flight == "keep" and changes is not None:
+            raise ValueError(
+                f"engine.in_flight keep would mix two attentions where model.attention changes (iteration {changes}): "
+                "set it to recompute or abort"
+            )
         if self.overlap.mode == "window":
             if self.overlap.max_staleness > self.rollout.max_age:
                 raise ValueError(

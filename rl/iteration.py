@@ -17,7 +17,8 @@ from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals, Writer
 from rl.stop import Interrupted
 from rollout import timeline
-from rollout.pool.pool import Pool, PublishReport
+from rollout.pool.fleet import PublishReport
+from rollout.pool.pool import Pool
 from rollout.types import Group, Problem, Prompt, Rollout, WeightVersion
 
 MOST_REASONS = 3

@@ -182,9 +182,26 @@ def gpus_by_node() -> list[int]:
 def resolved(config: RunConfig) -> RunConfig:
     """Return ``config`` with nothing left open for this cluster (``rl.placement.resolve``). Raises ``LaunchError``."""
     try:
-        return resolve(config, gpus_by_node())
+        return side_by_side(resolve(config, gpus_by_node()), len(os.sched_getaffinity(0)))
     except ValueError as error:
         raise LaunchError(str(error)) from error
+
+
+def side_by_side(config: RunConfig, cores: int) -> RunConfig:
+    """Return a resolved ``config`` in which a learner and engines that work at the same time share the cores of a
+    machine: threads that are more than these wait for each other at every layer.
+    """
+    if config.overlap is None:
+        return config
+    model, engine = config.model, config.engine
+    processes = (model.device == "cpu") * config.learner.ranks.size + (engine.device == "cpu") * engine.count
+    each = max(1, cores // max(1, processes))
+    return config.model_copy(
+        update={
+            "model": model.model_copy(update={"threads": model.threads or each}),
+            "engine": engine.model_copy(update={"threads": engine.threads or each}),
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,8 @@ from rl.rewarding import ScoredGroup
 from rl.state.checkpoint import RunState
 from rollout.engine import Delta
 from rollout.partial import training_sampling
-from rollout.pool.board import Completion
-from rollout.pool.growing import News
-from rollout.pool.pool import PublishReport
+from rollout.pool.board import Completion, News
+from rollout.pool.fleet import PublishReport
 from rollout.pool.stream import Stream
 from rollout.types import Author, Group
 
@@ -94,7 +93,8 @@ def rules_of(config: RunConfig, parts: Parts) -> Rules:
     ends = parts.pool.stop_token_ids
     sampling = training_sampling(config.rollout, ends)
     turn_ends = ends if parts.episodes is not None else ()
-    return Rules(config.rollout, config.engine.max_model_len, sampling, config.seed, turn_ends)
+    beyond = window_of(config.overlap) > 0
+    return Rules(config.rollout, config.engine.max_model_len, sampling, config.seed, turn_ends, beyond)
 
 
 class Learnt(NamedTuple):

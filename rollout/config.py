@@ -144,7 +144,8 @@ class RolloutConfig(Config):
     max_age: int = Field(4, ge=0)
     """Versions that a group may lie behind; older unfinished rollouts are force-finished as ``aborted``."""
     loss_on: Literal["current", "all"] = "current"
-    """Tokens that carry loss: those of the current version only, or all with the reference recomputed."""
+    """Tokens that carry loss: those of the current version and of the ``overlap.max_staleness`` before it, or all. The
+    reference is recomputed for either."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Early stop of repeated text; ``null`` switches it off."""
     max_failures: int = Field(5, ge=1)

@@ -105,15 +105,18 @@ def next_stretch(
     sampling: Sampling,
     seed: int,
     turn_ends: Collection[int] = (),
+    beyond: bool = False,
 ) -> Stretch | None:
     """Return the rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
 
     ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
     position of each token, so cutting a response differently does not change its randomness. See ``awaiting`` for
-    ``turn_ends``.
+    ``turn_ends``. ``beyond``: one more, where that of ``version`` is used up.
     """
     waits = awaiting(rollout, turn_ends)
     tokens = budget(rollout, version, config, context)
+    if beyond and not tokens and not rollout.finished:
+        tokens = max(0, min(config.segment_tokens, room(rollout, config, context)))
     if not waits and tokens < 1:
         return None
     prompt = rollout.prompt.followed_by(*(segment.token_ids for segment in rollout.segments))

@@ -11,8 +11,9 @@ work between ``start`` and ``end``. The line of an iteration says when it was do
     {"lane": "engine 0", "what": "sample", "start": 1.5, "end": 4.25, "busy": 2.5}
     {"iteration": 0, "at": 5.0}
 
-A killed process loses what had not ended, and of long or frequent work at most a thousandth of its time so far (or the
-last second). On one lane spans may overlap: what began last is what it did (``rl.record.timeline``).
+A killed process loses, of what it did since the end of an iteration, spans that had not ended, and the last second (or
+thousandth of the time so far) of work in short pieces. On one lane spans may overlap: what began last is what it did
+(``rl.record.timeline``).
 """
 
 from __future__ import annotations
@@ -189,13 +190,14 @@ class Timeline:
     def lap(self, iteration: int | None = None) -> dict[str, float]:
         """Return each lane's idle share, in [0, 1], since the lap before (the first: since the recording began).
 
-        Marks the end of ``iteration``, if one is given.
+        Marks the end of ``iteration``, if one is given; all that was done by then is in the file.
         """
         with self._lock:
             now = self._now()
             seconds, self._lap = now - self._lap, now
             busy = {name: lane.lap(now) for name, lane in self._lanes.items()}
             if iteration is not None:
+                self._flush(now)
                 self._write([{"iteration": iteration, "at": round(now, 6)}])
         self._tell()
         return {name: min(1.0, max(0.0, 1.0 - of / seconds)) for name, of in busy.items()} if seconds > 0 else {}
@@ -203,16 +205,20 @@ class Timeline:
     def close(self) -> None:
         """Write what is noted, also of spans that are still open, and close the file. Idempotent."""
         with self._lock:
-            now = self._now()
-            for activity in self._activities.values():
-                if activity.at_once:
-                    self._write(activity.note(activity.since, now, _gap(now)))
-                if activity.start is not None:
-                    self._write([activity.take()])
+            self._flush(self._now())
             if self._file is not None:
                 self._file.close()
                 self._file = None
         self._tell()
+
+    def _flush(self, now: float) -> None:
+        """Write what is noted, and the part up to ``now`` of what is open."""
+        for activity in self._activities.values():
+            if activity.at_once:
+                self._write(activity.note(activity.since, now, _gap(now)))
+                activity.since = now
+            if activity.start is not None:
+                self._write([activity.take()])
 
     def _tell(self) -> None:
         fault, self._fault = self._fault, ""
@@ -251,10 +257,10 @@ _current: Timeline | None = None
 
 
 @contextmanager
-def recording(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def recording(path: Path, warn: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Record what this process does into ``path`` while the block runs; see ``Timeline``. Raises ``OSError``."""
     global _current
-    before, own = _current, Timeline(path, warn)
+    before, own = _current, Timeline(path, warn, clock)
     _current = own
     try:
         yield

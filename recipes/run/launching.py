@@ -146,7 +146,8 @@ class Site:
         return policy
 
     def _learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
-        config = config.model_copy(update={"engine": self.config.engine, "ray": self.config.ray})
+        model = config.model.model_copy(update={"threads": self.config.model.threads})
+        config = config.model_copy(update={"model": model, "engine": self.config.engine, "ray": self.config.ray})
         if self._reserved is None:
             from rl.learner.host import LearnerHost
             from rl.learner.spec import LearnerSpec, Receivers

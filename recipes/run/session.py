@@ -20,7 +20,7 @@ from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
-from rl import loop
+from rl import loop, on_policy, overlap
 from rl.actors import LearnerDead
 from rl.config import RunConfig
 from rl.iteration import publish
@@ -378,8 +378,6 @@ def train(config: RunConfig) -> Callable[[RunConfig, RunState, Parts], RunState]
     """Return the loop that ``config`` asks for."""
     if config.overlap is None:
         return loop.train
-    from rl import on_policy, overlap
-
     return overlap.train if config.overlap.mode == "window" else on_policy.train
 
 

@@ -17,7 +17,7 @@ from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
-from rollout.pool.pool import PoolStats, PublishReport
+from rollout.pool.fleet import PoolStats, PublishReport
 from rollout.timeline import LEARNER
 from rollout.types import Group, Rollout, StopReason, WeightVersion
 

@@ -60,8 +60,8 @@ class Floor:
 
     def learner(self, method: str) -> None:
         self.used[method] += 1
-        slots = self.made[0].pool._slots if self.made else []
-        assert all(slot.engine is None or slot.asleep for slot in slots), f"{method} while an engine is awake"
+        slots = self.made[0].pool._fleet.slots if self.made else []
+        assert all(slot.life is None or slot.asleep for slot in slots), f"{method} while an engine is awake"
 
     def engine(self, method: str) -> None:
         self.used[method] += 1

@@ -56,8 +56,8 @@ def test_the_weights_that_an_engine_was_loaded_with_are_kept_until_they_are_meas
         assert fleet.made[0].rest.level == LIGHT
         pool.wake()
         publish(pool, 1)
-        assert pool._slots[0].loaded is not None
-        assert pool._slots[0].loaded.largest == 0.0
+        assert pool._fleet.slots[0].loaded is not None
+        assert pool._fleet.slots[0].loaded.largest == 0.0
 
 
 def test_while_the_pool_sleeps_no_engine_is_used_or_started() -> None:
