@@ -229,6 +229,11 @@ class RayConfig(Config):
 
     address: str | None = None
     """``null``: $RAY_ADDRESS, or a local cluster of this process; ``auto``: the running cluster."""
+    deployment: Literal["auto", "split", "shared", "hybrid"] = "auto"
+    """Who has which GPUs. ``split``: learner and engines each their own. ``shared``: parts of one, at the same time.
+    ``hybrid``: the same ones in turn, all of their memory each time: the learner's state is in host memory while
+    engines sample, and they sleep while it trains (docs/gpu.md). ``auto``: ``shared`` on a cluster's only GPU, or with
+    parts given below, else ``split``. On CPUs ``hybrid`` takes turns, too, and gains nothing."""
     learner_gpus: float | None = Field(None, ge=0, le=1)
     """GPUs of each rank of the learner when ``model.device`` is cuda; below 1: shared with the engines. ``null``: 1, or
     half of a cluster's only GPU."""

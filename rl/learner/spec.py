@@ -11,6 +11,7 @@ from typing import Literal, Self
 from rl.config import RunConfig
 from rl.learner.config import LearnerConfig, ModelConfig
 from rl.learner.window import LossOn, window_of
+from rl.placement import takes_turns
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Receivers:
     """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
     """Names by which they know parameters."""
-    anywhere: bool = False
+    elsewhere: bool = False
+    """Whether some may be on other machines than rank 0, and get the copy through Ray's object store."""
+    growing: bool = False
     """Engines may join on machines of which nothing is known yet."""
 
     @classmethod
@@ -67,4 +70,5 @@ class Receivers:
         """Return the receivers of a run."""
         engine = run.engine
         names: Literal["module", "checkpoint"] = "module" if engine.kind == "hf" else "checkpoint"
-        return cls(backend, engine.tensor_parallel, names, engine.most is not None)
+        elsewhere = backend == "nccl" or (backend == "shm" and takes_turns(run) and engine.device == "cuda")
+        return cls(backend, engine.tensor_parallel, names, elsewhere, engine.most is not None)
