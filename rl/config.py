@@ -341,7 +341,15 @@ class RunConfig(Config):
         return self
 
     def _check_overlap(self) -> None:
-        if self.overlap is None or self.overlap.mode != "on_policy":
+        if self.overlap is None:
+            return
+        changes = self.model.attention.changes()
+        if self.engine.in_flight == "keep" and changes is not None:
+            raise ValueError(
+                f"engine.in_flight keep would mix two attentions where model.attention changes (iteration {changes}): "
+                "set it to recompute or abort"
+            )
+        if self.overlap.mode != "on_policy":
             return
         if "max_staleness" in self.overlap.model_fields_set and self.overlap.max_staleness:
             raise ValueError("overlap.max_staleness is of the mode window; on_policy has no stale token: leave it out")

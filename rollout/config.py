@@ -113,6 +113,17 @@ class EngineConfig(Config):
     """Restarts in a row without a finished request in between, or iterations in a row each of which lost an engine;
     beyond, the engine is given up."""
 
+    @property
+    def takes_in_flight(self) -> bool:
+        """Whether the engine takes new weights while it draws, rather than its requests being taken back first."""
+        return self.in_flight != "abort"
+
+    @model_validator(mode="after")
+    def _only_vllm_takes_in_flight(self) -> Self:
+        if self.takes_in_flight and self.kind != "vllm":
+            raise ValueError(f"in_flight {self.in_flight} is of kind vllm; kind {self.kind} needs abort")
+        return self
+
 
 class RolloutConfig(Config):
     """How responses are drawn [2501.12599 §2.3.2, §2.6.2]."""

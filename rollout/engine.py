@@ -91,7 +91,7 @@ class Delta:
     logprobs: LogProbs
     """[n] nats, under the request's ``Sampling``; empty when the environment wrote the tokens."""
     version: WeightVersion
-    """Weights that drew these tokens, or were in place when the environment wrote them."""
+    """Weights that drew these tokens, each of them; in place when there are none, or the environment wrote them."""
     done: bool = False
     """No further delta will come for this request."""
     stop: StopReason | None = None
@@ -158,6 +158,10 @@ class WeightUpdate:
 class Engine(Protocol):
     """Generates tokens. All methods may raise ``EngineDead`` or ``EngineTimeout``."""
 
+    @property
+    def takes_in_flight(self) -> bool:
+        """Whether weights may be updated while requests are in flight, which then go on under the new ones."""
+
     async def start(self) -> None:
         """Load the model; returns once the engine can serve."""
 
@@ -167,6 +171,9 @@ class Engine(Protocol):
     async def poll(self, wait_s: float) -> list[Delta]:
         """Return the progress since the last poll; waits at most ``wait_s`` seconds for the first piece (may be
         empty).
+
+        Of one request there is a delta for each version that drew tokens of it since then, in the order drawn; only the
+        last may be ``done``.
         """
 
     async def abort(self, keys: Sequence[str]) -> None:
@@ -178,7 +185,11 @@ class Engine(Protocol):
         """
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """Load new weights and drop every prefix cache (invariant 2). Only with no request in flight."""
+        """Load new weights; what is submitted or scored from then on sees no cache of older ones (invariant 2).
+
+        With requests in flight only an engine that ``takes_in_flight`` does so; the others raise ``ValueError``. Tokens
+        that were drawn before, polled or not, keep the version that drew them.
+        """
 
     async def stats(self) -> EngineStats:
         """Return the counters. Also the health check: raises if the engine cannot serve."""

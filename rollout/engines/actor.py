@@ -115,6 +115,11 @@ class RayEngine:
         """Process id of the actor, once started."""
         self._actor: Any = None
 
+    @property
+    def takes_in_flight(self) -> bool:
+        """See ``Engine``."""
+        return self.config.takes_in_flight
+
     async def start(self) -> None:
         """See ``Engine``: creates the actor and loads the model in it."""
         import ray

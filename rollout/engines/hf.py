@@ -33,6 +33,8 @@ STREAM_INTERVAL = 16
 class HfEngine:
     """Runs one transformers model on a thread of its own. Requests without a seed get one from the engine's."""
 
+    takes_in_flight = False
+
     def __init__(
         self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
     ) -> None:
@@ -75,7 +77,8 @@ class HfEngine:
         for request in requests:
             self._mail.open(request.key)
             if len(request.prompt) + request.max_new_tokens > self.config.max_model_len:
-                self._mail.end(request.key, error=f"request exceeds the context of {self.config.max_model_len} tokens")
+                reason = f"request exceeds the context of {self.config.max_model_len} tokens"
+                self._mail.end(request.key, self._version, error=reason)
             else:
                 self._queue.append(request)
         if self._pump is None or self._pump.done():
@@ -92,12 +95,13 @@ class HfEngine:
                 for request in batch
             ]
             try:
-                await self._in_thread(sample, self._model, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL)
+                await self._in_thread(
+                    sample, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
+                )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"
                 self._mail.wake()
                 return
-        self._aborted.clear()
 
     def _deliver(self, pieces: Sequence[Delta]) -> None:
         """Put progress into the mailbox; called from the sampling thread."""
@@ -106,13 +110,14 @@ class HfEngine:
     def _post(self, pieces: Sequence[Delta]) -> None:
         for piece in pieces:
             if len(piece.token_ids):
-                self._mail.put(piece.key, piece.token_ids, piece.logprobs)
+                self._mail.put(piece.key, piece.token_ids, piece.logprobs, piece.version)
             if piece.done:
-                self._mail.end(piece.key, piece.stop, piece.error)
+                self._mail.end(piece.key, piece.version, piece.stop, piece.error)
+                self._aborted.discard(piece.key)  # the next request of that name is another
 
     async def poll(self, wait_s: float) -> list[Delta]:
         """See ``Engine``."""
-        deltas = await self._mail.take(wait_s, self._version)
+        deltas = await self._mail.take(wait_s)
         if not deltas:
             self._check_alive()
         return deltas
@@ -122,7 +127,7 @@ class HfEngine:
         self._check_alive()
         for request in [request for request in self._queue if request.key in keys]:
             self._queue.remove(request)
-            self._mail.end(request.key, error="aborted")
+            self._mail.end(request.key, self._version, error="aborted")
         self._aborted |= set(keys) & self._mail.in_flight
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -37,8 +37,8 @@ class PositionSampler(Sampler):
         self,
         logits: torch.Tensor,
         sampling_metadata: SamplingMetadata,
-        predict_bonus_token: bool = False,
-        logprobs_mode_override: str | None = None,
+        predict_bonus_token: bool = False,  # noqa: ARG002 - vLLM's signature
+        logprobs_mode_override: str | None = None,  # noqa: ARG002
     ) -> SamplerOutput:
         """See vLLM; logits [n, V], a row for each request of the batch."""
         rows = np.arange(len(logits))
