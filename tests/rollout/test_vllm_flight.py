@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -299,13 +300,23 @@ def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
 
 @pytest.mark.slow
 @needs_vllm
-def test_what_is_taken_back_at_once_is_not_drawn(running: Running) -> None:
+def test_what_is_taken_back_at_once_is_not_drawn(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM does not know a request yet when it is asked to stop it."""
+    llm = running.engine._llm
+    add = llm.add_request
 
     async def work() -> Flying:
+        stopped = asyncio.Event()
+
+        async def late(*request: Any) -> Any:
+            await stopped.wait()
+            return await add(*request)
+
+        monkeypatch.setattr(llm, "add_request", late)
         flying = Flying(running, 6)
         await flying.feed()
         await running.engine.abort(list(flying.open))
+        stopped.set()
         await flying.land()
         return flying
 
