@@ -215,7 +215,7 @@ class VllmEngine:
         key = flight.request.key
         try:
             stop, error = await self._draw(flight)
-            while error == "aborted" and not flight.recalled:  # for a new start: see _take
+            while error == "aborted" and not flight.recalled:  # it starts anew: _part_from_older
                 stop, error = await self._draw(flight)
             self._mail.end(key, self._version, stop, error)
         except EngineDeadError as failure:
@@ -254,14 +254,14 @@ class VllmEngine:
         Between two steps, so that no token is lost that was drawn for them: vLLM's front end drops what comes in later.
         """
         self._check_alive()
-        recalled = [key for key in keys if key in self._flights]
-        for key in recalled:
-            self._flights[key].recalled = True
+        recalled = [self._flights[key] for key in keys if key in self._flights]
+        for flight in recalled:
+            flight.recalled = True
         if not recalled:
             return
         with _core("it stopped requests"):
             async with self._standing_still(clear_cache=False):
-                await self._llm.abort(recalled)
+                await self._llm.abort([flight.id for flight in recalled if flight.id], internal=True)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Engine``. Sequences must leave room for one more token in the context. With requests in flight they
