@@ -532,3 +532,24 @@ def test_an_environment_answers_in_a_stream_and_its_fault_ends_it() -> None:
         stream.submit(stretches(1, 60, "bad", stop_token_ids=tuple(range(10))))
         with pytest.raises(ZeroDivisionError):
             until(stream, heard, lambda: False)
+
+
+def test_a_pool_that_is_closed_under_a_stream_tells_whoever_waits_for_news() -> None:
+    made: list[Paced] = []
+
+    def spawn(_: int) -> Engine:
+        made.append(Paced())
+        return made[-1]
+
+    heard, work = Heard(), stretches(2, 40)
+    pool = streaming(spawn, count=2)
+    with pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, all_moved(heard, work, 0))
+        closing = threading.Thread(target=pool.close)
+        closing.start()
+        with pytest.raises(RuntimeError, match="closed"):
+            until(stream, heard, lambda: False)
+        closing.join(30)
+    assert all(fake.closed for fake in made)
+    heard.check(work)
