@@ -148,6 +148,10 @@ class Worker:
                 if poll is not None and poll.done():
                     deltas, poll = poll.result(), None
                     self._take_in(life, deltas)
+        except EngineError:
+            if poll is not None and poll.done() and poll.exception() is None:
+                self._take_in(life, poll.result())  # what still came while another call failed
+            raise
         finally:
             if poll is not None:
                 poll.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # of no interest any more
