@@ -47,7 +47,7 @@ class Stream:
         return self
 
     async def _open(self) -> None:
-        await self._fleet.free()
+        await self._fleet.idle()
         self._shift = Shift(self._fleet, self._queue.put, self._turns, self._most)
 
     def __exit__(
@@ -96,6 +96,10 @@ class Stream:
                     self._failure = item.error
                 else:
                     yield item
+
+    def wake(self) -> None:
+        """Have ``news`` return without any; from any thread."""
+        self._queue.put([])
 
     def drop(self, keys: Collection[str]) -> None:
         """Forget requests: no news comes of them any more but what came already. Unknown keys are passed over."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from rollout.engine import NO_LOGPROBS, NO_TOKENS, Delta, Engine, EngineError, EngineTimeout, ParityError
 from rollout.pool.board import Board
 from rollout.pool.slot import Life, Publication, Slot, limited
+from rollout.timeline import Switch, engine_lane
 from rollout.types import WeightVersion
 
 POLL_S = 1.0
@@ -30,6 +31,7 @@ class Worker:
         self.board = board
         self.in_flight: dict[str, WeightVersion] = {}
         """Requests that the engine has, and the version below which no more of their tokens can be."""
+        self._sampling = Switch(engine_lane(slot.index), "sample")
         self._share = share
         self._arrived = arrived
         self._life: Life | None = None
@@ -140,6 +142,7 @@ class Worker:
                 self._release(life)
                 await self._abort(life.engine)
                 await self._hand_out(life)
+                self._sampling.turn(bool(self.in_flight))
                 if poll is None and self.in_flight:
                     poll = asyncio.create_task(limited(life.engine.poll(POLL_S), POLL_S + limit, f"poll of {name}"))
                 if poll is None and self._halting:
@@ -153,6 +156,7 @@ class Worker:
                 self._take_in(life, poll.result())  # what still came while another call failed
             raise
         finally:
+            self._sampling.turn(False)
             if poll is not None:
                 poll.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # of no interest any more
                 poll.cancel()
