@@ -325,6 +325,10 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
+        if engine.most is not None and self.ray.in_process:
+            raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
+        if engine.most is not None and engine.most < engine.count:
+            raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         ranks = self.learner.ranks
@@ -349,6 +353,12 @@ class RunConfig(Config):
     def _check_overlap(self) -> None:
         if self.overlap is None:
             return
+        changes = self.model.attention.changes()
+        if self.engine.in_flight == "keep" and changes is not None:
+            raise ValueError(
+                f"engine.in_flight keep would mix two attentions where model.attention changes (iteration {changes}): "
+                "set it to recompute or abort"
+            )
         if self.overlap.mode == "window":
             if self.overlap.max_staleness > self.rollout.max_age:
                 raise ValueError(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
     from rl.actors import RayPolicy
+    from rl.elastic import Place
     from rl.learner.ranks import Seat
 
 STARTS = 3
@@ -253,12 +254,17 @@ def counted(number: int, name: str) -> str:
 
 
 def _options(reserved: Reserved, bundle: int, gpus: float) -> dict[str, Any]:
+    return _placed(reserved.group, bundle, gpus)
+
+
+def _placed(group: PlacementGroup, bundle: int, gpus: float) -> dict[str, Any]:
+    """Return the options of an actor in a bundle."""
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     return {
         "num_cpus": 1,
         "num_gpus": gpus,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(reserved.group, placement_group_bundle_index=bundle),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         "max_restarts": 0,
     }
 
@@ -333,3 +339,18 @@ def launch_engine(config: RunConfig, model_path: Path | str, reserved: Reserved,
     engine = config.engine
     options = _options(reserved, reserved.places.engines[index], engine_gpus(engine, config.ray))
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)
+
+
+def ask_for_engine(config: RunConfig, model_path: Path | str) -> Place:
+    """Ask the cluster for room for one more engine, which may then join; see ``rl.elastic``."""
+    from rl.elastic import RayPlace
+
+    gpus = engine_gpus(config.engine, config.ray)
+
+    def spawn(group: PlacementGroup) -> Engine:
+        from rollout.engines.actor import RayEngine
+
+        options = _placed(group, 0, gpus)
+        return RayEngine(str(model_path), config.engine, config.seed, options, config.model.attention)
+
+    return RayPlace({"CPU": 1.0} | ({"GPU": gpus} if gpus else {}), spawn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class MortalPolicy:
         for done in (False, True):
             found = act(self.host) if done else None
             if (method, self.calls[method], done) in self._deaths:
+                with suppress(Exception):
+                    self.host.saved()  # what is dead writes no more; its thread in this process would
                 self.host = None
                 raise LearnerDead(f"rank 1 of the learner's 2 died during {method}")
         return found

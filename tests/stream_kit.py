@@ -11,7 +11,7 @@ from fake_engine import FakeEngine, Faults, seeded_script
 from pool_kit import PROBE, config, logprob, reference, update
 
 from rollout.config import RolloutConfig
-from rollout.engine import Delta, Engine, Request, Sampling, WeightUpdate
+from rollout.engine import Delta, Engine, Request, Sampling
 from rollout.partial import Stretch
 from rollout.pool.board import Completion, News
 from rollout.pool.pool import Pool
@@ -26,9 +26,11 @@ UNBOUND = 10**9
 class Paced(FakeEngine):
     """Draws at most ``quota`` tokens of a request under each version before ``free_from``: a response spans many."""
 
-    def __init__(self, faults: Faults | None = None, quota: int = 3, free_from: int = UNBOUND) -> None:
+    default_quota = 3
+
+    def __init__(self, faults: Faults | None = None, quota: int | None = None, free_from: int = UNBOUND) -> None:
         super().__init__(SCRIPT, logprob, faults, chunk=1)
-        self.quota = quota
+        self.quota = self.default_quota if quota is None else quota
         self.free_from = free_from
         self._under: dict[tuple[str, int], int] = {}
 
@@ -40,8 +42,8 @@ class Paced(FakeEngine):
         return deltas
 
     def _step(self, request: Request, drawn: list[int]) -> None:
-        at = (request.key, self._version)
-        if self._version < self.free_from and self._under.get(at, 0) >= self.quota:
+        at = (request.key, self._draws)
+        if self._draws < self.free_from and self._under.get(at, 0) >= self.quota:
             return
         self._under[at] = self._under.get(at, 0) + 1
         super()._step(request, drawn)
@@ -50,15 +52,9 @@ class Paced(FakeEngine):
 class InFlight(Paced):
     """Takes weights beneath its requests, and goes on drawing until it has them."""
 
-    takes_in_flight = True
-
-    async def update_weights(self, update: WeightUpdate) -> None:
-        """See ``Engine``."""
-        running, self._open = self._open, {}
-        try:
-            await super().update_weights(update)
-        finally:
-            self._open = running
+    def __init__(self, faults: Faults | None = None, quota: int | None = None, free_from: int = UNBOUND) -> None:
+        super().__init__(faults, quota, free_from)
+        self.takes_in_flight = True
 
 
 @dataclass

@@ -108,7 +108,7 @@ class LearnerHost:
         self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
-            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.backend))
+            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to))
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
@@ -147,16 +147,16 @@ class LearnerHost:
             self.learner.export_hf(folder, dtype)
 
 
-def _store(backend: str) -> Callable[[Any], Any] | None:
+def _store(to: Receivers) -> Callable[[Any], Any] | None:
     """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one.
 
     What it keeps is one more copy of all weights, at every publish.
     """
-    if backend != "nccl":
+    if to.backend != "nccl" and not to.anywhere:
         return None
     import ray
 
-    elsewhere = ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > 1
+    elsewhere = ray.is_initialized() and (to.anywhere or sum(node["Alive"] for node in ray.nodes()) > 1)
     return ray.put if elsewhere else None  # type: ignore[no-any-return]
 
 

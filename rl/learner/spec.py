@@ -59,9 +59,12 @@ class Receivers:
     """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
     """Names by which they know parameters."""
+    anywhere: bool = False
+    """Engines may join on machines of which nothing is known yet."""
 
     @classmethod
     def of(cls, run: RunConfig, backend: str) -> Self:
         """Return the receivers of a run."""
         engine = run.engine
-        return cls(backend, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
+        names: Literal["module", "checkpoint"] = "module" if engine.kind == "hf" else "checkpoint"
+        return cls(backend, engine.tensor_parallel, names, engine.most is not None)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rollout.config import EngineConfig
@@ -51,7 +52,8 @@ class Fleet:
 
     def __init__(self, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
         self.config = config
-        self.slots = [Slot(index, spawn, config) for index in range(config.count)]
+        self.slots: list[Slot] = []
+        """Those that take part; engines that join get numbers that no other had."""
         self.publication: Publication | None = None
         """Weights published last; ``None``: those that the engines were loaded with."""
         self.shifts: list[Shift] = []
@@ -60,14 +62,30 @@ class Fleet:
         """Held by a publish, and while an engine leaves."""
         self.withdrawn = False
         """Whether the weights published last cannot be had any more."""
+        self._spawn = spawn
+        self._numbers = count()
         self._target: Publication | None = None
         self._calibration: Calibration | None = None
-        self._beginnings: set[asyncio.Task[bool]] = set()
+        self._past_failures = 0
+        """Of slots that have left."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """What goes on although nobody waits for it."""
+        for _ in range(config.count):
+            self._add(spawn)
 
     @property
     def version(self) -> WeightVersion:
         """Weights that the engines serve; 0 before the first publish."""
         return 0 if self.publication is None else self.publication.version
+
+    def _add(self, spawn: Callable[[int], Engine]) -> Slot:
+        self.slots.append(slot := Slot(next(self._numbers), spawn, self.config))
+        slot.calibration = self._calibration
+        if self.withdrawn:
+            slot.withdraw()
+        else:
+            slot.aim(self._target)
+        return slot
 
     def calibrate(self, calibration: Calibration) -> None:
         """See ``Pool.calibrate``."""
@@ -84,13 +102,49 @@ class Fleet:
     async def begin(self) -> None:
         """Begin to load the engines."""
         for slot in self.slots:
-            self._beginnings.add(beginning := asyncio.create_task(slot.ready()))
-            beginning.add_done_callback(self._beginnings.discard)
+            self._keep(slot.ready())
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that goes on whoever waits for it."""
+        self._tasks.add(task := asyncio.create_task(work))
+        task.add_done_callback(self._dropped)
+        return task
+
+    def _dropped(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        _ = task.cancelled() or task.exception()  # whoever needs the engine meets the error too
 
     async def loaded(self) -> None:
         """Wait until every slot serves or is given up. Raises ``AllEnginesDead`` when none serves."""
+        self.served()
         await gathered(slot.ready() for slot in self.slots)
         self.serving()
+
+    async def join(self, spawn: Callable[[int], Engine] | None) -> int:
+        """See ``Pool.join``."""
+        slot = self._add(spawn or self._spawn)
+        for shift in self.shifts:
+            shift.employ(slot)
+        self._keep(slot.ready())
+        return slot.index
+
+    async def leave(self, index: int) -> None:
+        """See ``Pool.leave``."""
+        await asyncio.shield(self._keep(self._left(index)))
+
+    async def _left(self, index: int) -> None:
+        async with self.changing:
+            slot = next((slot for slot in self.slots if slot.index == index), None)
+            if slot is None:
+                raise ValueError(f"no engine {index} is in the pool; there are {[slot.index for slot in self.slots]}")
+            if len(self.slots) == 1:
+                raise ValueError(f"engine {index} is the only one: let another join before it leaves")
+            self.slots.remove(slot)
+            try:
+                await gathered(shift.dismiss(slot, self.config.call_timeout_s) for shift in self.shifts)
+            finally:
+                await slot.close()
+                self._past_failures += slot.failures
 
     async def withdraw(self) -> None:
         """See ``Pool.withdraw``."""
@@ -98,13 +152,16 @@ class Fleet:
         for slot in self.slots:
             slot.withdraw()
 
-    def free(self) -> None:
-        """Raises ``RuntimeError`` unless work can begin on the engines: they must have no other, and weights."""
-        self.idle()
+    async def free(self) -> None:
+        """Wait for what is just ending. Raises ``RuntimeError`` unless other work can begin on the engines then."""
+        await self.idle()
         self.served()
 
-    def idle(self) -> None:
-        """Raises ``RuntimeError`` while the engines have other work."""
+    async def idle(self) -> None:
+        """Wait for what is just ending. Raises ``RuntimeError`` when the engines have other work then."""
+        async with self.changing:
+            while self.shifts and self.shifts[-1].closing is not None:
+                await asyncio.shield(self.shifts[-1].closing)
         if self.shifts and not self.shifts[-1].held:
             raise RuntimeError("the engines work on an open stream; leave it, or hold it meanwhile (Stream.held)")
 
@@ -168,8 +225,7 @@ class Fleet:
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Pool.score``."""
-        async with self.changing:
-            self.free()
+        await self.free()
         for slot in list(self.slots):
             while await slot.ready():
                 life = slot.life
@@ -192,11 +248,15 @@ class Fleet:
             except EngineError as error:
                 worker = self.shifts[-1].workers.get(slot.index) if self.shifts else None
                 await (worker.suspect if worker else slot.lose)(life, error)
-        failures = sum(slot.failures for slot in self.slots)
+        failures = self._past_failures + sum(slot.failures for slot in self.slots)
         return PoolStats(tuple(found), failures, sum(slot.given_up for slot in self.slots))
 
     async def close(self) -> None:
-        """Stop all engines."""
+        """End all work, and stop all engines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(shift.close(0) for shift in self.shifts), return_exceptions=True)
         await asyncio.gather(*(slot.close() for slot in self.slots))
 
 

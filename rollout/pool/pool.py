@@ -74,6 +74,27 @@ class Pool:
         """
         self._calls.run(self._fleet.loaded())
 
+    def join(self, spawn: Callable[[int], Engine] | None = None) -> int:
+        """Have one more engine take part, and return its number at once: it starts, takes the newest weights, passes
+        the probe, and then gets its share of whatever is going on. ``spawn``: as the pool's, and its default.
+
+        From any thread, at any time.
+        """
+        return self._calls.run(self._fleet.join(spawn))
+
+    def leave(self, index: int) -> None:
+        """Have an engine leave: its requests go to the others, with the tokens that they have, and it is closed.
+
+        That is no failure. From any thread, at any time; a publish in progress is waited for. Raises ``ValueError`` for
+        a number that is not there, and for the last engine.
+        """
+        self._calls.run(self._fleet.leave(index))
+
+    @property
+    def members(self) -> list[int]:
+        """Numbers of the engines that take part, those included that are being started or were given up."""
+        return [slot.index for slot in self._fleet.slots]
+
     def reconfigure(self, rollout: RolloutConfig, seed: int) -> None:
         """Other limits and another seed for what is drawn from here on; the engines stay as they are."""
         self.rollout, self.seed = rollout, seed

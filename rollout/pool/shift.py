@@ -32,6 +32,8 @@ class Shift:
         """By slot."""
         self.held = False
         """Whether the engines are free of this work for a while."""
+        self.closing: asyncio.Task[None] | None = None
+        """The end of the work, once it was begun."""
         self.board = Board(lambda: fleet.version, most, fleet.config.max_model_len, emit, emit, self._fail, turns)
         self._emit = emit
         self._failed = asyncio.get_running_loop().create_future()
@@ -41,7 +43,7 @@ class Shift:
 
     def employ(self, slot: Slot) -> None:
         """Have a slot take part."""
-        self.workers[slot.index] = Worker(slot, self.board, self._share)
+        self.workers[slot.index] = Worker(slot, self.board, self._share, self._balance)
         self._start(self.workers[slot.index])
 
     async def dismiss(self, slot: Slot, seconds: float) -> None:
@@ -50,7 +52,6 @@ class Shift:
 
     async def add(self, stretches: Sequence[Stretch]) -> None:
         """See ``Stream.submit``."""
-        self.fleet.served()
         self.board.add(stretches)
 
     async def drop(self, keys: Collection[str]) -> None:
@@ -88,7 +89,15 @@ class Shift:
             await asyncio.gather(work, return_exceptions=True)
 
     async def close(self, seconds: float) -> None:
-        """End the work: engines drop what they have within ``seconds``, or are lost. The last tokens are recorded."""
+        """End the work: engines drop what they have within ``seconds``, or are lost. The last tokens are recorded.
+
+        It goes on if the waiter is cancelled.
+        """
+        if self.closing is None:
+            self.closing = asyncio.create_task(self._close(seconds))
+        await asyncio.shield(self.closing)
+
+    async def _close(self, seconds: float) -> None:
         try:
             await self.board.close()
             await asyncio.gather(*(worker.halt(seconds) for worker in self.workers.values()))
@@ -131,6 +140,12 @@ class Shift:
         most = self.fleet.config.max_concurrency + self.fleet.config.max_concurrency // 8
         return min(-(-self.board.unfinished // live), most) - len(worker.in_flight)
 
+    def _balance(self, newcomer: Worker) -> None:
+        """Have an engine that has just come get its share of what the others have."""
+        for worker in self.workers.values():
+            if worker is not newcomer and self._share(worker) < 0:
+                worker.shed()
+
     async def _renewed(self, publication: Publication) -> None:
         """Have the engines that live take the weights now, and those that are being started when they are up.
 
@@ -149,7 +164,7 @@ class Shift:
     async def _met(self, workers: list[Worker]) -> list[int]:
         """Return the slots whose engines can take weights together, and have those that need it drop their requests."""
         lives = [(worker, worker.slot.life) for worker in workers]
-        await gathered(worker.halt() for worker, life in lives if life is None or not life.takes_in_flight)
+        await gathered(worker.halt() for worker, life in lives if life is None or not life.engine.takes_in_flight)
         return await self.fleet.roster()
 
     async def _renew(self, worker: Worker, publication: Publication, roster: list[int]) -> None:

@@ -70,11 +70,6 @@ class Life:
     untouched: bool = True
     """No update was begun yet."""
 
-    @property
-    def takes_in_flight(self) -> bool:
-        """Whether the engine takes weights while it has requests."""
-        return bool(getattr(self.engine, "takes_in_flight", False))
-
     def has(self, publication: Publication | None) -> bool:
         """Return whether it serves exactly this."""
         return self.sure and self.serves is publication

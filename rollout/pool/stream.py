@@ -47,8 +47,7 @@ class Stream:
         return self
 
     async def _open(self) -> None:
-        async with self._fleet.changing:  # a publish that was interrupted may still be ending
-            self._fleet.idle()
+        await self._fleet.idle()
         self._shift = Shift(self._fleet, self._queue.put, self._turns, self._most)
 
     def __exit__(
@@ -68,10 +67,7 @@ class Stream:
         return self._shift
 
     def submit(self, stretches: Sequence[Stretch]) -> None:
-        """Add requests behind those that are there.
-
-        Raises ``ValueError`` for a key that is still on its way, ``RuntimeError`` when no weights can be had.
-        """
+        """Add requests behind those that are there. Raises ``ValueError`` for a key that is still on its way."""
         self._calls.run(self._open_shift.add(stretches))
 
     def news(self, timeout_s: float | None = None) -> Iterator[News]:

@@ -23,18 +23,25 @@ class Worker:
     never cut short while the engine lives: its tokens would be lost.
     """
 
-    def __init__(self, slot: Slot, board: Board, share: Callable[[Worker], int]) -> None:
+    def __init__(
+        self, slot: Slot, board: Board, share: Callable[[Worker], int], arrived: Callable[[Worker], None]
+    ) -> None:
+        """``share``: how many requests more the engine may take, ``arrived``: told of each new engine."""
         self.slot = slot
         self.board = board
         self.in_flight: dict[str, WeightVersion] = {}
         """Requests that the engine has, and the version below which no more of their tokens can be."""
         self._sampling = Switch(engine_lane(slot.index), "sample")
         self._share = share
+        self._arrived = arrived
+        self._life: Life | None = None
+        """The engine that worked here last."""
         self._task: asyncio.Task[None] | None = None
         self._serving = False
         self._halting = False
         self._failure: EngineError | None = None
         """What somebody else found wrong with the engine."""
+        self._shedding = False
         self._told: set[str] = set()
         """Requests that the engine was told to drop."""
         self._unproven: list[Delta] = []
@@ -68,6 +75,11 @@ class Worker:
             if self.slot.life is not None and self.in_flight:
                 await self._lose(self.slot.life, EngineError("did not drop its requests in time"))
 
+    def shed(self) -> None:
+        """Recall what is more than this slot's share: the youngest requests, which the engine has hardly begun."""
+        self._shedding = True
+        self.board.touch()
+
     async def renew(self, publication: Publication, roster: Sequence[int]) -> None:
         """New weights into the engine: beneath its requests if it takes them so, or else without them.
 
@@ -75,7 +87,7 @@ class Worker:
         the copy; raises ``ParityError`` when it disagrees with the learner.
         """
         life = self.slot.life
-        if life is None or not (self._serving and life.takes_in_flight):
+        if life is None or not (self._serving and life.engine.takes_in_flight):
             await self.halt()
             await self.slot.take(publication, roster)
             return
@@ -100,7 +112,10 @@ class Worker:
         while not self._halting and await self.slot.ready():
             life = self.slot.life
             assert life is not None
-            self._serving, self._failure = True, None
+            self._serving, self._failure, self._shedding = True, None, False
+            if self._life is not life:
+                self._life = life
+                self._arrived(self)
             try:
                 await self._serve(life)
             except EngineError as error:
@@ -144,14 +159,19 @@ class Worker:
 
     async def _abort(self, engine: Engine) -> None:
         """Tell the engine to drop what is not wanted from it any more, while a poll goes on."""
-        if not (self._halting or self.board.dropped):
-            return
-        wanted = set() if self._halting else self.in_flight.keys() - self.board.dropped
-        keys = [key for key in self.in_flight if key not in wanted and key not in self._told]
-        if keys:
+        if keys := [key for key in self._unwanted() if key not in self._told]:
             self._told.update(keys)
             self.board.recall(keys)
             await limited(engine.abort(keys), self.slot.config.call_timeout_s, f"abort at engine {self.slot.index}")
+
+    def _unwanted(self) -> list[str]:
+        if self._halting:
+            return list(self.in_flight)
+        keys = [key for key in self.in_flight if key in self.board.dropped] if self.board.dropped else []
+        if self._shedding:
+            self._shedding = False
+            keys += list(self.in_flight)[max(0, len(self.in_flight) + self._share(self)) :]
+        return keys
 
     async def _hand_out(self, life: Life) -> None:
         if self._halting or not life.sure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from rl.learner.host import LearnerHost
 from rl.record.log import read_metrics
 from rl.state.journal import Journal
 from rollout.engine import Delta
+from rollout.engines import hf_sampling
 from tests.mortal import mortal
 
 STALE = {"max_staleness": 1}
@@ -135,8 +137,14 @@ def test_no_token_in_the_loss_and_no_rollout_is_older_than_the_bound(
     assert all(row["trained"] for row in rollouts(tmp_path / "run"))
 
 
-def test_partial_rollouts_go_on_beneath_new_weights(tmp_path: Path) -> None:
-    config = tiny(overlap=STALE, iterations=8)
+def test_partial_rollouts_go_on_beneath_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> Any:
+        time.sleep(0.01)  # a response takes longer than an iteration's training
+        return draw(*args)
+
+    draw = hf_sampling.draw
+    monkeypatch.setattr(hf_sampling, "draw", slow)
+    config = tiny(overlap=STALE, iterations=6)
     assert run(config, tmp_path / "run") == 0
     audit(tmp_path / "run", config)
     assert any(len(set(row["segment_versions"])) > 1 for row in rollouts(tmp_path / "run"))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from factories import ids, joined
+from factories import ids
 from tiny_models import log_probs, tiny_llama
+from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
 from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
@@ -23,7 +22,7 @@ from rollout.pool.parity import Limits
 from rollout.pool.slot import Life, Publication, Slot
 from rollout.transfer import broadcast
 from rollout.transfer.gpu import NcclSender
-from rollout.transfer.weights import RECEIVER, ShmSender, specs_of
+from rollout.transfer.weights import RECEIVER, ShmSender
 from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
@@ -43,51 +42,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Running:
-    """An engine on an event loop of its own, called from plain tests."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self.engine = engine
-        self.runner = asyncio.Runner()
-        self.version = 0
-
-    def __call__(self, work: Awaitable[Any]) -> Any:
-        async def waited() -> Any:
-            return await work
-
-        return self.runner.run(waited())
-
-    def finish(self, requests: Sequence[Request]) -> dict[str, Delta]:
-        async def work() -> dict[str, Delta]:
-            await self.engine.submit(requests)
-            found: dict[str, Delta] = {}
-            while sum(delta.done for delta in found.values()) < len(requests):
-                for delta in await self.engine.poll(1.0):
-                    before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
-                    assert len(delta.token_ids) == len(delta.logprobs)
-                    found[delta.key] = joined(before, delta)
-            return found
-
-        return self(work())
-
-    def publish(self, model: torch.nn.Module, sender: ShmSender) -> WeightUpdate:
-        self.version += 1
-        update = sender.send(model, self.version)
-        self(self.engine.update_weights(update))
-        return update
-
-
 @pytest.fixture(scope="module")
 def running(model_path: Path) -> Iterator[Running]:
-    before = dict(os.environ)
-    running = Running(VllmEngine(str(model_path), CONFIG, 0))
-    running(running.engine.start())
-    yield running
-    running(running.engine.close())
-    running(running.engine.close())
-    running.runner.close()
-    os.environ.clear()
-    os.environ.update(before)
+    with started(VllmEngine(str(model_path), CONFIG, 0)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -159,14 +117,6 @@ def test_an_engine_takes_a_broadcast_and_the_copy_after_one_that_broke_half_way(
     assert running(running.engine.stats()).version == 101
     source.close()
     assert source.lost
-
-
-def leave_half_way(update: WeightUpdate) -> None:
-    """Be engine 1, whose process ends in the middle of a broadcast."""
-    meeting = broadcast.Meeting(**update.payload["direct"]["nccl"])
-    guest = broadcast.Guest(meeting, *meeting.place([0, 1], 1, 0), torch.device("cpu"))
-    next(guest.receive(specs_of(update.payload["tensors"]), update.payload["size"]))
-    guest.close()
 
 
 def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
