@@ -330,6 +330,10 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
+        if engine.most is not None and self.ray.in_process:
+            raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
+        if engine.most is not None and engine.most < engine.count:
+            raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         ranks = self.learner.ranks

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
     from rl.actors import RayPolicy
+    from rl.elastic import Place
     from rl.learner.ranks import Seat
 
 STARTS = 3
@@ -380,3 +381,18 @@ def launch_engine(config: RunConfig, model_path: Path | str, reserved: Reserved,
     engine = config.engine
     options = engine_options(config, reserved, index)
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)
+
+
+def ask_for_engine(config: RunConfig, model_path: Path | str) -> Place:
+    """Ask the cluster for room for one more engine, which may then join; see ``rl.elastic``."""
+    from rl.elastic import RayPlace
+
+    gpus = engine_gpus(config.engine, config.ray)
+
+    def spawn(group: PlacementGroup) -> Engine:
+        from rollout.engines.actor import RayEngine
+
+        options = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": _in_bundle(group, 0), "max_restarts": 0}
+        return RayEngine(str(model_path), config.engine, config.seed, options, config.model.attention)
+
+    return RayPlace({"CPU": 1.0} | ({"GPU": gpus} if gpus else {}), spawn)

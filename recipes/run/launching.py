@@ -23,6 +23,7 @@ from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
     from rl.actors import RayPolicy
+    from rl.elastic import Place
     from rl.launch import Reserved
     from rl.learner.host import LearnerHost
 
@@ -35,6 +36,8 @@ class Machines:
 
     policy: RayPolicy | LearnerHost
     pool: Pool
+    ask: Callable[[], Place] | None = None
+    """Asks for room for one more engine; ``None``: there is no cluster that could have it."""
 
 
 Launcher = Callable[[Setup, RunDir, ExitStack, Callable[[], None]], Machines]
@@ -128,6 +131,14 @@ class Site:
             self._turns.join_engines(pool)
         return pool
 
+    def asking(self, path: Path | str) -> Callable[[], Place] | None:
+        """Return what asks the cluster for room for one more engine on ``path``; ``None`` without a cluster."""
+        if self._reserved is None:
+            return None
+        from rl.launch import ask_for_engine
+
+        return lambda: ask_for_engine(self.config, path)
+
     def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
         """Start the learner of ``config``, which is placed as the site's, on ``path``; engines that take turns with it
         sleep then.
@@ -170,4 +181,4 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: 
     path = starting_model(setup, directory)
     site = Site(setup.config, stack, connected_to_ray)
     pool = site.engines(path, setup.end)
-    return calibrate(Machines(site.learner(setup.config, path), pool), setup)
+    return calibrate(Machines(site.learner(setup.config, path), pool, site.asking(path)), setup)

@@ -154,7 +154,7 @@ class LearnerHost:
         self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
-            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.elsewhere))
+            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to))
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
@@ -193,16 +193,16 @@ class LearnerHost:
             self.learner.export_hf(folder, dtype)
 
 
-def _store(elsewhere: bool) -> Callable[[Any], Any] | None:
+def _store(to: Receivers) -> Callable[[Any], Any] | None:
     """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one.
 
     What it keeps is one more copy of all weights, at every publish.
     """
-    if not elsewhere:
+    if not (to.elsewhere or to.growing):
         return None
     import ray
 
-    several = ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > 1
+    several = ray.is_initialized() and (to.growing or sum(node["Alive"] for node in ray.nodes()) > 1)
     return ray.put if several else None  # type: ignore[no-any-return]
 
 

@@ -62,10 +62,13 @@ class Receivers:
     """Names by which they know parameters."""
     elsewhere: bool = False
     """Whether some may be on other machines than rank 0, and get the copy through Ray's object store."""
+    growing: bool = False
+    """Engines may join on machines of which nothing is known yet."""
 
     @classmethod
     def of(cls, run: RunConfig, backend: str) -> Self:
         """Return the receivers of a run."""
         engine = run.engine
-        anywhere = backend == "nccl" or (backend == "shm" and takes_turns(run) and engine.device == "cuda")
-        return cls(backend, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint", anywhere)
+        names: Literal["module", "checkpoint"] = "module" if engine.kind == "hf" else "checkpoint"
+        elsewhere = backend == "nccl" or (backend == "shm" and takes_turns(run) and engine.device == "cuda")
+        return cls(backend, engine.tensor_parallel, names, elsewhere, engine.most is not None)
