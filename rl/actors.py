@@ -32,6 +32,8 @@ GRACE_S = 3.0
 RESUMES = "the same command resumes the run"
 SMALLER = "lower learner.micro_batch_tokens or take more learner.ranks"
 """What helps a learner that needs more memory than there is."""
+ANYWHERE = frozenset({"ready", "offload", "onload", "saving", "saved"})
+"""Calls that need no device."""
 
 
 class LearnerDead(RuntimeError):
@@ -112,6 +114,8 @@ class RayPolicy:
         self.timeout_s = timeout_s
         self.start_timeout_s = start_timeout_s
         """Limit for loading a model."""
+        self.claim: Callable[[], None] = lambda: None
+        """Called before the learner's devices are used: whoever has them meanwhile gives them up (``rl.turns``)."""
         self._spawn = spawn
         self.actors: list[Any] = []
         self._start(spec, model_path)
@@ -136,6 +140,8 @@ class RayPolicy:
         Raises ``LearnerDead`` when an actor is gone or silent, at the latest ``GRACE_S`` after Ray knows; exceptions of
         the method itself arrive as they are if all ranks have ended the call.
         """
+        if method not in ANYWHERE:
+            self.claim()
         if not self.actors:
             raise LearnerDead(f"the learner has ended; {RESUMES}")
         calls = self._begin(method, args)
@@ -280,9 +286,23 @@ class RayPolicy:
         """See ``rl.state.checkpoint.Saves``."""
         return self.call("saved")
 
+    @spanned(LEARNER, "offload")
+    def offload(self) -> None:
+        """See ``rl.learner.host.LearnerHost``."""
+        self.call("offload")
+
+    @spanned(LEARNER, "onload")
+    def onload(self) -> None:
+        """See ``rl.learner.host.LearnerHost``; a learner that has ended needs none, the next one starts on its
+        devices.
+        """
+        if self.actors:
+            self.call("onload")
+
     @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """See ``rl.learner.host.LearnerHost``; starts the actors anew when they have ended."""
+        self.claim()
         if self.actors:
             self.call("replace", spec, model_path, timeout_s=self.start_timeout_s)
         else:

@@ -229,6 +229,11 @@ class RayConfig(Config):
 
     address: str | None = None
     """``null``: $RAY_ADDRESS, or a local cluster of this process; ``auto``: the running cluster."""
+    deployment: Literal["auto", "split", "shared", "hybrid"] = "auto"
+    """Who has which GPUs. ``split``: learner and engines each their own. ``shared``: parts of one, at the same time.
+    ``hybrid``: the same ones in turn, all of their memory each time: the learner's state is in host memory while
+    engines sample, and they sleep while it trains (docs/gpu.md). ``auto``: ``shared`` on a cluster's only GPU, or with
+    parts given below, else ``split``. On CPUs ``hybrid`` takes turns, too, and gains nothing."""
     learner_gpus: float | None = Field(None, ge=0, le=1)
     """GPUs of each rank of the learner when ``model.device`` is cuda; below 1: shared with the engines. ``null``: 1, or
     half of a cluster's only GPU."""
@@ -325,6 +330,10 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
+        if engine.most is not None and self.ray.in_process:
+            raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
+        if engine.most is not None and engine.most < engine.count:
+            raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         ranks = self.learner.ranks

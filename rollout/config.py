@@ -74,6 +74,9 @@ class EngineConfig(Config):
     """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible."""
     count: int = Field(1, ge=0)
     """Number of engines (Ray actors); 0: as many as there are GPUs for beside the learner's, one on CPUs."""
+    most: int | None = Field(None, ge=1)
+    """Engines may join a run while it goes on, up to this number, wherever the Ray cluster has room for one, and leave
+    with their nodes; ``null``: none."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the engine runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

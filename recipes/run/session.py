@@ -23,6 +23,7 @@ from recipes.run.setup import Setup, prepare
 from rl import loop, on_policy, overlap
 from rl.actors import LearnerDead
 from rl.config import RunConfig
+from rl.elastic import Elastic
 from rl.iteration import publish
 from rl.launch import check_run_dir
 from rl.learner.config import ScratchModel
@@ -125,6 +126,9 @@ class Session:
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
+        if config.engine.most is not None and self.machines.ask is not None:
+            pool, most = self.machines.pool, config.engine.most
+            self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
         self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))

@@ -207,6 +207,11 @@ class Learner:
         referenced = [each.batch for each in done.passed if each.batch.reference_logprobs is not None]
         return self._told(batch, steps, referenced, done.reference_s)
 
+    def drop_spent(self) -> None:
+        """Drop the gradients that no step will take any more: those of the last step, but not what is accumulated."""
+        if self._open is None:
+            self.optimizer.zero_grad()
+
     def abandon(self) -> None:
         """Forget what was accumulated for an iteration that will not be closed; begin another."""
         if self._open is not None:

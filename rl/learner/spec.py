@@ -11,6 +11,7 @@ from typing import Literal, Self
 from rl.config import RunConfig
 from rl.learner.config import LearnerConfig, ModelConfig
 from rl.learner.window import LossOn, window_of
+from rl.placement import takes_turns
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,15 @@ class Receivers:
     """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
     """Names by which they know parameters."""
+    elsewhere: bool = False
+    """Whether some may be on other machines than rank 0, and get the copy through Ray's object store."""
+    growing: bool = False
+    """Engines may join on machines of which nothing is known yet."""
 
     @classmethod
     def of(cls, run: RunConfig, backend: str) -> Self:
         """Return the receivers of a run."""
         engine = run.engine
-        return cls(backend, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
+        names: Literal["module", "checkpoint"] = "module" if engine.kind == "hf" else "checkpoint"
+        elsewhere = backend == "nccl" or (backend == "shm" and takes_turns(run) and engine.device == "cuda")
+        return cls(backend, engine.tensor_parallel, names, elsewhere, engine.most is not None)

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from rewards.stats import bootstrap_ci, mean_ci
-from rl.learner.stats import IterationStats
+from rl.learner.stats import IterationStats, known
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
 from rl.record.timeline import engine_number
@@ -135,6 +135,7 @@ def of_engines(published: PublishReport, engines: PoolStats) -> Row:
         "engines/alive": len(engines.engines),
         "engines/failures": engines.failures,
         "engines/given_up": engines.given_up,
+        **known({"hybrid/sleep_s": engines.sleep_s, "hybrid/wake_s": engines.wake_s}),
     }
 
 

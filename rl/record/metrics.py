@@ -162,6 +162,14 @@ METRICS = {
     "engines/alive": Metric("engines", "Engines that serve at the end of the iteration."),
     "engines/failures": Metric("engines", "Engines lost since this process began; each was restarted or given up."),
     "engines/given_up": Metric("engines", "Of the slots for engines, those whose engine could not be kept alive."),
+    # Learner and engines on the same devices in turn.
+    "hybrid/offload_s": Metric(
+        "s", "The learner's state into host memory, before sampling; with `ray.deployment: hybrid`"
+    ),
+    "hybrid/wake_s": Metric("s", "Engines waking up after that, without their weights, which the publish brings."),
+    "hybrid/sleep_s": Metric("s", "Engines falling asleep, before training."),
+    "hybrid/onload_s": Metric("s", "The learner's state back to its devices after that."),
+    "hybrid/bytes": Metric("bytes", "Size of the learner's state in host memory, of its first rank."),
     # Held-out evaluation at the start of the iteration.
     "eval/accuracy": Metric("share", "Held-out accuracy under the weights that this iteration starts from."),
     "eval/low": Metric("share", "Lower end of its 95 % interval."),

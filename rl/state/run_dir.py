@@ -42,7 +42,15 @@ RESOURCES = (
     *(
         f"engine.{key}"
         for key in (
-            *("count", "threads", "max_concurrency", "max_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
+            *(
+                "count",
+                "most",
+                "threads",
+                "max_concurrency",
+                "max_batched_tokens",
+                "kv_cache_gib",
+                "gpu_memory_utilization",
+            ),
             *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
         )
     ),

@@ -86,6 +86,14 @@ class RolloutWorker:
         """See ``Engine``."""
         return await self._engine.stats()
 
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._engine.sleep(level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._engine.wake()
+
     async def close(self) -> None:
         """See ``Engine``."""
         await self._engine.close()
@@ -154,6 +162,14 @@ class RayEngine:
     async def stats(self) -> EngineStats:
         """See ``Engine``."""
         return await self._call("stats")
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """See ``Engine``: asks the engine to stop, then kills the actor."""

@@ -45,6 +45,10 @@ class PoolStats:
     """Engines lost so far; each was restarted unless ``given_up`` says otherwise."""
     given_up: int
     """Slots whose engine could not be kept alive."""
+    sleep_s: float | None = None
+    """Seconds in which they fell asleep the last time; ``None``: they never did."""
+    wake_s: float | None = None
+    """Seconds in which they woke up the last time; their weights come after that."""
 
 
 class Fleet:
@@ -63,6 +67,9 @@ class Fleet:
         self.withdrawn = False
         """Whether the weights published last cannot be had any more."""
         self._spawn = spawn
+        self._asleep = False
+        self._sleep_s: float | None = None
+        self._wake_s: float | None = None
         self._numbers = count()
         self._target: Publication | None = None
         self._calibration: Calibration | None = None
@@ -81,6 +88,7 @@ class Fleet:
     def _add(self, spawn: Callable[[int], Engine]) -> Slot:
         self.slots.append(slot := Slot(next(self._numbers), spawn, self.config))
         slot.calibration = self._calibration
+        slot.asleep = self._asleep
         if self.withdrawn:
             slot.withdraw()
         else:
@@ -249,7 +257,21 @@ class Fleet:
                 worker = self.shifts[-1].workers.get(slot.index) if self.shifts else None
                 await (worker.suspect if worker else slot.lose)(life, error)
         failures = self._past_failures + sum(slot.failures for slot in self.slots)
-        return PoolStats(tuple(found), failures, sum(slot.given_up for slot in self.slots))
+        given_up = sum(slot.given_up for slot in self.slots)
+        return PoolStats(tuple(found), failures, given_up, self._sleep_s, self._wake_s)
+
+    async def sleep(self) -> None:
+        """See ``Pool.sleep``."""
+        await self.idle()
+        began, self._asleep = time.monotonic(), True
+        await gathered(slot.sleep() for slot in self.slots)
+        self._sleep_s = time.monotonic() - began
+
+    async def wake(self) -> None:
+        """See ``Pool.wake``."""
+        began, self._asleep = time.monotonic(), False
+        await gathered(slot.wake() for slot in self.slots)
+        self._wake_s = time.monotonic() - began
 
     async def close(self) -> None:
         """End all work, and stop all engines."""

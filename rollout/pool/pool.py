@@ -55,6 +55,8 @@ class Pool:
         self.rollout = rollout
         self.stop_token_ids = tuple(stop_token_ids)
         self.seed = seed
+        self.claim: Callable[[], None] = lambda: None
+        """Called before engines are used: whoever has their devices meanwhile gives them up (``rl.turns``)."""
         self._fleet = Fleet(spawn, config)
         self._calls = Calls("rollout-pool")
 
@@ -72,6 +74,7 @@ class Pool:
 
         Raises ``AllEnginesDead`` when none serves.
         """
+        self.claim()
         self._calls.run(self._fleet.loaded())
 
     def join(self, spawn: Callable[[int], Engine] | None = None) -> int:
@@ -114,6 +117,7 @@ class Pool:
         ``reference`` [n][len - 1]: the learner's log-probs of ``probe`` at temperature 1. Raises ``ParityError`` with
         both sides' numbers beyond what rounding explains, ``AllEnginesDead`` when no engine is left.
         """
+        self.claim()
         return self._calls.run(self._fleet.publish(Publication(update, probe, reference, self.limits)))
 
     def withdraw(self) -> None:
@@ -206,11 +210,28 @@ class Pool:
         and not held, the engines do nothing else: ``extend``, ``generate``, ``score`` and ``publish`` raise
         ``RuntimeError``.
         """
+        self.claim()
         return Stream(self._calls, self._fleet, self.limits, turns, self.rollout.max_failures)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return the log-prob of each token but the first, at temperature 1, in nats; [n][len - 1]."""
+        self.claim()
         return self._calls.run(self._fleet.score(sequences))
+
+    def sleep(self) -> None:
+        """Let all engines give their devices up, and start none until ``wake``. Idempotent.
+
+        Until then the pool tells its statistics and closes; what needs an engine raises ``RuntimeError``, as this does
+        while a stream is open and not held.
+        """
+        self._calls.run(self._fleet.sleep())
+
+    def wake(self) -> None:
+        """Let the engines take their devices again; they have weights when they are next used. Idempotent.
+
+        One that died in its sleep is found here, and replaced when it is next used.
+        """
+        self._calls.run(self._fleet.wake())
 
     def stats(self) -> PoolStats:
         """Counters; an engine found dead here is replaced when it is next needed."""

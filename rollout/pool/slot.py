@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rollout.config import EngineConfig
-from rollout.engine import Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
+from rollout.engine import DEEP, LIGHT, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
 from rollout.timeline import engine_lane, span
 from rollout.types import WeightVersion
@@ -103,6 +103,8 @@ class Slot:
         self.failures = 0
         """Engines lost over the slot's life."""
         self.given_up = False
+        self.asleep = False
+        """No engine is started here, since somebody else has its device; one that is up sleeps."""
         self._spawn = spawn
         self._attempts = 0
         self._lost_before = 0
@@ -120,6 +122,8 @@ class Slot:
         The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
         """
         while not self.given_up:
+            if self.asleep:
+                raise RuntimeError(f"engine {self.index} sleeps; wake the pool before it is used")
             if self.life is not None and not self._aimed.is_set():
                 await self._aimed.wait()
             elif self.life is not None and self.life.has(self.target):
@@ -296,6 +300,32 @@ class Slot:
         self.failures += 1
         self.last_error = f"engine {self.index}: {error}"
         await self._ended(life.engine)
+
+    async def sleep(self) -> None:
+        """Let the engine sleep, and start none here until ``wake``. One that fails is lost, which clears its device.
+
+        It sleeps deeply where the next publish, or the copy of the last one, brings its weights back. Those that it
+        was loaded with only the engine itself can keep.
+        """
+        await self.settled()
+        self.asleep = True
+        if (life := self.life) is not None:
+            level = LIGHT if life.untouched else DEEP
+            life.sure = life.sure and level == LIGHT
+            await self._rest(life, life.engine.sleep(level), "sleep")
+
+    async def wake(self) -> None:
+        """Wake the engine, which serves once it has its weights; one that died in its sleep is lost."""
+        if self.asleep and (life := self.life) is not None:
+            await self._rest(life, life.engine.wake(), "wake")
+        self.asleep = False
+
+    async def _rest(self, life: Life, call: Awaitable[None], what: str) -> None:
+        try:
+            with span(engine_lane(self.index), what):
+                await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
+        except EngineError as error:
+            await self.lose(life, error)
 
     async def close(self) -> None:
         """Stop the engine, or the attempt to start one."""

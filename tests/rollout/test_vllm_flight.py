@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [12] * 40, [3, 1] * 30, [5] * 9]
+CONFIG = EngineConfig(
+    max_model_len=256, max_concurrency=6, max_batched_tokens=64, kv_cache_gib=0.1, threads=1, weight_transfer="shm"
+)
 EXACT = 1e-4
 """Nats between engine and learner in float32, where both have the same weights."""
 
@@ -74,15 +77,7 @@ def policy(way: str, version: int) -> torch.nn.Module:
 
 @pytest.fixture(scope="module", params=["recompute", "keep"])
 def running(request: pytest.FixtureRequest, model_path: Path) -> Iterator[Running]:
-    config = EngineConfig(
-        max_model_len=256,
-        max_concurrency=6,
-        max_batched_tokens=64,
-        kv_cache_gib=0.1,
-        threads=1,
-        weight_transfer="shm",
-        in_flight=request.param,
-    )
+    config = CONFIG.model_copy(update={"in_flight": request.param})
     with started(VllmEngine(str(model_path), config, 0, ATTENTION[request.param])) as running:
         yield running
 
@@ -172,7 +167,7 @@ class Flying:
             await self.hear()
 
 
-async def fly(running: Running, updates: Iterator[Any], models: dict[int, Any]) -> Flying:
+async def fly(running: Running, updates: Iterator[Any], models: dict[int, Any], exact: float) -> Flying:
     """Update again and again while requests run, wait and end; some are taken back just before, some just after."""
     flying = Flying(running, 14)
     for update in updates:
@@ -185,26 +180,21 @@ async def fly(running: Running, updates: Iterator[Any], models: dict[int, Any]) 
         scores = await flying.engine.score(PROBE)
         assert flying.engine._mail.in_flight, "the probe waits for nobody"
         for sequence, row in zip(PROBE, scores, strict=True):
-            assert row == pytest.approx(log_probs(models[update.version], sequence), abs=EXACT)
+            assert row == pytest.approx(log_probs(models[update.version], sequence), abs=exact)
     await flying.draw(300)
     await flying.land()
     return flying
 
 
-@pytest.mark.slow
-@needs_vllm
-def test_each_token_is_of_the_weights_that_it_names(running: Running) -> None:
-    """At every place and end: budget, end token, repetition, taken back; kept back by vLLM's streaming or not."""
+def fly_and_check(running: Running, policy: Callable[[int], torch.nn.Module], exact: float) -> None:
+    """Five versions in flight; each token is compared with the learner's log-prob under the version it names."""
     sender = ShmSender()
     versions = range(running.version + 1, running.version + 6)
     running.version = versions[-1]
-    way = running.engine.config.in_flight
-    models = {version: policy(way, version) for version in versions}
+    models = {version: policy(version) for version in versions}
     running(running.engine.update_weights(sender.send(models[versions[0]], versions[0])))
-    log_probs_of = LOG_PROBS[way]
-
     updates = (sender.send(models[version], version) for version in versions[1:])  # two buffers take turns: when due
-    flying = running(fly(running, updates, models))
+    flying = running(fly(running, updates, models, exact))
     sender.close()
     mixed, ends = 0, set()
     for key, pieces in flying.pieces.items():
@@ -213,11 +203,31 @@ def test_each_token_is_of_the_weights_that_it_names(running: Running) -> None:
         assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
         ends.add(pieces[-1].error or pieces[-1].stop)
         drawn = [value for piece in pieces for value in piece.logprobs.tolist()]
-        wanted = log_probs_of(models, flying.asked[key].prompt.token_ids.tolist(), pieces)
-        assert drawn == pytest.approx(wanted, abs=EXACT), f"{key}: versions {named}"
+        prompt = flying.asked[key].prompt.token_ids.tolist()
+        wanted = LOG_PROBS[running.engine.config.in_flight](models, prompt, pieces)
+        assert drawn == pytest.approx(wanted, abs=exact), f"{key}: versions {named}"
         mixed += len(set(named)) > 1
     assert mixed >= len(versions) - 1, "responses went on under new weights"
     assert ends == {None, StopReason.EOS, StopReason.REPETITION, "aborted"}
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_each_token_is_of_the_weights_that_it_names(running: Running) -> None:
+    """At every place and end: budget, end token, repetition, taken back; kept back by vLLM's streaming or not."""
+    fly_and_check(running, lambda version: policy(running.engine.config.in_flight, version), EXACT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["recompute", "keep"])
+def test_each_token_is_of_the_weights_that_it_names_on_a_gpu(way: str, tmp_path: Path) -> None:
+    """There the core has the next step under way when it is asked to stand still."""
+    tiny_llama(head_dim=64).save_pretrained(tmp_path)
+    config = CONFIG.model_copy(
+        update={"device": "cuda", "gpu_memory_utilization": 0.2, "weight_transfer": "auto", "in_flight": way}
+    )
+    with started(VllmEngine(str(tmp_path), config, 0)) as running:
+        fly_and_check(running, lambda version: tiny_llama(seed=version, head_dim=64), 1e-2)
 
 
 @pytest.mark.slow
