@@ -213,10 +213,15 @@ def test_a_learner_that_dies_is_replaced_and_the_engines_live_on(death: Any, tmp
     audit(tmp_path / "run", config)
 
 
-def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(tmp_path: Path) -> None:
-    one_step = tiny(learner={"updates": 1})
+@pytest.mark.parametrize(
+    "deaths", [[], [("accumulate", 1, True)], [("close_iteration", 2, False)]], ids=["none", "accumulate", "close"]
+)
+def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(deaths: Any, tmp_path: Path) -> None:
+    """Also with a learner that dies on the way: what it had added up is gone, and added up again."""
+    one_step, made = tiny(learner={"updates": 1}), list[Machines]()
     assert run(one_step, tmp_path / "turn") == 0
-    assert run(tiny(**ON_POLICY), tmp_path / "streamed") == 0
+    assert run(tiny(**ON_POLICY), tmp_path / "streamed", mortal(deaths, made)) == 0
+    assert made[0].policy.calls["replace"] == len(deaths)
     ours, theirs = read_metrics(tmp_path / "streamed"), read_metrics(tmp_path / "turn")
     for one, other in zip(ours, theirs, strict=True):
         for name in ("rollouts/finished", "tokens/sampled", "sequences/trained", "tokens/trained", "steps/done"):

@@ -53,7 +53,7 @@ def test_weights_are_put_into_the_object_store_only_for_other_machines(
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": each} for each in alive])
     assert _store(Receivers("shm")) is None
     assert (_store(Receivers("nccl", elsewhere=True)) is ray.put) == kept
-    assert _store(Receivers("shm", growing=True)) is ray.put, "one may join from anywhere"
+    assert _store(Receivers("shm", growing=True)) is ray.put, "who joins later may be anywhere"
 
 
 class Instant:
