@@ -1,0 +1,195 @@
+"""The table: who is struck how, in which phase, in which loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+from tests.chaos.sameness import Sameness
+from tests.chaos.strikes import Strike
+
+REWARD = Path(__file__).with_name("reward.py")
+"""Where the reward of all runs is."""
+TURNS = "turns"
+"""The loop in turn."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """One process of a run: started, struck, ended."""
+
+    strikes: tuple[Strike, ...] = ()
+    code: int = 0
+    """Exit code that it must have; negative for a signal."""
+    says: str = ""
+    """Part of its output."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run, through as many processes as it takes."""
+
+    name: str
+    loop: str = TURNS
+    acts: Sequence[Act] = (Act(),)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration that differs, by dotted key."""
+    same: Sameness = "bits"
+    """How it is as the undisturbed run."""
+    disk: bool = False
+    """Whether the run has a small disk of its own."""
+    known: str = ""
+    """Why it is known to fail; it must."""
+
+
+def lived(name: str, *strikes: str, loop: str = TURNS, **more: Any) -> Case:
+    """Return a case whose process lives through its strikes."""
+    return Case(f"{loop}/{name}", loop, (Act(tuple(map(Strike.read, strikes))),), **more)
+
+
+def resumed(name: str, strike: str, code: int, says: str = "", loop: str = TURNS, **more: Any) -> Case:
+    """Return a case whose process ends by its strike; the same command goes on."""
+    return Case(f"{loop}/{name}", loop, (Act((Strike.read(strike),), code, says), Act()), **more)
+
+
+PHASES = {
+    "warmup": "learner.sft#2",
+    "publish": "learner.publish#3",
+    "load": "engine.update_weights#3",
+    "probe": "learner.score#4",
+    "sample": "journal#6",
+    "grade": "collect#3",
+    "train": "learner.train#3",
+    "checkpoint": "learner.save#2",
+    "evaluate": "evaluate#2",
+    "end": "conclude#2",
+    "export": "learner.export#3",
+}
+"""A moment of each phase, for whoever is struck in it."""
+ENGINE = {"start": "engine.start#1", "submit": "engine.submit#4", "score": "engine.score#4", "draw": "engine.tokens#1"}
+"""Moments of an engine's own."""
+LEARNER = {"start": "learner.ready#1", "rehearsal": "learner.export#1", "saved": "learner.saved#2"}
+"""Moments of a learner's own."""
+DRIVER = {
+    "launch": "launch#1",
+    "drawn": "drawn#3",
+    "store": "store#3",
+    "metrics": "metrics#3",
+    "state": "state#2",
+    "manifest": "manifest#2",
+    "answers": "answers#2",
+    "evaluation": "evaluation#2",
+    "summary": "summary#3",
+    "report": "report#2",
+    "restore": "restore#1",
+}
+"""Moments of the run's own process, most of them those of a file that is written."""
+GRADER = {
+    "worker": ("line#1", "line#4"),
+    "nursery": ("fork#1", "line#2"),
+    "sandbox": ("program#2", "outcome#3"),
+}
+"""The processes of graders, and moments in which they are at work."""
+FILES = {
+    "journal": "journal#6",
+    "rollouts": "store#3",
+    "learner": "learner.save#2",
+    "warmup": "learner.sft#2",
+    "samples": "evaluate#2",
+    "export": "learner.export#3",
+    **{name: DRIVER[name] for name in ("drawn", "metrics", "state", "manifest", "evaluation", "summary", "report")},
+}
+"""A moment before each kind of file is written."""
+
+
+def of_engine(loop: str) -> Iterator[Case]:
+    """Yield the cases of an engine that the run loses, or does not notice."""
+    for phase, moment in (PHASES | ENGINE).items():
+        for fault in ("kill", "freeze", "pause", "cut"):
+            kept = "rounding" if phase in ("sample", "draw") and fault != "pause" else "bits"
+            yield lived(f"engine-{fault}-{phase}", f"engine:{fault}@{moment}", loop=loop, same=kept)
+    yield lived("engine-slow", "engine:slow@engine.start#1", loop=loop)
+    yield lived("engine-kill-update-done", "engine:kill@engine.update_weights#3+", loop=loop)
+    again = [f"engine:kill@engine.tokens#{version}" for version in (0, 1, 3)]
+    yield lived("engine-kill-thrice", *again, loop=loop, same="rounding")
+
+
+def of_learner(loop: str) -> Iterator[Case]:
+    """Yield the cases of a learner that another one replaces, or that is only late."""
+    for phase, moment in (PHASES | LEARNER).items():
+        for fault in ("kill", "freeze", "pause", "cut"):
+            strike = f"learner:{fault}@{moment}"
+            if phase == "start" and fault != "pause":
+                yield resumed(f"learner-{fault}-{phase}", strike, 1, "during ready" * (fault != "freeze"), loop=loop)
+            else:
+                yield lived(f"learner-{fault}-{phase}", strike, loop=loop)
+    yield lived("learner-slow", "learner:slow@learner.ready#1", loop=loop)
+    for method, number in {"publish": 3, "train": 3, "save": 2, "saved": 1, "export": 3, "sft": 2}.items():
+        yield lived(f"learner-kill-{method}-done", f"learner:kill@learner.{method}#{number}+", loop=loop)
+    yield lived("learner-and-engine", "learner:kill@learner.train#3", "engine:kill@learner.train#3", loop=loop)
+
+
+def of_driver(loop: str) -> Iterator[Case]:
+    """Yield the cases of the run's own process: another goes on where it was killed."""
+    own = PHASES | DRIVER
+    for phase, moment in own.items():
+        kept = "rounding" if phase == "sample" else "bits"
+        yield resumed(f"driver-kill-{phase}", f"driver:kill@{moment}", -SIGKILL, loop=loop, same=kept)
+        yield resumed(f"driver-kill-{phase}-done", f"driver:kill@{moment}+", -SIGKILL, loop=loop, same=kept)
+    for phase, moment in PHASES.items():
+        kept = "rounding" if phase == "sample" else "bits"
+        yield lived(f"driver-freeze-{phase}", f"driver:freeze@{moment}", loop=loop, same=kept)
+        yield lived(f"driver-pause-{phase}", f"driver:pause@{moment}", loop=loop)
+    yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
+    thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@journal#3", "driver:kill@learner.train#1")]
+    yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
+
+
+def of_graders(loop: str) -> Iterator[Case]:
+    """Yield the cases of the processes that grade."""
+    for victim, moments in GRADER.items():
+        for moment in moments:
+            for fault in ("kill", "pause"):
+                name = f"{victim}-{fault}-{moment.partition('#')[0]}"
+                yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
+    slow = {"reward.function": f"{REWARD}:slow"}
+    yield lived("grader-slow", loop=loop, changes=slow)
+
+
+def of_the_world(loop: str) -> Iterator[Case]:
+    """Yield the cases of a full disk and of a clock that jumps."""
+    for name, moment in FILES.items():
+        kept = "rounding" if name == "journal" else "bits"
+        yield resumed(f"disk-{name}", f"disk:fill@{moment}", 1, loop=loop, same=kept, disk=True)
+    for moment in ("launch#1", "learner.train#2", "journal#6", "evaluate#2"):
+        for fault in ("forwards", "backwards"):
+            yield lived(f"clock-{fault}-{moment.partition('#')[0]}", f"clock:{fault}@{moment}", loop=loop)
+
+
+def cases(loop: str) -> Iterator[Case]:
+    """Yield the cases of one loop."""
+    yield Case(f"{loop}/undisturbed", loop)
+    for part in (of_engine, of_learner, of_driver, of_graders, of_the_world):
+        yield from part(loop)
+
+
+SHORT = {
+    f"{TURNS}/{name}"
+    for name in (
+        *("undisturbed", "engine-kill-draw", "engine-cut-load", "engine-kill-train"),
+        *("learner-kill-train", "learner-cut-publish", "learner-kill-save-done"),
+        *(
+            "driver-kill-sample",
+            "driver-kill-train",
+            "driver-kill-store-done",
+            "driver-kill-manifest",
+            "driver-pause-load",
+        ),
+        *("worker-kill-line", "sandbox-kill-outcome", "disk-journal", "disk-state", "clock-backwards-journal"),
+    )
+}
+"""Names of the cases of the short form."""
+CASES = [*cases(TURNS)]
