@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 import rl.learner.host  # noqa: F401
 import rollout.engines.hf
 import rollout.engines.hf_sampling
-from tests.chaos.cases import CASES, SHORT, Case  # noqa: E402
+from tests.chaos.cases import CASES, SHORT, Case
 from tests.chaos.setting import config_of
 from tests.chaos.stage import Play
 

@@ -39,6 +39,8 @@ class Case:
     """Configuration that differs, by dotted key."""
     same: Sameness = "bits"
     """How it is as the undisturbed run."""
+    nodes: int = 0
+    """Of the Ray cluster on which it is played; 0: without Ray."""
     disk: bool = False
     """Whether the run has a small disk of its own."""
     known: str = ""
@@ -57,31 +59,31 @@ def resumed(name: str, strike: str, code: int, says: str = "", loop: str = TURNS
 
 PHASES = {
     "warmup": "learner.sft#2",
-    "publish": "learner.publish#3",
-    "load": "engine.update_weights#3",
-    "probe": "learner.score#4",
-    "sample": "journal#6",
-    "grade": "collect#3",
-    "train": "learner.train#3",
+    "publish": "learner.publish#6",
+    "load": "engine.update_weights#6",
+    "probe": "learner.score#7",
+    "sample": "journal#15",
+    "grade": "collect#5",
+    "train": "learner.train#4",
     "checkpoint": "learner.save#2",
     "evaluate": "evaluate#2",
     "end": "conclude#2",
     "export": "learner.export#3",
 }
-"""A moment of each phase, for whoever is struck in it."""
-ENGINE = {"start": "engine.start#1", "submit": "engine.submit#4", "score": "engine.score#4", "draw": "engine.tokens#1"}
+"""A moment of each phase, for whoever is struck in it: of iteration 3, the last checkpoint being that of 2."""
+ENGINE = {"start": "engine.start#1", "submit": "engine.submit#5", "score": "engine.score#7", "draw": "engine.tokens#3"}
 """Moments of an engine's own."""
 LEARNER = {"start": "learner.ready#1", "rehearsal": "learner.export#1", "saved": "learner.saved#2"}
 """Moments of a learner's own."""
 DRIVER = {
     "launch": "launch#1",
-    "drawn": "drawn#3",
-    "store": "store#3",
-    "metrics": "metrics#3",
+    "drawn": "drawn#4",
+    "store": "store#4",
+    "metrics": "metrics#5",
     "state": "state#2",
     "manifest": "manifest#2",
-    "answers": "answers#2",
-    "evaluation": "evaluation#2",
+    "answers": "answers#5",
+    "evaluation": "evaluation#4",
     "summary": "summary#3",
     "report": "report#2",
     "restore": "restore#1",
@@ -94,13 +96,11 @@ GRADER = {
 }
 """The processes of graders, and moments in which they are at work."""
 FILES = {
-    "journal": "journal#6",
-    "rollouts": "store#3",
-    "learner": "learner.save#2",
-    "warmup": "learner.sft#2",
-    "samples": "evaluate#2",
-    "export": "learner.export#3",
-    **{name: DRIVER[name] for name in ("drawn", "metrics", "state", "manifest", "evaluation", "summary", "report")},
+    "journal": PHASES["sample"],
+    "learner": PHASES["checkpoint"],
+    "warmup": PHASES["warmup"],
+    "export": PHASES["export"],
+    **{name: DRIVER[name] for name in DRIVER if name not in ("launch", "restore")},
 }
 """A moment before each kind of file is written."""
 
@@ -112,7 +112,7 @@ def of_engine(loop: str) -> Iterator[Case]:
             kept = "rounding" if phase in ("sample", "draw") and fault != "pause" else "bits"
             yield lived(f"engine-{fault}-{phase}", f"engine:{fault}@{moment}", loop=loop, same=kept)
     yield lived("engine-slow", "engine:slow@engine.start#1", loop=loop)
-    yield lived("engine-kill-update-done", "engine:kill@engine.update_weights#3+", loop=loop)
+    yield lived("engine-kill-update-done", "engine:kill@engine.update_weights#6+", loop=loop)
     again = [f"engine:kill@engine.tokens#{version}" for version in (0, 1, 3)]
     yield lived("engine-kill-thrice", *again, loop=loop, same="rounding")
 
@@ -127,9 +127,9 @@ def of_learner(loop: str) -> Iterator[Case]:
             else:
                 yield lived(f"learner-{fault}-{phase}", strike, loop=loop)
     yield lived("learner-slow", "learner:slow@learner.ready#1", loop=loop)
-    for method, number in {"publish": 3, "train": 3, "save": 2, "saved": 1, "export": 3, "sft": 2}.items():
+    for method, number in {"publish": 6, "train": 4, "save": 2, "saved": 2, "export": 3, "sft": 2}.items():
         yield lived(f"learner-kill-{method}-done", f"learner:kill@learner.{method}#{number}+", loop=loop)
-    yield lived("learner-and-engine", "learner:kill@learner.train#3", "engine:kill@learner.train#3", loop=loop)
+    yield lived("learner-and-engine", "learner:kill@learner.train#4", "engine:kill@learner.train#4", loop=loop)
 
 
 def of_driver(loop: str) -> Iterator[Case]:
@@ -169,6 +169,27 @@ def of_the_world(loop: str) -> Iterator[Case]:
             yield lived(f"clock-{fault}-{moment.partition('#')[0]}", f"clock:{fault}@{moment}", loop=loop)
 
 
+def on_ray() -> Iterator[Case]:
+    """Yield the cases that Ray or vLLM alone can show; those of one run come one after the other in it."""
+    engine = (
+        "engine:freeze@engine.submit#4",
+        "engine:kill@engine.update_weights#5",
+        "engine:pause@engine.score#7",
+        "engine:kill@learner.train#4",
+    )
+    yield lived("ray-engine", *engine, nodes=1)
+    yield lived("ray-learner", "learner:freeze@learner.train#2", "learner:kill@learner.publish#6", nodes=1)
+    yield lived("ray-driver-freeze", "driver:freeze@learner.train#2", "driver:freeze@engine.submit#6", nodes=1)
+    yield resumed("ray-driver-kill", "driver:kill@learner.train#3", -SIGKILL, nodes=1)
+    yield Case("ranks/undisturbed", "ranks", nodes=1)
+    yield lived("freeze", "rank1:freeze@learner.train#2", "rank0:freeze@learner.save#3", loop="ranks", nodes=1)
+    yield lived("node-kill", "node:kill@learner.train#3", loop="ranks", nodes=2)
+    yield lived("node-freeze", "node:freeze@learner.train#3", loop="ranks", nodes=2)
+    yield lived("node-kill-engine", "node:kill@engine.submit#4", nodes=2)
+    core = ("core:freeze@engine.submit#3", "core:kill@engine.submit#6")
+    yield lived("core", *core, loop="vllm", nodes=1, same="no")
+
+
 def cases(loop: str) -> Iterator[Case]:
     """Yield the cases of one loop."""
     yield Case(f"{loop}/undisturbed", loop)
@@ -192,4 +213,4 @@ SHORT = {
     )
 }
 """Names of the cases of the short form."""
-CASES = [*cases(TURNS)]
+CASES = [*cases(TURNS), *on_ray()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -21,6 +22,9 @@ from tests.processes import until_gone
 
 class Doom:
     """The strikes that are still to come in one process of a run; ``notes``: the folder for ledgers."""
+
+    freeze_s = FREEZE_S
+    """How long the frozen are."""
 
     def __init__(self, strikes: Sequence[Strike], run_dir: Path, notes: Path) -> None:
         self.left = [*strikes]
@@ -78,10 +82,21 @@ class Doom:
                 fill(self.run_dir)
             case "clock", ("forwards" | "backwards"):
                 jump(JUMP_S if strike.fault == "forwards" else -JUMP_S)
-            case _, ("kill" | "freeze" | "pause"):
-                signalled(self.victims(strike.victim), strike.fault)
+            case _, "kill":
+                kill(self.victims(strike.victim))
+            case _, ("freeze" | "pause"):
+                self.stand_still(self.victims(strike.victim), strike.fault)
             case _:
                 self.carried.setdefault(strike.victim, []).append(strike.fault)
+
+    def stand_still(self, pids: Sequence[int], fault: Fault) -> None:
+        """SIGSTOP for processes, and SIGCONT after a while for those that are still there."""
+        handles = [os.pidfd_open(pid) for pid in pids]
+        for handle in handles:
+            signal.pidfd_send_signal(handle, signal.SIGSTOP)
+        timer = threading.Timer(self.freeze_s if fault == "freeze" else PAUSE_S, thaw, [handles])
+        timer.daemon = True
+        timer.start()
 
     def _driver(self, fault: Fault) -> None:
         match fault:
@@ -116,29 +131,18 @@ class Doom:
                 return self.pids[name][-1:]
 
 
-def signalled(pids: Sequence[int], fault: str) -> None:
-    """Kill processes, or stop them for a while."""
-    if fault == "kill":
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        until_gone(pids)
-        return
+def kill(pids: Sequence[int]) -> None:
+    """SIGKILL, and wait for their end."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    for pid in pids:
-        handle = os.pidfd_open(pid)
-        timer = threading.Timer(FREEZE_S if fault == "freeze" else PAUSE_S, thaw, [handle])
-        timer.daemon = True
-        timer.start()
+        os.kill(pid, signal.SIGKILL)
+    until_gone(pids)
 
 
-def thaw(handle: int) -> None:
-    """SIGCONT for the process of a handle, if it is still there."""
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGCONT)
-    except ProcessLookupError:
-        pass
-    finally:
+def thaw(handles: Sequence[int]) -> None:
+    """SIGCONT for the processes of these handles that are still there."""
+    for handle in handles:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGCONT)
         os.close(handle)
 
 

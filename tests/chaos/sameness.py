@@ -14,8 +14,8 @@ Sameness = Literal["bits", "rounding", "no"]
 """``bits``: every bit. ``rounding``: every token, and numbers up to rounding, since an engine that goes on with a
 stretch reads in one pass what another one drew token by token. ``no``: another run, which its audit alone judges."""
 
-OF_FAULTS = ("engines/", "rollouts/failures")
-"""Metrics that count the faults themselves."""
+OF_FAULTS = ("engines/", "grader/")
+"""Metrics that count what a process has done and suffered, which another one knows nothing of."""
 OF_THE_RUN = ("wall_seconds", "max_logprob_gap", "model_path", "report_path")
 """Parts of a summary that no two runs share."""
 TOLERANCE = {"bits": 0.0, "rounding": 2e-3}

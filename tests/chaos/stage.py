@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import psutil
+import yaml
 
 from recipes.run.launching import Launcher, Machines, calibrate, starting_model
 from recipes.run.session import run
@@ -37,7 +38,8 @@ from tests.chaos.hosts import Nursery
 from tests.chaos.ledger import read_ledger, read_record, take
 from tests.chaos.proxies import ProcessEngine, ProcessPolicy
 from tests.chaos.sameness import differences
-from tests.chaos.strikes import FREEZE_S
+from tests.chaos.strikes import FREEZE_S, RAY_FREEZE_S
+from tests.paths import ROOT
 
 MOST = 8
 """Differences that are told."""
@@ -105,15 +107,35 @@ class Play:
         filler = self.run_dir.parent / FILLER
         filler.unlink(missing_ok=True)
         output = self.folder / f"output{number}.txt"
-        nursery = Nursery(self.folder / f"nursery{number}")
-        pid = os.fork()
-        if pid == 0:
-            self.drive(nursery.address, act, output)
-        code = watch(pid)
-        orphans = left_behind({nursery.pid})
-        nursery.close()
+        with ExitStack() as stack:
+            if self.case.nodes:
+                pid, ours, frozen_s = self.on_ray(act, output), set[int](), RAY_FREEZE_S
+            else:
+                nursery = Nursery(self.folder / f"nursery{number}")
+                stack.callback(nursery.close)
+                pid, ours, frozen_s = self.forked(nursery.address, act, output), {nursery.pid}, FREEZE_S
+            code = watch(pid, frozen_s)
+            orphans = left_behind(ours)
         take(self.run_dir, self.notes / f"{len(list(self.notes.iterdir())):02d}", f"end of process {number}")
         return Ended(code, output.read_text(), orphans)
+
+    def on_ray(self, act: Act, output: Path) -> int:
+        """Start the run's process on Ray; returns it."""
+        config = self.folder / "config.yaml"
+        config.write_text(yaml.safe_dump(self.config.model_dump(mode="json")))
+        words = [" ".join(map(str, act.strikes)), str(self.case.nodes), str(config), str(self.run_dir), str(self.notes)]
+        command = [sys.executable, "-m", "tests.chaos.cluster", *words]
+        with output.open("wb") as file:
+            return subprocess.Popen(
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            ).pid
+
+    def forked(self, address: Path, act: Act, output: Path) -> int:
+        """Fork the run's process; returns it."""
+        pid = os.fork()
+        if pid == 0:
+            self.drive(address, act, output)
+        return pid
 
     def drive(self, address: Path, act: Act, output: Path) -> NoReturn:
         """Be the run's process: in a session of its own, output into a file."""
@@ -164,13 +186,13 @@ def complaints(act: Act, ended: Ended) -> Iterator[str]:
         yield f"process {name} is left behind"
 
 
-def watch(pid: int) -> int:
-    """Wait for a child's end, and let it go on when it has been stopped; returns its exit code."""
+def watch(pid: int, frozen_s: float) -> int:
+    """Wait for a child's end, and let it go on when it has stopped itself; returns its exit code."""
     while True:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             return os.waitstatus_to_exitcode(status)
-        time.sleep(FREEZE_S)
+        time.sleep(frozen_s)
         os.kill(pid, signal.SIGCONT)
 
 

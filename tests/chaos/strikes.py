@@ -23,6 +23,8 @@ LIMIT_S = 4.0
 """Time limit of the calls in a run that is struck."""
 FREEZE_S = 7.0
 """How long the frozen are: longer than any limit."""
+RAY_LIMIT_S, RAY_FREEZE_S = 12.0, 18.0
+"""The same on Ray, whose calls take longer."""
 PAUSE_S = 1.0
 """How long the paused are: nobody may notice."""
 SLOW_S = 0.03
