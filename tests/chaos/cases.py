@@ -62,7 +62,7 @@ PHASES = {
     "publish": "learner.publish#6",
     "load": "engine.update_weights#6",
     "probe": "learner.score#7",
-    "sample": "journal#15",
+    "sample": "tokens#3",
     "grade": "collect#5",
     "train": "learner.train#4",
     "checkpoint": "learner.save#2",
@@ -113,7 +113,9 @@ def of_engine(loop: str) -> Iterator[Case]:
             yield lived(f"engine-{fault}-{phase}", f"engine:{fault}@{moment}", loop=loop, same=kept)
     yield lived("engine-slow", "engine:slow@engine.start#1", loop=loop)
     yield lived("engine-kill-update-done", "engine:kill@engine.update_weights#6+", loop=loop)
-    again = [f"engine:kill@engine.tokens#{version}" for version in (0, 1, 3)]
+    for fault in ("kill", "freeze", "cut"):
+        yield lived(f"engine-{fault}-part", f"engine:{fault}@engine.part#3", loop=loop, same="rounding")
+    again = [f"engine:kill@engine.part#{version}" for version in (1, 3, 4)]
     yield lived("engine-kill-thrice", *again, loop=loop, same="rounding")
 
 
@@ -144,7 +146,7 @@ def of_driver(loop: str) -> Iterator[Case]:
         yield lived(f"driver-freeze-{phase}", f"driver:freeze@{moment}", loop=loop, same=kept)
         yield lived(f"driver-pause-{phase}", f"driver:pause@{moment}", loop=loop)
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
-    thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@journal#3", "driver:kill@learner.train#1")]
+    thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@learner.train#2")]
     yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
 
 
@@ -164,7 +166,7 @@ def of_the_world(loop: str) -> Iterator[Case]:
     for name, moment in FILES.items():
         kept = "rounding" if name == "journal" else "bits"
         yield resumed(f"disk-{name}", f"disk:fill@{moment}", 1, loop=loop, same=kept, disk=True)
-    for moment in ("launch#1", "learner.train#2", "journal#6", "evaluate#2"):
+    for moment in ("launch#1", "learner.train#2", "tokens#3", "evaluate#2"):
         for fault in ("forwards", "backwards"):
             yield lived(f"clock-{fault}-{moment.partition('#')[0]}", f"clock:{fault}@{moment}", loop=loop)
 
@@ -200,7 +202,7 @@ def cases(loop: str) -> Iterator[Case]:
 SHORT = {
     f"{TURNS}/{name}"
     for name in (
-        *("undisturbed", "engine-kill-draw", "engine-cut-load", "engine-kill-train"),
+        *("undisturbed", "engine-kill-part", "engine-cut-load", "engine-kill-train"),
         *("learner-kill-train", "learner-cut-publish", "learner-kill-save-done"),
         *(
             "driver-kill-sample",
@@ -209,7 +211,7 @@ SHORT = {
             "driver-kill-manifest",
             "driver-pause-load",
         ),
-        *("worker-kill-line", "sandbox-kill-outcome", "disk-journal", "disk-state", "clock-backwards-journal"),
+        *("worker-kill-line", "sandbox-kill-outcome", "disk-journal", "disk-state", "clock-backwards-tokens"),
     )
 }
 """Names of the cases of the short form."""

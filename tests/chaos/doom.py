@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl.state.journal import Journal
+from rollout.engine import Delta
 from tests.chaos.ledger import take
 from tests.chaos.strikes import DRIVER, FREEZE_S, JUMP_S, PAUSE_S, SLOW_S, Fault, Strike
 from tests.processes import until_gone
@@ -61,6 +63,12 @@ class Doom:
             self.over(strike)
             self.suffer(strike)
         time.sleep(self.delay)
+
+    def reach(self, moment: str, number: int, done: bool) -> None:
+        """A moment has come that has its number from elsewhere."""
+        for strike in [one for one in self.left if (one.moment, one.number, one.done) == (moment, number, done)]:
+            self.over(strike)
+            self.suffer(strike)
 
     def expected(self, moment: str) -> Strike | None:
         """Return the next strike of a moment that the victim itself recognises."""
@@ -177,7 +185,8 @@ def jump(seconds: float) -> None:
 
 
 def install(doom: Doom) -> None:
-    """Let ``doom`` see every moment of ``DRIVER`` in this process."""
+    """Let ``doom`` see every moment of this process."""
+    watch_tokens(doom)
     for moment, where in DRIVER.items():
         module, _, path = where.partition(":")
         owner: Any = importlib.import_module(module)
@@ -192,6 +201,21 @@ def install(doom: Doom) -> None:
                 for name, value in [*vars(other).items()] if hasattr(other, "__dict__") else ():
                     if value is original:
                         setattr(other, name, seen)
+
+
+def watch_tokens(doom: Doom) -> None:
+    """Make a moment of the first tokens of each version."""
+    append = Journal.append
+
+    def seen(self: Journal, deltas: Sequence[Delta]) -> None:
+        versions = sorted({delta.version for delta in deltas if len(delta.token_ids)})
+        for version in versions:
+            doom.reach("tokens", version, False)
+        append(self, deltas)
+        for version in versions:
+            doom.reach("tokens", version, True)
+
+    Journal.append = seen  # type: ignore[method-assign]
 
 
 def watched(doom: Doom, moment: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,9 +13,11 @@ import pickle
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rollout.engine import Delta
 from tests.chaos.strikes import FREEZE_S, PAUSE_S, SLOW_S, Fault
 from tests.chaos.wire import HEAD, Answer, Call, pack, unpack
 
@@ -69,8 +71,11 @@ class Host:
             good, value = False, error
         if call.fault is not None and call.done and meant(call, value):
             struck = True
+            if call.part:
+                self.writer.write(pack(Answer(call.number, good, [first_token(one) for one in value], struck)))
+                await self.writer.drain()
             self.suffer(call.fault)
-        if not self.cut_off:
+        if not self.cut_off and not (struck and call.part):
             self.writer.write(pack(Answer(call.number, good, value, struck)))
 
     def suffer(self, fault: Fault | None) -> None:
@@ -94,6 +99,11 @@ class Host:
 def meant(call: Call, value: Any) -> bool:
     """Return whether this is the answer that the call's fault was waiting for."""
     return call.version is None or any(len(one.token_ids) and one.version == call.version for one in value)
+
+
+def first_token(delta: Delta) -> Delta:
+    """Return the beginning of a piece of progress."""
+    return replace(delta, token_ids=delta.token_ids[:1], logprobs=delta.logprobs[:1], done=False, stop=None)
 
 
 def build(kind: str, args: tuple[Any, ...]) -> Any:

@@ -61,8 +61,9 @@ def marked(doom: Doom, role: str, method: str, args: tuple[Any, ...]) -> tuple[C
     doom.come(f"{role}.{method}", False)
     if own is not None:
         return replace(call, fault=own[0], done=own[1]), None
-    if method == "poll" and (tokens := doom.expected(f"{role}.tokens")):
-        return replace(call, fault=tokens.fault, done=True, version=tokens.number), tokens
+    for part in (False, True) if method == "poll" else ():
+        if strike := doom.expected("engine.part" if part else "engine.tokens"):
+            return replace(call, fault=strike.fault, done=True, version=strike.number, part=part), strike
     return call, None
 
 

@@ -4,7 +4,9 @@ A strike is written ``VICTIM:FAULT@MOMENT#N``, as in ``engine:kill@engine.tokens
 when what happens in that moment is done, and before anybody knows. Moments are calls, so nothing here depends on time:
 
 - ``engine.METHOD``, ``learner.METHOD``: the N-th call of it, counted over all engines or learners and all their lives;
-- ``engine.tokens``: an engine is about to hand out tokens of weight version N;
+- ``engine.tokens``: an engine is about to hand out tokens of weight version N; ``engine.part``: it has handed out one
+  of each rollout, and nobody has the others, which a fault that the engine survives would lose;
+- ``tokens``: the run is about to record the first tokens of version N, or has with ``+``;
 - a name of ``DRIVER``: the N-th call of that function of the run's own process.
 """
 

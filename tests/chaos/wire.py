@@ -25,6 +25,8 @@ class Call:
     """Suffer it when the work is done, before the answer is sent."""
     version: int | None = None
     """Suffer it only if the answer has tokens of this version."""
+    part: bool = False
+    """Answer with the first token of each request, and suffer it then."""
 
 
 @dataclass(frozen=True)
