@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import inspect
 import os
 import pickle
@@ -20,6 +21,14 @@ from typing import Any, NoReturn
 from rollout.engine import Delta
 from tests.chaos.strikes import FREEZE_S, PAUSE_S, SLOW_S, Fault
 from tests.chaos.wire import HEAD, Answer, Call, pack, unpack
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have this process end when the one that has forked it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def stand_still(seconds: float) -> None:
@@ -131,6 +140,7 @@ class Nursery:
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
+            die_with_parent()
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             while True:
                 connection, _ = listener.accept()

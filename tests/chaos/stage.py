@@ -34,7 +34,7 @@ from rollout.pool.pool import Pool
 from tests.chaos.audit import audit
 from tests.chaos.cases import Act, Case
 from tests.chaos.doom import FILLER, Doom, install
-from tests.chaos.hosts import Nursery
+from tests.chaos.hosts import Nursery, die_with_parent
 from tests.chaos.ledger import read_ledger, read_record, take
 from tests.chaos.proxies import ProcessEngine, ProcessPolicy
 from tests.chaos.sameness import differences
@@ -91,6 +91,7 @@ class Play:
         self.run_dir = folder / "run"
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
+        die_with_parent()
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def faults(self) -> list[str]:
@@ -142,6 +143,7 @@ class Play:
         code, doom = 99, Doom(act.strikes, self.run_dir, self.notes)
         try:
             os.setsid()
+            die_with_parent()
             with output.open("wb") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)

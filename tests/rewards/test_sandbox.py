@@ -214,7 +214,7 @@ def test_waits_for_a_free_slot_and_serves_many_threads() -> None:
 
 
 def test_killed_supervisor(sandbox: Sandbox) -> None:
-    """Another one runs the program again, and nothing is left of the first time; killed twice, the run fails by name."""
+    """Another one runs the program again, and nothing is left of the first time; killed twice, a run fails by name."""
     mark = f"k15-orphan-{os.getpid()}"
     ended: list[Outcome | SandboxFailure] = []
 
