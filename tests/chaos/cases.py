@@ -124,8 +124,8 @@ def of_learner(loop: str) -> Iterator[Case]:
     for phase, moment in (PHASES | LEARNER).items():
         for fault in ("kill", "freeze", "pause", "cut"):
             strike = f"learner:{fault}@{moment}"
-            if phase == "start" and fault != "pause":
-                yield resumed(f"learner-{fault}-{phase}", strike, 1, "during ready" * (fault != "freeze"), loop=loop)
+            if phase == "start" and fault in ("kill", "cut"):
+                yield resumed(f"learner-{fault}-{phase}", strike, 1, "during ready", loop=loop)
             else:
                 yield lived(f"learner-{fault}-{phase}", strike, loop=loop)
     yield lived("learner-slow", "learner:slow@learner.ready#1", loop=loop)

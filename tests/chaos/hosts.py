@@ -22,7 +22,6 @@ from rollout.engine import Delta
 from tests.chaos.strikes import FREEZE_S, PAUSE_S, SLOW_S, Fault
 from tests.chaos.wire import HEAD, Answer, Call, pack, unpack
 
-
 PR_SET_PDEATHSIG = 1
 
 
