@@ -17,6 +17,8 @@ import numpy as np
 from rewards.score import Score
 from rollout.types import Author, LogProbs, Prompt, StopReason, TokenIds, WeightVersion
 
+LIGHT, DEEP = 1, 2
+"""Levels of ``Engine.sleep``: weights in host memory, or forgotten."""
 NO_TOKENS: TokenIds = np.empty(0, np.int32)
 NO_LOGPROBS: LogProbs = np.empty(0, np.float32)
 
@@ -91,7 +93,7 @@ class Delta:
     logprobs: LogProbs
     """[n] nats, under the request's ``Sampling``; empty when the environment wrote the tokens."""
     version: WeightVersion
-    """Weights that drew these tokens, or were in place when the environment wrote them."""
+    """Weights that drew these tokens, each of them; in place when there are none, or the environment wrote them."""
     done: bool = False
     """No further delta will come for this request."""
     stop: StopReason | None = None
@@ -158,6 +160,10 @@ class WeightUpdate:
 class Engine(Protocol):
     """Generates tokens. All methods may raise ``EngineDead`` or ``EngineTimeout``."""
 
+    @property
+    def takes_in_flight(self) -> bool:
+        """Whether weights may be updated while requests are in flight, which then go on under the new ones."""
+
     async def start(self) -> None:
         """Load the model; returns once the engine can serve."""
 
@@ -167,6 +173,9 @@ class Engine(Protocol):
     async def poll(self, wait_s: float) -> list[Delta]:
         """Return the progress since the last poll; waits at most ``wait_s`` seconds for the first piece (may be
         empty).
+
+        Of one request there is a delta for each version that drew tokens of it since then, in the order drawn; only the
+        last may be ``done``.
         """
 
     async def abort(self, keys: Sequence[str]) -> None:
@@ -178,10 +187,25 @@ class Engine(Protocol):
         """
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """Load new weights and drop every prefix cache (invariant 2). Only with no request in flight."""
+        """Load new weights; what is submitted or scored from then on sees no cache of older ones (invariant 2).
+
+        With requests in flight only an engine that ``takes_in_flight`` does so; the others raise ``ValueError``. Tokens
+        that were drawn before, polled or not, keep the version that drew them.
+        """
 
     async def stats(self) -> EngineStats:
         """Return the counters. Also the health check: raises if the engine cannot serve."""
+
+    async def sleep(self, level: int) -> None:
+        """Give the device up to somebody else until ``wake``, with no request in flight.
+
+        Level 1 keeps the weights in host memory. Level 2 forgets them, and after ``wake`` an update has to come before
+        any request. Meanwhile ``submit``, ``score`` and ``update_weights`` raise ``ValueError``, as this does with
+        requests in flight. Idempotent: the first level counts.
+        """
+
+    async def wake(self) -> None:
+        """Take the device again. Idempotent."""
 
     async def close(self) -> None:
         """Stop and free everything; no orphan process stays. Idempotent."""

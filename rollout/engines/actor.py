@@ -86,6 +86,14 @@ class RolloutWorker:
         """See ``Engine``."""
         return await self._engine.stats()
 
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._engine.sleep(level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._engine.wake()
+
     async def close(self) -> None:
         """See ``Engine``."""
         await self._engine.close()
@@ -114,6 +122,11 @@ class RayEngine:
         self.pid: int | None = None
         """Process id of the actor, once started."""
         self._actor: Any = None
+
+    @property
+    def takes_in_flight(self) -> bool:
+        """See ``Engine``."""
+        return self.config.takes_in_flight
 
     async def start(self) -> None:
         """See ``Engine``: creates the actor and loads the model in it."""
@@ -149,6 +162,14 @@ class RayEngine:
     async def stats(self) -> EngineStats:
         """See ``Engine``."""
         return await self._call("stats")
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """See ``Engine``: asks the engine to stop, then kills the actor."""

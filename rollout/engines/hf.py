@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rollout.config import EngineConfig
 from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
 from rollout.engines.mailbox import Mailbox
+from rollout.engines.rest import Rest
 from rollout.models.architecture import own_attention
 from rollout.models.attention import PLAIN, AttentionConfig
 from rollout.seeds import seed_of
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from rollout.offload import Offload
+
 STREAM_INTERVAL = 16
 """Decoding steps between two deliveries to the mailbox."""
 
 
 class HfEngine:
     """Runs one transformers model on a thread of its own. Requests without a seed get one from the engine's."""
+
+    takes_in_flight = False
 
     def __init__(
         self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
@@ -48,6 +53,8 @@ class HfEngine:
         self._aborted: set[str] = set()
         self._pump: asyncio.Task[None] | None = None
         self._reader = ShmReader()
+        self._rest = Rest()
+        self._offload: Offload | None = None
         self._version = 0
         self._weight_bytes = 0
         self._closed = False
@@ -72,10 +79,12 @@ class HfEngine:
     async def submit(self, requests: Sequence[Request]) -> None:
         """See ``Engine``."""
         self._check_alive()
+        self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
             if len(request.prompt) + request.max_new_tokens > self.config.max_model_len:
-                self._mail.end(request.key, error=f"request exceeds the context of {self.config.max_model_len} tokens")
+                reason = f"request exceeds the context of {self.config.max_model_len} tokens"
+                self._mail.end(request.key, self._version, error=reason)
             else:
                 self._queue.append(request)
         if self._pump is None or self._pump.done():
@@ -92,12 +101,13 @@ class HfEngine:
                 for request in batch
             ]
             try:
-                await self._in_thread(sample, self._model, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL)
+                await self._in_thread(
+                    sample, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
+                )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"
                 self._mail.wake()
                 return
-        self._aborted.clear()
 
     def _deliver(self, pieces: Sequence[Delta]) -> None:
         """Put progress into the mailbox; called from the sampling thread."""
@@ -106,13 +116,14 @@ class HfEngine:
     def _post(self, pieces: Sequence[Delta]) -> None:
         for piece in pieces:
             if len(piece.token_ids):
-                self._mail.put(piece.key, piece.token_ids, piece.logprobs)
+                self._mail.put(piece.key, piece.token_ids, piece.logprobs, piece.version)
             if piece.done:
-                self._mail.end(piece.key, piece.stop, piece.error)
+                self._mail.end(piece.key, piece.version, piece.stop, piece.error)
+                self._aborted.discard(piece.key)  # the next request of that name is another
 
     async def poll(self, wait_s: float) -> list[Delta]:
         """See ``Engine``."""
-        deltas = await self._mail.take(wait_s, self._version)
+        deltas = await self._mail.take(wait_s)
         if not deltas:
             self._check_alive()
         return deltas
@@ -122,7 +133,7 @@ class HfEngine:
         self._check_alive()
         for request in [request for request in self._queue if request.key in keys]:
             self._queue.remove(request)
-            self._mail.end(request.key, error="aborted")
+            self._mail.end(request.key, self._version, error="aborted")
         self._aborted |= set(keys) & self._mail.in_flight
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -130,11 +141,13 @@ class HfEngine:
         from rollout.engines.hf_sampling import score
 
         self._check_alive()
+        self._rest.awake()
         return await self._in_thread(score, self._model, sequences)
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """See ``Engine``; reads the learner's shared memory. KV caches live within a batch, so none survives."""
         self._check_alive()
+        self._rest.awake(bare=True)
         if self._mail.in_flight:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
         try:
@@ -142,6 +155,7 @@ class HfEngine:
             await self._in_thread(use_attention, self._model, self.attention, update.version)
         except (OSError, KeyError, RuntimeError) as error:
             raise EngineDead(f"weight update {update.version} failed: {error}") from error
+        self._rest.bare = False
         self._version = update.version
         self._weight_bytes = update.payload["size"]
 
@@ -149,6 +163,27 @@ class HfEngine:
         """See ``Engine``."""
         self._check_alive()
         return self._mail.stats(self._version, self._weight_bytes)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``; at either level the weights go to host memory and come back."""
+        from rollout.offload import Offload
+
+        self._check_alive()
+        if self._rest.level:
+            return
+        self._rest.fall_asleep(level, self._mail.in_flight)
+        model = self._model
+        assert model is not None
+        if self._offload is None:
+            self._offload = Offload(self.config.device, lambda: (*model.parameters(), *model.buffers()))
+        await self._in_thread(self._offload.away)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        if self._offload is not None:
+            await self._in_thread(self._offload.back)
+        self._rest.level = 0
 
     async def close(self) -> None:
         """See ``Engine``."""

@@ -11,7 +11,7 @@ import torch
 from rollout.engine import Delta, Request, Sampling
 from rollout.partial import repeats
 from rollout.seeds import seed_of
-from rollout.types import StopReason, Tokens
+from rollout.types import StopReason, Tokens, WeightVersion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,9 +25,10 @@ SCORE_TOKENS = 8192
 class _Row:
     """One request of a batch."""
 
-    def __init__(self, request: Request, seed: int) -> None:
+    def __init__(self, request: Request, seed: int, version: WeightVersion) -> None:
         self.request = request
         self.seed = seed
+        self.version = version
         self.drawn: list[int] = []
         self.logprobs: list[float] = []
         self.sent = 0
@@ -48,13 +49,13 @@ class _Row:
             self.done, self.stop = True, StopReason.REPETITION
 
     def piece(self) -> Delta:
-        """Return the tokens drawn since the last call. The engine fills in the version."""
+        """Return the tokens drawn since the last call."""
         start, self.sent = self.sent, len(self.drawn)
         return Delta(
             self.request.key,
             np.array(self.drawn[start:], np.int32),
             np.array(self.logprobs[start:], np.float32),
-            version=-1,
+            version=self.version,
             done=self.done,
             stop=self.stop,
             error=self.error,
@@ -64,20 +65,22 @@ class _Row:
 @torch.inference_mode()
 def sample(
     model: PreTrainedModel,
+    version: WeightVersion,
     requests: Sequence[Request],
     seeds: Sequence[int],
     deliver: Deliver,
     aborted: Collection[str],
     interval: int,
 ) -> None:
-    """Draw every request to its end; tokens are delivered every ``interval`` steps and when a request ends.
+    """Draw every request to its end by ``model``, which has weights ``version``; tokens are delivered every
+    ``interval`` steps and when a request ends.
 
     Requests that appear in ``aborted`` meanwhile end with that error. Finished rows stay in the batch until they are
     half of it.
     """
     from transformers import DynamicCache
 
-    rows = [_Row(request, seed) for request, seed in zip(requests, seeds, strict=True)]
+    rows = [_Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
     inputs, mask = _left_padded([row.request.prompt.token_ids for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)

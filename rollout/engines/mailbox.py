@@ -1,4 +1,4 @@
-"""Keeps an engine's progress until it is polled. Pieces of one request are joined; order per request is kept."""
+"""Keeps an engine's progress until it is polled. Pieces of one request and version are joined; their order is kept."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ LINGER_S = 0.05
 
 @dataclass
 class _Piece:
+    """Tokens of one request, all drawn by one version."""
+
+    version: WeightVersion
     token_ids: list[TokenIds] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
     done: bool = False
     stop: StopReason | None = None
     error: str = ""
+
+    def delta(self, key: str) -> Delta:
+        """Return what the engine hands out."""
+        tokens, logprobs = joined(self.token_ids, np.int32), joined(self.logprobs, np.float32)
+        return Delta(key, tokens, logprobs, self.version, self.done, self.stop, self.error)
 
 
 class Mailbox:
@@ -35,7 +43,7 @@ class Mailbox:
         self.requests = 0
         self._busy_s = 0.0
         self._busy_since = 0.0
-        self._pieces: dict[str, _Piece] = {}
+        self._pieces: dict[str, list[_Piece]] = {}
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
 
@@ -48,17 +56,22 @@ class Mailbox:
         self.in_flight.add(key)
         self._idle.clear()
 
-    def put(self, key: str, token_ids: Tokens, logprobs: Sequence[float] | LogProbs) -> None:
-        """Add tokens of a request, as the engine hands them out."""
-        piece = self._pieces.setdefault(key, _Piece())
+    def put(self, key: str, token_ids: Tokens, logprobs: Sequence[float] | LogProbs, version: WeightVersion) -> None:
+        """Add tokens of a request that weights ``version`` drew."""
+        pieces = self._pieces.setdefault(key, [])
+        if not pieces or pieces[-1].version != version:
+            pieces.append(_Piece(version))
+        piece = pieces[-1]
         piece.token_ids.append(np.asarray(token_ids, np.int32))
         piece.logprobs.append(np.asarray(logprobs, np.float32))
         self.tokens += len(token_ids)
         self._news.set()
 
-    def end(self, key: str, stop: StopReason | None = None, error: str = "") -> None:
-        """End a request."""
-        piece = self._pieces.setdefault(key, _Piece())
+    def end(self, key: str, version: WeightVersion, stop: StopReason | None = None, error: str = "") -> None:
+        """End a request; the end goes with its last tokens, or, where none are left to hand out, by itself under
+        ``version``.
+        """
+        piece = self._pieces.setdefault(key, [_Piece(version)])[-1]
         piece.done, piece.stop, piece.error = True, stop, error
         self.requests += 1
         self.in_flight.discard(key)
@@ -72,8 +85,10 @@ class Mailbox:
         self._news.set()
         self._idle.set()
 
-    async def take(self, wait_s: float, version: WeightVersion) -> list[Delta]:
-        """Return everything since the last call; waits at most ``wait_s`` (plus ``LINGER_S``) for a first piece."""
+    async def take(self, wait_s: float) -> list[Delta]:
+        """Return everything since the last call, a delta for each request and version; waits at most ``wait_s`` (plus
+        ``LINGER_S``) for a first piece.
+        """
         if not self._pieces:
             self._news.clear()
             try:
@@ -83,11 +98,8 @@ class Mailbox:
         if self.in_flight and wait_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), min(wait_s, LINGER_S))
-        pieces, self._pieces = self._pieces, {}
-        return [
-            Delta(key, joined(p.token_ids, np.int32), joined(p.logprobs, np.float32), version, p.done, p.stop, p.error)
-            for key, p in pieces.items()
-        ]
+        taken, self._pieces = self._pieces, {}
+        return [piece.delta(key) for key, pieces in taken.items() for piece in pieces]
 
     def stats(self, version: WeightVersion, weight_bytes: int) -> EngineStats:
         """Return the counters so far."""

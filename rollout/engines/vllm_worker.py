@@ -1,4 +1,4 @@
-"""Mixed into vLLM's worker (``worker_extension_cls``): changes what attention computes between versions."""
+"""Mixed into vLLM's worker (``worker_extension_cls``): how it samples, and what attention computes between versions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ from typing import Any
 
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 
+from rollout.engines.vllm_sampling import PositionSampler
 from rollout.models import rotary
 from rollout.models.attention import RotaryStage
 from rollout.models.moba_layer import BlockLayer
 
 
-class AttentionWorker:
+class WorkerExtension:
     """Called by ``VllmEngine`` with no request in flight, before the prefix cache is dropped."""
+
+    def sample_by_position(self) -> bool:
+        """Draw tokens by ``PositionSampler`` from now on. False where vLLM's newer model runner (on GPUs) is at work:
+        its noise is a hash of seed, position and token by itself.
+        """
+        worker: Any = self
+        if worker.use_v2_model_runner:
+            return False
+        worker.model_runner.sampler = PositionSampler(worker.model_runner)
+        return True
 
     def switch_moba(self, on: bool) -> int:
         """Switch block attention on or off (time hybrid [2502.13189 §2.2, §3.2]) and return the number of its

@@ -111,6 +111,11 @@ class AttentionConfig(Config):
         """Block attention under weights ``version``; ``None``: full attention."""
         return None if self.moba is None else self.moba.at(version)
 
+    def changes(self) -> int | None:
+        """Return the first version whose attention differs from that of the one before; ``None``: it stays the same."""
+        ends = () if self.moba is None or self.moba.full_from is None else (self.moba.full_from,)
+        return min((*(stage.iteration for stage in self.rotary if stage.iteration), *ends), default=None)
+
     def settled(self, version: int) -> AttentionConfig:
         """Return the configuration that holds under weights ``version``, for all versions."""
         block, stage = self.block(version), self.stage(version)

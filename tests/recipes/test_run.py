@@ -208,9 +208,11 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
         raise Killed
 
     with monkeypatch.context() as patch:
-        original = recipes_run.Rewarder.submit
+        original = recipes_run.Rewarder.collect
         patch.setattr(
-            recipes_run.Rewarder, "submit", lambda self, group, i: killed() if i == 2 else original(self, group, i)
+            recipes_run.Rewarder,
+            "collect",
+            lambda self, i, chosen=None: killed() if i == 2 else original(self, i, chosen),
         )
         with pytest.raises(Killed):
             run(tiny(), folder)
@@ -246,7 +248,7 @@ def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
     assert run(tiny(), folder) == 0
     ours, theirs = read_metrics(folder), read_metrics(whole)
     assert [row["iteration"] for row in ours] == [0, 1, 2, 3]
-    clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s")
+    clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "idle/")
     for mine, undisturbed in zip(ours, theirs, strict=True):
         assert {k: v for k, v in mine.items() if not k.startswith(clocks)} == {
             k: v for k, v in undisturbed.items() if not k.startswith(clocks)
@@ -335,9 +337,9 @@ def test_a_probe_leaves_the_engine_room_for_one_token() -> None:
 
 
 def test_a_run_without_rl_reports_the_gap_of_its_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = recipes_run.loop.publish
+    original = recipes_run.publish
     monkeypatch.setattr(
-        recipes_run.loop, "publish", lambda *given: replace(original(*given), max_gap=0.007)
+        recipes_run, "publish", lambda *given: replace(original(*given), max_gap=0.007)
     )  # what the hf engine reports may be exactly 0
     assert run(tiny(iterations=0), tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_logprob_gap"] == 0.007

@@ -67,8 +67,8 @@ def test_a_run_judges_programs_on_ray_in_training_and_evaluation_alike(ray_clust
             for j, one in enumerate(rollout(f"g/{j}", [(0, 1)]) for j in range(4))
         ]
         rollouts[3] = replace(rollouts[3], stop=StopReason.LENGTH)
-        rewarder.submit(Group("g", program, tuple(rollouts), 0), 0)
-        (scored,) = rewarder.collect()
+        rewarder.submit(Group("g", program, tuple(rollouts), 0))
+        (scored,) = rewarder.collect(0)
         assert scored.rewards == (1.0, 0.0, 0.0, 0.0)
         counted = rewarder.counts()
         assert (counted["grader/judges_finished"], counted["grader/judges_ungradable"]) == (3.0, 0.0)

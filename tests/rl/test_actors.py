@@ -49,8 +49,8 @@ def test_weights_are_put_into_the_object_store_only_for_other_machines(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": each} for each in alive])
-    assert _store("shm") is None
-    assert (_store("nccl") is ray.put) == kept
+    assert _store(elsewhere=False) is None
+    assert (_store(elsewhere=True) is ray.put) == kept
 
 
 @pytest.mark.slow

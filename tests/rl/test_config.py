@@ -123,6 +123,10 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ([("engine.extra", "&a {b: *a}")], "a value is no plain data: Circular reference detected"),
         ([("engine.extra", "{a: !!set {b}}")], "a value is no plain data: Object of type set"),
         ([("ray.in_process", "true")], "ray.in_process works with engine.kind hf"),
+        (
+            [("engine.kind", "hf"), ("engine.in_flight", "keep")],
+            "engine: in_flight keep is of kind vllm; kind hf needs",
+        ),
         ([("reward", "a/mine:f")], "reward.function: 'a/mine:f' is no user code; write FILE.py:NAME"),
         ([("reward", "3")], "reward.function: input should be a valid string, got 3"),
         ([("learner.ranks", "0")], "learner.ranks.shard: input should be greater than or equal to 1, got 0"),

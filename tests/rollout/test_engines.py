@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Delta, Engine, EngineDead, Request, Sampling, WeightUpdate
-from rollout.engines.hf import HfEngine
+from rollout.engines.hf import STREAM_INTERVAL, HfEngine
 from rollout.engines.hf_sampling import draw
 from rollout.partial import repeats
 from rollout.pool.pool import Pool
@@ -157,20 +159,107 @@ def test_an_incomplete_update_is_refused_by_name(model_path: Path) -> None:
     sender.close()
 
 
-def test_abort_delivers_what_was_drawn(model_path: Path) -> None:
+class Held(HfEngine):
+    """Draws no further than its first delivery until it is let go."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.go = threading.Event()
+
+    def _deliver(self, pieces: Sequence[Delta]) -> None:
+        super()._deliver(pieces)
+        self.go.wait()
+
+    async def close(self) -> None:
+        self.go.set()
+        await super().close()
+
+
+async def first_tokens(engine: Engine) -> list[Delta]:
+    while not (deltas := await engine.poll(1.0)):
+        pass
+    return deltas
+
+
+def test_abort_takes_effect_within_a_step_and_delivers_what_was_drawn(model_path: Path) -> None:
     async def work(engine: Engine) -> list[Delta]:
         await engine.submit(requests(6, 100))
-        deltas = await engine.poll(1.0)
+        deltas = await first_tokens(engine)
         await engine.abort([f"r{i}" for i in range(6)])
-        while sum(delta.done for delta in deltas) < 6:
-            deltas += await engine.poll(1.0)
-        return deltas
+        engine.go.set()
+        return deltas + await polled(engine, 6 - sum(delta.done for delta in deltas))
 
-    deltas = run(HfEngine(str(model_path), CONFIG), work)
+    deltas = run(Held(str(model_path), CONFIG), work)
     assert {delta.error for delta in deltas if delta.done} == {"aborted"}
-    drawn = {key: sum(len(d.token_ids) for d in deltas if d.key == key) for key in ("r0", "r5")}
-    assert 0 < drawn["r0"] < 100, "r0 was in the running batch"
-    assert drawn["r5"] == 0, "r5 was still queued"
+    drawn = {key: sum(len(d.token_ids) for d in deltas if d.key == key) for key in ("r0", "r3", "r4", "r5")}
+    assert drawn == {"r0": STREAM_INTERVAL + 1, "r3": STREAM_INTERVAL + 1, "r4": 0, "r5": 0}, "r4 and r5 were queued"
+
+
+def test_a_request_taken_back_goes_on_at_once_under_its_own_name(model_path: Path) -> None:
+    """As responses do when weights change beneath them, while others of the engine are still on their way."""
+
+    async def work(engine: Engine) -> tuple[Delta, list[Delta]]:
+        await engine.submit(requests(4, 60))
+        head = await first_tokens(engine)
+        await engine.abort(["r0"])
+        engine.go.set()
+        while not any(delta.key == "r0" and delta.done for delta in head):
+            head += await engine.poll(1.0)
+        taken = functools.reduce(joined, (delta for delta in head if delta.key == "r0"))
+        others = [delta for delta in head if delta.key != "r0"]
+        whole = requests(1, 60)[0]
+        left = 60 - len(taken.token_ids)
+        await engine.submit([replace(whole, prompt=whole.prompt.followed_by(taken.token_ids), max_new_tokens=left)])
+        return taken, others + await polled(engine, 4 - sum(delta.done for delta in others))
+
+    taken, deltas = run(Held(str(model_path), CONFIG), work)
+    assert (taken.error, taken.done) == ("aborted", True)
+    assert {delta.key: delta.error for delta in deltas if delta.done} == dict.fromkeys(["r0", "r1", "r2", "r3"], "")
+
+
+async def polled(engine: Engine, count: int) -> list[Delta]:
+    """Poll until ``count`` requests are done."""
+    deltas: list[Delta] = []
+    while sum(delta.done for delta in deltas) < count:
+        deltas += await engine.poll(1.0)
+    return deltas
+
+
+def test_weights_in_flight_leave_each_token_the_version_that_drew_it() -> None:
+    """Tokens nobody has polled when the weights change included, and at the ends of a request."""
+    update = WeightUpdate(1, "local", {"size": 0})
+
+    async def work(engine: Engine) -> list[Delta]:
+        await engine.submit([replace(requests(1, 30)[0], key=str(n), max_new_tokens=n) for n in (4, 6, 8, 9, 20)])
+        first = await engine.poll(1.0)
+        await engine.update_weights(update)
+        return first + await polled(engine, 4)
+
+    engine = FakeEngine(logprob=lambda before, token, version: -1.0 - version, takes_in_flight=True)
+    deltas = run(engine, work)
+    assert all((delta.logprobs == -1.0 - delta.version).all() for delta in deltas)
+    sizes = {
+        key: [(delta.version, len(delta.token_ids), delta.done) for delta in deltas if delta.key == key]
+        for key in ("4", "6", "8", "9", "20")
+    }
+    assert sizes == {
+        "4": [(0, 4, True)],
+        "6": [(0, 4, False), (0, 2, True)],
+        "8": [(0, 4, False), (0, 4, True)],
+        "9": [(0, 4, False), (0, 4, False), (1, 1, True)],
+        "20": [(0, 4, False), (0, 4, False), (1, 4, False), (1, 4, False), (1, 4, True)],
+    }
+
+
+def test_an_engine_that_lags_stamps_what_drew_the_tokens() -> None:
+    async def work(engine: Engine) -> tuple[list[Delta], list[list[float]]]:
+        await engine.update_weights(WeightUpdate(1, "local", {"size": 0}))
+        await engine.submit(requests(1, 4))
+        return await polled(engine, 1), await engine.score([[1, 2]])
+
+    engine = FakeEngine(logprob=lambda before, token, version: -1.0 - version, faults=Faults(lags=True))
+    (delta,), scores = run(engine, work)
+    assert (delta.version, set(ids(delta.logprobs)), scores) == (0, {-1.0}, [[-2.0]])
 
 
 @pytest.mark.parametrize("make", [lambda path: HfEngine(path, CONFIG), lambda path: FakeEngine()])

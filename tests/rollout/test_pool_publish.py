@@ -116,7 +116,7 @@ def test_an_interrupted_publish_leaves_the_version_before_it() -> None:
     with pool_of(spawn, count=2, call_timeout_s=60.0) as pool:
         pool.wait()
         publish(pool, 1)
-        publishing = asyncio.run_coroutine_threadsafe(_published(pool), pool._loop)
+        publishing = asyncio.run_coroutine_threadsafe(_published(pool), pool._calls.loop)
         assert entered.wait(30)
         publishing.cancel()
         assert pool.version == 1
@@ -131,7 +131,7 @@ def test_an_interrupted_publish_leaves_the_version_before_it() -> None:
 async def _published(pool: Pool) -> None:
     from rollout.pool.slot import Publication
 
-    await pool._publish(Publication(update(2), PROBE, reference(2), pool.limits))
+    await pool._fleet.publish(Publication(update(2), PROBE, reference(2), pool.limits))
 
 
 def test_an_engine_that_starts_while_the_learner_is_gone_waits_for_the_next_one() -> None:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from factories import ids, joined
+from factories import ids
 from tiny_models import log_probs, tiny_llama
+from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engine import DEEP, LIGHT, Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
-from rollout.pool.slot import Publication, Slot
+from rollout.pool.slot import Life, Publication, Slot
 from rollout.transfer import broadcast
 from rollout.transfer.gpu import NcclSender
-from rollout.transfer.weights import RECEIVER, ShmSender, specs_of
+from rollout.transfer.weights import RECEIVER, ShmSender
 from rollout.types import Prompt, StopReason
 from tests.needs import needs_vllm
 
@@ -43,51 +42,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Running:
-    """An engine on an event loop of its own, called from plain tests."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self.engine = engine
-        self.runner = asyncio.Runner()
-        self.version = 0
-
-    def __call__(self, work: Awaitable[Any]) -> Any:
-        async def waited() -> Any:
-            return await work
-
-        return self.runner.run(waited())
-
-    def finish(self, requests: Sequence[Request]) -> dict[str, Delta]:
-        async def work() -> dict[str, Delta]:
-            await self.engine.submit(requests)
-            found: dict[str, Delta] = {}
-            while sum(delta.done for delta in found.values()) < len(requests):
-                for delta in await self.engine.poll(1.0):
-                    before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
-                    assert len(delta.token_ids) == len(delta.logprobs)
-                    found[delta.key] = joined(before, delta)
-            return found
-
-        return self(work())
-
-    def publish(self, model: torch.nn.Module, sender: ShmSender) -> WeightUpdate:
-        self.version += 1
-        update = sender.send(model, self.version)
-        self(self.engine.update_weights(update))
-        return update
-
-
 @pytest.fixture(scope="module")
 def running(model_path: Path) -> Iterator[Running]:
-    before = dict(os.environ)
-    running = Running(VllmEngine(str(model_path), CONFIG, 0))
-    running(running.engine.start())
-    yield running
-    running(running.engine.close())
-    running(running.engine.close())
-    running.runner.close()
-    os.environ.clear()
-    os.environ.update(before)
+    with started(VllmEngine(str(model_path), CONFIG, 0)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -161,14 +119,6 @@ def test_an_engine_takes_a_broadcast_and_the_copy_after_one_that_broke_half_way(
     assert source.lost
 
 
-def leave_half_way(update: WeightUpdate) -> None:
-    """Be engine 1, whose process ends in the middle of a broadcast."""
-    meeting = broadcast.Meeting(**update.payload["direct"]["nccl"])
-    guest = broadcast.Guest(meeting, *meeting.place([0, 1], 1, 0), torch.device("cpu"))
-    next(guest.receive(specs_of(update.payload["tensors"]), update.payload["size"]))
-    guest.close()
-
-
 def test_publish_changes_weights_and_version_and_keeps_parity(running: Running, sender: ShmSender) -> None:
     for seed in (2, 3, 4):
         model = perturbed(seed)
@@ -189,7 +139,7 @@ def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSen
     assert gap(running(running.engine.score(PROBE)), model) > 0.1, "the silent failure that invariant 1 is about"
 
     slot = Slot(0, lambda _: running.engine, CONFIG)
-    slot.engine = running.engine
+    slot.life = Life(running.engine)
     reference = [log_probs(model, sequence) for sequence in PROBE]
     with pytest.raises(
         ParityError,
@@ -212,6 +162,45 @@ def test_prefix_cache_does_not_survive_a_publish(running: Running, sender: ShmSe
         running.publish(model, sender)
         delta = running.finish(greedy)["long"]
         assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *ids(delta.token_ids)])[149:], abs=1e-4)
+
+
+@pytest.mark.parametrize("level", [LIGHT, DEEP])
+def test_an_engine_that_slept_serves_again(running: Running, sender: ShmSender, level: int) -> None:
+    """On a CPU vLLM frees nothing, but it pauses, forgets its caches and resumes as on a GPU."""
+    engine, model = running.engine, perturbed(10)
+    running.publish(model, sender)
+    running.finish(requests())
+    running(engine.sleep(level))
+    running(engine.sleep(LIGHT))
+    assert running(engine.stats()).version == running.version
+    for use in (lambda: engine.submit(requests()), lambda: engine.score(PROBE), lambda: running.publish(model, sender)):
+        with pytest.raises(ValueError, match="sleeps: wake it first"):
+            running(use())
+    running(engine.wake())
+    running(engine.wake())
+    if level == DEEP:
+        with pytest.raises(ValueError, match="slept without weights"):
+            running(engine.score(PROBE))
+        running(engine.sleep(DEEP))  # a turn in which nobody published
+        running(engine.wake())
+        model = perturbed(11)
+        running.publish(model, sender)
+    assert gap(running(engine.score(PROBE)), model) < 1e-4
+    done = running.finish(requests())
+    assert {len(delta.token_ids) for delta in done.values()} == {40}
+
+
+def test_an_engine_with_requests_in_flight_does_not_sleep(running: Running) -> None:
+    async def work() -> None:
+        await running.engine.submit(requests(1, 200))
+        with pytest.raises(ValueError, match="cannot sleep with 1 requests"):
+            await running.engine.sleep(DEEP)
+
+    running(work())
+    running(running.engine.abort(["r0"]))
+    while not any(delta.done for delta in running(running.engine.poll(1.0))):
+        pass
+    assert running(running.engine.score(PROBE)), "it is awake still"
 
 
 def test_end_token_stops_and_is_part_of_the_response(running: Running) -> None:

@@ -1,0 +1,89 @@
+"""The sampler in vLLM's worker: one draw for the whole batch, its noise made from seeds and positions.
+
+vLLM's own keeps a generator for each seeded request and asks every one of them at every step. This one also leaves out
+what k15 never asks for: penalties, biases, log-probs of tokens that were not drawn, ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+from vllm.v1.sample.sampler import Sampler
+
+from rollout.engines.noise import choose, uniforms
+
+SEED = "k15_seed"
+"""The entry of ``SamplingParams.extra_args`` that holds a request's seed."""
+GREEDY = 1e-5
+"""Temperatures below it take the likeliest token, as in vLLM."""
+
+
+class PositionSampler(Sampler):
+    """Takes the place of ``model_runner.sampler``; see ``rollout.engines.noise`` for what a token depends on."""
+
+    def __init__(self, runner: Any) -> None:
+        super().__init__(logprobs_mode="processed_logprobs")
+        self._runner = runner
+        self._seen: SamplingMetadata | None = None
+        self._seeds: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+
+    def forward(
+        self,
+        logits: torch.Tensor,
+        sampling_metadata: SamplingMetadata,
+        predict_bonus_token: bool = False,  # noqa: ARG002 - vLLM's signature
+        logprobs_mode_override: str | None = None,  # noqa: ARG002
+    ) -> SamplerOutput:
+        """See vLLM; logits [n, V], a row for each request of the batch."""
+        rows = np.arange(len(logits))
+        tokens, logprobs = self.draw(logits, sampling_metadata, rows, 0)
+        return SamplerOutput(tokens[:, None].int(), _only_drawn(tokens, logprobs))
+
+    def draw(
+        self,
+        logits: torch.Tensor,
+        metadata: SamplingMetadata,
+        rows: npt.NDArray[np.int64],
+        ahead: npt.NDArray[np.int64] | int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the token that each row of logits draws and its log-prob, under temperature and nucleus of its
+        request.
+
+        [m, V] logits; ``rows`` [m]: the request of the batch; ``ahead``: how many guessed tokens precede. -> [m], [m].
+        """
+        batch = self._runner.input_batch
+        if metadata is not self._seen:
+            self._seeds = np.array([self._seed(key) for key in batch.req_ids], np.uint64)
+            self._seen = metadata
+        noise = torch.from_numpy(uniforms(self._seeds[rows], batch.num_tokens_no_spec[rows] + ahead))
+        of = torch.from_numpy(rows).to(logits.device, non_blocking=True)
+        logits = logits.float()
+        likeliest = None if metadata.all_random else logits.argmax(-1)
+        cool = None
+        if metadata.temperature is not None:
+            temperature = metadata.temperature[of]
+            cool = temperature < GREEDY
+            logits = logits / torch.where(cool, 1.0, temperature)[:, None]
+            top_k = None if metadata.top_k is None else metadata.top_k[of]
+            top_p = None if metadata.top_p is None else metadata.top_p[of]
+            logits = apply_top_k_top_p(logits, top_k, top_p)
+        elif likeliest is not None:
+            cool = torch.ones_like(likeliest, dtype=torch.bool)
+        fixed = None if likeliest is None or cool is None else torch.where(cool, likeliest, -1)
+        return choose(logits, noise.to(logits.device, non_blocking=True), fixed)
+
+    def _seed(self, key: str) -> int:
+        """Return the seed that came with a request; scoring has none, and throws its one token away."""
+        arguments = self._runner.requests[key].sampling_params.extra_args or {}
+        return int(arguments.get(SEED, 0))
+
+
+def _only_drawn(tokens: torch.Tensor, logprobs: torch.Tensor) -> LogprobsTensors:
+    """Return the log-probs [m] of the tokens drawn as vLLM passes them on; ranks are not computed, and 0."""
+    return LogprobsTensors(tokens[:, None].int(), logprobs[:, None], torch.zeros_like(tokens))
