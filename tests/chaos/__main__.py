@@ -37,17 +37,22 @@ INTERVAL = 3
 def play(case: Case, folder: Path) -> None:
     """Play a case in this process; its result goes to ``folder/result.json``."""
     began = time.monotonic()
-    whole = folder.parent / f"{case.loop}-undisturbed" / "run"
+    whole = folder_of(folder.parent, case.whole) / "run" if case.whole else None
     try:
-        found = Play(case, folder, config_of(case), whole if whole.exists() else None).faults()
+        found = Play(case, folder, config_of(case), whole).faults()
     except BaseException:  # noqa: BLE001 - a case of its own, whatever it is
         found = traceback.format_exc().splitlines()
     (folder / "result.json").write_text(json.dumps({"faults": found, "seconds": time.monotonic() - began}))
 
 
+def folder_of(root: Path, name: str) -> Path:
+    """Return the folder of the case of that name."""
+    return root / name.replace("/", "-")
+
+
 def forked(case: Case, root: Path) -> int:
     """Play a case in a process of its own; returns that."""
-    folder = root / case.name.replace("/", "-")
+    folder = folder_of(root, case.name)
     folder.mkdir()
     pid = os.fork()
     if pid == 0:
@@ -67,7 +72,7 @@ def played(cases: Sequence[Case], root: Path, at_once: int) -> Iterator[tuple[Ca
             running[forked(case, root)] = case
         pid, _ = os.wait()
         case = running.pop(pid)
-        result = json.loads((root / case.name.replace("/", "-") / "result.json").read_text())
+        result = json.loads((folder_of(root, case.name) / "result.json").read_text())
         yield case, result["faults"], result["seconds"]
 
 
@@ -82,8 +87,8 @@ def main() -> int:
     rollout.engines.hf.STREAM_INTERVAL = INTERVAL
     disable_progress_bar()
     chosen = [one for one in CASES if re.search(options.only, one.name) and (one.name in SHORT or not options.short)]
-    loops = {one.loop for one in chosen}
-    first = [one for one in CASES if one.loop in loops and one.name.endswith("/undisturbed")]
+    needed = {one.whole for one in chosen}
+    first = [one for one in CASES if one.name in needed]
     root = Path(tempfile.mkdtemp(prefix="k15-chaos-"))
     began, counts = time.monotonic(), {"cases": 0, "right": 0, "wrong": 0, "known": 0}
     gc.freeze()
@@ -98,7 +103,7 @@ def main() -> int:
             if not good:
                 print(*(f"    {line}" for line in faults), sep="\n", flush=True)
             if good and not options.keep and case not in first:
-                shutil.rmtree(root / case.name.replace("/", "-"))
+                shutil.rmtree(folder_of(root, case.name))
     if not counts["wrong"] and not options.keep:
         shutil.rmtree(root)
     print(json.dumps({**counts, "seconds": round(time.monotonic() - began, 1)}))

@@ -7,15 +7,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, Self
 
+from rl.config import RunConfig
 from tests.chaos.ledger import Ledger, Record, Token, of_row
 
 
-def audit(record: Record, ledgers: Sequence[Ledger], iterations: int, k: int) -> list[str]:
-    """Return what is wrong with a finished run of so many iterations and k rollouts a group."""
-    found = [*record.broken, *rows(record, iterations), *groups(record, k), *stitched(record), *counts(record)]
+@dataclass(frozen=True)
+class Extent:
+    """How much a run has to have done."""
+
+    iterations: int
+    k: int
+    """Rollouts of a group."""
+    full: int | None = None
+    """Groups that each iteration trains on; ``None``: those that are finished by then."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """Return the extent of a run that ends as its configuration has it."""
+        overlap = config.overlap
+        ahead = overlap is not None and overlap.mode == "window" and overlap.max_staleness > 0
+        return cls(config.iterations, config.rollout.k, config.rollout.groups if ahead else None)
+
+
+def audit(record: Record, ledgers: Sequence[Ledger], extent: Extent) -> list[str]:
+    """Return what is wrong with a finished run."""
+    found = [*record.broken, *rows(record, extent.iterations), *groups(record, extent.k), *stitched(record)]
+    found += [*batches(record, extent), *counts(record)]
     for ledger in ledgers:
         found += [f"{ledger.moment}: {line}" for line in kept(record, ledger)]
     return found
@@ -63,6 +84,15 @@ def groups(record: Record, k: int) -> Iterator[str]:
             yield f"group {group} has {len(members)} rollouts instead of {k}"
         if len({row["iteration"] for row in members}) > 1:
             yield f"group {group} was trained on in several iterations"
+
+
+def batches(record: Record, extent: Extent) -> Iterator[str]:
+    """Each iteration trained on as many groups as it has to."""
+    if extent.full is None:
+        return
+    for iteration, members in by(record.rollouts, "iteration").items():
+        if (trained := len({row["group"] for row in members})) != extent.full:
+            yield f"iteration {iteration} trained on {trained} groups instead of {extent.full}"
 
 
 def stitched(record: Record) -> Iterator[str]:

@@ -15,6 +15,12 @@ REWARD = Path(__file__).with_name("reward.py")
 """Where the reward of all runs is."""
 TURNS = "turns"
 """The loop in turn."""
+LOOPS = (TURNS, "bound", "ahead", "streamed")
+"""And the overlapped ones: bound to S = 0, one version ahead, and on-policy, groups streaming into the gradient."""
+AS = {"bound": TURNS}
+"""Loops that end as another one does."""
+UNLIKE = ("ahead", "streamed", "vllm")
+"""Loops of which no two runs are the same: when weights arrive, or groups, is a matter of the moment."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,14 @@ class Case:
     """Whether the run has a small disk of its own."""
     known: str = ""
     """Why it is known to fail; it must."""
+
+    @property
+    def whole(self) -> str:
+        """The undisturbed case that it is compared with; empty: none."""
+        loop = AS.get(self.loop, self.loop)
+        return (
+            "" if self.same == "no" or loop in UNLIKE or self.name == f"{loop}/undisturbed" else f"{loop}/undisturbed"
+        )
 
 
 def lived(name: str, *strikes: str, loop: str = TURNS, **more: Any) -> Case:
@@ -215,4 +229,4 @@ SHORT = {
     )
 }
 """Names of the cases of the short form."""
-CASES = [*cases(TURNS), *on_ray()]
+CASES = [*(case for loop in LOOPS for case in cases(loop)), *on_ray()]

@@ -156,6 +156,14 @@ class ProcessEngine:
         """See ``Engine``."""
         return await self._call("stats")
 
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._call("wake")
+
     async def close(self) -> None:
         """See ``Engine``."""
         if not self.pid:

@@ -13,6 +13,9 @@ WIDE = {"kind": "scratch", "layers": 1, "width": 64, "heads": 2, "kv_heads": 2, 
 """Large enough for vLLM."""
 LOOPS: dict[str, dict[str, Any]] = {
     "turns": {},
+    "bound": {"overlap": {"mode": "window", "max_staleness": 0}},
+    "ahead": {"overlap": {"mode": "window", "max_staleness": 1}},
+    "streamed": {"overlap": {"mode": "on_policy"}, "learner.updates": 1},
     "ranks": {"learner.ranks": {"replicate": 1, "shard": 2, "sequence": 1}},
     "vllm": {"model.base": WIDE, "engine.kind": "vllm", "engine.kv_cache_gib": 0.1},
 }

@@ -31,7 +31,7 @@ from rl.config import RunConfig
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.state.run_dir import RunDir
 from rollout.pool.pool import Pool
-from tests.chaos.audit import audit
+from tests.chaos.audit import Extent, audit
 from tests.chaos.cases import Act, Case
 from tests.chaos.doom import FILLER, Doom, install
 from tests.chaos.hosts import Nursery, die_with_parent
@@ -169,8 +169,8 @@ class Play:
     def audited(self) -> Iterator[str]:
         """Yield what is wrong with the run at its end."""
         ledgers = [read_ledger(folder) for folder in sorted(self.notes.iterdir())]
-        yield from audit(read_record(self.run_dir), ledgers, self.config.iterations, self.config.rollout.k)
-        if self.whole is not None and self.case.same != "no":
+        yield from audit(read_record(self.run_dir), ledgers, Extent.of(self.config))
+        if self.whole is not None:
             yield from islice(differences(self.whole, self.run_dir, self.case.same), MOST)
 
 

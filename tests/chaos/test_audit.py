@@ -17,7 +17,7 @@ from rl.record.rollout_store import SCHEMA
 from rl.state import checkpoint
 from rl.state.journal import Journal
 from rollout.serial import read_groups, write_groups
-from tests.chaos.audit import audit, unbroken
+from tests.chaos.audit import Extent, audit, batches, unbroken
 from tests.chaos.ledger import read_ledger, read_record, take
 from tests.chaos.sameness import differences
 from tests.run_kit import tiny
@@ -45,7 +45,7 @@ def forged(good: Path, tmp_path: Path) -> Path:
 
 
 def found(root: Path, good: Path) -> list[str]:
-    return audit(read_record(root), [read_ledger(good / "ledger")], ITERATIONS, K)
+    return audit(read_record(root), [read_ledger(good / "ledger")], Extent(ITERATIONS, K))
 
 
 def test_of_a_good_run_nothing_is_said(good: Path) -> None:
@@ -236,6 +236,13 @@ def test_rounding_is_told_from_another_run(forged: Path, good: Path) -> None:
     changed(shift)(forged)
     assert [*differences(good / "run", forged, "rounding")] == []
     assert [*differences(good / "run", forged, "bits")]
+
+
+def test_batches_that_are_not_full_are_found(good: Path) -> None:
+    """Where the loop waits for full ones."""
+    record = read_record(good / "run")
+    assert [*batches(record, Extent(ITERATIONS, K))] == []
+    assert any("groups instead of 99" in line for line in batches(record, Extent(ITERATIONS, K, full=99)))
 
 
 def test_tokens_that_a_ledger_has_from_the_middle_on_are_found() -> None:
