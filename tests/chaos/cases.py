@@ -19,7 +19,7 @@ LOOPS = (TURNS, "bound", "ahead", "streamed")
 """And the overlapped ones: bound to S = 0, one version ahead, and on-policy, groups streaming into the gradient."""
 AS = {"bound": TURNS}
 """Loops that end as another one does."""
-UNLIKE = ("ahead", "streamed", "vllm")
+UNLIKE = ("ahead", "streamed", "vllm", "recomputed", "kept")
 """Loops of which no two runs are the same: when weights arrive, or groups, is a matter of the moment."""
 
 
@@ -129,6 +129,8 @@ def of_engine(loop: str) -> Iterator[Case]:
     yield lived("engine-kill-update-done", "engine:kill@engine.update_weights#6+", loop=loop)
     for fault in ("kill", "freeze", "cut"):
         yield lived(f"engine-{fault}-part", f"engine:{fault}@engine.part#3", loop=loop, same="rounding")
+        two = {"engine.count": 2}
+        yield lived(f"engine-{fault}-of-two", f"engine:{fault}@engine.part#3", loop=loop, changes=two, same="no")
     again = [f"engine:kill@engine.part#{version}" for version in (1, 3, 4)]
     yield lived("engine-kill-thrice", *again, loop=loop, same="rounding")
 
@@ -159,6 +161,7 @@ def of_driver(loop: str) -> Iterator[Case]:
         kept = "rounding" if phase == "sample" else "bits"
         yield lived(f"driver-freeze-{phase}", f"driver:freeze@{moment}", loop=loop, same=kept)
         yield lived(f"driver-pause-{phase}", f"driver:pause@{moment}", loop=loop)
+    yield resumed("driver-cut", "driver:cut@tokens#3", 1, loop=loop, same="rounding")
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
     thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@learner.train#2")]
     yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
@@ -171,8 +174,9 @@ def of_graders(loop: str) -> Iterator[Case]:
             for fault in ("kill", "pause"):
                 name = f"{victim}-{fault}-{moment.partition('#')[0]}"
                 yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
-    slow = {"reward.function": f"{REWARD}:slow"}
-    yield lived("grader-slow", loop=loop, changes=slow)
+    yield lived("grader-slow", loop=loop, changes={"reward.function": f"{REWARD}:slow"})
+    stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 1.0}
+    yield lived("grader-stuck", loop=loop, changes=stuck, same="no")
 
 
 def of_the_world(loop: str) -> Iterator[Case]:
@@ -203,7 +207,12 @@ def on_ray() -> Iterator[Case]:
     yield lived("node-freeze", "node:freeze@learner.train#3", loop="ranks", nodes=2)
     yield lived("node-kill-engine", "node:kill@engine.submit#4", nodes=2)
     core = ("core:freeze@engine.submit#3", "core:kill@engine.submit#6")
-    yield lived("core", *core, loop="vllm", nodes=1, same="no")
+    yield lived("core", *core, loop="vllm", nodes=1)
+    both = ("engine:kill@learner.train#3", "learner:kill@learner.train#4")
+    yield lived("ray", *both, loop="ahead", nodes=1)
+    for loop in ("recomputed", "kept"):
+        yield lived("core", "core:kill@engine.update_weights#5", "core:kill@tokens#4", loop=loop, nodes=1)
+        yield resumed("driver-kill", "driver:kill@learner.train#3", -SIGKILL, loop=loop, nodes=1)
 
 
 def cases(loop: str) -> Iterator[Case]:

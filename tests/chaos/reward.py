@@ -27,6 +27,13 @@ def reward(problem: Problem, response: str) -> float:
     return found.reward
 
 
+def stuck(problem: Problem, response: str) -> float:
+    """The same, by a grader that never comes back from some of it."""
+    if crc32(response.encode()) % 8 == 0:
+        time.sleep(3600)
+    return reward(problem, response)
+
+
 def slow(problem: Problem, response: str) -> float:
     """The same, by a grader that takes its time."""
     time.sleep(0.1)

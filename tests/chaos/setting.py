@@ -11,13 +11,17 @@ from tests.run_kit import tiny
 
 WIDE = {"kind": "scratch", "layers": 1, "width": 64, "heads": 2, "kv_heads": 2, "mlp_width": 64, "context": 96}
 """Large enough for vLLM."""
+VLLM: dict[str, Any] = {"model.base": WIDE, "engine.kind": "vllm", "engine.kv_cache_gib": 0.1}
+AHEAD: dict[str, Any] = {"overlap": {"mode": "window", "max_staleness": 1}}
 LOOPS: dict[str, dict[str, Any]] = {
     "turns": {},
     "bound": {"overlap": {"mode": "window", "max_staleness": 0}},
-    "ahead": {"overlap": {"mode": "window", "max_staleness": 1}},
+    "ahead": AHEAD,
     "streamed": {"overlap": {"mode": "on_policy"}, "learner.updates": 1},
     "ranks": {"learner.ranks": {"replicate": 1, "shard": 2, "sequence": 1}},
-    "vllm": {"model.base": WIDE, "engine.kind": "vllm", "engine.kv_cache_gib": 0.1},
+    "vllm": VLLM,
+    "recomputed": VLLM | AHEAD | {"engine.in_flight": "recompute"},
+    "kept": VLLM | AHEAD | {"engine.in_flight": "keep"},
 }
 """What the configuration of each loop has."""
 
