@@ -119,10 +119,26 @@ FILES = {
 """A moment before each kind of file is written."""
 
 
+STREAMED = {"accumulate": "learner.accumulate#4", "train": "learner.close_iteration#4"}
+"""What the loop has in the place of training, in which groups stream into the gradient."""
+FAULTS = {
+    TURNS: ("kill", "freeze", "pause", "cut"),
+    "bound": ("kill", "freeze"),
+    "ahead": ("kill", "freeze", "pause", "cut"),
+    "streamed": ("kill", "freeze"),
+}
+"""What processes suffer in each loop; what two of them do alike is not shown in all."""
+
+
+def phases(loop: str) -> dict[str, str]:
+    """Return a moment of each phase of a loop."""
+    return PHASES | (STREAMED if loop == "streamed" else {})
+
+
 def of_engine(loop: str) -> Iterator[Case]:
     """Yield the cases of an engine that the run loses, or does not notice."""
-    for phase, moment in (PHASES | ENGINE).items():
-        for fault in ("kill", "freeze", "pause", "cut"):
+    for phase, moment in (phases(loop) | ENGINE).items():
+        for fault in FAULTS[loop]:
             kept = "rounding" if phase in ("sample", "draw") and fault != "pause" else "bits"
             yield lived(f"engine-{fault}-{phase}", f"engine:{fault}@{moment}", loop=loop, same=kept)
     yield lived("engine-slow", "engine:slow@engine.start#1", loop=loop)
@@ -137,33 +153,36 @@ def of_engine(loop: str) -> Iterator[Case]:
 
 def of_learner(loop: str) -> Iterator[Case]:
     """Yield the cases of a learner that another one replaces, or that is only late."""
-    for phase, moment in (PHASES | LEARNER).items():
-        for fault in ("kill", "freeze", "pause", "cut"):
+    for phase, moment in (phases(loop) | LEARNER).items():
+        for fault in FAULTS[loop]:
             strike = f"learner:{fault}@{moment}"
             if phase == "start" and fault in ("kill", "cut"):
                 yield resumed(f"learner-{fault}-{phase}", strike, 1, "during ready", loop=loop)
             else:
                 yield lived(f"learner-{fault}-{phase}", strike, loop=loop)
     yield lived("learner-slow", "learner:slow@learner.ready#1", loop=loop)
-    for method, number in {"publish": 6, "train": 4, "save": 2, "saved": 2, "export": 3, "sft": 2}.items():
-        yield lived(f"learner-kill-{method}-done", f"learner:kill@learner.{method}#{number}+", loop=loop)
-    yield lived("learner-and-engine", "learner:kill@learner.train#4", "engine:kill@learner.train#4", loop=loop)
+    for phase in ("publish", "train", "checkpoint", "saved", "export", "warmup"):
+        moment = (phases(loop) | LEARNER)[phase]
+        yield lived(f"learner-kill-{phase}-done", f"learner:kill@{moment}+", loop=loop)
+    train = phases(loop)["train"]
+    yield lived("learner-and-engine", f"learner:kill@{train}", f"engine:kill@{train}", loop=loop)
 
 
 def of_driver(loop: str) -> Iterator[Case]:
     """Yield the cases of the run's own process: another goes on where it was killed."""
-    own = PHASES | DRIVER
+    own = phases(loop) | DRIVER
     for phase, moment in own.items():
         kept = "rounding" if phase == "sample" else "bits"
         yield resumed(f"driver-kill-{phase}", f"driver:kill@{moment}", -SIGKILL, loop=loop, same=kept)
         yield resumed(f"driver-kill-{phase}-done", f"driver:kill@{moment}+", -SIGKILL, loop=loop, same=kept)
-    for phase, moment in PHASES.items():
+    for phase, moment in phases(loop).items():
         kept = "rounding" if phase == "sample" else "bits"
-        yield lived(f"driver-freeze-{phase}", f"driver:freeze@{moment}", loop=loop, same=kept)
-        yield lived(f"driver-pause-{phase}", f"driver:pause@{moment}", loop=loop)
+        for fault in ("freeze", "pause"):
+            if fault in FAULTS[loop]:
+                yield lived(f"driver-{fault}-{phase}", f"driver:{fault}@{moment}", loop=loop, same=kept)
     yield resumed("driver-cut", "driver:cut@tokens#3", 1, loop=loop, same="rounding")
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
-    thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@learner.train#2")]
+    thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@store#2")]
     yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
 
 
@@ -172,7 +191,7 @@ def of_graders(loop: str) -> Iterator[Case]:
     for victim, moments in GRADER.items():
         for moment in moments:
             for fault in ("kill", "pause"):
-                name = f"{victim}-{fault}-{moment.partition('#')[0]}"
+                name = f"{victim}-{fault}-{moment.replace('#', '')}"
                 yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
     yield lived("grader-slow", loop=loop, changes={"reward.function": f"{REWARD}:slow"})
     stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 1.0}
@@ -184,7 +203,7 @@ def of_the_world(loop: str) -> Iterator[Case]:
     for name, moment in FILES.items():
         kept = "rounding" if name == "journal" else "bits"
         yield resumed(f"disk-{name}", f"disk:fill@{moment}", 1, loop=loop, same=kept, disk=True)
-    for moment in ("launch#1", "learner.train#2", "tokens#3", "evaluate#2"):
+    for moment in ("launch#1", "drawn#2", "tokens#3", "evaluate#2"):
         for fault in ("forwards", "backwards"):
             yield lived(f"clock-{fault}-{moment.partition('#')[0]}", f"clock:{fault}@{moment}", loop=loop)
 
@@ -223,10 +242,16 @@ def cases(loop: str) -> Iterator[Case]:
 
 
 SHORT = {
+    "bound/driver-kill-train",
+    "ahead/engine-kill-part",
+    "ahead/learner-kill-train",
+    "ahead/driver-kill-sample",
+    "streamed/learner-kill-accumulate",
+} | {
     f"{TURNS}/{name}"
     for name in (
         *("undisturbed", "engine-kill-part", "engine-cut-load", "engine-kill-train"),
-        *("learner-kill-train", "learner-cut-publish", "learner-kill-save-done"),
+        *("learner-kill-train", "learner-kill-load", "learner-kill-checkpoint-done"),
         *(
             "driver-kill-sample",
             "driver-kill-train",
@@ -234,7 +259,7 @@ SHORT = {
             "driver-kill-manifest",
             "driver-pause-load",
         ),
-        *("worker-kill-line", "sandbox-kill-outcome", "disk-journal", "disk-state", "clock-backwards-tokens"),
+        *("worker-kill-line1", "sandbox-kill-outcome3", "disk-journal", "disk-state", "clock-backwards-tokens"),
     )
 }
 """Names of the cases of the short form."""

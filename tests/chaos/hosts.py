@@ -110,7 +110,9 @@ def meant(call: Call, value: Any) -> bool:
 
 
 def first_token(delta: Delta) -> Delta:
-    """Return the beginning of a piece of progress."""
+    """Return the beginning of a piece of progress; an end comes with its token."""
+    if len(delta.token_ids) < 2:
+        return delta
     return replace(delta, token_ids=delta.token_ids[:1], logprobs=delta.logprobs[:1], done=False, stop=None)
 
 
