@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rollout.engine import NO_LOGPROBS, NO_TOKENS, Delta, Engine, EngineError, EngineTimeout, ParityError
+from rollout.engine import NO_LOGPROBS, NO_TOKENS, NOT_THE_ENGINE, Delta, Engine, EngineError, EngineTimeout
 from rollout.pool.board import Board
 from rollout.pool.slot import Life, Publication, Slot, limited
 from rollout.timeline import Switch, engine_lane
@@ -85,7 +85,7 @@ class Worker:
         """New weights into the engine: beneath its requests if it takes them so, or else without them.
 
         Afterwards the worker may have to be started again. An engine that fails at it is lost, and its successor takes
-        the copy; raises ``ParityError`` when it disagrees with the learner.
+        the copy; raises ``ParityError`` when it disagrees with the learner, ``CopyGone`` when there is none.
         """
         life = self.slot.life
         if life is None or not (self._serving and life.engine.takes_in_flight):
@@ -94,7 +94,7 @@ class Worker:
             return
         try:
             await self.slot.install(life, publication, roster)
-        except ParityError:
+        except NOT_THE_ENGINE:
             raise
         except EngineError as error:
             await self.suspect(life, error)
