@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError
 from rl.actors import LearnerDead, RayPolicy, exit_detail
 from rl.config import RunConfig
 from rl.learner.host import _store
-from rl.learner.spec import LearnerSpec
+from rl.learner.spec import LearnerSpec, Receivers
 from rl.stop import Interrupted, Stopper
 from tests.actors_kit import MISSING, Unloadable, policy
 from tests.processes import running, until_gone
@@ -49,8 +49,9 @@ def test_weights_are_put_into_the_object_store_only_for_other_machines(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": each} for each in alive])
-    assert _store(elsewhere=False) is None
-    assert (_store(elsewhere=True) is ray.put) == kept
+    assert _store(Receivers("shm")) is None
+    assert (_store(Receivers("nccl", elsewhere=True)) is ray.put) == kept
+    assert _store(Receivers("shm", growing=True)) is ray.put, "who joins later may be anywhere"
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ def test_everything_in_one_process_needs_no_transfer() -> None:
         ({"engine__weight_transfer": "shm", "engine__kind": "hf", "ray__in_process": True}, "in one process: .* local"),
         ({"ray__deployment": "hybrid", "overlap": {"max_staleness": 1}}, "overlap lets .* hybrid they sleep"),
         ({"ray__deployment": "hybrid", "overlap": {"mode": "on_policy"}, "learner__updates": 1}, "overlap lets"),
+        ({"ray__deployment": "hybrid", "engine__most": 4}, "engine.most lets .* they have the learner's"),
         ({"ray__deployment": "hybrid", "ray__engine_gpus": 0.5}, "engine_gpus 0.5 .* all of it in its turn"),
         (
             {"ray__deployment": "hybrid", "engine__device": "cpu"},
