@@ -31,6 +31,14 @@ from benchmarks.runs import RunFailed, quickstart_model
 
 MEAN = 256
 """Tokens of a simulated response."""
+ITERATIONS = {"real": 16, "trl": 30, "quality": 12}
+"""Of each run; with TRL at most, as a run ends at the target."""
+SMALL = 3
+
+
+def iterations(part: str, options: argparse.Namespace) -> int:
+    """Return how many iterations the runs of a part have."""
+    return SMALL if options.smoke else options.iterations or ITERATIONS[part]
 
 
 def simulate(options: argparse.Namespace) -> Iterator[Row]:
@@ -47,7 +55,7 @@ def train(options: argparse.Namespace) -> Iterator[Row]:
     model = quickstart_model(options.smoke)
     arms = options.arms.split(",")
     found = []
-    for row in real.rows(model, arms, options.seeds, 3 if options.smoke else options.iterations, options.smoke):
+    for row in real.rows(model, arms, options.seeds, iterations("real", options), options.smoke):
         found.append(row)
         yield row
     yield real.summary(found)
@@ -57,7 +65,7 @@ def race(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows of the two libraries, then their summary."""
     model = quickstart_model(options.smoke)
     found = []
-    for row in real.trl_rows(model, options.seeds, 2 if options.smoke else 30, options.smoke):
+    for row in real.trl_rows(model, options.seeds, iterations("trl", options), options.smoke):
         found.append(row)
         yield row
     yield real.trl_summary(found)
@@ -67,7 +75,7 @@ def learn(options: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows by staleness, then their summary."""
     model = quickstart_model(options.smoke)
     found = []
-    for row in quality.rows(model, options.seeds, 3 if options.smoke else options.iterations, options.smoke):
+    for row in quality.rows(model, options.seeds, iterations("quality", options), options.smoke):
         found.append(row)
         yield row
         if options.plot:
@@ -85,7 +93,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="everything small: does it run at all?")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (0,1,2)")
-    parser.add_argument("--iterations", type=int, default=16, help="of each run of real and quality (16)")
+    parser.add_argument("--iterations", type=int, help=", ".join(f"{name} {most}" for name, most in ITERATIONS.items()))
     parser.add_argument("--arms", default="in turn,S = 1", help=f"of real: {', '.join(real.OVERLAPS)}")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="where to draw the cost of staleness")
     options = parser.parse_args(arguments)

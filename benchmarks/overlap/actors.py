@@ -15,22 +15,26 @@ from benchmarks.overlap.machine import Engine, Lengths
 from rl.learner.stats import IterationStats
 from rl.state.checkpoint import Sum
 from rollout.engine import Delta, EngineStats, Request, WeightUpdate
-from rollout.engines.mailbox import LINGER_S, Mailbox
+from rollout.engines.mailbox import Mailbox
 from rollout.types import Group, StopReason, WeightVersion
 
 LOGPROB = -1.0
 """Of every token, by either."""
+PIECE = 64
+"""Tokens after which a response that goes on is told of, as real engines do."""
+GATHER_S = 0.1
+"""Simulated seconds for which a poll gathers; twice what real ones do, which halves what the simulation costs."""
 
 
 class _Running:
     """A response that is being decoded. Steps are counted from the engine's start."""
 
-    __slots__ = ("begun", "end", "key", "stop", "told")
+    __slots__ = ("begun", "end", "had", "key", "stop", "told")
 
     def __init__(self, request: Request, begun: int, lengths: Lengths) -> None:
         group, has = int(request.prompt.token_ids[0]), len(request.prompt) - 1
         left = lengths.of(group, int(request.key.rpartition("/")[2])) - has
-        self.key = request.key
+        self.key, self.had = request.key, len(request.prompt)
         self.begun, self.told = begun, 0
         self.end = begun + min(left, request.max_new_tokens)
         self.stop = StopReason.EOS if left <= request.max_new_tokens else None
@@ -42,13 +46,14 @@ class _Running:
 class SimulatedEngine:
     """Continuous batching: requests wait in line for a slot, and all in slots get a token a step.
 
-    The first token of a prompt names its group, by which the length of the response is known.
+    The first token of a prompt names its group, by which the length of the response is known. What was read or drawn
+    under the present weights is in the prefix cache. ``keep``: weights come in flight, and old keys and values stay;
+    without it all requests are taken back, asked for again, and read again.
     """
 
-    takes_in_flight = False
-
-    def __init__(self, clock: Clock, costs: Engine, lengths: Lengths) -> None:
+    def __init__(self, clock: Clock, costs: Engine, lengths: Lengths, keep: bool = False) -> None:
         self.clock, self.costs, self.lengths = clock, costs, lengths
+        self.takes_in_flight = keep
         self.busy_s = 0.0
         """Seconds at work so far."""
         self.sequences_s = 0.0
@@ -59,6 +64,8 @@ class SimulatedEngine:
         self._since = 0.0
         """Up to when work is accounted for."""
         self._version = 0
+        self._cached: dict[str, int] = {}
+        """Tokens in the prefix cache, by request."""
 
     async def start(self) -> None:
         """See ``Engine``."""
@@ -72,11 +79,11 @@ class SimulatedEngine:
         self._waiting += requests
 
     async def poll(self, wait_s: float) -> list[Delta]:
-        """See ``Engine``; as the real ones, it gathers for a moment what it hands out."""
+        """See ``Engine``. As real ones it gathers for a moment what it hands out."""
         self._news.clear()
-        await self.clock.until(self.clock.now + min(wait_s, LINGER_S), self._news)
+        await self.clock.until(self.clock.now + min(wait_s, GATHER_S), self._news)
         self._go_on()
-        self._tell()
+        self._tell(PIECE)
         return await self._mail.take(0)
 
     def _go_on(self) -> None:
@@ -102,7 +109,7 @@ class SimulatedEngine:
         read = 0
         while self._waiting and len(self._running) < self.costs.slots:
             request = self._waiting.popleft()
-            read += len(request.prompt)
+            read += len(request.prompt) - self._cached.pop(request.key, 0)
             heapq.heappush(self._running, _Running(request, self._step, self.lengths))
         self._spend(read * self.costs.prefill_s, len(self._running))
 
@@ -111,26 +118,33 @@ class SimulatedEngine:
         self.busy_s += seconds
         self.sequences_s += seconds * sequences
 
-    def _tell(self) -> None:
+    def _tell(self, least: int = 1) -> None:
         for running in self._running:
-            self._put(running)
+            self._put(running, least)
 
-    def _put(self, running: _Running) -> None:
+    def _put(self, running: _Running, least: int = 1) -> None:
         drawn = self._step - running.begun - running.told
-        if drawn:
+        if drawn >= least:
             running.told += drawn
             tokens = np.zeros(drawn, np.int32)
             self._mail.put(running.key, tokens, np.full(drawn, LOGPROB, np.float32), self._version)
 
     def _end(self, running: _Running) -> None:
         self._put(running)
+        self._cache(running)
         self._mail.end(running.key, self._version, running.stop)
+
+    def _cache(self, running: _Running) -> None:
+        self._cached[running.key] = running.had + self._step - running.begun
 
     async def abort(self, keys: Sequence[str]) -> None:
         """See ``Engine``."""
         self._go_on()
         self._tell()
         dropped = self._mail.in_flight.intersection(keys)
+        for running in self._running:
+            if running.key in dropped:
+                self._cache(running)
         self._running = [running for running in self._running if running.key not in dropped]
         heapq.heapify(self._running)
         self._waiting = deque(request for request in self._waiting if request.key not in dropped)
@@ -146,9 +160,11 @@ class SimulatedEngine:
     async def update_weights(self, update: WeightUpdate) -> None:
         """See ``Engine``."""
         self._go_on()
+        self._tell()
         await self.clock.until(self.clock.now + self.costs.publish_s)
         self._since = self.clock.now
         self._version = update.version
+        self._cached.clear()
 
     async def stats(self) -> EngineStats:
         """See ``Engine``."""

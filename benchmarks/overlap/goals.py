@@ -40,9 +40,9 @@ def best(rows: Sequence[Row], arm: str, sigma: float, goal: float) -> Row:
     if not mine:
         return least(None, goal)
     row: Mapping[str, Any] = max(mine, key=lambda row: row["ratio"])
-    where = {name: row[name] for name in ("engine", "balanced")}
+    where = {name: row[name] for name in ("engine", "balanced", "in_flight")}
     bounds = {name: row[name] for name in ("bound_learner", "bound_engine", "bound_engine_here")}
-    told = ("engine", "balanced", "ratio", "bound_learner")
+    told = ("engine", "balanced", "in_flight", "ratio", "bound_learner")
     everywhere = [{name: row[name] for name in told} for row in mine]
     return least(row["ratio"], goal) | where | bounds | {"all": everywhere}
 

@@ -29,7 +29,7 @@ def config(model: Path, seed: int, iterations: int, smoke: bool, staleness: int,
     assert isinstance(objective, MirrorDescentConfig)
     importance = ImportanceConfig(cap=CAP) if weighted else None
     learner = base.learner.model_copy(update={"objective": objective.model_copy(update={"importance": importance})})
-    evaluation = base.eval.model_copy(update={"every": max(1, iterations // 4), "samples": 1 if smoke else 4})
+    evaluation = base.eval.model_copy(update={"every": max(1, iterations // 3), "samples": 1 if smoke else 2})
     return base.model_copy(
         update={
             "learner": learner,
@@ -42,7 +42,7 @@ def config(model: Path, seed: int, iterations: int, smoke: bool, staleness: int,
 
 def arms(smoke: bool) -> list[tuple[int, bool]]:
     """Return (S, whether weighted) of every arm."""
-    return [(staleness, weighted) for staleness in ((0, 2) if smoke else STALENESS) for weighted in (False, True)]
+    return [(staleness, weighted) for weighted in (False, True) for staleness in ((0, 2) if smoke else STALENESS)]
 
 
 def rows(model: Path, seeds: Sequence[int], iterations: int, smoke: bool) -> Iterator[dict[str, Any]]:

@@ -44,9 +44,9 @@ class Case:
 
     engine: Engine
     lengths: Lengths
-    groups: int = 64
-    """``rollout.groups``, its default."""
+    groups: int = 32
     k: int = 8
+    """Together the slots of the engine, as in the quickstart."""
     segments: float = 2.0
     """``rollout.segment_tokens``, in mean lengths."""
     longest: float = 16.0
@@ -134,12 +134,12 @@ class Watch(Track):
         """See ``Watcher``."""
 
 
-def run(case: Case, overlap: Mapping[str, Any] | None, token_s: float) -> Ran:
+def run(case: Case, arm: Arm, token_s: float) -> Ran:
     """Run one arm; ``token_s``: seconds that the learner takes for a token."""
-    config = case.config(overlap)
+    config = case.config(arm.overlap)
     marks: list[tuple[float, float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder, Clock() as clock:
-        engine = SimulatedEngine(clock, case.engine, case.lengths)
+        engine = SimulatedEngine(clock, case.engine, case.lengths, arm.keep)
         learner = SimulatedLearner(clock, token_s)
 
         def mark(_: Row) -> None:
@@ -201,29 +201,40 @@ def parts_of(
     )
 
 
-ARMS: Mapping[str, Mapping[str, Any] | None] = {
-    "in turn": None,
-    "on policy": {"mode": "on_policy"},
-    "S = 1": {"max_staleness": 1},
-    "S = 2": {"max_staleness": 2},
-}
+@dataclass(frozen=True)
+class Arm:
+    """A way to run."""
+
+    name: str
+    overlap: Mapping[str, Any] | None
+    keep: bool = False
+    """``engine.in_flight: keep``; otherwise ``abort``, the default."""
+
+
+IN_TURN = Arm("in turn", None)
+ARMS = (
+    IN_TURN,
+    Arm("on policy", {"mode": "on_policy"}),
+    *(Arm(f"S = {staleness}", {"max_staleness": staleness}, keep) for staleness in (1, 2) for keep in (False, True)),
+)
 
 
 def learners(case: Case) -> Iterator[tuple[str, float]]:
     """Yield the ways to balance learner and engine, and the seconds a token that follow."""
-    drawn = run(case, None, 0.0)
+    drawn = run(case, IN_TURN, 0.0)
     yield "in turn", drawn.engine_s / drawn.tokens
     yield "at full batch", case.engine.token(case.engine.slots)
 
 
-def row_of(case: Case, balanced: str, token_s: float, arm: str, ran: Ran, base: Ran) -> dict[str, Any]:
+def row_of(case: Case, balanced: str, token_s: float, arm: Arm, ran: Ran, base: Ran) -> dict[str, Any]:
     """Return the figures of an arm, beside those in turn and the bounds that machine and lengths set."""
     return {
         "part": "simulated",
         "engine": case.engine.name,
         "sigma": case.lengths.sigma,
         "balanced": balanced,
-        "arm": arm,
+        "arm": arm.name,
+        "in_flight": "keep" if arm.keep else "abort",
         "ratio": round(ran.speed / base.speed, 3),
         "bound_learner": round(1 / (token_s * base.speed), 3),
         "bound_engine": round(1 / (case.engine.token(case.engine.slots) * base.speed), 3),
@@ -240,10 +251,9 @@ def row_of(case: Case, balanced: str, token_s: float, arm: str, ran: Ran, base: 
 def measured(case: Case) -> Iterator[dict[str, Any]]:
     """Yield a row for each way to balance and each arm, the one in turn first."""
     for balanced, token_s in learners(case):
-        base = run(case, None, token_s)
-        for arm, overlap in ARMS.items():
-            ran = base if overlap is None else run(case, overlap, token_s)
-            yield row_of(case, balanced, token_s, arm, ran, base)
+        base = run(case, IN_TURN, token_s)
+        for arm in ARMS:
+            yield row_of(case, balanced, token_s, arm, base if arm is IN_TURN else run(case, arm, token_s), base)
 
 
 def small(case: Case) -> Case:

@@ -17,6 +17,7 @@ from recipes.run import session
 from recipes.run.launching import Machines
 from recipes.run.session import run
 from rl.config import RunConfig
+from rl.config_io import dump, load, parse_yaml
 from rl.learner.host import LearnerHost
 from rl.record.log import read_metrics
 from rl.state.journal import Journal
@@ -229,6 +230,12 @@ def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(deaths: Any, tmp_p
         for name in ("grad_norm", "loss", "accuracy", "reward/mean"):
             assert (name in one) == (name in other)
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-3, abs=1e-6), name
+
+
+def test_a_written_configuration_is_read_back() -> None:
+    for overlap in (None, {"max_staleness": 2}, {"mode": "on_policy"}):
+        config = tiny(overlap=overlap, learner={"updates": 1})
+        assert load(RunConfig(), parse_yaml(dump(config)), []) == config
 
 
 def test_a_tools_answers_come_while_weights_change(tmp_path: Path) -> None:
