@@ -39,12 +39,20 @@ class WeightsLost(EngineError):
     """The direct way of a weight update broke off. The engine lives, serves nothing, and can take the copy."""
 
 
+class CopyGone(EngineError):
+    """The copy of published weights cannot be had: the learner that kept it is gone, or on another machine."""
+
+
 class AllEnginesDead(EngineError):
     """No engine could be kept alive or started again; the run stops."""
 
 
 class ParityError(EngineError):
     """Engine and learner disagree on log-probs above the bound (invariant 1)."""
+
+
+NOT_THE_ENGINE = (ParityError, CopyGone)
+"""Failures that another engine would meet, too."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from rl.state.run_dir import RunDir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout import timeline
+from rollout.engine import CopyGone
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
 from rollout.progress import console_on, waiting
@@ -169,6 +170,19 @@ class Session:
                 return self.run()
             except LearnerDead as death:
                 self.revive(death)
+            except CopyGone as gone:
+                self.revive(self.death_behind(gone))
+
+    def death_behind(self, gone: CopyGone) -> LearnerDead:
+        """Return the learner's death, of which an engine has heard first that could not take its weights.
+
+        Raises ``gone`` when the learner lives.
+        """
+        try:
+            self.machines.policy.saving()
+        except LearnerDead as death:
+            return death
+        raise gone
 
     def run(self) -> int:
         """Do all that the directory does not hold yet, and return the exit code. Raises ``LearnerDead``, after which it

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
+from rollout.engine import CopyGone, Delta, EngineDead, EngineStats, Request, WeightUpdate
 from rollout.engines.mailbox import Mailbox
 from rollout.engines.rest import Rest
 from rollout.models.architecture import own_attention
@@ -153,6 +153,8 @@ class HfEngine:
         try:
             await self._in_thread(load_weights, self._model, self._reader, update.payload)
             await self._in_thread(use_attention, self._model, self.attention, update.version)
+        except FileNotFoundError as error:
+            raise CopyGone(f"weight update {update.version} failed: {error}") from error
         except (OSError, KeyError, RuntimeError) as error:
             raise EngineDead(f"weight update {update.version} failed: {error}") from error
         self._rest.bare = False

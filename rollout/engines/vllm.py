@@ -13,14 +13,24 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import PAGE_TOKENS, EngineConfig
-from rollout.engine import Delta, EngineDead, EngineError, EngineStats, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engine import (
+    CopyGone,
+    Delta,
+    EngineDead,
+    EngineError,
+    EngineStats,
+    Request,
+    Sampling,
+    WeightsLost,
+    WeightUpdate,
+)
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
 from rollout.engines.rest import Rest
 from rollout.engines.vllm_flight import Flight, ending, scored
 from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
-from rollout.transfer.weights import LOST, RECEIVER
+from rollout.transfer.weights import GONE, LOST, RECEIVER
 from rollout.types import StopReason, WeightVersion
 
 if TYPE_CHECKING:
@@ -305,10 +315,11 @@ class VllmEngine:
             raise
         except Exception as failure:
             # What a worker raised arrives as a plain Exception with its text.
-            _, lost, reason = str(failure).partition(LOST)
-            if not lost:
-                raise
-            raise WeightsLost(reason) from failure
+            for sign, kind in ((LOST, WeightsLost), (GONE, CopyGone)):
+                _, found, reason = str(failure).partition(sign)
+                if found:
+                    raise kind(reason) from failure
+            raise
 
     @asynccontextmanager
     async def _standing_still(self, clear_cache: bool) -> AsyncIterator[None]:

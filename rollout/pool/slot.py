@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rollout.config import EngineConfig
-from rollout.engine import DEEP, LIGHT, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
+from rollout.engine import (
+    DEEP,
+    LIGHT,
+    NOT_THE_ENGINE,
+    CopyGone,
+    Engine,
+    EngineError,
+    EngineTimeout,
+    ParityError,
+    WeightsLost,
+    WeightUpdate,
+)
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
 from rollout.timeline import engine_lane, span
 from rollout.types import WeightVersion
@@ -119,7 +130,8 @@ class Slot:
     async def ready(self) -> bool:
         """Wait until an engine serves the target here; False when the slot is given up.
 
-        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
+        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe, and
+        ``CopyGone`` when it cannot be given the target.
         """
         while not self.given_up:
             if self.asleep:
@@ -175,6 +187,9 @@ class Slot:
                     await limited(life.engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 if self.target is not None:
                     await self.install(life, self.target)
+            except CopyGone:
+                self.life = life  # it is well, and takes the weights that come next
+                raise
             except (ParityError, asyncio.CancelledError):
                 await self._ended(life.engine)
                 raise
@@ -196,7 +211,7 @@ class Slot:
             if self.target is None:
                 raise EngineError("it has weights whose publish was not completed")
             await self.install(life, self.target)
-        except ParityError:
+        except NOT_THE_ENGINE:
             raise
         except EngineError as error:
             await self.lose(life, error)
@@ -240,7 +255,7 @@ class Slot:
                 return
         try:
             await self.install(life, publication, roster)
-        except ParityError:
+        except NOT_THE_ENGINE:
             raise
         except EngineError as error:
             await self.lose(life, error)
@@ -255,7 +270,7 @@ class Slot:
 
     async def install(self, life: Life, publication: Publication, roster: Sequence[int] = ()) -> None:
         """Have an engine take weights, and check it on the probe. Raises ``EngineError`` when it fails,
-        ``ParityError`` when it disagrees with the learner.
+        ``ParityError`` when it disagrees with the learner, ``CopyGone`` when the weights cannot be had.
         """
         async with self._changing:
             if life.has(publication):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from rollout.engine import NO_LOGPROBS, NO_TOKENS, Delta, Engine, EngineError, EngineTimeout, ParityError
+from rollout.engine import NO_LOGPROBS, NO_TOKENS, NOT_THE_ENGINE, Delta, Engine, EngineError, EngineTimeout
 from rollout.pool.board import Board
 from rollout.pool.slot import Life, Publication, Slot, limited
 from rollout.timeline import Switch, engine_lane
@@ -84,7 +85,7 @@ class Worker:
         """New weights into the engine: beneath its requests if it takes them so, or else without them.
 
         Afterwards the worker may have to be started again. An engine that fails at it is lost, and its successor takes
-        the copy; raises ``ParityError`` when it disagrees with the learner.
+        the copy; raises ``ParityError`` when it disagrees with the learner, ``CopyGone`` when there is none.
         """
         life = self.slot.life
         if life is None or not (self._serving and life.engine.takes_in_flight):
@@ -93,7 +94,7 @@ class Worker:
             return
         try:
             await self.slot.install(life, publication, roster)
-        except ParityError:
+        except NOT_THE_ENGINE:
             raise
         except EngineError as error:
             await self.suspect(life, error)
@@ -147,10 +148,15 @@ class Worker:
                     poll = asyncio.create_task(limited(life.engine.poll(POLL_S), POLL_S + limit, f"poll of {name}"))
                 if poll is None and self._halting:
                     return
-                await asyncio.wait([change, poll] if poll else [change], return_when=asyncio.FIRST_COMPLETED)
+                anything: list[asyncio.Future[Any]] = [change, poll] if poll else [change]
+                await asyncio.wait(anything, return_when=asyncio.FIRST_COMPLETED)
                 if poll is not None and poll.done():
                     deltas, poll = poll.result(), None
                     self._take_in(life, deltas)
+        except EngineError:
+            if poll is not None and poll.done() and poll.exception() is None:
+                self._take_in(life, poll.result())  # what still came while another call failed
+            raise
         finally:
             self._sampling.turn(False)
             if poll is not None:

@@ -130,12 +130,23 @@ def _forebear(pid: int, among: set[int]) -> int:
     return pid
 
 
-def test_supervisor_killed_is_ungradable_and_mended(service: JudgeService) -> None:
+def test_a_program_whose_supervisor_is_killed_is_judged_again_and_twice_is_ungradable(service: JudgeService) -> None:
     mark = f"k15-inner-{os.getpid()}"
-    future = service.submit(sleeper(mark), UNHURRIED)
-    until(lambda: sleepers(mark), "the program")
     workers = {worker.pid for worker in service.health()}
-    os.kill(_forebear(sleepers(mark)[0], _children(workers)), signal.SIGKILL)
+
+    def kill_supervisor() -> None:
+        until(lambda: sleepers(mark), "the program")
+        first = sleepers(mark)
+        os.kill(_forebear(first[0], _children(workers)), signal.SIGKILL)
+        until_gone(first)
+
+    future = service.submit(sleeper(mark), UNHURRIED)
+    kill_supervisor()
+    wake(mark)
+    assert future.result(PATIENCE_S).correct
+    future = service.submit(sleeper(mark), UNHURRIED)
+    kill_supervisor()
+    kill_supervisor()
     score = future.result(PATIENCE_S)
     assert not score.gradable
     assert "supervisor ended" in score.reason
