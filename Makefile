@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo long2short test test-gpu gpu-check check docs format setup lock smollm2-offline clean clean-venv
+.PHONY: help demo long2short test chaos test-gpu gpu-check check docs format setup lock smollm2-offline clean clean-venv
 
 # The Python that .venv is made with: the first of these that fits, or `make PYTHON=/path/to/python ...`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -37,6 +37,10 @@ test:  ## all tests that need no GPU (PYTEST_ARGS="-k name" for some)
 	@run() { "$$@" || [ $$? -eq 5 ]; }; \
 	run $(PY) -m pytest -n $(QUICK_AT_ONCE) --dist loadgroup -m "not slow and not gpu" --durations=10 $(PYTEST_ARGS); \
 	run $(PY) -m pytest -n $(SLOW_AT_ONCE) --dist loadgroup -m "slow and not gpu" --durations=10 $(PYTEST_ARGS)
+
+chaos:  ## kill, freeze, slow down and cut off every part of a run in every phase; nothing may be lost (ARGS="--only ray")
+	$(SET_UP) cpu,dev
+	@$(PY) -m tests.chaos $(ARGS)
 
 test-gpu:  ## the tests that need a CUDA device
 	$(SET_UP) gpu,dev

@@ -35,8 +35,8 @@ import numpy as np
 from benchmarks.common import emit, environment, say
 from recipes import quickstart
 from rewards.score import Score
+from rl.iteration import advantages_of
 from rl.learner.batch import pack
-from rl.loop import advantages_of
 from rl.objectives.build import build
 from rl.objectives.config import MirrorDescentConfig
 from rl.record.rollout_store import to_table, write_rollouts

@@ -132,6 +132,7 @@ def train(path: Path, kind: str, scratch: Path) -> float:
         for name in ("checkpoint", "export"):
             (scratch / name).mkdir()
         run.host.save(scratch / "checkpoint")
+        run.host.saved()
         run.host.export(scratch / "export")
         gap, config = run.gap, run.config
     resumed = learner_of(config, path)

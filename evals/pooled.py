@@ -70,5 +70,5 @@ class PoolResponder:
         turns = None
         if self.episodes is not None:
             begun = {key: (ask.problem, Rollout(key, prompts[ask.problem.id])) for key, ask in waiting.items()}
-            turns = self.episodes.turns_of(begun)
+            turns = self.episodes.turns_of(begun.__getitem__)
         self.pool.generate(requests, on_rest=rest, turns=turns)

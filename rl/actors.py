@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.engine import WeightUpdate
 from rollout.plain import first_line
+from rollout.timeline import LEARNER, spanned
 from rollout.types import Group, WeightVersion
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ GRACE_S = 3.0
 RESUMES = "the same command resumes the run"
 SMALLER = "lower learner.micro_batch_tokens or take more learner.ranks"
 """What helps a learner that needs more memory than there is."""
+ANYWHERE = frozenset({"ready", "offload", "onload", "saving", "saved"})
+"""Calls that need no device."""
 
 
 class LearnerDead(RuntimeError):
@@ -99,7 +102,7 @@ Spawn = Callable[["LearnerSpec", Path | str], Sequence[Any]]
 
 
 class RayPolicy:
-    """Proxy of the learner in its actors, as ``rl.loop.Policy``. Every call has a time limit and a named error.
+    """Proxy of the learner in its actors, as ``rl.parts.Policy``. Every call has a time limit and a named error.
 
     Every call goes to all ranks; what rank 0 returns counts. When one of them dies, the others are ended, too: what
     they had begun together cannot be finished. ``replace`` starts them anew.
@@ -111,10 +114,13 @@ class RayPolicy:
         self.timeout_s = timeout_s
         self.start_timeout_s = start_timeout_s
         """Limit for loading a model."""
+        self.claim: Callable[[], None] = lambda: None
+        """Called before the learner's devices are used: whoever has them meanwhile gives them up (``rl.turns``)."""
         self._spawn = spawn
         self.actors: list[Any] = []
         self._start(spec, model_path)
 
+    @spanned(LEARNER, "start")
     def _start(self, spec: LearnerSpec, model_path: Path | str) -> None:
         from ray.exceptions import RayError
 
@@ -134,6 +140,8 @@ class RayPolicy:
         Raises ``LearnerDead`` when an actor is gone or silent, at the latest ``GRACE_S`` after Ray knows; exceptions of
         the method itself arrive as they are if all ranks have ended the call.
         """
+        if method not in ANYWHERE:
+            self.claim()
         if not self.actors:
             raise LearnerDead(f"the learner has ended; {RESUMES}")
         calls = self._begin(method, args)
@@ -210,40 +218,61 @@ class RayPolicy:
         for actor in actors:
             ray.kill(actor)
 
+    @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("publish", version)
 
+    @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("score", sequences)
 
+    @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.call("train", groups, advantages, version)
 
+    @spanned(LEARNER, "train")
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """See ``rl.learner.host.LearnerHost``."""
+        self.call("accumulate", groups, advantages, version)
+
+    @spanned(LEARNER, "train")
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("close_iteration", version)
+
+    @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)
 
+    @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("step", batch, objective, lr)
 
+    @spanned(LEARNER, "score")
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("logprobs", batch, objective)
 
+    @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:
         """See ``rl.planned.Kept``."""
         self.call("load", folder)
 
+    @spanned(LEARNER, "save")
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """See ``rl.learner.host.LearnerHost``."""
         self.call("export", folder, dtype)
 
+    @spanned(LEARNER, "save")
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self.call("save", folder)
@@ -252,12 +281,28 @@ class RayPolicy:
         """See ``rl.state.checkpoint.Saves``."""
         return self.call("saving")
 
+    @spanned(LEARNER, "save")
     def saved(self) -> dict[str, Sum]:
         """See ``rl.state.checkpoint.Saves``."""
         return self.call("saved")
 
+    @spanned(LEARNER, "offload")
+    def offload(self) -> None:
+        """See ``rl.learner.host.LearnerHost``."""
+        self.call("offload")
+
+    @spanned(LEARNER, "onload")
+    def onload(self) -> None:
+        """See ``rl.learner.host.LearnerHost``; a learner that has ended needs none, the next one starts on its
+        devices.
+        """
+        if self.actors:
+            self.call("onload")
+
+    @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """See ``rl.learner.host.LearnerHost``; starts the actors anew when they have ended."""
+        self.claim()
         if self.actors:
             self.call("replace", spec, model_path, timeout_s=self.start_timeout_s)
         else:

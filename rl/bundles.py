@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rl.config import RunConfig
 from rl.learner.config import RanksConfig
-from rl.placement import engine_gpus, learner_gpus
+from rl.placement import engine_gpus, learner_gpus, takes_turns
 
 Resources = Mapping[str, float]
 """Amounts by Ray's names of resources."""
@@ -24,12 +24,20 @@ class Places:
     """The bundle of each of the learner's ranks."""
     engines: tuple[int, ...]
     """The bundle of each engine."""
+    rank_gpus: tuple[tuple[int, ...], ...] = ()
+    """Where learner and engines have GPUs in turn: which ones of its bundle each rank has, by number from 0. Empty:
+    Ray gives each what it needs.
+    """
+    engine_gpus: tuple[tuple[int, ...], ...] = ()
+    """The same of each engine."""
 
 
 def places(config: RunConfig, nodes: Sequence[Resources]) -> Places:
     """Return what a resolved configuration reserves on ``nodes``: a core for each process, and GPUs."""
     rank = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := learner_gpus(config)) else {})
     engine = {"CPU": 1.0} | ({"GPU": gpus} if (gpus := engine_gpus(config.engine, config.ray)) else {})
+    if takes_turns(config) and gpus:
+        return in_turn(config.learner.ranks, config.engine.count, round(gpus), nodes)
     return lay_out(rank, engine, config.learner.ranks, config.engine.count, config.engine.weight_transfer, nodes)
 
 
@@ -51,6 +59,39 @@ def lay_out(
     own = [] if beside else [engine] * engines
     where = range(len(bundles), len(bundles) + len(own)) if own else [0] * engines
     return Places((*bundles, *own), tuple(index // group for index in range(ranks.size)), tuple(where))
+
+
+def in_turn(ranks: RanksConfig, engines: int, each: int, nodes: Sequence[Resources]) -> Places:
+    """Return the places of a learner's ``ranks`` and of ``engines`` of ``each`` GPUs on the same GPUs of ``nodes``.
+
+    Ray knows no turns: it would give a GPU to one of them, or pack two ranks on one. So what runs on a node is one
+    bundle, and who has which of its GPUs is said here. Nodes with most GPUs come first; ranks that exchange a
+    sequence's heads are on one node where one can hold them. What no node has room for is a bundle more, which
+    ``refusal`` tells of.
+    """
+    room = sorted((int(node.get("GPU", 0.0)) for node in nodes), reverse=True)
+    group = ranks.sequence if room and ranks.sequence <= room[0] else 1
+    here = _filled(ranks.size, room, group)
+    there = _filled(engines, [gpus // each for gpus in room], 1)
+    used = [(r, e) for r, e in zip(here, there, strict=True) if r or e]
+    return Places(
+        tuple({"CPU": float(r + e), "GPU": float(max(r, e * each))} for r, e in used),
+        tuple(index for index, (r, _) in enumerate(used) for _ in range(r)),
+        tuple(index for index, (_, e) in enumerate(used) for _ in range(e)),
+        tuple((number,) for r, _ in used for number in range(r)),
+        tuple(tuple(range(number * each, (number + 1) * each)) for _, e in used for number in range(e)),
+    )
+
+
+def _filled(count: int, room: Sequence[int], together: int) -> list[int]:
+    """Return how many of ``count`` go where, filling ``room`` from its first place on; the last of them is without
+    bound.
+    """
+    found = []
+    for most in room:
+        found.append(min(count, most // together * together))
+        count -= found[-1]
+    return [*found, count]
 
 
 def _fit(group: int, rank: Resources, beside: Sequence[Resources], nodes: Sequence[Resources]) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from rewards.score import GRADER_TIMEOUT_S
 from rl import placement
 from rl.learner.config import LearnerConfig, ModelConfig, ScratchModel
+from rl.learner.window import window_of
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import block_attention_fault
@@ -228,6 +229,11 @@ class RayConfig(Config):
 
     address: str | None = None
     """``null``: $RAY_ADDRESS, or a local cluster of this process; ``auto``: the running cluster."""
+    deployment: Literal["auto", "split", "shared", "hybrid"] = "auto"
+    """Who has which GPUs. ``split``: learner and engines each their own. ``shared``: parts of one, at the same time.
+    ``hybrid``: the same ones in turn, all of their memory each time: the learner's state is in host memory while
+    engines sample, and they sleep while it trains (docs/gpu.md). ``auto``: ``shared`` on a cluster's only GPU, or with
+    parts given below, else ``split``. On CPUs ``hybrid`` takes turns, too, and gains nothing."""
     learner_gpus: float | None = Field(None, ge=0, le=1)
     """GPUs of each rank of the learner when ``model.device`` is cuda; below 1: shared with the engines. ``null``: 1, or
     half of a cluster's only GPU."""
@@ -284,6 +290,11 @@ class RunConfig(Config):
     log: LogConfig = LogConfig()
     ray: RayConfig = RayConfig()
 
+    @property
+    def most_groups(self) -> int:
+        """Groups that are drawn and not trained yet, at most."""
+        return self.rollout.groups * (1 + window_of(self.overlap))
+
     @model_validator(mode="after")
     def _across(self) -> Self:
         rollout, engine = self.rollout, self.engine
@@ -319,6 +330,10 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
+        if engine.most is not None and self.ray.in_process:
+            raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
+        if engine.most is not None and engine.most < engine.count:
+            raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         ranks = self.learner.ranks
@@ -349,9 +364,15 @@ class RunConfig(Config):
                 f"engine.in_flight keep would mix two attentions where model.attention changes (iteration {changes}): "
                 "set it to recompute or abort"
             )
-        if self.overlap.mode != "on_policy":
+        if self.overlap.mode == "window":
+            if self.overlap.max_staleness > self.rollout.max_age:
+                raise ValueError(
+                    f"overlap.max_staleness ({self.overlap.max_staleness}) is above rollout.max_age "
+                    f"({self.rollout.max_age}): groups would be given up before they may be trained; raise "
+                    "rollout.max_age or lower it"
+                )
             return
-        if "max_staleness" in self.overlap.model_fields_set and self.overlap.max_staleness:
+        if self.overlap.max_staleness not in (0, OverlapConfig().max_staleness):  # a written file has the default
             raise ValueError("overlap.max_staleness is of the mode window; on_policy has no stale token: leave it out")
         if self.learner.updates > 1:
             raise ValueError(

@@ -1,7 +1,7 @@
 """All Ray placement: the cluster, the learner's actors, the engine actors.
 
-On one machine without GPUs the learner and the engines share the CPU cores and take turns. With GPUs, each has its own,
-or all have parts of one (``rl.placement``).
+On one machine without GPUs the learner and the engines share the CPU cores. With GPUs, each has its own, all have parts
+of one, or all have the same in turn (``rl.placement``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
     from rl.actors import RayPolicy
+    from rl.elastic import Place
     from rl.learner.ranks import Seat
 
 STARTS = 3
@@ -182,9 +183,26 @@ def gpus_by_node() -> list[int]:
 def resolved(config: RunConfig) -> RunConfig:
     """Return ``config`` with nothing left open for this cluster (``rl.placement.resolve``). Raises ``LaunchError``."""
     try:
-        return resolve(config, gpus_by_node())
+        return side_by_side(resolve(config, gpus_by_node()), len(os.sched_getaffinity(0)))
     except ValueError as error:
         raise LaunchError(str(error)) from error
+
+
+def side_by_side(config: RunConfig, cores: int) -> RunConfig:
+    """Return a resolved ``config`` in which a learner and engines that work at the same time share the cores of a
+    machine: threads that are more than these wait for each other at every layer.
+    """
+    if config.overlap is None:
+        return config
+    model, engine = config.model, config.engine
+    processes = (model.device == "cpu") * config.learner.ranks.size + (engine.device == "cpu") * engine.count
+    each = max(1, cores // max(1, processes))
+    return config.model_copy(
+        update={
+            "model": model.model_copy(update={"threads": model.threads or each}),
+            "engine": engine.model_copy(update={"threads": engine.threads or each}),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,8 @@ class Reserved:
 
     group: PlacementGroup
     places: Places
+    gpus: tuple[tuple[str, ...], ...] = ()
+    """Of each bundle, what CUDA calls its GPUs; empty where Ray tells each process its own."""
 
 
 def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
@@ -219,7 +239,30 @@ def place(config: RunConfig, timeout_s: float = 60.0) -> Reserved:
             f"parts of {', '.join(dict.fromkeys(map(shown, wanted.bundles)))} on a node): others use it, `ray status` "
             "shows what is free"
         )
-    return Reserved(group, wanted)
+    return Reserved(group, wanted, _names_of_gpus(group, wanted, config.engine.start_timeout_s))
+
+
+def _names_of_gpus(group: PlacementGroup, wanted: Places, timeout_s: float) -> tuple[tuple[str, ...], ...]:
+    """Return what the GPUs of each bundle are called, where ``wanted`` says who has which: a task asks for all of them
+    and ends; whoever runs there asks Ray for none.
+    """
+    import ray
+
+    if not wanted.engine_gpus:
+        return ()
+    tasks = [
+        ray.remote(_visible).options(num_cpus=0, num_gpus=bundle["GPU"], scheduling_strategy=_in_bundle(group, index))
+        for index, bundle in enumerate(wanted.bundles)
+    ]
+    calls = [task.remote() for task in tasks]
+    return tuple(tuple(call.future().result(timeout_s)) for call in calls)
+
+
+def _visible() -> list[str]:
+    """Return what CUDA calls the GPUs that Ray has given to this task."""
+    import ray
+
+    return [str(name) for name in ray.get_runtime_context().get_accelerator_ids()["GPU"]]
 
 
 def _came(group: PlacementGroup, timeout_s: float) -> bool:
@@ -235,15 +278,44 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name}" + "s" * (number != 1)
 
 
-def _options(reserved: Reserved, bundle: int, gpus: float) -> dict[str, Any]:
+def _in_bundle(group: PlacementGroup, bundle: int) -> Any:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+
+
+def _options(reserved: Reserved, bundle: int, gpus: float, own: Sequence[int] = ()) -> dict[str, Any]:
+    """Return Ray's options for a process in ``bundle`` that has so many of its GPUs, or, in turn with others, those
+    with the numbers ``own``.
+    """
+    variables = {}
+    if own:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(reserved.gpus[bundle][number] for number in own)
+        variables["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray hides GPUs from who asks for none
     return {
         "num_cpus": 1,
-        "num_gpus": gpus,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(reserved.group, placement_group_bundle_index=bundle),
+        "num_gpus": 0 if own else gpus,
+        "scheduling_strategy": _in_bundle(reserved.group, bundle),
         "max_restarts": 0,
+        "runtime_env": {"env_vars": variables},
     }
+
+
+def rank_options(config: RunConfig, reserved: Reserved, rank: int) -> dict[str, Any]:
+    """Return Ray's options for a rank of the learner."""
+    places = reserved.places
+    own = places.rank_gpus[rank] if places.rank_gpus else ()
+    options = _options(reserved, places.ranks[rank], learner_gpus(config), own)
+    cores = threads(config.model.threads, config.learner.ranks.size)
+    variables = {**quiet_environment(), "OMP_NUM_THREADS": str(cores), **waiting()}
+    return options | {"runtime_env": {"env_vars": variables | options["runtime_env"]["env_vars"]}}
+
+
+def engine_options(config: RunConfig, reserved: Reserved, index: int) -> dict[str, Any]:
+    """Return Ray's options for an engine."""
+    places = reserved.places
+    own = places.engine_gpus[index] if places.engine_gpus else ()
+    return _options(reserved, places.engines[index], engine_gpus(config.engine, config.ray), own)
 
 
 def threads(wanted: int, processes: int = 1) -> int:
@@ -274,7 +346,7 @@ def launch_learner(config: RunConfig, model_path: Path | str, reserved: Reserved
 
         from rl.learner.host import LearnerRank
 
-        options = [_rank_options(config, reserved, rank) for rank in range(config.learner.ranks.size)]
+        options = [rank_options(config, reserved, rank) for rank in range(config.learner.ranks.size)]
         hosts = [ray.remote(LearnerRank).options(**own) for own in options]
         return [
             host.remote(spec, path, receivers, seat)
@@ -302,17 +374,25 @@ def _seats(config: RunConfig, first: dict[str, Any]) -> list[Seat | None]:
     return [Seat(rank, f"{host}:{port}", config.learner.timeout_s) for rank in range(size)]
 
 
-def _rank_options(config: RunConfig, reserved: Reserved, rank: int) -> dict[str, Any]:
-    cores = threads(config.model.threads, config.learner.ranks.size)
-    variables = {**quiet_environment(), "OMP_NUM_THREADS": str(cores), **waiting()}
-    options = _options(reserved, reserved.places.ranks[rank], learner_gpus(config))
-    return options | {"runtime_env": {"env_vars": variables}}
-
-
 def launch_engine(config: RunConfig, model_path: Path | str, reserved: Reserved, index: int) -> Engine:
     """Start an engine in an actor of its own; the pool calls this, again after each death."""
     from rollout.engines.actor import RayEngine
 
     engine = config.engine
-    options = _options(reserved, reserved.places.engines[index], engine_gpus(engine, config.ray))
+    options = engine_options(config, reserved, index)
     return RayEngine(str(model_path), engine, config.seed, options, config.model.attention)
+
+
+def ask_for_engine(config: RunConfig, model_path: Path | str) -> Place:
+    """Ask the cluster for room for one more engine, which may then join; see ``rl.elastic``."""
+    from rl.elastic import RayPlace
+
+    gpus = engine_gpus(config.engine, config.ray)
+
+    def spawn(group: PlacementGroup) -> Engine:
+        from rollout.engines.actor import RayEngine
+
+        options = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": _in_bundle(group, 0), "max_restarts": 0}
+        return RayEngine(str(model_path), config.engine, config.seed, options, config.model.attention)
+
+    return RayPlace({"CPU": 1.0} | ({"GPU": gpus} if gpus else {}), spawn)

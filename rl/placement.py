@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 UTILIZATION = 0.9
 """Share that vLLM takes of the GPU, or of the part of one, that an engine has."""
+SLEEP = frozenset({"enable_sleep_mode"})
+"""Arguments of vLLM without which an engine on a GPU gives nothing back when it sleeps."""
 
 
 def check(config: RunConfig) -> None:
     """Raise ``ValueError`` (one line) for what no number of GPUs makes possible."""
     _check_parts(config)
+    _check_deployment(config)
     if _sharing(config)[1]:
         _check_sum(config)
     possible = transfers(config)
@@ -36,8 +39,8 @@ def transfers(config: RunConfig) -> tuple[str, ...]:
     """Return the ways in which weights can travel between this learner and these engines, the best first."""
     if config.ray.in_process:
         return ("local",)
-    if config.engine.kind != "vllm" or not _both_on_gpus(config):
-        return ("shm",)  # through the host's memory, from and to any device of one machine
+    if config.engine.kind != "vllm" or not _both_on_gpus(config) or takes_turns(config):
+        return ("shm",)  # through the host's memory, from and to any device, while the other one is not on its own
     may_share, must_share = _sharing(config)
     return (*(("ipc",) if may_share else ()), *(() if must_share else ("nccl",)), "shm")
 
@@ -45,8 +48,8 @@ def transfers(config: RunConfig) -> tuple[str, ...]:
 def resolve(config: RunConfig, nodes: Sequence[int]) -> RunConfig:
     """Return ``config`` with every open key of the placement filled in for nodes with so many GPUs each.
 
-    Learner and engine share a cluster's only GPU; of more, the learner has its own and engines the rest. Raises
-    ``ValueError`` (one line) where there is no GPU to decide by.
+    Learner and engine share a cluster's only GPU; of more, the learner has its own and engines the rest. In turn, both
+    have all of each. Raises ``ValueError`` (one line) where there is no GPU to decide by.
     """
     _check_nodes(config, nodes)
     learner, engine = _shares(config, sum(nodes))
@@ -54,11 +57,12 @@ def resolve(config: RunConfig, nodes: Sequence[int]) -> RunConfig:
     placed = config.model_copy(update={"ray": ray})
     chosen = config.engine.weight_transfer
     transfer = transfers(placed)[0] if chosen == "auto" else chosen
-    within = [max(nodes, default=0)] if transfer == "shm" else nodes
+    within = [max(nodes, default=0)] if transfer == "shm" and not takes_turns(config) else nodes
     changes = {
         "weight_transfer": transfer,
         "gpu_memory_utilization": _utilization(config.engine, engine),
         "count": config.engine.count or _engines_beside(placed, within),
+        "extra": _sleeping(config) | config.engine.extra,
     }
     return placed.model_copy(update={"engine": config.engine.model_copy(update=changes)})
 
@@ -89,8 +93,13 @@ def engine_gpus(engine: EngineConfig, ray: RayConfig) -> float:
     return (ray.engine_gpus or 0.0) * engine.tensor_parallel if engine.device == "cuda" else 0.0
 
 
+def takes_turns(config: RunConfig) -> bool:
+    """Return whether learner and engines have the same devices in turn."""
+    return config.ray.deployment == "hybrid"
+
+
 def shares_gpu(config: RunConfig) -> bool:
-    """Return whether learner and engines of a resolved configuration sit on one GPU."""
+    """Return whether learner and engines of a resolved configuration sit on one GPU at the same time."""
     return _both_on_gpus(config) and not config.ray.in_process and 0 < learner_gpus(config) < 1
 
 
@@ -117,6 +126,46 @@ def _check_parts(config: RunConfig) -> None:
         )
 
 
+def _check_deployment(config: RunConfig) -> None:
+    """Raise ``ValueError`` where ``ray.deployment`` asks for what other keys rule out."""
+    deployment, engine = config.ray.deployment, config.engine
+    if deployment == "auto":
+        return
+    if deployment != "hybrid" and config.ray.in_process:
+        raise ValueError(f"ray.deployment {deployment} places Ray actors, and ray.in_process is without Ray")
+    if deployment != "split" and config.model.device != engine.device:
+        raise ValueError(
+            f"ray.deployment {deployment} is for one kind of device, and model.device is {config.model.device}, "
+            f"engine.device {engine.device}: change one of them"
+        )
+    if deployment == "shared" and engine.device == "cpu":
+        raise ValueError("ray.deployment shared is for parts of a GPU; CPUs are shared anyhow: leave it auto")
+    if deployment == "hybrid":
+        _check_turns(config)
+
+
+def _check_turns(config: RunConfig) -> None:
+    if config.overlap is not None:
+        raise ValueError(
+            "overlap lets engines sample while the learner trains, and with ray.deployment hybrid they sleep "
+            "meanwhile: leave one of them out"
+        )
+    if config.engine.most is not None:
+        raise ValueError(
+            "engine.most lets engines join on GPUs of their own, and with ray.deployment hybrid they have the "
+            "learner's: leave one of them out"
+        )
+    for key, value in _given(config).items():
+        if 0 < value < 1:
+            raise ValueError(
+                f"{key} {value:g} is a part of a GPU, and with ray.deployment hybrid each has all of it in its turn: "
+                "leave it null"
+            )
+    for key in SLEEP & config.engine.extra.keys():
+        if not config.engine.extra[key]:
+            raise ValueError(f"engine.extra.{key} is off, and with ray.deployment hybrid engines sleep: leave it out")
+
+
 def _check_nodes(config: RunConfig, nodes: Sequence[int]) -> None:
     """Raise ``ValueError`` where a key is open and there is no GPU to decide it by."""
     keys = {
@@ -140,12 +189,14 @@ def _sharing(config: RunConfig) -> tuple[bool, bool]:
 
     Raises ``ValueError`` naming the two keys of which one says that they must and the other that they cannot.
     """
-    if not _both_on_gpus(config) or config.ray.in_process:
+    if not _both_on_gpus(config) or config.ray.in_process or takes_turns(config):
         return False, False
     engine, given = config.engine, _given(config)
-    wishes = [f"{key} {value:g}" for key, value in given.items() if value < 1]
+    wishes = ["ray.deployment shared"] if config.ray.deployment == "shared" else []
+    wishes += [f"{key} {value:g}" for key, value in given.items() if value < 1]
     wishes += ["engine.weight_transfer ipc"] if engine.weight_transfer == "ipc" else []
-    obstacles = [f"{key} {value:g}" for key, value in given.items() if value == 1]
+    obstacles = ["ray.deployment split"] if config.ray.deployment == "split" else []
+    obstacles += [f"{key} {value:g}" for key, value in given.items() if value == 1]
     if engine.tensor_parallel > 1:
         obstacles.append(f"engine.tensor_parallel {engine.tensor_parallel}")
     if config.learner.ranks.size > 1:
@@ -183,17 +234,24 @@ def _shares(config: RunConfig, gpus: int) -> tuple[float, float]:
 
 
 def _engines_beside(config: RunConfig, nodes: Sequence[int]) -> int:
-    """Return how many engines fit beside the learner, at least 1: each whole on one node."""
+    """Return how many engines fit beside the learner, or in its place, at least 1: each whole on one node."""
     each = engine_gpus(config.engine, config.ray)
     if not each or config.ray.in_process or shares_gpu(config):
         return 1
     free = list(nodes)
-    for _ in range(config.learner.ranks.size if config.model.device == "cuda" else 0):
+    beside = config.model.device == "cuda" and not takes_turns(config)
+    for _ in range(config.learner.ranks.size if beside else 0):
         # From where it costs no engine, if there is such a node: as Ray packs, the larger pieces first.
         node = max(range(len(free)), key=lambda index: (free[index] > 0, free[index] % each > 0), default=None)
         if node is not None:
             free[node] -= 1
     return max(1, sum(int(max(0, gpus) / each) for gpus in free))
+
+
+def _sleeping(config: RunConfig) -> dict[str, bool]:
+    """Return the arguments of vLLM for engines that sleep; on CPUs it knows no sleep, and refuses to be told of it."""
+    on_gpus = config.engine.kind == "vllm" and config.engine.device == "cuda"
+    return dict.fromkeys(SLEEP, True) if takes_turns(config) and on_gpus else {}
 
 
 def _utilization(engine: EngineConfig, share: float) -> float | None:

@@ -37,7 +37,7 @@ def carry_out(
     """Call ``act(number, step)`` for each step that no checkpoint has yet, and show the text that it returns.
 
     ``name`` is that of the stage in the progress view. A checkpoint is written after ``every`` steps, and on a stop
-    signal, which then raises ``Interrupted``.
+    signal, which then raises ``Interrupted``; it is finished while the steps go on.
     """
     first = 0
     if found := checkpoint.latest(checkpoints, watch.warn):
@@ -51,5 +51,7 @@ def carry_out(
             watch.advance(1)
             if stopper.requested or (number + 1) % every == 0:
                 writer.begin(RunState(number + 1))
+            else:
+                writer.settle()
             if stopper.requested:
                 raise Interrupted(f"stopped after step {number} of the {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,7 +106,7 @@ class Rewarder:
         self.config = config
         self.graded = graded
         self.grading = grading
-        self._pending: list[tuple[Group, int, Future[list[Score]]]] = []
+        self._pending: dict[str, tuple[Group, Future[list[Score]]]] = {}
         self._seen: dict[str, float] = {}
 
     def length_weight(self, iteration: int) -> float:
@@ -114,25 +114,34 @@ class Rewarder:
         length = self.config.length
         return 0.0 if length is None else length_weight(iteration, length.weight, length.start_iteration)
 
-    def submit(self, group: Group, iteration: int) -> None:
-        """Begin to grade a finished group of this iteration; rollouts that have a score already keep it."""
-        scores = self.grading.submit(partial(answered, group.problem, group.rollouts, self.graded))
-        self._pending.append((group, iteration, scores))
+    def submit(self, group: Group, then: Callable[[], None] = lambda: None) -> None:
+        """Begin to grade a finished group; rollouts that have a score already keep it.
 
-    def collect(self) -> list[ScoredGroup]:
-        """Return all groups that were handed in since the last time, oldest first whichever finished first; waits for
-        the
-        grader.
+        ``then`` is called, on whichever thread, once that is done.
         """
-        pending, self._pending = sorted(self._pending, key=lambda item: item[0].id), []
-        return [
-            reward_group(group, scores.result(), self.length_weight(iteration), self.config.repetition_penalty)
-            for group, iteration, scores in pending
-        ]
+        scores = self.grading.submit(partial(answered, group.problem, group.rollouts, self.graded))
+        self._pending[group.id] = group, scores
+        scores.add_done_callback(lambda _: then())
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Ids of the groups that were handed in and that the grader is not done with."""
+        return frozenset(name for name, (_, scores) in self._pending.items() if not scores.done())
+
+    def collect(self, iteration: int, chosen: Collection[str] | None = None) -> list[ScoredGroup]:
+        """Return groups that were handed in, rewarded for training in ``iteration``, oldest first whichever finished
+        first; waits for the grader.
+
+        ``chosen``: ids of those that are wanted, the others stay; ``None``: all of them.
+        """
+        taken = sorted(self._pending.keys() if chosen is None else chosen)
+        pending = [self._pending.pop(name) for name in taken]
+        weight, penalty = self.length_weight(iteration), self.config.repetition_penalty
+        return [reward_group(group, scores.result(), weight, penalty) for group, scores in pending]
 
     def forget(self) -> None:
         """Leave out of the next ``collect`` and ``counts`` what was handed in and graded so far."""
-        self.collect()
+        self.collect(0)
         self.counts()
 
     def counts(self) -> dict[str, float]:

@@ -61,7 +61,7 @@ class Sampler:
         if self.size is not None and (usable := self.size - len(self.overlong)) < batch:
             raise ProblemError(
                 f"{usable} training problems cannot fill a batch of {batch} different ones; "
-                "lower rollout.groups or give more problems"
+                "lower rollout.groups (or overlap.max_staleness), or give more problems"
             )
 
     def draw(self, n: int) -> list[Problem]:

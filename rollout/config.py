@@ -98,6 +98,9 @@ class EngineConfig(Config):
     """``vllm``: AsyncLLM in a Ray actor. ``hf``: transformers generation, bitwise reproducible."""
     count: int = Field(1, ge=0)
     """Number of engines (Ray actors); 0: as many as there are GPUs for beside the learner's, one on CPUs."""
+    most: int | None = Field(None, ge=1)
+    """Engines may join a run while it goes on, up to this number, wherever the Ray cluster has room for one, and leave
+    with their nodes; ``null``: none."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the engine runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -183,7 +186,8 @@ class RolloutConfig(Config):
     max_age: int = Field(4, ge=0)
     """Versions that a group may lie behind; older unfinished rollouts are force-finished as ``aborted``."""
     loss_on: Literal["current", "all"] = "current"
-    """Tokens that carry loss: those of the current version only, or all with the reference recomputed."""
+    """Tokens that carry loss: those of the current version and of the ``overlap.max_staleness`` before it, or all. The
+    reference is recomputed for either."""
     repetition: RepetitionConfig | None = RepetitionConfig()
     """Early stop of repeated text; ``null`` switches it off."""
     max_failures: int = Field(5, ge=1)

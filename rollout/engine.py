@@ -17,6 +17,8 @@ import numpy as np
 from rewards.score import Score
 from rollout.types import Author, LogProbs, Prompt, StopReason, TokenIds, WeightVersion
 
+LIGHT, DEEP = 1, 2
+"""Levels of ``Engine.sleep``: weights in host memory, or forgotten."""
 NO_TOKENS: TokenIds = np.empty(0, np.int32)
 NO_LOGPROBS: LogProbs = np.empty(0, np.float32)
 
@@ -37,12 +39,20 @@ class WeightsLost(EngineError):
     """The direct way of a weight update broke off. The engine lives, serves nothing, and can take the copy."""
 
 
+class CopyGone(EngineError):
+    """The copy of published weights cannot be had: the learner that kept it is gone, or on another machine."""
+
+
 class AllEnginesDead(EngineError):
     """No engine could be kept alive or started again; the run stops."""
 
 
 class ParityError(EngineError):
     """Engine and learner disagree on log-probs above the bound (invariant 1)."""
+
+
+NOT_THE_ENGINE = (ParityError, CopyGone)
+"""Failures that another engine would meet, too."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,17 @@ class Engine(Protocol):
 
     async def stats(self) -> EngineStats:
         """Return the counters. Also the health check: raises if the engine cannot serve."""
+
+    async def sleep(self, level: int) -> None:
+        """Give the device up to somebody else until ``wake``, with no request in flight.
+
+        Level 1 keeps the weights in host memory. Level 2 forgets them, and after ``wake`` an update has to come before
+        any request. Meanwhile ``submit``, ``score`` and ``update_weights`` raise ``ValueError``, as this does with
+        requests in flight. Idempotent: the first level counts.
+        """
+
+    async def wake(self) -> None:
+        """Take the device again. Idempotent."""
 
     async def close(self) -> None:
         """Stop and free everything; no orphan process stays. Idempotent."""

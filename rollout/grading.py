@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 from rewards.reference import Reference
 from rewards.score import GRADER_TIMEOUT_S, Score
 from rewards.verify import get_verifier
+from rollout.timeline import GRADER, span
 from rollout.types import Problem, StopReason
 from rollout.user_code import named
 
@@ -176,14 +177,15 @@ class Grading:
             return self._thread.start(self._grade(answers))
 
     async def _grade(self, answers: Callable[[], Sequence[Answered | Score]]) -> list[Score]:
-        given = await asyncio.to_thread(answers)  # decoding takes its time
-        open_ = [one for one in given if isinstance(one, Answered)]
-        try:
-            scores = list(await self.grader.grade(open_)) if open_ else []
-            if len(scores) != len(open_):
-                raise ValueError(f"the grader gave {len(scores)} scores for {len(open_)} responses")
-        except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as ungradable
-            scores = [Score.ungradable(named(error))] * len(open_)
+        with span(GRADER, "grade"):
+            given = await asyncio.to_thread(answers)  # decoding takes its time
+            open_ = [one for one in given if isinstance(one, Answered)]
+            try:
+                scores = list(await self.grader.grade(open_)) if open_ else []
+                if len(scores) != len(open_):
+                    raise ValueError(f"the grader gave {len(scores)} scores for {len(open_)} responses")
+            except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as ungradable
+                scores = [Score.ungradable(named(error))] * len(open_)
         fresh = iter(scores)
         return [next(fresh) if isinstance(one, Answered) else one for one in given]
 

@@ -105,15 +105,18 @@ def next_stretch(
     sampling: Sampling,
     seed: int,
     turn_ends: Collection[int] = (),
+    beyond: bool = False,
 ) -> Stretch | None:
     """Return the rollout's next stretch under ``version``; ``None`` when there is nothing left to add.
 
     ``seed`` is the run's. The request's seed belongs to the rollout, not to the stretch: engines combine it with the
     position of each token, so cutting a response differently does not change its randomness. See ``awaiting`` for
-    ``turn_ends``.
+    ``turn_ends``. ``beyond``: one more, where that of ``version`` is used up.
     """
     waits = awaiting(rollout, turn_ends)
     tokens = budget(rollout, version, config, context)
+    if beyond and not tokens and not rollout.finished:
+        tokens = max(0, min(config.segment_tokens, room(rollout, config, context)))
     if not waits and tokens < 1:
         return None
     prompt = rollout.prompt.followed_by(*(segment.token_ids for segment in rollout.segments))
@@ -158,11 +161,10 @@ def fold(
         progress.setdefault(delta.key, _Progress()).add(delta)
     folded = []
     for group in groups:
-        too_old = version - group.born > config.max_age
-        rollouts = []
+        old, rollouts = too_old(group, version, config), []
         for rollout in group.rollouts:
             found = progress.pop(rollout.id, None)
-            if too_old and not rollout.finished:
+            if old and not rollout.finished:
                 rollouts.append(replace(rollout, stop=StopReason.ABORTED))
             else:
                 rollouts.append(grown(rollout, found.growth() if found else Growth(), config, context, turn_ends))
@@ -170,6 +172,11 @@ def fold(
     if progress:
         raise ValueError(f"progress on rollouts that are not in flight: {', '.join(sorted(progress)[:5])}")
     return folded
+
+
+def too_old(group: Group, version: WeightVersion, config: RolloutConfig) -> bool:
+    """Return whether a group's unfinished rollouts are given up."""
+    return version - group.born > config.max_age
 
 
 def grown(

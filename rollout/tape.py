@@ -70,6 +70,11 @@ class Tape:
             for run in self._runs
         ]
 
+    @property
+    def drawn_under(self) -> frozenset[WeightVersion]:
+        """Versions that drew tokens of it."""
+        return frozenset(run.version for run in self._runs if run.by is Author.POLICY)
+
     def token_ids(self) -> Sequence[TokenIds]:
         """Return the tokens of each segment."""
         return [segment.token_ids for segment in self.segments()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightsLost, WeightUpdate
 from rollout.engines.mailbox import Mailbox
+from rollout.engines.rest import Rest
 from rollout.partial import repeats
 from rollout.seeds import seed_of
 from rollout.types import StopReason, WeightVersion
@@ -24,6 +25,12 @@ class Faults:
 
     fail_start: bool = False
     """``start`` raises ``EngineDead``."""
+    fail_sleep: bool = False
+    """``sleep`` raises ``EngineDead``."""
+    die_asleep: bool = False
+    """Dead for good once it sleeps, which nobody is told."""
+    fail_wake: bool = False
+    """``wake`` raises ``EngineDead``."""
     fail_update: bool = False
     """``update_weights`` raises ``EngineDead``."""
     lose_direct: bool = False
@@ -85,6 +92,7 @@ class FakeEngine:
         self._bytes = 0
         self._started = False
         self._dead = False
+        self.rest = Rest()
 
     async def start(self) -> None:
         """See ``Engine``."""
@@ -96,6 +104,7 @@ class FakeEngine:
     async def submit(self, requests: Sequence[Request]) -> None:
         """See ``Engine``."""
         self._check_alive()
+        self.rest.awake()
         for request in requests:
             self._mail.open(request.key)
             self._open[request.key] = (request, [])
@@ -161,11 +170,13 @@ class FakeEngine:
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Engine``."""
         self._check_alive()
+        self.rest.awake()
         return [[self.logprob(s[:t], s[t], self._weights) for t in range(1, len(s))] for s in sequences]
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """See ``Engine``. The payload is not read: log-probs depend on the version alone."""
         self._check_alive()
+        self.rest.awake(bare=True)
         if self.faults.fail_update:
             raise EngineDead("fake engine: told not to take weights")
         if self._open and not self.takes_in_flight:
@@ -178,6 +189,7 @@ class FakeEngine:
         self._check_alive()
         self._draws = self._version if self.faults.lags else update.version
         self._version = update.version
+        self.rest.bare = False
         self._bytes = update.payload.get("size", 0)
         if not self.faults.ignore_updates:
             self._weights = update.version
@@ -189,6 +201,22 @@ class FakeEngine:
         """See ``Engine``."""
         self._check_alive()
         return self._mail.stats(self._version, self._bytes)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        if self.faults.fail_sleep:
+            raise EngineDead("fake engine: told not to fall asleep")
+        if not self.rest.level:
+            self.rest.fall_asleep(level, self._open)
+        self._dead = self.faults.die_asleep
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        if self.faults.fail_wake:
+            raise EngineDead("fake engine: told not to wake")
+        self.rest.level = 0
 
     async def close(self) -> None:
         """See ``Engine``."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from rl.config import RunConfig
 
-OF_THE_MOMENT = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "probe/")
+OF_THE_MOMENT = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "idle/", "probe/")
 """Clocks, and the gap of the parity probe: the first one after a death has no new rollouts to look at."""
 
 

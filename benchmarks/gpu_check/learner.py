@@ -1,4 +1,6 @@
-"""The learner's speed at 16K and 65K tokens: steps of mirror descent with Muon on a model of Qwen3-0.6B's shape."""
+"""The learner's speed at 16K and 65K tokens: steps of mirror descent with Muon on a model of Qwen3-0.6B's shape; and
+how fast it leaves the GPU and comes back.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 from benchmarks.gpu_check import model
 from benchmarks.gpu_check.case import Case, Notes, Options, Row, run_cases
 from benchmarks.gpu_check.environment import peak_flops
+from benchmarks.gpu_check.turns import turns
 from benchmarks.timing import side_by_side
 
 NEEDS = ("torch", "triton", "numpy", "transformers", "safetensors", "pydantic", "pyarrow")
@@ -74,6 +77,7 @@ def speed(options: Options, length: int) -> Row:
 def cases(options: Options) -> Iterator[Case]:
     for length in DRY_LENGTHS if options.dry else LENGTHS:
         yield Case(f"{length} tokens", partial(speed, options, length))
+    yield Case("turns", partial(turns, options))
 
 
 def work(options: Options, notes: Notes) -> None:

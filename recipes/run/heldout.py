@@ -11,7 +11,8 @@ from evals.evaluate import Result, Watch, asks_of, evaluate, result_of
 from evals.pooled import PoolResponder
 from evals.store import write_samples
 from recipes.run.setup import Setup
-from rl.loop import MOST_REASONS, Watcher
+from rl.iteration import MOST_REASONS
+from rl.parts import Watcher
 from rl.record.log import Evaluation
 from rollout.engine import Sampling
 from rollout.environments.episodes import Episodes

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from recipes.run.probe import first_probe
 from recipes.run.setup import Setup
 from rl.config import RunConfig
 from rl.learner.config import ScratchModel
-from rl.placement import resolve, shares_gpu
+from rl.placement import resolve, shares_gpu, takes_turns
 from rl.state.disk import writing
 from rl.state.run_dir import RunDir
+from rl.turns import Trains, Turns
 from rollout.files import replacing_folder
 from rollout.models.export import save_model, save_tokenizer
 from rollout.models.pretrained import resolve_model
@@ -22,8 +23,11 @@ from rollout.pool.pool import Pool
 
 if TYPE_CHECKING:
     from rl.actors import RayPolicy
+    from rl.elastic import Place
     from rl.launch import Reserved
     from rl.learner.host import LearnerHost
+
+Policy = TypeVar("Policy", bound=Trains)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Machines:
 
     policy: RayPolicy | LearnerHost
     pool: Pool
+    ask: Callable[[], Place] | None = None
+    """Asks for room for one more engine; ``None``: there is no cluster that could have it."""
 
 
 Launcher = Callable[[Setup, RunDir, ExitStack, Callable[[], None]], Machines]
@@ -76,13 +82,14 @@ class Site:
             connected_to_ray()
             self.config = resolved(config)
             self._reserved = place(self.config)
+        self._turns = Turns() if takes_turns(self.config) else None
 
     @property
     def engines_first(self) -> bool:
-        """Whether the engines must be up before a learner is made: on a GPU that they share, vLLM takes for its own
-        what another process allocates while it measures its memory.
+        """Whether the engines must be up before a learner is made: on a GPU that they share, at the same time or in
+        turn, vLLM takes for its own what another process allocates while it measures its memory.
         """
-        return shares_gpu(self.config)
+        return shares_gpu(self.config) or takes_turns(self.config)
 
     def engines(self, path: Path | str, end: tuple[int, ...]) -> Pool:
         """Begin to start engines on ``path``, and wait for them where the learner has to; responses end with one of
@@ -102,7 +109,7 @@ class Site:
                 config.seed,
                 config.model.compute_dtype,
             )
-            return self._stack.enter_context(pool)
+            return self._joined(self._stack.enter_context(pool))
         from rl.launch import launch_engine
 
         pool = Pool(
@@ -117,11 +124,41 @@ class Site:
         pool.start()
         if self.engines_first:
             pool.wait()
+        return self._joined(pool)
+
+    def _joined(self, pool: Pool) -> Pool:
+        if self._turns is not None:
+            self._turns.join_engines(pool)
         return pool
 
+    def asking(self, path: Path | str) -> Callable[[], Place] | None:
+        """Return what asks the cluster for room for one more engine on ``path``; ``None`` without a cluster."""
+        if self._reserved is None:
+            return None
+        from rl.launch import ask_for_engine
+
+        return lambda: ask_for_engine(self.config, path)
+
     def learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
-        """Start the learner of ``config``, which is placed as the site's, on ``path``."""
-        config = config.model_copy(update={"engine": self.config.engine, "ray": self.config.ray})
+        """Start the learner of ``config``, which is placed as the site's, on ``path``; engines that take turns with it
+        sleep then.
+        """
+        return self.in_turn(lambda: self._learner(config, path))
+
+    def in_turn(self, make: Callable[[], Policy]) -> Policy:
+        """Return the learner that ``make`` starts, which from then on takes turns with the engines where the site says
+        so.
+        """
+        if self._turns is None:
+            return make()
+        self._turns.to_learner()
+        policy = make()
+        self._turns.join_learner(policy)
+        return policy
+
+    def _learner(self, config: RunConfig, path: Path | str) -> RayPolicy | LearnerHost:
+        model = config.model.model_copy(update={"threads": self.config.model.threads})
+        config = config.model_copy(update={"model": model, "engine": self.config.engine, "ray": self.config.ray})
         if self._reserved is None:
             from rl.learner.host import LearnerHost
             from rl.learner.spec import LearnerSpec, Receivers
@@ -144,4 +181,4 @@ def launch(setup: Setup, directory: RunDir, stack: ExitStack, connected_to_ray: 
     path = starting_model(setup, directory)
     site = Site(setup.config, stack, connected_to_ray)
     pool = site.engines(path, setup.end)
-    return calibrate(Machines(site.learner(setup.config, path), pool), setup)
+    return calibrate(Machines(site.learner(setup.config, path), pool, site.asking(path)), setup)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +20,17 @@ from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
-from rl import loop
+from rl import loop, on_policy, overlap
 from rl.actors import LearnerDead
 from rl.config import RunConfig
+from rl.elastic import Elastic
+from rl.iteration import publish
 from rl.launch import check_run_dir
 from rl.learner.config import ScratchModel
 from rl.learner.spec import LearnerSpec
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
+from rl.parts import Parts
 from rl.record.health import Course, findings
 from rl.record.live import LiveView
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
@@ -40,10 +43,13 @@ from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
 from rl.stop import Interrupted, Stopper
 from rl.warmup import warm_up
+from rollout import timeline
+from rollout.engine import CopyGone
 from rollout.files import replace_file
 from rollout.grading import Answered, Grading
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
+from rollout.timeline import DRIVER, SAVER, recording, spanned
 from rollout.types import StopReason
 
 
@@ -110,6 +116,7 @@ class Session:
                 config.log.live,
             )
         )
+        self.stack.enter_context(recording(directory.timeline, self.watch.warn))
         self.log = MetricsLog(directory.root, config.log.sinks, config.log.project, config.model_dump(mode="json"))
         self.stack.callback(self.log.close)
         for note in self.data.notes:
@@ -120,6 +127,9 @@ class Session:
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
+        if config.engine.most is not None and self.machines.ask is not None:
+            pool, most = self.machines.pool, config.engine.most
+            self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
         self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
@@ -146,7 +156,9 @@ class Session:
         """Deaths of the learner in a row without an iteration done for the first time in between."""
 
     def _spend(self, phase: str, began: float) -> None:
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+        now = time.monotonic()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - began
+        timeline.add(DRIVER, phase, began, now)
 
     def outlive(self) -> int:
         """Do all that the directory does not hold yet, through deaths of the learner, and return the exit code.
@@ -158,6 +170,19 @@ class Session:
                 return self.run()
             except LearnerDead as death:
                 self.revive(death)
+            except CopyGone as gone:
+                self.revive(self.death_behind(gone))
+
+    def death_behind(self, gone: CopyGone) -> LearnerDead:
+        """Return the learner's death, of which an engine has heard first that could not take its weights.
+
+        Raises ``gone`` when the learner lives.
+        """
+        try:
+            self.machines.policy.saving()
+        except LearnerDead as death:
+            return death
+        raise gone
 
     def run(self) -> int:
         """Do all that the directory does not hold yet, and return the exit code. Raises ``LearnerDead``, after which it
@@ -169,7 +194,7 @@ class Session:
         state = self.restore()
         self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
         self.inspect()
-        state = loop.train(config, state, self.parts())
+        state = train(config)(config, state, self.parts())
         self.publish(config.iterations)
         after = self.measure("after", config.iterations, full=True)
         return self.finish(state, after)
@@ -283,7 +308,7 @@ class Session:
         """Publish the current weights to every engine, once per version."""
         if self.published != version:
             self.watch.stage("publish weights")
-            report = loop.publish(self.machines.policy, self.machines.pool, version, self.probe())
+            report = publish(self.machines.policy, self.machines.pool, version, self.probe())
             self.max_gap = max(self.max_gap, report.max_gap)
             self.published = version
 
@@ -302,6 +327,7 @@ class Session:
             self._spend("eval", began)
         return evaluation
 
+    @spanned(SAVER, "store")
     def store(self, iteration: int, scored: Sequence[ScoredGroup], advantages: Mapping[str, float]) -> None:
         """Write an iteration's rollouts as Parquet; some of them become the next parity probe."""
         weight = self.rewarder.length_weight(iteration)
@@ -322,14 +348,14 @@ class Session:
                 self.told.add(finding.code)
                 self.watch.finding(finding)
 
-    def parts(self) -> loop.Parts:
+    def parts(self) -> Parts:
         """Return the parts that the loop works with."""
 
         def evaluate_at(iteration: int) -> Evaluation:
             self.published = iteration
             return self.measure(f"it{iteration:04d}", iteration, full=False)
 
-        return loop.Parts(
+        return Parts(
             policy=self.machines.policy,
             pool=self.machines.pool,
             sampler=self.sampler,
@@ -364,6 +390,13 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
+
+
+def train(config: RunConfig) -> Callable[[RunConfig, RunState, Parts], RunState]:
+    """Return the loop that ``config`` asks for."""
+    if config.overlap is None:
+        return loop.train
+    return overlap.train if config.overlap.mode == "window" else on_policy.train
 
 
 def describe(config: RunConfig) -> str:

@@ -19,8 +19,8 @@ from recipes.shorten.config import ShortenConfig
 from recipes.shorten.selection import Candidate, best_base
 from recipes.shorten.training import on_model
 from recipes.shorten.workers import Workers
-from rl import loop
 from rl.config import RunConfig
+from rl.iteration import publish
 from rl.state import checkpoint
 from rl.state.run_dir import RunDir
 from rl.stop import Stopper
@@ -101,7 +101,7 @@ class Chooser:
         setup, config = self.setup, self.setup.config
         machines.policy.load(path / "learner")
         with self.stopper.interruptible():
-            loop.publish(machines.policy, machines.pool, iteration, first_probe(setup))
+            publish(machines.policy, machines.pool, iteration, first_probe(setup))
             name = f"iteration {iteration}"
             questions = Questions("selection", f"checkpoint {iteration}", problems, samples, config.eval.temperature)
             asking = responder(setup, machines.pool, config.eval.temperature)

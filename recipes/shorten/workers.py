@@ -17,8 +17,8 @@ from recipes.run.launching import Machines, Site, starting_model
 from recipes.run.probe import first_probe
 from recipes.run.setup import Setup
 from recipes.shorten.merge_checks import HARMLESS
-from rl import loop
 from rl.config import RunConfig
+from rl.iteration import publish
 from rl.learner.spec import LearnerSpec
 from rl.state.run_dir import RunDir
 from rl.stop import Stopper
@@ -90,7 +90,7 @@ class Workers:
         # Weights travel between like devices; a stage that trains nothing may have a learner configured elsewhere.
         placed = config.model.model_copy(update={"device": config.engine.device})
         machines = self.machines(config.model_copy(update={"model": placed}), model, setup.end)
-        loop.publish(machines.policy, machines.pool, next(self._versions), first_probe(setup))
+        publish(machines.policy, machines.pool, next(self._versions), first_probe(setup))
         return machines.pool
 
     def _site_for(self, config: RunConfig, model: Path | str) -> Site:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import astuple, dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
 
+from rl.learner.window import Ages, LossOn, carries_loss, has_loss
 from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
 Seed = int | tuple[int, ...]
@@ -23,9 +24,13 @@ class PackCounts:
     masked: int = 0
     """Ungradable or aborted rollouts in groups that were kept."""
     stale: int = 0
-    """Rollouts without a loss token: all of their tokens come from older versions."""
+    """Rollouts without a loss token: all of their tokens come from versions that are too old."""
     small_groups: int = 0
     """Rollouts in groups with fewer than two rewards."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Return the counts of both together."""
+        return type(self)(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Batch:
     reference_logprobs: torch.Tensor | None = None
     """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
     counts: PackCounts = field(default_factory=PackCounts)
+    ages: Ages = field(default_factory=Ages)
+    """Of all sequences that were packed."""
 
     def __len__(self) -> int:
         return self.advantages.shape[0]
@@ -82,7 +89,7 @@ class Batch:
         return ends[self.cu_seqlens.long()].diff()
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """Return the sequences named, in that order; ``total`` and ``counts`` stay."""
+        """Return the sequences named, in that order; ``total``, ``counts`` and ``ages`` stay."""
         spans, reference = pieces(self.cu_seqlens, indices), self.reference_logprobs
         if reference is not None:
             ends = torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0))
@@ -127,6 +134,30 @@ class Batch:
         )
 
 
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """Return the sequences of all ``batches``, in order; without any an empty batch.
+
+    They have reference log-probs if all of them had.
+    """
+    if not batches:
+        return pack((), (), version=0)
+    references = [batch.reference_logprobs for batch in batches]
+    known = [values for values in references if values is not None]
+    return Batch(
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        cu_seqlens=cumulative([length for batch in batches for length in batch.lengths.tolist()]),
+        loss_mask=torch.cat([batch.loss_mask for batch in batches]),
+        current=torch.cat([batch.current for batch in batches]),
+        sampler_logprobs=torch.cat([batch.sampler_logprobs for batch in batches]),
+        advantages=torch.cat([batch.advantages for batch in batches]),
+        groups=tuple(group for batch in batches for group in batch.groups),
+        total=sum(batch.total for batch in batches),
+        reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
+        counts=sum((batch.counts for batch in batches), PackCounts()),
+        ages=sum((batch.ages for batch in batches), Ages()),
+    )
+
+
 def cumulative(lengths: Sequence[int]) -> torch.Tensor:
     """Return [n + 1] int32: 0 and the running sums of ``lengths``."""
     return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], dtype=torch.int32)
@@ -167,12 +198,13 @@ def pack(
     groups: Sequence[Group],
     advantages: Sequence[Sequence[float | None]],
     version: WeightVersion,
-    loss_on: Literal["current", "all"] = "current",
+    loss_on: LossOn = "current",
+    window: int = 0,
 ) -> Batch:
     """Pack finished groups for training under ``version``.
 
-    ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version only,
-    or all response tokens (the reference is recomputed for them either way)
+    ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version and of
+    the ``window`` before it, or all response tokens (the reference is recomputed for them either way)
     [2501.12599 §2.6.2]. Sequences without a loss token are dropped and counted. The batch may be empty.
     """
     kept: list[tuple[str, Rollout, float]] = []
@@ -186,30 +218,35 @@ def pack(
         for rollout, value in pairs:
             if not len(rollout.prompt):
                 raise ValueError(f"rollout {rollout.id} has no prompt: its first token cannot be trained")
-            has_loss = rollout.length > 0 if loss_on == "all" else version in rollout.drawn_under
-            if has_loss:
+            if has_loss(rollout, version, loss_on, window):
                 kept.append((group.id, rollout, value))
             else:
                 stale += 1
-    return _tensors(kept, version, loss_on, PackCounts(len(kept), masked, stale, small))
-
-
-def _tensors(kept: list[tuple[str, Rollout, float]], version: int, loss_on: str, counts: PackCounts) -> Batch:
     parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
+    loss = [carries_loss(part, version, loss_on, window) for part in parts]
+    ages = Ages.of((rollout for _, rollout, _ in kept), version, loss_on, window)
+    return replace(_tensors(kept, parts, loss, version), counts=PackCounts(len(kept), masked, stale, small), ages=ages)
+
+
+def _tensors(
+    kept: Sequence[tuple[str, Rollout, float]],
+    parts: Sequence[Segment],
+    loss: Sequence[bool],
+    version: WeightVersion,
+) -> Batch:
+    """``parts``: the pieces of all sequences, in order. ``loss``: whether the tokens of each of them carry loss."""
     lengths = np.array([len(part) for part in parts], np.int64)
-    sampled = np.repeat(np.array([part.sampled for part in parts], np.bool_), lengths)
-    current = sampled & np.repeat(np.array([part.version == version for part in parts], np.bool_), lengths)
+    current = np.array([part.sampled and part.version == version for part in parts], np.bool_)
     logprobs = joined([p.logprobs if p.sampled else np.zeros(len(p), np.float32) for p in parts], np.float32)
     return Batch(
         tokens=torch.from_numpy(joined([part.token_ids for part in parts], np.int32)),
         cu_seqlens=cumulative([len(rollout.prompt) + rollout.size for _, rollout, _ in kept]),
-        loss_mask=torch.from_numpy(current if loss_on == "current" else sampled),
-        current=torch.from_numpy(current),
+        loss_mask=torch.from_numpy(np.repeat(np.array(loss, np.bool_), lengths)),
+        current=torch.from_numpy(np.repeat(current, lengths)),
         sampler_logprobs=torch.from_numpy(logprobs),
         advantages=torch.tensor([value for _, _, value in kept], dtype=torch.float32),
         groups=tuple(group for group, _, _ in kept),
         total=len(kept),
-        counts=counts,
     )
 
 

@@ -5,13 +5,16 @@ A plain class. ``rl.launch`` hosts one in a Ray actor for each of the learner's 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rl.learner.batch import Batch, pack, pack_demonstrations
+from rl.learner.held import held
 from rl.learner.learner import Learner
 from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
@@ -22,13 +25,15 @@ from rl.state.checkpoint import Sum
 from rl.state.disk import writing
 from rl.warmup import Pair
 from rollout.engine import WeightUpdate
+from rollout.offload import Offload
+from rollout.timeline import LEARNER, spanned
 from rollout.transfer.sender import sender
 from rollout.transfer.weights import WeightSender
 from rollout.types import Group, WeightVersion
 
 
 class LearnerHost:
-    """Implements ``rl.loop.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
+    """Implements ``rl.parts.Policy`` and ``rl.warmup.Trainee``; of many ranks each is called alike.
 
     ``seat``: where it meets the other ranks; ``None``: there are none.
     """
@@ -37,59 +42,128 @@ class LearnerHost:
         self, spec: LearnerSpec, model_path: Path | str, receivers: Receivers, seat: Seat | None = None
     ) -> None:
         self.receivers = receivers
+        self.claim: Callable[[], None] = lambda: None
+        """Called before the learner's device is used: whoever has it meanwhile gives it up (``rl.turns``)."""
         self.ranks = None if seat is None else join(spec.learner.ranks, spec.model.device, seat)
         self._learner: Learner | None = Learner(spec, model_path, self.ranks)
         self._sender: WeightSender | None = None
         self._saving_into = Path()
+        self._offload = Offload(spec.model.device, lambda: held(self._present))
+        self._away = False
+        self._turn: dict[str, float] = {}
+        """Metrics of the last time that the learner left its device and came back."""
 
     @property
     def learner(self) -> Learner:
-        """Return the present learner. Raises ``RuntimeError`` after a failed ``replace``, which leaves none."""
+        """Return the present learner, which is to be used. Raises ``RuntimeError`` after ``offload``, and as
+        ``_present``.
+        """
+        self.claim()
+        if self._away:
+            raise RuntimeError("the learner is in host memory; onload brings it back to its device")
+        return self._present
+
+    @property
+    def _present(self) -> Learner:
+        """Return the present learner, wherever it is. Raises ``RuntimeError`` after a failed ``replace``, which leaves
+        none.
+        """
         if self._learner is None:
             raise RuntimeError("this process gave its learner up for another that could not be made; replace makes one")
         return self._learner
 
+    @spanned(LEARNER, "offload")
+    def offload(self) -> None:
+        """Move weights, accumulated gradients and moments into host memory, and give all memory of the device back.
+
+        Until ``onload`` only a save that was begun goes on. Idempotent, of each rank by itself.
+        """
+        began = time.perf_counter()
+        self._present.drop_spent()
+        self._away = True
+        self._offload.away()
+        self._turn |= {"hybrid/offload_s": time.perf_counter() - began, "hybrid/bytes": self._offload.bytes}
+
+    @spanned(LEARNER, "onload")
+    def onload(self) -> None:
+        """Bring back what ``offload`` moved, bit for bit. Idempotent."""
+        began = time.perf_counter()
+        self._offload.back()
+        self._away = False
+        self._turn["hybrid/onload_s"] = time.perf_counter() - began
+
     def ready(self) -> None:
         """Return once the model is loaded."""
 
+    @spanned(LEARNER, "start")
     def replace(self, spec: LearnerSpec, model_path: Path | str) -> None:
         """Replace the learner of this process; the sender of weights, which engines know, stays."""
+        self.claim()
         self._learner = None  # first: there may not be room for two
+        self._offload = Offload(spec.model.device, lambda: held(self._present))
+        self._away = False
         self._learner = Learner(spec, model_path, self.ranks)
 
+    @spanned(LEARNER, "train")
     def sft(self, pairs: Sequence[Pair], lr: float) -> float:
         """See ``rl.warmup.Trainee``."""
         return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
 
+    @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
         """Take one optimiser step on any objective; see ``Learner.step``."""
         return self.learner.step(batch, objective, lr)
 
+    @spanned(LEARNER, "score")
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``Learner.logprobs``."""
         return self.learner.logprobs(batch, objective)
 
+    @spanned(LEARNER, "train")
     def train(
         self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
     ) -> IterationStats:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
-        batch = pack(groups, advantages, version, learner.spec.loss_on)
-        return learner.train_iteration(batch, (learner.spec.seed, version))
+        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
+        stats = learner.train_iteration(batch, (learner.spec.seed, version))
+        return replace(stats, metrics=stats.metrics | self._turn)
 
+    @spanned(LEARNER, "train")
+    def accumulate(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> None:
+        """Add the gradients of some finished groups of iteration ``version`` [groups][k]; see ``Learner.accumulate``.
+
+        ``publish`` begins an iteration: what was accumulated before and never closed is forgotten.
+        """
+        learner = self.learner
+        learner.enter(version)
+        learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
+
+    @spanned(LEARNER, "train")
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        """Take the optimiser step of iteration ``version``, whose groups came through ``accumulate``."""
+        self.learner.enter(version)
+        return self.learner.close_iteration()
+
+    @spanned(LEARNER, "publish")
     def publish(self, version: WeightVersion) -> WeightUpdate:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
+        self.learner.abandon()
         if self._sender is None:
             to, first = self.receivers, self.ranks is None or self.ranks.first
-            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to.backend))
+            self._sender = sender(to.backend, to.tensor_parallel, to.names, first, _store(to))
         self.learner.enter(version)
         return self._sender.send(self.learner.model, version)
 
+    @spanned(LEARNER, "score")
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``rl.loop.Policy``."""
+        """See ``rl.parts.Policy``."""
         return self.learner.score(sequences)
 
+    @spanned(LEARNER, "save")
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self._saving_into = folder
@@ -98,17 +172,20 @@ class LearnerHost:
 
     def saving(self) -> bool:
         """See ``rl.state.checkpoint.Saves``."""
-        return self.learner.saving()
+        return self._present.saving()
 
+    @spanned(LEARNER, "save")
     def saved(self) -> dict[str, Sum]:
         """See ``rl.state.checkpoint.Saves``."""
         with writing(self._saving_into):
-            return self.learner.saved()
+            return self._present.saved()
 
+    @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:
         """Restore what a save wrote, however many ranks there were."""
         self.learner.load(folder)
 
+    @spanned(LEARNER, "save")
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write Hugging Face model files into ``folder``, weights in ``dtype``."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,17 +193,17 @@ class LearnerHost:
             self.learner.export_hf(folder, dtype)
 
 
-def _store(backend: str) -> Callable[[Any], Any] | None:
+def _store(to: Receivers) -> Callable[[Any], Any] | None:
     """Return what keeps weights where engines on other machines get them; ``None`` where all are on this one.
 
     What it keeps is one more copy of all weights, at every publish.
     """
-    if backend != "nccl":
+    if not (to.elsewhere or to.growing):
         return None
     import ray
 
-    elsewhere = ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > 1
-    return ray.put if elsewhere else None  # type: ignore[no-any-return]
+    several = ray.is_initialized() and (to.growing or sum(node["Alive"] for node in ray.nodes()) > 1)
+    return ray.put if several else None  # type: ignore[no-any-return]
 
 
 class LearnerRank(LearnerHost):

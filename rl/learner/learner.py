@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from rl.learner import balance
+from rl.learner.accumulation import Accumulation
 from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
 from rl.learner.forward import PolicyModel, causal_lm, new_head
 from rl.learner.movement import Watch
+from rl.learner.passes import Passed, Passes, divisor_of, opens, step_of, with_signal
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
 from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
-from rl.learner.stats import IterationStats, LogRatio, Step, known, of_batch, of_steps
+from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
 from rl.objectives.build import build
-from rl.objectives.protocol import EMPTY, Loss, Needs, Objective, Outputs
-from rl.objectives.sequences import reference_of, sequence_sums
-from rl.objectives.tally import Tallies, add_up
+from rl.objectives.protocol import Needs, Objective
+from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
+from rl.optim.shards import local
 from rl.state.checkpoint import Sum
 from rollout.models import moba
 from rollout.models.export import save_model
@@ -38,12 +39,8 @@ from rollout.types import WeightVersion
 if TYPE_CHECKING:
     from rl.learner.ranks import Ranks
 
-T = TypeVar("T")
-
 SCORING = Needs(tempered=False, reference=False)
 """Log-probs at temperature 1."""
-IDLE = pack_demonstrations([([0], [0])])
-"""What a rank computes while others have a micro-batch and it has none."""
 
 
 class NonFiniteGradients(RuntimeError):
@@ -84,13 +81,15 @@ class Learner:
 
             shard(self.policy, ranks, spec.learner.ranks.offload)
             self.enter(0)
-        self._cost = balance.Cost(1.0, 0.0) if ranks is None else balance.cost_of(causal_lm(self.model))
+        self.passes = Passes(self.policy, spec, ranks)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters += [] if self.head is None else [*self.head.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
         self.saver = Saver(self.model, self.head, self.optimizer)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
+        self._open: Accumulation | None = None
+        """The iteration whose sequences come one after the other."""
         lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
         self._watch: Watch | None = Watch(self.model, [*lm_head])
         """Checks that the first step moves every parameter; ``None`` afterwards."""
@@ -104,21 +103,13 @@ class Learner:
         if self.spec.learner.optimizer.reset_each_iteration:
             self.optimizer.reset()
 
-    @torch.no_grad()
     def logprobs(self, batch: Batch, objective: Objective | None = None) -> torch.Tensor:
         """Return log-probs [L] of the loss tokens under the present weights, on the micro-batches of a step on
         ``batch``.
 
         ``objective``: whose units are not to be parted and whose temperature counts; the learner's own without.
         """
-        objective = objective or self.objective
-        needs = replace(objective.needs, logprobs=True, hidden=None, head=None)
-        found: list[_Logprobs] = []
-        for cut in self._cuts(batch, objective):
-            part = batch.select(cut) if cut else IDLE
-            values = self.policy(part.to(self.device), needs, self._temperature(objective)).logprobs.cpu()
-            found += [_Logprobs(cut, values)] if cut else []
-        return _in_order(self._together(found), batch)
+        return self.passes.logprobs(batch, objective or self.objective)
 
     def reference(self, minibatch: Batch) -> Batch:
         """Return ``minibatch`` with log-probs under the present weights.
@@ -137,7 +128,7 @@ class Learner:
         objective = objective or self.objective
         if objective.needs.reference:
             reference_of(minibatch)
-        return self._descend(minibatch, objective, _divisor(minibatch, objective), lr)[0]
+        return self._descend(minibatch, objective, divisor_of(minibatch, objective), lr)[0]
 
     def first_step(self, minibatch: Batch) -> tuple[Step, Batch]:
         """Take the step that opens an iteration; return it and ``minibatch`` with the reference log-probs that it had.
@@ -147,10 +138,9 @@ class Learner:
         pass is saved. While it is 0, sequences without advantage (groups all right or all wrong) have no gradient:
         they count, but are run only if there are no others.
         """
-        with_signal = minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
-        run = with_signal if len(with_signal) else minibatch
-        step, logprobs = self._descend(run, self.objective, _divisor(minibatch, self.objective), None, True)
-        return step, replace(run, reference_logprobs=logprobs)
+        loud = with_signal(minibatch)
+        run = loud if len(loud) else minibatch
+        return self._descend(run, self.objective, divisor_of(minibatch, self.objective), None, opening=True)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -176,8 +166,7 @@ class Learner:
         """
         self.begin_iteration()
         minibatches = batch.minibatches(self.spec.learner.updates, seed)
-        opens = self.objective.opens_on_reference and self.objective.needs.logprobs
-        opening = minibatches[:1] if opens else []
+        opening = minibatches[:1] if opens(self.objective) else []
         began = time.perf_counter()
         later = [self._referenced(minibatch) for minibatch in minibatches[len(opening) :]]
         seconds = time.perf_counter() - began
@@ -185,8 +174,58 @@ class Learner:
         steps = (*(step for step, _ in opened), *(self.step(minibatch) for minibatch in later))
         referenced = [minibatch for _, minibatch in opened]
         referenced += [minibatch for minibatch in later if minibatch.reference_logprobs is not None]
-        gaps = [sampler_gaps(self._in_micro_batch_order(minibatch)) for minibatch in referenced]
-        metrics = of_steps(steps) | of_batch(batch.counts, gaps)
+        in_order = [self.passes.in_micro_batch_order(minibatch, self.objective) for minibatch in referenced]
+        return self._told(batch, steps, in_order, seconds)
+
+    def accumulate(self, batch: Batch) -> None:
+        """Add the gradients of some of an iteration's sequences, the rest of which are still to come.
+
+        Any number of times; ``close_iteration`` then takes the step. They are run when they fill a micro-batch of every
+        rank. Nothing but gradients changes, so what is saved meanwhile is the state from before the iteration.
+        """
+        if self._open is None:
+            self.optimizer.zero_grad()
+            self._open = Accumulation(self.passes, self.objective)
+        self._open.add(batch)
+
+    def close_iteration(self) -> IterationStats:
+        """Take the one optimiser step of the iteration whose sequences came through ``accumulate``; none if none came.
+
+        As ``train_iteration`` with one update on all of them together, but for rounding: other micro-batches, and
+        gradients that are divided after they were summed.
+        """
+        done, self._open = self._open or Accumulation(self.passes, self.objective), None
+        batch = done.finish()
+        self.begin_iteration()
+        steps: tuple[Step, ...] = ()
+        if len(batch):
+            divisor = divisor_of(batch, self.objective)
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    local(parameter.grad).div_(divisor)
+            steps = (self._step(done.passed, divisor),)
+        referenced = [each.batch for each in done.passed if each.batch.reference_logprobs is not None]
+        return self._told(batch, steps, referenced, done.reference_s)
+
+    def drop_spent(self) -> None:
+        """Drop the gradients that no step will take any more: those of the last step, but not what is accumulated."""
+        if self._open is None:
+            self.optimizer.zero_grad()
+
+    def abandon(self) -> None:
+        """Forget what was accumulated for an iteration that will not be closed; begin another."""
+        if self._open is not None:
+            self._open = None
+            self.optimizer.zero_grad()
+
+    def _told(
+        self, batch: Batch, steps: tuple[Step, ...], referenced: Sequence[Batch], seconds: float
+    ) -> IterationStats:
+        """Return the statistics of an iteration on ``batch``.
+
+        ``referenced``: what of it was run, with reference log-probs. ``seconds``: of reference passes.
+        """
+        metrics = of_steps(steps) | of_batch(batch, referenced)
         metrics |= {"train/reference_s": seconds} | self._attention_shares(batch)
         metrics |= {f"update_rms/{name}": value for name, value in self.optimizer.update_rms().items() if steps}
         return IterationStats(known(metrics), steps)
@@ -202,7 +241,8 @@ class Learner:
         return {"attention/density": density, "attention/full_share": full}
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, optimiser, and random states into the existing directory ``folder``; see ``Saver.start``.
+        """Begin to write weights, optimiser, and random states of now into the existing directory ``folder``; see
+        ``Saver.start``.
 
         Raises ``NonFiniteGradients`` rather than write weights that are not finite.
         """
@@ -220,8 +260,9 @@ class Learner:
     def load(self, folder: str | Path) -> None:
         """Restore what ``save`` wrote; with as many ranks, training goes on bit for bit.
 
-        Raises ``rl.learner.storage.LoadError``.
+        What was accumulated is forgotten. Raises ``rl.learner.storage.LoadError``.
         """
+        self.abandon()
         self.bad_streak = self.saver.load(Path(folder))
 
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
@@ -237,77 +278,23 @@ class Learner:
         if name := first_not_finite(self.model):
             raise NonFiniteGradients(f"{name} has NaN or infinite values; refusing to write them")
 
-    def _temperature(self, objective: Objective) -> float:
-        return self.spec.temperature if objective.needs.tempered else 1.0
-
-    def _shares(self, minibatch: Batch, objective: Objective) -> list[list[list[int]]]:
-        """Return the sequences of each micro-batch of each share: units in order of their tokens, none of them parted.
-
-        All shares have as many; an empty one stands for a share that is idle.
-        """
-        unit, config = objective.unit, self.spec.learner
-        tokens = minibatch.lengths.view(-1, unit).sum(1).tolist()
-        shares = 1 if self.ranks is None else self.ranks.shares
-        costs = balance.unit_costs(minibatch.lengths.tolist(), unit, self._cost)
-        found = balance.cut(tokens, costs, shares, config.micro_batch_tokens * config.ranks.sequence)
-        return [
-            [[unit * index + place for index in part for place in range(unit)] for part in share] for share in found
-        ]
-
-    def _cuts(self, minibatch: Batch, objective: Objective) -> list[list[int]]:
-        """Return the micro-batches of this learner's own share."""
-        return self._shares(minibatch, objective)[0 if self.ranks is None else self.ranks.share]
-
-    def _in_micro_batch_order(self, minibatch: Batch) -> Batch:
-        """Return ``minibatch`` with its sequences in the order in which its micro-batches take them."""
-        shares = self._shares(minibatch, self.objective)
-        return minibatch.select([index for share in shares for cut in share for index in cut])
-
-    def _together(self, own: list[T]) -> list[T]:
-        """Return what all shares have of something, in their order."""
-        return own if self.ranks is None else [item for share in self.ranks.gather(own) for item in share]
-
-    def _idle(self, objective: Objective) -> None:
-        """Take part in a micro-batch of the others, without any loss."""
-        outputs = self.policy(IDLE.to(self.device), objective.needs)
-        nothing = sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head)) * 0.0
-        nothing.backward()
-
     def _descend(
         self, minibatch: Batch, objective: Objective, divisor: int, lr: float | None, opening: bool = False
-    ) -> tuple[Step, torch.Tensor]:
-        """Take one optimiser step; return it and the log-probs [L] of the loss tokens before it (detached, CPU), which
-        are also the reference if it is ``opening``; empty where the objective needs none.
+    ) -> tuple[Step, Batch]:
+        """Take one optimiser step; return it and ``minibatch`` with the reference log-probs that it had.
+
+        ``opening``: these are those of the passes that carry the gradient.
         """
+        if self._open is not None:
+            raise RuntimeError("an iteration's gradients are being accumulated: close_iteration or abandon it first")
         self.optimizer.zero_grad()
-        own: list[_Part] = []
-        for cut in self._cuts(minibatch, objective):
-            if not cut:
-                self._idle(objective)
-                continue
-            part = minibatch.select(cut).to(self.device)
-            outputs = self.policy(part, objective.needs, self._temperature(objective))
-            if opening:
-                part = replace(part, reference_logprobs=outputs.logprobs.detach())
-            loss = objective.loss(outputs, part)
-            (loss.value / divisor).backward()  # type: ignore[no-untyped-call]
-            own.append(_Part.of(cut, part, outputs, loss))
-        parts = self._together(own)
+        passed = self.passes.backward(minibatch, objective, divisor, opening)
+        return self._step([passed], divisor, lr), passed.batch
+
+    def _step(self, passed: Sequence[Passed], divisor: int, lr: float | None = None) -> Step:
+        """Take an optimiser step on the gradient that ``passed`` left."""
         grad_norm, skipped = self._update(lr)
-        entropy, ratios = (torch.cat([getattr(part, name) for part in parts]) for name in ("entropy", "log_ratio"))
-        tokens = int(minibatch.loss_mask.sum())
-        step = Step(
-            loss=sum(part.loss for part in parts) / divisor,
-            grad_norm=grad_norm,
-            skipped=skipped,
-            lr=0.0 if skipped else self.optimizer.last_lr,
-            sequences=len(minibatch),
-            tokens=tokens,
-            entropy=entropy.mean().item() if len(entropy) else None,
-            log_ratio=LogRatio.of(ratios, tokens) if len(ratios) else None,
-            tallies=add_up(part.tallies for part in parts),
-        )
-        return step, _in_order(parts, minibatch) if objective.needs.logprobs else EMPTY
+        return step_of(passed, divisor, grad_norm, skipped, self.optimizer.last_lr)
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Return (norm before clipping, skipped)."""
@@ -331,60 +318,6 @@ class Learner:
         return norm, True
 
 
-@dataclass(frozen=True)
-class _Logprobs:
-    """Log-probs of a micro-batch, on the CPU."""
-
-    sequences: Sequence[int]
-    """Which of the minibatch's it has."""
-    logprobs: torch.Tensor
-    """[L]."""
-
-
-@dataclass(frozen=True)
-class _Part(_Logprobs):
-    """The outputs of a micro-batch that are kept, on the CPU. Empty tensors stand for what its objective did not ask
-    for.
-    """
-
-    entropy: torch.Tensor
-    """[L]."""
-    log_ratio: torch.Tensor
-    """[n] to the reference."""
-    loss: float
-    tallies: Tallies
-
-    @classmethod
-    def of(cls, sequences: Sequence[int], part: Batch, outputs: Outputs, loss: Loss) -> Self:
-        logprobs, ratios = outputs.logprobs.detach(), outputs.logprobs.new_empty(0)
-        if part.reference_logprobs is not None and len(logprobs):
-            ratios = sequence_sums(logprobs - part.reference_logprobs, part.sequence, len(part))
-        return cls(sequences, logprobs.cpu(), outputs.entropy.cpu(), ratios.cpu(), loss.value.item(), loss.metrics)
-
-
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a small tensor whole, also where it is shared out over ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _in_order(parts: Sequence[_Logprobs], minibatch: Batch) -> torch.Tensor:
-    """Return the log-probs [L] of all micro-batches of ``minibatch`` in the order of its sequences."""
-    lengths = minibatch.loss_lengths.tolist()
-    found: dict[int, torch.Tensor] = {}
-    for part in parts:
-        values = part.logprobs.split([lengths[index] for index in part.sequences])
-        found |= zip(part.sequences, values, strict=True)
-    return torch.cat([found[index] for index in range(len(minibatch))]) if found else EMPTY
-
-
-def _divisor(minibatch: Batch, objective: Objective) -> int:
-    """Return the divisor of the summed loss of ``minibatch``, for every part of it."""
-    if objective.per == "token":
-        return int(minibatch.loss_mask.sum())
-    return minibatch.total // objective.unit
-
-
-def sampler_gaps(minibatch: Batch) -> torch.Tensor:
-    """Return |sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
-    difference = (minibatch.sampled_logprobs - reference_of(minibatch)).abs()
-    return difference[minibatch.current[minibatch.loss_mask]]

@@ -1,4 +1,4 @@
-"""A learner's state on disk: at once where it is alone, in shards and while it trains on where it has many ranks.
+"""A learner's state on disk, written from a copy in host memory while it trains on: whole, or in shards of its ranks.
 
 alone         model.safetensors, head.safetensors, optimizer.pt, random.pt
 many ranks    shards/ (a file of each rank), random.pt of rank 0, learner.json, which comes last
@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
-from safetensors.torch import save_model as save_weights
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -34,7 +32,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from rl.learner.random_states import random_states, restore
-from rl.learner.storage import HEAD, MODEL, OPTIMIZER, LoadError, ShardReader, ShardWriter, WholeReader, read_pt
+from rl.learner.storage import LoadError, ShardReader, ShardWriter, read_pt
+from rl.learner.whole import MODEL, RANDOM, Whole, WholeReader
 from rl.optim.build import PolicyOptimizer
 from rl.optim.shards import local
 from rl.state.checkpoint import Sum
@@ -42,7 +41,6 @@ from rl.state.checkpoint import Sum
 FORMAT = 1
 """Of ``learner.json``."""
 INDEX = "learner.json"
-RANDOM = "random.pt"
 SHARDS = "shards"
 PATIENCE = timedelta(days=1)
 """Of a rank that has written, with one that still writes. A dead one ends it at once, and the driver has a limit."""
@@ -106,22 +104,22 @@ class Saver:
         self._written: Future[dict[str, Sum]] | None = None
 
     def start(self, folder: Path, bad_streak: int) -> None:
-        """Write the state into the existing directory ``folder``.
+        """Copy the state into host memory, and begin to write it into the existing directory ``folder``.
 
-        Without other ranks it is written when this returns, with them a copy in host memory is made of it, and
-        training may go on; then ``wait`` must be called before the next start.
+        Training may go on when this returns; ``wait`` must be called before the next start.
         """
         if self._written is not None:
             raise RuntimeError(f"{folder}: the save before this one was not waited for")
-        named = self._named()
-        progress = Progress(sorted(self._parts()), self._optimizer.steps, bad_streak)
-        tensors = {name: tensor for name, (tensor, _) in named.items()}
-        if not is_sharded(tensors):
-            self._save_whole(folder, bad_streak)
-            return
-        staged = _in_host_memory(tensors | self._optimizer_state(tensors))
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoint")
+        named = self._named()
+        tensors = {name: tensor for name, (tensor, _) in named.items()}
+        if not is_sharded(tensors):
+            whole = Whole.of(self._model, self._head, self._optimizer, bad_streak)
+            self._written = self._thread.submit(whole.write, folder)
+            return
+        progress = Progress(sorted(self._parts()), self._optimizer.steps, bad_streak)
+        staged = _in_host_memory(tensors | self._optimizer_state(tensors))
         self._written = self._thread.submit(_save_shards, staged, folder, self._own_group(), random_states(), progress)
 
     def saving(self) -> bool:
@@ -196,13 +194,6 @@ class Saver:
         if self._group is None:
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         return self._group
-
-    def _save_whole(self, folder: Path, bad_streak: int) -> None:
-        save_weights(self._model, str(folder / MODEL))
-        if self._head is not None:
-            save_file(self._head.state_dict(), folder / HEAD)
-        torch.save({"optimizer": self._optimizer.state_dict(), "bad_streak": bad_streak}, folder / OPTIMIZER)
-        torch.save(random_states(), folder / RANDOM)
 
     def _opened(
         self, folder: Path, named: Mapping[str, tuple[torch.Tensor, list[str]]]

@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from rl.config import RunConfig
 from rl.learner.config import LearnerConfig, ModelConfig
+from rl.learner.window import LossOn, window_of
+from rl.placement import takes_turns
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class LearnerSpec:
     """Longest response, which some objectives divide by."""
     longest: int | None = None
     """Tokens of the longest sequence that it is trained on or asked for, prompt included; ``None``: any."""
-    loss_on: Literal["current", "all"] = "current"
-    """Which tokens of a rollout carry loss: those of the present weights, or all."""
+    loss_on: LossOn = "current"
+    """Which tokens of a rollout carry loss: those of the present weights and of a window before them, or all."""
+    window: int = 0
+    """Weight versions before the present one whose tokens carry loss, too."""
     seed: int = 0
     """Seeds adapters, heads and the cut into minibatches."""
 
@@ -41,6 +45,7 @@ class LearnerSpec:
             max_tokens=run.rollout.max_tokens,
             longest=run.engine.max_model_len,
             loss_on=run.rollout.loss_on,
+            window=window_of(run.overlap),
             seed=run.seed,
         )
 
@@ -55,9 +60,15 @@ class Receivers:
     """Ranks of each engine."""
     names: Literal["module", "checkpoint"] = "module"
     """Names by which they know parameters."""
+    elsewhere: bool = False
+    """Whether some may be on other machines than rank 0, and get the copy through Ray's object store."""
+    growing: bool = False
+    """Engines may join on machines of which nothing is known yet."""
 
     @classmethod
     def of(cls, run: RunConfig, backend: str) -> Self:
         """Return the receivers of a run."""
         engine = run.engine
-        return cls(backend, engine.tensor_parallel, "module" if engine.kind == "hf" else "checkpoint")
+        names: Literal["module", "checkpoint"] = "module" if engine.kind == "hf" else "checkpoint"
+        elsewhere = backend == "nccl" or (backend == "shm" and takes_turns(run) and engine.device == "cuda")
+        return cls(backend, engine.tensor_parallel, names, elsewhere, engine.most is not None)

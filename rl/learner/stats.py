@@ -10,7 +10,9 @@ from typing import Self
 
 import torch
 
-from rl.learner.batch import PackCounts
+from rl.learner.batch import Batch
+from rl.objectives.importance import EffectiveShare
+from rl.objectives.sequences import reference_of
 from rl.objectives.tally import Mean, Tallies, add_up
 
 
@@ -96,17 +98,37 @@ def of_steps(steps: Sequence[Step]) -> dict[str, float | None]:
     return found
 
 
-def of_batch(counts: PackCounts, gaps: Sequence[torch.Tensor]) -> dict[str, float | None]:
-    """Return the metrics of the batch; ``gaps``: |sampler - learner| of the tokens of the present version, in nats."""
-    values = torch.cat([*gaps]) if gaps else torch.empty(0)
+def of_batch(batch: Batch, referenced: Sequence[Batch]) -> dict[str, float | None]:
+    """Return the metrics of an iteration's ``batch``; ``referenced``: what of it was run, with reference log-probs."""
+    gaps = torch.cat([sampler_gaps(each) for each in referenced]) if referenced else torch.empty(0)
+    counts = batch.counts
     return {
         "sequences/trained": counts.sequences,
         "sequences/masked": counts.masked,
         "sequences/stale": counts.stale,
         "sequences/small_groups": counts.small_groups,
-        "gap/mean": Mean.of(values).value,
-        "gap/max": values.max().item() if len(values) else None,
+        **batch.ages.metrics(),
+        "gap/mean": Mean.of(gaps).value,
+        "gap/max": gaps.max().item() if len(gaps) else None,
+        "off_policy/ess": effective_share(referenced),
     }
+
+
+def sampler_gaps(minibatch: Batch) -> torch.Tensor:
+    """Return |sampler - learner| log-prob [m] of the trained tokens that the present weights sampled, in nats."""
+    difference = (minibatch.sampled_logprobs - reference_of(minibatch)).abs()
+    return difference[minibatch.current[minibatch.loss_mask]]
+
+
+def effective_share(referenced: Sequence[Batch]) -> float | None:
+    """Return the effective share of the weights pi_i / mu of all loss tokens, none of them truncated; ``None`` for no
+    tokens.
+    """
+    ratios = [reference_of(each).double() - each.sampled_logprobs for each in referenced]
+    log_weights = torch.cat(ratios) if ratios else torch.empty(0)
+    if not len(log_weights):
+        return None
+    return EffectiveShare.of((log_weights - log_weights.max()).exp()).value  # whose scale does not matter
 
 
 def known(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A learner's state as ``torch.distributed.checkpoint`` stores it: a file of each rank, summed while it is written.
 
 Two readers give the same view of it, tensors by name of which each rank reads its rows: ``ShardReader`` of what
-``ShardWriter`` wrote, ``WholeReader`` of the files that a learner without other ranks writes.
+``ShardWriter`` wrote, ``rl.learner.whole.WholeReader`` of the files that a learner without other ranks writes.
 """
 
 from __future__ import annotations
@@ -10,32 +10,21 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
-from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from rl.actors import out_of_memory
 from rl.state.checkpoint import Sum
 from rollout.plain import first_line
 
-MODEL = "model.safetensors"
-HEAD = "head.safetensors"
-OPTIMIZER = "optimizer.pt"
 METADATA = ".metadata"
 """Which file has which rows of which tensor; written by rank 0."""
 
@@ -59,26 +48,44 @@ class ShardWriter(FileSystemWriter):
     def verify(self) -> None:
         """Read back what this process has written. Raises ``OSError`` for a file that is not as it was written."""
         for name, wanted in self.sums.items():
-            path = Path(self.path) / name
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # what is not on the disk yet could not be read from there
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != wanted.sha256:
-                raise OSError(f"{path} does not read as it was written; is the disk failing?")
+            verify(Path(self.path) / name, wanted)
 
 
-class _Summed(io.BufferedWriter):
+def verify(path: Path, wanted: Sum) -> None:
+    """Raise ``OSError`` for a file that does not read as it was written."""
+    if read_back(path) != wanted:
+        raise altered(path)
+
+
+def read_back(path: Path) -> Sum:
+    """Return what a file holds that was just written: as it is on the disk, as far as the system allows."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet could not be read from there
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return Sum(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+
+
+def altered(path: Path) -> OSError:
+    """Return the error for a file that is not as it was written."""
+    return OSError(f"{path} does not read as it was written; is the disk failing?")
+
+
+class Summed(io.BufferedWriter):
     """A file that sums up the bytes on their way, before the disk may alter them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.open("wb", buffering=0), 2**20)
-        self.digest, self.bytes = hashlib.sha256(), 0
+        self._digest, self._bytes = hashlib.sha256(), 0
 
     def write(self, data: Any, /) -> int:
-        self.digest.update(data)
-        self.bytes += len(memoryview(data).cast("B"))
+        self._digest.update(data)
+        self._bytes += len(memoryview(data).cast("B"))
         return super().write(data)
+
+    @property
+    def sum(self) -> Sum:
+        """Of what was written so far."""
+        return Sum(self._digest.hexdigest(), self._bytes)
 
 
 class _SummedFiles(FileSystem):
@@ -87,9 +94,9 @@ class _SummedFiles(FileSystem):
 
     @contextmanager
     def create_stream(self, path: Any, mode: str) -> Iterator[io.IOBase]:  # type: ignore[override]  # noqa: ARG002
-        with _Summed(Path(path)) as stream:
+        with Summed(Path(path)) as stream:
             yield stream
-        self.sums[Path(path).name] = Sum(stream.digest.hexdigest(), stream.bytes)
+        self.sums[Path(path).name] = stream.sum
 
     def rename(self, path: Any, new_path: Any) -> None:
         super().rename(path, new_path)
@@ -133,7 +140,7 @@ class ShardReader(FileSystemReader):
             with path.open("rb") as file:
                 return cast(Metadata, _Unpickler(file).load())
         except Exception as error:  # whatever a damaged pickle raises
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Copy what ``plan`` asks for into its targets."""
@@ -142,7 +149,7 @@ class ShardReader(FileSystemReader):
         except Exception as error:  # whatever a damaged archive raises
             if out_of_memory(error):  # which is not the file's fault
                 raise
-            raise _unreadable(self._opened.path, error) from error
+            raise unreadable(self._opened.path, error) from error
 
 
 class _LastOpened(FileSystem):
@@ -157,113 +164,10 @@ class _LastOpened(FileSystem):
             yield stream
 
 
-def _unreadable(path: Path, error: Exception) -> LoadError:
+def unreadable(path: Path, error: Exception) -> LoadError:
+    """Return the error for a file that cannot be read."""
     reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({first_line(error)})"
     return LoadError(f"{path} {reason}; take an earlier checkpoint")
-
-
-Read = Callable[[tuple[slice, ...]], torch.Tensor]
-"""Returns a part of a tensor in a file."""
-
-
-class WholeReader(StorageReader):
-    """Reads the files of a learner without other ranks, of each tensor the rows that are asked for.
-
-    ``names``: what the tensors of the model (and the head, where there is one) may be called, by their first name.
-    ``stepped``: the parameters of each part of the optimiser, in its order; state of other parts is not read. Raises
-    ``LoadError``.
-    """
-
-    def __init__(
-        self, folder: Path, names: Mapping[str, Sequence[str]], stepped: Mapping[str, Sequence[str]], head: bool
-    ) -> None:
-        self.folder = folder
-        first = {other: name for name, others in names.items() for other in others}
-        self._tensors: dict[str, tuple[torch.Size, torch.dtype, Read]] = {}
-        for file, prefix in [(MODEL, "model")] + [(HEAD, "head")] * head:
-            self._tensors |= {
-                first.get(f"{prefix}/{key}", f"{prefix}/{key}"): entry for key, entry in _in_safetensors(folder / file)
-            }
-        saved = read_pt(folder / OPTIMIZER)
-        try:
-            state = saved["optimizer"]
-            self.bad_streak, self.steps = int(saved["bad_streak"]), int(state["steps"])
-            self.parts = sorted(state.keys() - {"steps"})
-            for part in self.parts if self.parts == sorted(stepped) else ():  # of another kind, it is refused
-                self._tensors |= _in_state(state[part], part, stepped[part], folder)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LoadError(f"{folder / OPTIMIZER}: not what k15 wrote ({type(error).__name__}: {error})") from error
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Return each tensor as one piece. A type is told of optimiser state only: weights go into what is there."""
-        return Metadata(
-            {
-                name: TensorStorageMetadata(
-                    TensorProperties(dtype=dtype), size, [ChunkStorageMetadata(torch.Size([0] * len(size)), size)]
-                )
-                for name, (size, dtype, _) in self._tensors.items()
-            }
-        )
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Copy what ``plan`` asks for into its targets."""
-        for item in plan.items:
-            read = self._tensors[item.storage_index.fqn][2]
-            spans = zip(item.storage_offsets, item.lengths, strict=True)
-            planner.resolve_tensor(item).detach().copy_(read(tuple(slice(at, at + n) for at, n in spans)))
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    def set_up_storage_reader(self, *_: Any, **__: Any) -> None:
-        """Nothing is left to be set up."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Return the plan as it is."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Return the plans as they are."""
-        return plans
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """One reader reads one folder."""
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Return whether this may be a folder."""
-        return isinstance(checkpoint_id, Path)
-
-
-def _in_safetensors(path: Path) -> Iterator[tuple[str, tuple[torch.Size, torch.dtype, Read]]]:
-    try:
-        file = safe_open(path, "pt")
-        for key in file.keys():  # noqa: SIM118 - no mapping
-            part = file.get_slice(key)
-            size = torch.Size(part.get_shape())
-            yield key, (size, torch.float32, part.__getitem__ if len(size) else partial(_number, file, key))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _number(file: Any, key: str, _: tuple[slice, ...]) -> torch.Tensor:
-    """Return a tensor without dimensions, of which safetensors has no parts."""
-    tensor: torch.Tensor = file.get_tensor(key)
-    return tensor
-
-
-def _in_state(
-    state: Mapping[str, Any], part: str, stepped: Sequence[str], folder: Path
-) -> dict[str, tuple[torch.Size, torch.dtype, Read]]:
-    """Return the state of one part of the optimiser, as torch lists it, under the names of its parameters."""
-    count = sum(len(group["params"]) for group in state["param_groups"])
-    if count != len(stepped):
-        raise LoadError(f"{folder}: state of another model, whose {part} steps {count} parameters, not {len(stepped)}")
-    return {
-        f"{part}/{key}/{stepped[index]}": (value.shape, value.dtype, value.__getitem__)
-        for index, values in state["state"].items()
-        for key, value in values.items()
-    }
 
 
 def read_pt(path: Path) -> Any:
@@ -273,4 +177,4 @@ def read_pt(path: Path) -> Any:
     except Exception as error:  # whatever a damaged archive raises
         if out_of_memory(error):
             raise
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error

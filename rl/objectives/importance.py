@@ -25,7 +25,7 @@ class EffectiveShare:
 
     @classmethod
     def of(cls, weights: torch.Tensor) -> Self:
-        """Compute it from ``weights`` of any shape."""
+        """Compute it from ``weights`` of any shape; their scale does not matter."""
         return cls(weights.sum().item(), weights.square().sum().item(), weights.numel())
 
     def __add__(self, other: Self, /) -> Self:
@@ -73,4 +73,5 @@ def weighed(
     return scale_gradient(logprobs, weights), {
         "importance/mean": Mean.of(weights),
         "importance/ess": EffectiveShare.of(weights),
+        "importance/truncated": Mean.of(weights >= config.cap),
     }

@@ -19,7 +19,7 @@ At = Literal["tokens", "ends"]
 """Which hidden states: those that predict each loss token [L], or the one of each sequence's last token [n]."""
 OWN_METRICS = "objective/"
 """Prefix of the names of an objective's own metrics."""
-SHARED = ("saturated", "clip_share", "importance/mean", "importance/ess")
+SHARED = ("saturated", "clip_share", "importance/mean", "importance/ess", "importance/truncated")
 """Metrics that several objectives have."""
 
 

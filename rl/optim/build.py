@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,6 +78,12 @@ class PolicyOptimizer:
         self.steps = 0
         for optimizer in self._optimizers():
             optimizer.state.clear()
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Yield all moments."""
+        for optimizer in self._optimizers():
+            for state in optimizer.state.values():
+                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     def update_rms(self) -> dict[str, float]:
         """Return the RMS of the last step's update over the learning rate, for ``muon`` and ``adamw``."""

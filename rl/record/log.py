@@ -17,6 +17,7 @@ from typing import Any
 from rewards.stats import Estimate
 from rl.record.metrics import PHASES, Row
 from rl.record.sinks import open_sinks
+from rollout import timeline
 from rollout.files import replace_file
 from rollout.lines import BrokenLine, LineWriter, read_lines
 from rollout.strict_json import dumps
@@ -167,7 +168,7 @@ def find_evaluation(run_dir: Path, name: str, iteration: int) -> Evaluation | No
 
 
 class Timer:
-    """Measures wall seconds by phase."""
+    """Measures wall seconds by phase, and notes the phases in the timeline."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -182,7 +183,8 @@ class Timer:
             raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
         start = time.perf_counter()
         try:
-            yield
+            with timeline.span(timeline.DRIVER, PHASES[name]):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 

@@ -9,14 +9,16 @@ import numpy as np
 import psutil
 
 from rewards.stats import bootstrap_ci, mean_ci
-from rl.learner.stats import IterationStats
+from rl.learner.stats import IterationStats, known
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
+from rl.record.timeline import engine_number
 from rl.rewarding import ScoredGroup
 from rollout.config import RolloutConfig
 from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
-from rollout.pool.pool import PoolStats, PublishReport
+from rollout.pool.fleet import PoolStats, PublishReport
+from rollout.timeline import LEARNER
 from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
@@ -28,8 +30,12 @@ class Iteration:
     """Version of the weights; also the iteration's number."""
     groups: Sequence[Group]
     """All groups after sampling."""
+    tokens: int
+    """Tokens of the policy that came in during the iteration."""
     replayed: int
-    """Tokens that come from an earlier process's journal and took no time in this one."""
+    """Those of them that come from an earlier process's journal and took no time in this one."""
+    sampling_s: float
+    """Wall time in which the others were drawn."""
     scored: Sequence[ScoredGroup]
     """The finished groups."""
     advantages: Mapping[str, float]
@@ -48,6 +54,8 @@ class Iteration:
     """What went on in the environment since this process began; ``None`` without one."""
     seconds: Mapping[str, float]
     """Wall time by phase."""
+    idle: Mapping[str, float]
+    """Idle share of each lane since the iteration before; empty where no timeline is recorded."""
 
 
 def drawn_under(groups: Sequence[Group], version: WeightVersion) -> int:
@@ -73,6 +81,7 @@ def measure(it: Iteration, config: RolloutConfig) -> Row:
         **of_evaluation(it.evaluation),
         **of_environment(it.episodes, it.scored),
         **of_time(it),
+        **of_idle(it.idle),
         "problems/overlong": it.overlong,
         "memory/rss": psutil.Process().memory_info().rss,
     }
@@ -111,7 +120,7 @@ def of_sampling(it: Iteration, config: RolloutConfig) -> Row:
         "rollouts/dropped_old": sum(
             r.stop is StopReason.ABORTED and r.failures < config.max_failures for r in finished
         ),
-        "tokens/sampled": drawn_under(it.groups, it.version),
+        "tokens/sampled": it.tokens,
         "tokens/saved_by_repetition": sum(tokens_saved(rollout, config) for rollout in finished),
     }
 
@@ -126,6 +135,7 @@ def of_engines(published: PublishReport, engines: PoolStats) -> Row:
         "engines/alive": len(engines.engines),
         "engines/failures": engines.failures,
         "engines/given_up": engines.given_up,
+        **known({"hybrid/sleep_s": engines.sleep_s, "hybrid/wake_s": engines.wake_s}),
     }
 
 
@@ -161,12 +171,19 @@ def of_time(it: Iteration) -> Row:
     """Return the seconds of the phases that took place, and tokens per second."""
     row = {f"time/{phase}": spent for phase, spent in it.seconds.items()}
     row["time/total"] = sum(it.seconds.values())
-    fresh = drawn_under(it.groups, it.version) - it.replayed
-    if fresh > 0 and (generate := it.seconds.get("generate")):
-        row["throughput/sampled"] = fresh / generate
+    fresh = it.tokens - it.replayed
+    if fresh > 0 and it.sampling_s:
+        row["throughput/sampled"] = fresh / it.sampling_s
     if train := it.seconds.get("train"):
         row["throughput/trained"] = it.stats.metrics["tokens/trained"] / train
     return row
+
+
+def of_idle(shares: Mapping[str, float]) -> Row:
+    """Return the idle shares of the learner and, as a mean, of the engines, as far as they are on record."""
+    engines = [share for lane, share in shares.items() if engine_number(lane) is not None]
+    row: Row = {"idle/engines": float(np.mean(engines))} if engines else {}
+    return row | ({"idle/learner": shares[LEARNER]} if LEARNER in shares else {})
 
 
 def _graded(item: ScoredGroup) -> list[Rollout]:

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 Row = dict[str, float]
 """One line of ``metrics.jsonl``: finite numbers by name."""
 
-PHASES = ("generate", "score", "train", "publish", "eval", "checkpoint")
-"""Phases of an iteration whose wall time is recorded, as ``time/<phase>``."""
+PHASES = {
+    "generate": "sample",
+    "score": "grade",
+    "train": "train",
+    "store": "store",
+    "publish": "publish",
+    "eval": "eval",
+    "checkpoint": "save",
+}
+"""Phases of an iteration whose wall time is recorded, as ``time/<phase>``, and what the timeline calls them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,12 @@ METRICS = {
     "staleness/mean": Metric(
         "versions", "Mean over the finished rollouts' tokens of (current version - version that drew the token)."
     ),
+    "staleness/loss_mean": Metric("versions", "The same over the tokens that carried loss."),
+    "staleness/loss_max": Metric("versions", "Of the oldest of them."),
+    "staleness/oldest_mean": Metric(
+        "versions", "Mean over the trained rollouts of the age of their oldest token, whether it carried loss or not."
+    ),
+    "staleness/oldest_max": Metric("versions", "Of the oldest of all their tokens."),
     # The policy's update.
     "loss": Metric("", "Mean of the minimised objective over the iteration's steps that were not skipped."),
     "loss/first": Metric("", "The objective at the first such step, where the policy is its own reference."),
@@ -95,6 +109,12 @@ METRICS = {
         "", "Mean truncated importance weight of the trained tokens; only with `learner.objective.importance`."
     ),
     "importance/ess": Metric("share", "Effective sample size of these weights over their number."),
+    "importance/truncated": Metric("share", "Tokens whose weight was cut off at `cap`."),
+    "off_policy/ess": Metric(
+        "share",
+        "Effective sample size, over their number, that the trained tokens' weights pi_i / mu would have without a "
+        "cap: 1 where sampler and learner agree; where it is low, `learner.objective.importance` is worth a try.",
+    ),
     "attention/density": Metric(
         "share",
         "Part of full causal attention that was computed for the trained sequences, over all layers; only with block "
@@ -106,7 +126,9 @@ METRICS = {
     # What the learner was given.
     "sequences/trained": Metric("rollouts", "In the batch."),
     "sequences/masked": Metric("rollouts", "Left out of it: ungradable or aborted, in groups that were kept."),
-    "sequences/stale": Metric("rollouts", "Left out of it: without a token of the current version."),
+    "sequences/stale": Metric(
+        "rollouts", "Left out of it: without a token that may carry loss (`rollout.loss_on`, `overlap.max_staleness`)."
+    ),
     "sequences/small_groups": Metric(
         "rollouts", "Left out: in groups with fewer than two rewards (ReST: without a correct one)."
     ),
@@ -140,6 +162,14 @@ METRICS = {
     "engines/alive": Metric("engines", "Engines that serve at the end of the iteration."),
     "engines/failures": Metric("engines", "Engines lost since this process began; each was restarted or given up."),
     "engines/given_up": Metric("engines", "Of the slots for engines, those whose engine could not be kept alive."),
+    # Learner and engines on the same devices in turn.
+    "hybrid/offload_s": Metric(
+        "s", "The learner's state into host memory, before sampling; with `ray.deployment: hybrid`"
+    ),
+    "hybrid/wake_s": Metric("s", "Engines waking up after that, without their weights, which the publish brings."),
+    "hybrid/sleep_s": Metric("s", "Engines falling asleep, before training."),
+    "hybrid/onload_s": Metric("s", "The learner's state back to its devices after that."),
+    "hybrid/bytes": Metric("bytes", "Size of the learner's state in host memory, of its first rank."),
     # Held-out evaluation at the start of the iteration.
     "eval/accuracy": Metric("share", "Held-out accuracy under the weights that this iteration starts from."),
     "eval/low": Metric("share", "Lower end of its 95 % interval."),
@@ -148,17 +178,26 @@ METRICS = {
     "eval/n": Metric("problems", "Held-out problems in it."),
     "eval/tokens": Metric("tokens", "Mean length of its responses."),
     # Time and memory.
-    "time/generate": Metric("s", "Sampling."),
+    "time/generate": Metric("s", "Sampling; in an overlapped run: waiting for a batch."),
     "time/score": Metric("s", "Grading of the finished groups."),
     "time/train": Metric("s", "Reference log-probs and updates."),
+    "time/store": Metric(
+        "s", "Writing the rollouts; in an overlapped run the rest of it, since that goes on beside the training."
+    ),
     "time/publish": Metric("s", "New weights into the engines, parity probe included."),
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(
         "s",
-        "Waiting for checkpoints: that of the state that this iteration starts from, where there is one. A learner of "
-        "many ranks goes on while it writes.",
+        "Waiting for checkpoints: that of the state that this iteration starts from, where there is one. The learner "
+        "goes on while it writes.",
     ),
     "time/total": Metric("s", "Sum of the phases."),
+    "idle/engines": Metric(
+        "share",
+        "Part of the wall time since the row before in which an engine had nothing to do, mean over the engines "
+        "(`docs/timeline.md`).",
+    ),
+    "idle/learner": Metric("share", "Part of it in which the learner had nothing to do."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
     "throughput/sampled": Metric(
         "tokens/s", "Tokens sampled by this process over `time/generate`; absent when all came from a journal."
@@ -169,6 +208,7 @@ METRICS = {
 """Every metric but those of ``FAMILIES``, in the order of the docs."""
 
 FAMILIES = {
+    "staleness/share/": Metric("share", "Of the tokens that carried loss, those that are `<name>` versions old."),
     "reward/part/": Metric("", "Mean of the part `<name>` of the verifier's score, over the rollouts that have it."),
     "grader/": Metric("", "What the grader counted in this iteration: calls, failures, seconds (`docs/rewards.md`)."),
     "objective/": Metric("", "What an objective of one's own reports under `<name>`."),

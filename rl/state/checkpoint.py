@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from rl.stop import Interrupted
 from rollout.serial import read_groups, write_groups
+from rollout.timeline import SAVER, Switch
 from rollout.types import Group
 
 FORMAT = 2
@@ -238,10 +239,12 @@ class Writer:
         self.folder, self.learner, self.keep, self.warn, self.since = folder, learner, keep, warn, since
         self.pending: Pending | None = None
         """The checkpoint that is not finished."""
+        self._saving = Switch(SAVER, "save")
 
     def begin(self, state: RunState) -> None:
         """Begin a checkpoint, when the one before it is finished; finish it, too, if the learner has written it."""
         self.finish()
+        self._saving.turn(True)
         self.pending = begin(self.folder, state, self.learner.save)
         self.settle()
 
@@ -253,9 +256,12 @@ class Writer:
     def finish(self) -> None:
         """Finish the checkpoint that was begun, if there is one."""
         pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.finish(self.learner.saved, self.keep)
-            self.since(int(available(self.folder)[0].name))
+        try:
+            if pending is not None:
+                pending.finish(self.learner.saved, self.keep)
+                self.since(int(available(self.folder)[0].name))
+        finally:
+            self._saving.turn(False)
 
     def __enter__(self) -> Self:
         return self

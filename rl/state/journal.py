@@ -80,6 +80,31 @@ class Journal:
             )
         replace_file(file, new.encode())
 
+    def problems(self, iteration: int) -> list[str] | None:
+        """Return the ids of the problems that an iteration drew; ``None``: it has not yet."""
+        return _read(self.folder / f"{iteration:06d}.problems.json")
+
+    def chose(self, iteration: int, groups: Sequence[str]) -> None:
+        """Record the ids of the groups that an overlapped iteration trains on."""
+        replace_file(self.folder / f"{iteration:06d}.batch.json", json.dumps([*groups]).encode())
+
+    def batch(self, iteration: int) -> list[str] | None:
+        """Return what ``chose`` recorded, if it did."""
+        return _read(self.folder / f"{iteration:06d}.batch.json")
+
+    def complete(self, iteration: int) -> bool:
+        """Return whether all that an overlapped iteration took in is here: an earlier process went on to the next.
+
+        Raises ``JournalError`` when what it trained on is not.
+        """
+        following = self._path(iteration + 1).exists()
+        if following and self.batch(iteration) is None:
+            raise JournalError(
+                f"{self.folder}: iteration {iteration + 1} was begun, and the batch of iteration {iteration} is not on "
+                "record; the disk has lost it, choose another --run-dir"
+            )
+        return following
+
     def append(self, deltas: Sequence[Delta]) -> None:
         """Record progress; survives a kill of this process (handed to the kernel, not yet on the platter)."""
         if self._file is None:
@@ -100,6 +125,11 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _read(file: Path) -> list[str] | None:
+    names: list[str] | None = json.loads(file.read_text()) if file.exists() else None
+    return names
 
 
 def read_stream(data: bytes) -> tuple[list[Delta], int]:

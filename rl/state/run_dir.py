@@ -3,6 +3,7 @@
 config.yaml      resolved configuration; ``k15 train RECIPE --config config.yaml`` starts it again
 run.json         what produced it: git revision, versions, fingerprint of the problems
 metrics.jsonl    one line per iteration
+timeline.jsonl   what engines, learner, grader and driver did when; see ``rollout.timeline``
 rollouts/        Parquet, one file per iteration
 journal/         tokens of iterations since the oldest kept checkpoint
 checkpoints/     see ``rl.state.checkpoint``
@@ -30,6 +31,7 @@ from rl.config_io import ConfigError, dump, read_file, validate
 from rl.record.log import find_evaluation
 from rl.state import checkpoint
 from rl.state.journal import refuse_older
+from rollout import timeline
 from rollout.files import replace_file
 from rollout.lock import locked
 from rollout.plain import one_line
@@ -40,7 +42,15 @@ RESOURCES = (
     *(
         f"engine.{key}"
         for key in (
-            *("count", "threads", "max_concurrency", "max_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
+            *(
+                "count",
+                "most",
+                "threads",
+                "max_concurrency",
+                "max_batched_tokens",
+                "kv_cache_gib",
+                "gpu_memory_utilization",
+            ),
             *("start_timeout_s", "call_timeout_s", "stall_timeout_s", "max_restarts"),
         )
     ),
@@ -167,6 +177,7 @@ class RunDir:
         self.config = root / "config.yaml"
         self.info = root / "run.json"
         self.metrics = root / "metrics.jsonl"
+        self.timeline = root / timeline.FILE
         self.rollouts = root / "rollouts"
         self.journal = root / "journal"
         self.checkpoints = root / "checkpoints"

@@ -9,7 +9,17 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Engine, EngineDead, EngineError, EngineStats, EngineTimeout, Request, WeightUpdate
+from rollout.engine import (
+    CopyGone,
+    Delta,
+    Engine,
+    EngineDead,
+    EngineError,
+    EngineStats,
+    EngineTimeout,
+    Request,
+    WeightUpdate,
+)
 from rollout.models.attention import AttentionConfig
 from rollout.transfer.mirror import mirrored
 
@@ -74,9 +84,13 @@ class RolloutWorker:
     async def update_weights(self, update: WeightUpdate) -> None:
         """See ``Engine``; from Ray's object store where the learner is on another machine."""
         import ray
+        from ray.exceptions import ObjectLostError
 
         here = mirrored(update, ray.get)
-        taken = await asyncio.to_thread(here.__enter__)
+        try:
+            taken = await asyncio.to_thread(here.__enter__)
+        except ObjectLostError as error:
+            raise CopyGone(f"weight update {update.version} failed: {_first_line(error)}") from error
         try:
             await self._engine.update_weights(taken)
         finally:
@@ -85,6 +99,14 @@ class RolloutWorker:
     async def stats(self) -> EngineStats:
         """See ``Engine``."""
         return await self._engine.stats()
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._engine.sleep(level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._engine.wake()
 
     async def close(self) -> None:
         """See ``Engine``."""
@@ -154,6 +176,14 @@ class RayEngine:
     async def stats(self) -> EngineStats:
         """See ``Engine``."""
         return await self._call("stats")
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """See ``Engine``: asks the engine to stop, then kills the actor."""

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, EngineDead, EngineStats, Request, WeightUpdate
+from rollout.engine import CopyGone, Delta, EngineDead, EngineStats, Request, WeightUpdate
 from rollout.engines.mailbox import Mailbox
+from rollout.engines.rest import Rest
 from rollout.models.architecture import own_attention
 from rollout.models.attention import PLAIN, AttentionConfig
 from rollout.seeds import seed_of
@@ -25,6 +26,8 @@ from rollout.types import WeightVersion
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from rollout.offload import Offload
 
 STREAM_INTERVAL = 16
 """Decoding steps between two deliveries to the mailbox."""
@@ -50,6 +53,8 @@ class HfEngine:
         self._aborted: set[str] = set()
         self._pump: asyncio.Task[None] | None = None
         self._reader = ShmReader()
+        self._rest = Rest()
+        self._offload: Offload | None = None
         self._version = 0
         self._weight_bytes = 0
         self._closed = False
@@ -74,6 +79,7 @@ class HfEngine:
     async def submit(self, requests: Sequence[Request]) -> None:
         """See ``Engine``."""
         self._check_alive()
+        self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
             if len(request.prompt) + request.max_new_tokens > self.config.max_model_len:
@@ -135,18 +141,23 @@ class HfEngine:
         from rollout.engines.hf_sampling import score
 
         self._check_alive()
+        self._rest.awake()
         return await self._in_thread(score, self._model, sequences)
 
     async def update_weights(self, update: WeightUpdate) -> None:
         """See ``Engine``; reads the learner's shared memory. KV caches live within a batch, so none survives."""
         self._check_alive()
+        self._rest.awake(bare=True)
         if self._mail.in_flight:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
         try:
             await self._in_thread(load_weights, self._model, self._reader, update.payload)
             await self._in_thread(use_attention, self._model, self.attention, update.version)
+        except FileNotFoundError as error:
+            raise CopyGone(f"weight update {update.version} failed: {error}") from error
         except (OSError, KeyError, RuntimeError) as error:
             raise EngineDead(f"weight update {update.version} failed: {error}") from error
+        self._rest.bare = False
         self._version = update.version
         self._weight_bytes = update.payload["size"]
 
@@ -154,6 +165,27 @@ class HfEngine:
         """See ``Engine``."""
         self._check_alive()
         return self._mail.stats(self._version, self._weight_bytes)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``; at either level the weights go to host memory and come back."""
+        from rollout.offload import Offload
+
+        self._check_alive()
+        if self._rest.level:
+            return
+        self._rest.fall_asleep(level, self._mail.in_flight)
+        model = self._model
+        assert model is not None
+        if self._offload is None:
+            self._offload = Offload(self.config.device, lambda: (*model.parameters(), *model.buffers()))
+        await self._in_thread(self._offload.away)
+
+    async def wake(self) -> None:
+        """See ``Engine``."""
+        self._check_alive()
+        if self._offload is not None:
+            await self._in_thread(self._offload.back)
+        self._rest.level = 0
 
     async def close(self) -> None:
         """See ``Engine``."""

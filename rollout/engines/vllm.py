@@ -13,13 +13,24 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import PAGE_TOKENS, EngineConfig, SpeculativeConfig
-from rollout.engine import Delta, EngineDead, EngineError, EngineStats, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engine import (
+    CopyGone,
+    Delta,
+    EngineDead,
+    EngineError,
+    EngineStats,
+    Request,
+    Sampling,
+    WeightsLost,
+    WeightUpdate,
+)
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
+from rollout.engines.rest import Rest
 from rollout.engines.vllm_flight import Flight, ending, scored
 from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
 from rollout.seeds import seed_of
-from rollout.transfer.weights import LOST, RECEIVER
+from rollout.transfer.weights import GONE, LOST, RECEIVER
 from rollout.types import StopReason, WeightVersion
 
 if TYPE_CHECKING:
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
 
 SCORE_SEATS = 4
 """Sequences scored at a time beside requests in flight."""
+WEIGHTS, KV_CACHE = "weights", "kv_cache"
+"""What vLLM calls the parts of an engine that sleep."""
 SHUTDOWN_S = 5.0
 """Seconds that vLLM's core has for stopping; then it is killed."""
 
@@ -187,6 +200,7 @@ class VllmEngine:
         self._flights: dict[str, Flight] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._updating = asyncio.Lock()
+        self._rest = Rest()
         self._whole = True
         self._updates = 0
         self._salt: str | None = None
@@ -231,6 +245,7 @@ class VllmEngine:
     async def submit(self, requests: Sequence[Request]) -> None:
         """See ``Engine``."""
         self._check_alive()
+        self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
             flight = self._flights[request.key] = Flight(request)
@@ -298,6 +313,7 @@ class VllmEngine:
         have seats of their own, and come first.
         """
         self._check_alive()
+        self._rest.awake()
         seats = asyncio.Semaphore(SCORE_SEATS if self.takes_in_flight else max(1, len(sequences)))
         with _core("it scored"):
             calls = (scored(self._llm, n, sequence, self._salt, seats) for n, sequence in enumerate(sequences))
@@ -324,10 +340,11 @@ class VllmEngine:
             raise
         except Exception as failure:
             # What a worker raised arrives as a plain Exception with its text.
-            _, lost, reason = str(failure).partition(LOST)
-            if not lost:
-                raise
-            raise WeightsLost(reason) from failure
+            for sign, kind in ((LOST, WeightsLost), (GONE, CopyGone)):
+                _, found, reason = str(failure).partition(sign)
+                if found:
+                    raise kind(reason) from failure
+            raise
 
     @asynccontextmanager
     async def _standing_still(self, clear_cache: bool) -> AsyncIterator[None]:
@@ -347,6 +364,7 @@ class VllmEngine:
     async def _take(self, update: WeightUpdate) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
+        self._rest.awake(bare=True)
         init, info = _transfer_of(update)
         self._whole = False
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
@@ -354,6 +372,9 @@ class VllmEngine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
         await self._llm.finish_weight_update(str(update.version))
         await self._enter(update.version)
+        if self._rest.bare:
+            await self._llm.wake_up([KV_CACHE])
+            self._rest.bare = False
         self._whole = True
         self._version = update.version
         self._weight_bytes = update.payload["size"]
@@ -382,6 +403,26 @@ class VllmEngine:
         """See ``Engine``."""
         self._check_alive()
         return self._mail.stats(self._version, self._weight_bytes)
+
+    async def sleep(self, level: int) -> None:
+        """See ``Engine``; vLLM's own sleep, which on a CPU frees nothing. The key-value cache is forgotten."""
+        self._check_alive()
+        async with self._updating:
+            if not self._rest.level:
+                self._rest.fall_asleep(level, self._mail.in_flight)
+                with _core("it fell asleep"):
+                    await self._llm.sleep(level)
+
+    async def wake(self) -> None:
+        """See ``Engine``. Where weights are still to come, the key-value cache has to wait for them: loading takes room
+        of its own.
+        """
+        self._check_alive()
+        async with self._updating:
+            if self._rest.level:
+                with _core("it woke up"):
+                    await self._llm.wake_up([WEIGHTS] if self._rest.bare else None)
+            self._rest.level = 0
 
     async def close(self) -> None:
         """See ``Engine``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rewards.score import Score
@@ -51,13 +51,16 @@ class Episodes:
 
     def turns(self, groups: Sequence[Group]) -> Turns:
         """See ``rollout.pool.pool.Episodes``."""
-        return self.turns_of({rollout.id: (group.problem, rollout) for group in groups for rollout in group.rollouts})
+        by_key = {rollout.id: (group.problem, rollout) for group in groups for rollout in group.rollouts}
+        return self.turns_of(by_key.__getitem__)
 
-    def turns_of(self, rollouts: Mapping[str, tuple[Problem, Rollout]]) -> Turns:
-        """Return the function that answers the turns of these rollouts, by key."""
+    def turns_of(self, asked_about: Callable[[str], tuple[Problem, Rollout]]) -> Turns:
+        """Return the function that answers turns; ``asked_about`` gives problem and rollout of a key, as they were when
+        the request was made.
+        """
 
         async def answer(key: str, added: Sequence[Segment], left: int) -> Reply:
-            problem, rollout = rollouts[key]
+            problem, rollout = asked_about(key)
             grown = rollout.append(added, None)
             return await asyncio.wrap_future(self._thread.start(self._answer(problem, grown, left)))
 

@@ -1,16 +1,10 @@
-"""The groups of one call to the pool, while their rollouts come to rest one by one, and the news of it."""
+"""The groups of one call to the pool, while their rollouts come to rest one by one."""
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Collection, Sequence
 
-from rollout.engine import Delta
-from rollout.pool.board import Completion
 from rollout.types import Group, Rollout
-
-News = list[Delta] | Completion
-"""Progress on requests, or one that has come to rest."""
 
 
 class Growing:
@@ -39,22 +33,3 @@ class Growing:
     def _tell(self, g: int) -> None:
         if not self._open[g] and self.groups[g].finished:
             self._finished(self.groups[g])
-
-
-def tokens_only(on_progress: Callable[[News], None] | None) -> Callable[[News], None]:
-    """Return the callback after an interrupt, which passes on tokens but no finished groups."""
-
-    def take(item: News) -> None:
-        if on_progress is not None and isinstance(item, list):
-            on_progress(item)
-
-    return take
-
-
-def drain(
-    news: queue.SimpleQueue[News | None], on_progress: Callable[[News], None] | None, timeout_s: float | None = None
-) -> None:
-    """Hand progress on until the work has ended. Raises ``queue.Empty`` when nothing comes for ``timeout_s``."""
-    while (item := news.get(timeout=timeout_s)) is not None:
-        if on_progress is not None:
-            on_progress(item)

@@ -1,23 +1,32 @@
-"""One place for an engine in the pool: started, supervised, replaced when it dies."""
+"""One place for an engine in the pool: started, given weights, checked, replaced when it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Engine, EngineError, EngineTimeout, ParityError, WeightsLost, WeightUpdate
-from rollout.pool.board import Board
+from rollout.engine import (
+    DEEP,
+    LIGHT,
+    NOT_THE_ENGINE,
+    CopyGone,
+    Engine,
+    EngineError,
+    EngineTimeout,
+    ParityError,
+    WeightsLost,
+    WeightUpdate,
+)
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
+from rollout.timeline import engine_lane, span
+from rollout.types import WeightVersion
 
 T = TypeVar("T")
 
-POLL_S = 1.0
-"""Longest wait inside one poll."""
 BACKOFF_S = 0.2
 """Pause before the first restart in a row; doubles with each."""
 CLOSE_S = 20.0
@@ -35,6 +44,16 @@ class Publication:
     limits: Limits
     """How far the engine's may be from them."""
 
+    @property
+    def version(self) -> WeightVersion:
+        """Version of the weights."""
+        return self.update.version
+
+    @property
+    def together(self) -> bool:
+        """Whether engines that take the weights directly must do so at the same time."""
+        return "nccl" in self.update.payload.get("direct", {})
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -45,8 +64,26 @@ class Calibration:
     """The learner's log-probs of the probe as it was loaded; [n][len - 1], nats."""
 
 
-_UNKNOWN = object()
-"""In place of a publication: the engine began to take one, and has not said that it did."""
+@dataclass(eq=False)
+class Life:
+    """One engine, and the weights that it has."""
+
+    engine: Engine
+    serves: Publication | None = None
+    """What it took last; ``None``: what it was loaded with."""
+    sure: bool = True
+    """False while it takes weights, and after it began to and has not said that it did."""
+    version: WeightVersion = 0
+    """What it has taken and was checked on."""
+    drawing: tuple[WeightVersion, ...] = (0,)
+    """What its tokens may be drawn under: ``version``; with requests that it had when it took its last weights, or is
+    taking them, those before and the new ones."""
+    untouched: bool = True
+    """No update was begun yet."""
+
+    def has(self, publication: Publication | None) -> bool:
+        """Return whether it serves exactly this."""
+        return self.sure and self.serves is publication
 
 
 async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
@@ -58,13 +95,15 @@ async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
 
 
 class Slot:
-    """Keeps one engine alive. An engine serves only after it took the newest weights and passed the parity probe."""
+    """Keeps one engine alive. An engine serves only after it took the weights aimed at and passed the parity probe."""
 
     def __init__(self, index: int, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
         self.index = index
         self.config = config
-        self.engine: Engine | None = None
+        self.life: Life | None = None
         """The engine that may serve; ``None`` while there is none."""
+        self.target: Publication | None = None
+        """What an engine must have before it begins to serve here; ``None``: what it was loaded with."""
         self.gap = Gap()
         """The engine's last parity gap."""
         self.calibration: Calibration | None = None
@@ -73,54 +112,64 @@ class Slot:
         """Parity gap of the engine as it was loaded, where it was measured."""
         self.last_error = ""
         self.failures = 0
-        """Engines lost over the pool's life."""
+        """Engines lost over the slot's life."""
         self.given_up = False
-        self.in_flight: set[str] = set()
+        self.asleep = False
+        """No engine is started here, since somebody else has its device; one that is up sleeps."""
         self._spawn = spawn
         self._attempts = 0
         self._lost_before = 0
         self._bad_rounds = 0
-        self._serves: Publication | object | None = None
-        """What the engine was given last; ``None``: what it was loaded with."""
-        self._untouched = False
-        self._wanted: Publication | None = None
-        """What an engine that is being started here will be given."""
-        self._revival: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        """Held while an engine takes weights."""
+        self._aimed = asyncio.Event()
+        self._aimed.set()
+        self._preparation: asyncio.Task[None] | None = None
+        self._closings: set[asyncio.Task[None]] = set()
 
-    async def settled(self) -> None:
-        """Wait until no engine is being started here. Raises ``ParityError`` when it fails the probe."""
-        if self._revival is not None:
-            await self._revived(None)
+    async def ready(self) -> bool:
+        """Wait until an engine serves the target here; False when the slot is given up.
 
-    async def ready(self, publication: Publication | None) -> bool:
-        """Wait until an engine serves ``publication`` here; False when the slot is given up.
-
-        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe.
+        The work goes on if the waiter is cancelled. Raises ``ParityError`` when a new engine fails the probe, and
+        ``CopyGone`` when it cannot be given the target.
         """
         while not self.given_up:
-            if self.engine is None:
-                await self._revived(publication)
-            elif self._serves is publication:
+            if self.asleep:
+                raise RuntimeError(f"engine {self.index} sleeps; wake the pool before it is used")
+            if self.life is not None and not self._aimed.is_set():
+                await self._aimed.wait()
+            elif self.life is not None and self.life.has(self.target):
                 return True
             else:
-                await self._return(self.engine, publication)
+                await self._prepared()
         return False
 
-    async def _revived(self, publication: Publication | None) -> None:
-        """Wait until an engine is started here, or the slot given up."""
-        if self._revival is None:
-            self._wanted = publication
-            self._revival = asyncio.create_task(self._revive())
-        revival = self._revival
-        try:
-            await asyncio.shield(revival)
-        finally:
-            if revival.done() and self._revival is revival:
-                self._revival = None
+    def aim(self, publication: Publication | None) -> None:
+        """Let no engine begin to serve other weights here."""
+        self.target = publication
+        self._aimed.set()
 
     def withdraw(self) -> None:
-        """Give an engine that is being started here no weights: those that it was to take cannot be had any more."""
-        self._wanted = None
+        """Let no engine begin to serve at all: the weights that it was to take cannot be had any more."""
+        self.target = None
+        self._aimed.clear()
+
+    async def settled(self) -> None:
+        """Wait until nothing is being prepared here. Raises ``ParityError`` when a new engine fails the probe."""
+        if self._preparation is not None:
+            await self._prepared()
+
+    async def _prepared(self) -> None:
+        """Have an engine started, or given the target; one such attempt at a time, whoever waits for it."""
+        if self._preparation is None:
+            work = self._revive() if self.life is None else self._correct(self.life)
+            self._preparation = asyncio.create_task(work)
+        preparation = self._preparation
+        try:
+            await asyncio.shield(preparation)
+        finally:
+            if preparation.done() and self._preparation is preparation:
+                self._preparation = None
 
     async def _revive(self) -> None:
         """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
@@ -131,89 +180,118 @@ class Slot:
             if self._attempts:
                 await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
             self._attempts += 1
-            engine = self._spawn(self.index)
-            self._untouched, self.loaded = True, None
+            life = Life(self._spawn(self.index))
+            self.loaded = None
             try:
-                await limited(engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
-                self._serves = None
-                if self._wanted is not None:
-                    await self._install(engine, self._wanted, ())
+                with span(engine_lane(self.index), "start"):
+                    await limited(life.engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
+                if self.target is not None:
+                    await self.install(life, self.target)
+            except CopyGone:
+                self.life = life  # it is well, and takes the weights that come next
+                raise
             except (ParityError, asyncio.CancelledError):
-                await self._close(engine)
+                await self._ended(life.engine)
                 raise
             except EngineError as error:
                 self.failures += 1
                 self.last_error = f"engine {self.index}: {error}"
-                await self._close(engine)
+                await self._ended(life.engine)
             else:
-                self.engine = engine
+                self.life = life
                 return
         self.given_up = True
 
-    async def _return(self, engine: Engine, publication: Publication | None) -> None:
+    async def _correct(self, life: Life) -> None:
         """Give an engine the weights that are to be served: a publish of others was interrupted, or failed elsewhere.
 
         Those that it was loaded with only another engine has.
         """
         try:
-            if publication is None:
+            if self.target is None:
                 raise EngineError("it has weights whose publish was not completed")
-            await self._install(engine, publication, ())
-        except ParityError:
+            await self.install(life, self.target)
+        except NOT_THE_ENGINE:
             raise
         except EngineError as error:
-            await self.lose(error)
+            await self.lose(life, error)
 
     async def check(self, seconds: float) -> bool:
         """Return whether an engine lives here that could take part in a publish; a dead one is lost."""
-        if self.engine is None:
+        life = self.life
+        if life is None:
             return False
         try:
-            await limited(self.engine.stats(), seconds, f"health check of engine {self.index}")
+            await limited(life.engine.stats(), seconds, f"health check of engine {self.index}")
         except EngineError as error:
-            await self.lose(error)
+            await self.lose(life, error)
             return False
         return True
 
-    async def adopt(self, publication: Publication, roster: Sequence[int]) -> None:
-        """New weights into this slot's engine; an engine that fails at it is replaced, and takes the copy.
+    def worn_out(self) -> bool:
+        """Count one more publish; return whether the slot lost an engine under each of the last ``max_restarts + 1``.
 
-        ``roster``: the slots whose engines take them together.
-
-        A slot that lost an engine under each of the last ``max_restarts + 1`` publishes is given up: it may finish some
-        requests in every life, but most of the time it restarts.
+        It may finish some requests in every life, but most of the time it restarts: it is to be given up.
         """
         self._bad_rounds = self._bad_rounds + 1 if self.failures > self._lost_before else 0
         self._lost_before = self.failures
-        if self._bad_rounds > self.config.max_restarts:
-            self.given_up = True
-            await self.close()
-            return
-        if self.engine is not None:
-            try:
-                await self._install(self.engine, publication, roster)
+        return self._bad_rounds > self.config.max_restarts
+
+    async def give_up(self) -> None:
+        """Have no engine here any more."""
+        self.given_up = True
+        await self.close()
+
+    async def take(self, publication: Publication, roster: Sequence[int]) -> None:
+        """New weights into this slot's engine, if it has one, and no requests; an engine that fails at it is lost.
+
+        ``roster``: the slots whose engines take them together. An engine that is being started gets them in time: it
+        is waited for only if it is just being given older ones.
+        """
+        self.aim(publication)
+        life = self.life
+        if life is None:
+            async with self._changing:
                 return
-            except ParityError:
-                raise
-            except EngineError as error:
-                await self.lose(error)
-        await self.ready(publication)
+        try:
+            await self.install(life, publication, roster)
+        except NOT_THE_ENGINE:
+            raise
+        except EngineError as error:
+            await self.lose(life, error)
 
-    async def _install(self, engine: Engine, publication: Publication, roster: Sequence[int]) -> None:
-        limit, name, version = self.config.call_timeout_s, f"engine {self.index}", publication.update.version
-        if self._untouched and self.calibration is not None:
-            scores = await limited(engine.score(self.calibration.probe), limit, f"calibration of {name}")
-            self.loaded = gap_of(scores, self.calibration.reference)
-            check_loaded(name, self.loaded, publication.limits)
-        self._untouched, self._serves = False, _UNKNOWN
-        await self._take(engine, publication.update, roster)
-        if publication.probe:
-            scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
-            self.gap = gap_of(scores, publication.reference)
-            check_published(name, version, self.gap, self.loaded, publication.limits)
-        self._serves = publication
+    async def adopt(self, publication: Publication, roster: Sequence[int]) -> None:
+        """``take``, and wait for the successor of an engine that failed at it, which takes the copy."""
+        if self.worn_out():
+            await self.give_up()
+            return
+        await self.take(publication, roster)
+        await self.ready()
 
-    async def _take(self, engine: Engine, update: WeightUpdate, roster: Sequence[int]) -> None:
+    async def install(self, life: Life, publication: Publication, roster: Sequence[int] = ()) -> None:
+        """Have an engine take weights, and check it on the probe. Raises ``EngineError`` when it fails,
+        ``ParityError`` when it disagrees with the learner, ``CopyGone`` when the weights cannot be had.
+        """
+        async with self._changing:
+            if life.has(publication):
+                return
+            engine, limit, name = life.engine, self.config.call_timeout_s, f"engine {self.index}"
+            if life.untouched and self.calibration is not None:
+                scores = await limited(engine.score(self.calibration.probe), limit, f"calibration of {name}")
+                self.loaded = gap_of(scores, self.calibration.reference)
+                check_loaded(name, self.loaded, publication.limits)
+            life.untouched, life.sure = False, False
+            life.drawing = (life.version, publication.version)
+            with span(engine_lane(self.index), "publish"):
+                await self._load(engine, publication.update, roster)
+            if publication.probe:
+                with span(engine_lane(self.index), "score"):
+                    scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
+                self.gap = gap_of(scores, publication.reference)
+                check_published(name, publication.version, self.gap, self.loaded, publication.limits)
+            life.serves, life.version, life.sure = publication, publication.version, True
+
+    async def _load(self, engine: Engine, update: WeightUpdate, roster: Sequence[int]) -> None:
         """Have the engine load ``update``: directly where it is one of ``roster``, or else from the copy."""
         limit, what = self.config.call_timeout_s, f"weight update of engine {self.index}"
         if self.index in roster:
@@ -225,67 +303,62 @@ class Slot:
                 return
         await limited(engine.update_weights(update.copied()), limit, what)
 
-    async def lose(self, error: EngineError) -> None:
-        """Give up an engine that failed, and end its process."""
-        engine, self.engine = self.engine, None
-        self.in_flight = set()
+    def proven(self) -> None:
+        """The engine has finished a request: it counts as the first of a row again."""
+        self._attempts = 1
+
+    async def lose(self, life: Life, error: EngineError) -> None:
+        """Give up an engine that failed, and end its process; nothing when it is lost already."""
+        if self.life is not life:
+            return
+        self.life = None
         self.failures += 1
         self.last_error = f"engine {self.index}: {error}"
-        if engine is not None:
-            await self._close(engine)
+        await self._ended(life.engine)
 
-    async def serve(self, board: Board, share: Callable[[Slot], int]) -> None:
-        """Work on the board until nothing is left of it. Raises ``EngineError`` when the engine fails or stalls."""
-        engine = self.engine
-        assert engine is not None
-        moved = time.monotonic()
-        while board.unfinished:
-            taken = board.take(share(self))
-            if taken:
-                if not self.in_flight:
-                    moved = time.monotonic()
-                self.in_flight |= {request.key for request in taken}
-                await limited(engine.submit(taken), self.config.call_timeout_s, f"submit to engine {self.index}")
-            if not self.in_flight:
-                await board.changed()
-                continue
-            deltas = await limited(
-                engine.poll(POLL_S), POLL_S + self.config.call_timeout_s, f"poll of engine {self.index}"
-            )
-            if deltas:
-                moved = time.monotonic()
-                board.receive(deltas)
-                self.in_flight -= {delta.key for delta in deltas if delta.done}
-                if any(delta.done and not delta.error for delta in deltas):
-                    self._attempts = 1  # this life
-            elif time.monotonic() - moved > self.config.stall_timeout_s:
-                raise EngineTimeout(
-                    f"no token for {self.config.stall_timeout_s:.0f} s with {len(self.in_flight)} requests in flight"
-                )
+    async def sleep(self) -> None:
+        """Let the engine sleep, and start none here until ``wake``. One that fails is lost, which clears its device.
 
-    async def clear(self, board: Board, seconds: float) -> None:
-        """Abort what is in flight after a cancelled call, record its last tokens, and be ready for the next call."""
-        if self.engine is None or not self.in_flight:
-            return
+        It sleeps deeply where the next publish, or the copy of the last one, brings its weights back. Those that it
+        was loaded with only the engine itself can keep.
+        """
+        await self.settled()
+        self.asleep = True
+        if (life := self.life) is not None:
+            level = LIGHT if life.untouched else DEEP
+            life.sure = life.sure and level == LIGHT
+            await self._rest(life, life.engine.sleep(level), "sleep")
+
+    async def wake(self) -> None:
+        """Wake the engine, which serves once it has its weights; one that died in its sleep is lost."""
+        if self.asleep and (life := self.life) is not None:
+            await self._rest(life, life.engine.wake(), "wake")
+        self.asleep = False
+
+    async def _rest(self, life: Life, call: Awaitable[None], what: str) -> None:
         try:
-            async with asyncio.timeout(seconds):
-                await self.engine.abort(sorted(self.in_flight))
-                while self.in_flight:
-                    deltas: list[Delta] = await self.engine.poll(0.1)
-                    board.salvage(deltas)
-                    self.in_flight -= {delta.key for delta in deltas if delta.done}
-        except (EngineError, TimeoutError) as error:
-            await self.lose(EngineError(f"did not drop its requests: {error}"))
+            with span(engine_lane(self.index), what):
+                await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
+        except EngineError as error:
+            await self.lose(life, error)
 
     async def close(self) -> None:
         """Stop the engine, or the attempt to start one."""
-        if self._revival is not None:
-            self._revival.cancel()
+        if self._preparation is not None:
+            self._preparation.cancel()
             with contextlib.suppress(asyncio.CancelledError, EngineError):
-                await self._revival
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            await self._close(engine)
+                await self._preparation
+        life, self.life = self.life, None
+        if life is not None:
+            await self._ended(life.engine)
+        await asyncio.gather(*self._closings, return_exceptions=True)
+
+    async def _ended(self, engine: Engine) -> None:
+        """Wait until an engine is closed; it goes on if the waiter is cancelled."""
+        closing = asyncio.create_task(self._close(engine))
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
+        await asyncio.shield(closing)
 
     async def _close(self, engine: Engine) -> None:
         with contextlib.suppress(EngineError):  # a dead engine may say so again

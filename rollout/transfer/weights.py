@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LOST = "broadcast lost: "
 """How the message of ``rollout.transfer.broadcast.BroadcastLost`` begins; vLLM hands only messages on."""
+GONE = "weights gone: "
+"""How the message begins when the memory that holds weights cannot be opened; for the same reason."""
 RECEIVER = "k15"
 """Name of our receiving end in vLLM's ``WeightTransferEngineFactory``."""
 ALIGN = 64
@@ -284,7 +286,7 @@ class ShmReader:
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"weights at {path} cannot be opened: the learner ended, or this engine runs on another machine; "
+                f"{GONE}{path} cannot be opened: the learner ended, or this engine runs on another machine; "
                 "use engine.weight_transfer nccl across machines"
             ) from error
         try:

@@ -48,8 +48,8 @@ def run(tmp_path: Path) -> Path:
         rewarder = Rewarder(reward, graded, grading)
         for index in (1, 2):
             made = group(f"g{index}", [rollout(f"g{index}/0", [(0, 2)]), rollout(f"g{index}/1", [(0, 3)])])
-            rewarder.submit(type(made)(made.id, problems[index], made.rollouts, made.born), 0)
-        scored = rewarder.collect()
+            rewarder.submit(type(made)(made.id, problems[index], made.rollouts, made.born))
+        scored = rewarder.collect(0)
     assert [item.rewards for item in scored] == [(7.0, 5.0), (17.0, 15.0)]
     write_rollouts(folder, 0, to_table(0, scored, {}, 0.0, graded))
     assert "mine.py" in dump(config)

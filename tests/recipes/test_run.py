@@ -22,7 +22,9 @@ from recipes.run.promise import BROKEN
 from recipes.run.session import run
 from rl.config import RunConfig
 from rl.learner.host import LearnerHost
+from rl.record.idle import summarise, windows
 from rl.record.log import read_metrics
+from rl.record.timeline import read_timeline
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState
 from rl.state.run_dir import RunDir
@@ -54,6 +56,23 @@ def test_a_run_is_a_directory(whole: Path) -> None:
     assert change["mean"] == pytest.approx(summary["accuracy_after"]["mean"] - summary["accuracy_before"]["mean"])
     assert change["ci95"][0] <= change["mean"] <= change["ci95"][1]
     assert [row["iteration"] for row in read_metrics(whole)] == [0, 1, 2, 3]
+
+
+def test_a_run_records_what_its_parts_did(whole: Path) -> None:
+    (process,) = read_timeline(whole)
+    found = summarise(windows([process]))
+    assert found is not None
+    did = {use.lane: set(use.seconds) for use in found.lanes}
+    assert did["learner"] >= {"publish", "score", "train", "save"}
+    assert did["engine 0"] == {"publish", "score", "sample", "eval"}
+    assert did["grader"] == {"grade"}
+    assert did["driver"] >= {"publish", "sample", "train", "eval", "save"}
+    assert [iteration for iteration, _ in process.done] == [0, 1, 2, 3]
+    assert found.together_s == 0.0
+    for row in read_metrics(whole):
+        assert 0.0 < row["idle/engines"] < 1.0
+        assert 0.0 < row["idle/learner"] < 1.0
+    assert '"timeline":{"seconds":' in (whole / "report.html").read_text()
 
 
 def test_the_length_reward_is_off_then_constant(whole: Path) -> None:
@@ -208,9 +227,11 @@ def test_a_driver_killed_in_the_middle_loses_no_token(
         raise Killed
 
     with monkeypatch.context() as patch:
-        original = recipes_run.Rewarder.submit
+        original = recipes_run.Rewarder.collect
         patch.setattr(
-            recipes_run.Rewarder, "submit", lambda self, group, i: killed() if i == 2 else original(self, group, i)
+            recipes_run.Rewarder,
+            "collect",
+            lambda self, i, chosen=None: killed() if i == 2 else original(self, i, chosen),
         )
         with pytest.raises(Killed):
             run(tiny(), folder)
@@ -246,7 +267,9 @@ def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
     assert run(tiny(), folder) == 0
     ours, theirs = read_metrics(folder), read_metrics(whole)
     assert [row["iteration"] for row in ours] == [0, 1, 2, 3]
-    clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s")
+    done = [[iteration for iteration, _ in process.done] for process in read_timeline(folder)]
+    assert done == [[0, 1, 2], [2, 3]]  # what happened
+    clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "idle/")
     for mine, undisturbed in zip(ours, theirs, strict=True):
         assert {k: v for k, v in mine.items() if not k.startswith(clocks)} == {
             k: v for k, v in undisturbed.items() if not k.startswith(clocks)
@@ -335,9 +358,9 @@ def test_a_probe_leaves_the_engine_room_for_one_token() -> None:
 
 
 def test_a_run_without_rl_reports_the_gap_of_its_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = recipes_run.loop.publish
+    original = recipes_run.publish
     monkeypatch.setattr(
-        recipes_run.loop, "publish", lambda *given: replace(original(*given), max_gap=0.007)
+        recipes_run, "publish", lambda *given: replace(original(*given), max_gap=0.007)
     )  # what the hf engine reports may be exactly 0
     assert run(tiny(iterations=0), tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_logprob_gap"] == 0.007

@@ -98,8 +98,8 @@ def test_problems_of_a_file_in_the_loop(tmp_path: Path) -> None:
     rewarder = Rewarder(RewardConfig(length=None), lambda _, tokens: str(tokens[0]), grading)
     groups = [Group(problem.id, problem, rollouts(problem), 0) for problem in problems]  # type: ignore[arg-type]
     for group in groups:
-        rewarder.submit(group, 0)
-    scored = sorted(rewarder.collect(), key=lambda item: [*ROWS].index(item.group.id))
+        rewarder.submit(group)
+    scored = sorted(rewarder.collect(0), key=lambda item: [*ROWS].index(item.group.id))
     grading.close()
     assert [group.rewards for group in scored] == [(1.0, 0.0)] * len(ROWS)
     assert len(asked) == 2 * len(ROWS)

@@ -17,9 +17,9 @@ import pytest
 
 from rewards.code.sandbox import Sandbox, open_sandbox, shared_sandbox
 from rewards.code.sandbox.cgroups import PREFIX
-from rewards.code.types import MIB, Ending, Job, Limits, ProgramMissing, SandboxFailure
+from rewards.code.types import MIB, Ending, Job, Limits, Outcome, ProgramMissing, SandboxFailure
 from tests.paths import ROOT
-from tests.processes import PATIENCE_S, until
+from tests.processes import PATIENCE_S, until, until_gone
 from tests.sandbox_kit import UNHURRIED, asleep, marked, python, sandbox, seconds, sleepers, wake
 
 __all__ = ["sandbox"]
@@ -214,28 +214,43 @@ def test_waits_for_a_free_slot_and_serves_many_threads() -> None:
 
 
 def test_killed_supervisor(sandbox: Sandbox) -> None:
-    """The run in progress fails by name, nothing of it survives, and the next run works."""
+    """Another one runs the program again, and nothing is left of the first time; killed twice, a run fails by name."""
     mark = f"k15-orphan-{os.getpid()}"
-    failures: list[SandboxFailure] = []
+    ended: list[Outcome | SandboxFailure] = []
 
     def doomed() -> None:
         try:
-            sandbox.run(python(f"'{mark}'; import time; time.sleep(1000)"))
+            ended.append(sandbox.run(python(f"{asleep(mark)}; print('awake')", limits=UNHURRIED)))
         except SandboxFailure as failure:
-            failures.append(failure)
+            ended.append(failure)
 
-    thread = threading.Thread(target=doomed)
-    thread.start()
-    until(lambda: len(marked(mark)) >= 3, "monitor, first process and program")
-    old = sandbox.supervisor_pid
-    os.kill(old, signal.SIGKILL)
+    def killed() -> int:
+        until(lambda: sleepers(mark), "the program")
+        first, old = sleepers(mark), sandbox.supervisor_pid
+        os.kill(old, signal.SIGKILL)
+        until_gone(first)
+        return old
+
+    def begun() -> threading.Thread:
+        thread = threading.Thread(target=doomed)
+        thread.start()
+        return thread
+
+    thread = begun()
+    old = killed()
+    wake(mark)
     thread.join(PATIENCE_S)
-    assert len(failures) == 1
-    assert "exit -9" in str(failures[0])
+    assert isinstance(ended[0], Outcome)
+    assert ended[0].stdout == b"awake\n"
+    assert (sandbox.restarts, sandbox.supervisor_pid != old) == (1, True)
+    thread = begun()
+    killed()
+    killed()
+    thread.join(PATIENCE_S)
+    assert isinstance(ended[1], SandboxFailure)
+    assert "exit -9" in str(ended[1])
     assert sandbox.run(Job(argv=("true",))).ok
-    assert sandbox.supervisor_pid != old
-    assert sandbox.restarts == 1
-    until(lambda: not marked(mark), "the end of the program")
+    assert not marked(mark)
     assert not groups(old)
 
 

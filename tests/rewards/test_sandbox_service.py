@@ -67,8 +67,8 @@ def test_a_run_judges_programs_on_ray_in_training_and_evaluation_alike(ray_clust
             for j, one in enumerate(rollout(f"g/{j}", [(0, 1)]) for j in range(4))
         ]
         rollouts[3] = replace(rollouts[3], stop=StopReason.LENGTH)
-        rewarder.submit(Group("g", program, tuple(rollouts), 0), 0)
-        (scored,) = rewarder.collect()
+        rewarder.submit(Group("g", program, tuple(rollouts), 0))
+        (scored,) = rewarder.collect(0)
         assert scored.rewards == (1.0, 0.0, 0.0, 0.0)
         counted = rewarder.counts()
         assert (counted["grader/judges_finished"], counted["grader/judges_ungradable"]) == (3.0, 0.0)
@@ -130,12 +130,23 @@ def _forebear(pid: int, among: set[int]) -> int:
     return pid
 
 
-def test_supervisor_killed_is_ungradable_and_mended(service: JudgeService) -> None:
+def test_a_program_whose_supervisor_is_killed_is_judged_again_and_twice_is_ungradable(service: JudgeService) -> None:
     mark = f"k15-inner-{os.getpid()}"
-    future = service.submit(sleeper(mark), UNHURRIED)
-    until(lambda: sleepers(mark), "the program")
     workers = {worker.pid for worker in service.health()}
-    os.kill(_forebear(sleepers(mark)[0], _children(workers)), signal.SIGKILL)
+
+    def kill_supervisor() -> None:
+        until(lambda: sleepers(mark), "the program")
+        first = sleepers(mark)
+        os.kill(_forebear(first[0], _children(workers)), signal.SIGKILL)
+        until_gone(first)
+
+    future = service.submit(sleeper(mark), UNHURRIED)
+    kill_supervisor()
+    wake(mark)
+    assert future.result(PATIENCE_S).correct
+    future = service.submit(sleeper(mark), UNHURRIED)
+    kill_supervisor()
+    kill_supervisor()
     score = future.result(PATIENCE_S)
     assert not score.gradable
     assert "supervisor ended" in score.reason

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.score import Score
+from rl.config import OverlapConfig
 from rl.learner.batch import cumulative, pack, pack_demonstrations, split_by_tokens
-from rollout.types import Group, Problem, Prompt, Rollout, Segment, StopReason
+from rl.learner.window import has_loss, window_of
+from rl.record.metrics import unknown
+from rollout.types import Author, Group, Problem, Prompt, Rollout, Segment, StopReason
 from tests.learner_kit import make_batch
 
 
@@ -58,6 +61,67 @@ def test_what_is_left_out_is_counted():
     everything = pack([kept], [[0.1, 0.2, -0.3, None]], version=4, loss_on="all")
     assert everything.counts.stale == 0
     assert len(everything) == 3
+
+
+OLD = group(
+    "o",
+    rollout("o/0", (1, [7]), (2, [8]), (3, [9, 10]), (4, [11])),
+    rollout("o/1", (2, [6, 6])),
+    rollout("o/2", (1, [5])),
+    rollout("o/3", (5, [4])),
+)
+
+
+@pytest.mark.parametrize(
+    ("window", "loss"),
+    [(0, [[0, 0, 0, 0, 1]]), (1, [[0, 0, 1, 1, 1]]), (2, [[0, 1, 1, 1, 1], [1, 1]]), (3, [[1] * 5, [1, 1], [1]])],
+)
+def test_a_window_of_versions_carries_loss_and_only_the_present_one_is_comparable(window, loss):
+    batch = pack([OLD], [[0.1, 0.2, 0.3, 0.4]], 4, "current", window)
+    found = batch.loss_mask.split(batch.lengths.tolist())
+    assert [each[2:].tolist() for each in found] == [[bool(value) for value in row] for row in loss]
+    assert not any(each[:2].any() for each in found), "prompts"
+    current = batch.current.split(batch.lengths.tolist())
+    assert [each.sum().item() for each in current] == [1] + [0] * (len(loss) - 1)
+    assert (batch.counts.sequences, batch.counts.stale) == (len(loss), 4 - len(loss))
+    assert [has_loss(each, 4, "current", window) for each in OLD.rollouts] == [
+        True,
+        window >= 2,
+        window >= 3,
+        False,  # of a version that is yet to come
+    ]
+
+
+def test_the_age_of_what_is_trained_on_is_counted():
+    metrics = pack([OLD], [[0.1, 0.2, 0.3, 0.4]], 4, "current", 2).ages.metrics()
+    assert metrics == {
+        "staleness/loss_mean": pytest.approx((0 * 1 + 1 * 2 + 2 * 3) / 6),
+        "staleness/loss_max": 2,
+        "staleness/oldest_mean": (3 + 2) / 2,  # of o/0 and o/1; the oldest token of o/0 carries no loss
+        "staleness/oldest_max": 3,
+        "staleness/share/0": pytest.approx(1 / 6),
+        "staleness/share/1": pytest.approx(2 / 6),
+        "staleness/share/2": pytest.approx(3 / 6),
+    }
+    assert unknown(metrics) == []
+    assert pack([OLD], [[None] * 4], 4).ages.metrics() == {}
+
+
+def test_a_rollout_has_loss_exactly_if_one_of_its_tokens_has():
+    fed = Segment(4, (3, 3), by=Author.ENVIRONMENT)
+    empty = Rollout("e/0", Prompt((1,)), (Segment(4, (), ()), fed), StopReason.LENGTH)
+    assert not has_loss(empty, 4, "all")
+    assert not has_loss(empty, 4, "current", 3)
+    answered = replace(empty, segments=(*empty.segments, Segment(4, (9,), (-0.1,))))
+    batch = pack([group("e", empty, answered)], [[0.1, -0.1]], 4, "all")
+    assert batch.loss_mask.tolist() == [False, False, False, True]
+    assert batch.counts.stale == 1
+
+
+def test_a_run_that_overlaps_strictly_on_policy_has_no_window():
+    assert window_of(None) == 0
+    assert window_of(OverlapConfig(max_staleness=3)) == 3
+    assert window_of(OverlapConfig(mode="on_policy")) == 0
 
 
 def test_an_empty_batch_has_no_minibatches():

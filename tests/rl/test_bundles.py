@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rl.bundles import Places, lay_out, refusal
+from rl.bundles import Places, in_turn, lay_out, refusal
 from rl.learner.config import RanksConfig
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
@@ -66,3 +66,37 @@ def test_an_engine_that_no_node_holds_is_refused() -> None:
     assert refusal(found, there) == (
         "1 CPU and 6 GPU have to be on one node, and no node has more than 16 CPU and 4 GPU"
     )
+
+
+def test_in_turn_learner_and_engines_have_the_same_gpus() -> None:
+    found = in_turn(RanksConfig(shard=4), 2, 2, nodes(4))
+    assert found.bundles == ({"CPU": 6.0, "GPU": 4.0},)
+    assert (found.ranks, found.rank_gpus) == ((0, 0, 0, 0), ((0,), (1,), (2,), (3,)))
+    assert (found.engines, found.engine_gpus) == ((0, 0), ((0, 1), (2, 3)))
+
+
+def test_in_turn_on_several_nodes_an_engine_is_whole_on_one_of_them() -> None:
+    found = in_turn(RanksConfig(shard=5), 3, 2, nodes(3, 0, 4))
+    assert found.bundles == ({"CPU": 6.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 2.0})
+    assert (found.ranks, found.rank_gpus) == ((0, 0, 0, 0, 1), ((0,), (1,), (2,), (3,), (0,)))
+    assert (found.engines, found.engine_gpus) == ((0, 0, 1), ((0, 1), (2, 3), (0, 1)))
+
+
+def test_in_turn_ranks_of_a_sequence_are_on_one_node_where_one_holds_them() -> None:
+    mesh = RanksConfig(shard=2, sequence=3)
+    assert in_turn(mesh, 1, 1, nodes(4, 4)).ranks == (0, 0, 0, 1, 1, 1)
+    assert in_turn(mesh, 1, 1, nodes(2, 2, 2)).ranks == (0, 0, 1, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "engines", "each", "words"),
+    [
+        (RanksConfig(shard=9), 1, 1, "they need 10 CPU and 9 GPU in all, and the cluster has 32 CPU and 8 GPU"),
+        (RanksConfig(), 2, 3, ""),
+        (RanksConfig(), 3, 3, "they need 4 CPU and 9 GPU in all, and the cluster has 32 CPU and 8 GPU"),
+        (RanksConfig(), 1, 5, "5 GPU have to be on one node, and no node has more than 16 CPU and 4 GPU"),
+    ],
+)
+def test_in_turn_too_is_refused_with_both_numbers(mesh: RanksConfig, engines: int, each: int, words: str) -> None:
+    there = nodes(4, 4)
+    assert refusal(in_turn(mesh, engines, each, there), there).endswith(words)

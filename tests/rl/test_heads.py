@@ -68,6 +68,7 @@ def test_a_head_learns_and_goes_on_bitwise_from_a_checkpoint(name: str, folder: 
     assert not straight.head.weight.equal(before)
     (tmp_path / "saved").mkdir()
     straight.save(tmp_path / "saved")
+    straight.saved()
     straight.train_iteration(make_batch("all"), 9)
 
     resumed = learner_of(name, folder, tmp_path, **keep)

@@ -8,13 +8,23 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paths import ROOT
 
 from rl.actors import memory_use
 from rl.config import RunConfig
-from rl.launch import LaunchError, check_interpreter, check_memory, check_run_dir, connected, quiet_environment, waiting
+from rl.launch import (
+    LaunchError,
+    check_interpreter,
+    check_memory,
+    check_run_dir,
+    connected,
+    quiet_environment,
+    side_by_side,
+    waiting,
+)
 from rollout.engines.guard import MARK
 
 
@@ -125,3 +135,18 @@ def test_a_memory_kill_is_told_in_one_line() -> None:
     )
     assert memory_use(page) == "22.54GB used / 23.54GB limit"
     assert memory_use("something else\nand more") == "something else"
+
+
+def test_who_works_at_the_same_time_shares_the_cores() -> None:
+    def threads(cores: int, **changes: Any) -> tuple[int, int]:
+        found = side_by_side(RunConfig.model_validate(changes), cores)
+        return found.model.threads, found.engine.threads
+
+    assert threads(8) == (0, 0), "in turn each has all of them"
+    assert threads(8, overlap={"max_staleness": 1}) == (4, 4)
+    assert threads(8, overlap={"max_staleness": 1}, engine={"count": 3}) == (2, 2)
+    assert threads(2, overlap={"max_staleness": 1}, engine={"count": 3}) == (1, 1)
+    assert threads(8, overlap={"max_staleness": 1}, model={"threads": 1}) == (1, 4)
+    assert threads(8, overlap={"max_staleness": 1}, engine={"device": "cuda", "dtype": "bfloat16"}) == (8, 8), (
+        "the engine has its GPU"
+    )

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from rl.learner.batch import pack_demonstrations
 from rl.learner.config import LoraConfig, ModelConfig
-from rl.learner.learner import Learner, NonFiniteGradients, sampler_gaps
+from rl.learner.learner import Learner, NonFiniteGradients
 from rl.learner.policy import PolicyError
-from rl.learner.stats import LogRatio
+from rl.learner.stats import LogRatio, sampler_gaps
 from rl.objectives.cross_entropy import CrossEntropy
 from rl.record.metrics import unknown
 from tests.learner_kit import TINY, learner_spec, make_batch, save_tiny_model, weights
@@ -261,6 +261,7 @@ def test_save_and_load_go_on_bitwise(folder, tmp_path, kind, model):
     straight = make(folder, model, **settings)
     straight.train_iteration(make_batch(), seed=0)
     straight.save(tmp_path)
+    straight.saved()
     drawn = (torch.rand(3), random.random(), np.random.rand())
     straight.train_iteration(make_batch(seed=1), seed=1)
 

@@ -10,7 +10,8 @@ from factories import problem
 from fake_engine import FakeEngine, Faults
 
 from rl.config import RunConfig
-from rl.loop import new_groups, sample
+from rl.iteration import new_groups
+from rl.loop import sample
 from rl.state.journal import Journal
 from rollout.engine import WeightUpdate
 from rollout.pool.pool import Pool

@@ -23,23 +23,27 @@ from rollout.types import StopReason
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process with all that only some runs report: block attention, importance weights, evaluations."""
+    """A run in one process with all that only some runs report: block attention, importance weights, evaluations,
+    turns.
+    """
     folder = tmp_path_factory.mktemp("runs") / "everything"
     base = tiny().model_dump(mode="json")
     model = base["model"] | {"attention": {"moba": {"block_size": 16, "top_k": 1}}}
     learner = {"updates": 2, "objective": {"importance": {}}}
-    assert run(tiny(iterations=3, model=model, learner=learner, eval={"every": 1, "samples": 1}), folder) == 0
+    ray = {"in_process": True, "deployment": "hybrid"}
+    changes = {"model": model, "learner": learner, "eval": {"every": 1, "samples": 1}, "ray": ray}
+    assert run(tiny(iterations=3, **changes), folder) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with an objective that clips ratios, and an environment."""
+    """The same with an objective that clips ratios and an environment, and overlapped."""
     folder = tmp_path_factory.mktemp("runs") / "clipped"
     learner = {"updates": 2, "objective": {"kind": "grpo"}}
     environment = {"kind": "retry", "feedback": "7"}
     changes = {"learner": learner, "environment": environment, "eval": {"every": 0, "samples": 1}}
-    assert run(tiny(iterations=3, warmup=None, **changes), folder) == 0
+    assert run(tiny(iterations=3, warmup=None, overlap={"max_staleness": 1}, **changes), folder) == 0
     return folder
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rl.config import RunConfig
 from rl.learner.spec import Receivers
 from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone
 from rollout.config import EngineConfig
+from rollout.engine import LIGHT
 from tests.needs import needs_vllm
 
 
@@ -69,6 +71,28 @@ def decided(run: RunConfig) -> tuple[str, int, float, float, float | None]:
         ([0], {"model__device": "cpu", "ray__engine_gpus": 1}, ("shm", 1, 0.0, 1.0, 0.9)),
         ([], {"model__device": "cpu", "engine__device": "cpu"}, ("shm", 1, 0.0, 0.0, None)),
         ([0], {"ray__learner_gpus": 1, "ray__engine_gpus": 1}, ("nccl", 1, 1.0, 1.0, 0.9)),
+        ([1], {"ray__deployment": "shared"}, ("ipc", 1, 0.5, 0.5, 0.45)),
+        ([8], {"ray__deployment": "shared"}, ("ipc", 1, 0.5, 0.5, 0.45)),
+        ([1], {"ray__deployment": "split"}, ("nccl", 1, 1.0, 1.0, 0.9)),
+        ([1], {"ray__deployment": "hybrid"}, ("shm", 1, 1.0, 1.0, 0.9)),
+        ([8], {"ray__deployment": "hybrid", "engine__count": 0}, ("shm", 8, 1.0, 1.0, 0.9)),
+        ([8, 8], {"ray__deployment": "hybrid", "engine__count": 0}, ("shm", 16, 1.0, 1.0, 0.9)),
+        (
+            [8],
+            {
+                "ray__deployment": "hybrid",
+                "engine__count": 0,
+                "engine__tensor_parallel": 4,
+                "learner__ranks": {"shard": 8},
+            },
+            ("shm", 2, 1.0, 4.0, 0.9),
+        ),
+        ([4], {"ray__deployment": "hybrid", "engine__kind": "hf", "engine__count": 0}, ("shm", 4, 1.0, 1.0, 0.9)),
+        (
+            [],
+            {"ray__deployment": "hybrid", "model__device": "cpu", "engine__device": "cpu"},
+            ("shm", 1, 0.0, 0.0, None),
+        ),
     ],
 )
 def test_what_the_configuration_leaves_open_follows_from_the_cluster(
@@ -78,8 +102,20 @@ def test_what_the_configuration_leaves_open_follows_from_the_cluster(
 
 
 def test_resolving_twice_changes_nothing() -> None:
-    once = resolve(config(engine__count=0), [8])
-    assert resolve(once, [1]) == once
+    for keys in ({}, {"ray__deployment": "hybrid"}):
+        once = resolve(config(engine__count=0, **keys), [8])
+        assert resolve(once, [1]) == once
+
+
+def test_only_engines_that_sleep_on_gpus_are_started_for_it() -> None:
+    """vLLM refuses to be told of sleep on a CPU."""
+    hybrid, cpus = {"ray__deployment": "hybrid"}, {"model__device": "cpu", "engine__device": "cpu"}
+    assert resolve(config(**hybrid, engine__extra={"seed": 1}), [1]).engine.extra == {
+        "enable_sleep_mode": True,
+        "seed": 1,
+    }
+    for keys in ({}, hybrid | cpus, hybrid | {"engine__kind": "hf"}):
+        assert resolve(config(**keys), [1]).engine.extra == {}
 
 
 def test_everything_in_one_process_needs_no_transfer() -> None:
@@ -105,6 +141,27 @@ def test_everything_in_one_process_needs_no_transfer() -> None:
         ({"engine__weight_transfer": "ipc", "engine__device": "cpu"}, "ipc .* vllm engines on cpu: .* or take shm"),
         ({"engine__weight_transfer": "nccl", "engine__kind": "hf"}, "nccl .* hf engines on cuda: .* or take shm"),
         ({"engine__weight_transfer": "shm", "engine__kind": "hf", "ray__in_process": True}, "in one process: .* local"),
+        ({"ray__deployment": "hybrid", "overlap": {"max_staleness": 1}}, "overlap lets .* hybrid they sleep"),
+        ({"ray__deployment": "hybrid", "overlap": {"mode": "on_policy"}, "learner__updates": 1}, "overlap lets"),
+        ({"ray__deployment": "hybrid", "engine__most": 4}, "engine.most lets .* they have the learner's"),
+        ({"ray__deployment": "hybrid", "ray__engine_gpus": 0.5}, "engine_gpus 0.5 .* all of it in its turn"),
+        (
+            {"ray__deployment": "hybrid", "engine__device": "cpu"},
+            "hybrid is for one kind .* engine.device cpu",
+        ),
+        ({"ray__deployment": "hybrid", "engine__weight_transfer": "nccl"}, "nccl does not work .* or take shm"),
+        ({"ray__deployment": "hybrid", "engine__weight_transfer": "ipc"}, "ipc does not work .* or take shm"),
+        ({"ray__deployment": "hybrid", "engine__extra": {"enable_sleep_mode": False}}, "enable_sleep_mode is off"),
+        (
+            {"ray__deployment": "shared", "model__device": "cpu", "engine__device": "cpu"},
+            "for parts of a GPU",
+        ),
+        (
+            {"ray__deployment": "shared", "engine__tensor_parallel": 2},
+            "shared puts .*tensor_parallel 2 on several",
+        ),
+        ({"ray__deployment": "split", "ray__learner_gpus": 0.5}, "learner_gpus 0.5 .* and ray.deployment split on"),
+        ({"ray__deployment": "split", "engine__kind": "hf", "ray__in_process": True}, "split places Ray actors"),
     ],
 )
 def test_what_cannot_work_is_refused_in_the_configuration(keys: dict[str, Any], told: str) -> None:
@@ -212,12 +269,38 @@ def test_on_a_shared_gpu_engines_come_first_and_elsewhere_both_at_once(
     assert told == (["engine", "learner"] if shared else ["learner", "engine"])
 
 
+def test_in_turn_engines_come_first_and_sleep_before_a_learner_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not exist yet cannot leave a GPU, and vLLM measures what is free there."""
+    made: list[FakeEngine] = []
+    levels: list[int] = []
+
+    def launch_engine(*_: object) -> FakeEngine:
+        made.append(FakeEngine())
+        return made[-1]
+
+    def launch_learner(*_: object) -> SimpleNamespace:
+        levels.extend(engine.rest.level for engine in made)
+        return SimpleNamespace(claim=None, onload=lambda: None, offload=lambda: None)
+
+    monkeypatch.setattr("rl.launch.connected", lambda _: nullcontext())
+    monkeypatch.setattr("rl.launch.gpus_by_node", lambda: [2])
+    monkeypatch.setattr("rl.launch.place", lambda _: "places")
+    monkeypatch.setattr("rl.launch.launch_engine", launch_engine)
+    monkeypatch.setattr("rl.launch.launch_learner", launch_learner)
+    with ExitStack() as stack:
+        site = Site(config(ray__deployment="hybrid", engine__count=0), stack, lambda: None)
+        pool = site.engines("model", (1,))
+        site.learner(config(ray__deployment="hybrid"), "model").claim()
+        assert levels == [LIGHT, LIGHT]
+        pool.wait()
+        assert [engine.rest.level for engine in made] == [0, 0]
+
+
 PLACES = """
 import json, os, sys, ray
 from ray.util.placement_group import remove_placement_group
 from rl.config import RunConfig
-from rl.launch import _options, place, quiet_environment, resolved
-from rl.placement import engine_gpus, learner_gpus
+from rl.launch import engine_options, place, quiet_environment, rank_options, resolved
 
 def devices():
     return os.environ["CUDA_VISIBLE_DEVICES"]
@@ -228,9 +311,8 @@ for gpus, *trees in json.loads(sys.argv[1]):
     for tree in trees:
         run = resolved(RunConfig.model_validate(tree))
         reserved = place(run, 60)
-        wanted = [(bundle, learner_gpus(run)) for bundle in reserved.places.ranks]
-        wanted += [(bundle, engine_gpus(run.engine, run.ray)) for bundle in reserved.places.engines]
-        options = [_options(reserved, bundle, share) for bundle, share in wanted]
+        options = [rank_options(run, reserved, rank) for rank in range(run.learner.ranks.size)]
+        options += [engine_options(run, reserved, index) for index in range(run.engine.count)]
         tasks = [ray.remote(devices).options(**{k: v for k, v in o.items() if k != "max_restarts"}) for o in options]
         print(json.dumps(ray.get([task.remote() for task in tasks])), flush=True)
         remove_placement_group(reserved.group)
@@ -245,15 +327,19 @@ def test_ray_hands_out_the_gpus_as_decided() -> None:
     base = {"model": {"device": "cuda"}, "engine": {"device": "cuda", "count": 0}}
     pairs = base | {"engine": {"device": "cuda", "count": 0, "tensor_parallel": 2}}
     ranks = base | {"learner": {"ranks": {"shard": 2}}}
-    asked = [[1, base], [4, base, pairs, ranks]]
+    turns = [
+        tree | {"ray": {"deployment": "hybrid"}} for tree in (base, pairs, pairs | {"learner": {"ranks": {"shard": 4}}})
+    ]
+    asked = [[1, base], [4, base, pairs, ranks, *turns]]
     done = subprocess.run(
         [sys.executable, "-c", PLACES, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    shared, apart, parallel, sharded = map(json.loads, done.stdout.splitlines())
+    shared, apart, parallel, sharded, *turns = map(json.loads, done.stdout.splitlines())
     assert shared == ["0", "0"]
     assert sorted(apart) == ["0", "1", "2", "3"]
     learner, engine = parallel
     assert len(engine.split(",")) == 2
     assert learner not in engine.split(",")
     assert sorted(sharded) == ["0", "1", "2", "3"]
+    assert turns == [["0", "0", "1", "2", "3"], ["0", "0,1", "2,3"], ["0", "1", "2", "3", "0,1", "2,3"]]

@@ -116,7 +116,9 @@ def poisoned(rank: int, spec: LearnerSpec, model: Path, mesh: RanksConfig) -> di
     before = {name: whole(p.detach()).clone() for name, p in learner.model.named_parameters()}
     bad = replace(batch, advantages=batch.advantages.clone())
     bad.advantages[0] = torch.nan
-    shares = [sorted(index for cut in share for index in cut) for share in learner._shares(bad, learner.objective)]
+    shares = [
+        sorted(index for cut in share for index in cut) for share in learner.passes.shares(bad, learner.objective)
+    ]
     skipped = learner.step(bad)
     same = all(whole(p.detach()).equal(before[name]) for name, p in learner.model.named_parameters())
     good = learner.step(batch)

@@ -52,23 +52,24 @@ def test_grading_begins_with_the_first_group_while_others_are_still_sampled(open
 
     opened.append(Grading.by(verify))
     rewarder = Rewarder(RewardConfig(length=None), graded, opened[0])
-    rewarder.submit(group("000000.0001", [rollout("b/0")], index=1), 0)
+    rewarder.submit(group("000000.0001", [rollout("b/0")], index=1))
     assert begun.wait(600), "nobody asked for the scores yet"
-    rewarder.submit(group("000000.0000", [rollout("a/0"), rollout("a/1")]), 0)
+    rewarder.submit(group("000000.0000", [rollout("a/0"), rollout("a/1")]))
     sampled.set()
-    scored = rewarder.collect()
+    scored = rewarder.collect(0)
     assert [item.group.id for item in scored] == ["000000.0000", "000000.0001"], "whichever was handed in first"
     assert [item.rewards for item in scored] == [(1.0, 1.0), (1.0,)]
-    assert rewarder.collect() == []
+    assert rewarder.collect(0) == []
 
 
-def test_the_weight_of_the_length_reward_is_that_of_the_groups_iteration(opened: list[Grading]) -> None:
+def test_the_weight_of_the_length_reward_is_that_of_the_iteration_that_trains_it(opened: list[Grading]) -> None:
     opened.append(Grading.by(lambda problem, text: Score.right(text)))
     config = RewardConfig.model_validate({"length": {"weight": 1.0, "start_iteration": 5}})
     rewarder = Rewarder(config, graded, opened[0])
-    for iteration in (4, 5):
-        rewarder.submit(group(f"00000{iteration}.0", [rollout("a/0", [(0, 2)]), rollout("a/1", [(0, 4)])]), iteration)
-    assert [item.rewards for item in rewarder.collect()] == [(1.0, 1.0), (1.5, 0.5)]
+    for name in ("4", "5"):
+        rewarder.submit(group(name, [rollout("a/0", [(0, 2)]), rollout("a/1", [(0, 4)])]))
+    assert [item.rewards for item in rewarder.collect(4, {"4"})] == [(1.0, 1.0)]
+    assert [item.rewards for item in rewarder.collect(5)] == [(1.5, 0.5)]
 
 
 def test_a_rollout_that_has_its_score_already_keeps_it(opened: list[Grading]) -> None:
@@ -81,10 +82,8 @@ def test_a_rollout_that_has_its_score_already_keeps_it(opened: list[Grading]) ->
 
     opened.append(Grading.by(verify))
     rewarder = Rewarder(RewardConfig(length=None), graded, opened[0])
-    rewarder.submit(
-        group("g", [rollout("g/0", score=Score(0.25)), rollout("g/1"), rollout("g/2", score=Score(2.0))]), 0
-    )
-    (scored,) = rewarder.collect()
+    rewarder.submit(group("g", [rollout("g/0", score=Score(0.25)), rollout("g/1"), rollout("g/2", score=Score(2.0))]))
+    (scored,) = rewarder.collect(0)
     assert scored.rewards == (0.25, 1.0, 2.0)
     assert len(asked) == 1
 
@@ -96,8 +95,8 @@ def test_a_users_reward_in_the_loop_counts_what_it_failed_on(tmp_path: Path, ope
     opened.append(Grading(build_grader(config)))
     rewarder = Rewarder(config, graded, opened[0])
     aborted = rollout("g/2", [(0, 1)], stop=StopReason.ABORTED)
-    rewarder.submit(group("g", [rollout("g/0", [(0, 4)]), rollout("g/1", [(0, 2)]), aborted]), 0)
-    (scored,) = rewarder.collect()
+    rewarder.submit(group("g", [rollout("g/0", [(0, 4)]), rollout("g/1", [(0, 2)]), aborted]))
+    (scored,) = rewarder.collect(0)
     assert scored.rewards == (None, -1.5, None)
     assert failures([scored]) == {f"{file}:2: ZeroDivisionError: float division by zero": 1}
     assert rewarder.counts() == {"grader/calls": 2, "grader/failed": 1, "grader/timed_out": 0}
@@ -112,8 +111,8 @@ def test_tokens_that_cannot_be_decoded_are_ungradable(opened: list[Grading]) -> 
 
     opened.append(Grading.by(lambda problem, text: Score.right(text)))
     rewarder = Rewarder(RewardConfig(length=None), broken, opened[0])
-    rewarder.submit(group("g", [rollout("g/0", [(0, 2)]), rollout("g/1", [(0, 3)])]), 0)
-    (scored,) = rewarder.collect()
+    rewarder.submit(group("g", [rollout("g/0", [(0, 2)]), rollout("g/1", [(0, 3)])]))
+    (scored,) = rewarder.collect(0)
     assert scored.rewards == (None, 1.0)
     assert failures([scored]) == {"OverflowError: out of range": 1}
 

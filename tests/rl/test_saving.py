@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_model
 
 from rl.learner.config import LoraConfig, ModelConfig, RanksConfig
+from rl.learner.host import LearnerHost
 from rl.learner.learner import Learner, NonFiniteGradients, whole
 from rl.learner.ranks import Ranks
 from rl.learner.saving import INDEX, SHARDS, named_tensors
+from rl.learner.spec import Receivers
 from rl.learner.storage import LoadError, ShardWriter, read_pt
+from rl.learner.whole import Whole
+from rl.state.checkpoint import RunState, Sum, Writer, latest
 from tests.learner_kit import TINY, learner_spec, make_batch, tiny_llama
 from tests.rank_kit import run_ranks
 
@@ -90,6 +96,13 @@ def save(learner: Learner, folder: Path) -> dict[str, Any]:
     return learner.saved()
 
 
+def are_sums_of(sums: dict[str, Any], folder: Path) -> bool:
+    """Whether these are the sums of all files in ``folder``."""
+    data = {path.name: path.read_bytes() for path in folder.iterdir()}
+    wanted = {name: Sum(hashlib.sha256(each).hexdigest(), len(each)) for name, each in data.items()}
+    return sums == wanted
+
+
 def equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
     return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -129,14 +142,18 @@ def train_and_save(rank: int, cases: tuple[Case, ...], models: Path, folder: Pat
 @contextmanager
 def held_up() -> Iterator[threading.Event]:
     """Writing begins only when the event is set."""
-    go_on, write = threading.Event(), ShardWriter.write_data
+    go_on = threading.Event()
 
-    def late(*args: Any) -> Any:
-        go_on.wait()
-        return write(*args)
+    def late(write: Callable[..., Any]) -> Callable[..., Any]:
+        def waits(*args: Any) -> Any:
+            go_on.wait()
+            return write(*args)
+
+        return waits
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShardWriter, "write_data", late)
+        patch.setattr(ShardWriter, "write_data", late(ShardWriter.write_data))
+        patch.setattr(Whole, "write", late(Whole.write))
         try:
             yield go_on
         finally:
@@ -192,13 +209,114 @@ def test_from_two_ranks_to_one_and_from_there_to_three(models: Path, saved: Save
         assert equal(alone[case.name][0], told[0][case.name][0]), case
         learner = case.learner(models, seed=9)
         learner.load(folder / case.name)
-        assert save(learner, tmp_path / case.name) == {}
+        assert are_sums_of(save(learner, tmp_path / case.name), tmp_path / case.name)
         names = {path.name for path in (tmp_path / case.name).iterdir()}
         assert names - {"head.safetensors"} == {"model.safetensors", "optimizer.pt", "random.pt"}
         assert ("head.safetensors" in names) == case.head
     for both in run_ranks(3, load_each, CASES, models, [folder, tmp_path]):
         for found in both:
             assert all(equal(found[case.name][0], told[0][case.name][0]) for case in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_alone_saves_while_it_trains_on_and_goes_on_bitwise(case: Case, models: Path, tmp_path: Path) -> None:
+    """Before, training waited for the disk."""
+    ((before, after, sums, drawn),) = train_and_save(0, (case,), models, tmp_path).values()
+    assert not equal(before, after)
+    assert are_sums_of(sums, tmp_path / case.name)
+    (found,) = load_each(0, (case,), models, [tmp_path], 1)
+    loaded, trained, streak, draws, steps = found[case.name]
+    assert equal(loaded, before)
+    assert equal(trained, after)
+    assert (streak, steps) == (2, 2)
+    assert torch.equal(draws, drawn)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_files_of_one_alone_are_those_that_safetensors_and_torch_write(
+    case: Case, models: Path, tmp_path: Path
+) -> None:
+    learner = case.learner(models)
+    train(learner, 1)
+    save(learner, tmp_path / "saved")
+    save_model(learner.model, str(tmp_path / "model.safetensors"))
+    assert (tmp_path / "saved/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    found, wanted = read_pt(tmp_path / "saved/optimizer.pt")["optimizer"], learner.optimizer.state_dict()
+    assert found.keys() == wanted.keys()
+    learner.optimizer.reset()
+    learner.optimizer.load_state_dict(found)
+    assert str(learner.optimizer.state_dict()) == str(wanted)
+
+
+@contextmanager
+def no_room(folder: Path, file: str) -> Iterator[None]:
+    """``file`` cannot be written. safetensors puts a new file in the place of what there was: none may grow then."""
+    if file != "model.safetensors":
+        (folder / file).symlink_to("/dev/full")
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "random.pt"])
+def test_a_full_disk_is_told_when_the_save_is_waited_for(file: str, models: Path, tmp_path: Path) -> None:
+    host, folders = host_of(models), [tmp_path / "full", tmp_path / "free"]
+    for folder in folders:
+        folder.mkdir()
+    with no_room(folders[0], file):
+        host.save(folders[0])
+        with pytest.raises(RuntimeError, match="was not waited for"):
+            host.save(folders[1])
+        train(host.learner, 1)
+        with pytest.raises(OSError, match=r"No space left on device|File too large"):
+            host.saved()
+    assert not host.saving()
+    host.save(folders[1])
+    assert are_sums_of(host.saved(), folders[1])
+    host.load(folders[1])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_file_that_does_not_read_as_it_was_written_is_no_checkpoint(
+    file: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has changed a byte before it is read back."""
+
+    def failing(handle: int, *_: object) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.name == file:
+            data = bytearray(path.read_bytes())
+            data[-40] ^= 1
+            path.write_bytes(data)
+
+    host = host_of(models)
+    monkeypatch.setattr("os.posix_fadvise", failing)
+    host.save(tmp_path)
+    with pytest.raises(OSError, match=rf"{file} does not read as it was written; is the disk failing\?"):
+        host.saved()
+
+
+def test_a_checkpoint_of_a_run_lists_the_sums_that_the_learner_made(models: Path, tmp_path: Path) -> None:
+    host, since = host_of(models), list[int]()
+    with held_up() as go_on, Writer(tmp_path, host, 2, pytest.fail, since.append) as writer:
+        writer.begin(RunState(1))
+        train(host.learner, 1)
+        assert writer.pending is not None
+        go_on.set()
+    assert since == [1]
+    found = latest(tmp_path, pytest.fail)
+    assert found is not None
+    host.load(found[1])
+    assert equal(everything(host.learner), everything(host_of(models).learner))
+
+
+def host_of(models: Path) -> LearnerHost:
+    return LearnerHost(learner_spec(), models / "True-48-0", Receivers("local"))
 
 
 def test_a_tied_tensor_is_saved_once_and_every_rank_has_a_file(saved: Saved) -> None:

@@ -18,7 +18,7 @@ from fake_engine import FakeEngine, Faults
 from tiny_models import log_probs, tiny_llama
 
 from rollout.config import EngineConfig, RolloutConfig
-from rollout.engine import Delta, Engine, EngineDead, Request, Sampling, WeightUpdate
+from rollout.engine import CopyGone, Delta, Engine, EngineDead, Request, Sampling, WeightUpdate
 from rollout.engines.hf import STREAM_INTERVAL, HfEngine
 from rollout.engines.hf_sampling import draw
 from rollout.partial import repeats
@@ -157,6 +157,22 @@ def test_an_incomplete_update_is_refused_by_name(model_path: Path) -> None:
             lambda engine: engine.update_weights(WeightUpdate(1, "shm", payload)),
         )
     sender.close()
+
+
+def test_weights_whose_learner_is_gone_leave_the_engine_as_it_was(model_path: Path) -> None:
+    """It is told from a failure of its own, and it serves on."""
+    sender = ShmSender()
+    update = sender.send(tiny_llama(), 1)
+    sender.close()
+    update = WeightUpdate(1, "shm", update.payload | {"path": "/proc/0/fd/3"})  # of no process
+
+    async def work(engine: Engine) -> dict[str, Delta]:
+        with pytest.raises(CopyGone, match=r"weight update 1 failed: weights gone: .* cannot be opened: the learner"):
+            await engine.update_weights(update)
+        return await finish(engine, requests(1, 4))
+
+    (drawn,) = run(HfEngine(str(model_path), CONFIG), work).values()
+    assert (drawn.version, len(drawn.token_ids)) == (0, 4)
 
 
 class Held(HfEngine):

@@ -59,7 +59,7 @@ def test_a_stalled_engine_counts_as_dead() -> None:
     fleet = Fleet(Faults(stall_after=10))
     with pool_of(fleet) as pool:
         result = pool.extend(make_groups(), 0)
-        assert "no token for" in pool._slots[0].last_error
+        assert "no token for" in pool._fleet.slots[0].last_error
     plain = undisturbed(make_groups())
     assert [[ids(r.token_ids) for r in g.rollouts] for g in result] == [
         [ids(r.token_ids) for r in g.rollouts] for g in plain

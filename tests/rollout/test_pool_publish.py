@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, Faults
-from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, shifted
+from fake_engine import FakeEngine, Faults, seeded_script
+from pool_kit import PROBE, Fleet, engine, logprob, make_groups, pool_of, reference, shifted, undisturbed
 
-from rollout.engine import AllEnginesDead, EngineDead, ParityError, WeightUpdate
+from rollout.engine import AllEnginesDead, CopyGone, Delta, EngineDead, ParityError, WeightUpdate
 from rollout.pool.pool import Pool
 
 DIRECT = {"size": 8, "direct": {"nccl": {}}}
@@ -116,7 +116,7 @@ def test_an_interrupted_publish_leaves_the_version_before_it() -> None:
     with pool_of(spawn, count=2, call_timeout_s=60.0) as pool:
         pool.wait()
         publish(pool, 1)
-        publishing = asyncio.run_coroutine_threadsafe(_published(pool), pool._loop)
+        publishing = asyncio.run_coroutine_threadsafe(_published(pool), pool._calls.loop)
         assert entered.wait(30)
         publishing.cancel()
         assert pool.version == 1
@@ -131,7 +131,7 @@ def test_an_interrupted_publish_leaves_the_version_before_it() -> None:
 async def _published(pool: Pool) -> None:
     from rollout.pool.slot import Publication
 
-    await pool._publish(Publication(update(2), PROBE, reference(2), pool.limits))
+    await pool._fleet.publish(Publication(update(2), PROBE, reference(2), pool.limits))
 
 
 def test_an_engine_that_starts_while_the_learner_is_gone_waits_for_the_next_one() -> None:
@@ -169,6 +169,59 @@ def test_an_engine_that_starts_while_the_learner_is_gone_waits_for_the_next_one(
     assert ways(fleet.made[2])[-1] == (2, [0, 1])
 
 
+class Forsaken(FakeEngine):
+    """Cannot have version 1: whoever kept the copy is gone."""
+
+    async def update_weights(self, update: WeightUpdate) -> None:
+        if update.version == 1:
+            raise CopyGone("the copy is gone")
+        await super().update_weights(update)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_weights_that_are_gone_when_engines_are_to_take_them_are_no_fault_of_theirs(count: int) -> None:
+    made: list[Forsaken] = []
+
+    def spawn(_: int) -> Forsaken:
+        made.append(Forsaken(seeded_script(32), logprob))
+        return made[-1]
+
+    with pool_of(spawn, count=count, max_restarts=0) as pool:
+        pool.wait()
+        for _ in range(3):
+            with pytest.raises(CopyGone, match="the copy is gone"):
+                publish(pool, 1)
+            pool.withdraw()
+        publish(pool, 2)
+        assert pool.stats().failures == 0
+        groups = pool.extend(make_groups(), 2)
+        assert groups == undisturbed(make_groups(), 2)
+    assert len(made) == count
+
+
+def test_an_engine_that_starts_while_its_weights_are_gone_says_so_and_takes_the_next() -> None:
+    """Sampling ends with the news, for the learner has to be looked at; its tokens are kept, and no engine is lost."""
+    made: list[FakeEngine] = []
+
+    def spawn(_: int) -> FakeEngine:
+        kind, faults = (FakeEngine, Faults(die_after=9)) if not made else (Forsaken, None)
+        made.append(kind(seeded_script(32), logprob, faults))
+        return made[-1]
+
+    drawn: list[Delta] = []
+    with pool_of(spawn, max_restarts=1) as pool:
+        publish(pool, 1)
+        with pytest.raises(CopyGone, match="the copy is gone"):
+            pool.extend(make_groups(), 1, drawn.extend)
+        assert sum(len(delta.token_ids) for delta in drawn) == 9
+        pool.withdraw()
+        publish(pool, 2)
+        stats = pool.stats()
+        assert (stats.failures, stats.given_up, len(stats.engines)) == (1, 0, 1)
+    assert len(made) == 2
+    assert [each.version for each in made[1].updates] == [2]
+
+
 def test_an_engine_that_took_the_weights_before_they_were_withdrawn_lives_on() -> None:
     fleet = Fleet(None, Faults(die_after=5))
     with pool_of(fleet, count=2) as pool:
@@ -180,6 +233,19 @@ def test_an_engine_that_took_the_weights_before_they_were_withdrawn_lives_on() -
         publish(pool, 2)
         assert pool.stats().failures == 1
     assert len(fleet.made) == 3
+
+
+def test_what_needs_weights_does_not_wait_for_withdrawn_ones() -> None:
+    """Nobody could publish meanwhile, but for a stream, whose requests wait."""
+    with pool_of(Fleet()) as pool:
+        publish(pool, 1)
+        pool.withdraw()
+        for asked in (lambda: pool.extend(make_groups(), 0), lambda: pool.score(PROBE), pool.wait):
+            with pytest.raises(RuntimeError, match="withdrawn; publish some first"):
+                asked()
+        with pool.stream() as stream:
+            stream.publish(update(2), PROBE, reference(2))
+        assert all(len(each.token_ids) for group in pool.extend(make_groups(), 2) for each in group.rollouts)
 
 
 def test_weights_of_an_interrupted_first_publish_are_never_served() -> None:

@@ -15,11 +15,11 @@ from tiny_models import log_probs, tiny_llama
 from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engine import DEEP, LIGHT, Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.vllm import VllmEngine, engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
-from rollout.pool.slot import Publication, Slot
+from rollout.pool.slot import Life, Publication, Slot
 from rollout.transfer import broadcast
 from rollout.transfer.gpu import NcclSender
 from rollout.transfer.weights import RECEIVER, ShmSender
@@ -139,7 +139,7 @@ def test_stale_tied_head_is_caught_by_the_probe(running: Running, sender: ShmSen
     assert gap(running(running.engine.score(PROBE)), model) > 0.1, "the silent failure that invariant 1 is about"
 
     slot = Slot(0, lambda _: running.engine, CONFIG)
-    slot.engine = running.engine
+    slot.life = Life(running.engine)
     reference = [log_probs(model, sequence) for sequence in PROBE]
     with pytest.raises(
         ParityError,
@@ -162,6 +162,45 @@ def test_prefix_cache_does_not_survive_a_publish(running: Running, sender: ShmSe
         running.publish(model, sender)
         delta = running.finish(greedy)["long"]
         assert delta.logprobs == pytest.approx(log_probs(model, [*prompt, *ids(delta.token_ids)])[149:], abs=1e-4)
+
+
+@pytest.mark.parametrize("level", [LIGHT, DEEP])
+def test_an_engine_that_slept_serves_again(running: Running, sender: ShmSender, level: int) -> None:
+    """On a CPU vLLM frees nothing, but it pauses, forgets its caches and resumes as on a GPU."""
+    engine, model = running.engine, perturbed(10)
+    running.publish(model, sender)
+    running.finish(requests())
+    running(engine.sleep(level))
+    running(engine.sleep(LIGHT))
+    assert running(engine.stats()).version == running.version
+    for use in (lambda: engine.submit(requests()), lambda: engine.score(PROBE), lambda: running.publish(model, sender)):
+        with pytest.raises(ValueError, match="sleeps: wake it first"):
+            running(use())
+    running(engine.wake())
+    running(engine.wake())
+    if level == DEEP:
+        with pytest.raises(ValueError, match="slept without weights"):
+            running(engine.score(PROBE))
+        running(engine.sleep(DEEP))  # a turn in which nobody published
+        running(engine.wake())
+        model = perturbed(11)
+        running.publish(model, sender)
+    assert gap(running(engine.score(PROBE)), model) < 1e-4
+    done = running.finish(requests())
+    assert {len(delta.token_ids) for delta in done.values()} == {40}
+
+
+def test_an_engine_with_requests_in_flight_does_not_sleep(running: Running) -> None:
+    async def work() -> None:
+        await running.engine.submit(requests(1, 200))
+        with pytest.raises(ValueError, match="cannot sleep with 1 requests"):
+            await running.engine.sleep(DEEP)
+
+    running(work())
+    running(running.engine.abort(["r0"]))
+    while not any(delta.done for delta in running(running.engine.poll(1.0))):
+        pass
+    assert running(running.engine.score(PROBE)), "it is awake still"
 
 
 def test_end_token_stops_and_is_part_of_the_response(running: Running) -> None:

@@ -11,7 +11,7 @@ import torch
 from tiny_models import log_probs, named_weights, tiny_llama
 
 from rollout.config import EngineConfig
-from rollout.engine import WeightUpdate
+from rollout.engine import DEEP, LIGHT, WeightUpdate
 from rollout.engines.vllm import VllmEngine, _transfer_of
 from rollout.transfer.gpu import IpcSender, NcclSender
 from rollout.transfer.mirror import mirrored
@@ -141,3 +141,35 @@ def test_publish_to_a_gpu_engine_keeps_parity(transfer: str, tmp_path: Path) -> 
     for scores, model in zip(asyncio.run(main()), models, strict=True):
         for row, sequence in zip(scores, PROBE, strict=True):
             assert row == pytest.approx(log_probs(model.cpu(), sequence), abs=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("level", [LIGHT, DEEP])
+def test_a_gpu_engine_gives_its_memory_back_while_it_sleeps(level: int, tmp_path: Path) -> None:
+    """And serves the weights of the next publish, its graphs and buffers as before."""
+    tiny_llama(head_dim=64).save_pretrained(tmp_path)
+    extra = {"enable_sleep_mode": True}
+    config = EngineConfig(device="cuda", dtype="float32", max_model_len=256, gpu_memory_utilization=0.5, extra=extra)
+    models = [tiny_llama(seed=seed, head_dim=64) for seed in (3, 4)]
+    source = sender("shm")
+    total = torch.cuda.mem_get_info()[1]
+
+    async def main() -> list[tuple[int, int, list[list[float]]]]:
+        engine, found = VllmEngine(str(tmp_path), config, 0), []
+        await engine.start()
+        try:
+            for version, model in enumerate(models):
+                await engine.sleep(level)
+                asleep = torch.cuda.mem_get_info()[0]
+                await engine.wake()
+                await engine.update_weights(source.send(model, version))
+                found.append((asleep, torch.cuda.mem_get_info()[0], await engine.score(PROBE)))
+        finally:
+            await engine.close()
+            source.close()
+        return found
+
+    for (asleep, awake, scores), model in zip(asyncio.run(main()), models, strict=True):
+        assert asleep - awake > 0.4 * total
+        for row, sequence in zip(scores, PROBE, strict=True):
+            assert row == pytest.approx(log_probs(model, sequence), abs=1e-2)

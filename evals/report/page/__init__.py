@@ -20,7 +20,7 @@ from rollout.plain import visible
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 
 
-_PARTS = ("dom.js", "chart.js", "table.js")
+_PARTS = ("dom.js", "chart.js", "lanes.js", "table.js")
 """Scripts that every page contains, before its own."""
 
 

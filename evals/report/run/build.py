@@ -10,6 +10,7 @@ from evals.report.page import render, script_of
 from evals.report.page.choice import evenly
 from evals.report.run.data import ReportError, RunData, read_run
 from evals.report.run.figures import sections
+from evals.report.run.lanes import lanes
 from evals.report.run.samples import Samples, load_samples
 from rl.record.health import Course, findings
 from rl.record.log import Evaluation, LogError
@@ -57,10 +58,11 @@ def payload(run: RunData, samples: Samples) -> dict[str, Any]:
         "after": _shown_evaluation(_latest(run)),
         "totals": _totals(run),
         "sections": [asdict(section) for section in sections(run)],
+        "timeline": lanes(run.timeline),
         "metrics": metrics(run),
         "rollouts": samples.rows,
         "rollouts_total": samples.total,
-        "notes": samples.problems,
+        "notes": [*run.notes, *samples.problems],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from rl.config_io import parse_yaml
 from rl.record.log import FILE, Evaluation, read_evaluations, read_metrics
+from rl.record.timeline import Process, TimelineError, read_timeline
 
 
 class ReportError(RuntimeError):
@@ -39,6 +41,10 @@ class RunData:
     """What the policy started from, in words; empty when unknown."""
     summary: dict[str, Any] | None
     """``summary.json``; ``None`` until the run is finished."""
+    timeline: Sequence[Process] = ()
+    """What its processes did when; none for a run of before that was recorded."""
+    notes: Sequence[str] = ()
+    """What could not be read and is left out."""
 
     @property
     def complete(self) -> bool:
@@ -72,6 +78,7 @@ def read_run(run_dir: Path) -> RunData:
     config_path = run_dir / "config.yaml"
     config_text = config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else ""
     config = _mapping(config_path, config_text)
+    timeline, notes = _timeline(run_dir)
     planned, rollout = config.get("iterations"), config.get("rollout")
     k = rollout.get("k") if isinstance(rollout, dict) else None
     return RunData(
@@ -84,7 +91,17 @@ def read_run(run_dir: Path) -> RunData:
         k=k if isinstance(k, int) else None,
         model=_model_words(config),
         summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
+        timeline=timeline,
+        notes=notes,
     )
+
+
+def _timeline(run_dir: Path) -> tuple[list[Process], list[str]]:
+    """Read the timeline; one that is damaged is left out with a note, since nothing else in the report needs it."""
+    try:
+        return read_timeline(run_dir), []
+    except TimelineError as error:
+        return [], [str(error)]
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evals.report.run.data import RunData
+from evals.report.run.lanes import COLORS
 from rl.record.metrics import PHASES
 
 Values = Sequence[float | None]
@@ -75,7 +76,10 @@ def sections(run: RunData) -> list[Section]:
     parts = [
         ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),
         ("Policy update", [*update, _length_weight]),
-        ("Partial rollouts, speed and engines", [_resumed, _turns, _versions, _throughput, _time, _publish, _engines]),
+        (
+            "Partial rollouts, speed and engines",
+            [_resumed, _turns, _versions, _throughput, _time, _idle, _publish, _engines],
+        ),
     ]
     found = [Section(title, [p for p in (make(run) for make in makers) if _has_data(p)]) for title, makers in parts]
     return [section for section in found if section.panels]
@@ -217,8 +221,13 @@ def _held_back(run: RunData) -> Panel:
 
 
 def _importance(run: RunData) -> Panel:
-    series = [_line(run, "mean weight", "importance/mean", 0), _line(run, "effective share", "importance/ess", 1)]
-    return Panel("Importance weights", "Of the trained tokens, truncated.", "number", _with_data(series))
+    series = [
+        _line(run, "mean weight", "importance/mean", 0),
+        _line(run, "effective share", "importance/ess", 1),
+        _line(run, "truncated", "importance/truncated", 3),
+        _line(run, "effective share without truncation", "off_policy/ess", 4),
+    ]
+    return Panel("Importance weights", "Of the trained tokens.", "number", _with_data(series))
 
 
 def _attention(run: RunData) -> Panel:
@@ -312,6 +321,7 @@ def _versions(run: RunData) -> Panel:
         _line(run, "most", "rollouts/versions_max", 5),
         _line(run, "mean", "rollouts/versions_mean", 0),
         _line(run, "mean token age", "staleness/mean", 3),
+        _line(run, "mean age of trained rollouts", "staleness/oldest_mean", 4),
     ]
     note = "Weight versions inside a finished rollout, and the age of its tokens in versions."
     return Panel("Weight versions per rollout", note, "number", _with_data(series))
@@ -325,6 +335,12 @@ def _throughput(run: RunData) -> Panel:
     return Panel("Throughput", "Tokens per second of the phase.", "number", series)
 
 
+def _idle(run: RunData) -> Panel:
+    series = [_line(run, "engines", "idle/engines", 0), _line(run, "learner", "idle/learner", 1)]
+    note = "Part of each iteration's wall time with nothing to do; of several engines the mean."
+    return Panel("Idle", note, "percent", _with_data(series), span=(0.0, 1.0))
+
+
 def _time(run: RunData) -> Panel:
-    series = [_line(run, phase, f"time/{phase}", color) for color, phase in enumerate(PHASES)]
+    series = [_line(run, phase, f"time/{phase}", COLORS[what]) for phase, what in PHASES.items()]
     return Panel("Time per phase", "Wall seconds of each iteration.", "seconds", _nonzero(series), stacked=True)

@@ -204,6 +204,7 @@ document.getElementById("page").replaceChildren(
   node("div", { class: "hero" }, verdictCard(), factsCard()),
   ...[findings(), notes()].filter(Boolean),
   ...chartSections(),
+  ...timelineSection(data.timeline),
   ...rollouts(),
   ...metrics(),
   node("h2", {}, "Provenance"),

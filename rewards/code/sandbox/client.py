@@ -32,6 +32,10 @@ _STOP_WITHIN_S = 30.0
 _CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rewards.code.sandbox.boot import main; main()"
 
 
+class _SupervisorEnded(SandboxFailure):
+    """It ended while it had a job, which was not at fault: no program reaches it."""
+
+
 class _Process:
     """One supervisor process and its connections."""
 
@@ -96,7 +100,7 @@ class _Process:
             wire.send(self.connections[index], [request, stdin])
         except OSError as error:
             self.broken = True
-            raise SandboxFailure(f"sandbox: {self._why()}") from error
+            raise _SupervisorEnded(f"sandbox: {self._why()}") from error
         finally:
             os.close(request)
             os.close(stdin)
@@ -123,7 +127,7 @@ class _Process:
             fds = []
         if not fds:
             self.broken = True
-            raise SandboxFailure(f"sandbox: {self._why()}")
+            raise _SupervisorEnded(f"sandbox: {self._why()}")
         return fds[0]
 
     def _why(self) -> str:
@@ -177,8 +181,9 @@ class Sandbox:
     def run(self, job: Job) -> Outcome:
         """Run one program, after waiting for a free slot, in a place that nobody used before and nobody will use again.
 
-        Raises ``ProgramMissing`` when ``argv[0]`` is not there, ``SandboxFailure`` when the sandbox failed, and
-        ``ValueError`` for a path that is not relative.
+        One whose supervisor ended is run a second time, by another supervisor. Raises ``ProgramMissing`` when
+        ``argv[0]`` is not there, ``SandboxFailure`` when the sandbox failed, and ``ValueError`` for a path that is not
+        relative.
         """
         for path in (*job.files, *job.collect):
             problem = relative_problem(path)
@@ -190,7 +195,10 @@ class Sandbox:
             raise SandboxFailure("sandbox: opened by another process; a forked one has to open its own")
         index = self._idle.get()
         try:
-            return self._live().ask(index, job)
+            try:
+                return self._live().ask(index, job)
+            except _SupervisorEnded:  # nothing of the first run is left: its programs have ended, too
+                return self._live().ask(index, job)
         finally:
             self._idle.put(index)
 

@@ -1,0 +1,72 @@
+"""The k1.5 loop, strictly on policy and overlapped: finished groups enter the gradient while others are sampled.
+
+Every token is drawn under the weights that are trained, as in ``rl.loop``, and there is one optimiser step an
+iteration. What overlaps are the learner's forward and backward passes with the sampling of the rest [2511.18871].
+Groups are added up in the order in which they are finished, so the last bits of a gradient differ from run to run.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from rl.beside import beside
+from rl.config import RunConfig
+from rl.iteration import advantages_of, iterations, tell, trained_on
+from rl.overlap import LOOK_S, Learnt, Overlapped, opened
+from rl.parts import Parts
+from rl.record.log import Timer
+from rl.rewarding import ScoredGroup
+from rl.state.checkpoint import RunState
+
+
+def train(config: RunConfig, state: RunState, parts: Parts) -> RunState:
+    """Run iterations from ``state`` on; returns the state after the last one. See ``rl.iteration.iterations``."""
+    with opened(Streamed, config, state, parts) as run:
+        return iterations(config, state, parts, run.iterate)
+
+
+class Streamed(Overlapped):
+    """The driver of a strictly on-policy run."""
+
+    def _train(self, i: int, timer: Timer) -> Learnt:
+        """Hand groups to the learner as they are graded, and take the step when all rollouts rest."""
+        parts, config = self.parts, self.config
+        fed: list[ScoredGroup] = []
+        call: Future[None] = Future()
+        call.set_result(None)
+        parts.watch.stage("generate", config.rollout.groups * config.rollout.k)
+        with timer("generate"), parts.stopper.interruptible():
+            while not call.done() or self.buffer.under_way or self.buffer.finished:
+                if call.done():
+                    call.result()
+                    if names := self._graded():
+                        call = self._accumulate(i, names, fed)
+                        continue
+                self.take(self.stream.news(LOOK_S), parts.watch.advance)
+        call.result()
+        parts.journal.chose(i, [item.group.id for item in fed])
+        parts.watch.stage("train")
+        scored = sorted(fed, key=lambda item: item.group.id)
+        weights = trained_on(config, scored, [advantages_of(item, parts.objective) for item in scored], i)
+        stored = beside("store", parts.store, i, scored, weights)
+        with timer("train"):
+            stats = self._until(beside("train", parts.policy.close_iteration, i))
+        with timer("store"):
+            self._until(stored)
+        return Learnt(scored, weights, stats)
+
+    def _graded(self) -> list[str]:
+        """Return the ids of the groups that the learner can have."""
+        waiting = self.parts.rewarder.waiting
+        return [group.id for group in self.buffer.finished if group.id not in waiting]
+
+    def _accumulate(self, i: int, names: list[str], fed: list[ScoredGroup]) -> Future[None]:
+        """Begin to add the gradients of groups, and add them to ``fed``."""
+        scored = self.parts.rewarder.collect(i, names)
+        tell(scored, self.parts)
+        self.buffer.remove(names)
+        fed += scored
+        values = [advantages_of(item, self.parts.objective) for item in scored]
+        call = beside("accumulate", self.parts.policy.accumulate, [item.group for item in scored], values, i)
+        call.add_done_callback(lambda _: self.stream.wake())
+        return call

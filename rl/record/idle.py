@@ -1,0 +1,173 @@
+"""How much of the time engines and learner had nothing to do, and what they waited for. Pure functions.
+
+Idle time is that of the RL part of each process, from its first publish to the end of its last training: neither the
+start, nor the evaluations before and after, nor the time between two processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rl.record.timeline import Piece, Process, between, engine_number, in_order, pieces
+from rollout.timeline import DRIVER, LEARNER, SAVER
+
+LONGEST = 3
+"""Idle stretches of a lane that are told, the longest first."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A time in which a lane had nothing to do."""
+
+    process: int
+    """Index of the process."""
+    start: float
+    """Seconds from the start of the process."""
+    seconds: float
+    waited_for: str
+    """What went on the longest meanwhile, as in ``learner: train``; empty when nothing is on record."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a lane did with the time."""
+
+    lane: str
+    seconds: Mapping[str, float]
+    """At work, by what it did, the longest first."""
+    idle_s: float
+    idle: float
+    """The share of the time, in [0, 1]."""
+    longest: Sequence[Stretch]
+    """Its longest idle stretches."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The RL part of a run, by lane."""
+
+    seconds: float
+    """Wall time, of all processes."""
+    lanes: Sequence[Use]
+    together_s: float
+    """Seconds in which the learner trained and engines sampled; of several engines the mean."""
+
+    def use(self, lane: str) -> Use | None:
+        """Return what a lane did."""
+        return next((use for use in self.lanes if use.lane == lane), None)
+
+    @property
+    def engines_idle(self) -> float | None:
+        """The mean idle share of the engines; ``None`` without any."""
+        return _mean([use.idle for use in self.lanes if engine_number(use.lane) is not None])
+
+    @property
+    def learner_idle(self) -> float | None:
+        """The learner's idle share; ``None`` when there is none on record."""
+        use = self.use(LEARNER)
+        return None if use is None else use.idle
+
+
+@dataclass(frozen=True)
+class Window:
+    """The RL part of one process."""
+
+    start: float
+    end: float
+    lanes: Mapping[str, Sequence[Piece]]
+    """What each lane did, by lane; pieces may reach over the ends."""
+    process: int = 0
+    """Index of the process."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+def windows(processes: Sequence[Process]) -> list[Window]:
+    """Return the RL parts of those processes that trained. A lane of any of them is in all."""
+    names = in_order(span.lane for process in processes for span in process.spans)
+    found = []
+    for index, process in enumerate(processes):
+        starts = [span.start for span in process.spans if (span.lane, span.what) == (DRIVER, "publish")]
+        start = min(starts, default=None)
+        if start is None:
+            continue
+        end = max((span.end for span in process.spans if (span.lane, span.what) == (LEARNER, "train")), default=start)
+        if end > start:
+            found.append(Window(start, end, {lane: pieces(process, lane) for lane in names}, index))
+    return found
+
+
+def summarise(parts: Sequence[Window]) -> Summary | None:
+    """Return what the lanes did in the RL parts of a run; ``None`` when there is none."""
+    if not parts:
+        return None
+    total = sum(part.seconds for part in parts)
+    lanes = list(parts[0].lanes)
+    engines = [lane for lane in lanes if engine_number(lane) is not None]
+    together = [sum(_together(part, lane) for part in parts) for lane in engines]
+    return Summary(total, [_use(parts, lane, total) for lane in lanes], _mean(together) or 0.0)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _use(parts: Sequence[Window], lane: str, total: float) -> Use:
+    seconds: dict[str, float] = {}
+    for part in parts:
+        for piece in part.lanes[lane]:
+            if spent := piece.within(part.start, part.end):
+                seconds[piece.what] = seconds.get(piece.what, 0.0) + spent
+    idle = max(0.0, total - sum(seconds.values()))
+    gaps = [(end - start, part, start) for part in parts for start, end in _gaps(part, lane)]
+    gaps.sort(key=lambda gap: -gap[0])
+    longest = [
+        Stretch(part.process, start, size, _waited_for(part, lane, start, size)) for size, part, start in gaps[:LONGEST]
+    ]
+    return Use(lane, dict(sorted(seconds.items(), key=lambda item: -item[1])), idle, idle / total, longest)
+
+
+def _gaps(part: Window, lane: str) -> list[tuple[float, float]]:
+    """Return starts and ends of the times in which a lane did nothing."""
+    found = []
+    now = part.start
+    for piece in part.lanes[lane]:
+        if piece.start > now:
+            found.append((now, min(piece.start, part.end)))
+        now = max(now, piece.end)
+        if now >= part.end:
+            return found
+    return [*found, (now, part.end)]
+
+
+def _waited_for(part: Window, lane: str, start: float, seconds: float) -> str:
+    """Return what went on the longest in that time elsewhere.
+
+    A phase of the driver mostly is its waiting for the others: it counts where they did less than half as much. Nobody
+    waits for what is saved, but in the driver's own phase.
+    """
+    spent: dict[str, dict[str, float]] = {}
+    for other in part.lanes.keys() - {lane, SAVER}:
+        kind = spent.setdefault("driver" if other == DRIVER else "others", {})
+        for piece in between(part.lanes[other], start, start + seconds):
+            name = f"{other}: {piece.what}"
+            kind[name] = kind.get(name, 0.0) + piece.within(start, start + seconds)
+    best = [max(kind.items(), key=lambda item: (item[1], item[0])) for kind in spent.values() if kind]
+    best.sort(key=lambda item: item[1] / 2 if item[0].startswith(f"{DRIVER}: ") else item[1])
+    return best[-1][0] if best else ""
+
+
+def _together(part: Window, engine: str) -> float:
+    """Return the seconds in which the learner trains and an engine samples."""
+    total = 0.0
+    for piece in part.lanes.get(LEARNER, ()):
+        if piece.what != "train":
+            continue
+        for other in between(part.lanes[engine], max(piece.start, part.start), min(piece.end, part.end)):
+            if other.what == "sample":
+                total += other.within(max(piece.start, part.start), min(piece.end, part.end)) * piece.share
+    return total

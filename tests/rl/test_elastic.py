@@ -1,0 +1,82 @@
+"""Engines that join and leave while a run goes on: who decides, on a cluster that is told what it has."""
+
+from __future__ import annotations
+
+import pytest
+from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, update
+
+from rl.config import RunConfig
+from rl.elastic import Elastic
+from rollout.engine import Engine
+
+
+class Room:
+    """A place on a cluster that has room for it, or will."""
+
+    def __init__(self, ready: bool = True) -> None:
+        self.is_ready, self.is_lost, self.released = ready, False, False
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def lost(self) -> bool:
+        return self.is_lost
+
+    def release(self) -> None:
+        self.released = True
+
+    def spawn(self, index: int) -> Engine:
+        return engine()
+
+
+def test_engines_join_one_by_one_as_there_is_room_and_no_more_than_wanted() -> None:
+    rooms, told = [Room(), Room(ready=False), Room()], list[str]()
+    with pool_of(Fleet(), count=1) as pool:
+        open_ = iter(rooms)
+        elastic = Elastic(pool, 3, lambda: next(open_), told.append)
+        elastic.look()
+        assert pool.members == [0, 1]
+        elastic.look()
+        elastic.look()
+        assert pool.members == [0, 1], "there is no room for a third one yet"
+        assert elastic.wish is rooms[1], "one wish is open, and stays"
+        rooms[1].is_ready = True
+        elastic.look()
+        elastic.look()
+        assert pool.members == [0, 1, 2]
+        assert next(open_) is rooms[2], "nobody asked for it"
+        assert len(told) == 2
+
+
+def test_an_engine_whose_node_is_gone_leaves_and_its_work_goes_on() -> None:
+    room, told = Room(), list[str]()
+    with pool_of(Fleet(), count=1) as pool:
+        pool.publish(update(1), PROBE, reference(1))
+        elastic = Elastic(pool, 2, lambda: room, told.append)
+        elastic.look()
+        assert pool.members == [0, 1]
+        first = pool.extend(make_groups(), 1)
+        room.is_lost = True
+        elastic.most = 1
+        elastic.look()
+        assert pool.members == [0]
+        assert room.released
+        assert pool.stats().failures == 0, "that is no failure"
+        assert pool.extend(make_groups(), 1) == first
+        assert "its node is gone" in told[-1]
+
+
+def test_a_wish_is_taken_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.elastic.LOOK_S", 0.01)
+    room = Room(ready=False)
+    with pool_of(Fleet(), count=1) as pool, Elastic(pool, 2, lambda: room, print) as elastic:
+        while elastic.wish is None:
+            pass
+    assert room.released
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="is below"):
+        RunConfig.model_validate({"engine": {"count": 3, "most": 2}})
+    with pytest.raises(ValueError, match="without Ray"):
+        RunConfig.model_validate({"engine": {"kind": "hf", "most": 2}, "ray": {"in_process": True}})
