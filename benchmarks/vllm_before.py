@@ -8,7 +8,8 @@ from typing import Any
 from rollout.config import EngineConfig
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
-from rollout.engines.vllm import VllmEngine, engine_arguments, environment
+from rollout.engines.vllm import VllmEngine
+from rollout.engines.vllm_arguments import engine_arguments, environment
 from rollout.engines.vllm_flight import Flight, ending
 from rollout.seeds import seed_of
 from rollout.types import StopReason
