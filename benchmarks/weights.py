@@ -138,7 +138,7 @@ def measure_floors(model_path: str, size: int, rounds: int) -> tuple[list[float]
     """Run ``floors`` in a process that has the engine's environment."""
     import os
 
-    from rollout.engines.vllm import environment as engine_environment
+    from rollout.engines.vllm_arguments import environment as engine_environment
 
     command = [sys.executable, "-m", "benchmarks.weights", "--floors", model_path, str(size), "--rounds", str(rounds)]
     env = {**os.environ, **engine_environment(EngineConfig()), "TRANSFORMERS_VERBOSITY": "error"}

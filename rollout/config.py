@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -67,6 +68,29 @@ class RepetitionConfig(Config):
         return self
 
 
+class SpeculativeConfig(Config):
+    """Tokens guessed from text that repeats itself, and drawn together: the tokens of a response stay the same, in
+    fewer steps.
+    """
+
+    shorthand: ClassVar[str] = "method"
+    method: Literal["ngram", "suffix"] = "ngram"
+    """``ngram``: what followed the latest tokens where they stood before in prompt or response. ``suffix``: also in
+    earlier responses, as many as are likely to be right; needs the package ``arctic-inference``."""
+    tokens: int = Field(4, ge=1, le=64)
+    """Tokens guessed at a time, at most."""
+    min_ngram: int = Field(3, ge=1)
+    """Of ``ngram``: fewest latest tokens that must have stood there before."""
+    max_ngram: int = Field(8, ge=1)
+    """Of ``ngram``: most latest tokens that are looked for."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.min_ngram > self.max_ngram:
+            raise ValueError(f"min_ngram ({self.min_ngram}) is above max_ngram ({self.max_ngram})")
+        return self
+
+
 class EngineConfig(Config):
     """One rollout engine and how many of them."""
 
@@ -106,6 +130,9 @@ class EngineConfig(Config):
     ``recompute``: vLLM pauses, and computes their keys and values anew; as exact. ``keep``: it keeps those of the older
     weights: fastest, and the tokens that follow are of neither version."""
 
+    speculative: SpeculativeConfig | None = None
+    """Guess tokens ahead and draw them together; ``null``: one token a step."""
+
     start_timeout_s: float = Field(300.0, gt=0)
     """Limit for loading the model; then the engine counts as dead."""
     call_timeout_s: float = Field(120.0, gt=0)
@@ -125,6 +152,18 @@ class EngineConfig(Config):
     def _only_vllm_takes_in_flight(self) -> Self:
         if self.takes_in_flight and self.kind != "vllm":
             raise ValueError(f"in_flight {self.in_flight} is of kind vllm; kind {self.kind} needs abort")
+        return self
+
+    @model_validator(mode="after")
+    def _only_vllm_guesses(self) -> Self:
+        if self.speculative is None:
+            return self
+        if self.kind != "vllm":
+            raise ValueError(f"speculative is of kind vllm; with kind {self.kind} leave it out")
+        if self.speculative.method == "suffix" and find_spec("arctic_inference") is None:
+            raise ValueError(
+                "speculative.method suffix needs a package that is not installed: pip install arctic-inference"
+            )
         return self
 
 

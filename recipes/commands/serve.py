@@ -53,7 +53,7 @@ def command_of(serving: Serving, path: str, context: int | None, device: str, bl
 
 def environment(device: str, cache_gib: float = 1.0) -> dict[str, str]:
     """Return the environment of the server: this process's, and what vLLM needs on a CPU."""
-    from rollout.engines.vllm import environment as engine_environment
+    from rollout.engines.vllm_arguments import environment as engine_environment
 
     own = engine_environment(EngineConfig(device="cpu" if device == "cpu" else "cuda"))
     own["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")

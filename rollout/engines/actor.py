@@ -46,7 +46,7 @@ def build_engine(model_path: str, config: EngineConfig, seed: int, attention: At
 def environment(config: EngineConfig) -> dict[str, str]:
     """Return the environment variables of the actor, which are set before any import."""
     if config.kind == "vllm":
-        from rollout.engines.vllm import environment as vllm_environment
+        from rollout.engines.vllm_arguments import environment as vllm_environment
 
         return vllm_environment(config)
     return {"OMP_NUM_THREADS": str(config.threads or len(os.sched_getaffinity(0)))}

@@ -1,7 +1,7 @@
 """vLLM behind the ``Engine`` protocol: AsyncLLM, token ids in and out, no tokenizer.
 
-On CPUs vLLM's front end stays in this process and its core runs in one child (``environment`` says why). The child
-ends with this process, however that ends (``rollout.engines.guard``).
+On CPUs vLLM's front end stays in this process and its core runs in one child (``vllm_arguments.environment`` says why).
+The child ends with this process, however that ends (``rollout.engines.guard``).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rollout.config import PAGE_TOKENS, EngineConfig
+from rollout.config import EngineConfig
 from rollout.engine import (
     CopyGone,
     Delta,
@@ -20,142 +20,23 @@ from rollout.engine import (
     EngineError,
     EngineStats,
     Request,
-    Sampling,
     WeightsLost,
     WeightUpdate,
 )
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
 from rollout.engines.rest import Rest
+from rollout.engines.vllm_arguments import SCORE_SEATS, engine_arguments, environment, sampling_params
 from rollout.engines.vllm_flight import Flight, ending, scored
-from rollout.models.attention import PLAIN, AttentionConfig, block_attention_fault
+from rollout.models.attention import PLAIN, AttentionConfig
 from rollout.seeds import seed_of
-from rollout.transfer.weights import GONE, LOST, RECEIVER
+from rollout.transfer.weights import GONE, LOST
 from rollout.types import StopReason, WeightVersion
 
-if TYPE_CHECKING:
-    from vllm import SamplingParams
-
-STREAM_INTERVAL = 64
-"""Tokens of a request that vLLM gathers before it streams them (the first and the last come at once)."""
-SCORE_SEATS = 4
-"""Sequences scored at a time beside requests in flight."""
 WEIGHTS, KV_CACHE = "weights", "kv_cache"
 """What vLLM calls the parts of an engine that sleep."""
 SHUTDOWN_S = 5.0
 """Seconds that vLLM's core has for stopping; then it is killed."""
-
-
-def environment(config: EngineConfig) -> dict[str, str]:
-    """Return the environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
-    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
-    env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-    if config.device == "cpu":
-        threads = config.threads or len(os.sched_getaffinity(0))
-        env |= {
-            # Without this the CPU platform puts the model into a further process behind the core: a tiny model then
-            # starts three times slower and decodes a third slower. The thread count is then ours to set.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": str(threads),
-            # Threads that wait for each other must sleep, not spin: learner and engine share the cores.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            # A handful of small functions would be compiled with g++ at the first step: 6 s (three times that on a slow
-            # CPU), a compiler to have, and code kept for another CPU to trip over; a wide step is no faster for it.
-            "TORCH_COMPILE_DISABLE": "1",
-            # Each publish frees and allocates the whole model; keeping that memory in the heap spares the page faults,
-            # a third of the time of a publish.
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": str(2**33),
-        }
-    else:
-        env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles reach vLLM's own child process pickled
-    return env
-
-
-def engine_arguments(
-    model_path: str, config: EngineConfig, seed: int, attention: AttentionConfig = PLAIN
-) -> dict[str, Any]:
-    """Return the keyword arguments of vLLM's ``AsyncEngineArgs``, where ``config.extra`` overrides all others.
-
-    Block attention becomes an entry of the model's configuration, which is how it reaches each of vLLM's processes;
-    where the engine cannot compute it, ``ValueError``.
-    """
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "dtype": config.dtype,
-        "seed": seed % 2**32,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_concurrency,
-        "max_num_batched_tokens": max(config.max_batched_tokens, config.max_concurrency),
-        "tensor_parallel_size": config.tensor_parallel,
-        "logprobs_mode": "processed_logprobs",
-        "enable_prefix_caching": True,
-        "stream_interval": STREAM_INTERVAL,
-        "disable_log_stats": True,
-        "enable_log_requests": False,
-        "weight_transfer_config": {"backend": RECEIVER},  # takes weights whichever way they come
-        "worker_extension_cls": "rollout.engines.vllm_worker.WorkerExtension",
-    }
-    if config.takes_in_flight:
-        # The probe that follows an update must not wait for a response to end.
-        arguments |= {"max_num_seqs": config.max_concurrency + SCORE_SEATS, "scheduling_policy": "priority"}
-    if config.device == "cpu":
-        arguments |= {
-            "enforce_eager": True,  # compiling takes 25 s for 5 % more tokens per second on a tiny model
-            "block_size": PAGE_TOKENS,
-            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
-        }
-    else:
-        if config.gpu_memory_utilization is not None:
-            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-        if config.tensor_parallel > 1:
-            # Inside a placement group vLLM would choose Ray, which wants bundles of one GPU; all of this engine's are
-            # here, in one bundle.
-            arguments["distributed_executor_backend"] = "mp"
-    overrides: dict[str, Any] = {}
-    if attention.moba is not None:
-        if fault := block_attention_fault(config):
-            raise ValueError(fault)
-        overrides["moba"] = attention.moba.model_dump()
-        if config.device == "cuda":
-            arguments |= {"attention_backend": "CUSTOM", "block_size": PAGE_TOKENS}  # rollout.engines.moba_vllm_gpu
-    if attention.rotary:
-        overrides["max_position_embeddings"] = config.max_model_len  # beyond what the model was trained for
-    if overrides:
-        arguments["hf_overrides"] = overrides
-    return arguments | config.extra
-
-
-def sampling_params(sampling: Sampling, max_tokens: int, seed: int, by_position: bool) -> SamplingParams:
-    """Return vLLM's parameters for one stretch: only the sampled token's log-prob, under the sampling distribution.
-
-    ``by_position``: the seed is for ``PositionSampler``; vLLM would make a generator of its own from it.
-    """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    s = sampling
-    own: dict[str, Any] = {}  # read by rollout.engines.vllm_sampling and vllm_scheduler
-    if by_position:
-        own["k15_seed"] = seed
-    if s.repetition_max_pattern:
-        own["k15_repetition"] = [s.repetition_min_pattern, s.repetition_max_pattern, s.repetition_count]
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=None if by_position else seed,
-        extra_args=own,
-        max_tokens=max_tokens,
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=True,  # only the request's own end tokens end it
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-        skip_clone=True,
-    )
 
 
 class VllmEngine:
@@ -177,6 +58,7 @@ class VllmEngine:
         self.seed = seed
         self._by_position = False
         self._llm: Any = None
+        self._wire: Any = None
         self._guard: Guard | None = None
         self._version = 0
         self._weight_bytes = 0
@@ -201,6 +83,7 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from rollout.engines.vllm_wire import Wire
         from rollout.models import moba
 
         self._mail = Mailbox()
@@ -212,7 +95,12 @@ class VllmEngine:
             settings = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
             kind = "Async" if settings.scheduler_config.async_scheduling else ""
             settings.scheduler_config.scheduler_cls = f"rollout.engines.vllm_scheduler.{kind}RolloutScheduler"
-            self._llm = AsyncLLM.from_vllm_config(settings, disable_log_stats=True)
+            self._llm = AsyncLLM.from_vllm_config(
+                settings,
+                disable_log_stats=arguments.disable_log_stats,
+                enable_log_requests=arguments.enable_log_requests,
+            )
+            self._wire = Wire(self._llm)
             await self._llm.update_weight_version("0")
             self._by_position = all(await self._llm.collective_rpc("sample_by_position"))
             await self._enter(0)  # as the learner computes the weights that both are loaded with
@@ -258,7 +146,9 @@ class VllmEngine:
         while not finished:
             output, finished = await flight.output()
             for version, part in flight.pieces(output):
-                self._mail.put(request.key, output.token_ids[part], output.logprobs.logprobs[part], version)
+                logprobs = self._wire.logprobs(flight.id, part.stop - part.start)
+                self._mail.put(request.key, output.token_ids[part], logprobs, version)
+        self._wire.forget(flight.id)
         return ending(output.finish_reason)
 
     async def poll(self, wait_s: float) -> list[Delta]:
@@ -329,6 +219,7 @@ class VllmEngine:
         """
         async with self._updating:
             await self._llm.pause_generation(mode="keep", clear_cache=clear_cache)
+            self._wire.flush()
             try:
                 yield
             finally:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.sample.sampler import Sampler
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from rollout.engines.noise import choose, uniforms
 
@@ -82,6 +84,51 @@ class PositionSampler(Sampler):
         """Return the seed that came with a request; scoring has none, and throws its one token away."""
         arguments = self._runner.requests[key].sampling_params.extra_args or {}
         return int(arguments.get(SEED, 0))
+
+
+class Verifier(nn.Module):
+    """Takes the place of ``model_runner.rejection_sampler``: draws the token at each guessed position, and keeps those
+    drawn up to and with the first that was guessed otherwise.
+
+    A guess made without chance is right with exactly the probability that rejection sampling would accept it with, so
+    this is speculative sampling; and since noise belongs to positions, the tokens are those that would have been drawn
+    one by one.
+    """
+
+    def __init__(self, sampler: PositionSampler) -> None:
+        super().__init__()
+        self._sampler = sampler
+
+    def forward(
+        self,
+        metadata: SpecDecodeMetadata,
+        draft_probs: torch.Tensor | None,
+        logits: torch.Tensor,
+        sampling_metadata: SamplingMetadata,
+    ) -> SamplerOutput:
+        """See vLLM; logits [m, V], for each request of the batch a row for every guess and one for the token behind
+        them. Tokens come as [n, longest guess + 1], -1 behind those drawn.
+        """
+        if draft_probs is not None:
+            raise ValueError("guesses drawn at random would need rejection sampling; engine.speculative makes none")
+        guesses = np.array(metadata.num_draft_tokens)
+        rows, ahead = places(guesses + 1)
+        guessed_rows, guessed_ahead = places(guesses)
+        tokens, logprobs = self._sampler.draw(logits, sampling_metadata, rows, ahead)
+        drawn = tokens.new_full((len(guesses), metadata.max_spec_len + 1), -1)
+        guessed = torch.full_like(drawn, -2)
+        values = logprobs.new_zeros(drawn.shape)
+        drawn[rows, ahead], values[rows, ahead] = tokens, logprobs
+        guessed[guessed_rows, guessed_ahead] = metadata.draft_token_ids.to(drawn.dtype)
+        right = (drawn == guessed)[:, :-1].cumprod(1)
+        drawn[:, 1:].masked_fill_(right == 0, -1)
+        return SamplerOutput(drawn.int(), _only_drawn(drawn.flatten(), values.flatten()))
+
+
+def places(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return row and column of each item, where row i has ``counts[i]`` of them and rows follow each other."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
 
 
 def _only_drawn(tokens: torch.Tensor, logprobs: torch.Tensor) -> LogprobsTensors:

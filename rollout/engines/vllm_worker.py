@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 
-from rollout.engines.vllm_sampling import PositionSampler
+from rollout.engines.vllm_sampling import PositionSampler, Verifier
 from rollout.models import rotary
 from rollout.models.attention import RotaryStage
 from rollout.models.moba_layer import BlockLayer
@@ -22,7 +22,10 @@ class WorkerExtension:
         worker: Any = self
         if worker.use_v2_model_runner:
             return False
-        worker.model_runner.sampler = PositionSampler(worker.model_runner)
+        runner = worker.model_runner
+        runner.sampler = PositionSampler(runner)
+        if runner.speculative_config is not None:
+            runner.rejection_sampler = Verifier(runner.sampler)
         return True
 
     def switch_moba(self, on: bool) -> int:

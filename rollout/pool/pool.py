@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engine import Engine, Request, WeightUpdate
+from rollout.ordering import longest_first
 from rollout.partial import Growth, Stretch, fold, grown, next_stretch, training_sampling
 from rollout.pool.board import Completion, News, Progress, Turns
 from rollout.pool.calls import Calls
@@ -161,7 +162,11 @@ class Pool:
             growing.settle(done.key, lambda rollout: grown(rollout, growth, self.rollout, context, ends))
 
         turns = episodes.turns(groups) if episodes is not None else None
-        self._draw([*stretches.values()], on_progress, rested, turns)
+        order = [*stretches.values()]
+        seats = self.config.max_concurrency * max(1, self.config.count)
+        if len(order) > seats and self.config.kind == "vllm":  # what hf draws depends on the company, so on the order
+            order = longest_first(order, groups)
+        self._draw(order, on_progress, rested, turns)
         return growing.groups
 
     def generate(

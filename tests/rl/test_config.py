@@ -127,6 +127,16 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
             [("engine.kind", "hf"), ("engine.in_flight", "keep")],
             "engine: in_flight keep is of kind vllm; kind hf needs",
         ),
+        (
+            [("engine.kind", "hf"), ("engine.speculative", "ngram")],
+            "engine: speculative is of kind vllm; with kind hf leave it out",
+        ),
+        ([("engine.speculative", "suffix")], "method suffix needs a package that is not installed: pip install arctic"),
+        ([("engine.speculative", "eagle")], "engine.speculative.method"),
+        (
+            [("engine.speculative", "{min_ngram: 5, max_ngram: 4}")],
+            "engine.speculative: min_ngram (5) is above max_ngram (4)",
+        ),
         ([("reward", "a/mine:f")], "reward.function: 'a/mine:f' is no user code; write FILE.py:NAME"),
         ([("reward", "3")], "reward.function: input should be a valid string, got 3"),
         ([("learner.ranks", "0")], "learner.ranks.shard: input should be greater than or equal to 1, got 0"),

@@ -186,7 +186,7 @@ def test_a_cluster_without_gpus_is_told_at_once() -> None:
 @pytest.mark.parametrize("devices", list(product(("cpu", "cuda"), repeat=2)))
 def test_learner_and_engines_are_told_the_same(nodes: list[int], kind: str, devices: tuple[str, str]) -> None:
     """With two GPUs the learner broadcast, and the engine waited for handles of a shared one."""
-    from rollout.engines.vllm import engine_arguments
+    from rollout.engines.vllm_arguments import engine_arguments
 
     run = resolve(config(model__device=devices[0], engine__device=devices[1], engine__kind=kind), nodes)
     receivers = Receivers.of(run, run.engine.weight_transfer)

@@ -17,7 +17,8 @@ from rl.learner.learner import Learner
 from rl.learner.spec import LearnerSpec
 from rollout.config import EngineConfig
 from rollout.engine import EngineDead, Request, Sampling
-from rollout.engines.vllm import VllmEngine, engine_arguments, environment
+from rollout.engines.vllm import VllmEngine
+from rollout.engines.vllm_arguments import engine_arguments, environment
 from rollout.models import moba
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig, RotaryStage
 from rollout.transfer.weights import ShmSender

@@ -16,7 +16,8 @@ from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
 from rollout.engine import DEEP, LIGHT, Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
-from rollout.engines.vllm import VllmEngine, engine_arguments
+from rollout.engines.vllm import VllmEngine
+from rollout.engines.vllm_arguments import engine_arguments
 from rollout.partial import repeats
 from rollout.pool.parity import Limits
 from rollout.pool.slot import Life, Publication, Slot
@@ -284,7 +285,7 @@ def test_ranks_of_an_engine_are_its_own_processes() -> None:
 
 
 def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Running) -> None:
-    """More prefill than ``max_batched_tokens``: vLLM would cut it, which kills seeded requests on a CPU."""
+    """More prefill than ``max_batched_tokens``: vLLM cuts it, which would kill requests with a generator on a CPU."""
     long = [
         Request(f"long{i}", Prompt(tuple((7 * i + j) % 29 + 1 for j in range(100))), 4, Sampling(), 7 + i)
         for i in range(8)
