@@ -155,6 +155,75 @@ def test_tokens_of_weights_that_fail_the_probe_never_leave_the_pool() -> None:
     assert {version for each in work for version in heard.versions(each.request.key)} == {0}
 
 
+def test_tokens_that_waited_for_the_probe_come_before_those_that_are_told_as_it_passes() -> None:
+    class Racing(InFlight):
+        """Has the probe's outcome and more tokens of the new weights at the same moment."""
+
+        polls = 0
+
+        async def start(self) -> None:
+            await super().start()
+            self.asked, self.through = asyncio.Event(), asyncio.Event()
+
+        async def poll(self, wait_s: float) -> list[Delta]:
+            self.polls += bool(self._version)
+            if self.polls == 2:
+                self.asked.set()
+                await self.through.wait()
+            return await super().poll(wait_s)
+
+        async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+            if self._version:
+                await self.asked.wait()
+                self.through.set()
+            return await super().score(sequences)
+
+    heard, work = Heard(), stretches(3, 60)
+    with streaming(lambda _: Racing(quota=3, free_from=1)) as pool, pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, all_moved(heard, work, 0))
+        publish(stream, 1)
+        until(stream, heard, all_rest(heard, work))
+        assert pool.stats().failures == 0
+    heard.check(work)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_is_left_while_another_thread_publishes_leaves_the_engines_to_others(kind: type[Paced]) -> None:
+    entered, raised = threading.Event(), list[BaseException]()
+
+    class Slow(kind):  # type: ignore[valid-type,misc]
+        async def hold(self, version: int) -> None:
+            if version == 1:
+                entered.set()
+                await asyncio.sleep(0.3)  # the stream is left before that
+
+    def publishes() -> None:
+        try:
+            publish(stream, 1)
+        except BaseException as error:
+            raised.append(error)
+
+    heard, work, more = Heard(), stretches(4, 200), [each.request for each in stretches(3, 30, "next")]
+    with streaming(lambda _: Slow(quota=10**6)) as pool:
+        with pool.stream() as stream:
+            stream.submit(work)
+            until(stream, heard, all_moved(heard, work, 0))
+            publishing = threading.Thread(target=publishes)
+            publishing.start()
+            assert entered.wait(60)
+        publishing.join(60)
+        assert "the stream was left" in str(raised[0])
+        for item in stream.rest():
+            heard.take(item)
+        assert pool.version == 0
+        pool.publish(update(2), PROBE, reference(2))
+        assert {s.version for done in pool.generate(more) for s in done.segments} == {2}
+        assert not stream.rest(), "its requests are nobody's"
+        assert pool.stats().failures == 0
+    heard.check(work)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", ["hangs", "dies"])
 def test_an_engine_that_fails_while_it_takes_weights_is_replaced(kind: type[Paced], fault: str) -> None:
