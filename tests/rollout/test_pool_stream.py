@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -190,30 +191,25 @@ def test_tokens_that_waited_for_the_probe_come_before_those_that_are_told_as_it_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_that_is_left_while_another_thread_publishes_leaves_the_engines_to_others(kind: type[Paced]) -> None:
-    entered, raised = threading.Event(), list[BaseException]()
+    entered, left = threading.Event(), threading.Event()
 
     class Slow(kind):  # type: ignore[valid-type,misc]
         async def hold(self, version: int) -> None:
             if version == 1:
                 entered.set()
-                await asyncio.sleep(0.3)  # the stream is left before that
-
-    def publishes() -> None:
-        try:
-            publish(stream, 1)
-        except BaseException as error:
-            raised.append(error)
+                while not left.is_set():
+                    await asyncio.sleep(0.001)
 
     heard, work, more = Heard(), stretches(4, 200), [each.request for each in stretches(3, 30, "next")]
-    with streaming(lambda _: Slow(quota=10**6)) as pool:
+    with streaming(lambda _: Slow(quota=10**6)) as pool, ThreadPoolExecutor(1) as threads:
         with pool.stream() as stream:
             stream.submit(work)
             until(stream, heard, all_moved(heard, work, 0))
-            publishing = threading.Thread(target=publishes)
-            publishing.start()
+            publishing = threads.submit(publish, stream, 1)
             assert entered.wait(60)
-        publishing.join(60)
-        assert "the stream was left" in str(raised[0])
+        left.set()
+        with pytest.raises(RuntimeError, match="the stream was left"):
+            publishing.result(60)
         for item in stream.rest():
             heard.take(item)
         assert pool.version == 0
