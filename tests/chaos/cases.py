@@ -32,6 +32,8 @@ class Act:
     """Exit code that it must have; negative for a signal."""
     says: str = ""
     """Part of its output."""
+    speechless: bool = False
+    """Whether it ends without its last words: nobody would read them."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def of_driver(loop: str) -> Iterator[Case]:
         for fault in ("freeze", "pause"):
             if fault in FAULTS[loop]:
                 yield lived(f"driver-{fault}-{phase}", f"driver:{fault}@{moment}", loop=loop, same=kept)
-    yield resumed("driver-cut", "driver:cut@tokens#3", 1, loop=loop, same="rounding")
+    cut = Act((Strike.read("driver:cut@tokens#3"),), 1, speechless=True)
+    yield Case(f"{loop}/driver-cut", loop, (cut, Act()), same="rounding")
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
     thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@store#2")]
     yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
