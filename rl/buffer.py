@@ -6,6 +6,7 @@ killed reads them back from the journal and has the same buffer again, however t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,10 @@ from rollout.engine import Delta, Sampling
 from rollout.partial import Growth, Stretch, awaiting, grown, next_stretch, too_old
 from rollout.tape import Tape
 from rollout.types import Group, Problem, Rollout, StopReason, WeightVersion
+
+ENOUGH = 0.75
+"""Share of a full batch that is trained without waiting for more: the last groups of a batch take long, and until they
+are there the learner idles and engines run empty. In turn a batch is what is finished, too."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Rules:
 class _Draft:
     """An unfinished rollout, and what came in since it last came to rest."""
 
-    __slots__ = ("beyond", "failures", "oldest", "rollout", "tape", "under_way")
+    __slots__ = ("failures", "rollout", "since", "tape", "under_way")
 
     def __init__(self, rollout: Rollout) -> None:
         self.rollout = rollout
@@ -44,17 +49,12 @@ class _Draft:
         self.failures = 0
         self.under_way = False
         """An engine or the environment has it."""
-        self.oldest: WeightVersion | None = min(rollout.drawn_under, default=None)
-        """Version of its oldest token."""
-        self.beyond: WeightVersion | None = None
-        """Version under which its stretch was used up when its present request was made."""
+        self.since: WeightVersion | None = None
+        """Version under which its present stretch began; ``None``: it goes on beyond its stretch."""
 
-    def due(self, version: WeightVersion, limit: WeightVersion) -> bool:
-        """Return whether it is waited for under ``version``: it is older than ``limit`` will be, and still moves within
-        its stretch.
-        """
-        oldest = version if self.oldest is None else self.oldest
-        return self.under_way and oldest <= limit and self.beyond != version
+    def due(self, limit: WeightVersion) -> bool:
+        """Return whether it is waited for: it is within a stretch that began under ``limit`` or before."""
+        return self.under_way and self.since is not None and self.since <= limit
 
     def now(self) -> Rollout:
         """Return the rollout with all that came in; unfinished."""
@@ -72,8 +72,6 @@ class _Draft:
         At the end of a request all stop rules hold; in the midst of one, those that nothing later can change.
         """
         self.tape.add(delta.version, delta.token_ids, delta.logprobs, delta.by)
-        if self.oldest is None and self.tape.drawn:
-            self.oldest = delta.version
         self.failures += bool(delta.error)
         if delta.done and not delta.error:
             growth = Growth((), delta.stop, 0, delta.score)
@@ -166,9 +164,9 @@ class Buffer:
             return None
         how = (version, rules.config, rules.context, rules.sampling, rules.seed, rules.turn_ends)
         found = next_stretch(draft.settle(), *how)
-        draft.beyond = None
+        draft.since = version
         if found is None and rules.beyond:
-            found, draft.beyond = next_stretch(draft.rollout, *how, beyond=True), version
+            found, draft.since = next_stretch(draft.rollout, *how, beyond=True), None
         draft.under_way = found is not None
         return found
 
@@ -189,18 +187,19 @@ class Buffer:
     def batch(self, version: WeightVersion, staleness: int, size: int, grading: Collection[str]) -> list[str] | None:
         """Return the ids of the groups that ``version`` trains on, or ``None`` while it must wait for more.
 
-        A rollout whose oldest token is ``staleness`` versions old is due: nothing is trained while it moves within its
-        stretch, or is ``grading``. Otherwise the oldest ``size`` finished groups are enough; or what there is, once
-        nothing can move any more. All groups that are due are among them, if it takes more than ``size``.
+        A rollout is due when its stretch began ``staleness`` versions ago or earlier: nothing is trained while it is
+        within it, or is ``grading``. Otherwise the oldest ``size`` finished groups are a batch, or as many as there are
+        if it is ``ENOUGH`` of them, or nothing can move any more. All groups with tokens that old are among them, if it
+        takes more than ``size``.
         """
         limit = version - staleness
-        if any(draft.due(version, limit) for draft in self._drafts.values()):
+        if any(draft.due(limit) for draft in self._drafts.values()):
             return None
         finished = self.finished
         due = {group.id for group in finished if oldest(group) <= limit}
         ready = [group.id for group in finished if group.id not in grading]
         moving = self.under_way or len(ready) < len(finished)
-        if due.intersection(grading) or (len(ready) < size and moving):
+        if due.intersection(grading) or (len(ready) < math.ceil(ENOUGH * size) and moving):
             return None
         return ready[:size] + [name for name in ready[size:] if name in due]
 

@@ -372,7 +372,7 @@ class RunConfig(Config):
                     "rollout.max_age or lower it"
                 )
             return
-        if "max_staleness" in self.overlap.model_fields_set and self.overlap.max_staleness:
+        if self.overlap.max_staleness not in (0, OverlapConfig().max_staleness):  # a written file has the default
             raise ValueError("overlap.max_staleness is of the mode window; on_policy has no stale token: leave it out")
         if self.learner.updates > 1:
             raise ValueError(

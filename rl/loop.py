@@ -55,7 +55,8 @@ def iterate(config: RunConfig, state: RunState, i: int, parts: Parts, timer: Tim
         stats = parts.policy.train([item.group for item in scored], values, i)
 
     weights = trained_on(config, scored, values, i)
-    parts.store(i, scored, weights)
+    with timer("store"):
+        parts.store(i, scored, weights)
     _, unfinished = split(groups)
     tokens, sampling_s = drawn_under(groups, i), timer.seconds["generate"]
     done = Trained(groups, tokens, replayed, sampling_s, scored, weights, stats, published, evaluation)

@@ -7,7 +7,7 @@
 Iterations are those of ``rl.loop``: iteration i trains on groups by the weights i. What differs is that the engines do
 not stop. (S + 1) x ``rollout.groups`` groups are admitted and not trained at any time, S = ``overlap.max_staleness``;
 ``rl.buffer`` says when a batch is complete, so that no rollout's oldest token is more than S versions old when it is
-trained, as far as its budget of ``rollout.segment_tokens`` a version lets it go on. With S = 0 nothing is admitted that
+trained, unless it is longer than ``rollout.segment_tokens``. With S = 0 nothing is admitted that
 could be sampled during training, and the run is that of ``rl.loop``, bit for bit.
 
 ``journal/<i>`` has what came in between two snapshots, in its order, and beside it which problems were drawn and which

@@ -150,6 +150,11 @@ def _check_turns(config: RunConfig) -> None:
             "overlap lets engines sample while the learner trains, and with ray.deployment hybrid they sleep "
             "meanwhile: leave one of them out"
         )
+    if config.engine.most is not None:
+        raise ValueError(
+            "engine.most lets engines join on GPUs of their own, and with ray.deployment hybrid they have the "
+            "learner's: leave one of them out"
+        )
     for key, value in _given(config).items():
         if 0 < value < 1:
             raise ValueError(

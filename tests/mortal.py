@@ -15,7 +15,10 @@ from rl.learner.host import LearnerHost
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.state.run_dir import RunDir
 
-METHODS = ("publish", "score", "train", "sft", "save", "saving", "saved", "load", "export", "offload", "onload")
+METHODS = (
+    *("publish", "score", "train", "accumulate", "close_iteration", "sft"),
+    *("save", "saving", "saved", "load", "export", "offload", "onload"),
+)
 
 
 class MortalPolicy:

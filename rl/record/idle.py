@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rl.record.timeline import Piece, Process, between, engine_number, in_order, pieces
-from rollout.timeline import DRIVER, LEARNER
+from rollout.timeline import DRIVER, LEARNER, SAVER
 
 LONGEST = 3
 """Idle stretches of a lane that are told, the longest first."""
@@ -147,10 +147,11 @@ def _gaps(part: Window, lane: str) -> list[tuple[float, float]]:
 def _waited_for(part: Window, lane: str, start: float, seconds: float) -> str:
     """Return what went on the longest in that time elsewhere.
 
-    A phase of the driver mostly is its waiting for the others: it counts where they did less than half as much.
+    A phase of the driver mostly is its waiting for the others: it counts where they did less than half as much. Nobody
+    waits for what is saved, but in the driver's own phase.
     """
     spent: dict[str, dict[str, float]] = {}
-    for other in part.lanes.keys() - {lane}:
+    for other in part.lanes.keys() - {lane, SAVER}:
         kind = spent.setdefault("driver" if other == DRIVER else "others", {})
         for piece in between(part.lanes[other], start, start + seconds):
             name = f"{other}: {piece.what}"

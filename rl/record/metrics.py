@@ -181,7 +181,9 @@ METRICS = {
     "time/generate": Metric("s", "Sampling; in an overlapped run: waiting for a batch."),
     "time/score": Metric("s", "Grading of the finished groups."),
     "time/train": Metric("s", "Reference log-probs and updates."),
-    "time/store": Metric("s", "Waiting for the rollouts' file, which an overlapped run writes beside the training."),
+    "time/store": Metric(
+        "s", "Writing the rollouts; in an overlapped run the rest of it, since that goes on beside the training."
+    ),
     "time/publish": Metric("s", "New weights into the engines, parity probe included."),
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(

@@ -193,10 +193,12 @@ class Board:
         """
         fitting = (each for each in self._waiting if each.version <= version and each.request.key not in self._flying)
         taken = list(islice(fitting, max(count, 0)))
-        if taken:
-            keys = {track.request.key for track in taken}
+        keys = {track.request.key for track in taken}
+        if taken == self._waiting[: len(taken)]:
+            del self._waiting[: len(taken)]
+        else:
             self._waiting = [track for track in self._waiting if track.request.key not in keys]
-            self._flying |= keys
+        self._flying |= keys
         return [track.rest(self._context) for track in taken]
 
     def recall(self, keys: Collection[str]) -> None:

@@ -278,6 +278,8 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for shift in self.shifts:
+            shift.fail(RuntimeError("the pool was closed"))  # for whoever waits for news in another thread
         await asyncio.gather(*(shift.close(0) for shift in self.shifts), return_exceptions=True)
         await asyncio.gather(*(slot.close() for slot in self.slots))
 

@@ -201,7 +201,9 @@ class Pool:
                 on_progress(news)
 
         if stretches:
-            drawn(self.stream(turns), stretches, take)
+            stream = self.stream(turns)
+            self._calls.run(self._fleet.free())  # no publish will come while this is all that goes on
+            drawn(stream, stretches, take)
 
     def stream(self, turns: Turns | None = None) -> Stream:
         """Return a context in which requests come and go while the engines sample and take new weights.

@@ -34,7 +34,7 @@ class Shift:
         """Whether the engines are free of this work for a while."""
         self.closing: asyncio.Task[None] | None = None
         """The end of the work, once it was begun."""
-        self.board = Board(lambda: fleet.version, most, fleet.config.max_model_len, emit, emit, self._fail, turns)
+        self.board = Board(lambda: fleet.version, most, fleet.config.max_model_len, emit, emit, self.fail, turns)
         self._emit = emit
         self._failed = asyncio.get_running_loop().create_future()
         fleet.shifts.append(self)
@@ -42,13 +42,16 @@ class Shift:
             self.employ(slot)
 
     def employ(self, slot: Slot) -> None:
-        """Have a slot take part."""
+        """Have a slot take part, unless the work is ending."""
+        if self.closing is not None:
+            return
         self.workers[slot.index] = Worker(slot, self.board, self._share, self._balance)
         self._start(self.workers[slot.index])
 
     async def dismiss(self, slot: Slot, seconds: float) -> None:
         """Have a slot take part no longer; its requests go back, and that is no failure."""
-        await self.workers.pop(slot.index).halt(seconds)
+        if worker := self.workers.pop(slot.index, None):
+            await worker.halt(seconds)
 
     async def add(self, stretches: Sequence[Stretch]) -> None:
         """See ``Stream.submit``."""
@@ -82,7 +85,7 @@ class Shift:
             return work.result()
         except BaseException as error:
             interrupted = RuntimeError(f"the publish of version {publication.version} was interrupted")
-            self._fail(error if isinstance(error, Exception) else interrupted)
+            self.fail(error if isinstance(error, Exception) else interrupted)
             raise
         finally:
             work.cancel()
@@ -119,9 +122,10 @@ class Shift:
             except AllEnginesDead as dead:
                 error = dead
         if error is not None:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the work with an error; only the first counts."""
         if not self._failed.done():
             self._failed.set_exception(error)
             self._failed.exception()  # it is told to whoever asks, and need not be asked for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rollout.engine import NO_LOGPROBS, NO_TOKENS, NOT_THE_ENGINE, Delta, Engine, EngineError, EngineTimeout
 from rollout.pool.board import Board
@@ -147,10 +148,15 @@ class Worker:
                     poll = asyncio.create_task(limited(life.engine.poll(POLL_S), POLL_S + limit, f"poll of {name}"))
                 if poll is None and self._halting:
                     return
-                await asyncio.wait([change, poll] if poll else [change], return_when=asyncio.FIRST_COMPLETED)
+                anything: list[asyncio.Future[Any]] = [change, poll] if poll else [change]
+                await asyncio.wait(anything, return_when=asyncio.FIRST_COMPLETED)
                 if poll is not None and poll.done():
                     deltas, poll = poll.result(), None
                     self._take_in(life, deltas)
+        except EngineError:
+            if poll is not None and poll.done() and poll.exception() is None:
+                self._take_in(life, poll.result())  # what still came while another call failed
+            raise
         finally:
             self._sampling.turn(False)
             if poll is not None:

@@ -187,7 +187,7 @@ def test_memory_of_a_tree_counts_children() -> None:
     assert tree_memory(process.pid) == 0
 
 
-@pytest.mark.parametrize("name", ["loop", "partial", "weights"])
+@pytest.mark.parametrize("name", ["loop", "overlap", "partial", "weights"])
 def test_help_teaches(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

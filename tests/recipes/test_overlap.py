@@ -17,6 +17,7 @@ from recipes.run import session
 from recipes.run.launching import Machines
 from recipes.run.session import run
 from rl.config import RunConfig
+from rl.config_io import dump, load, parse_yaml
 from rl.learner.host import LearnerHost
 from rl.record.log import read_metrics
 from rl.state.journal import Journal
@@ -213,10 +214,15 @@ def test_a_learner_that_dies_is_replaced_and_the_engines_live_on(death: Any, tmp
     audit(tmp_path / "run", config)
 
 
-def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(tmp_path: Path) -> None:
-    one_step = tiny(learner={"updates": 1})
+@pytest.mark.parametrize(
+    "deaths", [[], [("accumulate", 1, True)], [("close_iteration", 2, False)]], ids=["none", "accumulate", "close"]
+)
+def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(deaths: Any, tmp_path: Path) -> None:
+    """Also with a learner that dies on the way: what it had added up is gone, and added up again."""
+    one_step, made = tiny(learner={"updates": 1}), list[Machines]()
     assert run(one_step, tmp_path / "turn") == 0
-    assert run(tiny(**ON_POLICY), tmp_path / "streamed") == 0
+    assert run(tiny(**ON_POLICY), tmp_path / "streamed", mortal(deaths, made)) == 0
+    assert made[0].policy.calls["replace"] == len(deaths)
     ours, theirs = read_metrics(tmp_path / "streamed"), read_metrics(tmp_path / "turn")
     for one, other in zip(ours, theirs, strict=True):
         for name in ("rollouts/finished", "tokens/sampled", "sequences/trained", "tokens/trained", "steps/done"):
@@ -224,6 +230,12 @@ def test_strictly_on_policy_is_the_run_in_turn_up_to_rounding(tmp_path: Path) ->
         for name in ("grad_norm", "loss", "accuracy", "reward/mean"):
             assert (name in one) == (name in other)
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-3, abs=1e-6), name
+
+
+def test_a_written_configuration_is_read_back() -> None:
+    for overlap in (None, {"max_staleness": 2}, {"mode": "on_policy"}):
+        config = tiny(overlap=overlap, learner={"updates": 1})
+        assert load(RunConfig(), parse_yaml(dump(config)), []) == config
 
 
 def test_a_tools_answers_come_while_weights_change(tmp_path: Path) -> None:

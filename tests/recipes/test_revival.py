@@ -89,10 +89,10 @@ def test_deaths_without_progress_end_the_run_which_the_same_command_resumes(
 
 def test_deaths_with_iterations_between_them_end_nothing(whole: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     config = tiny(learner={"updates": 2, "ranks": {"max_restarts": 1}})
-    deaths = [("train", 1, False), ("train", 3, False), ("train", 5, True), ("train", 7, False)]
+    deaths = [("train", 1, False), ("train", 4, False), ("train", 7, True)]  # a checkpoint on its way is lost with it
     made: list[Machines] = []
     assert run(config, tmp_path / "run", mortal(deaths, made)) == 0
-    assert made[0].policy.calls["replace"] == 4
+    assert made[0].policy.calls["replace"] == 3
     assert_same(whole[0], tmp_path / "run")
 
 

@@ -22,7 +22,9 @@ from recipes.run.promise import BROKEN
 from recipes.run.session import run
 from rl.config import RunConfig
 from rl.learner.host import LearnerHost
+from rl.record.idle import summarise, windows
 from rl.record.log import read_metrics
+from rl.record.timeline import read_timeline
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState
 from rl.state.run_dir import RunDir
@@ -54,6 +56,23 @@ def test_a_run_is_a_directory(whole: Path) -> None:
     assert change["mean"] == pytest.approx(summary["accuracy_after"]["mean"] - summary["accuracy_before"]["mean"])
     assert change["ci95"][0] <= change["mean"] <= change["ci95"][1]
     assert [row["iteration"] for row in read_metrics(whole)] == [0, 1, 2, 3]
+
+
+def test_a_run_records_what_its_parts_did(whole: Path) -> None:
+    (process,) = read_timeline(whole)
+    found = summarise(windows([process]))
+    assert found is not None
+    did = {use.lane: set(use.seconds) for use in found.lanes}
+    assert did["learner"] >= {"publish", "score", "train", "save"}
+    assert did["engine 0"] == {"publish", "score", "sample", "eval"}
+    assert did["grader"] == {"grade"}
+    assert did["driver"] >= {"publish", "sample", "train", "eval", "save"}
+    assert [iteration for iteration, _ in process.done] == [0, 1, 2, 3]
+    assert found.together_s == 0.0
+    for row in read_metrics(whole):
+        assert 0.0 < row["idle/engines"] < 1.0
+        assert 0.0 < row["idle/learner"] < 1.0
+    assert '"timeline":{"seconds":' in (whole / "report.html").read_text()
 
 
 def test_the_length_reward_is_off_then_constant(whole: Path) -> None:
@@ -248,6 +267,8 @@ def test_a_driver_killed_while_it_writes_a_checkpoint_loses_no_row(
     assert run(tiny(), folder) == 0
     ours, theirs = read_metrics(folder), read_metrics(whole)
     assert [row["iteration"] for row in ours] == [0, 1, 2, 3]
+    done = [[iteration for iteration, _ in process.done] for process in read_timeline(folder)]
+    assert done == [[0, 1, 2], [2, 3]]  # what happened
     clocks = ("time/", "throughput/", "memory/", "publish/seconds", "train/reference_s", "idle/")
     for mine, undisturbed in zip(ours, theirs, strict=True):
         assert {k: v for k, v in mine.items() if not k.startswith(clocks)} == {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -14,7 +16,7 @@ from ray.exceptions import GetTimeoutError
 from rl.actors import LearnerDead, RayPolicy, exit_detail
 from rl.config import RunConfig
 from rl.learner.host import _store
-from rl.learner.spec import LearnerSpec
+from rl.learner.spec import LearnerSpec, Receivers
 from rl.stop import Interrupted, Stopper
 from tests.actors_kit import MISSING, Unloadable, policy
 from tests.processes import running, until_gone
@@ -49,8 +51,57 @@ def test_weights_are_put_into_the_object_store_only_for_other_machines(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": each} for each in alive])
-    assert _store(elsewhere=False) is None
-    assert (_store(elsewhere=True) is ray.put) == kept
+    assert _store(Receivers("shm")) is None
+    assert (_store(Receivers("nccl", elsewhere=True)) is ray.put) == kept
+    assert _store(Receivers("shm", growing=True)) is ray.put, "who joins later may be anywhere"
+
+
+class Instant:
+    """An actor that has done at once what it is called for; ``called`` gets the names."""
+
+    def __init__(self, called: list[str]) -> None:
+        self.called = called
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        def remote(*_: object) -> SimpleNamespace:
+            self.called.append(method)
+            done: Future[bool] = Future()
+            done.set_result(False)
+            return SimpleNamespace(future=lambda: done)
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_who_calls_the_learner_claims_its_devices_unless_the_call_needs_none(tmp_path: Path) -> None:
+    called: list[str] = []
+    policy = RayPolicy(lambda *_: [Instant(called)], SPEC, "model", 1.0, 1.0)
+    policy.claim = lambda: called.append("claim")
+    called.clear()
+    policy.offload(), policy.onload(), policy.saving(), policy.saved()
+    assert called == ["offload", "onload", "saving", "saved"]
+    called.clear()
+    policy.publish(1), policy.score([]), policy.train([], [], 1), policy.save(tmp_path), policy.load(tmp_path)
+    assert called[0::2] == ["claim"] * 5
+    assert called[1::2] == ["publish", "score", "train", "save", "load"]
+
+
+def test_a_learner_that_has_ended_starts_again_where_its_devices_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim comes before the new actors, and finds nobody to bring back."""
+    called: list[str] = []
+    policy = RayPolicy(lambda *_: [Instant(called)], SPEC, "model", 1.0, 1.0)
+    monkeypatch.setattr(ray, "kill", lambda _: None)
+    policy.end()
+    called.clear()
+
+    def claim() -> None:
+        called.append("claim")
+        policy.onload()
+
+    policy.claim = claim
+    policy.replace(SPEC, "model")
+    assert called == ["claim", "ready"]
+    with pytest.raises(LearnerDead, match="has ended"):
+        policy.end(), policy.offload()
 
 
 @pytest.mark.slow

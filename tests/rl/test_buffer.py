@@ -87,7 +87,8 @@ def test_with_staleness_the_oldest_finished_groups_are_enough() -> None:
         for j in (0, 1):
             buffer.receive([eos(f"{name}/{j}")])
             buffer.stretch(f"{name}/{j}", 0)
-    assert buffer.batch(0, 1, 4, ()) is None
+    assert buffer.batch(0, 1, 5, ()) is None
+    assert buffer.batch(0, 1, 4, ()) == names[1:], "three quarters are enough"
     assert buffer.batch(0, 1, 2, ()) == [names[1], names[2]], "oldest first, whichever was first finished"
     assert buffer.batch(0, 1, 2, {names[1]}) == [names[2], names[3]], "a slow grader holds nobody up"
 
@@ -109,6 +110,25 @@ def test_what_is_due_is_waited_for_and_all_of_it_is_trained() -> None:
         buffer.stretch(f"{names[0]}/{j}", 1)
     assert buffer.batch(1, 1, 2, {names[3]}) is None, "due, and not graded"
     assert buffer.batch(1, 1, 2, ()) == names, "all four are due: more than the size of a batch"
+
+
+def test_a_response_longer_than_a_stretch_is_waited_for_within_each_of_them_alone() -> None:
+    """A stretch ends at most S versions after it began; how many there were before does not matter."""
+    buffer = Buffer(replace(rules(), beyond=True), groups(3))
+    flying(buffer)
+    names = [group.id for group in groups(3)]
+    for key in (f"{name}/{j}" for name in names[1:] for j in (0, 1)):
+        buffer.receive([eos(key)])
+        buffer.stretch(key, 0)
+    one, two = (f"{names[0]}/{j}" for j in (0, 1))
+    buffer.receive([tokens(one, 0, 4), tokens(two, 0, 6, True)])
+    beyond = buffer.stretch(two, 0)
+    assert beyond is not None, "it goes on without a pause"
+    assert buffer.batch(1, 1, 2, ()) is None, "one is within the stretch of version 0"
+    buffer.receive([tokens(one, 1, 2, True)])
+    assert buffer.stretch(one, 1) is not None, "its next stretch begins under version 1"
+    assert buffer.batch(1, 1, 2, ()) == names[1:], "nobody waits for what is beyond its stretch"
+    assert buffer.batch(2, 1, 2, ()) is None, "one is within the stretch of version 1"
 
 
 def test_what_cannot_move_any_more_is_not_waited_for() -> None:

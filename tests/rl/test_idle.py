@@ -76,6 +76,7 @@ def test_a_wait_for_the_driver_alone_is_called_so() -> None:
         span("engine 0", "sample", 1.0, 2.0),
         span("driver", "store", 2.0, 8.0),
         span("grader", "grade", 2.0, 2.5),
+        span("saver", "save", 0.0, 10.0),  # beside all of it
         span("learner", "train", 9.0, 10.0),
     ]
     found = summarise(windows([Process(0.0, spans)]))

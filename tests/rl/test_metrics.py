@@ -38,12 +38,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with an objective that clips ratios, and an environment."""
+    """The same with an objective that clips ratios and an environment, and overlapped."""
     folder = tmp_path_factory.mktemp("runs") / "clipped"
     learner = {"updates": 2, "objective": {"kind": "grpo"}}
     environment = {"kind": "retry", "feedback": "7"}
     changes = {"learner": learner, "environment": environment, "eval": {"every": 0, "samples": 1}}
-    assert run(tiny(iterations=3, warmup=None, **changes), folder) == 0
+    assert run(tiny(iterations=3, warmup=None, overlap={"max_staleness": 1}, **changes), folder) == 0
     return folder
 
 

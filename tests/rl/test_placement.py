@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rl.config import RunConfig
 from rl.learner.spec import Receivers
 from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone
 from rollout.config import EngineConfig
+from rollout.engine import LIGHT
 from tests.needs import needs_vllm
 
 
@@ -141,6 +143,7 @@ def test_everything_in_one_process_needs_no_transfer() -> None:
         ({"engine__weight_transfer": "shm", "engine__kind": "hf", "ray__in_process": True}, "in one process: .* local"),
         ({"ray__deployment": "hybrid", "overlap": {"max_staleness": 1}}, "overlap lets .* hybrid they sleep"),
         ({"ray__deployment": "hybrid", "overlap": {"mode": "on_policy"}, "learner__updates": 1}, "overlap lets"),
+        ({"ray__deployment": "hybrid", "engine__most": 4}, "engine.most lets .* they have the learner's"),
         ({"ray__deployment": "hybrid", "ray__engine_gpus": 0.5}, "engine_gpus 0.5 .* all of it in its turn"),
         (
             {"ray__deployment": "hybrid", "engine__device": "cpu"},
@@ -264,6 +267,33 @@ def test_on_a_shared_gpu_engines_come_first_and_elsewhere_both_at_once(
         site.learner(run, "model")
         pool.wait()
     assert told == (["engine", "learner"] if shared else ["learner", "engine"])
+
+
+def test_in_turn_engines_come_first_and_sleep_before_a_learner_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not exist yet cannot leave a GPU, and vLLM measures what is free there."""
+    made: list[FakeEngine] = []
+    levels: list[int] = []
+
+    def launch_engine(*_: object) -> FakeEngine:
+        made.append(FakeEngine())
+        return made[-1]
+
+    def launch_learner(*_: object) -> SimpleNamespace:
+        levels.extend(engine.rest.level for engine in made)
+        return SimpleNamespace(claim=None, onload=lambda: None, offload=lambda: None)
+
+    monkeypatch.setattr("rl.launch.connected", lambda _: nullcontext())
+    monkeypatch.setattr("rl.launch.gpus_by_node", lambda: [2])
+    monkeypatch.setattr("rl.launch.place", lambda _: "places")
+    monkeypatch.setattr("rl.launch.launch_engine", launch_engine)
+    monkeypatch.setattr("rl.launch.launch_learner", launch_learner)
+    with ExitStack() as stack:
+        site = Site(config(ray__deployment="hybrid", engine__count=0), stack, lambda: None)
+        pool = site.engines("model", (1,))
+        site.learner(config(ray__deployment="hybrid"), "model").claim()
+        assert levels == [LIGHT, LIGHT]
+        pool.wait()
+        assert [engine.rest.level for engine in made] == [0, 0]
 
 
 PLACES = """

@@ -235,6 +235,19 @@ def test_an_engine_that_took_the_weights_before_they_were_withdrawn_lives_on() -
     assert len(fleet.made) == 3
 
 
+def test_what_needs_weights_does_not_wait_for_withdrawn_ones() -> None:
+    """Nobody could publish meanwhile, but for a stream, whose requests wait."""
+    with pool_of(Fleet()) as pool:
+        publish(pool, 1)
+        pool.withdraw()
+        for asked in (lambda: pool.extend(make_groups(), 0), lambda: pool.score(PROBE), pool.wait):
+            with pytest.raises(RuntimeError, match="withdrawn; publish some first"):
+                asked()
+        with pool.stream() as stream:
+            stream.publish(update(2), PROBE, reference(2))
+        assert all(len(each.token_ids) for group in pool.extend(make_groups(), 2) for each in group.rollouts)
+
+
 def test_weights_of_an_interrupted_first_publish_are_never_served() -> None:
     fleet = Fleet(Faults(lose_direct=True))
     with pool_of(fleet) as pool:

@@ -203,6 +203,42 @@ def test_an_engine_that_does_not_let_go_of_its_requests_is_replaced() -> None:
     heard.check(work)
 
 
+def test_what_an_engine_tells_while_another_call_of_it_fails_is_kept() -> None:
+    made: list[FakeEngine] = []
+
+    class Talking(Paced):
+        """Tells the last of its tokens only when it is asked to drop its requests, and never says that it did."""
+
+        async def start(self) -> None:
+            await super().start()
+            self.asked = asyncio.Event()
+
+        async def poll(self, wait_s: float) -> list[Delta]:
+            deltas = await super().poll(wait_s)
+            if deltas:
+                return deltas
+            await self.asked.wait()
+            self.quota = 5
+            return await super().poll(wait_s)
+
+        async def abort(self, keys: Sequence[str]) -> None:
+            self.asked.set()
+            await asyncio.sleep(3600)
+
+    def spawn(_: int) -> Engine:
+        made.append(Paced(free_from=1) if made else Talking())
+        return made[-1]
+
+    heard, work = Heard(), stretches(4, 30)
+    with streaming(spawn, call_timeout_s=0.2) as pool, pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, lambda: all(len(heard.tokens(each.request.key)) == 3 for each in work))
+        publish(stream, 1)
+        until(stream, heard, all_rest(heard, work))
+    heard.check(work)
+    assert [heard.versions(each.request.key).count(0) for each in work] == [4] * 4
+
+
 @pytest.mark.parametrize("stamp", [0, 7])
 def test_an_engine_whose_tokens_lag_or_name_weights_that_it_was_not_given_is_replaced(stamp: int) -> None:
     made: list[FakeEngine] = []
@@ -532,3 +568,24 @@ def test_an_environment_answers_in_a_stream_and_its_fault_ends_it() -> None:
         stream.submit(stretches(1, 60, "bad", stop_token_ids=tuple(range(10))))
         with pytest.raises(ZeroDivisionError):
             until(stream, heard, lambda: False)
+
+
+def test_a_pool_that_is_closed_under_a_stream_tells_whoever_waits_for_news() -> None:
+    made: list[Paced] = []
+
+    def spawn(_: int) -> Engine:
+        made.append(Paced())
+        return made[-1]
+
+    heard, work = Heard(), stretches(2, 40)
+    pool = streaming(spawn, count=2)
+    with pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, all_moved(heard, work, 0))
+        closing = threading.Thread(target=pool.close)
+        closing.start()
+        with pytest.raises(RuntimeError, match="closed"):
+            until(stream, heard, lambda: False)
+        closing.join(30)
+    assert all(fake.closed for fake in made)
+    heard.check(work)

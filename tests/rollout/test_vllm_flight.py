@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +180,6 @@ async def fly(running: Running, updates: Iterator[Any], models: dict[int, Any], 
         await flying.engine.update_weights(update)
         await flying.engine.abort([last])
         scores = await flying.engine.score(PROBE)
-        assert flying.engine._mail.in_flight, "the probe waits for nobody"
         for sequence, row in zip(PROBE, scores, strict=True):
             assert row == pytest.approx(log_probs(models[update.version], sequence), abs=exact)
     await flying.draw(300)
@@ -272,13 +273,50 @@ def test_after_an_update_that_broke_off_nothing_is_drawn_until_weights_are_whole
 
 @pytest.mark.slow
 @needs_vllm
-def test_what_is_taken_back_at_once_is_not_drawn(running: Running) -> None:
+def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
+    """More responses than vLLM draws at a time, all of them long."""
+    running.version += 1
+    sender = ShmSender()
+    update = sender.send(tiny_llama(), running.version)
+
+    async def work() -> set[str]:
+        flying = Flying(running, 0)
+        long = [
+            replace(request, max_new_tokens=180, sampling=Sampling()) for request in itertools.islice(flying.work, 14)
+        ]
+        flying.open = {request.key for request in long}
+        await running.engine.submit(long)
+        await flying.hear()
+        await running.engine.update_weights(update)
+        await running.engine.score(PROBE)
+        left = set(running.engine._mail.in_flight)
+        await running.engine.abort(list(flying.open))
+        await flying.land()
+        return left
+
+    assert len(running(work())) == 14
+    sender.close()
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_what_is_taken_back_at_once_is_not_drawn(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM does not know a request yet when it is asked to stop it."""
+    llm = running.engine._llm
+    add = llm.add_request
 
     async def work() -> Flying:
+        stopped = asyncio.Event()
+
+        async def late(*request: Any) -> Any:
+            await stopped.wait()
+            return await add(*request)
+
+        monkeypatch.setattr(llm, "add_request", late)
         flying = Flying(running, 6)
         await flying.feed()
         await running.engine.abort(list(flying.open))
+        stopped.set()
         await flying.land()
         return flying
 

@@ -124,6 +124,33 @@ def test_sigkill_while_serving_loses_no_token(ray_cluster: str, model_path: Path
     sender.close()
 
 
+def test_an_engine_killed_in_its_sleep_is_replaced_when_the_pool_wakes(ray_cluster: str, model_path: Path) -> None:
+    """Not before: its successor would come up on a device that somebody else has."""
+    made: list[RayEngine] = []
+
+    def spawn(_: int) -> RayEngine:
+        made.append(RayEngine(str(model_path), CONFIG, 0, OPTIONS))
+        return made[-1]
+
+    model, sender = tiny_llama(seed=5), ShmSender()
+    probe = [[1, 2, 3, 4, 5, 6, 7]]
+    with Pool(spawn, CONFIG, ROLLOUT, seed=1) as pool:
+        pool.publish(sender.send(model, 1), probe, [log_probs(model, probe[0])])
+        before = tokens(pool.extend(make_groups(), 1))
+        for killed in (False, True):
+            pool.sleep()
+            if killed:
+                assert made[0].pid is not None
+                os.kill(made[0].pid, signal.SIGKILL)
+                until_gone([made[0].pid])
+            pool.stats()
+            assert len(made) == 1
+            pool.wake()
+            assert tokens(pool.extend(make_groups(), 1)) == before
+        assert len(made) == 2
+    sender.close()
+
+
 def test_errors_are_named(ray_cluster: str, model_path: Path, tmp_path: Path) -> None:
     async def main() -> None:
         missing = RayEngine(str(tmp_path / "nowhere"), CONFIG, 0, OPTIONS)

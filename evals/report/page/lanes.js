@@ -57,6 +57,7 @@ function laneShares([starts, ends, kinds, lows, highs], first, last, a, width, c
 }
 
 function period(seconds) {
+  if (seconds < 0.001) return "< 1\u00A0ms";
   return seconds < 600 ? `${number(seconds)}\u00A0s` : duration(seconds);
 }
 
@@ -214,7 +215,7 @@ const LANE_COLUMNS = [
   { name: "Lane", width: "12%", cell: (r) => r.lane },
   { name: "Idle", width: "8%", kind: "num", label: "idle", cell: (r) => percent(r.idle), title: (r) => period(r.idle_s) },
   { name: "At work", width: "36%", label: "at work", cell: (r) => r.seconds.map(([what, seconds]) => `${what} ${period(seconds)}`).join(", ") || "\u2013" },
-  { name: "Longest waits", width: "44%", label: "longest waits", cell: (r) => r.longest.map((wait) =>
+  { name: "Longest waits (and what went on meanwhile)", width: "44%", label: "longest waits", cell: (r) => r.longest.map((wait) =>
     `${period(wait.seconds)} at ${period(wait.start)}${wait.waited_for ? ` (${wait.waited_for})` : ""}`).join("; ") || "\u2013" },
 ];
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evals.report.run.data import RunData
+from evals.report.run.lanes import COLORS
 from rl.record.metrics import PHASES
 
 Values = Sequence[float | None]
@@ -341,5 +342,5 @@ def _idle(run: RunData) -> Panel:
 
 
 def _time(run: RunData) -> Panel:
-    series = [_line(run, phase, f"time/{phase}", color) for color, phase in enumerate(PHASES)]
+    series = [_line(run, phase, f"time/{phase}", COLORS[what]) for phase, what in PHASES.items()]
     return Panel("Time per phase", "Wall seconds of each iteration.", "seconds", _nonzero(series), stacked=True)
