@@ -28,8 +28,8 @@ def reward(problem: Problem, response: str) -> float:
 
 
 def stuck(problem: Problem, response: str) -> float:
-    """The same, by a grader that never comes back from some of it."""
-    if crc32(response.encode()) % 8 == 0:
+    """The same, by a grader that never comes back from some problems."""
+    if crc32(problem.id.encode()) % 4 == 0:
         time.sleep(3600)
     return reward(problem, response)
 
