@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,7 +43,7 @@ from tests.paths import ROOT
 
 MOST = 8
 """Differences that are told."""
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, CLONE_NEWNS = 36, 0x20000
 DISK_MIB = 32
 """Size of the disk of a run whose disk is to be full."""
 GONE_S = 60.0
@@ -88,7 +88,7 @@ class Play:
 
     def __init__(self, case: Case, folder: Path, config: RunConfig, whole: Path | None) -> None:
         self.case, self.folder, self.config, self.whole = case, folder, config, whole
-        self.run_dir = folder / "run"
+        self.run_dir = folder / "disk" / "run"
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
         die_with_parent()
@@ -96,12 +96,12 @@ class Play:
 
     def faults(self) -> list[str]:
         """Play it and return what is not as it must be, a line each."""
-        with own_disk(self.folder / "run", self.case.disk):
-            for number, act in enumerate(self.case.acts):
-                ended = self.act(number, act)
-                if found := [*complaints(act, ended)]:
-                    return [*found, *ended.output.splitlines()[-25:]]
-            return [*self.audited()]
+        make_disk(self.run_dir.parent, self.case.disk)
+        for number, act in enumerate(self.case.acts):
+            ended = self.act(number, act)
+            if found := [*complaints(act, ended)]:
+                return [*found, *ended.output.splitlines()[-25:]]
+        return [*self.audited()]
 
     def act(self, number: int, act: Act) -> Ended:
         """Start the run once more, with these strikes, and return how that ended."""
@@ -215,15 +215,12 @@ def left_behind(ours: set[int]) -> tuple[str, ...]:
     return tuple(found)
 
 
-@contextmanager
-def own_disk(folder: Path, wanted: bool) -> Iterator[None]:
-    """Give the run a small file system of its own for the length of a block, where that is wanted."""
-    if not wanted:
-        yield
-        return
+def make_disk(folder: Path, wanted: bool) -> None:
+    """Make the folder of the run; where that is wanted a small file system, which this process alone sees."""
     folder.mkdir()
+    if not wanted:
+        return
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "a file system of its own takes root")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
