@@ -55,6 +55,11 @@ class Case:
     """Why it is known to fail; it must."""
 
     @property
+    def freezes(self) -> bool:
+        """Whether somebody is frozen, so that limits have to run out."""
+        return any(strike.fault == "freeze" for act in self.acts for strike in act.strikes)
+
+    @property
     def whole(self) -> str:
         """The undisturbed case that it is compared with; empty: none."""
         loop = AS.get(self.loop, self.loop)

@@ -46,7 +46,7 @@ MOST = 8
 PR_SET_CHILD_SUBREAPER, CLONE_NEWNS = 36, 0x20000
 DISK_MIB = 32
 """Size of the disk of a run whose disk is to be full."""
-GONE_S = 60.0
+GONE_S = 300.0
 """Patience with processes that end by themselves when their run is gone; bounds hangs only."""
 
 
