@@ -202,7 +202,7 @@ def of_graders(loop: str) -> Iterator[Case]:
                 name = f"{victim}-{fault}-{moment.replace('#', '')}"
                 yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
     yield lived("grader-slow", loop=loop, changes={"reward.function": f"{REWARD}:slow"})
-    stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 1.0}
+    stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 2.0}
     yield lived("grader-stuck", loop=loop, changes=stuck, same="no")
 
 
