@@ -37,7 +37,7 @@ INTERVAL = 3
 def play(case: Case, folder: Path) -> None:
     """Play a case in this process; its result goes to ``folder/result.json``."""
     began = time.monotonic()
-    whole = folder_of(folder.parent, case.whole) / "run" if case.whole else None
+    whole = folder_of(folder.parent, case.whole) / "disk" / "run" if case.whole else None
     try:
         found = Play(case, folder, config_of(case), whole).faults()
     except BaseException:  # noqa: BLE001 - a case of its own, whatever it is
