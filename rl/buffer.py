@@ -164,7 +164,8 @@ class Buffer:
             return None
         how = (version, rules.config, rules.context, rules.sampling, rules.seed, rules.turn_ends)
         found = next_stretch(draft.settle(), *how)
-        draft.since = version
+        first = draft.rollout.length < rules.config.segment_tokens  # also if another process began it
+        draft.since = min(draft.rollout.drawn_under, default=version) if first else version
         if found is None and rules.beyond:
             found, draft.since = next_stretch(draft.rollout, *how, beyond=True), None
         draft.under_way = found is not None
