@@ -136,7 +136,7 @@ def test_what_another_process_began_is_as_old_as_its_first_token() -> None:
     before = Buffer(rules(), groups(1))
     one, two = flying(before)
     before.receive([tokens(one, 0, 4), tokens(two, 0, 6, True)])
-    after = Buffer(rules(beyond=True), before.snapshot())
+    after = Buffer(replace(rules(), beyond=True), before.snapshot())
     assert flying(after, 1) == [one, two]
     assert after.batch(1, 1, 1, ()) is None, "the first is due"
     after.receive([eos(one, 1)])
