@@ -11,11 +11,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.curve import Checked, Curve, Point, save_curve
+from rollout.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,7 @@ def evaluate(model: Any, setup: Any, settings: Settings, grade: Any, iteration: 
         torch.manual_seed(settings.seed + iteration)
         for start in range(0, len(setup.heldout), settings.eval_batch):
             part = setup.heldout[start : start + settings.eval_batch]
-            prompts = [setup.render(problem) for problem in part]
-            width = max(map(len, prompts))
-            ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+            ids = torch.tensor(padded([setup.render(problem) for problem in part], pad))
             drawn = model.generate(
                 ids,
                 attention_mask=(ids != pad).long(),
@@ -202,11 +202,17 @@ def evaluate(model: Any, setup: Any, settings: Settings, grade: Any, iteration: 
                 eos_token_id=list(setup.end),
                 pad_token_id=pad,
             )
-            for problem, row in zip(part, drawn[:, width:].tolist(), strict=True):
+            for problem, row in zip(part, drawn[:, ids.shape[1] :].tolist(), strict=True):
                 correct.append([grade(problem.id, until_end(row, setup.end))])
     model.train(training)
     estimate = mean_ci(correct)
     return Checked(iteration, estimate.mean, estimate.low, estimate.high)
+
+
+def padded(prompts: Sequence[Prompt], pad: int) -> list[list[int]]:
+    """Token ids of prompts, padded on the left to the length of the longest."""
+    width = max(map(len, prompts))
+    return [[pad] * (width - len(prompt)) + prompt.token_ids.tolist() for prompt in prompts]
 
 
 def until_end(token_ids: list[int], end: tuple[int, ...]) -> list[int]:

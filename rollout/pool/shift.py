@@ -36,6 +36,7 @@ class Shift:
         """The end of the work, once it was begun."""
         self.board = Board(lambda: fleet.version, most, fleet.config.max_model_len, emit, emit, self.fail, turns)
         self._emit = emit
+        self._publishing: asyncio.Task[PublishReport] | None = None
         self._failed = asyncio.get_running_loop().create_future()
         fleet.shifts.append(self)
         for slot in fleet.slots:
@@ -62,9 +63,10 @@ class Shift:
         self.board.drop(keys)
 
     async def hold(self) -> None:
-        """Recall all requests, and hand out none until ``resume``."""
-        self.held = True
-        await gathered(worker.halt() for worker in self.workers.values())
+        """Recall all requests, and hand out none until ``resume``. A publish in progress is waited for."""
+        async with self.fleet.changing:
+            self.held = True
+            await gathered(worker.halt() for worker in self.workers.values())
 
     async def resume(self) -> None:
         """Go on after ``hold``."""
@@ -75,9 +77,9 @@ class Shift:
     async def publish(self, publication: Publication) -> PublishReport:
         """New weights in flight: each engine takes them by itself, while the others go on; see ``Fleet.publish``.
 
-        Raises what ends the work meanwhile.
+        Raises what ends the work meanwhile, be it ``close``.
         """
-        work = asyncio.create_task(self.fleet.publish(publication, self._renewed))
+        work = self._publishing = asyncio.create_task(self.fleet.publish(publication, self._renewed))
         try:
             await asyncio.wait({work, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -92,7 +94,8 @@ class Shift:
             await asyncio.gather(work, return_exceptions=True)
 
     async def close(self, seconds: float) -> None:
-        """End the work: engines drop what they have within ``seconds``, or are lost. The last tokens are recorded.
+        """End the work: engines drop what they have within ``seconds``, or are lost. The last tokens are recorded. A
+        publish in progress is cut short.
 
         It goes on if the waiter is cancelled.
         """
@@ -102,13 +105,17 @@ class Shift:
 
     async def _close(self, seconds: float) -> None:
         try:
+            if self._publishing is not None and not self._publishing.done():
+                self.fail(RuntimeError("the stream was left while its engines took weights"))
+                self._publishing.cancel()
+                await asyncio.wait({self._publishing})
             await self.board.close()
             await asyncio.gather(*(worker.halt(seconds) for worker in self.workers.values()))
         finally:
             self.fleet.shifts.remove(self)
 
     def _start(self, worker: Worker) -> None:
-        if not self.held:
+        if not self.held and self.closing is None:
             worker.start(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

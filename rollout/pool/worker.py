@@ -46,7 +46,7 @@ class Worker:
         self._told: set[str] = set()
         """Requests that the engine was told to drop."""
         self._unproven: list[Delta] = []
-        """Progress under weights that the engine has taken and was not checked on yet."""
+        """Progress that was not passed on yet, in its order."""
         self._moved = 0.0
         """When something last came of the engine, in ``time.monotonic`` seconds."""
 
@@ -191,17 +191,15 @@ class Worker:
             )
 
     def _take_in(self, life: Life, deltas: list[Delta]) -> None:
-        """Pass on progress; what was drawn under weights that the engine is just taking waits for the probe."""
+        """Take progress in, and pass on what may be."""
         if deltas or not life.sure:
             self._moved = time.monotonic()
         elif time.monotonic() - self._moved > (patience := self.slot.config.stall_timeout_s):
             raise EngineTimeout(f"no token for {patience:.0f} s with {len(self.in_flight)} requests in flight")
         for delta in deltas:
             self._check(life, delta)
-        if not life.sure:
-            self._unproven += [delta for delta in deltas if delta.version == life.drawing[-1]]
-            deltas = [delta for delta in deltas if delta.version != life.drawing[-1]]
-        self._deliver(deltas)
+        self._unproven += deltas
+        self._release(life)
 
     def _check(self, life: Life, delta: Delta) -> None:
         """Raise ``EngineError`` where tokens are drawn under weights that they cannot be drawn under."""
@@ -215,17 +213,22 @@ class Worker:
         self.in_flight[delta.key] = delta.version
 
     def _release(self, life: Life) -> None:
-        """Pass on what waited for the probe. Without its outcome, when the work ends, it is as if not drawn."""
-        if not self._unproven or not (life.sure or self._halting):
+        """Pass on what was checked, in the order in which it was drawn; what was drawn under weights that the engine is
+        just taking waits for the probe. Without its outcome, when the work ends, that is as if not drawn.
+        """
+        if not self._unproven:
             return
-        deltas, self._unproven = self._unproven, []
-        if not life.sure:
-            ended = [delta for delta in deltas if delta.done]
+        unproven = [] if life.sure else [delta for delta in self._unproven if delta.version == life.drawing[-1]]
+        proven = self._unproven if life.sure else [d for d in self._unproven if d.version != life.drawing[-1]]
+        self._unproven = unproven
+        if self._halting and unproven:
+            ended = [delta for delta in unproven if delta.done]
             self.board.recall([delta.key for delta in ended])
-            deltas = [
+            proven += [
                 Delta(delta.key, NO_TOKENS, NO_LOGPROBS, delta.version, done=True, error="recalled") for delta in ended
             ]
-        self._deliver(deltas)
+            self._unproven = []
+        self._deliver(proven)
 
     def _deliver(self, deltas: list[Delta]) -> None:
         self.board.receive(deltas)

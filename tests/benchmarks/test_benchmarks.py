@@ -15,10 +15,11 @@ from paths import ROOT
 from benchmarks import loop, partial, weights
 from benchmarks.common import MemoryWatch, environment, quantiles, ratio, spread, tree_memory
 from benchmarks.curve import Checked, Curve, Point, RunWatch, compare, load_curve, outcome, points_of, save_curve
-from benchmarks.trl_arm import until_end
+from benchmarks.trl_arm import padded, until_end
 from benchmarks.weights import Publish
 from recipes import quickstart
 from rl.config_io import dump, load
+from rollout.types import Prompt
 from tests.processes import until
 
 CURVE = Curve(
@@ -161,6 +162,10 @@ def test_goal_of_weights() -> None:
     found = weights.summary("m", 100, [0.05] * 3, [0.1] * 3, slow)
     assert not found["met"]
     assert (found["publish_s"], found["goal_s"], found["bound_s"]) == (0.16, 0.15, 0.15)
+
+
+def test_prompts_of_a_batch_end_together() -> None:
+    assert padded([Prompt((5, 6, 7)), Prompt((8,))], 0) == [[5, 6, 7], [0, 0, 8]]
 
 
 def test_responses_end_with_their_end_token() -> None:

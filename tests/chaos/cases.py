@@ -32,6 +32,8 @@ class Act:
     """Exit code that it must have; negative for a signal."""
     says: str = ""
     """Part of its output."""
+    speechless: bool = False
+    """Whether it ends without its last words: nobody would read them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Case:
     """Whether the run has a small disk of its own."""
     known: str = ""
     """Why it is known to fail; it must."""
+
+    @property
+    def freezes(self) -> bool:
+        """Whether somebody is frozen, so that limits have to run out."""
+        return any(strike.fault == "freeze" for act in self.acts for strike in act.strikes)
 
     @property
     def whole(self) -> str:
@@ -180,7 +187,8 @@ def of_driver(loop: str) -> Iterator[Case]:
         for fault in ("freeze", "pause"):
             if fault in FAULTS[loop]:
                 yield lived(f"driver-{fault}-{phase}", f"driver:{fault}@{moment}", loop=loop, same=kept)
-    yield resumed("driver-cut", "driver:cut@tokens#3", 1, loop=loop, same="rounding")
+    cut = Act((Strike.read("driver:cut@tokens#3"),), 1, speechless=True)
+    yield Case(f"{loop}/driver-cut", loop, (cut, Act()), same="rounding")
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
     thrice = [Act((Strike.read(one),), -SIGKILL) for one in ("driver:kill@tokens#1+", "driver:kill@store#2")]
     yield Case(f"{loop}/driver-kill-again", loop, (*thrice, Act()), same="rounding")
@@ -194,7 +202,7 @@ def of_graders(loop: str) -> Iterator[Case]:
                 name = f"{victim}-{fault}-{moment.replace('#', '')}"
                 yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
     yield lived("grader-slow", loop=loop, changes={"reward.function": f"{REWARD}:slow"})
-    stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 1.0}
+    stuck = {"reward.function": f"{REWARD}:stuck", "reward.timeout_s": 2.0}
     yield lived("grader-stuck", loop=loop, changes=stuck, same="no")
 
 

@@ -158,7 +158,9 @@ FILLER = "filler"
 
 
 def fill(run_dir: Path) -> None:
-    """Leave no byte on the file system of the run: a file beside it takes them all."""
+    """Leave no byte on the file system of the run, which is its own: a file beside it takes them all."""
+    if not os.path.ismount(run_dir.parent):
+        raise RuntimeError(f"{run_dir.parent} is no disk of the run's own")
     handle = os.open(run_dir.parent / FILLER, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for size in (65536, 4096, 256, 1):
         try:

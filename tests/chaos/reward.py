@@ -28,9 +28,9 @@ def reward(problem: Problem, response: str) -> float:
 
 
 def stuck(problem: Problem, response: str) -> float:
-    """The same, by a grader that never comes back from some of it."""
-    if crc32(response.encode()) % 8 == 0:
-        time.sleep(3600)
+    """The same, by a grader that comes back from some problems when nobody waits for it any more."""
+    if crc32(problem.id.encode()) % 4 == 0:
+        time.sleep(6)
     return reward(problem, response)
 
 

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.chaos.cases import CASES, SHORT, Act
+from tests.chaos.doom import fill
 from tests.chaos.stage import Ended, complaints
 from tests.chaos.strikes import Strike
 from tests.paths import ROOT
@@ -40,6 +42,12 @@ def test_every_case_has_a_name_of_its_own_and_strikes_that_can_be_written() -> N
     assert [Strike.read(str(strike)) for strike in strikes] == strikes
     with pytest.raises(ValueError, match="is no strike"):
         Strike.read("engine-kill")
+
+
+def test_no_disk_is_filled_but_a_runs_own(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no disk of the run's own"):
+        fill(tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_end_of_a_process_is_looked_at() -> None:

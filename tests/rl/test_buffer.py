@@ -131,6 +131,22 @@ def test_a_response_longer_than_a_stretch_is_waited_for_within_each_of_them_alon
     assert buffer.batch(2, 1, 2, ()) is None, "one is within the stretch of version 1"
 
 
+def test_what_another_process_began_is_as_old_as_its_first_token() -> None:
+    """Within its first stretch; one that has gone on beyond it is waited for within the present one."""
+    before = Buffer(rules(), groups(1))
+    one, two = flying(before)
+    before.receive([tokens(one, 0, 4), tokens(two, 0, 6, True)])
+    after = Buffer(replace(rules(), beyond=True), before.snapshot())
+    assert flying(after, 1) == [one, two]
+    assert after.batch(1, 1, 1, ()) is None, "the first is due"
+    after.receive([eos(one, 1)])
+    after.receive([tokens(two, 1, 6, True)])
+    after.stretch(one, 1)
+    assert after.stretch(two, 1) is not None
+    after.receive([eos(two, 1)])
+    assert after.batch(1, 1, 1, ()) == [groups(1)[0].id]
+
+
 def test_what_cannot_move_any_more_is_not_waited_for() -> None:
     buffer = Buffer(rules(), groups(2))
     for key in flying(buffer):
@@ -159,6 +175,18 @@ def test_groups_above_the_age_cap_are_given_up_and_keep_their_tokens() -> None:
     assert dropped == [two]
     assert [(r.stop, r.length) for r in finished[0].rollouts] == [(StopReason.EOS, 3), (StopReason.ABORTED, 4)]
     assert not buffer.wants(tokens(two, 0, 1))
+
+
+def test_an_environment_is_told_when_nobody_waits_for_a_rollout_any_more() -> None:
+    """An engine may end a turn of it in the moment in which it is given up."""
+    buffer = Buffer(rules(), groups(1))
+    one, two = flying(buffer)
+    found = buffer.asked_about(two)
+    assert found is not None
+    assert (found[0], found[1].id) == (groups(1)[0].problem, two)
+    buffer.receive([eos(one)])
+    buffer.expire(3)
+    assert (buffer.asked_about(one), buffer.asked_about(two)) == (None, None)
 
 
 def test_a_rollout_that_failed_too_often_is_given_up() -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -153,6 +154,71 @@ def test_tokens_of_weights_that_fail_the_probe_never_leave_the_pool() -> None:
     assert drawn.is_set()
     heard.check(work)
     assert {version for each in work for version in heard.versions(each.request.key)} == {0}
+
+
+def test_tokens_that_waited_for_the_probe_come_before_those_that_are_told_as_it_passes() -> None:
+    class Racing(InFlight):
+        """Has the probe's outcome and more tokens of the new weights at the same moment."""
+
+        polls = 0
+
+        async def start(self) -> None:
+            await super().start()
+            self.asked, self.through = asyncio.Event(), asyncio.Event()
+
+        async def poll(self, wait_s: float) -> list[Delta]:
+            self.polls += bool(self._version)
+            if self.polls == 2:
+                self.asked.set()
+                await self.through.wait()
+            return await super().poll(wait_s)
+
+        async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+            if self._version:
+                await self.asked.wait()
+                self.through.set()
+            return await super().score(sequences)
+
+    heard, work = Heard(), stretches(3, 60)
+    with streaming(lambda _: Racing(quota=3, free_from=1)) as pool, pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, all_moved(heard, work, 0))
+        publish(stream, 1)
+        until(stream, heard, all_rest(heard, work))
+        assert pool.stats().failures == 0
+    heard.check(work)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_is_left_while_another_thread_publishes_leaves_the_engines_to_others(kind: type[Paced]) -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    class Slow(kind):  # type: ignore[valid-type,misc]
+        async def hold(self, version: int) -> None:
+            if version == 1:
+                entered.set()
+                while not left.is_set():
+                    await asyncio.sleep(0.001)
+
+    heard, work, more = Heard(), stretches(4, 200), [each.request for each in stretches(3, 30, "next")]
+    with streaming(lambda _: Slow(quota=10**6)) as pool, ThreadPoolExecutor(1) as threads:
+        with pool.stream() as stream:
+            stream.submit(work)
+            until(stream, heard, all_moved(heard, work, 0))
+            publishing = threads.submit(publish, stream, 1)
+            assert entered.wait(60)
+        left.set()
+        with pytest.raises(RuntimeError, match="the stream was left"):
+            publishing.result(60)
+        for item in stream.rest():
+            heard.take(item)
+        assert pool.version == 0
+        pool.publish(update(2), PROBE, reference(2))
+        assert {s.version for done in pool.generate(more) for s in done.segments} == {2}
+        assert not stream.rest(), "its requests are nobody's"
+        stream.drop([each.request.key for each in work])  # no fault: they are
+        assert pool.stats().failures == 0
+    heard.check(work)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -274,16 +274,15 @@ def test_after_an_update_that_broke_off_nothing_is_drawn_until_weights_are_whole
 @pytest.mark.slow
 @needs_vllm
 def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
-    """More responses than vLLM draws at a time, all of them long."""
+    """All that an engine is given at a time, all of them long."""
     running.version += 1
     sender = ShmSender()
     update = sender.send(tiny_llama(), running.version)
 
     async def work() -> set[str]:
         flying = Flying(running, 0)
-        long = [
-            replace(request, max_new_tokens=180, sampling=Sampling()) for request in itertools.islice(flying.work, 14)
-        ]
+        given = itertools.islice(flying.work, CONFIG.max_concurrency)
+        long = [replace(request, max_new_tokens=180, sampling=Sampling()) for request in given]
         flying.open = {request.key for request in long}
         await running.engine.submit(long)
         await flying.hear()
@@ -294,7 +293,7 @@ def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
         await flying.land()
         return left
 
-    assert len(running(work())) == 14
+    assert len(running(work())) == CONFIG.max_concurrency
     sender.close()
 
 
