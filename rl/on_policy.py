@@ -39,6 +39,7 @@ class Streamed(Overlapped):
         parts.journal.chose(i, [item.group.id for item in fed])
         parts.watch.stage("train")
         scored = sorted(fed, key=lambda item: item.group.id)
+        tell(scored, parts)  # in this order, so that a run that goes through it again draws the same problems
         weights = trained_on(config, scored, [advantages_of(item, parts.objective) for item in scored], i)
         with self._stored(i, scored, weights, timer), timer("train"):
             stats = self._learner("train", parts.policy.close_iteration, i)
@@ -53,7 +54,6 @@ class Streamed(Overlapped):
         """Add the gradients of graded groups, and return these."""
         parts = self.parts
         scored = parts.rewarder.collect(i, names)
-        tell(scored, parts)
         self.buffer.remove(names)
         values = [advantages_of(item, parts.objective) for item in scored]
         groups = [item.group for item in scored]

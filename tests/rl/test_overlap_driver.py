@@ -247,3 +247,26 @@ def test_a_call_is_settled_when_it_has_ended() -> None:
     call = beside("call", threading.Event().wait, 0.2)
     settle(call)
     assert call.done()
+
+
+def test_the_sampler_hears_of_an_iteration_as_in_turn_whichever_group_was_finished_first(tmp_path: Path) -> None:
+    """Otherwise problems drawn by success would differ when a killed run goes through the iteration again."""
+
+    class Heard(Problems):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[dict[str, float]] = []
+
+        def update(self, success: dict[str, float]) -> None:
+            self.heard.append(success)
+
+    class Freeing(Learner):
+        def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
+            super().accumulate(groups, advantages, version)
+            engine.quota = 40
+
+    engine, learner, heard = Paused(), Freeing(), Heard()
+    engine.held = "000000.0000"  # the oldest group is the last one
+    run(config(overlap={"mode": "on_policy"}, iterations=1), tmp_path, learner, engine, sampler=heard)
+    assert learner.notes.count("accumulate") == 2
+    assert [list(success) for success in heard.heard] == [[problem(0).id, problem(1).id]]
