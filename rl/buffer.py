@@ -171,9 +171,13 @@ class Buffer:
         draft.under_way = found is not None
         return found
 
-    def asked_about(self, key: str) -> tuple[Problem, Rollout]:
-        """Return problem and rollout as they were when its present request was made; for the environment."""
-        return self._groups[self._home[key]].problem, self._drafts[key].rollout
+    def asked_about(self, key: str) -> tuple[Problem, Rollout] | None:
+        """Return problem and rollout as they were when its present request was made, for the environment; ``None`` when
+        nobody waits for it any more. From any thread.
+        """
+        draft, home = self._drafts.get(key), self._home.get(key, "")
+        group = self._groups.get(home)
+        return None if draft is None or group is None else (group.problem, draft.rollout)
 
     @property
     def finished(self) -> list[Group]:

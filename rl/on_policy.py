@@ -7,9 +7,6 @@ Groups are added up in the order in which they are finished, so the last bits of
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
-from rl.beside import beside
 from rl.config import RunConfig
 from rl.iteration import advantages_of, iterations, tell, trained_on
 from rl.overlap import LOOK_S, Learnt, Overlapped, opened
@@ -32,27 +29,19 @@ class Streamed(Overlapped):
         """Hand groups to the learner as they are graded, and take the step when all rollouts rest."""
         parts, config = self.parts, self.config
         fed: list[ScoredGroup] = []
-        call: Future[None] = Future()
-        call.set_result(None)
         parts.watch.stage("generate", config.rollout.groups * config.rollout.k)
         with timer("generate"), parts.stopper.interruptible():
-            while not call.done() or self.buffer.under_way or self.buffer.finished:
-                if call.done():
-                    call.result()
-                    if names := self._graded():
-                        call = self._accumulate(i, names, fed)
-                        continue
-                self.take(self.stream.news(LOOK_S), parts.watch.advance)
-        call.result()
+            while self.buffer.under_way or self.buffer.finished:
+                if names := self._graded():
+                    fed += self._accumulate(i, names)
+                else:
+                    self.take(self.stream.news(LOOK_S), parts.watch.advance)
         parts.journal.chose(i, [item.group.id for item in fed])
         parts.watch.stage("train")
         scored = sorted(fed, key=lambda item: item.group.id)
         weights = trained_on(config, scored, [advantages_of(item, parts.objective) for item in scored], i)
-        stored = beside("store", parts.store, i, scored, weights)
-        with timer("train"):
-            stats = self._until(beside("train", parts.policy.close_iteration, i))
-        with timer("store"):
-            self._until(stored)
+        with self._stored(i, scored, weights, timer), timer("train"):
+            stats = self._learner("train", parts.policy.close_iteration, i)
         return Learnt(scored, weights, stats)
 
     def _graded(self) -> list[str]:
@@ -60,13 +49,13 @@ class Streamed(Overlapped):
         waiting = self.parts.rewarder.waiting
         return [group.id for group in self.buffer.finished if group.id not in waiting]
 
-    def _accumulate(self, i: int, names: list[str], fed: list[ScoredGroup]) -> Future[None]:
-        """Begin to add the gradients of groups, and add them to ``fed``."""
-        scored = self.parts.rewarder.collect(i, names)
-        tell(scored, self.parts)
+    def _accumulate(self, i: int, names: list[str]) -> list[ScoredGroup]:
+        """Add the gradients of graded groups, and return these."""
+        parts = self.parts
+        scored = parts.rewarder.collect(i, names)
+        tell(scored, parts)
         self.buffer.remove(names)
-        fed += scored
-        values = [advantages_of(item, self.parts.objective) for item in scored]
-        call = beside("accumulate", self.parts.policy.accumulate, [item.group for item in scored], values, i)
-        call.add_done_callback(lambda _: self.stream.wake())
-        return call
+        values = [advantages_of(item, parts.objective) for item in scored]
+        groups = [item.group for item in scored]
+        self._learner("accumulate", parts.policy.accumulate, groups, values, i, advance=parts.watch.advance)
+        return scored

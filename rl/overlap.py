@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from rl.beside import beside
+from rl.beside import beside, settle
 from rl.buffer import Buffer, Rules
 from rl.config import RunConfig
 from rl.iteration import (
@@ -41,6 +41,8 @@ from rl.parts import Parts
 from rl.record.log import Evaluation, Timer
 from rl.rewarding import ScoredGroup
 from rl.state.checkpoint import RunState
+from rl.state.journal import JournalError
+from rl.stop import Interrupted
 from rollout.engine import Delta
 from rollout.partial import training_sampling
 from rollout.pool.board import Completion, News
@@ -133,6 +135,7 @@ class Overlapped:
         scored, weights, stats = self._train(i, timer)
 
         waiting = self.buffer.snapshot()
+        journal.open(i + 1)  # what comes from here on is not in the snapshot
         groups = (*(item.group for item in scored), *waiting)
         seconds = time.monotonic() - began - timer.seconds.get("eval", 0.0)
         done = Trained(groups, self.tokens, replayed, seconds, scored, weights, stats, published, evaluation)
@@ -148,20 +151,31 @@ class Overlapped:
         values = [advantages_of(item, parts.objective) for item in scored]
         weights = trained_on(self.config, scored, values, i)
         parts.watch.stage("train")
-        stored = beside("store", parts.store, i, scored, weights)
-        with timer("train"):
-            stats = self._until(beside("train", parts.policy.train, [item.group for item in scored], values, i))
-        with timer("store"):
-            self._until(stored)
+        with self._stored(i, scored, weights, timer), timer("train"):
+            stats = self._learner("train", parts.policy.train, [item.group for item in scored], values, i)
         return Learnt(scored, weights, stats)
+
+    @contextmanager
+    def _stored(
+        self, i: int, scored: Sequence[ScoredGroup], weights: Mapping[str, float], timer: Timer
+    ) -> Iterator[None]:
+        """Store what is trained, beside the block, and not beyond it."""
+        stored = beside("store", self.parts.store, i, scored, weights)
+        try:
+            yield
+            with timer("store"):
+                self._until(stored)
+        except Exception:
+            settle(stored)
+            raise
 
     def _publish(self, i: int, timer: Timer) -> PublishReport:
         """Have the engines take the present weights, without waiting for what they sample."""
         policy, probe = self.parts.policy, self.parts.probe()
         self.parts.watch.stage("publish weights")
         with timer("publish"):
-            update = self._until(beside("publish", policy.publish, i))
-            reference = self._until(beside("score", policy.score, probe))
+            update = self._learner("publish", policy.publish, i)
+            reference = self._learner("score", policy.score, probe)
             with self.parts.stopper.interruptible():
                 published = self._until(beside("publish", self.stream.publish, update, probe, reference))
         self.version = i
@@ -197,22 +211,40 @@ class Overlapped:
         """Return the ids of the groups that are trained on, once they are there."""
         journal, size = self.parts.journal, self.config.rollout.groups
         if (recorded := journal.batch(i)) is not None:
-            return recorded
+            return self._complete(i, recorded)
         self.parts.watch.stage("generate", size * self.config.rollout.k)
         while (batch := self.buffer.batch(i, self.staleness, size, self.parts.rewarder.waiting)) is None:
             self.take(self.stream.news(LOOK_S), self.parts.watch.advance)
         journal.chose(i, batch)
         return batch
 
-    def _until(self, call: Future[T]) -> T:
+    def _complete(self, i: int, recorded: Sequence[str]) -> Sequence[str]:
+        """Return the batch that an earlier process trained on. Raises ``JournalError`` if its tokens are not there."""
+        if gone := set(recorded) - {group.id for group in self.buffer.finished}:
+            raise JournalError(
+                f"{self.parts.journal.folder}: iteration {i} trained on group {min(gone)}, whose tokens are not all on "
+                "record; the disk has lost some, choose another --run-dir"
+            )
+        return recorded
+
+    def _learner(self, name: str, call: Callable[..., T], *arguments: Any, advance: Advance = untold) -> T:
+        """Have the learner do something, take in what comes meanwhile, and return the learner's result.
+
+        What cuts it short waits for the learner, since somebody else may use it next (a checkpoint, for a stop signal);
+        but a second signal, ``KeyboardInterrupt``, does not.
+        """
+        done: Future[T] = Future()
+        try:
+            return self._until(beside(name, call, *arguments, done=done), advance)
+        except (Exception, Interrupted):
+            settle(done)
+            raise
+
+    def _until(self, call: Future[T], advance: Advance = untold) -> T:
         """Take what comes in until ``call`` is done, and return its result."""
         call.add_done_callback(lambda _: self.stream.wake())
-        try:
-            while not call.done():
-                self.take(self.stream.news(LOOK_S))
-        except BaseException:
-            call.cancel()
-            raise
+        while not call.done():
+            self.take(self.stream.news(LOOK_S), advance)
         return call.result()
 
     def take(self, news: Iterable[News], advance: Advance = untold) -> None:

@@ -54,13 +54,15 @@ class Episodes:
         by_key = {rollout.id: (group.problem, rollout) for group in groups for rollout in group.rollouts}
         return self.turns_of(by_key.__getitem__)
 
-    def turns_of(self, asked_about: Callable[[str], tuple[Problem, Rollout]]) -> Turns:
+    def turns_of(self, asked_about: Callable[[str], tuple[Problem, Rollout] | None]) -> Turns:
         """Return the function that answers turns; ``asked_about`` gives problem and rollout of a key, as they were when
-        the request was made.
+        the request was made, or ``None`` when it was given up meanwhile: that is the end of the episode.
         """
 
         async def answer(key: str, added: Sequence[Segment], left: int) -> Reply:
-            problem, rollout = asked_about(key)
+            if (found := asked_about(key)) is None:
+                return Reply()
+            problem, rollout = found
             grown = rollout.append(added, None)
             return await asyncio.wrap_future(self._thread.start(self._answer(problem, grown, left)))
 

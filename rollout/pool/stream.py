@@ -102,8 +102,11 @@ class Stream:
         self._queue.put([])
 
     def drop(self, keys: Collection[str]) -> None:
-        """Forget requests: no news comes of them any more but what came already. Unknown keys are passed over."""
-        self._calls.run(self._open_shift.drop(keys))
+        """Forget requests: no news comes of them any more but what came already. Unknown keys are passed over, and all
+        after the context, which has dropped everything.
+        """
+        if self._shift is not None:
+            self._calls.run(self._shift.drop(keys))
 
     def publish(
         self, update: WeightUpdate, probe: Sequence[Sequence[int]], reference: Sequence[Sequence[float]]

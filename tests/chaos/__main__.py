@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,8 @@ from tests.chaos.cases import CASES, SHORT, Case
 from tests.chaos.setting import config_of
 from tests.chaos.stage import Play
 
+LONGEST_S = 1200
+"""Seconds of a case at most; bounds hangs only."""
 INTERVAL = 3
 """Steps between two deliveries of an engine, so that a stretch comes in several pieces."""
 
@@ -38,11 +41,23 @@ def play(case: Case, folder: Path) -> None:
     """Play a case in this process; its result goes to ``folder/result.json``."""
     began = time.monotonic()
     whole = folder_of(folder.parent, case.whole) / "disk" / "run" if case.whole else None
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(LONGEST_S)
     try:
         found = Play(case, folder, config_of(case), whole).faults()
     except BaseException:  # noqa: BLE001 - a case of its own, whatever it is
-        found = traceback.format_exc().splitlines()
+        found = traceback.format_exc().splitlines() + said_last(folder)
     (folder / "result.json").write_text(json.dumps({"faults": found, "seconds": time.monotonic() - began}))
+
+
+def too_long(*_: object) -> None:
+    """End a case that hangs."""
+    raise TimeoutError(f"still running after {LONGEST_S} s")
+
+
+def said_last(folder: Path) -> list[str]:
+    """Return the last lines of what the case's run has written."""
+    return [line for path in sorted(folder.glob("output*.txt")) for line in path.read_text().splitlines()[-10:]]
 
 
 def folder_of(root: Path, name: str) -> Path:
@@ -72,7 +87,8 @@ def played(cases: Sequence[Case], root: Path, at_once: int) -> Iterator[tuple[Ca
             running[forked(case, root)] = case
         pid, _ = os.wait()
         case = running.pop(pid)
-        result = json.loads((folder_of(root, case.name) / "result.json").read_text())
+        path = folder_of(root, case.name) / "result.json"
+        result = json.loads(path.read_text()) if path.exists() else {"faults": ["its process has died"], "seconds": 0.0}
         yield case, result["faults"], result["seconds"]
 
 

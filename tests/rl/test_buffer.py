@@ -177,6 +177,18 @@ def test_groups_above_the_age_cap_are_given_up_and_keep_their_tokens() -> None:
     assert not buffer.wants(tokens(two, 0, 1))
 
 
+def test_an_environment_is_told_when_nobody_waits_for_a_rollout_any_more() -> None:
+    """An engine may end a turn of it in the moment in which it is given up."""
+    buffer = Buffer(rules(), groups(1))
+    one, two = flying(buffer)
+    found = buffer.asked_about(two)
+    assert found is not None
+    assert (found[0], found[1].id) == (groups(1)[0].problem, two)
+    buffer.receive([eos(one)])
+    buffer.expire(3)
+    assert (buffer.asked_about(one), buffer.asked_about(two)) == (None, None)
+
+
 def test_a_rollout_that_failed_too_often_is_given_up() -> None:
     buffer = Buffer(rules(), groups(1))
     key, other = flying(buffer)

@@ -1,0 +1,249 @@
+"""The driver of an overlapped run, over scripted engines and a learner that learns nothing: how it is cut short."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import problem
+from fake_engine import FakeEngine
+from stream_kit import SCRIPT
+
+from rewards.score import Score
+from rl import on_policy, overlap
+from rl.actors import LearnerDead
+from rl.beside import beside, settle
+from rl.config import RunConfig
+from rl.learner.stats import IterationStats
+from rl.objectives.build import build
+from rl.parts import Parts
+from rl.record.log import MetricsLog
+from rl.record.metrics import Row
+from rl.rewarding import Rewarder
+from rl.state import checkpoint
+from rl.state.checkpoint import RunState, Sum
+from rl.state.journal import Journal, JournalError
+from rl.stop import Interrupted, Stopper
+from rollout.engine import WeightUpdate
+from rollout.grading import Grading
+from rollout.pool.pool import Pool
+from rollout.progress import Track
+from rollout.types import Group, Problem, Prompt, WeightVersion
+
+
+class Learner:
+    """Learns nothing. ``notes``: its calls, each as it begins and as it ends."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def publish(self, version: WeightVersion) -> WeightUpdate:
+        return WeightUpdate(version, "local", {"size": 0})
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [[-1.0] * (len(sequence) - 1) for sequence in sequences]
+
+    def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
+        self.notes.append("train")
+        return IterationStats({"tokens/trained": 0})
+
+    def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
+        self.notes.append("accumulate")
+
+    def close_iteration(self, version: WeightVersion) -> IterationStats:
+        return IterationStats({"tokens/trained": 0})
+
+    def save(self, folder: Path) -> None:
+        self.notes.append("save")
+
+    def saving(self) -> bool:
+        return False
+
+    def saved(self) -> Mapping[str, Sum]:
+        return {}
+
+
+class Problems:
+    overlong = ()
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def draw(self, n: int) -> list[Problem]:
+        self.drawn += n
+        return [problem(index) for index in range(self.drawn - n, self.drawn)]
+
+    def update(self, success: dict[str, float]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(Track):
+    def warn(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def iteration(self, row: Row) -> None:
+        pass
+
+
+def config(**changes: Any) -> RunConfig:
+    base = {
+        "iterations": 4,
+        "engine": {"kind": "hf", "max_model_len": 512},
+        "rollout": {"groups": 2, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all", "repetition": None},
+        "learner": {"updates": 1},
+        "overlap": {"max_staleness": 1},
+        "checkpoint": {"every": 1},
+        "eval": {"every": 0},
+    }
+    return RunConfig.model_validate({**base, **changes})
+
+
+def run(config: RunConfig, folder: Path, learner: Learner, engine: FakeEngine, **parts: Any) -> RunState:
+    with (
+        Pool(lambda _: engine, config.engine, config.rollout) as pool,
+        Grading.by(lambda _, text: Score.right() if len(text) % 2 else Score.wrong("even")) as grading,
+    ):
+        base = {
+            "policy": learner,
+            "pool": pool,
+            "sampler": Problems(),
+            "rewarder": Rewarder(config.reward, lambda _, turn: "x" * len(turn), grading),
+            "objective": build(config.learner.objective, config.rollout.max_tokens),
+            "render": lambda asked: Prompt((1, 2)),
+            "episodes": None,
+            "probe": lambda: [[1, 2, 3]],
+            "evaluate": lambda _: None,
+            "journal": Journal(folder / "journal"),
+            "log": MetricsLog(folder),
+            "store": lambda *_: None,
+            "inspect": lambda _: None,
+            "watch": Watch(),
+            "stopper": Stopper(),
+            "checkpoints": folder / "checkpoints",
+        }
+        state = checkpoint.latest(folder / "checkpoints", print)
+        made = Parts(**{**base, **parts})
+        loop = on_policy if config.overlap is not None and config.overlap.mode == "on_policy" else overlap
+        try:
+            return loop.train(config, RunState(0) if state is None else state[0], made)
+        finally:
+            made.journal.close()
+            made.log.close()
+
+
+def journalled(folder: Path, iteration: int) -> Counter[str]:
+    """Tokens of each rollout in the journal of an iteration."""
+    journal, found = Journal(folder / "journal"), Counter[str]()
+    for delta in journal.open(iteration):
+        found[delta.key] += len(delta.token_ids)
+    journal.close()
+    return found
+
+
+class Paused(FakeEngine):
+    """Draws nothing of some iteration's groups until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(SCRIPT, chunk=1)
+        self.held, self.quota = "000001", 0
+
+    def _step(self, request: Any, drawn: list[int]) -> None:
+        if not request.key.startswith(self.held) or len(drawn) < self.quota:
+            super()._step(request, drawn)
+
+
+def test_tokens_between_the_last_snapshot_and_a_stop_are_on_the_way_of_the_next_process(tmp_path: Path) -> None:
+    """The signal comes when an iteration is done, while groups of the next one are drawn."""
+    engine, stopper = Paused(), Stopper()
+
+    def inspect(row: Row) -> None:
+        if row["iteration"] == 1:
+            stopper.signal, before, engine.quota = signal.SIGTERM, engine._mail.tokens, 7
+            while engine._mail.tokens < before + 7:
+                threading.Event().wait(0.001)
+
+    with pytest.raises(Interrupted):
+        run(config(), tmp_path, Learner(), engine, inspect=inspect, stopper=stopper)
+    found = checkpoint.latest(tmp_path / "checkpoints", print)
+    assert found is not None
+    waiting = {rollout.id: rollout.length for group in found[0].unfinished for rollout in group.rollouts}
+    late = journalled(tmp_path, found[0].iteration)
+    assert sum(late.values()) >= 7
+    assert all(waiting[key] + tokens <= 40 for key, tokens in late.items())
+    rows = list[Row]()
+    done = run(config(), tmp_path, Learner(), FakeEngine(SCRIPT), inspect=rows.append)
+    assert done.iteration == 4
+    assert done.totals.rollouts == 16
+
+
+def test_a_learner_that_adds_gradients_up_is_let_finish_before_it_is_saved_for_a_stop(tmp_path: Path) -> None:
+    class Busy(Learner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked = threading.Event()
+
+        def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
+            super().accumulate(groups, advantages, version)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            self.asked.wait(1.0)  # it would be asked meanwhile
+            self.notes.append("accumulated")
+
+        def save(self, folder: Path) -> None:
+            super().save(folder)
+            self.asked.set()
+
+    learner = Busy()
+    with Stopper() as stopper, pytest.raises(Interrupted):
+        run(config(overlap={"mode": "on_policy"}), tmp_path, learner, FakeEngine(SCRIPT), stopper=stopper)
+    assert learner.notes == ["accumulate", "accumulated", "save"]
+
+
+def test_rollouts_are_stored_before_the_death_of_their_learner_is_told(tmp_path: Path) -> None:
+    notes, told = list[str](), threading.Event()
+
+    class Dying(Learner):
+        def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
+            raise LearnerDead("killed")
+
+    def store(*_: Any) -> None:
+        told.wait(1.0)  # it would be told meanwhile
+        notes.append("stored")
+
+    with pytest.raises(LearnerDead):
+        run(config(), tmp_path, Dying(), FakeEngine(SCRIPT), store=store)
+    notes.append("told")
+    told.set()
+    assert notes == ["stored", "told"]
+
+
+def test_a_batch_on_record_whose_tokens_are_not_is_refused_in_a_line(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").chose(0, ["000000.0000"])
+    with pytest.raises(JournalError, match=r"group 000000\.0000, whose tokens are not all on record"):
+        run(config(), tmp_path, Learner(), FakeEngine(SCRIPT))
+
+
+def test_a_call_that_is_cancelled_before_it_begins_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(threading.Thread):
+        def start(self) -> None:
+            late.append(self)
+
+    late, done = list[threading.Thread](), list[int]()
+    monkeypatch.setattr("rl.beside.threading.Thread", Late)
+    call = beside("late", done.append, 1)
+    assert call.cancel()
+    late[0].run()
+    assert done == []
+
+
+def test_a_call_is_settled_when_it_has_ended() -> None:
+    call = beside("call", threading.Event().wait, 0.2)
+    settle(call)
+    assert call.done()
