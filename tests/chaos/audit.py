@@ -22,8 +22,8 @@ class Extent:
     iterations: int
     k: int
     """Rollouts of a group."""
-    full: int | None = None
-    """Groups that each iteration trains on; ``None``: those that are finished by then."""
+    groups: int | None = None
+    """Groups an iteration that a run which samples ahead admits on average; ``None``: as many as are finished."""
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
@@ -87,12 +87,14 @@ def groups(record: Record, k: int) -> Iterator[str]:
 
 
 def batches(record: Record, extent: Extent) -> Iterator[str]:
-    """Each iteration trained on as many groups as it has to."""
-    if extent.full is None:
+    """A run that samples ahead trains in every iteration, and on no more than it may admit."""
+    if extent.groups is None:
         return
-    for iteration, members in by(record.rollouts, "iteration").items():
-        if (trained := len({row["group"] for row in members})) != extent.full:
-            yield f"iteration {iteration} trained on {trained} groups instead of {extent.full}"
+    for iteration in set(range(extent.iterations)) - by(record.rollouts, "iteration").keys():
+        yield f"iteration {iteration} trained on no group"
+    trained, most = len(by(record.rollouts, "group")), extent.iterations * extent.groups
+    if trained > most:
+        yield f"{trained} groups were trained on, of at most {most}"
 
 
 def stitched(record: Record) -> Iterator[str]:

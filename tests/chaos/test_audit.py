@@ -238,11 +238,12 @@ def test_rounding_is_told_from_another_run(forged: Path, good: Path) -> None:
     assert [*differences(good / "run", forged, "bits")]
 
 
-def test_batches_that_are_not_full_are_found(good: Path) -> None:
-    """Where the loop waits for full ones."""
+def test_batches_that_are_empty_or_too_many_are_found(good: Path) -> None:
+    """Where the loop samples ahead; this run did not, and has iterations that finished none."""
     record = read_record(good / "run")
     assert [*batches(record, Extent(ITERATIONS, K))] == []
-    assert any("groups instead of 99" in line for line in batches(record, Extent(ITERATIONS, K, full=99)))
+    assert "iteration 0 trained on no group" in batches(record, Extent(ITERATIONS, K, groups=3))
+    assert "3 groups were trained on, of at most 0" in batches(record, Extent(ITERATIONS, K, groups=0))
 
 
 def test_tokens_that_a_ledger_has_from_the_middle_on_are_found() -> None:
