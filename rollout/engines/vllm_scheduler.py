@@ -5,7 +5,7 @@ time of a tiny model), and it sends log-probs as ``rollout.engines.vllm_wire`` h
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -20,14 +20,9 @@ from rollout.repetition import Repetition
 REPETITION = "k15_repetition"
 """The entry of ``SamplingParams.extra_args`` that holds shortest and longest pattern and how many copies."""
 
-if TYPE_CHECKING:
-    _Base = Scheduler
-else:
-    _Base = object
 
-
-class _Rollouts(_Base):
-    """Mixed into vLLM's schedulers."""
+class _Rollouts(Scheduler):
+    """What both of vLLM's schedulers get."""
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -58,7 +53,7 @@ class _Rollouts(_Base):
         return tokens, stopped
 
 
-class RolloutScheduler(_Rollouts, Scheduler):
+class RolloutScheduler(_Rollouts):
     """For engines that schedule a step when the one before has ended."""
 
 
