@@ -22,7 +22,7 @@ REPETITION = "k15_repetition"
 
 
 class _Rollouts(Scheduler):
-    """Mixed into vLLM's schedulers."""
+    """What both of vLLM's schedulers get."""
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -53,7 +53,7 @@ class _Rollouts(Scheduler):
         return tokens, stopped
 
 
-class RolloutScheduler(_Rollouts, Scheduler):
+class RolloutScheduler(_Rollouts):
     """For engines that schedule a step when the one before has ended."""
 
 
