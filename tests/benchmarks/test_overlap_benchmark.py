@@ -194,3 +194,12 @@ def test_unknown_parts_and_arms_are_refused(capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             options_of(arguments)
     assert "there are simulated, real, trl, quality" in capsys.readouterr().err
+
+
+def test_a_peer_that_misses_the_target_counts_with_all_of_its_time() -> None:
+    ours = {"part": "trl", "arm": "S = 1", "seed": 0, "samples_per_s": 60.0, "seconds_to_target": 20.0, "seconds": 25.0}
+    peer = {**ours, "arm": "trl", "samples_per_s": 30.0, "seconds_to_target": 100.0, "seconds": 120.0}
+    assert real.trl_summary([ours, peer])["time_to_target"] == 5.0
+    missed = real.trl_summary([ours, {**peer, "seconds_to_target": None}])
+    assert (missed["time_to_target"], missed["trl_missed"]) == (6.0, [0])
+    assert real.trl_summary([{**ours, "seconds_to_target": None}, peer])["time_to_target"] is None
