@@ -330,10 +330,6 @@ class RunConfig(Config):
             )
         if self.ray.in_process and engine.kind == "vllm":
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
-        if engine.most is not None and self.ray.in_process:
-            raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
-        if engine.most is not None and engine.most < engine.count:
-            raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
         ranks = self.learner.ranks
@@ -356,6 +352,11 @@ class RunConfig(Config):
         return self
 
     def _check_overlap(self) -> None:
+        if self.engine.takes_in_flight and (self.overlap is None or self.overlap.mode != "window"):
+            raise ValueError(
+                f"engine.in_flight {self.engine.in_flight} is for responses that are on their way when weights change, "
+                "which only overlap.mode window has: leave it abort"
+            )
         if self.overlap is None:
             return
         changes = self.model.attention.changes()

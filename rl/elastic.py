@@ -40,7 +40,8 @@ class Place(Protocol):
 class Elastic:
     """Keeps one wish for room open until the pool has ``most`` engines, on a thread of its own; a context manager.
 
-    A cluster that grows by demand sees the wish. ``tell`` gets a line whenever an engine joins or leaves.
+    A cluster that grows by demand sees the wish. ``tell`` gets a line whenever an engine joins or leaves, and when none
+    can: once, until that changes.
     """
 
     def __init__(self, pool: Pool, most: int, ask: Callable[[], Place], tell: Callable[[str], None]) -> None:
@@ -68,13 +69,16 @@ class Elastic:
             self.tell(f"engine {index} joins: the cluster has room for it")
 
     def _run(self) -> None:
+        told = ""
         while not self._end.wait(LOOK_S):
+            fault = ""
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001 - told; a run goes on with the engines that it has
-                if self._end.is_set():
-                    return
-                self.tell(f"no engine can join or leave now: {error}")
+                fault = f"no engine can join or leave now: {error}"
+            if fault and fault != told and not self._end.is_set():
+                self.tell(fault)
+            told = fault
 
     def __enter__(self) -> Self:
         self._thread.start()

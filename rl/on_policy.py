@@ -27,9 +27,9 @@ class Streamed(Overlapped):
 
     def _train(self, i: int, timer: Timer) -> Learnt:
         """Hand groups to the learner as they are graded, and take the step when all rollouts rest."""
-        parts, config = self.parts, self.config
+        parts = self.parts
         fed: list[ScoredGroup] = []
-        parts.watch.stage("generate", config.rollout.groups * config.rollout.k)
+        parts.watch.stage("generate", self.buffer.under_way)
         with timer("generate"), parts.stopper.interruptible():
             while self.buffer.under_way or self.buffer.finished:
                 if names := self._graded():
@@ -39,7 +39,8 @@ class Streamed(Overlapped):
         parts.journal.chose(i, [item.group.id for item in fed])
         parts.watch.stage("train")
         scored = sorted(fed, key=lambda item: item.group.id)
-        weights = trained_on(config, scored, [advantages_of(item, parts.objective) for item in scored], i)
+        tell(scored, parts)  # in this order, so that a run that goes through it again draws the same problems
+        weights = trained_on(self.config, scored, [advantages_of(item, parts.objective) for item in scored], i)
         with self._stored(i, scored, weights, timer), timer("train"):
             stats = self._learner("train", parts.policy.close_iteration, i)
         return Learnt(scored, weights, stats)
@@ -53,7 +54,6 @@ class Streamed(Overlapped):
         """Add the gradients of graded groups, and return these."""
         parts = self.parts
         scored = parts.rewarder.collect(i, names)
-        tell(scored, parts)
         self.buffer.remove(names)
         values = [advantages_of(item, parts.objective) for item in scored]
         groups = [item.group for item in scored]

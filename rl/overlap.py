@@ -212,7 +212,7 @@ class Overlapped:
         journal, size = self.parts.journal, self.config.rollout.groups
         if (recorded := journal.batch(i)) is not None:
             return self._complete(i, recorded)
-        self.parts.watch.stage("generate", size * self.config.rollout.k)
+        self.parts.watch.stage("generate", self.buffer.under_way)
         while (batch := self.buffer.batch(i, self.staleness, size, self.parts.rewarder.waiting)) is None:
             self.take(self.stream.news(LOOK_S), self.parts.watch.advance)
         journal.chose(i, batch)

@@ -23,6 +23,7 @@ def check(config: RunConfig) -> None:
     """Raise ``ValueError`` (one line) for what no number of GPUs makes possible."""
     _check_parts(config)
     _check_deployment(config)
+    _check_most(config)
     if _sharing(config)[1]:
         _check_sum(config)
     possible = transfers(config)
@@ -124,6 +125,14 @@ def _check_parts(config: RunConfig) -> None:
             f"ray.engine_gpus {share:g} is a part of one GPU, and engine.tensor_parallel {ranks} wants several: change "
             "one of them"
         )
+
+
+def _check_most(config: RunConfig) -> None:
+    engine = config.engine
+    if engine.most is not None and config.ray.in_process:
+        raise ValueError("engine.most lets engines join on a Ray cluster, and ray.in_process is without Ray")
+    if engine.most is not None and engine.most < engine.count:
+        raise ValueError(f"engine.most ({engine.most}) is below engine.count ({engine.count})")
 
 
 def _check_deployment(config: RunConfig) -> None:

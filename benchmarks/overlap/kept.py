@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import CACHE, ROOT
+from rl.config import RunConfig
 from rollout.files import replace_file
 
 FOLDER = CACHE / "overlap"
+
+
+def settings_of(config: RunConfig) -> str:
+    """Return what a run depends on: all that is not the default, so that a new key does not make results old."""
+    return json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True).replace(str(ROOT), "")
 
 
 def kept(name: str, settings: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -19,7 +25,6 @@ def kept(name: str, settings: str, measure: Callable[[Path], dict[str, Any]]) ->
     ``measure`` gets a folder of its own for what it writes.
     """
     file = FOLDER / f"{name}.json"
-    settings = settings.replace(str(ROOT), "")
     if file.exists():
         known = json.loads(file.read_text())
         if known["settings"] == settings:

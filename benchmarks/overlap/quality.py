@@ -76,6 +76,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     left.set_xlabel("iterations")
     left.set_ylabel("held-out accuracy, %")
     left.legend(fontsize=7)
+    right.set_ylabel("at the end, %")
     right.set_xticks(range(len(levels)), [f"S = {staleness}" for staleness in levels])
     right.set_xlabel("round: as it is; square: weighted; pale: seeds; 95 %")
     for axes in (left, right):

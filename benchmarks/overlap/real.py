@@ -12,11 +12,10 @@ from typing import Any
 
 from benchmarks.common import median, ratio
 from benchmarks.loop import config_of, run_k15, run_trl
-from benchmarks.overlap.kept import kept
+from benchmarks.overlap.kept import kept, settings_of
 from benchmarks.overlap.quality import half_width, mean_of
 from benchmarks.overlap.runs import measured
 from rl.config import OverlapConfig, RunConfig
-from rl.config_io import dump
 
 Row = dict[str, Any]
 
@@ -62,12 +61,12 @@ def trl_rows(model: Path, seeds: Sequence[int], iterations: int, smoke: bool) ->
     for seed in seeds:
         ours = config("S = 1", model, seed, iterations, smoke, every=1)
         theirs = config("in turn", model, seed, iterations, smoke, every=1)
-        yield _timed("S = 1", seed, smoke, dump(ours), lambda run=ours: run_k15("overlapped", run, TARGET))
+        yield _timed("S = 1", seed, smoke, settings_of(ours), lambda run=ours: run_k15("overlapped", run, TARGET))
         yield _timed(
             "trl",
             seed,
             smoke,
-            dump(theirs) + f"lr: {TRL_LR}",
+            settings_of(theirs) + f" lr {TRL_LR}",
             lambda run=theirs: run_trl("trl", run, model, TARGET, TRL_LR, CORES),
         )
 

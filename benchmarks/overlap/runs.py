@@ -13,10 +13,9 @@ import numpy as np
 
 from benchmarks.common import say
 from benchmarks.curve import Curve
-from benchmarks.overlap.kept import kept
+from benchmarks.overlap.kept import kept, settings_of
 from benchmarks.runs import train
 from rl.config import RunConfig
-from rl.config_io import dump
 from rl.record.log import read_evaluations, read_metrics
 
 SKIPPED = 2
@@ -28,7 +27,7 @@ IDLE = ("idle/engines", "idle/learner")
 
 def measured(name: str, config: RunConfig) -> dict[str, Any]:
     """Return the figures of a run, kept under ``name``."""
-    return kept(name, dump(config), lambda folder: figures(config, folder))
+    return kept(name, settings_of(config), lambda folder: figures(config, folder))
 
 
 def figures(config: RunConfig, folder: Path) -> dict[str, Any]:

@@ -200,7 +200,9 @@ METRICS = {
     "idle/learner": Metric("share", "Part of it in which the learner had nothing to do."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
     "throughput/sampled": Metric(
-        "tokens/s", "Tokens sampled by this process over `time/generate`; absent when all came from a journal."
+        "tokens/s",
+        "Tokens sampled by this process over `time/generate`, in an overlapped run over the whole iteration but its "
+        "evaluation; absent when all came from a journal.",
     ),
     "throughput/trained": Metric("tokens/s", "Trained tokens over `time/train`."),
     "memory/rss": Metric("bytes", "Resident memory of the driver process."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -62,6 +63,7 @@ class VllmEngine:
         self._guard: Guard | None = None
         self._version = 0
         self._weight_bytes = 0
+        self._queue: deque[Flight] = deque()
         self._flights: dict[str, Flight] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._updating = asyncio.Lock()
@@ -113,8 +115,16 @@ class VllmEngine:
         self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
-            flight = self._flights[request.key] = Flight(request)
-            self._tasks[request.key] = asyncio.create_task(self._follow(flight))
+            self._queue.append(Flight(request))
+        self._seat()
+
+    def _seat(self) -> None:
+        """Hand requests to vLLM: all of them, or, beside which the probe must find seats, as many as may run."""
+        most = self.config.max_concurrency if self.takes_in_flight else len(self._flights) + len(self._queue)
+        while self._queue and len(self._flights) < most:
+            flight = self._queue.popleft()
+            self._flights[flight.request.key] = flight
+            self._tasks[flight.request.key] = asyncio.create_task(self._follow(flight))
 
     async def _follow(self, flight: Flight) -> None:
         """Move one request's output into the mailbox until it ends."""
@@ -133,6 +143,7 @@ class VllmEngine:
         finally:
             self._flights.pop(key, None)
             self._tasks.pop(key, None)
+            self._seat()
 
     async def _draw(self, flight: Flight) -> tuple[StopReason | None, str]:
         """Take a request through vLLM; returns how it ended, as (stop reason, error)."""
@@ -164,6 +175,9 @@ class VllmEngine:
         Between two steps, so that no token is lost that was drawn for them: vLLM's front end drops what comes in later.
         """
         self._check_alive()
+        for flight in [flight for flight in self._queue if flight.request.key in keys]:
+            self._queue.remove(flight)
+            self._mail.end(flight.request.key, self._version, error="aborted")
         recalled = [self._flights[key] for key in keys if key in self._flights]
         for flight in recalled:
             flight.recalled = True
@@ -292,6 +306,7 @@ class VllmEngine:
     async def close(self) -> None:
         """See ``Engine``."""
         llm, self._llm = self._llm, None
+        self._queue.clear()
         for task in list(self._tasks.values()):
             task.cancel()
         if llm is not None:

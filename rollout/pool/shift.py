@@ -53,6 +53,7 @@ class Shift:
         """Have a slot take part no longer; its requests go back, and that is no failure."""
         if worker := self.workers.pop(slot.index, None):
             await worker.halt(seconds)
+        self._look()
 
     async def add(self, stretches: Sequence[Stretch]) -> None:
         """See ``Stream.submit``."""
@@ -122,14 +123,18 @@ class Shift:
         """Look at why a worker has ended by itself."""
         if task.cancelled():
             return
-        error = task.exception()
-        if error is None and all(slot.given_up for slot in self.fleet.slots):
+        if (error := task.exception()) is not None:
+            self.fail(error)
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        """End the work if nobody is left to do it."""
+        if all(slot.given_up for slot in self.fleet.slots):
             try:
                 self.fleet.serving()
             except AllEnginesDead as dead:
-                error = dead
-        if error is not None:
-            self.fail(error)
+                self.fail(dead)
 
     def fail(self, error: BaseException) -> None:
         """End the work with an error; only the first counts."""

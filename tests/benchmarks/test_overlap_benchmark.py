@@ -118,6 +118,13 @@ def test_results_are_kept_for_the_same_settings_only(tmp_path: Path, monkeypatch
     assert folders == [tmp_path / "a/b"] * 2
 
 
+def test_settings_are_what_is_not_the_default_wherever_the_checkout_is() -> None:
+    one, other = (quality.config(kept.ROOT / "runs" / "model", 0, 8, False, staleness, False) for staleness in (1, 2))
+    assert kept.settings_of(one) != kept.settings_of(other)
+    assert str(kept.ROOT) not in kept.settings_of(one)
+    assert "stall_timeout_s" not in kept.settings_of(one)
+
+
 def figures(accuracy: float, speed: float, **more: Any) -> dict[str, Any]:
     low, high = accuracy - 0.03, accuracy + 0.03
     idle = {"idle_engines": 0.4, "idle_learner": 0.5}

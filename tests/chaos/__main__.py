@@ -71,6 +71,7 @@ def forked(case: Case, root: Path) -> int:
     folder.mkdir()
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # where the kernel shares processors out by session, each case counts as one
         try:
             play(case, folder)
         finally:

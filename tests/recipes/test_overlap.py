@@ -256,6 +256,8 @@ def test_a_tools_answers_come_while_weights_change(tmp_path: Path) -> None:
     [
         ({"overlap": {"max_staleness": 5}}, "above rollout.max_age"),
         ({"overlap": {"mode": "on_policy"}}, "set it to 1"),
+        ({"engine": {"max_model_len": 96, "in_flight": "recompute"}, "ray": {}}, "leave it abort"),
+        ({"engine": {"max_model_len": 96, "in_flight": "keep"}, "ray": {}, **ON_POLICY}, "leave it abort"),
         ({"overlap": {"mode": "on_policy", "max_staleness": 2}, "learner": {"updates": 1}}, "leave it out"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, update
 
@@ -71,8 +73,22 @@ def test_a_wish_is_taken_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     room = Room(ready=False)
     with pool_of(Fleet(), count=1) as pool, Elastic(pool, 2, lambda: room, print) as elastic:
         while elastic.wish is None:
-            pass
+            time.sleep(0.001)
     assert room.released
+
+
+def test_a_fault_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.elastic.LOOK_S", 0.001)
+    told, asked = list[str](), list[int]()
+
+    def ask() -> Room:
+        asked.append(1)
+        raise OSError("no cluster")
+
+    with pool_of(Fleet(), count=1) as pool, Elastic(pool, 2, ask, told.append):
+        while len(asked) < 4:
+            time.sleep(0.001)
+    assert told == ["no engine can join or leave now: no cluster"]
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -247,3 +247,44 @@ def test_a_call_is_settled_when_it_has_ended() -> None:
     call = beside("call", threading.Event().wait, 0.2)
     settle(call)
     assert call.done()
+
+
+def test_the_sampler_hears_of_an_iteration_as_in_turn_whichever_group_was_finished_first(tmp_path: Path) -> None:
+    """Otherwise problems drawn by success would differ when a killed run goes through the iteration again."""
+
+    class Heard(Problems):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[dict[str, float]] = []
+
+        def update(self, success: dict[str, float]) -> None:
+            self.heard.append(success)
+
+    class Freeing(Learner):
+        def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
+            super().accumulate(groups, advantages, version)
+            engine.quota = 40
+
+    engine, learner, heard = Paused(), Freeing(), Heard()
+    engine.held = "000000.0000"  # the oldest group is the last one
+    run(config(overlap={"mode": "on_policy"}, iterations=1), tmp_path, learner, engine, sampler=heard)
+    assert learner.notes.count("accumulate") == 2
+    assert [list(success) for success in heard.heard] == [[problem(0).id, problem(1).id]]
+
+
+@pytest.mark.parametrize("mode", [{"max_staleness": 1}, {"mode": "on_policy"}], ids=["window", "on_policy"])
+def test_no_more_responses_are_counted_than_are_under_way(mode: dict[str, Any], tmp_path: Path) -> None:
+    class Counting(Watch):
+        def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
+            if name == "generate":
+                stages.append((0, total or 0))
+
+        def advance(self, n: int, tokens: int = 0) -> None:
+            done, total = stages[-1]
+            stages[-1] = (done + n, total)
+
+    stages = list[tuple[int, int]]()
+    run(config(overlap=mode), tmp_path, Learner(), FakeEngine(SCRIPT), watch=Counting())
+    assert len(stages) == 4
+    assert 0 < sum(done for done, _ in stages) <= 16
+    assert all(done <= total for done, total in stages), stages

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pool_kit import PROBE, reference, shifted, update
 from stream_kit import Heard, InFlight, Paced, all_moved, all_rest, publish, streaming, stretches, until
 
-from rollout.engine import Engine, ParityError
+from rollout.engine import AllEnginesDead, Engine, ParityError
 from rollout.partial import Stretch
 from rollout.pool.pool import Pool
 from rollout.pool.stream import Stream
@@ -91,6 +91,22 @@ def test_an_engine_that_leaves_gives_its_requests_to_the_others_and_is_no_failur
     heard.check(work)
     assert heard.failures() == 0
     assert {len(lives) for lives in made.by_slot.values()} == {1}
+
+
+def test_when_the_last_engine_that_works_leaves_whoever_waits_is_told() -> None:
+    def spawn(index: int) -> Engine:
+        return Paced() if index else Paced(Faults(fail_start=True))
+
+    heard, work = Heard(), stretches(2, 20)
+    with streaming(spawn, count=2, max_restarts=0) as pool, pool.stream() as stream:
+        stream.submit(work)
+        until(stream, heard, all_moved(heard, work, 0))
+        while not pool.stats().given_up:
+            time.sleep(0.001)
+        pool.leave(1)
+        with pytest.raises(AllEnginesDead, match="told not to start"):
+            until(stream, heard, lambda: False)
+    heard.check(work)
 
 
 def test_an_engine_that_leaves_while_others_take_weights_waits_its_turn() -> None:

@@ -274,14 +274,14 @@ def test_after_an_update_that_broke_off_nothing_is_drawn_until_weights_are_whole
 @pytest.mark.slow
 @needs_vllm
 def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
-    """All that an engine is given at a time, all of them long."""
+    """More of them than an engine draws at a time, and all of them long."""
     running.version += 1
     sender = ShmSender()
     update = sender.send(tiny_llama(), running.version)
 
     async def work() -> set[str]:
         flying = Flying(running, 0)
-        given = itertools.islice(flying.work, CONFIG.max_concurrency)
+        given = itertools.islice(flying.work, 2 * CONFIG.max_concurrency)
         long = [replace(request, max_new_tokens=180, sampling=Sampling()) for request in given]
         flying.open = {request.key for request in long}
         await running.engine.submit(long)
@@ -293,7 +293,7 @@ def test_the_probe_waits_for_no_response_to_end(running: Running) -> None:
         await flying.land()
         return left
 
-    assert len(running(work())) == CONFIG.max_concurrency
+    assert len(running(work())) == 2 * CONFIG.max_concurrency
     sender.close()
 
 
