@@ -292,7 +292,7 @@ def lengths_and_guesses(seed: int, groups: int, cap: int) -> tuple[list[int], li
 
 
 def order_simulated() -> float:
-    """Print and return the gain of longest first with predicted lengths, GPU step times, twice as many as seats."""
+    """Print and return the gain of longest first with predicted lengths, GPU step times, four requests a seat."""
     gain = 0.0
     for device, (fixed, each) in STEP_MS.items():
         for waves in (1, 2, 4):
@@ -305,7 +305,7 @@ def order_simulated() -> float:
                 known.append(plain / makespan(sorted(lengths, reverse=True), SEATS, fixed, each))
             row = {"device": device, "requests_per_seat": waves, "predicted": spread(predicted), "known": spread(known)}
             emit({"part": "order", **row})
-            if (device, waves) == ("gpu", 2):
+            if (device, waves) == ("gpu", 4):
                 gain = median(predicted)
     return gain
 
@@ -323,28 +323,26 @@ async def order_real(arm: Arm, rounds: int, most: int) -> float:
 
 
 async def run(model: str, rounds: int, most: int) -> dict[str, Any]:
-    """Run all parts; returns the figures."""
-    say("engines: before, now, two of one thread each")
-    before, now = Arm(BeforeEngine(model, engine_config())), Arm(VllmEngine(model, engine_config()))
+    """Run all parts; returns the figures. The engines end together, since a guard ends all of this process's."""
     half = engine_config(threads=1, max_concurrency=SEATS // 2)
-    two = Arm(*(VllmEngine(model, half, seed) for seed in range(2)))
-    arms = {"before": before, "now": now, "two of one thread": two}
-    for arm in arms.values():
-        await arm.start()
-    times = await speed(arms, rounds, most)
-    await before.close()
-    await two.close()
-    say("engine: guessing")
     guesses = SpeculativeConfig(tokens=4, min_ngram=3, max_ngram=8)
-    guessing = await Arm(VllmEngine(model, engine_config(speculative=guesses))).start()
-    guessed = await speculative(now, guessing, max(1, rounds // 2), most)
-    await guessing.close()
-    say("engine: without prefix caching")
-    uncached = await Arm(VllmEngine(model, engine_config(extra={"enable_prefix_caching": False}))).start()
-    saved = await prefix({"cached": now, "uncached": uncached}, most)
-    await uncached.close()
+    arms = {
+        "before": Arm(BeforeEngine(model, engine_config())),
+        "now": Arm(VllmEngine(model, engine_config())),
+        "two of one thread": Arm(*(VllmEngine(model, half, seed) for seed in range(2))),
+        "guessing": Arm(VllmEngine(model, engine_config(speculative=guesses))),
+        "uncached": Arm(VllmEngine(model, engine_config(extra={"enable_prefix_caching": False}))),
+    }
+    for name, arm in arms.items():
+        say(f"engine: {name}")
+        await arm.start()
+    now = arms["now"]
+    times = await speed({name: arms[name] for name in ("before", "now", "two of one thread")}, rounds, most)
+    guessed = await speculative(now, arms["guessing"], max(1, rounds // 2), most)
+    saved = await prefix({"cached": now, "uncached": arms["uncached"]}, most)
     real = await order_real(now, max(1, rounds // 2), most)
-    await now.close()
+    for arm in arms.values():
+        await arm.close()
     return {
         "times_faster": times,
         "speculative": {text: row["times_faster"] for text, row in guessed.items()},
