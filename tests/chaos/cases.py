@@ -232,7 +232,6 @@ def on_ray() -> Iterator[Case]:
     yield lived("freeze", "rank1:freeze@learner.train#2", "rank0:freeze@learner.save#3", loop="ranks", nodes=1)
     yield lived("node-kill", "node:kill@learner.train#3", loop="ranks", nodes=2)
     yield lived("node-freeze", "node:freeze@learner.train#3", loop="ranks", nodes=2)
-    yield lived("node-kill-engine", "node:kill@engine.submit#4", nodes=2)
     core = ("core:freeze@engine.submit#3", "core:kill@engine.submit#6")
     yield lived("core", *core, loop="vllm", nodes=1)
     both = ("engine:kill@learner.train#3", "learner:kill@learner.train#4")
