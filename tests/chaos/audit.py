@@ -44,7 +44,8 @@ def audit(record: Record, ledgers: Sequence[Ledger], extent: Extent) -> list[str
 
 def kept(record: Record, ledger: Ledger) -> Iterator[str]:
     """Every token that the ledger holds is in the record, behind the same one, of the same version and log-prob."""
-    have = {row["rollout"]: of_row(row) for row in record.rollouts} | dict(record.unfinished)
+    going_on = {name: [*tokens, *record.later.get(name, ())] for name, tokens in record.unfinished.items()}
+    have = {row["rollout"]: of_row(row) for row in record.rollouts} | going_on
     for rollout, drawn in ledger.tokens().items():
         now = have.get(rollout)
         if now is None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Record:
     unfinished: Mapping[str, Sequence[Token]]
     """Tokens of rollouts that the newest checkpoint goes on with."""
     summary: Mapping[str, Any]
+    later: Mapping[str, Sequence[Token]] = field(default_factory=dict)
+    """What came in behind it: the journal of an iteration that the run would have, were it prolonged."""
     broken: Sequence[str] = ()
     """Files that are half written, or that should not be there."""
 
@@ -119,12 +121,14 @@ def read_record(root: Path) -> Record:
         for group in groups
         for rollout in group.rollouts
     }
+    journal = directory.journal / f"{kept[-1].name}.arrow" if kept else None
     return Record(
         rows=read_metrics(root),
         rollouts=[row for path in files for row in pq.read_table(path).to_pylist()],
         files=[int(path.stem) for path in files],
         unfinished=unfinished,
         summary=json.loads(directory.summary.read_text()) if directory.summary.exists() else {},
+        later=journalled(journal.read_bytes()) if journal and journal.exists() else {},
         broken=broken(root),
     )
 
