@@ -182,21 +182,18 @@ def test_prefix_cache_hits_are_sparse_too(pair: Pair) -> None:
     pair.publish(3, seed=3)
     shared = tokens(300, 5)
 
-    async def one(name: str, row: list[int]) -> tuple[int, list[int], list[float]]:
-        params = SamplingParams(max_tokens=40, logprobs=0, temperature=1.0, detokenize=False)
+    async def cached(name: str, row: list[int]) -> int:
+        params = SamplingParams(max_tokens=1, detokenize=False)
         async for output in pair.engine._llm.generate(tokens_input(row), params, name):
             last = output
-        piece = last.outputs[0]
-        values = [step[token].logprob for token, step in zip(piece.token_ids, piece.logprobs, strict=True)]
-        return last.num_cached_tokens, list(piece.token_ids), values
+        return last.num_cached_tokens
 
-    first = pair(one("a", shared))
-    again = pair(one("b", shared + tokens(30, 6)))
-    inside = pair(one("c", shared[:200]))
-    assert first[0] == 0
-    assert again[0] >= 288, "the prefix cache was not used"
-    assert inside[0] >= 160, "the prefix cache was not used"
-    for row, (_, drawn, values) in ((shared, first), (shared + tokens(30, 6), again), (shared[:200], inside)):
+    rows = [shared, shared + tokens(30, 6), shared[:200]]
+    hits = [pair(cached(f"cached-{n}", row)) for n, row in enumerate(rows)]
+    assert hits[0] == 0
+    assert hits[1] >= 288, "the prefix cache was not used"
+    assert hits[2] >= 160, "the prefix cache was not used"
+    for row, (drawn, values) in zip(rows, pair.sample(rows, 40), strict=True):
         assert far([values], [pair.sparse.score([row + drawn])[0][len(row) - 1 :]]) < TIGHT
 
 
@@ -347,17 +344,17 @@ def test_a_model_that_was_trained_with_block_attention_is_opened_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ``k15 eval`` opens it: no attention given. What vLLM is then started with computes it: ``pair``."""
-    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.engine.arg_utils import AsyncEngineArgs
 
     model, started = policy(0), []
     moba.use(model, BLOCK, otherwise="sdpa")
     model.save_pretrained(tmp_path)
 
-    def stop(arguments: Any) -> None:
+    def stop(arguments: Any, *_: Any) -> None:
         started.append(arguments)
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(AsyncLLM, "from_engine_args", stop)
+    monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", stop)
     for name in environment(CONFIG):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what the start sets goes again
     engine = VllmEngine(str(tmp_path), CONFIG)
