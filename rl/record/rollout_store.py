@@ -174,7 +174,11 @@ def read_rollouts(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def drop_rollouts_from(run_dir: Path, iteration: int) -> int:
-    """Remove the files of ``iteration`` and later (a resumed run writes them again); returns how many."""
+    """Remove the files of ``iteration`` and later (a resumed run writes them again), and what a process that was killed
+    had begun to write; returns how many of the former.
+    """
+    for begun in (run_dir / "rollouts").glob(".*.tmp"):
+        begun.unlink()
     late = [path for path in rollout_files(run_dir) if int(path.stem) >= iteration]
     for path in late:
         path.unlink()

@@ -101,7 +101,10 @@ def test_unwritable_directory_is_named(tmp_path: Path) -> None:
 def test_a_resumed_run_drops_later_files(tmp_path: Path) -> None:
     for i in range(5):
         write_rollouts(tmp_path, i, to_table(i, [], {}, 0.0, graded))
+    begun = tmp_path / "rollouts" / ".000003.parquet.4711.tmp"
+    begun.write_bytes(b"PAR1")
     assert drop_rollouts_from(tmp_path, 3) == 2
+    assert not begun.exists(), "whoever wrote it was killed"
     assert [path.stem for path in rollout_files(tmp_path)] == ["000000", "000001", "000002"]
 
 
