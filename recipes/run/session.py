@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,6 @@ from recipes.run.launching import Launcher, Machines, launch, starting_model
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
-from rl import loop, on_policy, overlap
 from rl.actors import LearnerDead
 from rl.config import RunConfig
 from rl.elastic import Elastic
@@ -28,6 +27,7 @@ from rl.iteration import publish
 from rl.launch import check_run_dir
 from rl.learner.config import ScratchModel
 from rl.learner.spec import LearnerSpec
+from rl.loops import loop_of
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
 from rl.parts import Parts
@@ -194,7 +194,7 @@ class Session:
         state = self.restore()
         self.before = self.measure("before", 0, full=True)  # on record already unless RL is still to begin
         self.inspect()
-        state = train(config)(config, state, self.parts())
+        state = loop_of(config)(config, state, self.parts())
         self.publish(config.iterations)
         after = self.measure("after", config.iterations, full=True)
         return self.finish(state, after)
@@ -390,13 +390,6 @@ class Session:
         for failure in ending.failures:
             raise failure
         return exit_code(ending.summary)
-
-
-def train(config: RunConfig) -> Callable[[RunConfig, RunState, Parts], RunState]:
-    """Return the loop that ``config`` asks for."""
-    if config.overlap is None:
-        return loop.train
-    return overlap.train if config.overlap.mode == "window" else on_policy.train
 
 
 def describe(config: RunConfig) -> str:
