@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import emit, environment, ratio, say, spread
+from benchmarks.untrained import untrained_model
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Request, Sampling
 from rollout.engines.vllm import VllmEngine
@@ -204,35 +205,6 @@ def moved(model: Any, step: float, version: int) -> Any:
     return other
 
 
-def make_model(folder: Path) -> str:
-    """Save a Llama of the quickstart's shape, its weights drawn wide so that it prefers some tokens."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from recipes import quickstart
-    from rl.learner.config import ScratchModel
-
-    base = quickstart.config().model.base
-    assert isinstance(base, ScratchModel)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=base.width,
-        intermediate_size=base.mlp_width,
-        num_hidden_layers=base.layers,
-        num_attention_heads=base.heads,
-        num_key_value_heads=base.kv_heads,
-        max_position_embeddings=base.context,
-        tie_word_embeddings=True,
-        initializer_range=0.08,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
-
-
 def measure(path: str, way: str, models: Callable[[int], Any], shape: argparse.Namespace) -> dict[str, Any]:
     """One arm, as a row."""
     load, costs, seconds = asyncio.run(fly(path, way, models, shape))
@@ -267,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     facts = environment()
     with tempfile.TemporaryDirectory() as folder:
-        path = shape.model or make_model(Path(folder))
+        path = shape.model or str(untrained_model(Path(folder), 128, 0.08))
         first = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
         known = {version: moved(first, shape.step, version) for version in range(3 + shape.publishes)}
         rows = []

@@ -37,6 +37,7 @@ from typing import Any
 import psutil
 
 from benchmarks.common import emit, environment, median, ratio, say, spread
+from benchmarks.untrained import untrained_model
 from benchmarks.vllm_before import BeforeEngine
 from rollout.config import EngineConfig, SpeculativeConfig
 from rollout.engine import Delta, Request, Sampling
@@ -146,35 +147,6 @@ def requests(number: int, count: int = SEATS, most: int = 240, sampling: Samplin
         budget = draw.randint(min(40, most), most)
         work.append(Request(f"{number}-{index}", prompt, budget, sampling, 1_000_003 * (number + 2) + index))
     return work
-
-
-def random_model(folder: Path) -> Path:
-    """Save a model of the quickstart's architecture with random weights, sharp enough to prefer some tokens."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from recipes import quickstart
-    from rl.learner.config import ScratchModel
-
-    base = quickstart.config().model.base
-    assert isinstance(base, ScratchModel)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=base.width,
-        intermediate_size=base.mlp_width,
-        num_hidden_layers=base.layers,
-        num_attention_heads=base.heads,
-        num_key_value_heads=base.kv_heads,
-        max_position_embeddings=base.context,
-        tie_word_embeddings=True,
-        initializer_range=0.15,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    LlamaForCausalLM(config).float().save_pretrained(folder)
-    return folder
 
 
 def engine_config(**changes: Any) -> EngineConfig:
@@ -365,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     emit({"environment": environment()})
     rounds, most = (1, 12) if options.smoke else (options.rounds, 240)
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(random_model(Path(folder)))
+        model = options.model or str(untrained_model(Path(folder), WORDS, 0.15))
         goals = asyncio.run(run(model, rounds, most))
     os.environ.clear()
     os.environ.update(environ)
