@@ -214,6 +214,8 @@ def measure(path: str, way: str, models: Callable[[int], Any], shape: argparse.N
     row |= {f"{name}_s": spread(getattr(costs, name)) for name in ("stop", "load", "go")}
     row |= {"tokens": load.tokens, "seconds": round(seconds, 2), "tokens_per_s": round(load.tokens / seconds, 1)}
     for name, values in found.items():
+        if not values:  # no such response has ended
+            continue
         row[name] = {
             "tokens": len(values),
             "mean": float(f"{np.mean(values):.3g}"),
