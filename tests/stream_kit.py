@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from rollout.pool.board import Completion, News
 from rollout.pool.pool import Pool
 from rollout.pool.stream import Stream
 from rollout.types import Prompt, WeightVersion
+from tests.processes import PATIENCE_S
 
 SCRIPT = seeded_script(31)
 """Never the end token."""
@@ -119,8 +121,10 @@ def publish(stream: Stream, version: WeightVersion) -> None:
 
 
 def until(stream: Stream, heard: Heard, enough: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
     while not enough():
-        for item in stream.news(30.0):
+        assert time.monotonic() < end, f"still waiting after {PATIENCE_S:.0f} s"
+        for item in stream.news(1.0):
             heard.take(item)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks.overlap.actors import SimulatedEngine, SimulatedLearner
 from benchmarks.overlap.clock import Clock
 from benchmarks.overlap.machine import Engine, Lengths
-from recipes.run.session import train as loop_of
 from rewards.score import Score
 from rl.config import RunConfig
+from rl.loops import loop_of
 from rl.objectives.build import build
 from rl.parts import Parts
 from rl.record.log import MetricsLog

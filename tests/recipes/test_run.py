@@ -20,6 +20,7 @@ from recipes.run import session as recipes_run
 from recipes.run.probe import scorable
 from recipes.run.promise import BROKEN
 from recipes.run.session import run
+from rl import loop
 from rl.config import RunConfig
 from rl.learner.host import LearnerHost
 from rl.record.idle import summarise, windows
@@ -164,7 +165,7 @@ def test_a_failed_export_costs_neither_summary_nor_report_and_is_made_up_for(
     assert not (folder / "model").exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipes_run.loop, "train", None)
+        patch.setattr(loop, "train", None)
         patch.setattr(recipes_run, "Session", None)  # neither engines nor evaluation: only what is missing
         assert run(small(), folder) == 0
     done = json.loads((folder / "summary.json").read_text())
@@ -286,7 +287,7 @@ def test_checkpoints_that_are_written_while_the_run_goes_on_change_nothing(
         pass
 
     monkeypatch.setattr(LearnerHost, "saving", lambda _: True)
-    iterate = recipes_run.loop.iterate
+    iterate = loop.iterate
 
     def dies(config: RunConfig, state: RunState, i: int, *more: Any) -> RunState:
         if i == 2:
@@ -294,7 +295,7 @@ def test_checkpoints_that_are_written_while_the_run_goes_on_change_nothing(
         return iterate(config, state, i, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipes_run.loop, "iterate", dies)
+        patch.setattr(loop, "iterate", dies)
         with pytest.raises(Killed):
             run(tiny(), folder)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"000001", ".000002.tmp"}
