@@ -40,8 +40,9 @@ class Place(Protocol):
 class Elastic:
     """Keeps one wish for room open until the pool has ``most`` engines, on a thread of its own; a context manager.
 
-    A cluster that grows by demand sees the wish. ``tell`` gets a line whenever an engine joins or leaves, and when none
-    can: once, until that changes.
+    A cluster that grows by demand sees the wish. An engine that joined and was given up gives its room back, which
+    is not asked for again: ``most`` becomes one less. ``tell`` gets a line whenever an engine joins or leaves, and
+    when none can: once, until that changes.
     """
 
     def __init__(self, pool: Pool, most: int, ask: Callable[[], Place], tell: Callable[[str], None]) -> None:
@@ -53,13 +54,18 @@ class Elastic:
         self._thread = threading.Thread(target=self._run, name="elastic", daemon=True)
 
     def look(self) -> None:
-        """Let engines leave whose nodes are gone, and one join if there is room for it now."""
-        for index in [index for index, place in self.joined.items() if place.lost()]:
-            if len(self.pool.members) == 1:
-                continue  # it stays, and is started again when its node is back
-            self.pool.leave(index)
+        """Let engines leave whose nodes are gone or that were given up, and one join if there is room for it now."""
+        lost = [index for index, place in self.joined.items() if place.lost()]
+        worn = [index for index in self.pool.given_up if index in self.joined and index not in lost]
+        leaving = [*lost, *worn]
+        if len(self.pool.members) == len(leaving):
+            leaving.pop()  # it stays, and is started again when its node is back
+        if leaving:
+            self.pool.leave(*leaving)
+        for index in leaving:
             self.joined.pop(index).release()
-            self.tell(f"engine {index} has left: its node is gone")
+            self.tell(f"engine {index} has left: " + ("its node is gone" if index in lost else "it did not stay alive"))
+        self.most -= sum(index in worn for index in leaving)
         if self.wish is None and len(self.pool.members) < self.most:
             self.wish = self.ask()
         if self.wish is not None and self.wish.ready():

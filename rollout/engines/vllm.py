@@ -139,7 +139,7 @@ class VllmEngine:
         except EngineDeadError as failure:
             self._die(f"vLLM's core died: {failure}")
         except Exception as failure:  # noqa: BLE001 - the request fails alone, and its caller is told
-            self._mail.end(key, self._version, error=str(failure) or type(failure).__name__)
+            self._mail.end(key, self._version, error=f"{type(failure).__name__}: {failure}")
         finally:
             self._flights.pop(key, None)
             self._tasks.pop(key, None)

@@ -73,8 +73,8 @@ class Fleet:
         self._numbers = count()
         self._target: Publication | None = None
         self._calibration: Calibration | None = None
-        self._past_failures = 0
-        """Of slots that have left."""
+        self._left: list[Slot] = []
+        """Slots that have left, or are about to."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """What goes on although nobody waits for it."""
         for _ in range(config.count):
@@ -136,23 +136,27 @@ class Fleet:
         self._keep(slot.ready())
         return slot.index
 
-    async def leave(self, index: int) -> None:
+    async def leave(self, indices: Sequence[int]) -> None:
         """See ``Pool.leave``."""
-        await asyncio.shield(self._keep(self._left(index)))
-
-    async def _left(self, index: int) -> None:
-        async with self.changing:
-            slot = next((slot for slot in self.slots if slot.index == index), None)
-            if slot is None:
-                raise ValueError(f"no engine {index} is in the pool; there are {[slot.index for slot in self.slots]}")
-            if len(self.slots) == 1:
-                raise ValueError(f"engine {index} is the only one: let another join before it leaves")
+        members = {slot.index: slot for slot in self.slots}
+        if gone := [index for index in indices if index not in members]:
+            raise ValueError(f"no engine {gone[0]} is in the pool; there are {list(members)}")
+        if len(members) == len(set(indices)):
+            raise ValueError(f"engine {indices[0]} is the only one: let another join before it leaves")
+        leaving = [members[index] for index in dict.fromkeys(indices)]
+        for slot in leaving:
             self.slots.remove(slot)
-            try:
-                await gathered(shift.dismiss(slot, self.config.call_timeout_s) for shift in self.shifts)
-            finally:
-                await slot.close()
-                self._past_failures += slot.failures
+            self._left.append(slot)
+            slot.retire()  # a publish may be waiting for the engine that is to start there
+        await asyncio.shield(self._keep(self._dismissed(leaving)))
+
+    async def _dismissed(self, leaving: Sequence[Slot]) -> None:
+        limit = self.config.call_timeout_s
+        try:
+            async with self.changing:
+                await gathered(shift.dismiss(slot, limit) for shift in self.shifts for slot in leaving)
+        finally:
+            await gathered(slot.close() for slot in leaving)
 
     async def withdraw(self) -> None:
         """See ``Pool.withdraw``."""
@@ -190,6 +194,7 @@ class Fleet:
             withdrawn = self.withdrawn
             try:
                 await (renew or self._adopted)(publication)
+                await self._taken(publication)
                 serving = [slot for slot in self.serving() if slot.life is not None and slot.life.has(publication)]
             except BaseException:
                 self.aim(self.publication)
@@ -211,7 +216,19 @@ class Fleet:
             raise RuntimeError("an open stream takes new weights in flight (Stream.publish)")
         await gathered(slot.settled() for slot in self.slots)
         roster = await self.roster()
+        self.aim(publication)
         await gathered(slot.adopt(publication, roster) for slot in self.slots)
+
+    async def _taken(self, publication: Publication) -> None:
+        """Wait until an engine has these weights: where none of those that lived is left, one that is being started.
+
+        Raises ``AllEnginesDead`` when there will be none.
+        """
+        while not any(slot.life is not None and slot.life.has(publication) for slot in self.slots):
+            coming = [slot for slot in self.slots if not slot.given_up]
+            if not coming:
+                raise self._dead()
+            await first(slot.ready() for slot in coming)
 
     async def roster(self) -> list[int]:
         """Return the slots whose engines can take weights together. Dead engines are lost here."""
@@ -223,13 +240,16 @@ class Fleet:
         """Return the slots with a live engine; raises ``AllEnginesDead`` when there are none."""
         slots = [slot for slot in self.slots if slot.life is not None]
         if not slots:
-            errors = [slot.last_error for slot in self.slots if slot.last_error]
-            raise AllEnginesDead(
-                f"all {len(self.slots)} rollout engines are dead: {self.config.max_restarts} restarts in a row, or "
-                f"restarts in so many iterations in a row, did not help; last error: "
-                f"{errors[-1] if errors else 'none recorded'}"
-            )
+            raise self._dead()
         return slots
+
+    def _dead(self) -> AllEnginesDead:
+        errors = [slot.last_error for slot in self.slots if slot.last_error]
+        return AllEnginesDead(
+            f"all {len(self.slots)} rollout engines are dead: {self.config.max_restarts} restarts in a row, or "
+            f"restarts in so many iterations in a row, did not help; last error: "
+            f"{errors[-1] if errors else 'none recorded'}"
+        )
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Pool.score``."""
@@ -256,7 +276,7 @@ class Fleet:
             except EngineError as error:
                 worker = self.shifts[-1].workers.get(slot.index) if self.shifts else None
                 await (worker.suspect if worker else slot.lose)(life, error)
-        failures = self._past_failures + sum(slot.failures for slot in self.slots)
+        failures = sum(slot.failures for slot in (*self.slots, *self._left))
         given_up = sum(slot.given_up for slot in self.slots)
         return PoolStats(tuple(found), failures, given_up, self._sleep_s, self._wake_s)
 
@@ -289,6 +309,19 @@ async def gathered(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     tasks = [asyncio.create_task(call) for call in calls]
     try:
         return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first(calls: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Await the first that returns or raises; the others are cancelled."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

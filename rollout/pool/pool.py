@@ -86,18 +86,24 @@ class Pool:
         """
         return self._calls.run(self._fleet.join(spawn))
 
-    def leave(self, index: int) -> None:
-        """Have an engine leave: its requests go to the others, with the tokens that they have, and it is closed.
+    def leave(self, *indices: int) -> None:
+        """Have engines leave: their requests go to the others, with the tokens that they have, and they are closed.
 
-        That is no failure. From any thread, at any time; a publish in progress is waited for. Raises ``ValueError`` for
-        a number that is not there, and for the last engine.
+        That is no failure. From any thread, at any time; a publish in progress is waited for, and goes on without those
+        of them that are just being started. Raises ``ValueError`` for a number that is not there, and when no engine
+        would stay.
         """
-        self._calls.run(self._fleet.leave(index))
+        self._calls.run(self._fleet.leave(indices))
 
     @property
     def members(self) -> list[int]:
         """Numbers of the engines that take part, those included that are being started or were given up."""
         return [slot.index for slot in self._fleet.slots]
+
+    @property
+    def given_up(self) -> list[int]:
+        """Numbers of the engines that could not be kept alive."""
+        return [slot.index for slot in self._fleet.slots if slot.given_up]
 
     def reconfigure(self, rollout: RolloutConfig, seed: int) -> None:
         """Other limits and another seed for what is drawn from here on; the engines stay as they are."""

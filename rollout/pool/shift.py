@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rollout.engine import AllEnginesDead
 from rollout.partial import Stretch
@@ -150,6 +149,8 @@ class Shift:
         A single engine gets everything at once and schedules it itself, so what it batches together depends only on the
         order of the requests.
         """
+        if worker.slot.given_up:
+            return -len(worker.in_flight)
         if len(self.fleet.slots) == 1:
             return self.board.waiting
         live = sum(slot.life is not None for slot in self.fleet.slots)
@@ -163,19 +164,11 @@ class Shift:
                 worker.shed()
 
     async def _renewed(self, publication: Publication) -> None:
-        """Have the engines that live take the weights now, and those that are being started when they are up.
-
-        If none of the former is left, wait for the first of the latter.
-        """
+        """Have the engines that live take the weights now, and those that are being started when they are up."""
         self.fleet.aim(publication)
         workers = list(self.workers.values())
         roster = await self._met(workers) if publication.together else []
         await gathered(self._renew(worker, publication, roster or [worker.slot.index]) for worker in workers)
-        slots = [worker.slot for worker in workers]
-        while not any(slot.life is not None and slot.life.has(publication) for slot in slots):
-            if all(slot.given_up for slot in slots):
-                self.fleet.serving()
-            await first(slot.ready() for slot in slots if not slot.given_up)
 
     async def _met(self, workers: list[Worker]) -> list[int]:
         """Return the slots whose engines can take weights together, and have those that need it drop their requests."""
@@ -190,16 +183,3 @@ class Shift:
         else:
             await worker.renew(publication, roster)
         self._start(worker)
-
-
-async def first(calls: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Await the first that returns or raises; the others are cancelled."""
-    tasks = [asyncio.create_task(call) for call in calls]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

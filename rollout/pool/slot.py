@@ -166,10 +166,12 @@ class Slot:
             self._preparation = asyncio.create_task(work)
         preparation = self._preparation
         try:
-            await asyncio.shield(preparation)
+            await asyncio.wait({preparation})
         finally:
             if preparation.done() and self._preparation is preparation:
                 self._preparation = None
+        if not (preparation.cancelled() and self.given_up):
+            preparation.result()
 
     async def _revive(self) -> None:
         """Start engines until one serves, or ``max_restarts`` in a row finished no request: then the slot is given up.
@@ -236,6 +238,12 @@ class Slot:
         self._bad_rounds = self._bad_rounds + 1 if self.failures > self._lost_before else 0
         self._lost_before = self.failures
         return self._bad_rounds > self.config.max_restarts
+
+    def retire(self) -> None:
+        """Start no engine here any more; whoever waits for one that is just being started goes on without it."""
+        self.given_up = True
+        if self.life is None and self._preparation is not None:
+            self._preparation.cancel()
 
     async def give_up(self) -> None:
         """Have no engine here any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from fake_engine import Faults
 from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, update
 
 from rl.config import RunConfig
@@ -66,6 +67,30 @@ def test_an_engine_whose_node_is_gone_leaves_and_its_work_goes_on() -> None:
         assert pool.stats().failures == 0, "that is no failure"
         assert pool.extend(make_groups(), 1) == first
         assert "its node is gone" in told[-1]
+
+
+def test_an_engine_that_was_given_up_gives_its_room_back_and_nobody_asks_for_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rollout.pool.slot.BACKOFF_S", 1e-4)
+
+    class Broken(Room):
+        def spawn(self, index: int) -> Engine:
+            return engine(Faults(fail_start=True))
+
+    rooms, told = [Broken(), Room()], list[str]()
+    with pool_of(Fleet(), count=1) as pool:
+        open_ = iter(rooms)
+        elastic = Elastic(pool, 3, lambda: next(open_), told.append)
+        elastic.look()
+        while pool.given_up != [1]:
+            time.sleep(0.001)
+        elastic.look()
+        assert pool.members == [0, 2]
+        elastic.look()
+        assert (elastic.most, elastic.wish, pool.members) == (2, None, [0, 2])
+        assert [room.released for room in rooms] == [True, False]
+        assert "engine 1 has left: it did not stay alive" in told
 
 
 def test_a_wish_is_taken_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

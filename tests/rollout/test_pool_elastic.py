@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 from fake_engine import FakeEngine, Faults
@@ -135,6 +136,41 @@ def test_an_engine_that_leaves_while_others_take_weights_waits_its_turn() -> Non
             leaving.join(30)
             until(stream, heard, all_rest(heard, work))
             assert (pool.members, pool.version, pool.stats().failures) == ([1, 2], 1, 0)
+    heard.check(work)
+
+
+@pytest.mark.parametrize("flight", [False, True], ids=["between calls", "in flight"])
+def test_a_publish_that_waits_for_engines_that_cannot_start_goes_on_when_they_leave(flight: bool) -> None:
+    """As when their nodes are gone: the first publish after that waits for both."""
+
+    class Stuck(Paced):
+        async def start(self) -> None:
+            await asyncio.sleep(3600)
+
+    spawned: dict[int, int] = {}
+
+    def spawn(index: int) -> Engine:
+        spawned[index] = spawned.get(index, 0) + 1
+        return Stuck() if index and spawned[index] > 1 else Paced(free_from=1)
+
+    heard, work = Heard(), stretches(4, 20)
+    with streaming(spawn, count=3) as pool:
+        pool.wait()
+        for slot in pool._fleet.slots[1:]:
+            slot.life.engine._dead = True  # type: ignore[union-attr]
+        with pool.stream() if flight else nullcontext() as stream:
+            if stream is not None:
+                stream.submit(work)
+            publishing = threading.Thread(target=lambda: publish(stream or pool, 1))  # type: ignore[arg-type]
+            publishing.start()
+            while spawned != {0: 1, 1: 2, 2: 2}:
+                time.sleep(0.001)
+            pool.leave(1, 2)
+            publishing.join(30)
+            assert not publishing.is_alive()
+            assert (pool.members, pool.version, pool.stats().failures) == ([0], 1, 2)
+            if stream is not None:
+                until(stream, heard, all_rest(heard, work))
     heard.check(work)
 
 
