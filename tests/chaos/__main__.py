@@ -21,9 +21,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import transformers.models.llama.modeling_llama  # noqa: F401 - before anything is forked
+# What every run or audit needs, before anything is forked.
+import pandas  # noqa: F401 - by pyarrow
+import pyarrow.compute
+import pyarrow.parquet  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers.utils.logging import disable_progress_bar
 
+import rewards.code.judge
+import rewards.code.sandbox.client
+import rewards.math.grade  # noqa: F401
 import rl.learner.host  # noqa: F401
 import rollout.engines.hf
 import rollout.engines.hf_sampling
@@ -110,7 +117,8 @@ def main() -> int:
     began, counts = time.monotonic(), {"cases": 0, "right": 0, "wrong": 0, "known": 0}
     gc.freeze()
     print("| case | seconds | |\n|---|---:|---|", flush=True)
-    for batch in (first, [one for one in chosen if one not in first]):
+    others = sorted((one for one in chosen if one not in first), key=lambda one: not one.nodes)  # Ray takes longest
+    for batch in (first, others):
         for case, faults, seconds in played(batch, root, options.at_once):
             good = bool(faults) == bool(case.known)
             counts["cases"] += 1
