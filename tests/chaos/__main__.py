@@ -26,6 +26,7 @@ import pandas  # noqa: F401 - by pyarrow
 import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils.logging import disable_progress_bar
 
 import rewards.code.judge
@@ -115,6 +116,7 @@ def main() -> int:
     first = [one for one in CASES if one.name in needed]
     root = Path(tempfile.mkdtemp(prefix="k15-chaos-"))
     began, counts = time.monotonic(), {"cases": 0, "right": 0, "wrong": 0, "known": 0}
+    get_checkpoint_conversion_mapping("llama")  # made once, and used by every host
     gc.freeze()
     print("| case | seconds | |\n|---|---:|---|", flush=True)
     others = sorted((one for one in chosen if one not in first), key=lambda one: not one.nodes)  # Ray takes longest

@@ -186,6 +186,10 @@ def jump(seconds: float) -> None:
     time.time_ns = lambda: clock_ns() + int(seconds * 1e9)
 
 
+OURS = {"evals", "recipes", "rewards", "rl", "rollout", "tests"}
+"""Packages that may have imported what is watched."""
+
+
 def install(doom: Doom) -> None:
     """Let ``doom`` see every moment of this process."""
     watch_tokens(doom)
@@ -199,8 +203,8 @@ def install(doom: Doom) -> None:
         seen = watched(doom, moment, original)
         setattr(owner, last, seen)
         if not way:  # others have imported it by name
-            for other in [*sys.modules.values()]:
-                for name, value in [*vars(other).items()] if hasattr(other, "__dict__") else ():
+            for other in [each for name, each in sys.modules.items() if name.partition(".")[0] in OURS]:
+                for name, value in [*vars(other).items()]:
                     if value is original:
                         setattr(other, name, seen)
 
