@@ -101,12 +101,23 @@ def played(cases: Sequence[Case], root: Path, at_once: int) -> Iterator[tuple[Ca
         yield case, result["faults"], result["seconds"]
 
 
+def spread(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases with those on Ray, which take longest and wait most, among the first three quarters."""
+    long = [one for one in cases if one.nodes]
+    short = [one for one in cases if not one.nodes]
+    every = 3 * len(short) // 4 // max(1, len(long))
+    mixed: list[Case] = []
+    for number, one in enumerate(long):
+        mixed += [one, *short[number * every : (number + 1) * every]]
+    return [*mixed, *short[len(long) * every :]]
+
+
 def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="the cases of the short form alone")
     parser.add_argument("--only", default="", metavar="REGEX", help="names of cases (all)")
-    parser.add_argument("--at-once", type=int, default=2 * len(os.sched_getaffinity(0)), help="cases at one time")
+    parser.add_argument("--at-once", type=int, default=3 * len(os.sched_getaffinity(0)), help="cases at one time")
     parser.add_argument("--keep", action="store_true", help="do not remove the runs of cases that are as they must")
     options = parser.parse_args()
     rollout.engines.hf.STREAM_INTERVAL = INTERVAL
@@ -119,8 +130,7 @@ def main() -> int:
     get_checkpoint_conversion_mapping("llama")  # made once, and used by every host
     gc.freeze()
     print("| case | seconds | |\n|---|---:|---|", flush=True)
-    others = sorted((one for one in chosen if one not in first), key=lambda one: not one.nodes)  # Ray takes longest
-    for batch in (first, others):
+    for batch in (first, spread([one for one in chosen if one not in first])):
         for case, faults, seconds in played(batch, root, options.at_once):
             good = bool(faults) == bool(case.known)
             counts["cases"] += 1
