@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from rl.beside import beside
 from rollout.engine import Engine
 from rollout.pool.pool import Pool
 
@@ -49,29 +51,39 @@ class Elastic:
         self.pool, self.most, self.ask, self.tell = pool, most, ask, tell
         self.joined: dict[int, Place] = {}
         """Places of the engines that joined, by their numbers."""
+        self.leaving: dict[Future[None], dict[int, Place]] = {}
+        """Places of engines that are just leaving."""
         self.wish: Place | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="elastic", daemon=True)
 
     def look(self) -> None:
-        """Let engines leave whose nodes are gone or that were given up, and one join if there is room for it now."""
-        lost = [index for index, place in self.joined.items() if place.lost()]
-        worn = [index for index in self.pool.given_up if index in self.joined and index not in lost]
-        leaving = [*lost, *worn]
-        if len(self.pool.members) == len(leaving):
-            leaving.pop()  # it stays, and is started again when its node is back
-        if leaving:
-            self.pool.leave(*leaving)
-        for index in leaving:
-            self.joined.pop(index).release()
-            self.tell(f"engine {index} has left: " + ("its node is gone" if index in lost else "it did not stay alive"))
-        self.most -= sum(index in worn for index in leaving)
-        if self.wish is None and len(self.pool.members) < self.most:
+        """Let engines leave whose nodes are gone or that were given up, and one join if there is room for it now.
+
+        Never waits for an engine: others may be lost meanwhile.
+        """
+        for left in [left for left in self.leaving if left.done()]:
+            for place in self.leaving.pop(left).values():
+                place.release()
+            left.result()
+        members = set(self.pool.members).difference(*self.leaving.values())
+        given_up = members & {*self.pool.given_up}
+        lost = {index for index, place in self.joined.items() if place.lost()}
+        worn = given_up & self.joined.keys() - lost
+        if lost and not members - given_up - lost:
+            lost.remove(max(lost))  # it stays, and is started again when its node is back
+        if going := sorted(lost | worn):
+            places = {index: self.joined.pop(index) for index in going}
+            self.most -= len(worn)
+            self.leaving[beside("leave", self.pool.leave, *going)] = places
+            for index in going:
+                why = "its node is gone" if index in lost else "it did not stay alive"
+                self.tell(f"engine {index} leaves: {why}")
+        if self.wish is None and len(members) - len(going) < self.most:
             self.wish = self.ask()
         if self.wish is not None and self.wish.ready():
-            place, self.wish = self.wish, None
-            index = self.pool.join(place.spawn)
-            self.joined[index] = place
+            index = self.pool.join(self.wish.spawn)
+            self.joined[index], self.wish = self.wish, None
             self.tell(f"engine {index} joins: the cluster has room for it")
 
     def _run(self) -> None:
@@ -95,8 +107,9 @@ class Elastic:
     ) -> None:
         self._end.set()
         self._thread.join(CLOSE_S)
-        if self.wish is not None:
-            self.wish.release()
+        for place in (self.wish, *(place for places in self.leaving.values() for place in places.values())):
+            if place is not None:
+                place.release()
 
 
 class RayPlace:

@@ -73,8 +73,14 @@ class Fleet:
         self._numbers = count()
         self._target: Publication | None = None
         self._calibration: Calibration | None = None
-        self._left: list[Slot] = []
-        """Slots that have left, or are about to."""
+        self._leaving: list[Slot] = []
+        """Slots that take part no longer, and whose engines are not closed yet."""
+        self._past_failures = 0
+        """Of slots that have left."""
+        self._past_given_up = 0
+        """Slots that have left since their engine could not be kept alive."""
+        self._arrival = asyncio.Event()
+        """Set when one more slot takes part."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """What goes on although nobody waits for it."""
         for _ in range(config.count):
@@ -134,6 +140,8 @@ class Fleet:
         for shift in self.shifts:
             shift.employ(slot)
         self._keep(slot.ready())
+        self._arrival.set()
+        self._arrival = asyncio.Event()
         return slot.index
 
     async def leave(self, indices: Sequence[int]) -> None:
@@ -146,7 +154,8 @@ class Fleet:
         leaving = [members[index] for index in dict.fromkeys(indices)]
         for slot in leaving:
             self.slots.remove(slot)
-            self._left.append(slot)
+            self._leaving.append(slot)
+            self._past_given_up += slot.given_up
             slot.retire()  # a publish may be waiting for the engine that is to start there
         await asyncio.shield(self._keep(self._dismissed(leaving)))
 
@@ -157,6 +166,9 @@ class Fleet:
                 await gathered(shift.dismiss(slot, limit) for shift in self.shifts for slot in leaving)
         finally:
             await gathered(slot.close() for slot in leaving)
+            for slot in leaving:
+                self._past_failures += slot.failures
+                self._leaving.remove(slot)
 
     async def withdraw(self) -> None:
         """See ``Pool.withdraw``."""
@@ -228,13 +240,13 @@ class Fleet:
             coming = [slot for slot in self.slots if not slot.given_up]
             if not coming:
                 raise self._dead()
-            await first(slot.ready() for slot in coming)
+            await first([*(slot.ready() for slot in coming), self._arrival.wait()])
 
     async def roster(self) -> list[int]:
         """Return the slots whose engines can take weights together. Dead engines are lost here."""
         slots = list(self.slots)
         alive = await gathered(slot.check(self.config.call_timeout_s) for slot in slots)
-        return [slot.index for slot, lives in zip(slots, alive, strict=True) if lives]
+        return [slot.index for slot, lives in zip(slots, alive, strict=True) if lives and not slot.given_up]
 
     def serving(self) -> list[Slot]:
         """Return the slots with a live engine; raises ``AllEnginesDead`` when there are none."""
@@ -254,16 +266,17 @@ class Fleet:
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Pool.score``."""
         await self.free()
-        for slot in list(self.slots):
-            while await slot.ready():
-                life = slot.life
-                assert life is not None
-                try:
-                    return await limited(life.engine.score(sequences), self.config.call_timeout_s, "scoring")
-                except EngineError as error:
-                    await slot.lose(life, error)
-        self.serving()
-        raise AssertionError("unreachable: a serving slot would have scored")
+        while slots := [slot for slot in self.slots if not slot.given_up]:
+            slot = slots[0]
+            if not await slot.ready():
+                continue
+            life = slot.life
+            assert life is not None
+            try:
+                return await limited(life.engine.score(sequences), self.config.call_timeout_s, "scoring")
+            except EngineError as error:
+                await slot.lose(life, error)
+        raise self._dead()
 
     async def stats(self) -> PoolStats:
         """See ``Pool.stats``."""
@@ -276,8 +289,8 @@ class Fleet:
             except EngineError as error:
                 worker = self.shifts[-1].workers.get(slot.index) if self.shifts else None
                 await (worker.suspect if worker else slot.lose)(life, error)
-        failures = sum(slot.failures for slot in (*self.slots, *self._left))
-        given_up = sum(slot.given_up for slot in self.slots)
+        failures = self._past_failures + sum(slot.failures for slot in (*self.slots, *self._leaving))
+        given_up = self._past_given_up + sum(slot.given_up for slot in self.slots)
         return PoolStats(tuple(found), failures, given_up, self._sleep_s, self._wake_s)
 
     async def sleep(self) -> None:
@@ -301,7 +314,7 @@ class Fleet:
         for shift in self.shifts:
             shift.fail(RuntimeError("the pool was closed"))  # for whoever waits for news in another thread
         await asyncio.gather(*(shift.close(0) for shift in self.shifts), return_exceptions=True)
-        await asyncio.gather(*(slot.close() for slot in self.slots))
+        await asyncio.gather(*(slot.close() for slot in (*self.slots, *self._leaving)))
 
 
 async def gathered(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

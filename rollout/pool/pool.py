@@ -89,9 +89,9 @@ class Pool:
     def leave(self, *indices: int) -> None:
         """Have engines leave: their requests go to the others, with the tokens that they have, and they are closed.
 
-        That is no failure. From any thread, at any time; a publish in progress is waited for, and goes on without those
-        of them that are just being started. Raises ``ValueError`` for a number that is not there, and when no engine
-        would stay.
+        That is no failure. From any thread, at any time. A publish in progress is waited for; it does not wait for
+        those of them that are just being started. Raises ``ValueError`` for a number that is not there, and when no
+        engine would stay.
         """
         self._calls.run(self._fleet.leave(indices))
 

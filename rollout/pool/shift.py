@@ -153,7 +153,7 @@ class Shift:
             return -len(worker.in_flight)
         if len(self.fleet.slots) == 1:
             return self.board.waiting
-        live = sum(slot.life is not None for slot in self.fleet.slots)
+        live = max(1, sum(slot.life is not None for slot in self.fleet.slots))
         most = self.fleet.config.max_concurrency + self.fleet.config.max_concurrency // 8
         return min(-(-self.board.unfinished // live), most) - len(worker.in_flight)
 
@@ -165,9 +165,9 @@ class Shift:
 
     async def _renewed(self, publication: Publication) -> None:
         """Have the engines that live take the weights now, and those that are being started when they are up."""
-        self.fleet.aim(publication)
         workers = list(self.workers.values())
         roster = await self._met(workers) if publication.together else []
+        self.fleet.aim(publication)
         await gathered(self._renew(worker, publication, roster or [worker.slot.index]) for worker in workers)
 
     async def _met(self, workers: list[Worker]) -> list[int]:

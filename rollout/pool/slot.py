@@ -153,6 +153,8 @@ class Slot:
         """Let no engine begin to serve at all: the weights that it was to take cannot be had any more."""
         self.target = None
         self._aimed.clear()
+        if self._preparation is not None and self._preparation.done():
+            self._preparation = None  # nobody waited for it, and how it ended is of no interest any more
 
     async def settled(self) -> None:
         """Wait until nothing is being prepared here. Raises ``ParityError`` when a new engine fails the probe."""
@@ -182,16 +184,18 @@ class Slot:
             if self._attempts:
                 await asyncio.sleep(BACKOFF_S * 2 ** (self._attempts - 1))
             self._attempts += 1
-            life = Life(self._spawn(self.index))
+            life, wanted = Life(self._spawn(self.index)), None
             self.loaded = None
             try:
                 with span(engine_lane(self.index), "start"):
                     await limited(life.engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
-                if self.target is not None:
-                    await self.install(life, self.target)
+                if (wanted := self.target) is not None:
+                    await self.install(life, wanted)
             except CopyGone:
                 self.life = life  # it is well, and takes the weights that come next
-                raise
+                if self._aimed_at(wanted):
+                    raise
+                return
             except (ParityError, asyncio.CancelledError):
                 await self._ended(life.engine)
                 raise
@@ -209,14 +213,22 @@ class Slot:
 
         Those that it was loaded with only another engine has.
         """
+        wanted = self.target
         try:
-            if self.target is None:
+            if wanted is None:
                 raise EngineError("it has weights whose publish was not completed")
-            await self.install(life, self.target)
-        except NOT_THE_ENGINE:
+            await self.install(life, wanted)
+        except CopyGone:
+            if self._aimed_at(wanted):
+                raise
+        except ParityError:
             raise
         except EngineError as error:
             await self.lose(life, error)
+
+    def _aimed_at(self, wanted: Publication | None) -> bool:
+        """Return whether these are still the weights to be served: others are to come when their learner is gone."""
+        return self.target is wanted and self._aimed.is_set()
 
     async def check(self, seconds: float) -> bool:
         """Return whether an engine lives here that could take part in a publish; a dead one is lost."""

@@ -73,8 +73,8 @@ class Worker:
         if late:
             task.cancel()
             await asyncio.wait({task})
-            if self.slot.life is not None and self.in_flight:
-                await self._lose(self.slot.life, EngineError("did not drop its requests in time"))
+            if self._life is not None and self.in_flight:
+                await self._lose(self._life, EngineError("did not drop its requests in time"))
 
     def shed(self) -> None:
         """Recall what is more than this slot's share: the youngest requests, which the engine has hardly begun."""
@@ -140,6 +140,8 @@ class Worker:
                 change = self.board.change
                 if self._failure is not None:
                     raise self._failure
+                if self.slot.life is not life:
+                    raise EngineError("was found dead")
                 self._release(life)
                 await self._abort(life.engine)
                 await self._hand_out(life)

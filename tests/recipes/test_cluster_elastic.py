@@ -45,7 +45,7 @@ def test_an_engine_joins_with_its_node_and_leaves_with_it(cluster: Any, tmp_path
     said("engine 1 joins")
     until(lambda: sampled(run.directory.root), "tokens of engine 1")
     cluster.remove_node(node, allow_graceful=False)
-    said("engine 1 has left: its node is gone")
+    said("engine 1 leaves: its node is gone")
     run.wait_for_checkpoint(process, beyond=run.newest() + 1)
     process.send_signal(signal.SIGTERM)
     assert run.end(process) == 128 + signal.SIGTERM, run.output

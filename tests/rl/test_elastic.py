@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+from concurrent.futures import wait
 
 import pytest
-from fake_engine import Faults
-from pool_kit import PROBE, Fleet, engine, make_groups, pool_of, reference, update
+from fake_engine import FakeEngine, Faults, seeded_script
+from pool_kit import PROBE, Fleet, engine, logprob, make_groups, pool_of, reference, update
 
 from rl.config import RunConfig
 from rl.elastic import Elastic
@@ -30,6 +33,13 @@ class Room:
 
     def spawn(self, index: int) -> Engine:
         return engine()
+
+
+def seen_off(elastic: Elastic) -> None:
+    """Look until those that leave have left."""
+    wait(elastic.leaving)
+    elastic.look()
+    assert not elastic.leaving
 
 
 def test_engines_join_one_by_one_as_there_is_room_and_no_more_than_wanted() -> None:
@@ -62,6 +72,7 @@ def test_an_engine_whose_node_is_gone_leaves_and_its_work_goes_on() -> None:
         room.is_lost = True
         elastic.most = 1
         elastic.look()
+        seen_off(elastic)
         assert pool.members == [0]
         assert room.released
         assert pool.stats().failures == 0, "that is no failure"
@@ -86,11 +97,65 @@ def test_an_engine_that_was_given_up_gives_its_room_back_and_nobody_asks_for_it_
         while pool.given_up != [1]:
             time.sleep(0.001)
         elastic.look()
+        seen_off(elastic)
         assert pool.members == [0, 2]
         elastic.look()
         assert (elastic.most, elastic.wish, pool.members) == (2, None, [0, 2])
         assert [room.released for room in rooms] == [True, False]
-        assert "engine 1 has left: it did not stay alive" in told
+        assert "engine 1 leaves: it did not stay alive" in told
+        assert pool.stats().given_up == 1, "it counts although it has left"
+
+
+def test_nodes_that_are_lost_one_after_the_other_hold_no_publish_up() -> None:
+    """The publish waits for the engines of both, which cannot start; the first to leave waits for the publish."""
+
+    class Stuck(FakeEngine):
+        async def start(self) -> None:
+            await asyncio.sleep(3600)
+
+    class Lost(Room):
+        spawned = 0
+
+        def spawn(self, index: int) -> Engine:
+            self.spawned += 1
+            return engine() if self.spawned == 1 else Stuck(seeded_script(32), logprob)
+
+    rooms = [Lost(), Lost()]
+    with pool_of(Fleet(), count=1) as pool:
+        open_ = iter(rooms)
+        elastic = Elastic(pool, 3, lambda: next(open_), print)
+        elastic.look()
+        elastic.look()
+        pool.wait()
+        elastic.most = 1
+        for slot in pool._fleet.slots[1:]:
+            slot.life.engine._dead = True  # type: ignore[union-attr]
+        publishing = threading.Thread(target=pool.publish, args=(update(1), PROBE, reference(1)))
+        publishing.start()
+        while [room.spawned for room in rooms] != [2, 2]:
+            time.sleep(0.001)
+        for room in rooms:
+            assert publishing.is_alive()
+            room.is_lost = True
+            elastic.look()
+        publishing.join(30)
+        assert not publishing.is_alive()
+        seen_off(elastic)
+        assert [room.released for room in rooms] == [True, True]
+        assert (pool.members, pool.version) == ([0], 1)
+
+
+def test_the_last_engine_that_works_stays_when_the_first_ones_were_given_up() -> None:
+    rooms = [Room(), Room(ready=False)]
+    with pool_of(Fleet(Faults(fail_start=True)), count=1, max_restarts=0) as pool:
+        open_ = iter(rooms)
+        elastic = Elastic(pool, 2, lambda: next(open_), print)
+        elastic.look()
+        pool.wait()
+        assert pool.given_up == [0]
+        rooms[0].is_lost = True
+        elastic.look()
+        assert (pool.members, elastic.leaving) == ([0, 1], {})
 
 
 def test_a_wish_is_taken_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

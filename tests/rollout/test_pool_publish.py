@@ -222,6 +222,40 @@ def test_an_engine_that_starts_while_its_weights_are_gone_says_so_and_takes_the_
     assert [each.version for each in made[1].updates] == [2]
 
 
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_weights_that_go_while_an_engine_takes_them_are_of_no_interest_to_the_next_publish(when: str) -> None:
+    """Their learner has died; nobody waits for that engine when the next learner publishes."""
+    taking, gone = threading.Event(), threading.Event()
+
+    class Late(FakeEngine):
+        async def hold(self, version: int) -> None:
+            if version == 1:
+                taking.set()
+                while not gone.is_set():
+                    await asyncio.sleep(0.001)
+                raise CopyGone("the copy is gone")
+
+    made: list[FakeEngine] = []
+
+    def spawn(_: int) -> FakeEngine:
+        kind = Late if len(made) == 2 else FakeEngine
+        made.append(kind(seeded_script(32), logprob, Faults(die_after=5) if len(made) == 1 else None, 4))
+        return made[-1]
+
+    with pool_of(spawn, count=2) as pool:
+        pool.wait()
+        publish(pool, 1)
+        pool.extend(make_groups(), 1)
+        assert taking.wait(30)
+        pool.withdraw()
+        if when == "before":
+            gone.set()
+        threading.Timer(0.2, gone.set).start()
+        publish(pool, 2)
+        assert (pool.version, pool.stats().failures, len(pool.stats().engines)) == (2, 1, 2)
+    assert len(made) == 3
+
+
 def test_an_engine_that_took_the_weights_before_they_were_withdrawn_lives_on() -> None:
     fleet = Fleet(None, Faults(die_after=5))
     with pool_of(fleet, count=2) as pool:
