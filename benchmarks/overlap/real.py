@@ -98,6 +98,7 @@ def summary(found: Sequence[Row]) -> dict[str, Any]:
             "difference": round(difference, 4),
             "difference_ci95": [round(difference - half, 4), round(difference + half, 4)],
             "ratio": median(ratios),
+            "ratios": [round(one, 3) for one in ratios],
             "seeds": len(mine),
         }
     return {"part": "real", "measure": "summary", "arms": told}

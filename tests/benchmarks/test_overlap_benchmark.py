@@ -170,8 +170,9 @@ def test_goals_have_their_figures_and_are_judged_by_them() -> None:
         simulated_row("S = 1", 0.6, 1.7),
         simulated_row("S = 1", 0.6, 1.95),
         simulated_row("S = 2", 1.2, 1.99),
+        simulated_row("S = 2", 1.2, 2.6) | {"balanced": "at full batch"},
         {"part": "trl", "measure": "summary", "samples_per_s": 2.4, "time_to_target": None},
-        real.summary([figures(0.7, 1000.0, arm="in turn", seed=0), figures(0.72, 1500.0, arm="S = 1", seed=0)]),
+        real.summary([figures(0.7, 1000.0, arm="in turn", seed=0), figures(0.73, 1500.0, arm="S = 1", seed=0)]),
     ]
     verdict = goals.judged(rows)
     met = {name: goal["met"] for name, goal in verdict["goals"].items()}
@@ -184,9 +185,21 @@ def test_goals_have_their_figures_and_are_judged_by_them() -> None:
         "trl_time_to_target": False,
     }
     assert not verdict["met"]
-    assert verdict["goals"]["simulated_s2_long_tail"]["bound_learner"] == 2.0
+    tail = verdict["goals"]["simulated_s2_long_tail"]
+    assert (tail["figure"], tail["bound_learner"], tail["out_of_reach"], len(tail["all"])) == (1.99, 2.0, True, 2)
+    assert verdict["goals"]["real_ratio"]["seeds"] == [1.5]
+    assert verdict["shown"]["idle"]["S = 1"] == {"engines": 0.4, "learner": 0.5}
     assert goals.judged(rows[:2])["met"] is False, "one of the two goals has no row"
-    assert goals.judged([]) == {"goals": {}, "met": False}
+    assert goals.judged([]) == {"goals": {}, "shown": {}, "met": False}
+
+
+def test_accuracy_is_the_same_only_if_the_interval_says_so() -> None:
+    def verdict(accuracy: float) -> Any:
+        pair = [figures(0.7, 1000.0, arm="in turn", seed=0), figures(accuracy, 1500.0, arm="S = 1", seed=0)]
+        return goals.judged([real.summary(pair)])["goals"]["real_same_accuracy"]
+
+    assert verdict(0.7)["met"] is False, "one seed says too little"
+    assert verdict(0.73)["met"] is True
 
 
 def test_unknown_parts_and_arms_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
