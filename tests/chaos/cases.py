@@ -126,6 +126,8 @@ FILES = {
 """A moment before each kind of file is written."""
 
 
+OVERLAPPED = {"chose": "chose#4"}
+"""Moments of the run's own process where it overlaps: it records what an iteration trains on."""
 STREAMED = {"accumulate": "learner.accumulate#4", "train": "learner.close_iteration#4"}
 """What the loop has in the place of training, in which groups stream into the gradient."""
 FAULTS = {
@@ -177,7 +179,7 @@ def of_learner(loop: str) -> Iterator[Case]:
 
 def of_driver(loop: str) -> Iterator[Case]:
     """Yield the cases of the run's own process: another goes on where it was killed."""
-    own = phases(loop) | DRIVER
+    own = phases(loop) | DRIVER | ({} if loop == TURNS else OVERLAPPED)
     for phase, moment in own.items():
         kept = "rounding" if phase == "sample" else "bits"
         yield resumed(f"driver-kill-{phase}", f"driver:kill@{moment}", -SIGKILL, loop=loop, same=kept)
@@ -198,7 +200,7 @@ def of_graders(loop: str) -> Iterator[Case]:
     """Yield the cases of the processes that grade."""
     for victim, moments in GRADER.items():
         for moment in moments:
-            for fault in ("kill", "pause"):
+            for fault in ("kill", "pause", "freeze"):
                 name = f"{victim}-{fault}-{moment.replace('#', '')}"
                 yield lived(name, f"{victim}:{fault}@{moment}", loop=loop)
     yield lived("grader-slow", loop=loop, changes={"reward.function": f"{REWARD}:slow"})
@@ -208,7 +210,7 @@ def of_graders(loop: str) -> Iterator[Case]:
 
 def of_the_world(loop: str) -> Iterator[Case]:
     """Yield the cases of a full disk and of a clock that jumps."""
-    for name, moment in FILES.items():
+    for name, moment in (FILES | ({} if loop == TURNS else OVERLAPPED)).items():
         kept = "rounding" if name == "journal" else "bits"
         yield resumed(f"disk-{name}", f"disk:fill@{moment}", 1, loop=loop, same=kept, disk=True)
     for moment in ("launch#1", "drawn#2", "tokens#3", "evaluate#2"):
@@ -236,6 +238,8 @@ def on_ray() -> Iterator[Case]:
     yield lived("core", *core, loop="vllm", nodes=1)
     both = ("engine:kill@learner.train#3", "learner:kill@learner.train#4")
     yield lived("ray", *both, loop="ahead", nodes=1)
+    two = {"learner.ranks.shard": 2}
+    yield lived("node-kill", "node:kill@tokens#4", loop="ahead", nodes=2, changes=two)
     for loop in ("recomputed", "kept"):
         yield lived("core", "core:kill@engine.update_weights#5", "core:kill@tokens#4", loop=loop, nodes=1)
         yield resumed("driver-kill", "driver:kill@learner.train#3", -SIGKILL, loop=loop, nodes=1)

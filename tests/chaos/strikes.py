@@ -38,6 +38,7 @@ DRIVER = {
     "launch": "recipes.run.launching:starting_model",
     "restore": "rl.state.checkpoint:latest",
     "drawn": "rl.state.journal:Journal.drawn",
+    "chose": "rl.state.journal:Journal.chose",
     "journal": "rl.state.journal:Journal.append",
     "grade": "rl.rewarding:Rewarder.submit",
     "collect": "rl.rewarding:Rewarder.collect",
