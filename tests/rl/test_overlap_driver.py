@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from factories import problem
 from fake_engine import FakeEngine
+from full_disk import Filling
 from stream_kit import SCRIPT
 
 from rewards.score import Score
@@ -29,7 +30,7 @@ from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Sum
 from rl.state.journal import Journal, JournalError
 from rl.stop import Interrupted, Stopper
-from rollout.engine import WeightUpdate
+from rollout.engine import Delta, WeightUpdate
 from rollout.grading import Grading
 from rollout.pool.pool import Pool
 from rollout.progress import Track
@@ -182,6 +183,31 @@ def test_tokens_between_the_last_snapshot_and_a_stop_are_on_the_way_of_the_next_
     done = run(config(), tmp_path, Learner(), FakeEngine(SCRIPT), inspect=rows.append)
     assert done.iteration == 4
     assert done.totals.rollouts == 16
+
+
+def test_tokens_behind_a_batch_that_a_full_disk_has_torn_are_lost_and_that_is_told(tmp_path: Path) -> None:
+    """There is room again when the run ends and the tokens come that were on their way: none of them may be kept."""
+
+    class Torn(Journal):
+        def append(self, deltas: Sequence[Delta]) -> None:
+            if len(kept) == 5 and self._file is not None and not isinstance(self._file, Filling):
+                self._file = Filling(self._file)  # type: ignore[assignment]
+            super().append(deltas)
+            kept.append(deltas)
+
+    class Told(Watch):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    kept, told = list[Sequence[Delta]](), list[str]()
+    folder = tmp_path / "journal"
+    with pytest.raises(OSError, match="No space left"):
+        run(config(), tmp_path, Learner(), FakeEngine(SCRIPT, chunk=1), journal=Torn(folder), watch=Told())
+    assert len(told) == 1
+    assert told[0].startswith("the last tokens are lost, and are sampled again: ")
+    assert "nothing can follow it" in told[0]
+    assert Journal(folder).open(0) == [delta for deltas in kept for delta in deltas]
+    assert run(config(), tmp_path, Learner(), FakeEngine(SCRIPT)).iteration == 4
 
 
 def test_a_learner_that_adds_gradients_up_is_let_finish_before_it_is_saved_for_a_stop(tmp_path: Path) -> None:
