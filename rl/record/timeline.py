@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,8 @@ from rollout.timeline import DRIVER, FILE, GRADER, LEARNER, SAVER, engine_lane
 
 _ENGINE = re.compile(re.escape(engine_lane(0)).replace("0", r"(\d{1,9})"))
 _ORDER = (LEARNER, GRADER, SAVER, DRIVER)
+MOST = 1e12
+"""Largest number of a line, in seconds thirty thousand years: sums and differences of such are finite, too."""
 
 
 class TimelineError(RuntimeError):
@@ -133,8 +134,8 @@ def read_timeline(run_dir: Path) -> list[Process]:
 
 def _number(line: Mapping[str, Any], key: str) -> float:
     value = line[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{key} is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST <= value <= MOST:
+        raise ValueError(f"{key} is no number within {MOST:g}")
     return float(value)
 
 

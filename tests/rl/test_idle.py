@@ -222,8 +222,15 @@ def test_no_timeline_is_no_process(tmp_path: Path) -> None:
         ('{"lane": "a", "what": "x", "start": true, "end": 1}', "start is no number"),
         ('{"lane": "a", "what": "x", "start": 0, "end": 1e999}', "end is no number"),
         ('{"iteration": "0", "at": 1}', "iteration is no number"),
+        ('{"lane": "a", "what": "x", "start": 0, "end": 1' + "0" * 400 + "}", "end is no number"),
+        ('{"lane": "a", "what": "x", "start": -1e308, "end": 1e308}', "start is no number"),
+        ('{"lane": "a", "what": "x", "start": 0, "end": 1, "busy": -1' + "0" * 400 + "}", "busy is no number"),
+        ('{"iteration": 1' + "0" * 400 + ', "at": 1}', "iteration is no number"),
+        ('{"iteration": 0, "at": 1e308}', "at is no number"),
+        ('{"wall": 1e308}', "wall is no number"),
         ('{"lane": "a"}', "'what'"),
         ("{", "not JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
     ],
 )
 def test_a_broken_line_is_named(line: str, why: str, tmp_path: Path) -> None:
