@@ -116,8 +116,8 @@ class Journal:
     def append(self, deltas: Sequence[Delta]) -> None:
         """Record progress; survives a kill of this process (handed to the kernel, not yet on the platter).
 
-        Raises ``OSError``, and ``JournalError`` after a write that failed, until the next ``open``: later tokens must not
-        follow on a batch that is torn or missing.
+        Raises ``OSError``, and ``JournalError`` after a write that failed, until the next ``open``: later tokens must
+        not follow on a batch that is torn or missing.
         """
         if self._torn:
             raise JournalError(f"{self.folder}: a write has failed, and nothing can follow it; start the run again")
