@@ -25,16 +25,16 @@ from rl.objectives.build import build
 from rl.parts import Parts
 from rl.record.log import MetricsLog
 from rl.record.metrics import Row
-from rl.rewarding import Rewarder
+from rl.rewarding import Rewarder, ScoredGroup
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Sum
 from rl.state.journal import Journal, JournalError
 from rl.stop import Interrupted, Stopper
-from rollout.engine import Delta, WeightUpdate
+from rollout.engine import Delta, Request, WeightUpdate
 from rollout.grading import Grading
 from rollout.pool.pool import Pool
 from rollout.progress import Track
-from rollout.types import Group, Problem, Prompt, WeightVersion
+from rollout.types import Group, Problem, Prompt, Rollout, StopReason, WeightVersion
 
 
 class Learner:
@@ -208,6 +208,82 @@ def test_tokens_behind_a_batch_that_a_full_disk_has_torn_are_lost_and_that_is_to
     assert "nothing can follow it" in told[0]
     assert Journal(folder).open(0) == [delta for deltas in kept for delta in deltas]
     assert run(config(), tmp_path, Learner(), FakeEngine(SCRIPT)).iteration == 4
+
+
+@pytest.mark.parametrize("mode", [{"max_staleness": 1}, {"mode": "on_policy"}], ids=["window", "on_policy"])
+def test_a_stop_signal_in_the_midst_of_a_piece_of_news_leaves_no_gap(mode: dict[str, Any], tmp_path: Path) -> None:
+    class Signalled(Journal):
+        def append(self, deltas: Sequence[Delta]) -> None:
+            came.append(deltas)
+            if len(came) == 5:
+                signal.raise_signal(signal.SIGTERM)
+            super().append(deltas)
+
+    came, folder = list[Sequence[Delta]](), tmp_path / "journal"
+    with Stopper() as stopper, pytest.raises(Interrupted):
+        engine = FakeEngine(SCRIPT, chunk=1)
+        run(config(overlap=mode), tmp_path, Learner(), engine, journal=Signalled(folder), stopper=stopper)
+    assert Journal(folder).open(0) == [delta for deltas in came for delta in deltas]
+
+
+def test_what_came_too_late_for_a_rollout_is_passed_over_when_it_is_read_back(tmp_path: Path) -> None:
+    """Its journal may have it: one of the deltas of one poll can finish the rollout of another."""
+    key, other = "000000.0000/0", "000000.0000/1"
+    journal = Journal(tmp_path / "journal")
+    journal.open(0)
+    failed = Delta(key, (5,), (-1.0,), 0, True, error="engine 0 died")
+    journal.append([failed] * 5 + [Delta(key, (6,), (-1.0,), 0), Delta(other, (7,), (-1.0,), 0)])
+    journal.close()
+    kept = dict[str, Rollout]()
+
+    def store(i: int, scored: Sequence[ScoredGroup], *_: Any) -> None:
+        kept.update({rollout.id: rollout for item in scored for rollout in item.group.rollouts})
+
+    assert run(config(), tmp_path, Learner(), FakeEngine(SCRIPT), store=store).iteration == 4
+    assert (kept[key].stop, kept[key].token_ids.tolist()) == (StopReason.ABORTED, [5] * 5)
+    assert (kept[other].length, kept[other].token_ids[0]) == (40, 7)
+
+
+class ByAge(FakeEngine):
+    """Draws of the three oldest groups that are not trained, and of those that the learner waits for: ``staleness``
+    versions old. Under the last version it draws of three groups at a time.
+    """
+
+    def __init__(self, staleness: int, last: int) -> None:
+        super().__init__(SCRIPT, chunk=1)
+        self.staleness, self.last = staleness, last
+        self.seen, self.trained = set[str](), set[str]()
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        self.seen |= {request.key.split("/")[0] for request in requests}
+        await super().submit(requests)
+
+    def _step(self, request: Request, drawn: list[int]) -> None:
+        name, at_last = request.key.split("/")[0], self._draws == self.last
+        there = {key.split("/")[0] for key in self._open} if at_last else self.seen - self.trained
+        due = int(name[:6]) <= self._draws - self.staleness
+        if due or name in sorted(there)[:3]:
+            super()._step(request, drawn)
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_batches_are_three_quarters_at_least_and_the_last_one_is_all_that_is_left(
+    staleness: int, tmp_path: Path
+) -> None:
+    class Training(Learner):
+        def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
+            found.append(len(groups))
+            engine.trained |= {group.id for group in groups}
+            return super().train(groups, advantages, version)
+
+    engine, found = ByAge(staleness, 3), list[int]()
+    rollout = {"groups": 4, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all", "repetition": None}
+    done = run(config(overlap={"max_staleness": staleness}, rollout=rollout), tmp_path, Training(), engine)
+    assert (found[0], min(found), len(found)) == (3, 3, 4)
+    assert len(engine.seen) == sum(found)
+    assert engine.seen == engine.trained, "each once, and none in vain"
+    assert done.unfinished == ()
+    assert (done.totals.rollouts, done.totals.tokens) == (sum(found) * 2, sum(found) * 2 * 40)
 
 
 def test_a_learner_that_adds_gradients_up_is_let_finish_before_it_is_saved_for_a_stop(tmp_path: Path) -> None:
