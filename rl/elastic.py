@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from rollout import timeline
 from rollout.engine import Engine
 from rollout.pool.pool import Pool
 
@@ -63,6 +64,7 @@ class Elastic:
         if leaving:
             self.pool.leave(*leaving)
         for index in leaving:
+            timeline.leave(timeline.engine_lane(index))
             self.joined.pop(index).release()
             self.tell(f"engine {index} has left: " + ("its node is gone" if index in lost else "it did not stay alive"))
         self.most -= sum(index in worn for index in leaving)
@@ -71,6 +73,7 @@ class Elastic:
         if self.wish is not None and self.wish.ready():
             place, self.wish = self.wish, None
             index = self.pool.join(place.spawn)
+            timeline.join(timeline.engine_lane(index))
             self.joined[index] = place
             self.tell(f"engine {index} joins: the cluster has room for it")
 
