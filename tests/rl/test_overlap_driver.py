@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rewards.score import Score
 from rl import on_policy, overlap
 from rl.actors import LearnerDead
 from rl.beside import beside, settle
+from rl.buffer import Buffer
 from rl.config import RunConfig
 from rl.learner.stats import IterationStats
 from rl.objectives.build import build
@@ -35,6 +37,7 @@ from rollout.grading import Grading
 from rollout.pool.pool import Pool
 from rollout.progress import Track
 from rollout.types import Group, Problem, Prompt, Rollout, StopReason, WeightVersion
+from tests.processes import PATIENCE_S
 
 
 class Learner:
@@ -390,3 +393,68 @@ def test_no_more_responses_are_counted_than_are_under_way(mode: dict[str, Any], 
     assert len(stages) == 4
     assert 0 < sum(done for done, _ in stages) <= 16
     assert all(done <= total for done, total in stages), stages
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_engines_rest_while_a_learner_is_slower_than_they_are(
+    staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It trains until nothing is left to be drawn, in every iteration; no more is admitted than the bound allows."""
+
+    class Counted(Buffer):
+        def admit(self, groups: Iterable[Group]) -> None:
+            super().admit(groups)
+            sizes.append(len(self))
+
+    class Slow(Learner):
+        def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
+            end = time.monotonic() + PATIENCE_S
+            while engine._mail.tokens < problems.drawn * 2 * 40:
+                assert time.monotonic() < end
+                time.sleep(0.001)
+            assert not engine._open
+            return super().train(groups, advantages, version)
+
+    sizes, problems, engine = list[int](), Problems(), FakeEngine(SCRIPT)
+    monkeypatch.setattr(overlap, "Buffer", Counted)
+    done = run(config(overlap={"max_staleness": staleness}), tmp_path, Slow(), engine, sampler=problems)
+    assert done.iteration == 4
+    assert max(sizes) == (staleness + 1) * 2
+    assert engine._mail.tokens == done.totals.tokens == done.totals.rollouts * 40
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_an_evaluation_has_the_engines_to_itself_under_the_weights_that_are_due(
+    in_flight: bool, tmp_path: Path
+) -> None:
+    """It is due while responses are on their way, which go on behind the tokens that they have."""
+
+    class Halting(FakeEngine):
+        """Stops at 7 tokens of the two younger groups until an evaluation has been."""
+
+        def __init__(self) -> None:
+            super().__init__(SCRIPT, chunk=1, takes_in_flight=in_flight)
+            self.drawn = Counter[str]()
+
+        def _step(self, request: Request, drawn: list[int]) -> None:
+            if request.key < "000000.0002" or self.drawn[request.key] < 7 or evaluated:
+                self.drawn[request.key] += 1
+                super()._step(request, drawn)
+
+    def evaluate(i: int) -> None:
+        before = engine.drawn.copy()
+        time.sleep(0.05)  # it would draw on meanwhile
+        assert (engine._open, engine.drawn) == ({}, before)
+        evaluated.append((i, engine._version))
+
+    def store(i: int, scored: Sequence[ScoredGroup], *_: Any) -> None:
+        trained.update({rollout.id: rollout for item in scored for rollout in item.group.rollouts})
+
+    engine, evaluated, trained = Halting(), list[tuple[int, WeightVersion]](), dict[str, Rollout]()
+    asked = config(iterations=3, eval={"every": 1})
+    run(asked, tmp_path, Learner(), engine, evaluate=evaluate, store=store)
+    assert evaluated == [(1, 1), (2, 2)]
+    younger = [f"000000.000{g}/{j}" for g in (2, 3) for j in (0, 1)]
+    for key in younger:
+        assert [(segment.version, len(segment)) for segment in trained[key].segments] == [(0, 7), (1, 33)]
+    assert engine.drawn == Counter(dict.fromkeys(trained, 40)), "none twice"
