@@ -159,7 +159,7 @@ def _use(parts: Sequence[Window], lane: str) -> Use:
 
 def _gaps(part: Window, lane: str) -> list[tuple[float, float]]:
     """Return starts and ends of the times in which a lane was there and did nothing."""
-    found = []
+    found: list[tuple[float, float]] = []
     now, end = part.of(lane)
     for piece in part.lanes[lane]:
         if now >= end:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,133 +13,19 @@ import pytest
 from factories import problem
 from fake_engine import FakeEngine
 from full_disk import Filling
+from overlap_kit import Learner, Problems, Watch, config, run
 from stream_kit import SCRIPT
 
-from rewards.score import Score
-from rl import on_policy, overlap
 from rl.actors import LearnerDead
 from rl.beside import beside, settle
-from rl.buffer import Buffer
-from rl.config import RunConfig
 from rl.learner.stats import IterationStats
-from rl.objectives.build import build
-from rl.parts import Parts
-from rl.record.log import MetricsLog
 from rl.record.metrics import Row
-from rl.rewarding import Rewarder, ScoredGroup
+from rl.rewarding import ScoredGroup
 from rl.state import checkpoint
-from rl.state.checkpoint import RunState, Sum
 from rl.state.journal import Journal, JournalError
 from rl.stop import Interrupted, Stopper
-from rollout.engine import Delta, Request, WeightUpdate
-from rollout.grading import Grading
-from rollout.pool.pool import Pool
-from rollout.progress import Track
-from rollout.types import Group, Problem, Prompt, Rollout, StopReason, WeightVersion
-from tests.processes import PATIENCE_S
-
-
-class Learner:
-    """Learns nothing. ``notes``: its calls, each as it begins and as it ends."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def publish(self, version: WeightVersion) -> WeightUpdate:
-        return WeightUpdate(version, "local", {"size": 0})
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [[-1.0] * (len(sequence) - 1) for sequence in sequences]
-
-    def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
-        self.notes.append("train")
-        return IterationStats({"tokens/trained": 0})
-
-    def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
-        self.notes.append("accumulate")
-
-    def close_iteration(self, version: WeightVersion) -> IterationStats:
-        return IterationStats({"tokens/trained": 0})
-
-    def save(self, folder: Path) -> None:
-        self.notes.append("save")
-
-    def saving(self) -> bool:
-        return False
-
-    def saved(self) -> Mapping[str, Sum]:
-        return {}
-
-
-class Problems:
-    overlong = ()
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def draw(self, n: int) -> list[Problem]:
-        self.drawn += n
-        return [problem(index) for index in range(self.drawn - n, self.drawn)]
-
-    def update(self, success: dict[str, float]) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-
-class Watch(Track):
-    def warn(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def iteration(self, row: Row) -> None:
-        pass
-
-
-def config(**changes: Any) -> RunConfig:
-    base = {
-        "iterations": 4,
-        "engine": {"kind": "hf", "max_model_len": 512},
-        "rollout": {"groups": 2, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all", "repetition": None},
-        "learner": {"updates": 1},
-        "overlap": {"max_staleness": 1},
-        "checkpoint": {"every": 1},
-        "eval": {"every": 0},
-    }
-    return RunConfig.model_validate({**base, **changes})
-
-
-def run(config: RunConfig, folder: Path, learner: Learner, engine: FakeEngine, **parts: Any) -> RunState:
-    with (
-        Pool(lambda _: engine, config.engine, config.rollout) as pool,
-        Grading.by(lambda _, text: Score.right() if len(text) % 2 else Score.wrong("even")) as grading,
-    ):
-        base = {
-            "policy": learner,
-            "pool": pool,
-            "sampler": Problems(),
-            "rewarder": Rewarder(config.reward, lambda _, turn: "x" * len(turn), grading),
-            "objective": build(config.learner.objective, config.rollout.max_tokens),
-            "render": lambda asked: Prompt((1, 2)),
-            "episodes": None,
-            "probe": lambda: [[1, 2, 3]],
-            "evaluate": lambda _: None,
-            "journal": Journal(folder / "journal"),
-            "log": MetricsLog(folder),
-            "store": lambda *_: None,
-            "inspect": lambda _: None,
-            "watch": Watch(),
-            "stopper": Stopper(),
-            "checkpoints": folder / "checkpoints",
-        }
-        state = checkpoint.latest(folder / "checkpoints", print)
-        made = Parts(**{**base, **parts})
-        loop = on_policy if config.overlap is not None and config.overlap.mode == "on_policy" else overlap
-        try:
-            return loop.train(config, RunState(0) if state is None else state[0], made)
-        finally:
-            made.journal.close()
-            made.log.close()
+from rollout.engine import Delta
+from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
 def journalled(folder: Path, iteration: int) -> Counter[str]:
@@ -247,48 +132,6 @@ def test_what_came_too_late_for_a_rollout_is_passed_over_when_it_is_read_back(tm
     assert (kept[other].length, kept[other].token_ids[0]) == (40, 7)
 
 
-class ByAge(FakeEngine):
-    """Draws of the three oldest groups that are not trained, and of those that the learner waits for: ``staleness``
-    versions old. Under the last version it draws of three groups at a time.
-    """
-
-    def __init__(self, staleness: int, last: int) -> None:
-        super().__init__(SCRIPT, chunk=1)
-        self.staleness, self.last = staleness, last
-        self.seen, self.trained = set[str](), set[str]()
-
-    async def submit(self, requests: Sequence[Request]) -> None:
-        self.seen |= {request.key.split("/")[0] for request in requests}
-        await super().submit(requests)
-
-    def _step(self, request: Request, drawn: list[int]) -> None:
-        name, at_last = request.key.split("/")[0], self._draws == self.last
-        there = {key.split("/")[0] for key in self._open} if at_last else self.seen - self.trained
-        due = int(name[:6]) <= self._draws - self.staleness
-        if due or name in sorted(there)[:3]:
-            super()._step(request, drawn)
-
-
-@pytest.mark.parametrize("staleness", [1, 2])
-def test_batches_are_three_quarters_at_least_and_the_last_one_is_all_that_is_left(
-    staleness: int, tmp_path: Path
-) -> None:
-    class Training(Learner):
-        def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
-            found.append(len(groups))
-            engine.trained |= {group.id for group in groups}
-            return super().train(groups, advantages, version)
-
-    engine, found = ByAge(staleness, 3), list[int]()
-    rollout = {"groups": 4, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all", "repetition": None}
-    done = run(config(overlap={"max_staleness": staleness}, rollout=rollout), tmp_path, Training(), engine)
-    assert (found[0], min(found), len(found)) == (3, 3, 4)
-    assert len(engine.seen) == sum(found)
-    assert engine.seen == engine.trained, "each once, and none in vain"
-    assert done.unfinished == ()
-    assert (done.totals.rollouts, done.totals.tokens) == (sum(found) * 2, sum(found) * 2 * 40)
-
-
 def test_a_learner_that_adds_gradients_up_is_let_finish_before_it_is_saved_for_a_stop(tmp_path: Path) -> None:
     class Busy(Learner):
         def __init__(self) -> None:
@@ -393,68 +236,3 @@ def test_no_more_responses_are_counted_than_are_under_way(mode: dict[str, Any], 
     assert len(stages) == 4
     assert 0 < sum(done for done, _ in stages) <= 16
     assert all(done <= total for done, total in stages), stages
-
-
-@pytest.mark.parametrize("staleness", [1, 2])
-def test_engines_rest_while_a_learner_is_slower_than_they_are(
-    staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It trains until nothing is left to be drawn, in every iteration; no more is admitted than the bound allows."""
-
-    class Counted(Buffer):
-        def admit(self, groups: Iterable[Group]) -> None:
-            super().admit(groups)
-            sizes.append(len(self))
-
-    class Slow(Learner):
-        def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
-            end = time.monotonic() + PATIENCE_S
-            while engine._mail.tokens < problems.drawn * 2 * 40:
-                assert time.monotonic() < end
-                time.sleep(0.001)
-            assert not engine._open
-            return super().train(groups, advantages, version)
-
-    sizes, problems, engine = list[int](), Problems(), FakeEngine(SCRIPT)
-    monkeypatch.setattr(overlap, "Buffer", Counted)
-    done = run(config(overlap={"max_staleness": staleness}), tmp_path, Slow(), engine, sampler=problems)
-    assert done.iteration == 4
-    assert max(sizes) == (staleness + 1) * 2
-    assert engine._mail.tokens == done.totals.tokens == done.totals.rollouts * 40
-
-
-@pytest.mark.parametrize("in_flight", [False, True])
-def test_an_evaluation_has_the_engines_to_itself_under_the_weights_that_are_due(
-    in_flight: bool, tmp_path: Path
-) -> None:
-    """It is due while responses are on their way, which go on behind the tokens that they have."""
-
-    class Halting(FakeEngine):
-        """Stops at 7 tokens of the two younger groups until an evaluation has been."""
-
-        def __init__(self) -> None:
-            super().__init__(SCRIPT, chunk=1, takes_in_flight=in_flight)
-            self.drawn = Counter[str]()
-
-        def _step(self, request: Request, drawn: list[int]) -> None:
-            if request.key < "000000.0002" or self.drawn[request.key] < 7 or evaluated:
-                self.drawn[request.key] += 1
-                super()._step(request, drawn)
-
-    def evaluate(i: int) -> None:
-        before = engine.drawn.copy()
-        time.sleep(0.05)  # it would draw on meanwhile
-        assert (engine._open, engine.drawn) == ({}, before)
-        evaluated.append((i, engine._version))
-
-    def store(i: int, scored: Sequence[ScoredGroup], *_: Any) -> None:
-        trained.update({rollout.id: rollout for item in scored for rollout in item.group.rollouts})
-
-    engine, evaluated, trained = Halting(), list[tuple[int, WeightVersion]](), dict[str, Rollout]()
-    asked = config(iterations=3, eval={"every": 1})
-    run(asked, tmp_path, Learner(), engine, evaluate=evaluate, store=store)
-    assert evaluated == [(1, 1), (2, 2)]
-    younger = [f"000000.000{g}/{j}" for g in (2, 3) for j in (0, 1)]
-    for key in younger:
-        assert [(segment.version, len(segment)) for segment in trained[key].segments] == [(0, 7), (1, 33)]
-    assert engine.drawn == Counter(dict.fromkeys(trained, 40)), "none twice"
