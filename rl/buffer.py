@@ -189,13 +189,16 @@ class Buffer:
         """Rollouts that an engine or the environment has."""
         return sum(draft.under_way for draft in self._drafts.values())
 
-    def batch(self, version: WeightVersion, staleness: int, size: int, grading: Collection[str]) -> list[str] | None:
+    def batch(
+        self, version: WeightVersion, staleness: int, size: int, grading: Collection[str], enough: float = ENOUGH
+    ) -> list[str] | None:
         """Return the ids of the groups that ``version`` trains on, or ``None`` while it must wait for more.
 
         A rollout is due when its stretch began ``staleness`` versions ago or earlier: nothing is trained while it is
         within it, or is ``grading``. Otherwise the oldest ``size`` finished groups are a batch, or as many as there are
-        if it is ``ENOUGH`` of them, or nothing can move any more. All groups with tokens that old are among them, if it
-        takes more than ``size``.
+        if they are the share ``enough`` of that, or nothing can move any more. All groups with tokens that old are
+        among them, if it takes more than ``size``: no group is trained whose oldest token is more than ``staleness``
+        versions old, unless one of its responses was longer than a stretch.
         """
         limit = version - staleness
         if any(draft.due(limit) for draft in self._drafts.values()):
@@ -204,7 +207,7 @@ class Buffer:
         due = {group.id for group in finished if oldest(group) <= limit}
         ready = [group.id for group in finished if group.id not in grading]
         moving = self.under_way or len(ready) < len(finished)
-        if due.intersection(grading) or (len(ready) < math.ceil(ENOUGH * size) and moving):
+        if due.intersection(grading) or (len(ready) < math.ceil(enough * size) and moving):
             return None
         return ready[:size] + [name for name in ready[size:] if name in due]
 

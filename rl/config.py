@@ -219,9 +219,9 @@ class OverlapConfig(Config):
     """``window``: engines sample on while the learner trains, and take its weights in flight. ``on_policy``: every
     token is drawn under the weights that are trained; finished groups enter the gradient while others are drawn."""
     max_staleness: int = Field(1, ge=0)
-    """S: versions that a rollout's oldest token may lie behind the weights that train on it, as long as
-    ``rollout.segment_tokens`` lets the rollout go on. (S + 1) x ``rollout.groups`` groups are on their way. 0: in turn,
-    as without overlap. Mode ``window`` only."""
+    """S: versions that a group's oldest token may lie behind the weights that train on it, unless one of its responses
+    is longer than ``rollout.segment_tokens``. (S + 1) x ``rollout.groups`` groups are on their way. 0: in turn, as
+    without overlap. Mode ``window`` only."""
 
 
 class RayConfig(Config):

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rl.beside import beside
+from rollout import timeline
 from rollout.engine import Engine
 from rollout.pool.pool import Pool
 
@@ -63,7 +64,8 @@ class Elastic:
         Never waits for an engine: others may be lost meanwhile.
         """
         for left in [left for left in self.leaving if left.done()]:
-            for place in self.leaving.pop(left).values():
+            for index, place in self.leaving.pop(left).items():
+                timeline.leave(timeline.engine_lane(index))
                 place.release()
             left.result()
         members = set(self.pool.members).difference(*self.leaving.values())
@@ -83,6 +85,7 @@ class Elastic:
             self.wish = self.ask()
         if self.wish is not None and self.wish.ready():
             index = self.pool.join(self.wish.spawn)
+            timeline.join(timeline.engine_lane(index))
             self.joined[index], self.wish = self.wish, None
             self.tell(f"engine {index} joins: the cluster has room for it")
 

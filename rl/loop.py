@@ -75,7 +75,8 @@ def sample(groups: list[Group], i: int, config: RunConfig, parts: Parts) -> tupl
     parts.watch.stage("generate", sum(not rollout.finished for group in groups for rollout in group.rollouts))
 
     def progress(deltas: list[Delta]) -> None:
-        parts.journal.append(deltas)
+        with parts.stopper.sheltered():  # later tokens are kept at the end, and must not follow on a gap
+            parts.journal.append(deltas)
         for error in dict.fromkeys(delta.error for delta in deltas if delta.error):
             parts.watch.warn(f"{sum(delta.error == error for delta in deltas)} rollouts cut short: {error}")
         through = sum(delta.done and not delta.error for delta in deltas)

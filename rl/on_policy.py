@@ -30,8 +30,9 @@ class Streamed(Overlapped):
         parts = self.parts
         fed: list[ScoredGroup] = []
         parts.watch.stage("generate", self.buffer.under_way)
-        with timer("generate"), parts.stopper.interruptible():
+        with timer("generate"):
             while self.buffer.under_way or self.buffer.finished:
+                self.heed()
                 if names := self._graded():
                     fed += self._accumulate(i, names)
                 else:

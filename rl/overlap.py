@@ -6,9 +6,10 @@
 
 Iterations are those of ``rl.loop``: iteration i trains on groups by the weights i. What differs is that the engines do
 not stop. (S + 1) x ``rollout.groups`` groups are admitted and not trained at any time, S = ``overlap.max_staleness``;
-``rl.buffer`` says when a batch is complete, so that no rollout's oldest token is more than S versions old when it is
-trained, unless it is longer than ``rollout.segment_tokens``. With S = 0 nothing is admitted that
-could be sampled during training, and the run is that of ``rl.loop``, bit for bit.
+``rl.buffer`` says when a batch is complete, so that no group's oldest token is more than S versions old when it is
+trained, unless one of its responses is longer than ``rollout.segment_tokens``. The last iteration trains all that is
+left. With S = 0 nothing is admitted that could be sampled during training, and the run is that of ``rl.loop``, bit for
+bit.
 
 ``journal/<i>`` has what came in between two snapshots, in its order, and beside it which problems were drawn and which
 groups trained. A run that was killed goes through the same iterations again, on the same batches.
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from rl.beside import beside, settle
-from rl.buffer import Buffer, Rules
+from rl.buffer import ENOUGH, Buffer, Rules
 from rl.config import RunConfig
 from rl.iteration import (
     Trained,
@@ -144,7 +145,7 @@ class Overlapped:
     def _train(self, i: int, timer: Timer) -> Learnt:
         """Wait for a batch, and train on it while the next ones are sampled and its rollouts are stored."""
         parts = self.parts
-        with timer("generate"), parts.stopper.interruptible():
+        with timer("generate"):
             batch = self._batch(i)
         scored = score(i, parts, timer, batch)
         self.buffer.remove(batch)
@@ -176,8 +177,7 @@ class Overlapped:
         with timer("publish"):
             update = self._learner("publish", policy.publish, i)
             reference = self._learner("score", policy.score, probe)
-            with self.parts.stopper.interruptible():
-                published = self._until(beside("publish", self.stream.publish, update, probe, reference))
+            published = self._until(beside("publish", self.stream.publish, update, probe, reference), stops=True)
         self.version = i
         return published
 
@@ -185,9 +185,10 @@ class Overlapped:
         """Evaluate the weights that were just published, if that is due: the engines do nothing else meanwhile."""
         if not evaluation_due(self.config, i):
             return None
-        with timer("eval"), self.parts.stopper.interruptible(), self.stream.held():
+        with timer("eval"), self.stream.held():
             self.take(self.stream.news(0.0))
-            return self.parts.evaluate(i)
+            with self.parts.stopper.interruptible():
+                return self.parts.evaluate(i)
 
     def _admit(self, i: int, known: Sequence[Delta]) -> int:
         """Fill the buffer up, take in what the journal has, and ask for what is missing of every rollout; return the
@@ -198,8 +199,7 @@ class Overlapped:
         count = admitted(self.config, i) - len(buffer) if drawn is None else len(drawn)
         buffer.admit(admit(count, i, self.config, self.parts))
         before = self.tokens
-        self._count(known)
-        finished = buffer.receive(known)
+        finished = self._feed(known)
         dropped, aborted = buffer.expire(i)
         self.stream.drop(dropped)
         self._grade(finished + aborted)
@@ -209,11 +209,14 @@ class Overlapped:
 
     def _batch(self, i: int) -> Sequence[str]:
         """Return the ids of the groups that are trained on, once they are there."""
-        journal, size = self.parts.journal, self.config.rollout.groups
+        journal, size, share = self.parts.journal, self.config.rollout.groups, ENOUGH
+        if i + 1 == self.config.iterations:  # there is no later one for what is left
+            size, share = len(self.buffer), 1.0
         if (recorded := journal.batch(i)) is not None:
             return self._complete(i, recorded)
         self.parts.watch.stage("generate", self.buffer.under_way)
-        while (batch := self.buffer.batch(i, self.staleness, size, self.parts.rewarder.waiting)) is None:
+        while (batch := self.buffer.batch(i, self.staleness, size, self.parts.rewarder.waiting, share)) is None:
+            self.heed()
             self.take(self.stream.news(LOOK_S), self.parts.watch.advance)
         journal.chose(i, batch)
         return batch
@@ -230,22 +233,31 @@ class Overlapped:
     def _learner(self, name: str, call: Callable[..., T], *arguments: Any, advance: Advance = untold) -> T:
         """Have the learner do something, take in what comes meanwhile, and return the learner's result.
 
-        What cuts it short waits for the learner, since somebody else may use it next (a checkpoint, for a stop signal);
-        but a second signal, ``KeyboardInterrupt``, does not.
+        What cuts it short waits for the learner, since somebody else may use it next; but a second signal,
+        ``KeyboardInterrupt``, does not.
         """
         done: Future[T] = Future()
         try:
             return self._until(beside(name, call, *arguments, done=done), advance)
-        except (Exception, Interrupted):
+        except Exception:
             settle(done)
             raise
 
-    def _until(self, call: Future[T], advance: Advance = untold) -> T:
-        """Take what comes in until ``call`` is done, and return its result."""
+    def _until(self, call: Future[T], advance: Advance = untold, stops: bool = False) -> T:
+        """Take what comes in until ``call`` is done, and return its result; ``stops``: see ``heed``."""
         call.add_done_callback(lambda _: self.stream.wake())
         while not call.done():
+            if stops:
+                self.heed()
             self.take(self.stream.news(LOOK_S), advance)
         return call.result()
+
+    def heed(self) -> None:
+        """Raises ``Interrupted`` on a stop signal: between two pieces of news, not in the midst of one, whose tokens
+        would be lost, or half taken in, and those behind them kept.
+        """
+        if self.parts.stopper.requested:
+            raise Interrupted("stop requested")
 
     def take(self, news: Iterable[News], advance: Advance = untold) -> None:
         """Take news in; rollouts that have come to rest with budget left go on at once."""
@@ -263,8 +275,7 @@ class Overlapped:
         """Take tokens in: into the journal first, then into the buffer."""
         known = [delta for delta in deltas if self.buffer.wants(delta)]
         self.parts.journal.append(known)
-        self._count(known)
-        finished = self.buffer.receive(known)
+        finished = self._feed(known)
         for error in dict.fromkeys(delta.error for delta in known if delta.error):
             self.parts.watch.warn(f"{sum(delta.error == error for delta in known)} rollouts cut short: {error}")
         if given_up := [delta.key for delta in known if delta.error and not self.buffer.wants(delta)]:
@@ -273,8 +284,12 @@ class Overlapped:
         ended = sum(delta.done and not self.buffer.wants(delta) for delta in known)
         advance(ended, sum(len(delta.token_ids) for delta in known))
 
-    def _count(self, deltas: Sequence[Delta]) -> None:
+    def _feed(self, deltas: Sequence[Delta]) -> list[Group]:
+        """Take in what is in the journal; return the groups that are finished by it. A rollout that one of the deltas
+        finishes may have more of them, which came too late: a journal that is read back has these, too.
+        """
         self.tokens += sum(len(delta.token_ids) for delta in deltas if delta.by is Author.POLICY)
+        return self.buffer.receive(delta for delta in deltas if self.buffer.wants(delta))
 
     def _grade(self, groups: Sequence[Group]) -> None:
         for group in groups:
@@ -282,8 +297,10 @@ class Overlapped:
 
     def end(self, error: BaseException | None) -> None:
         """Keep the tokens that were on their way when sampling ended. ``error``: why the run ends, which comes first if
-        they cannot be kept.
+        they cannot be kept. ``KeyboardInterrupt`` may have come in the midst of a piece, and nothing may follow that.
         """
+        if isinstance(error, KeyboardInterrupt):
+            return
         try:
             for item in self.stream.rest():
                 if not isinstance(item, Completion):

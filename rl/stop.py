@@ -65,3 +65,12 @@ class Stopper:
             raise
         finally:
             self._waiting = False
+
+    @contextmanager
+    def sheltered(self) -> Iterator[None]:
+        """In this block, within an interruptible one, a stop signal raises ``Interrupted`` at the end of the block."""
+        waiting, self._waiting = self._waiting, False
+        yield
+        self._waiting = waiting
+        if waiting and self.requested:
+            raise Interrupted("stop requested")

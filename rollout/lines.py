@@ -62,7 +62,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BrokenLine(number, error) from error
             yield number, value
 

@@ -5,11 +5,13 @@ and whether anyone records it is decided once, by ``recording``. Without that a 
 
 The file has one JSON object a line. ``wall`` opens the spans of one process: their times are seconds from then on, of a
 clock that never jumps; ``wall`` itself counts from 1970. ``busy`` is there where short gaps were joined: the seconds at
-work between ``start`` and ``end``. The line of an iteration says when it was done.
+work between ``start`` and ``end``. The line of an iteration says when it was done. A lane is there from start to end,
+unless it says when it ``joined`` or ``left``.
 
     {"wall": 1764447079.1}
     {"lane": "engine 0", "what": "sample", "start": 1.5, "end": 4.25, "busy": 2.5}
     {"iteration": 0, "at": 5.0}
+    {"lane": "engine 1", "joined": 5.5}
 
 A killed process loses, of what it did since the end of an iteration, spans that had not ended, and the last second (or
 thousandth of the time so far) of work in short pieces. On one lane spans may overlap: what began last is what it did
@@ -99,6 +101,9 @@ class _Lane:
     until: float = 0.0
     """Up to when its work is counted in ``busy``."""
     busy: float = 0.0
+    joined: float = 0.0
+    """Since when it is there, in seconds from the start of the recording."""
+    left: bool = False
 
     def enter(self, now: float) -> None:
         """One kind of work more."""
@@ -187,20 +192,36 @@ class Timeline:
             self._lane(lane).count_past(start, end)
             self._write(self._activity(lane, what).note(start, end, _gap(now)))
 
+    def join(self, lane: str) -> None:
+        """Note that a lane is there from now on."""
+        with self._lock:
+            now = self._now()
+            self._lane(lane).joined = now
+            self._write([{"lane": lane, "joined": round(now, 6)}])
+
+    def leave(self, lane: str) -> None:
+        """Note that a lane is not there any more."""
+        with self._lock:
+            self._lane(lane).left = True
+            self._write([{"lane": lane, "left": round(self._now(), 6)}])
+
     def lap(self, iteration: int | None = None) -> dict[str, float]:
-        """Return each lane's idle share, in [0, 1], since the lap before (the first: since the recording began).
+        """Return each lane's idle share, in [0, 1], since the lap before (the first: since the recording began), of the
+        lanes that were there all the time.
 
         Marks the end of ``iteration``, if one is given; all that was done by then is in the file.
         """
         with self._lock:
             now = self._now()
-            seconds, self._lap = now - self._lap, now
+            before, self._lap = self._lap, now
             busy = {name: lane.lap(now) for name, lane in self._lanes.items()}
+            whole = [name for name, lane in self._lanes.items() if lane.joined <= before and not lane.left]
             if iteration is not None:
                 self._flush(now)
                 self._write([{"iteration": iteration, "at": round(now, 6)}])
         self._tell()
-        return {name: min(1.0, max(0.0, 1.0 - of / seconds)) for name, of in busy.items()} if seconds > 0 else {}
+        seconds = now - before
+        return {name: min(1.0, max(0.0, 1.0 - busy[name] / seconds)) for name in whole} if seconds > 0 else {}
 
     def close(self) -> None:
         """Write what is noted, also of spans that are still open, and close the file. Idempotent."""
@@ -273,6 +294,18 @@ def add(lane: str, what: str, start_s: float, end_s: float) -> None:
     """Note a span that has ended; ``time.monotonic`` seconds."""
     if _current is not None:
         _current.add(lane, what, start_s, end_s)
+
+
+def join(lane: str) -> None:
+    """See ``Timeline.join``."""
+    if _current is not None:
+        _current.join(lane)
+
+
+def leave(lane: str) -> None:
+    """See ``Timeline.leave``."""
+    if _current is not None:
+        _current.leave(lane)
 
 
 def lap(iteration: int | None = None) -> dict[str, float]:

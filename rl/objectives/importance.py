@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EffectiveShare:
-    """Effective sample size over sample size, (sum w)^2 / (n sum w^2): 1 for equal weights."""
+    """Effective sample size over sample size, (sum w)^2 / (n sum w^2): 1 for equal weights, 0 where all are 0."""
 
     total: float
     squares: float
@@ -26,6 +26,7 @@ class EffectiveShare:
     @classmethod
     def of(cls, weights: torch.Tensor) -> Self:
         """Compute it from ``weights`` of any shape; their scale does not matter."""
+        weights = weights.double()  # of long responses they are so small that their squares are 0 in single precision
         return cls(weights.sum().item(), weights.square().sum().item(), weights.numel())
 
     def __add__(self, other: Self, /) -> Self:
@@ -35,7 +36,9 @@ class EffectiveShare:
     @property
     def value(self) -> float | None:
         """See ``Tally``."""
-        return self.total**2 / (self.count * self.squares) if self.count else None
+        if not self.count:
+            return None
+        return self.total**2 / (self.count * self.squares) if self.squares else 0.0
 
 
 def importance_weights(

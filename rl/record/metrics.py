@@ -194,8 +194,8 @@ METRICS = {
     "time/total": Metric("s", "Sum of the phases."),
     "idle/engines": Metric(
         "share",
-        "Part of the wall time since the row before in which an engine had nothing to do, mean over the engines "
-        "(`docs/timeline.md`).",
+        "Part of the wall time since the row before in which an engine had nothing to do, mean over the engines that "
+        "were there all the time (`docs/timeline.md`).",
     ),
     "idle/learner": Metric("share", "Part of it in which the learner had nothing to do."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),

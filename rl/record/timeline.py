@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from rollout.timeline import DRIVER, FILE, GRADER, LEARNER, SAVER, engine_lane
 
 _ENGINE = re.compile(re.escape(engine_lane(0)).replace("0", r"(\d{1,9})"))
 _ORDER = (LEARNER, GRADER, SAVER, DRIVER)
+MOST = 1e12
+"""Largest number of a line, in seconds thirty thousand years: sums and differences of such are finite, too."""
 
 
 class TimelineError(RuntimeError):
@@ -52,6 +53,10 @@ class Process:
     """In the order in which they ended; pieces of one span are put together."""
     done: Sequence[tuple[int, float]] = ()
     """Iterations and when each was done. One that was lost with its process is there again in a later one."""
+    joined: Mapping[str, float] = field(default_factory=dict)
+    """When lanes joined that were not there from the start."""
+    left: Mapping[str, float] = field(default_factory=dict)
+    """When lanes left that were not there to the end."""
 
     @property
     def end(self) -> float:
@@ -108,16 +113,22 @@ def read_timeline(run_dir: Path) -> list[Process]:
     found: list[Process] = []
     spans: list[Span] = []
     done: list[tuple[int, float]] = []
+    joined: dict[str, float] = {}
+    left: dict[str, float] = {}
     try:
         for number, line in read_lines(path):
             try:
                 if isinstance(line, dict) and "wall" in line:
-                    spans, done = [], []
-                    found.append(Process(_number(line, "wall"), spans, done))
+                    spans, done, joined, left = [], [], {}, {}
+                    found.append(Process(_number(line, "wall"), spans, done, joined, left))
                 elif not found:
                     raise ValueError("no process has begun")
                 elif isinstance(line, dict) and "iteration" in line:
                     done.append((int(_number(line, "iteration")), _number(line, "at")))
+                elif isinstance(line, dict) and "joined" in line:
+                    joined[_text(line, "lane")] = _number(line, "joined")
+                elif isinstance(line, dict) and "left" in line:
+                    left[_text(line, "lane")] = _number(line, "left")
                 else:
                     spans.append(_span(line))
             except (ValueError, TypeError, KeyError) as error:
@@ -133,15 +144,20 @@ def read_timeline(run_dir: Path) -> list[Process]:
 
 def _number(line: Mapping[str, Any], key: str) -> float:
     value = line[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{key} is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST <= value <= MOST:
+        raise ValueError(f"{key} is no number within {MOST:g}")
     return float(value)
 
 
+def _text(line: Mapping[str, Any], key: str) -> str:
+    value = line[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is no text")
+    return value
+
+
 def _span(line: Mapping[str, Any]) -> Span:
-    lane, what, start, end = line["lane"], line["what"], _number(line, "start"), _number(line, "end")
-    if not isinstance(lane, str) or not isinstance(what, str):
-        raise ValueError("lane and what are no texts")
+    lane, what, start, end = _text(line, "lane"), _text(line, "what"), _number(line, "start"), _number(line, "end")
     if end < start:
         raise ValueError("it ends before it starts")
     busy = _number(line, "busy") if "busy" in line else end - start

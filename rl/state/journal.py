@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +46,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_older(folder)
         self._file: IO[bytes] | None = None
+        self._torn = False
+        """Whether the last write failed: nothing may follow what it has left."""
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"{iteration:06d}.arrow"
@@ -52,15 +55,19 @@ class Journal:
     def open(self, iteration: int) -> list[Delta]:
         """Return what an earlier process recorded of this iteration, in order, and append behind it.
 
-        A last batch torn by a crash is cut off: its tokens never reached the training data.
+        A last batch torn by a crash is cut off: its tokens never reached the training data. That there is a file says
+        that those of the iterations before are whole, also after a loss of power.
         """
-        self.close()
         path = self._path(iteration)
+        if not path.exists():
+            self._sync()
+        self.close()
         deltas, whole = read_stream(path.read_bytes()) if path.exists() else ([], 0)
-        self._file = path.open("ab", buffering=0)
-        os.truncate(path, whole)
-        if not whole:
-            self._file.write(DELTAS.serialize())
+        self._file, self._torn = path.open("ab", buffering=0), False
+        with self._whole():
+            os.truncate(path, whole)
+            if not whole:
+                self._write(DELTAS.serialize())
         return deltas
 
     def drawn(self, iteration: int, problems: Sequence[str]) -> None:
@@ -85,7 +92,8 @@ class Journal:
         return _read(self.folder / f"{iteration:06d}.problems.json")
 
     def chose(self, iteration: int, groups: Sequence[str]) -> None:
-        """Record the ids of the groups that an overlapped iteration trains on."""
+        """Record the ids of the groups that an overlapped iteration trains on, when their tokens are on the platter."""
+        self._sync()
         replace_file(self.folder / f"{iteration:06d}.batch.json", json.dumps([*groups]).encode())
 
     def batch(self, iteration: int) -> list[str] | None:
@@ -106,13 +114,39 @@ class Journal:
         return following
 
     def append(self, deltas: Sequence[Delta]) -> None:
-        """Record progress; survives a kill of this process (handed to the kernel, not yet on the platter)."""
+        """Record progress; survives a kill of this process (handed to the kernel, not yet on the platter).
+
+        Raises ``OSError``, and ``JournalError`` after a write that failed, until the next ``open``: later tokens must
+        not follow on a batch that is torn or missing.
+        """
+        if self._torn:
+            raise JournalError(f"{self.folder}: a write has failed, and nothing can follow it; start the run again")
         if self._file is None:
             raise RuntimeError("journal: open(iteration) comes first")
         if deltas:
-            data = memoryview(deltas_to_batch(deltas).serialize())
-            while data:  # a short write (a disk that fills up) must surface as an error, not as a torn batch
-                data = data[self._file.write(data) :]
+            with self._whole():
+                self._write(deltas_to_batch(deltas).serialize())
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Close the file if the block is cut short, by whatever; what that has torn is cut off by the next ``open``."""
+        try:
+            yield
+        except BaseException:
+            self._torn = True
+            self.close()
+            raise
+
+    def _write(self, data: pa.Buffer) -> None:
+        assert self._file is not None
+        left = memoryview(data)
+        while left:  # a short write (a disk that fills up) must surface as an error, not as a torn batch
+            left = left[self._file.write(left) :]
+
+    def _sync(self) -> None:
+        """Have what was appended on the platter."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def drop_before(self, iteration: int) -> None:
         """Forget iterations that every kept checkpoint already contains."""

@@ -65,6 +65,8 @@ CHANGEABLE = (
 )
 """Keys that a resumed run may change: how far, how visibly and on what it runs, and how its end is judged,
 not what it computes."""
+REPLAYED = ("rollout.max_failures",)
+"""Keys on which it depends how an overlapped run goes through its journals again: it may not change these after all."""
 CLEANING = (
     "problems.overlong",
     "rollout.min_response_tokens",
@@ -250,7 +252,8 @@ class RunDir:
 
     def _check_config(self, config: RunConfig) -> None:
         old, new = (one.model_dump(mode="json") for one in (_recorded(self.config), config))
-        if changed := difference(old, new):
+        fixed = REPLAYED if config.overlap is not None else ()
+        if changed := difference(old, new, [key for key in (*CHANGEABLE, *CLEANING) if key not in fixed]):
             more = [f"and {len(changed) - MAX_NAMED} more"] if len(changed) > MAX_NAMED else []
             again = f"k15 train --config {quote(str(self.config))} --run-dir {quote(str(self.root))}"
             raise RunDirError(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from run_kit import assert_same_run, timeless, tiny
 
+from recipes.commands.cli import main
 from recipes.run import session
 from recipes.run.launching import Machines
 from recipes.run.session import run
@@ -194,6 +195,29 @@ def test_iterations_that_are_gone_through_again_train_the_same_batches(
 
 def key(row: dict[str, Any]) -> Sequence[Any]:
     return row["iteration"], row["rollout"], row["token_ids"], row["logprobs"], row["advantage"]
+
+
+@pytest.mark.parametrize(
+    ("staleness", "words"),
+    [
+        ("3", "10 training problems cannot fill a batch of 12 different ones; lower rollout.groups (or overlap."),
+        ("9", "overlap.max_staleness (9) is above rollout.max_age (4)"),
+        ("-1", "overlap.max_staleness"),
+    ],
+)
+def test_more_staleness_than_there_can_be_is_one_line_before_anything_is_spent(
+    staleness: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    easy = {"kind": "arithmetic", "steps": [2, 2]}
+    small = tiny(problems={"train": easy, "heldout": easy, "heldout_size": 4, "train_size": 10})
+    (tmp_path / "small.yaml").write_text(dump(small))
+    folder = tmp_path / "run"
+    assert main(["train", "--config", str(tmp_path / "small.yaml"), "--run-dir", str(folder), "--overlap", staleness])
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+    assert not (folder / "config.yaml").exists()
+    assert not (folder / "warmup").exists()
 
 
 def test_a_run_that_is_stopped_and_prolonged_goes_on(tmp_path: Path) -> None:

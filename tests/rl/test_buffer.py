@@ -89,6 +89,7 @@ def test_with_staleness_the_oldest_finished_groups_are_enough() -> None:
             buffer.stretch(f"{name}/{j}", 0)
     assert buffer.batch(0, 1, 5, ()) is None
     assert buffer.batch(0, 1, 4, ()) == names[1:], "three quarters are enough"
+    assert buffer.batch(0, 1, 4, (), 1.0) is None, "but not where all are asked for"
     assert buffer.batch(0, 1, 2, ()) == [names[1], names[2]], "oldest first, whichever was first finished"
     assert buffer.batch(0, 1, 2, {names[1]}) == [names[2], names[3]], "a slow grader holds nobody up"
 
@@ -129,6 +130,26 @@ def test_a_response_longer_than_a_stretch_is_waited_for_within_each_of_them_alon
     assert buffer.stretch(one, 1) is not None, "its next stretch begins under version 1"
     assert buffer.batch(1, 1, 2, ()) == names[1:], "nobody waits for what is beyond its stretch"
     assert buffer.batch(2, 1, 2, ()) is None, "one is within the stretch of version 1"
+
+
+def test_a_short_sibling_of_a_response_beyond_its_stretch_is_older_than_the_bound() -> None:
+    """The bound is that of groups none of whose responses is longer than a stretch."""
+    buffer = Buffer(replace(rules(), beyond=True), groups(1))
+    short, long = flying(buffer)
+    buffer.receive([eos(short), tokens(long, 0, 6, True)])
+    assert buffer.stretch(long, 0) is not None
+    for version in (1, 2):
+        buffer.admit(groups(1, born=version))
+        for key in flying(buffer, version):
+            buffer.receive([eos(key, version)])
+            buffer.stretch(key, version)
+        assert buffer.batch(version, 1, 1, ()) == [groups(1, version)[0].id], "nobody waits for what is beyond"
+        buffer.remove([groups(1, version)[0].id])
+    buffer.receive([eos(long, 3)])
+    (group,) = buffer.finished
+    assert buffer.batch(3, 1, 1, ()) == [group.id]
+    assert [3 - min(rollout.drawn_under) for rollout in group.rollouts] == [3, 3], "S is 1"
+    assert group.rollouts[0].length == 3 < CONFIG.segment_tokens
 
 
 def test_what_another_process_began_is_as_old_as_its_first_token() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import wait
+from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine, Faults, seeded_script
@@ -13,7 +14,9 @@ from pool_kit import PROBE, Fleet, engine, logprob, make_groups, pool_of, refere
 
 from rl.config import RunConfig
 from rl.elastic import Elastic
+from rl.record.timeline import read_timeline
 from rollout.engine import Engine
+from rollout.timeline import FILE, recording
 
 
 class Room:
@@ -78,6 +81,19 @@ def test_an_engine_whose_node_is_gone_leaves_and_its_work_goes_on() -> None:
         assert pool.stats().failures == 0, "that is no failure"
         assert pool.extend(make_groups(), 1) == first
         assert "its node is gone" in told[-1]
+
+
+def test_its_lane_of_the_timeline_begins_and_ends_with_it(tmp_path: Path) -> None:
+    room = Room()
+    with recording(tmp_path / FILE, pytest.fail), pool_of(Fleet(), count=1) as pool:
+        elastic = Elastic(pool, 2, lambda: room, lambda _: None)
+        elastic.look()
+        room.is_lost, elastic.most = True, 1
+        elastic.look()
+        seen_off(elastic)
+    (process,) = read_timeline(tmp_path)
+    assert [*process.joined] == [*process.left] == ["engine 1"]
+    assert process.joined["engine 1"] <= process.left["engine 1"]
 
 
 def test_an_engine_that_was_given_up_gives_its_room_back_and_nobody_asks_for_it_again(

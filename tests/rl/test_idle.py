@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,13 +218,23 @@ def test_no_timeline_is_no_process(tmp_path: Path) -> None:
     [
         ("7", "no line of a timeline"),
         ("[]", "no line of a timeline"),
-        ('{"lane": 3, "what": "x", "start": 0, "end": 1}', "lane and what are no texts"),
+        ('{"lane": 3, "what": "x", "start": 0, "end": 1}', "lane is no text"),
+        ('{"lane": "a", "what": [], "start": 0, "end": 1}', "what is no text"),
+        ('{"lane": 3, "joined": 1}', "lane is no text"),
+        ('{"lane": "a", "left": "x"}', "left is no number"),
         ('{"lane": "a", "what": "x", "start": 2, "end": 1}', "it ends before it starts"),
         ('{"lane": "a", "what": "x", "start": true, "end": 1}', "start is no number"),
         ('{"lane": "a", "what": "x", "start": 0, "end": 1e999}', "end is no number"),
         ('{"iteration": "0", "at": 1}', "iteration is no number"),
+        ('{"lane": "a", "what": "x", "start": 0, "end": 1' + "0" * 400 + "}", "end is no number"),
+        ('{"lane": "a", "what": "x", "start": -1e308, "end": 1e308}', "start is no number"),
+        ('{"lane": "a", "what": "x", "start": 0, "end": 1, "busy": -1' + "0" * 400 + "}", "busy is no number"),
+        ('{"iteration": 1' + "0" * 400 + ', "at": 1}', "iteration is no number"),
+        ('{"iteration": 0, "at": 1e308}', "at is no number"),
+        ('{"wall": 1e308}', "wall is no number"),
         ('{"lane": "a"}', "'what'"),
         ("{", "not JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
     ],
 )
 def test_a_broken_line_is_named(line: str, why: str, tmp_path: Path) -> None:
@@ -271,17 +282,60 @@ def test_idle_metrics_are_those_on_record() -> None:
     assert of_idle({"learner": 0.1}) == {"idle/learner": 0.1}
 
 
-def test_lanes_of_one_process_are_in_all_windows() -> None:
-    """An engine that joined later was idle before, as far as the run is concerned."""
+def test_an_engine_counts_while_it_is_there() -> None:
+    """One joins at 8 s, works from 9 to 12 s and leaves at 14 s; in the second process there is none of that number."""
     first, second = in_turn(2), in_turn(2)
-    joined = Process(0.0, [*second.spans, span("engine 7", "sample", 0.0, 19.0)])
-    parts = windows([first, joined])
+    guest = [span("engine 7", "start", 7.99, 8.5), span("engine 7", "sample", 9.0, 12.0)]
+    elastic = replace(first, spans=[*first.spans, *guest], joined={"engine 7": 8.0}, left={"engine 7": 14.0})
+    parts = windows([elastic, second])
     assert all("engine 7" in part.lanes for part in parts)
-    found = summarise(parts)
+    found, without = summarise(parts), summarise(windows([first, second]))
     assert found is not None
-    late = found.use("engine 7")
-    assert late is not None
-    assert late.idle == pytest.approx(0.5)
+    assert without is not None
+    use, own = found.use("engine 7"), found.use("engine 0")
+    assert use is not None
+    assert own is not None
+    assert (use.there_s, use.idle_s, use.idle) == pytest.approx((6.0, 2.5, 2.5 / 6))
+    assert [(gap.start, gap.seconds) for gap in use.longest] == [(12.0, 2.0), (8.5, 0.5)]
+    assert own == without.use("engine 0")
+    assert own.there_s == 38.0
+    assert without.engines_idle is not None
+    assert found.engines_idle == pytest.approx((without.engines_idle * 76 + 2.5) / (76 + 6))
+    assert found.together_s == 0.0
+
+
+def test_an_engine_that_is_there_after_the_last_training_alone_is_left_out() -> None:
+    made = in_turn(1)
+    late = replace(made, spans=[*made.spans, span("engine 7", "start", 9.5, 10.0)], joined={"engine 7": 9.5})
+    found, without = summarise(windows([late])), summarise(windows([made]))
+    assert found is not None
+    assert without is not None
+    assert found.use("engine 7") is None
+    assert found.engines_idle == without.engines_idle
+
+
+def test_overlap_is_counted_as_if_an_engine_had_been_there_all_the_time() -> None:
+    spans = [
+        span("driver", "publish", 0.0, 1.0),
+        *(span(f"engine {i}", "sample", start, 16.0) for i, start in enumerate((1.0, 12.0))),
+        span("learner", "train", 4.0, 16.0),
+    ]
+    found = summarise(windows([Process(0.0, spans, joined={"engine 1": 12.0})]))
+    assert found is not None
+    assert found.together_s == pytest.approx(16.0 * (12.0 + 4.0) / (16.0 + 4.0))
+
+
+def test_who_joined_and_left_comes_back(tmp_path: Path) -> None:
+    now = [100.0]
+    made = Timeline(tmp_path / FILE, clock=lambda: now[0])
+    for act, lane in ((made.join, "engine 2"), (made.join, "engine 3"), (made.leave, "engine 2")):
+        now[0] += 2.0
+        act(lane)
+    made.close()
+    Timeline(tmp_path / FILE).close()
+    first, second = read_timeline(tmp_path)
+    assert (first.joined, first.left) == ({"engine 2": 2.0, "engine 3": 4.0}, {"engine 2": 6.0})
+    assert (second.joined, second.left) == ({}, {})
 
 
 def test_a_piece_counts_only_within() -> None:

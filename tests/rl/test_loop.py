@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from factories import problem
 from fake_engine import FakeEngine, Faults
 
@@ -13,7 +16,8 @@ from rl.config import RunConfig
 from rl.iteration import new_groups
 from rl.loop import sample
 from rl.state.journal import Journal
-from rollout.engine import WeightUpdate
+from rl.stop import Interrupted, Stopper
+from rollout.engine import Delta, WeightUpdate
 from rollout.pool.pool import Pool
 from rollout.progress import Track
 from rollout.types import Prompt
@@ -44,7 +48,7 @@ def sampled(faults: list[Faults | None], folder: Path) -> list[str]:
     groups = new_groups([problem(0), problem(1)], 0, 2, lambda _: Prompt((1, 2, 3)))
     with Pool(spawn, CONFIG.engine, CONFIG.rollout) as pool:
         pool.publish(WeightUpdate(0, "local", {"size": 8}), [], [])
-        parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool, episodes=None)
+        parts: Any = SimpleNamespace(journal=Journal(folder), watch=watch, pool=pool, episodes=None, stopper=Stopper())
         drawn, replayed = sample(groups, 0, CONFIG, parts)
         parts.journal.close()
     assert replayed == 0
@@ -63,3 +67,22 @@ def test_an_engine_that_dies_is_said_with_its_reason(tmp_path: Path) -> None:
 
 def test_healthy_sampling_warns_of_nothing(tmp_path: Path) -> None:
     assert sampled([None], tmp_path) == []
+
+
+def test_a_stop_signal_while_tokens_are_journalled_leaves_no_gap(tmp_path: Path) -> None:
+    class Signalled(Journal):
+        def append(self, deltas: Sequence[Delta]) -> None:
+            came.append(deltas)
+            if len(came) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            super().append(deltas)
+
+    came, journal = list[Sequence[Delta]](), Signalled(tmp_path)
+    groups = new_groups([problem(0), problem(1)], 0, 2, lambda _: Prompt((1, 2, 3)))
+    with Pool(lambda _: FakeEngine(chunk=1), CONFIG.engine, CONFIG.rollout) as pool, Stopper() as stopper:
+        pool.publish(WeightUpdate(0, "local", {"size": 8}), [], [])
+        parts: Any = SimpleNamespace(journal=journal, watch=Watch(), pool=pool, episodes=None, stopper=stopper)
+        with pytest.raises(Interrupted), stopper.interruptible():
+            sample(groups, 0, CONFIG, parts)
+    journal.close()
+    assert Journal(tmp_path).open(0) == [delta for deltas in came for delta in deltas]

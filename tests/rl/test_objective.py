@@ -201,3 +201,12 @@ def test_the_effective_share_is_that_of_the_equal_samples():
     parts = torch.rand(9).split((2, 3, 4))
     whole = EffectiveShare.of(parts[0]) + EffectiveShare.of(parts[1]) + EffectiveShare.of(parts[2])
     assert whole.value == pytest.approx(EffectiveShare.of(torch.cat(parts)).value)
+
+
+@pytest.mark.parametrize(("drift", "share"), [(-30.0, 1.0), (-60.0, 1.0), (-100.0, 1.0), (-2000.0, 0.0)])
+def test_weights_of_long_responses_may_be_as_small_as_they_like(drift: float, share: float) -> None:
+    """exp(-60) squared is 0 in single precision, exp(-2000) is 0 itself."""
+    reference, sampler, sequence = torch.full((4,), drift / 2), torch.zeros(4), torch.tensor([0, 0, 1, 1])
+    weights = importance_weights(reference, sampler, sequence, 2, ImportanceConfig(level="sequence"))
+    assert weights.dtype == torch.float32
+    assert EffectiveShare.of(weights).value == pytest.approx(share)

@@ -5,138 +5,27 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from factories import problem
 from fake_engine import FakeEngine
+from full_disk import Filling
+from overlap_kit import Learner, Problems, Watch, config, run
 from stream_kit import SCRIPT
 
-from rewards.score import Score
-from rl import on_policy, overlap
 from rl.actors import LearnerDead
 from rl.beside import beside, settle
-from rl.config import RunConfig
 from rl.learner.stats import IterationStats
-from rl.objectives.build import build
-from rl.parts import Parts
-from rl.record.log import MetricsLog
 from rl.record.metrics import Row
-from rl.rewarding import Rewarder
+from rl.rewarding import ScoredGroup
 from rl.state import checkpoint
-from rl.state.checkpoint import RunState, Sum
 from rl.state.journal import Journal, JournalError
 from rl.stop import Interrupted, Stopper
-from rollout.engine import WeightUpdate
-from rollout.grading import Grading
-from rollout.pool.pool import Pool
-from rollout.progress import Track
-from rollout.types import Group, Problem, Prompt, WeightVersion
-
-
-class Learner:
-    """Learns nothing. ``notes``: its calls, each as it begins and as it ends."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def publish(self, version: WeightVersion) -> WeightUpdate:
-        return WeightUpdate(version, "local", {"size": 0})
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [[-1.0] * (len(sequence) - 1) for sequence in sequences]
-
-    def train(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> IterationStats:
-        self.notes.append("train")
-        return IterationStats({"tokens/trained": 0})
-
-    def accumulate(self, groups: Sequence[Group], advantages: Any, version: WeightVersion) -> None:
-        self.notes.append("accumulate")
-
-    def close_iteration(self, version: WeightVersion) -> IterationStats:
-        return IterationStats({"tokens/trained": 0})
-
-    def save(self, folder: Path) -> None:
-        self.notes.append("save")
-
-    def saving(self) -> bool:
-        return False
-
-    def saved(self) -> Mapping[str, Sum]:
-        return {}
-
-
-class Problems:
-    overlong = ()
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def draw(self, n: int) -> list[Problem]:
-        self.drawn += n
-        return [problem(index) for index in range(self.drawn - n, self.drawn)]
-
-    def update(self, success: dict[str, float]) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-
-class Watch(Track):
-    def warn(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def iteration(self, row: Row) -> None:
-        pass
-
-
-def config(**changes: Any) -> RunConfig:
-    base = {
-        "iterations": 4,
-        "engine": {"kind": "hf", "max_model_len": 512},
-        "rollout": {"groups": 2, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all", "repetition": None},
-        "learner": {"updates": 1},
-        "overlap": {"max_staleness": 1},
-        "checkpoint": {"every": 1},
-        "eval": {"every": 0},
-    }
-    return RunConfig.model_validate({**base, **changes})
-
-
-def run(config: RunConfig, folder: Path, learner: Learner, engine: FakeEngine, **parts: Any) -> RunState:
-    with (
-        Pool(lambda _: engine, config.engine, config.rollout) as pool,
-        Grading.by(lambda _, text: Score.right() if len(text) % 2 else Score.wrong("even")) as grading,
-    ):
-        base = {
-            "policy": learner,
-            "pool": pool,
-            "sampler": Problems(),
-            "rewarder": Rewarder(config.reward, lambda _, turn: "x" * len(turn), grading),
-            "objective": build(config.learner.objective, config.rollout.max_tokens),
-            "render": lambda asked: Prompt((1, 2)),
-            "episodes": None,
-            "probe": lambda: [[1, 2, 3]],
-            "evaluate": lambda _: None,
-            "journal": Journal(folder / "journal"),
-            "log": MetricsLog(folder),
-            "store": lambda *_: None,
-            "inspect": lambda _: None,
-            "watch": Watch(),
-            "stopper": Stopper(),
-            "checkpoints": folder / "checkpoints",
-        }
-        state = checkpoint.latest(folder / "checkpoints", print)
-        made = Parts(**{**base, **parts})
-        loop = on_policy if config.overlap is not None and config.overlap.mode == "on_policy" else overlap
-        try:
-            return loop.train(config, RunState(0) if state is None else state[0], made)
-        finally:
-            made.journal.close()
-            made.log.close()
+from rollout.engine import Delta
+from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
 def journalled(folder: Path, iteration: int) -> Counter[str]:
@@ -182,6 +71,65 @@ def test_tokens_between_the_last_snapshot_and_a_stop_are_on_the_way_of_the_next_
     done = run(config(), tmp_path, Learner(), FakeEngine(SCRIPT), inspect=rows.append)
     assert done.iteration == 4
     assert done.totals.rollouts == 16
+
+
+def test_tokens_behind_a_batch_that_a_full_disk_has_torn_are_lost_and_that_is_told(tmp_path: Path) -> None:
+    """There is room again when the run ends and the tokens come that were on their way: none of them may be kept."""
+
+    class Torn(Journal):
+        def append(self, deltas: Sequence[Delta]) -> None:
+            if len(kept) == 5 and self._file is not None and not isinstance(self._file, Filling):
+                self._file = Filling(self._file)  # type: ignore[assignment]
+            super().append(deltas)
+            kept.append(deltas)
+
+    class Told(Watch):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    kept, told = list[Sequence[Delta]](), list[str]()
+    folder = tmp_path / "journal"
+    with pytest.raises(OSError, match="No space left"):
+        run(config(), tmp_path, Learner(), FakeEngine(SCRIPT, chunk=1), journal=Torn(folder), watch=Told())
+    assert len(told) == 1
+    assert told[0].startswith("the last tokens are lost, and are sampled again: ")
+    assert "nothing can follow it" in told[0]
+    assert Journal(folder).open(0) == [delta for deltas in kept for delta in deltas]
+    assert run(config(), tmp_path, Learner(), FakeEngine(SCRIPT)).iteration == 4
+
+
+@pytest.mark.parametrize("mode", [{"max_staleness": 1}, {"mode": "on_policy"}], ids=["window", "on_policy"])
+def test_a_stop_signal_in_the_midst_of_a_piece_of_news_leaves_no_gap(mode: dict[str, Any], tmp_path: Path) -> None:
+    class Signalled(Journal):
+        def append(self, deltas: Sequence[Delta]) -> None:
+            came.append(deltas)
+            if len(came) == 5:
+                signal.raise_signal(signal.SIGTERM)
+            super().append(deltas)
+
+    came, folder = list[Sequence[Delta]](), tmp_path / "journal"
+    with Stopper() as stopper, pytest.raises(Interrupted):
+        engine = FakeEngine(SCRIPT, chunk=1)
+        run(config(overlap=mode), tmp_path, Learner(), engine, journal=Signalled(folder), stopper=stopper)
+    assert Journal(folder).open(0) == [delta for deltas in came for delta in deltas]
+
+
+def test_what_came_too_late_for_a_rollout_is_passed_over_when_it_is_read_back(tmp_path: Path) -> None:
+    """Its journal may have it: one of the deltas of one poll can finish the rollout of another."""
+    key, other = "000000.0000/0", "000000.0000/1"
+    journal = Journal(tmp_path / "journal")
+    journal.open(0)
+    failed = Delta(key, (5,), (-1.0,), 0, True, error="engine 0 died")
+    journal.append([failed] * 5 + [Delta(key, (6,), (-1.0,), 0), Delta(other, (7,), (-1.0,), 0)])
+    journal.close()
+    kept = dict[str, Rollout]()
+
+    def store(i: int, scored: Sequence[ScoredGroup], *_: Any) -> None:
+        kept.update({rollout.id: rollout for item in scored for rollout in item.group.rollouts})
+
+    assert run(config(), tmp_path, Learner(), FakeEngine(SCRIPT), store=store).iteration == 4
+    assert (kept[key].stop, kept[key].token_ids.tolist()) == (StopReason.ABORTED, [5] * 5)
+    assert (kept[other].length, kept[other].token_ids[0]) == (40, 7)
 
 
 def test_a_learner_that_adds_gradients_up_is_let_finish_before_it_is_saved_for_a_stop(tmp_path: Path) -> None:

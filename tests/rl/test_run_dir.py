@@ -65,6 +65,28 @@ def test_what_failed_for_lack_of_memory_time_or_patience_may_be_given_more(tmp_p
     assert run.open(RunConfig.model_validate(more), "abc") is True
 
 
+def test_an_overlapped_run_goes_through_its_journals_by_the_failures_that_it_began_with(tmp_path: Path) -> None:
+    """A rollout that was given up would go on, and the batches on record would not be there."""
+    in_turn, overlapped = RunDir(tmp_path / "in_turn"), RunDir(tmp_path / "overlapped")
+    more = {"rollout": {"max_failures": 10}}
+    in_turn.open(RunConfig(), "abc")
+    assert in_turn.open(RunConfig.model_validate(more), "abc") is True
+    overlapped.open(RunConfig.model_validate({"overlap": {"max_staleness": 1}}), "abc")
+    with pytest.raises(RunDirError, match=r"rollout\.max_failures: 5 -> 10; give back the old values") as error:
+        overlapped.open(RunConfig.model_validate({**more, "overlap": {"max_staleness": 1}}), "abc")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_in_turn_does_not_go_on_overlapped(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.open(RunConfig(), "abc")
+    with pytest.raises(
+        RunDirError, match=r"overlap: null -> \(absent\); overlap\.max_staleness: \(absent\) -> 1"
+    ) as error:
+        run.open(RunConfig.model_validate({"overlap": {"max_staleness": 1}}), "abc")
+    assert "\n" not in str(error.value)
+
+
 def test_another_configuration_is_one_line_with_a_command_that_resumes(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "it's a run")
     begun = RunConfig.model_validate({"problems": {"instruction": "1e3"}})

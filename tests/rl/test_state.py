@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import group, rollout
-from hypothesis import given
+from full_disk import Filling
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.score import Score
@@ -36,6 +39,7 @@ def save_learner(folder: Path) -> None:
     (folder / "model.bin").write_bytes(b"weights")
 
 
+@settings(deadline=None)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 2**31 - 1), st.integers(0, 3))
 def test_groups_and_progress_survive_arrow_to_the_last_bit(logprob: float, token: int, empty: int) -> None:
     fed = Segment(2, (token, 3), by=Author.ENVIRONMENT)
@@ -261,6 +265,67 @@ def test_a_batch_torn_by_a_crash_is_cut_off(left: int, tmp_path: Path) -> None:
     assert again.open(3) == deltas(2)
     again.append(deltas(1))
     assert Journal(tmp_path).open(3) == deltas(2) + deltas(1)
+
+
+def test_nothing_follows_a_batch_that_a_full_disk_has_torn(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.append(deltas(2))
+    journal._file = Filling(journal._file)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space left"):
+        journal.append(deltas(4))
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"a write has failed, and nothing can follow it; start the run again"):
+            journal.append(deltas(3))
+    journal.close()
+    assert Journal(tmp_path).open(3) == deltas(2)
+    assert journal.open(3) == deltas(2), "the same process may go on, too"
+    journal.append(deltas(1))
+    assert Journal(tmp_path).open(3) == deltas(2) + deltas(1)
+
+
+def test_a_journal_whose_head_does_not_get_onto_the_disk_is_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[Filling]()
+
+    def fill(path: Path, *args: Any, **how: Any) -> Any:
+        opened.append(Filling(real(path, *args, **how)))
+        return opened[-1]
+
+    real, journal = Path.open, Journal(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "open", fill)
+        journal.open(3)
+    assert opened[0].closed
+    with pytest.raises(JournalError, match="nothing can follow it"):
+        journal.append(deltas(1))
+    assert journal.open(3) == []
+    journal.append(deltas(2))
+    assert Journal(tmp_path).open(3) == deltas(2)
+
+
+def test_tokens_are_on_the_platter_before_anything_that_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a batch on record, and before the journal of the next iteration is there: once each."""
+    notes = list[str]()
+
+    def fsync(file: int) -> None:
+        there = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
+        notes.append(f"{Path(os.readlink(f'/proc/self/fd/{file}')).name.split('.')[0] or 'aside'} {' '.join(there)}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal = Journal(tmp_path)
+    journal.open(3)
+    journal.append(deltas(1))
+    journal.chose(3, ["g"])
+    journal.append(deltas(2))
+    for _ in range(2):  # as the driver does: after one iteration, and before the next
+        journal.open(4)
+    journal.append(deltas(1))
+    batch = "000003.arrow 000003.batch.json"
+    assert notes == ["000003 000003.arrow", "aside 000003.arrow", f"000003 {batch}"]
 
 
 @pytest.mark.parametrize("length", [0, 3, 100])

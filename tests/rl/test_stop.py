@@ -27,6 +27,26 @@ def test_a_signal_while_waiting_cuts_the_wait_short(number: signal.Signals) -> N
         signal.pause()
 
 
+def test_a_signal_in_a_shelter_waits_for_its_end() -> None:
+    done = list[str]()
+    with Stopper() as stopper:
+        with pytest.raises(Interrupted), stopper.interruptible():
+            with stopper.sheltered():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("the block")
+            pytest.fail("not here any more")
+        with stopper.sheltered():
+            done.append("where nothing waits")
+    assert done == ["the block", "where nothing waits"]
+
+
+def test_a_shelter_that_nobody_disturbs_changes_nothing() -> None:
+    with Stopper() as stopper, pytest.raises(Interrupted, match="SIGTERM"), stopper.interruptible():
+        with stopper.sheltered():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_what_compiled_code_makes_of_it_is_an_interruption_still() -> None:
     """Python tells of an exception that C code has left behind as the cause of a ``SystemError``."""
     with Stopper() as stopper, pytest.raises(Interrupted, match="SIGINT"), stopper.interruptible():

@@ -165,6 +165,30 @@ def test_laps_count_each_lanes_idle_time(tmp_path: Path) -> None:
     assert {"iteration": 7, "at": 8.0} in lines(made.path)
 
 
+def test_laps_tell_of_lanes_that_were_there_all_the_time(tmp_path: Path) -> None:
+    """An engine that joins counts from the next lap on, and one that left no more."""
+    made, clock, _ = begun(tmp_path)
+    made.begin("engine 0", "sample")
+    clock.now += 2.0
+    made.begin("engine 1", "start")
+    made.join("engine 1")
+    clock.now += 2.0
+    assert made.lap() == {"engine 0": 0.0}
+    clock.now += 1.0
+    made.end("engine 1", "start")  # it has nothing to do, and is there
+    clock.now += 3.0
+    assert made.lap() == {"engine 0": 0.0, "engine 1": 0.75}
+    made.begin("engine 1", "sample")
+    clock.now += 1.0
+    made.leave("engine 1")
+    made.end("engine 1", "sample")  # told a little late
+    clock.now += 1.0
+    for _ in range(2):
+        assert made.lap() == {"engine 0": 0.0}
+        clock.now += 4.0
+    made.close()
+
+
 def test_laps_agree_with_the_time_counted_second_by_second(tmp_path: Path) -> None:
     """Spans of three kinds that begin and end at random, also added afterwards, against a closed form on a grid."""
     made, clock, _ = begun(tmp_path)
