@@ -32,6 +32,7 @@ OTHER = Benchmark("other", "Other", "", file="mine.jsonl", verifier="exact")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
     (tmp_path / "mine.py").write_text(TEXT)
     (tmp_path / "mine.jsonl").write_text('{"id": "a", "problem": "p", "answer": "7"}\n')
     return tmp_path
