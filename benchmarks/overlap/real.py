@@ -27,7 +27,7 @@ OVERLAPS: Mapping[str, OverlapConfig | None] = {
 CORES = 2
 TARGET = 0.7
 """Held-out accuracy that both sides are timed to."""
-TRL_LR = 4e-4
+TRL_LR = 2e-4
 """TRL's best rate (docs/log.md)."""
 
 
