@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -35,7 +36,10 @@ class Stream:
         self._turns = turns
         self._most = most
         self._shift: Shift | None = None
-        self._queue: queue.SimpleQueue[News | Failed] = queue.SimpleQueue()
+        self._come: deque[News | Failed] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Rung for everything that comes; whoever waits forgets how often."""
+        self._in_hand: News | Failed | None = None
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -48,7 +52,11 @@ class Stream:
 
     async def _open(self) -> None:
         await self._fleet.idle()
-        self._shift = Shift(self._fleet, self._queue.put, self._turns, self._most)
+        self._shift = Shift(self._fleet, self._put, self._turns, self._most)
+
+    def _put(self, item: News | Failed) -> None:
+        self._come.append(item)
+        self._bell.put(None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -87,19 +95,35 @@ class Stream:
         """Return what ``news`` has not yielded of what has come; also after the context, without waiting."""
         return list(self._taken(0))
 
+    def behind_interrupt(self) -> list[News]:
+        """Return ``rest`` after an interrupt, without the requests of the piece that was in hand just then: it may be
+        lost, and nothing of theirs may follow on a gap.
+        """
+        doubtful = {delta.key for delta in self._in_hand} if isinstance(self._in_hand, list) else set()
+        kept = [
+            item if isinstance(item, Completion) else [delta for delta in item if delta.key not in doubtful]
+            for item in self.rest()
+        ]
+        return [item for item in kept if item]
+
     def _taken(self, timeout_s: float | None) -> Iterator[News]:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
-                timeout_s = 0
-                if isinstance(item, Failed):
-                    self._failure = item.error
-                else:
-                    yield item
+        while not self._come and timeout_s != 0:
+            try:
+                self._bell.get(timeout=timeout_s)
+            except queue.Empty:
+                return
+        while self._come:
+            self._in_hand = item = self._come[0]  # before it is taken away: an interrupt may come in between
+            self._come.popleft()
+            if isinstance(item, Failed):
+                self._failure = item.error
+            else:
+                yield item
+            self._in_hand = None
 
     def wake(self) -> None:
         """Have ``news`` return without any; from any thread."""
-        self._queue.put([])
+        self._put([])
 
     def drop(self, keys: Collection[str]) -> None:
         """Forget requests: no news comes of them any more but what came already. Unknown keys are passed over, and all
@@ -136,7 +160,8 @@ class Stream:
 def drawn(stream: Stream, stretches: Sequence[Stretch], take: Callable[[News], None]) -> None:
     """Have a stream draw all stretches until each rests, and nothing else; ``take`` gets all news, in this thread.
 
-    If that is cut short, ``take`` still gets the last tokens, unless it was ``take`` that failed.
+    If that is cut short, ``take`` still gets the last tokens, unless it was ``take`` that failed. Behind an interrupt
+    no response has a gap.
     """
     left, failed = len(stretches), False
     try:
@@ -150,7 +175,7 @@ def drawn(stream: Stream, stretches: Sequence[Stretch], take: Callable[[News], N
                     failed = False
     except BaseException as error:
         if not (failed and isinstance(error, Exception)):
-            for item in stream.rest():
+            for item in stream.rest() if isinstance(error, Exception) else stream.behind_interrupt():
                 if isinstance(item, list):
                     take(item)
         raise

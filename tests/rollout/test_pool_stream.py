@@ -27,7 +27,9 @@ from stream_kit import (
 )
 
 from rollout.engine import AllEnginesDead, Delta, Engine, EngineDead, ParityError, WeightUpdate
+from rollout.pool.board import News
 from rollout.pool.pool import Pool
+from rollout.pool.stream import drawn
 from rollout.types import Segment
 
 KINDS = [Paced, InFlight]
@@ -655,3 +657,29 @@ def test_a_pool_that_is_closed_under_a_stream_tells_whoever_waits_for_news() -> 
         closing.join(30)
     assert all(fake.closed for fake in made)
     heard.check(work)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_interrupt_in_the_midst_of_a_piece_leaves_no_gap(recorded: bool) -> None:
+    """Whether the piece was recorded by then nobody can tell; what follows in its responses is drawn again."""
+
+    class Stopped(BaseException):
+        pass
+
+    heard, work, pieces = Heard(), stretches(3, 40), list[News]()
+
+    def take(item: News) -> None:
+        pieces.append(item)
+        if len(pieces) == 4:
+            time.sleep(0.1)  # more comes meanwhile
+            if recorded:
+                heard.take(item)
+            raise Stopped
+        heard.take(item)
+
+    with streaming(lambda _: Paced(free_from=0), count=1) as pool:
+        with pytest.raises(Stopped):
+            drawn(pool.stream(), work, take)
+        again = pool.generate([each.request for each in work])
+    heard.check(work)
+    assert [len(done.token_ids) for done in again] == [40] * 3
