@@ -139,6 +139,11 @@ FAULTS = {
 """What processes suffer in each loop; what two of them do alike is not shown in all."""
 
 
+WHOLE = (TURNS, "ahead")
+"""Loops in which graders, disk and clock are struck, too, and moments that are just over: the others grade and write as
+the loop ahead does."""
+
+
 def phases(loop: str) -> dict[str, str]:
     """Return a moment of each phase of a loop."""
     return PHASES | (STREAMED if loop == "streamed" else {})
@@ -170,7 +175,7 @@ def of_learner(loop: str) -> Iterator[Case]:
             else:
                 yield lived(f"learner-{fault}-{phase}", strike, loop=loop)
     yield lived("learner-slow", "learner:slow@learner.ready#1", loop=loop)
-    for phase in ("publish", "train", "checkpoint", "saved", "export", "warmup"):
+    for phase in ("publish", "train", "checkpoint", "saved", "export", "warmup") if loop in WHOLE else ():
         moment = (phases(loop) | LEARNER)[phase]
         yield lived(f"learner-kill-{phase}-done", f"learner:kill@{moment}+", loop=loop)
     train = phases(loop)["train"]
@@ -183,7 +188,7 @@ def of_driver(loop: str) -> Iterator[Case]:
     for phase, moment in own.items():
         kept = "rounding" if phase == "sample" else "bits"
         yield resumed(f"driver-kill-{phase}", f"driver:kill@{moment}", -SIGKILL, loop=loop, same=kept)
-        if loop != "bound":  # which writes its files as the loop ahead does
+        if loop in WHOLE:
             yield resumed(f"driver-kill-{phase}-done", f"driver:kill@{moment}+", -SIGKILL, loop=loop, same=kept)
     for phase, moment in phases(loop).items():
         kept = "rounding" if phase == "sample" else "bits"
@@ -231,7 +236,6 @@ def on_ray() -> Iterator[Case]:
     learner = ("learner:freeze@learner.train#2", "driver:freeze@engine.submit#4", "learner:kill@learner.publish#6")
     yield lived("ray-learner-driver", *learner, nodes=1)
     yield Case("ranks/undisturbed", "ranks", nodes=1)
-    yield lived("freeze", "rank1:freeze@learner.train#2", "rank0:freeze@learner.save#3", loop="ranks", nodes=1)
     yield lived("node-kill", "node:kill@learner.train#3", loop="ranks", nodes=2)
     yield lived("node-freeze", "node:freeze@learner.train#3", loop="ranks", nodes=2)
     core = ("core:freeze@engine.submit#3", "core:kill@engine.submit#6")
@@ -248,8 +252,11 @@ def on_ray() -> Iterator[Case]:
 def cases(loop: str) -> Iterator[Case]:
     """Yield the cases of one loop."""
     yield Case(f"{loop}/undisturbed", loop)
-    for part in (of_engine, of_learner, of_driver, of_graders, of_the_world):
+    for part in (of_engine, of_learner, of_driver):
         yield from part(loop)
+    if loop in WHOLE:
+        yield from of_graders(loop)
+        yield from of_the_world(loop)
 
 
 SHORT = {
