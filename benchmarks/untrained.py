@@ -11,27 +11,15 @@ def untrained_model(folder: Path, words: int, sharpness: float) -> Path:
     ``sharpness``: deviation of its weights; large ones prefer some tokens, small ones none.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     from recipes import quickstart
     from rl.learner.config import ScratchModel
+    from rl.learner.policy import scratch_config
 
     base = quickstart.config().model.base
     assert isinstance(base, ScratchModel)
-    config = LlamaConfig(
-        vocab_size=words,
-        hidden_size=base.width,
-        intermediate_size=base.mlp_width,
-        num_hidden_layers=base.layers,
-        num_attention_heads=base.heads,
-        num_key_value_heads=base.kv_heads,
-        max_position_embeddings=base.context,
-        tie_word_embeddings=True,
-        initializer_range=sharpness,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    config = scratch_config(base, words, initializer_range=sharpness)
     torch.manual_seed(0)
     LlamaForCausalLM(config).float().save_pretrained(folder)
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from rollout.models.pretrained import ModelPathError, resolve_model
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +39,39 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         logger.warning("tokenizer of %s has no pad_token; using its eos_token %r", where, tokenizer.eos_token)
 
 
+def scratch_config(base: ScratchModel, words: int, **changes: Any) -> LlamaConfig:
+    """Return the architecture of a Llama from scratch with ``words`` tokens: tied embeddings, float32, and no special
+    tokens but those of ``changes``.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        **{
+            "vocab_size": words,
+            "hidden_size": base.width,
+            "intermediate_size": base.mlp_width,
+            "num_hidden_layers": base.layers,
+            "num_attention_heads": base.heads,
+            "num_key_value_heads": base.kv_heads,
+            "max_position_embeddings": base.context,
+            "rope_parameters": {"rope_type": "default", "rope_theta": base.rope_theta},
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+            "dtype": "float32",
+            **changes,
+        }
+    )
+
+
 def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """Return a Llama with random weights drawn from ``seed``: tied embeddings, float32, vocabulary of ``tokenizer``."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Return a Llama with random weights drawn from ``seed``, and the words and special tokens of ``tokenizer``."""
+    from transformers import LlamaForCausalLM
 
     check_tokenizer(tokenizer, "the scratch model")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=base.width,
-        intermediate_size=base.mlp_width,
-        num_hidden_layers=base.layers,
-        num_attention_heads=base.heads,
-        num_key_value_heads=base.kv_heads,
-        max_position_embeddings=base.context,
-        rope_parameters={"rope_type": "default", "rope_theta": base.rope_theta},
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = scratch_config(base, len(tokenizer), **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
