@@ -103,9 +103,10 @@ class VllmEngine:
                 enable_log_requests=arguments.enable_log_requests,
             )
             self._wire = Wire(self._llm)
-            await self._llm.update_weight_version("0")
-            self._by_position = all(await self._llm.collective_rpc("sample_by_position"))
-            await self._enter(0)  # as the learner computes the weights that both are loaded with
+            with _core("it started"):
+                await self._llm.update_weight_version("0")
+                self._by_position = all(await self._llm.collective_rpc("sample_by_position"))
+                await self._enter(0)  # as the learner computes the weights that both are loaded with
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.outputs import LogprobsLists
 
 from rollout.types import LogProbs
@@ -79,8 +80,18 @@ class Wire:
 
     async def _message(self) -> EngineCoreOutputs:
         while not self._ready:
-            self._sort(await self._source())
+            try:
+                self._sort(await self._source())
+            except EngineDeadError:
+                self._hang_up()
+                raise
         return self._ready.popleft()
+
+    def _hang_up(self) -> None:
+        """Tell the callers of a core that has died, whom vLLM lets wait for their answers."""
+        for call in self._llm.engine_core.utility_results.values():
+            if not call.done():
+                call.set_exception(EngineDeadError())
 
     def _sort(self, message: EngineCoreOutputs) -> None:
         """Gather what is mere progress; the rest, and what has been gathered long enough, goes on."""

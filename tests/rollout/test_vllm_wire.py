@@ -112,3 +112,28 @@ def test_what_comes_of_a_stopped_request_is_dropped() -> None:
     assert front.heard == [("1", "a", (1,)), ("1", "b", (2,)), ("1", "a", (3,))]
     assert wire.logprobs("a", 2) == pytest.approx([-0.01, -0.03])
     assert not wire._logprobs.keys() & {"b"}
+
+
+def test_who_waits_for_a_dead_core_is_told() -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    from rollout.engines.vllm_wire import Wire
+
+    front = FrontEnd()
+
+    async def dead() -> Any:
+        raise EngineDeadError
+
+    async def work() -> None:
+        waiting, answered, given_up = (asyncio.get_running_loop().create_future() for _ in range(3))
+        answered.set_result(None)
+        given_up.cancel()
+        front.engine_core = SimpleNamespace(get_output_async=dead, utility_results=dict(enumerate([waiting, answered])))
+        front.engine_core.utility_results[2] = given_up
+        Wire(front)
+        with pytest.raises(EngineDeadError):
+            await front.engine_core.get_output_async()
+        assert isinstance(waiting.exception(), EngineDeadError)
+        assert answered.result() is None
+
+    asyncio.run(work())
