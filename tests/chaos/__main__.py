@@ -102,10 +102,10 @@ def played(cases: Sequence[Case], root: Path, at_once: int) -> Iterator[tuple[Ca
 
 
 def spread(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with those on Ray, which take longest and wait most, among the first three quarters."""
+    """Return the cases with those on Ray, which take longest and wait most, among the first two thirds."""
     long = [one for one in cases if one.nodes]
     short = [one for one in cases if not one.nodes]
-    every = 3 * len(short) // 4 // max(1, len(long))
+    every = 2 * len(short) // 3 // max(1, len(long))
     mixed: list[Case] = []
     for number, one in enumerate(long):
         mixed += [one, *short[number * every : (number + 1) * every]]

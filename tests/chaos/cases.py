@@ -137,6 +137,8 @@ FAULTS = {
     "streamed": ("kill",),
 }
 """What processes suffer in each loop; what two of them do alike is not shown in all."""
+LATE = ("load", "sample", "train", "checkpoint")
+"""Phases in which an engine or a learner stands still for less than the limits: it is only late, in any of them."""
 
 
 WHOLE = (TURNS, "ahead")
@@ -149,10 +151,15 @@ def phases(loop: str) -> dict[str, str]:
     return PHASES | (STREAMED if loop == "streamed" else {})
 
 
+def faults(loop: str, phase: str) -> Iterator[str]:
+    """Yield what an engine or a learner suffers in a phase."""
+    return (fault for fault in FAULTS[loop] if fault != "pause" or phase in LATE)
+
+
 def of_engine(loop: str) -> Iterator[Case]:
     """Yield the cases of an engine that the run loses, or does not notice."""
     for phase, moment in (phases(loop) | ENGINE).items():
-        for fault in FAULTS[loop]:
+        for fault in faults(loop, phase):
             kept = "rounding" if phase in ("sample", "draw") and fault != "pause" else "bits"
             yield lived(f"engine-{fault}-{phase}", f"engine:{fault}@{moment}", loop=loop, same=kept)
     yield lived("engine-slow", "engine:slow@engine.start#1", loop=loop)
@@ -168,7 +175,7 @@ def of_engine(loop: str) -> Iterator[Case]:
 def of_learner(loop: str) -> Iterator[Case]:
     """Yield the cases of a learner that another one replaces, or that is only late."""
     for phase, moment in (phases(loop) | LEARNER).items():
-        for fault in FAULTS[loop]:
+        for fault in faults(loop, phase):
             strike = f"learner:{fault}@{moment}"
             if phase == "start" and fault in ("kill", "cut"):
                 yield resumed(f"learner-{fault}-{phase}", strike, 1, "during ready", loop=loop)
@@ -192,9 +199,8 @@ def of_driver(loop: str) -> Iterator[Case]:
             yield resumed(f"driver-kill-{phase}-done", f"driver:kill@{moment}+", -SIGKILL, loop=loop, same=kept)
     for phase, moment in phases(loop).items():
         kept = "rounding" if phase == "sample" else "bits"
-        for fault in ("freeze", "pause"):
-            if fault in FAULTS[loop]:
-                yield lived(f"driver-{fault}-{phase}", f"driver:{fault}@{moment}", loop=loop, same=kept)
+        if "freeze" in FAULTS[loop]:
+            yield lived(f"driver-freeze-{phase}", f"driver:freeze@{moment}", loop=loop, same=kept)
     cut = Act((Strike.read("driver:cut@tokens#3"),), 1, speechless=True)
     yield Case(f"{loop}/driver-cut", loop, (cut, Act()), same="rounding")
     yield lived("driver-slow", "driver:slow@drawn#1", loop=loop)
@@ -275,7 +281,7 @@ SHORT = {
             "driver-kill-train",
             "driver-kill-store-done",
             "driver-kill-manifest",
-            "driver-pause-load",
+            "driver-freeze-load",
         ),
         *("worker-kill-line1", "sandbox-kill-outcome3", "disk-journal", "disk-state", "clock-backwards-tokens"),
     )
