@@ -129,7 +129,7 @@ def tree_memory(pid: int) -> int:
 class MemoryWatch:
     """Highest ``tree_memory`` of a process while the block runs, looked at every ``every_s`` seconds."""
 
-    def __init__(self, pid: int, every_s: float = 1.0) -> None:
+    def __init__(self, pid: int, every_s: float = 5.0) -> None:
         self.pid = pid
         self.every_s = every_s
         self.peak = 0

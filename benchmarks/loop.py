@@ -1,6 +1,6 @@
 """k15's loop against TRL's GRPOTrainer: the same small model, problems, verifier and two cores.
 
-    python -m benchmarks.loop [--smoke] [--seeds 0,1,2] [--arms k15,trl] [--target 0.7] [--trl-lr 2e-4] ...
+    python -m benchmarks.loop [--smoke] [--seeds 0,1,2] [--arms k15,trl] [--target 0.7] [--trl-lr 1e-4] ...
 
 Both start from the quickstart's warmed-up model (0.6 M parameters, trained once and kept in runs/bench) and learn sums
 of three to five steps from the same stream of problems.
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arms", default="k15,trl", help="comma-separated, of those above (k15,trl)")
     parser.add_argument("--target", type=float, default=0.7, help="held-out accuracy to reach (0.7)")
     parser.add_argument("--iterations", type=int, default=30, help="most iterations of a run (30)")
-    parser.add_argument("--trl-lr", type=float, default=2e-4, help="TRL's learning rate (2e-4)")
+    parser.add_argument("--trl-lr", type=float, default=1e-4, help="TRL's learning rate (1e-4)")
     parser.add_argument("--trl-threads", type=int, default=1, help="torch threads of the TRL arm (1)")
     parser.add_argument("--k15-threads", type=int, default=1, help="torch threads of k15's learner (1)")
     chosen = parser.parse_args(arguments)
