@@ -9,7 +9,7 @@ simulated   The real loops, pool, journal and grader; engine and learner take ti
 real        The quickstart's model on two cores, vLLM: in turn and overlapped, arms alternating, trained tokens/s and
             final accuracy, with the idle shares of engines and learner from the timeline.
 trl         The overlapped loop and TRL's GRPOTrainer, all cores each, at the best rate of each: samples/s and time to
-            the target. One seed's time is luck by a factor of two; ``--seeds 0,1,2,3,4`` takes 15 min.
+            the target. One seed's time is luck by a factor of four; ``--seeds 0,1,2,3,4`` takes 15 min.
 quality     S = 0, 1, 2, 4, with and without the truncated importance weight; ``--plot FILE.png`` draws it. Measures
             learning, so it may run beside other work.
 

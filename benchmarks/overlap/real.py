@@ -16,7 +16,6 @@ from benchmarks.overlap.kept import kept, settings_of
 from benchmarks.overlap.quality import half_width, mean_of
 from benchmarks.overlap.runs import measured
 from rl.config import OverlapConfig, RunConfig
-from rl.learner.config import LearnerConfig
 from rl.objectives.config import ImportanceConfig
 
 Row = dict[str, Any]
@@ -24,7 +23,6 @@ Row = dict[str, Any]
 OVERLAPS: Mapping[str, OverlapConfig | None] = {
     "in turn": None,
     "S = 1": OverlapConfig(max_staleness=1),
-    "S = 2": OverlapConfig(max_staleness=2),
     "on policy": OverlapConfig(mode="on_policy"),
 }
 CORES = 2
@@ -41,7 +39,6 @@ def config(arm: str, model: Path, seed: int, iterations: int, smoke: bool, every
     base, overlap = config_of("k15", model, seed, iterations, smoke), OVERLAPS[arm]
     threads = CORES if overlap is None else CORES // 2
     learner = base.learner.model_copy(update={"updates": 1}) if arm == "on policy" else base.learner
-    learner = weighted(learner) if arm == "S = 2" else learner  # without it accuracy falls (the part on quality)
     return base.model_copy(
         update={
             "overlap": overlap,
@@ -79,15 +76,11 @@ def trl_rows(model: Path, seeds: Sequence[int], iterations: int, smoke: bool) ->
 
 def racing(base: RunConfig) -> RunConfig:
     """Return the configuration with which k15 is timed to the target."""
-    optimizer = base.learner.optimizer.model_copy(update={"lr": K15_LR})
-    learner = weighted(base.learner).model_copy(update={"optimizer": optimizer})
-    return base.model_copy(update={"learner": learner})
-
-
-def weighted(learner: LearnerConfig) -> LearnerConfig:
-    """Return the learner's configuration with the importance weight."""
+    learner = base.learner
+    optimizer = learner.optimizer.model_copy(update={"lr": K15_LR})
     objective = learner.objective.model_copy(update={"importance": ImportanceConfig(cap=CAP)})
-    return learner.model_copy(update={"objective": objective})
+    changed = learner.model_copy(update={"optimizer": optimizer, "objective": objective})
+    return base.model_copy(update={"learner": changed})
 
 
 def _timed(arm: str, seed: int, smoke: bool, settings: str, measure: Any) -> Row:
