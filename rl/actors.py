@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rl.learner.batch import Batch
     from rl.learner.spec import LearnerSpec
     from rl.learner.stats import IterationStats, Step
-    from rl.objectives.protocol import Objective
+    from rl.objectives.protocol import Needs, Objective, Outputs
     from rl.state.checkpoint import Sum
     from rl.warmup import Pair
 
@@ -261,6 +261,11 @@ class RayPolicy:
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``rl.learner.host.LearnerHost``."""
         return self.call("logprobs", batch, objective)
+
+    @spanned(LEARNER, "score")
+    def judged(self, batch: Batch, needs: Needs) -> Outputs:
+        """See ``rl.learner.host.LearnerHost``."""
+        return self.call("judged", batch, needs)
 
     @spanned(LEARNER, "load")
     def load(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from rewards.score import GRADER_TIMEOUT_S
 from rl import placement
 from rl.learner.config import LearnerConfig, ModelConfig, ScratchModel
 from rl.learner.window import window_of
+from rl.objectives.config import ClassesConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig, UserCode
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import block_attention_fault
@@ -347,6 +348,10 @@ class RunConfig(Config):
             )
         if engine.kind != "vllm" and engine.device == "cuda" and engine.tensor_parallel > 1:
             raise ValueError("engine.tensor_parallel needs engine.kind vllm")
+        if self.iterations and isinstance(self.learner.objective, ClassesConfig):
+            raise ValueError(
+                "learner.objective classes trains reward models (k15 train reward), not a policy: choose another kind"
+            )
         self._check_overlap()
         placement.check(self)
         return self

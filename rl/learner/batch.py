@@ -55,6 +55,8 @@ class Batch:
     """Sequences of the minibatch that this is (part of): what the loss is divided by, however it is cut."""
     reference_logprobs: torch.Tensor | None = None
     """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
+    labels: torch.Tensor | None = None
+    """[n, m] int64: classes of each sequence, for objectives of whole sequences, which say what each column is."""
     counts: PackCounts = field(default_factory=PackCounts)
     ages: Ages = field(default_factory=Ages)
     """Of all sequences that were packed."""
@@ -104,6 +106,7 @@ class Batch:
             advantages=self.advantages[list(indices)],
             groups=tuple(self.groups[i] for i in indices),
             reference_logprobs=reference,
+            labels=None if self.labels is None else self.labels[list(indices)],
         )
 
     def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
@@ -131,18 +134,20 @@ class Batch:
             sampler_logprobs=self.sampler_logprobs.to(device),
             advantages=self.advantages.to(device),
             reference_logprobs=None if reference is None else reference.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
         )
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
     """Return the sequences of all ``batches``, in order; without any an empty batch.
 
-    They have reference log-probs if all of them had.
+    They have reference log-probs if all of them had, and labels if all had.
     """
     if not batches:
         return pack((), (), version=0)
     references = [batch.reference_logprobs for batch in batches]
     known = [values for values in references if values is not None]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
     return Batch(
         tokens=torch.cat([batch.tokens for batch in batches]),
         cu_seqlens=cumulative([length for batch in batches for length in batch.lengths.tolist()]),
@@ -153,6 +158,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         groups=tuple(group for batch in batches for group in batch.groups),
         total=sum(batch.total for batch in batches),
         reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
+        labels=torch.cat(labels) if len(labels) == len(batches) else None,
         counts=sum((batch.counts for batch in batches), PackCounts()),
         ages=sum((batch.ages for batch in batches), Ages()),
     )
@@ -276,4 +282,28 @@ def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
         groups=("",) * len(pairs),
         total=len(pairs),
         counts=PackCounts(sequences=len(pairs)),
+    )
+
+
+def pack_labelled(sequences: Sequence[Tokens], labels: Sequence[Sequence[int]] | None = None) -> Batch:
+    """Pack sequences that are judged as a whole: no token carries loss.
+
+    ``labels`` [n][m], for the objective; ``None``: only outputs are wanted. Raises ``ValueError`` for an empty
+    sequence.
+    """
+    if empty := [index for index, tokens in enumerate(sequences) if not len(tokens)]:
+        raise ValueError(f"sequence {empty[0]} has no tokens: there is nothing to judge")
+    tokens = torch.from_numpy(joined([np.asarray(part, np.int32) for part in sequences], np.int32))
+    nowhere = torch.zeros(tokens.shape, dtype=torch.bool)
+    return Batch(
+        tokens=tokens,
+        cu_seqlens=cumulative([len(part) for part in sequences]),
+        loss_mask=nowhere,
+        current=nowhere,
+        sampler_logprobs=torch.zeros(tokens.shape),
+        advantages=torch.zeros(len(sequences)),
+        groups=("",) * len(sequences),
+        total=len(sequences),
+        counts=PackCounts(sequences=len(sequences)),
+        labels=None if labels is None else torch.tensor([list(row) for row in labels], dtype=torch.int64),
     )

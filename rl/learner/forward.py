@@ -204,8 +204,9 @@ class PolicyModel(nn.Module):
 def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:
     """Return a linear head in float32 on ``policy``'s last hidden state, drawn from ``seed``; biases are 0."""
     width = causal_lm(policy).config.get_text_config().hidden_size
-    made = nn.Linear(width, head.outputs)
+    made = nn.Linear(width, head.outputs, bias=head.bias)
     with torch.no_grad():
         made.weight.normal_(std=(width + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
-        made.bias.zero_()
+        if head.bias:
+            made.bias.zero_()
     return made.to(next(policy.parameters()).device)

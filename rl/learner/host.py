@@ -20,7 +20,7 @@ from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.learner.stats import IterationStats, Step
 from rl.objectives.cross_entropy import CrossEntropy
-from rl.objectives.protocol import Objective
+from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.state.checkpoint import Sum
 from rl.state.disk import writing
 from rl.warmup import Pair
@@ -118,6 +118,11 @@ class LearnerHost:
     def logprobs(self, batch: Batch, objective: Objective) -> torch.Tensor:
         """See ``Learner.logprobs``."""
         return self.learner.logprobs(batch, objective)
+
+    @spanned(LEARNER, "score")
+    def judged(self, batch: Batch, needs: Needs) -> Outputs:
+        """See ``Learner.judged``."""
+        return self.learner.judged(batch, needs)
 
     @spanned(LEARNER, "train")
     def train(

@@ -26,7 +26,7 @@ from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
 from rl.objectives.build import build
-from rl.objectives.protocol import Needs, Objective
+from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
 from rl.optim.shards import local
@@ -110,6 +110,10 @@ class Learner:
         ``objective``: whose units are not to be parted and whose temperature counts; the learner's own without.
         """
         return self.passes.logprobs(batch, objective or self.objective)
+
+    def judged(self, batch: Batch, needs: Needs) -> Outputs:
+        """Return hidden states and head outputs of whole sequences under the present weights; see ``Passes.judged``."""
+        return self.passes.judged(batch, needs)
 
     def reference(self, minibatch: Batch) -> Batch:
         """Return ``minibatch`` with log-probs under the present weights.

@@ -13,7 +13,8 @@ from rl.learner.batch import Batch, pack_demonstrations
 from rl.learner.forward import PolicyModel, causal_lm
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import LogRatio, Step
-from rl.objectives.protocol import EMPTY, Loss, Objective, Outputs
+from rl.objectives.cross_entropy import CrossEntropy
+from rl.objectives.protocol import EMPTY, Loss, Needs, Objective, Outputs
 from rl.objectives.sequences import sequence_sums
 from rl.objectives.tally import Tallies, add_up
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SINGLY = CrossEntropy()
+"""An objective that parts any sequences: how batches are cut of which only outputs are wanted."""
 IDLE = pack_demonstrations([([0], [0])])
 """What a rank computes while others have a micro-batch and it has none."""
 
@@ -117,6 +120,28 @@ class Passes:
             values = self.policy(part.to(self.spec.model.device), needs, self._temperature(objective)).logprobs.cpu()
             found += [_Logprobs(cut, values)] if cut else []
         return _in_order(self._together(found), batch)
+
+    @torch.no_grad()
+    def judged(self, batch: Batch, needs: Needs) -> Outputs:
+        """Return what ``needs`` asks for of each whole sequence, without gradient, on the CPU, in order.
+
+        Raises ``ValueError`` for needs of single tokens.
+        """
+        if needs.logprobs or needs.hidden == "tokens" or (needs.head is not None and needs.head.at == "tokens"):
+            raise ValueError("outputs of whole sequences are asked for: needs of tokens have log-probs and the like")
+        found: list[tuple[list[int], Outputs]] = []
+        for cut in self._cuts(batch, SINGLY):
+            part = batch.select(cut) if cut else IDLE
+            outputs = self.policy(part.to(self.spec.model.device), needs)
+            found += [(cut, Outputs(hidden=outputs.hidden.cpu(), head=outputs.head.cpu()))] if cut else []
+        parts = self._together(found)
+        order = torch.tensor([index for cut, _ in parts for index in cut]).argsort()
+        values = {
+            name: torch.cat([getattr(outputs, name) for _, outputs in parts])[order]
+            for name, wanted in (("hidden", needs.hidden), ("head", needs.head))
+            if wanted is not None and parts
+        }
+        return Outputs(**values)
 
     def backward(self, minibatch: Batch, objective: Objective, divisor: int = 1, opening: bool = False) -> Passed:
         """Add the gradient of the summed loss of ``minibatch`` over ``divisor`` to what the parameters have.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rl.objectives.cispo import Cispo
+from rl.objectives.classes import Classes
 from rl.objectives.config import (
     CispoConfig,
+    ClassesConfig,
     GrpoConfig,
     MirrorDescentConfig,
     ObjectiveConfig,
@@ -21,6 +23,8 @@ from rl.objectives.rest import Rest
 
 def build(config: ObjectiveConfig, max_tokens: int) -> Objective:
     """Return the configured objective; ``max_tokens``: the longest response. Raises what ``own`` does."""
+    if isinstance(config, ClassesConfig):
+        return Classes(config.classes)
     if isinstance(config, PythonObjectiveConfig):
         return own(config)
     keys = {name: getattr(config, name) for name in type(config).model_fields if name != "kind"}

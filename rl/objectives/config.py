@@ -87,6 +87,14 @@ class RestConfig(Config):
     kind: Literal["rest"] = "rest"
 
 
+class ClassesConfig(Config):
+    """Classes of whole responses on a head: what reward models are trained on (`k15 train reward`), not a policy."""
+
+    kind: Literal["classes"] = "classes"
+    classes: int = Field(2, ge=2)
+    """Number of classes."""
+
+
 class PythonObjectiveConfig(Config):
     """An objective of your own: docs/objectives.md has one in full."""
 
@@ -98,6 +106,14 @@ class PythonObjectiveConfig(Config):
     """Keyword arguments for what returns one."""
 
 
-ObjectiveConfig = MirrorDescentConfig | ReinforceConfig | GrpoConfig | CispoConfig | RestConfig | PythonObjectiveConfig
+ObjectiveConfig = (
+    MirrorDescentConfig
+    | ReinforceConfig
+    | GrpoConfig
+    | CispoConfig
+    | RestConfig
+    | ClassesConfig
+    | PythonObjectiveConfig
+)
 ChosenObjective = Annotated[ObjectiveConfig, Field(discriminator="kind")]
 """One of them, told by its ``kind``."""

@@ -30,6 +30,8 @@ class Head:
     outputs: int
     """Number of outputs: 1 for a value, more for classes."""
     at: At = "tokens"
+    bias: bool = True
+    """Whether the outputs have a bias; the heads of transformers' sequence classification have none."""
 
 
 @dataclass(frozen=True)

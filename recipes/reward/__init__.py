@@ -1,0 +1,1 @@
+"""Training reward models: data, the classic head, the verifier from few labels."""

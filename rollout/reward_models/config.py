@@ -1,0 +1,75 @@
+"""Configuration of a reward model at work. Imports no torch, vLLM or Ray."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rollout.config import Config, EngineConfig
+
+
+class AlarmConfig(Config):
+    """When a policy has learnt to please the model instead of solving problems: agreement with what is known to be
+    true falls.
+    """
+
+    shorthand: ClassVar[str] = "then"
+    then: Literal["warn", "stop"] = "warn"
+    """``warn``: say so, and go on. ``stop``: end the run with a checkpoint and a message."""
+    least: float = Field(0.8, ge=0, le=1)
+    """Agreement below which the alarm sounds."""
+    fall: float = Field(0.1, gt=0, le=1)
+    """Or: so far below the highest mean of ``window`` iterations before."""
+    window: int = Field(3, ge=1)
+    """Iterations that agreement is averaged over."""
+    verdicts: int = Field(50, ge=1)
+    """Fewest compared verdicts in a window: with fewer, nothing is said."""
+
+
+class RewardModelConfig(Config):
+    """A model that judges responses: a classic head, a chain-of-thought judge, or a verifier from few labels
+    (docs/reward_models.md); given as one text it is the ``path``.
+    """
+
+    shorthand: ClassVar[str] = "path"
+    path: str = Field(min_length=1)
+    """Directory of the model, of the run that trained it, or a hub name. What kind it is, its files say."""
+    when: Literal["undecided", "not_right", "always"] = "undecided"
+    """Whose responses are the model's to judge. ``undecided``: those that no rule decides: problems without a verifier,
+    and what the verifier could not grade. ``not_right``: those, too, that the rule calls wrong, as it may for an
+    unusual form. ``always``: all; the rule's verdicts are only compared."""
+    reward: Literal["verdict", "probability"] = "verdict"
+    """``verdict``: 1 from ``threshold`` on, else 0. ``probability``: that of being right, as the model has it."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability from which on a response is right."""
+    samples: int = Field(1, ge=1)
+    """Verdicts that a judge gives on each response."""
+    vote: Literal["majority", "mean"] = "majority"
+    """``majority``: what most of them say; a tie is undecided. ``mean``: the share that says right."""
+    temperature: float = Field(1.0, ge=0)
+    """Of a judge's verdicts; 0 is greedy."""
+    max_tokens: int = Field(1024, ge=1)
+    """Longest reasoning and verdict of a judge."""
+    timeout_s: float = Field(300.0, gt=0)
+    """Longest time to the verdicts on one response, from when it is handed in; then it is ungradable."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seeds a judge's verdicts."""
+    engine: EngineConfig | None = None
+    """Engines of a judge of its own, or the device and threads of a head's; ``null``: like the run's."""
+    place: Literal["auto", "beside", "own"] = "auto"
+    """Of a judge's engines on GPUs. ``beside``: on those of the policy's engines, which leave them a part
+    (``ray.engine_gpus``). ``own``: on others. ``auto``: own where the cluster has them. CPUs are shared anyhow."""
+    labelled: str | None = None
+    """Responses with verdicts that were never trained on (``docs/reward_models.md``): the model judges some of them in
+    each iteration, and the alarm looks at that agreement, too. For problems that no rule decides."""
+    labelled_size: int = Field(64, ge=1)
+    """Of those, how many in an iteration."""
+    alarm: AlarmConfig | None = AlarmConfig()
+    """Watch over the agreement of model and rule, or labels; ``null``: none."""
+
+    @model_validator(mode="after")
+    def _votes(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"samples {self.samples} at temperature 0 are all the same: raise one or lower the other")
+        return self
