@@ -139,8 +139,9 @@ def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
     """Return ``value`` itself, or ``{key: value}`` for one text or number in the place of a section with a
     ``shorthand`` key; also for one of the wrong type, so that what is said of it names that key.
     """
-    shorthand = choices[""].shorthand if "" in choices else ""
-    return {shorthand: value} if shorthand and isinstance(value, str | int | float) else value
+    if "" not in choices or not choices[""].shorthand or not isinstance(value, str | int | float):
+        return value
+    return choices[""].spelled_out(value)
 
 
 def read_file(path: Path) -> dict[str, Any]:

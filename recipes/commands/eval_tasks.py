@@ -16,7 +16,7 @@ from evals.offline import Task
 from evals.prompting import Conversation, Renderer
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
-from rollout.grading import Grader
+from rollout.grading import Grader, Grading, Through
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
@@ -162,7 +162,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
     from recipes.run.setup import open_episodes
-    from rl.rewarding import build_grader
+    from rl.reward_models import Site
+    from rl.rewarding import build_judge
     from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
@@ -196,7 +197,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         own = model.run if benchmark.name == HELDOUT else None
-        episodes = open_episodes(own, transcript) if own else None
+        grading = stack.enter_context(Grading(build_judge(own.reward, Site(engine, ray), not ray.in_process))) if own else None
+        episodes = open_episodes(own, transcript, lambda: Through(grading)) if own and grading else None
         if episodes is not None:
             stack.callback(episodes.close)
         responder = PoolResponder(
@@ -209,7 +211,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             episodes,
         )
         first = renderer.text(item.loaded.problems[0])
-        grader = build_grader(own.reward, on_ray=not ray.in_process) if own else None
+        grader = Through(grading) if grading else None
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks

@@ -36,7 +36,8 @@ from rl.record.live import LiveView
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
 from rl.record.metrics import Row
 from rl.record.rollout_store import drop_rollouts_from, to_table, write_rollouts
-from rl.rewarding import Rewarder, ScoredGroup, build_grader
+from rl.reward_models import Site
+from rl.rewarding import Rewarder, ScoredGroup, build_grader, evaluating
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
@@ -46,7 +47,7 @@ from rl.warmup import warm_up
 from rollout import timeline
 from rollout.engine import CopyGone
 from rollout.files import replace_file
-from rollout.grading import Answered, Grading
+from rollout.grading import Answered, Grading, Through
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
 from rollout.timeline import DRIVER, SAVER, recording, spanned
@@ -132,12 +133,15 @@ class Session:
             self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
+        with self.stopper.interruptible():  # a judge's engines take as long to start as the policy's
+            grader = build_grader(config.reward, Site.of(config))
+        self.grading = self.stack.enter_context(Grading(grader))
         self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
-        self.episodes = self.setup.episodes()
+        self.episodes = self.setup.episodes(lambda: Through(self.grading))
         if self.episodes is not None:
             self.stack.callback(self.episodes.close)
-        self.heldout = Heldout(self.setup, self.machines.pool, self.grading, self.episodes, directory.evals, self.watch)
+        judges = self.grading.beside(evaluating(grader))
+        self.heldout = Heldout(self.setup, self.machines.pool, judges, self.episodes, directory.evals, self.watch)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
