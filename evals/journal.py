@@ -140,7 +140,8 @@ def score_to_json(score: Score) -> Json:
 
 def score_from_json(row: Json) -> Score:
     """Inverse of ``score_to_json``."""
-    return Score(row["score"], row["verdict"] == "correct", row["parts"], row["reason"], row["extracted"], row.get("opinion", ""))
+    texts = row["reason"], row["extracted"], row.get("opinion", "")
+    return Score(row["score"], row["verdict"] == "correct", row["parts"], *texts)
 
 
 def _key(row: Json) -> Key:

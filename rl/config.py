@@ -350,8 +350,7 @@ class RunConfig(Config):
         judge = self.reward.model.engine if self.reward.model else None
         if self.ray.in_process and judge is not None and judge.kind == "vllm":
             raise ValueError(
-                "reward.model.engine.kind is vllm, whose engines live in Ray actors, and ray.in_process is without Ray: "
-                "set it to hf"
+                "reward.model.engine.kind vllm lives in Ray actors, and ray.in_process is without Ray: set it to hf"
             )
         ranks = self.learner.ranks
         if self.ray.in_process and ranks.size > 1:

@@ -25,6 +25,10 @@ from rollout.types import Problem
 
 if TYPE_CHECKING:
     from recipes.commands.eval_models import LocalModel
+    from rl.config import RunConfig
+    from rl.reward_models import Site
+    from rollout.environments.episodes import Episodes
+    from rollout.models.prompts import Transcript
 
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
@@ -161,9 +165,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
     from recipes.run.engines import open_pool
-    from recipes.run.setup import open_episodes
     from rl.reward_models import Site
-    from rl.rewarding import build_judge
     from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
@@ -197,10 +199,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         own = model.run if benchmark.name == HELDOUT else None
-        grading = stack.enter_context(Grading(build_judge(own.reward, Site(engine, ray), not ray.in_process))) if own else None
-        episodes = open_episodes(own, transcript, lambda: Through(grading)) if own and grading else None
-        if episodes is not None:
-            stack.callback(episodes.close)
+        grader, episodes = _as_in(own, transcript, Site(engine, ray), stack) if own else (None, None)
         responder = PoolResponder(
             pool,
             renderer,
@@ -211,10 +210,21 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             episodes,
         )
         first = renderer.text(item.loaded.problems[0])
-        grader = Through(grading) if grading else None
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
+
+
+def _as_in(run: RunConfig, transcript: Transcript, site: Site, stack: ExitStack) -> tuple[Grader, Episodes | None]:
+    """Return what judges a run's held-out problems, and their environment, which asks the same; ``stack`` closes it."""
+    from recipes.run.setup import open_episodes
+    from rl.rewarding import build_judge
+
+    grader = Through(stack.enter_context(Grading(build_judge(run.reward, site, not site.ray.in_process))))
+    episodes = open_episodes(run, transcript, lambda: grader)
+    if episodes is not None:
+        stack.callback(episodes.close)
+    return grader, episodes
 
 
 def _task(

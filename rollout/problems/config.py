@@ -95,8 +95,8 @@ class JsonlSource(Config):
     path: str
     """The file; a relative path is looked up in $K15_DATA first, then in the working directory."""
     verifier: VerifierName = "math"
-    """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``; ``none``: by no rule, but by ``reward.function``
-    or ``reward.model``. The rows need no answer then."""
+    """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``; ``none``: by no rule, but by
+    ``reward.function`` or ``reward.model``. The rows need no answer then."""
     where: dict[str, Value | tuple[Value, ...]] = {}
     """Keep rows whose field equals the value, or one of the values: ``{single_number: true, grade: [1, 2]}``."""
     shuffle: int | None = None

@@ -75,9 +75,9 @@ def by_architecture(name: str, config: dict[str, Any]) -> Card:
     if any(one.endswith("ForSequenceClassification") for one in architectures):
         return Card(kind="head")
     if any(one.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for one in architectures):
-        from rollout.reward_models.judge import DEFAULT_TEMPLATE
+        from rollout.reward_models.asking import judge_card
 
-        return Card(kind="judge", template=DEFAULT_TEMPLATE)
+        return judge_card()
     raise ModelPathError(
         f"{name}: {', '.join(architectures) or 'its config.json names no architecture'}: neither a sequence classifier "
         f"nor a causal LM, and without a {NAME} that says what it is; give a model that can judge"
