@@ -35,22 +35,21 @@ HERE = Site(EngineConfig(kind="hf"), RayConfig(in_process=True))
 def open_model(config: RewardModelConfig, site: Site) -> RewardModel:
     """Open the reward model that ``config`` names, ready to judge; to be closed.
 
-    Raises ``ModelPathError`` and ``CardError`` for one that cannot be used, ``LaunchError`` and ``EngineError`` for a
-    judge's engines that do not start.
+    Raises ``ValueError`` (``ModelPathError``, ``CardError``, ``HeadError`` ...) for one that cannot be used,
+    ``LaunchError`` and ``EngineError`` for a judge's engines that do not start.
     """
     found = find(config.path)
     if found.card.kind == "judge":
         from rl.alone import open_judge
 
         return open_judge(found, config, site)
-    engine = config.engine or site.engine
     if found.card.kind == "head":
         from rollout.reward_models.head import load_head
 
-        return load_head(found.path, found.card, engine.device, engine.threads)
+        return load_head(found.path, config)
     from rollout.reward_models.verifier import load_verifier
 
-    return load_verifier(found.path, found.card, engine.device, engine.threads)
+    return load_verifier(found.path, config)
 
 
 class OnDemand:
