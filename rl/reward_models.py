@@ -42,7 +42,7 @@ def open_model(config: RewardModelConfig, site: Site) -> RewardModel:
     if found.card.kind == "judge":
         from rl.alone import open_judge
 
-        return open_judge(found, config, site)
+        return open_judge(found.path, found.card, config, site.engine, site.ray)
     if found.card.kind == "head":
         from rollout.reward_models.head import load_head
 

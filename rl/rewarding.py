@@ -10,7 +10,9 @@ from functools import partial
 
 from rewards.length import length_rewards, length_weight
 from rewards.score import Score
+from rl.audit import Audit
 from rl.config import RewardConfig
+from rl.record.metrics import Row
 from rl.reward_models import HERE, OnDemand, Site, open_model
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
 from rollout.reward_models.grader import RuleThenModel
@@ -136,10 +138,11 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
 class Rewarder:
     """Scores finished groups, each as soon as it is handed in: grading goes on while others are still sampled."""
 
-    def __init__(self, config: RewardConfig, graded: Graded, grading: Grading) -> None:
+    def __init__(self, config: RewardConfig, graded: Graded, grading: Grading, audit: Audit | None = None) -> None:
         self.config = config
         self.graded = graded
         self.grading = grading
+        self._audit = audit
         self._pending: dict[str, tuple[Group, Future[list[Score]]]] = {}
         self._seen: dict[str, float] = {}
 
@@ -172,6 +175,15 @@ class Rewarder:
         pending = [self._pending.pop(name) for name in taken]
         weight, penalty = self.length_weight(iteration), self.config.repetition_penalty
         return [reward_group(group, scores.result(), weight, penalty) for group, scores in pending]
+
+    def begin(self, iteration: int) -> None:
+        """Begin what goes on beside an iteration's sampling: the audit, if there is one."""
+        if self._audit is not None:
+            self._audit.begin(iteration)
+
+    def audited(self) -> Row:
+        """Return the metrics of the iteration's audit; waits for it."""
+        return self._audit.finish() if self._audit is not None else {}
 
     def forget(self) -> None:
         """Leave out of the next ``collect`` and ``counts`` what was handed in and graded so far."""

@@ -1,11 +1,20 @@
-"""A reward model without weights: it answers by a function of the response, right or wrong as a test wants it."""
+"""Reward models for tests: one without weights, right or wrong as a test wants it, and a tiny classifier on disk."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rollout.grading import Answered
+from rollout.models.export import save_tokenizer
+from rollout.models.tokenizer import build_tokenizer
+from rollout.problems.build import build_source
+from rollout.problems.config import ArithmeticSource
+from rollout.problems.source import Procedural
 from rollout.reward_models.opinion import Opinion
 
 
@@ -37,3 +46,28 @@ class Says:
     def close(self) -> None:
         """See ``RewardModel``."""
         self.closed += 1
+
+
+def save_head(folder: Path, seed: int = 0) -> Path:
+    """A tiny classifier of responses to sums."""
+    source = build_source(ArithmeticSource(), "train")
+    assert isinstance(source, Procedural)
+    tokenizer = build_tokenizer(source.generator.alphabet, 512)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        num_labels=2,
+        id2label={0: "wrong", 1: "right"},
+        label2id={"wrong": 0, "right": 1},
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder

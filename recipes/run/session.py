@@ -21,6 +21,7 @@ from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
 from rl.actors import LearnerDead
+from rl.audit import audit_of
 from rl.config import RunConfig
 from rl.elastic import Elastic
 from rl.iteration import publish
@@ -31,7 +32,7 @@ from rl.loops import loop_of
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
 from rl.parts import Parts
-from rl.record.health import Course, findings
+from rl.record.health import Course, findings, halted
 from rl.record.live import LiveView
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
 from rl.record.metrics import Row
@@ -42,7 +43,7 @@ from rl.state import checkpoint
 from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
-from rl.stop import Interrupted, Stopper
+from rl.stop import Halted, Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout import timeline
 from rollout.engine import CopyGone
@@ -87,6 +88,8 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
         print("\n".join(lines))
         return exit_code(summary)
+    if why := halted(Course.so_far(config, read_metrics(directory.root))):
+        raise Halted(f"{directory.root}: {why}")
     with ExitStack() as stack:
         return Session(setup, data, objective, directory, stopper, stack, launcher).outlive()
 
@@ -136,7 +139,8 @@ class Session:
         with self.stopper.interruptible():  # a judge's engines take as long to start as the policy's
             grader = build_grader(config.reward, Site.of(config))
         self.grading = self.stack.enter_context(Grading(grader))
-        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
+        audit = audit_of(self.grading, self.watch.warn)
+        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading, audit)
         self.episodes = self.setup.episodes(lambda: Through(self.grading))
         if self.episodes is not None:
             self.stack.callback(self.episodes.close)
@@ -346,11 +350,13 @@ class Session:
         """Show the signs that the run cannot work, each once; after one more iteration, if one is given."""
         if row:
             self.rows.append(row)
-        config = self.setup.config
-        for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
+        course = Course.so_far(self.setup.config, self.rows, self.before)
+        for finding in findings(course):
             if finding.code not in self.told:
                 self.told.add(finding.code)
                 self.watch.finding(finding)
+        if why := halted(course):
+            self.stopper.halt(Halted(f"{self.directory.root}: {why}"))
 
     def parts(self) -> Parts:
         """Return the parts that the loop works with."""

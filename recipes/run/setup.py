@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
+from rl.audit import read_verdicts
 from rl.config import ProblemsConfig, RewardConfig, RunConfig
 from rl.learner.config import ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
@@ -130,6 +131,8 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     check_disjoint(train, held_out)
     check_judged(config.reward, train, "problems.train")
     check_judged(config.reward, held_out, "problems.heldout")
+    if config.reward.model is not None and config.reward.model.labelled is not None:
+        read_verdicts(Path(config.reward.model.labelled))
     tokenizer, vocabulary, model = load_tokenizer(config, train)
     framing = problems.framing
     end = end_tokens(tokenizer, model or None, vocabulary)

@@ -22,7 +22,8 @@ class AlarmConfig(Config):
     least: float = Field(0.8, ge=0, le=1)
     """Agreement below which the alarm sounds."""
     fall: float = Field(0.1, gt=0, le=1)
-    """Or: so far below the highest mean of ``window`` iterations before."""
+    """Or: so far below the highest mean of ``window`` iterations before, and further than chance goes (two standard
+    errors)."""
     window: int = Field(3, ge=1)
     """Iterations that agreement is averaged over."""
     verdicts: int = Field(50, ge=1)

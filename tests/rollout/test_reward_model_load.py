@@ -6,44 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from reward_model_kit import save_head
 from tiny_models import tiny_llama
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rollout.models.export import save_tokenizer
 from rollout.models.pretrained import ModelPathError
-from rollout.models.tokenizer import build_tokenizer
-from rollout.problems.build import build_source
-from rollout.problems.config import ArithmeticSource
-from rollout.problems.source import Procedural
 from rollout.reward_models.asking import JUDGE_TEMPLATE
 from rollout.reward_models.card import NAME, Card, CardError, write_card
 from rollout.reward_models.load import digest, find
-
-
-def save_head(folder: Path, seed: int = 0) -> Path:
-    """A tiny classifier of responses to sums."""
-    source = build_source(ArithmeticSource(), "train")
-    assert isinstance(source, Procedural)
-    tokenizer = build_tokenizer(source.generator.alphabet, 512)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        num_labels=2,
-        id2label={0: "wrong", 1: "right"},
-        label2id={"wrong": 0, "right": 1},
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        LlamaForSequenceClassification(config).save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
-    return folder
 
 
 def test_a_sequence_classifier_is_a_head_and_a_causal_model_a_judge(tmp_path: Path) -> None:
