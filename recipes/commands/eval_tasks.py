@@ -160,8 +160,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for a checkpoint or run directory on engines of our own, which ``stack`` closes."""
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
-    from recipes.run.engines import open_pool
     from recipes.run.setup import open_episodes
+    from rl.alone import open_pool
     from rl.rewarding import build_grader
     from rollout.models.prompts import Transcript
 
