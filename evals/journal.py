@@ -134,12 +134,14 @@ def score_to_json(score: Score) -> Json:
         "extracted": score.extracted,
         "reason": score.reason,
         "parts": dict(score.parts),
+        **({"opinion": score.opinion} if score.opinion else {}),
     }
 
 
 def score_from_json(row: Json) -> Score:
     """Inverse of ``score_to_json``."""
-    return Score(row["score"], row["verdict"] == "correct", row["parts"], row["reason"], row["extracted"])
+    texts = row["reason"], row["extracted"], row.get("opinion", "")
+    return Score(row["score"], row["verdict"] == "correct", row["parts"], *texts)
 
 
 def _key(row: Json) -> Key:

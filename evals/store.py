@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from evals.evaluate import Answer
+from rewards.score import Score
 from rollout.parquet import read_table, storable, write_tables
 from rollout.strict_json import dumps
 
@@ -32,10 +33,15 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),  # null: ungradable
         ("extracted", pa.string()),  # answer read out of the response
         ("reason", pa.string()),  # why wrong or ungradable
+        ("rule", pa.string()),  # verdict of the rule alone: correct, wrong; null: it gave none
+        ("model", pa.float64()),  # probability of being right by the reward model; null: not asked, or no opinion
+        ("opinion", pa.string()),  # what the reward model wrote of it last
         ("fields", pa.string()),  # the problem's further fields without its tests, as JSON
     ],
     metadata={b"k15.samples": VERSION},
 )
+_LATER = {"rule": None, "model": None, "opinion": ""}
+"""Columns that files of the same version may lack, with their values then."""
 _LARGE = ("tests", "test", "test_list", "challenge_test_list", "solution", "rationale", "statement")
 """Fields that would multiply the file's size."""
 
@@ -59,8 +65,21 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
             "score": score.reward,
             "extracted": storable(score.extracted),
             "reason": storable(score.reason),
+            "rule": rule_of(score),
+            "model": score.parts.get("model"),
+            "opinion": storable(score.opinion),
             "fields": dumps(fields, default=str),
         }
+
+
+def rule_of(score: Score) -> str | None:
+    """Return the rule's verdict on a response, where it gave one: its part of the score, or all of it where no reward
+    model was asked.
+    """
+    rule = score.parts.get("rule")
+    if rule is None:
+        return None if "model" in score.parts or not score.gradable else score.verdict
+    return "correct" if rule else "wrong"
 
 
 def write_samples(path: Path, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:

@@ -6,7 +6,7 @@ Where the k1.5 paper gives no value the key's docstring says so and the default 
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -20,6 +20,7 @@ from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import block_attention_fault
 from rollout.models.framing import RESERVED, Framing
 from rollout.problems.config import ArithmeticSource, Source, with_mixture
+from rollout.reward_models.config import RewardModelConfig
 
 __all__ = ["Config", "EngineConfig", "RolloutConfig", "RunConfig"]
 
@@ -116,9 +117,12 @@ class LengthRewardConfig(Config):
 
 
 class RewardConfig(Config):
-    """How finished rollouts are scored; given as one text it is the ``function``: ``--reward my_file.py:name``."""
+    """How finished rollouts are scored; given as one text it is the ``function``, ``--reward my_file.py:name``, or the
+    ``model``, ``--reward model:PATH``.
+    """
 
     shorthand: ClassVar[str] = "function"
+    MODEL: ClassVar[str] = "model:"
     function: UserCode | None = None
     """A reward of your own in place of the problems' verifiers: ``my_file.py:name``, ``package.module:name``, or an
     entry point of ``k15.rewards``. It takes ``(problem, response)`` and returns a number or a ``Score``, or lists of
@@ -138,6 +142,16 @@ class RewardConfig(Config):
     """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
     judges: int = Field(0, ge=0)
     """Ray actors that judge programs (verifier ``code``), spread over the cluster; 0: in the run's own process."""
+    model: RewardModelConfig | None = None
+    """A model that judges what the rule, ``function`` or else the problems' verifiers, is not trusted with: a classic
+    head, a chain-of-thought judge, a verifier from few labels (docs/reward_models.md); ``null``: none."""
+
+    @classmethod
+    def spelled_out(cls, value: str | float) -> dict[str, Any]:
+        """See ``Config``."""
+        if isinstance(value, str) and value.startswith(cls.MODEL):
+            return {"model": {"path": value.removeprefix(cls.MODEL)}}
+        return super().spelled_out(value)
 
     @model_validator(mode="after")
     def _one_grader(self) -> Self:
@@ -333,6 +347,11 @@ class RunConfig(Config):
             raise ValueError("ray.in_process works with engine.kind hf; vllm engines live in Ray actors")
         if self.ray.in_process and self.reward.judges:
             raise ValueError("reward.judges are Ray actors, and ray.in_process is without Ray; set one of them to 0")
+        judge = self.reward.model.engine if self.reward.model else None
+        if self.ray.in_process and judge is not None and judge.kind == "vllm":
+            raise ValueError(
+                "reward.model.engine.kind vllm lives in Ray actors, and ray.in_process is without Ray: set it to hf"
+            )
         ranks = self.learner.ranks
         if self.ray.in_process and ranks.size > 1:
             raise ValueError(f"learner.ranks are {ranks.size} Ray actors, and ray.in_process is without Ray")

@@ -139,8 +139,9 @@ def spelled_out(choices: Mapping[str, type[Config]], value: Any) -> Any:
     """Return ``value`` itself, or ``{key: value}`` for one text or number in the place of a section with a
     ``shorthand`` key; also for one of the wrong type, so that what is said of it names that key.
     """
-    shorthand = choices[""].shorthand if "" in choices else ""
-    return {shorthand: value} if shorthand and isinstance(value, str | int | float) else value
+    if "" not in choices or not choices[""].shorthand or not isinstance(value, str | int | float):
+        return value
+    return choices[""].spelled_out(value)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -210,9 +211,14 @@ def value_of(path: str, text: str, cls: type[Config]) -> Any:
     return value if not is_text or isinstance(value, str) else text
 
 
-def _section_value(path: str, value: Any, cls: type[Config]) -> Any:
+def _section_value(path: str, text: str, cls: type[Config]) -> Any:
+    value = value_of(path, text, cls)
     choices = [sections(annotation) for annotation in types_of(cls, path)]
-    return spelled_out(choices[0], value) if len(choices) == 1 else value
+    if len(choices) != 1:
+        return value
+    if text.endswith(":") and isinstance(value, Mapping):  # "model:$EMPTY" would read as a key without a value
+        return spelled_out(choices[0], text)
+    return spelled_out(choices[0], value)
 
 
 def check_agreement(overrides: Sequence[tuple[str, Any]], cls: type[Config]) -> None:
@@ -256,7 +262,7 @@ def load(base: C, file: Tree | None = None, overrides: Sequence[tuple[str, str]]
     unknown = [unknown_key(path, cls) for path, _ in overrides if path not in known]
     if unknown:
         raise ConfigError(*unknown)
-    values = [(path, _section_value(path, value_of(path, text, cls), cls)) for path, text in overrides]
+    values = [(path, _section_value(path, text, cls)) for path, text in overrides]
     check_agreement(values, cls)
     tree = merge(cls, base.model_dump(), unfolded(cls, file or {}))
     for path, value in sorted(values, key=lambda pair: (pair[0] not in cls.presets, not pair[0].endswith(".kind"))):

@@ -34,8 +34,8 @@ def iterations(config: RunConfig, state: RunState, parts: Parts, iterate: Iterat
 
     A learner may go on while it writes a checkpoint, which is finished after the iteration in which that was done: at
     the latest before the next one is begun, and when this returns or raises. Only then go the journals that every kept
-    checkpoint already contains. On a stop signal it checkpoints and raises ``Interrupted``; tokens of an iteration cut
-    short stay in its journal.
+    checkpoint already contains. On a stop signal it checkpoints and raises ``Interrupted``, or ``Halted`` where the run
+    ends itself; tokens of an iteration cut short stay in its journal.
     """
     keep, drop_before = config.checkpoint.keep, parts.journal.drop_before
     with Writer(parts.checkpoints, parts.policy, keep, parts.watch.warn, drop_before) as writer:
@@ -68,7 +68,7 @@ def _iterations(config: RunConfig, state: RunState, parts: Parts, iterate: Itera
             with timer("checkpoint"):
                 writer.settle()
         if parts.stopper.requested and not last:
-            raise Interrupted(f"stopped after iteration {i}")
+            raise parts.stopper.why or Interrupted(f"stopped after iteration {i}")
     return replace(state, totals=spend(state.totals, timer.seconds))
 
 
@@ -96,7 +96,8 @@ def evaluation_due(config: RunConfig, i: int) -> bool:
 
 
 def admit(count: int, i: int, config: RunConfig, parts: Parts) -> list[Group]:
-    """Draw problems for iteration ``i``, and return a fresh group for each."""
+    """Begin what goes on beside iteration ``i``; draw its problems, and return a fresh group for each."""
+    parts.rewarder.begin(i)
     problems = parts.sampler.draw(max(0, count))
     parts.journal.drawn(i, [problem.id for problem in problems])
     return new_groups(problems, i, config.rollout.k, parts.render)
@@ -180,7 +181,8 @@ def conclude(
         seconds=timer.seconds,
         idle=timeline.lap(i),
     )
-    row = parts.log.write(i, measure(iteration, config.rollout) | parts.rewarder.counts())
+    audited = parts.rewarder.audited()  # before the counts, which it adds to
+    row = parts.log.write(i, measure(iteration, config.rollout) | audited | parts.rewarder.counts())
     parts.watch.iteration(row)
     parts.inspect(row)
     return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), add_up(state.totals, done, timer))

@@ -10,8 +10,12 @@ from functools import partial
 
 from rewards.length import length_rewards, length_weight
 from rewards.score import Score
+from rl.audit import Audit
 from rl.config import RewardConfig
+from rl.record.metrics import Row
+from rl.reward_models import HERE, OnDemand, Site, open_model
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
+from rollout.reward_models.grader import RuleThenModel
 from rollout.types import Group, Problem, Rollout, StopReason, TokenIds
 from rollout.user_code import named
 
@@ -56,13 +60,45 @@ def answered(problem: Problem, rollouts: Sequence[Rollout], graded: Graded) -> l
     return [one(rollout) for rollout in rollouts]
 
 
-def build_grader(config: RewardConfig, on_ray: bool = False) -> Grader:
+def build_grader(config: RewardConfig, site: Site = HERE) -> Grader:
     """Build the one grader of a run, for training and evaluation alike: the user's function, or the problems'
-    verifiers.
+    verifiers; with a reward model behind them where one is configured.
 
-    ``on_ray``: whether Ray is connected, so that ``judges`` can judge programs there; without it this process does.
-    Raises ``UserCodeError``, and ``SandboxFailure`` when judges do not start.
+    ``site``: where a judge's engines run; where Ray is connected, ``judges`` can judge programs there, too, without it
+    this process does. Raises ``UserCodeError``, what ``open_model`` raises, and ``SandboxFailure`` when judges do not
+    start.
     """
+    rule = build_rule(config, not site.ray.in_process)
+    if config.model is None:
+        return rule
+    try:
+        return RuleThenModel(rule, open_model(config.model, site), config.model)
+    except BaseException:
+        rule.close()
+        raise
+
+
+def build_judge(config: RewardConfig, site: Site = HERE, on_ray: bool = False) -> Grader:
+    """Build the grader of evaluations outside of a run (see ``evaluating``); its reward model is opened when it is
+    first asked. ``on_ray``: whether Ray is connected already. Raises ``UserCodeError`` and ``SandboxFailure``.
+    """
+    rule = build_rule(config, on_ray)
+    if config.model is None:
+        return rule
+    return RuleThenModel(rule, OnDemand(config.model, site), config.model).rule_decides()
+
+
+def evaluating(grader: Grader) -> Grader:
+    """Return a run's grader as evaluations ask it: where the rule decides, its verdict stands, so that accuracy is not
+    what a reward model believes.
+
+    It works on what ``grader`` holds; see ``RuleThenModel.rule_decides``.
+    """
+    return grader.rule_decides() if isinstance(grader, RuleThenModel) else grader
+
+
+def build_rule(config: RewardConfig, on_ray: bool = False) -> Grader:
+    """Build a run's grader without its reward model. Raises ``UserCodeError`` and ``SandboxFailure``."""
     if config.function is not None:
         from rollout.user_reward import Limits, load_reward
 
@@ -102,10 +138,11 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
 class Rewarder:
     """Scores finished groups, each as soon as it is handed in: grading goes on while others are still sampled."""
 
-    def __init__(self, config: RewardConfig, graded: Graded, grading: Grading) -> None:
+    def __init__(self, config: RewardConfig, graded: Graded, grading: Grading, audit: Audit | None = None) -> None:
         self.config = config
         self.graded = graded
         self.grading = grading
+        self._audit = audit
         self._pending: dict[str, tuple[Group, Future[list[Score]]]] = {}
         self._seen: dict[str, float] = {}
 
@@ -138,6 +175,15 @@ class Rewarder:
         pending = [self._pending.pop(name) for name in taken]
         weight, penalty = self.length_weight(iteration), self.config.repetition_penalty
         return [reward_group(group, scores.result(), weight, penalty) for group, scores in pending]
+
+    def begin(self, iteration: int) -> None:
+        """Begin what goes on beside an iteration's sampling: the audit, if there is one."""
+        if self._audit is not None:
+            self._audit.begin(iteration)
+
+    def audited(self) -> Row:
+        """Return the metrics of the iteration's audit; waits for it."""
+        return self._audit.finish() if self._audit is not None else {}
 
     def forget(self) -> None:
         """Leave out of the next ``collect`` and ``counts`` what was handed in and graded so far."""

@@ -12,6 +12,10 @@ class Interrupted(BaseException):
     """A stop signal arrived while waiting. Not an ``Exception``: nothing on the way may swallow it."""
 
 
+class Halted(RuntimeError):
+    """The run ends itself, in a state from which it can go on; one line: why, and what to do."""
+
+
 class Stopper:
     """Turns the first stop signal into a flag, or into ``Interrupted`` where waiting can be cut short.
 
@@ -22,6 +26,8 @@ class Stopper:
     def __init__(self) -> None:
         self.signal: int | None = None
         """Number of the signal received, if any."""
+        self.why: Halted | None = None
+        """Why the run ends itself, if it does."""
         self._waiting = False
         self._previous: dict[int, object] = {}
 
@@ -48,8 +54,12 @@ class Stopper:
 
     @property
     def requested(self) -> bool:
-        """True once a stop signal has arrived."""
-        return self.signal is not None
+        """True once a stop signal has arrived, or the run has begun to end itself."""
+        return self.signal is not None or self.why is not None
+
+    def halt(self, why: Halted) -> None:
+        """Let the run end with a checkpoint after its iteration, as on a stop signal, and then raise ``why``."""
+        self.why = why
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

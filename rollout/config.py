@@ -43,6 +43,11 @@ class Config(BaseModel):
     """The key that one text or number in the place of the section means, in files and on the command line; empty:
     none."""
 
+    @classmethod
+    def spelled_out(cls, value: str | float) -> dict[str, Any]:
+        """Return the keys that one text or number in the place of the section sets."""
+        return {cls.shorthand: value}
+
 
 UserCode = Annotated[str, AfterValidator(absolute)]
 """Code of the user's own (``rollout.user_code``); a relative path is looked up from the working directory and recorded

@@ -158,6 +158,8 @@ class Grading:
 
     def __init__(self, grader: Grader) -> None:
         self.grader = grader
+        self._host: Grading | None = None
+        """Whose thread it works on; ``None``: its own."""
         self._thread: LoopThread | None = None
         self._lock = threading.Lock()
 
@@ -166,15 +168,30 @@ class Grading:
         """With a plain function as the grader."""
         return cls(VerifierGrader(verify, threads))
 
+    def beside(self, grader: Grader) -> Grading:
+        """Return another grader at work on this one's thread, as one that shares its model or engines must be.
+
+        It is never closed: what it holds is this one's.
+        """
+        other = Grading(grader)
+        other._host = self._host or self
+        return other
+
     def submit(self, answers: Callable[[], Sequence[Answered | Score]]) -> Future[list[Score]]:
         """Return the scores of the responses that ``answers`` gives, in order; it is called on another thread.
 
         A score among them stays what it is. Where the grader itself fails the others are ungradable.
         """
+        return self.start(self._grade(answers))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin other work on the grader's event loop, such as asking its model."""
+        if self._host is not None:
+            return self._host.start(work)
         with self._lock:
             if self._thread is None:
                 self._thread = LoopThread("grading")
-            return self._thread.start(self._grade(answers))
+            return self._thread.start(work)
 
     async def _grade(self, answers: Callable[[], Sequence[Answered | Score]]) -> list[Score]:
         with span(GRADER, "grade"):
@@ -191,6 +208,8 @@ class Grading:
 
     def close(self) -> None:
         """Stop grading; what is not graded yet is cancelled."""
+        if self._host is not None:
+            return
         with self._lock:
             if self._thread is not None:
                 self._thread.close()
@@ -201,3 +220,24 @@ class Grading:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Through:
+    """A grader that is at work already, as one for another event loop: an environment's, another command's.
+
+    It counts nothing and closes nothing: both are done where the grader is at work.
+    """
+
+    def __init__(self, grading: Grading) -> None:
+        self.grading = grading
+
+    async def grade(self, answers: Sequence[Answered]) -> Sequence[Score]:
+        """See ``Grader``."""
+        return await asyncio.wrap_future(self.grading.submit(lambda: answers))
+
+    def counts(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing."""

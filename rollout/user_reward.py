@@ -276,7 +276,7 @@ def plain_score(score: Score) -> Score:
     reward = None if score.reward is None else float(score.reward)
     parts = {str(name): float(part) for name, part in score.parts.items()}
     reason, extracted = one_line(str(score.reason), REASON), str(score.extracted)[:EXTRACTED]  # may be the response
-    return Score(reward, bool(score.correct), parts, reason, extracted)
+    return Score(reward, bool(score.correct), parts, reason, extracted, str(score.opinion)[-EXTRACTED:])
 
 
 def score_of(value: Any, place: str) -> Score:

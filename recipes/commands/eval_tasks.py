@@ -16,7 +16,7 @@ from evals.offline import Task
 from evals.prompting import Conversation, Renderer
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from rollout.engine import Sampling
-from rollout.grading import Grader
+from rollout.grading import Grader, Grading, Through
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
@@ -25,6 +25,10 @@ from rollout.types import Problem
 
 if TYPE_CHECKING:
     from recipes.commands.eval_models import LocalModel
+    from rl.config import RunConfig
+    from rl.reward_models import Site
+    from rollout.environments.episodes import Episodes
+    from rollout.models.prompts import Transcript
 
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
@@ -160,9 +164,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for a checkpoint or run directory on engines of our own, which ``stack`` closes."""
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
-    from recipes.run.setup import open_episodes
     from rl.alone import open_pool
-    from rl.rewarding import build_grader
+    from rl.reward_models import Site
     from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
@@ -196,9 +199,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         own = model.run if benchmark.name == HELDOUT else None
-        episodes = open_episodes(own, transcript) if own else None
-        if episodes is not None:
-            stack.callback(episodes.close)
+        grader, episodes = _as_in(own, transcript, Site(engine, ray), stack) if own else (None, None)
         responder = PoolResponder(
             pool,
             renderer,
@@ -209,10 +210,21 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             episodes,
         )
         first = renderer.text(item.loaded.problems[0])
-        grader = build_grader(own.reward, on_ray=not ray.in_process) if own else None
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
         tasks.append(replace(task, busy=busy))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
+
+
+def _as_in(run: RunConfig, transcript: Transcript, site: Site, stack: ExitStack) -> tuple[Grader, Episodes | None]:
+    """Return what judges a run's held-out problems, and their environment, which asks the same; ``stack`` closes it."""
+    from recipes.run.setup import open_episodes
+    from rl.rewarding import build_judge
+
+    grader = Through(stack.enter_context(Grading(build_judge(run.reward, site, not site.ray.in_process))))
+    episodes = open_episodes(run, transcript, lambda: grader)
+    if episodes is not None:
+        stack.callback(episodes.close)
+    return grader, episodes
 
 
 def _task(

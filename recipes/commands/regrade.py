@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from rewards.score import GRADER_TIMEOUT_S, Score
 from rewards.verify import WHOLE
 from rl.config import RunConfig
+from rl.reward_models import Site
 from rl.rewarding import build_grader
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
 from rollout.types import Message, Problem, StopReason
@@ -51,14 +52,19 @@ class Stored:
         """The user's reward that graded the run; ``None``: the problems' verifiers did."""
         return self.config.reward.function if self.config else None
 
+    @property
+    def own(self) -> bool:
+        """Whether more than the problems' verifiers graded the run: the user's reward, or a reward model."""
+        return self.config is not None and (self.function is not None or self.config.reward.model is not None)
+
     def grader(self, timeout_s: float, workers: int) -> Grader:
         """Build the run's grader, judging in this process. Raises ``RegradeError`` when the user's reward cannot be
         used.
         """
-        if self.config is None or self.function is None:
+        if self.config is None or not self.own:
             return VerifierGrader(partial(by_name, timeout_s=timeout_s), workers)
         try:
-            return build_grader(self.config.reward)
+            return build_grader(self.config.reward, Site.of(self.config))
         except UserCodeError as error:
             raise RegradeError(f"the run was graded by {self.function}: {error}; restore it") from error
 
@@ -135,7 +141,7 @@ def as_graded(row: Mapping[str, Any], stored: Stored) -> Answered:
     enough.
     """
     name = row["verifier"] or stored.verifier
-    if not name and not stored.function:
+    if not name and not stored.own:
         raise RegradeError(
             f"rollout {row['rollout']!r}: its file does not say how it is graded; name its run directory"
         )

@@ -213,8 +213,9 @@ def conversing(
     Raises ``UserCodeError``.
     """
     from recipes.run.setup import open_episodes
+    from rl.rewarding import build_grader
 
-    episodes = open_episodes(run, transcript) if run is not None else None
+    episodes = open_episodes(run, transcript, lambda: build_grader(run.reward)) if run is not None else None
     if run is None or episodes is None:
         yield lambda *_: []
         return

@@ -15,10 +15,12 @@ from rl.record.rollout_store import StoreError
 from rl.record.sinks import SinkError
 from rl.state.checkpoint import CheckpointError
 from rl.state.run_dir import RunDirError
+from rl.stop import Halted
 from rollout.engine import EngineError
 from rollout.models.export import ExportError
 
 EXPECTED = (
+    Halted,
     RunDirError,
     CheckpointError,
     LaunchError,

@@ -276,6 +276,7 @@ def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promi
         after=outcome.after,
         change=Estimate(paired.difference, paired.low, paired.high, paired.problems) if paired else None,
         promise=config.promise if judge_promise else None,
+        alarm=config.reward.model.alarm if config.reward.model else None,
     )
     return findings(course)
 

@@ -21,6 +21,7 @@ from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
 from rl.actors import LearnerDead
+from rl.audit import audit_of
 from rl.config import RunConfig
 from rl.elastic import Elastic
 from rl.iteration import publish
@@ -31,22 +32,23 @@ from rl.loops import loop_of
 from rl.objectives.build import build
 from rl.objectives.protocol import Objective
 from rl.parts import Parts
-from rl.record.health import Course, findings
+from rl.record.health import Course, findings, halted
 from rl.record.live import LiveView
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, read_metrics, write_evaluation
 from rl.record.metrics import Row
 from rl.record.rollout_store import drop_rollouts_from, to_table, write_rollouts
-from rl.rewarding import Rewarder, ScoredGroup, build_grader
+from rl.reward_models import Site
+from rl.rewarding import Rewarder, ScoredGroup, build_grader, evaluating
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
-from rl.stop import Interrupted, Stopper
+from rl.stop import Halted, Interrupted, Stopper
 from rl.warmup import warm_up
 from rollout import timeline
 from rollout.engine import CopyGone
 from rollout.files import replace_file
-from rollout.grading import Answered, Grading
+from rollout.grading import Answered, Grading, Through
 from rollout.progress import console_on, waiting
 from rollout.strict_json import dumps
 from rollout.timeline import DRIVER, SAVER, recording, spanned
@@ -86,6 +88,8 @@ def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launc
         lines = [f"{directory.root}: finished already; report: {directory.report}", *judgement(summary)]
         print("\n".join(lines))
         return exit_code(summary)
+    if why := halted(Course.so_far(config, read_metrics(directory.root))):
+        raise Halted(f"{directory.root}: {why}")
     with ExitStack() as stack:
         return Session(setup, data, objective, directory, stopper, stack, launcher).outlive()
 
@@ -132,12 +136,16 @@ class Session:
             self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
         self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
-        self.grading = self.stack.enter_context(Grading(build_grader(config.reward, not config.ray.in_process)))
-        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading)
-        self.episodes = self.setup.episodes()
+        with self.stopper.interruptible():  # a judge's engines take as long to start as the policy's
+            grader = build_grader(config.reward, Site.of(config))
+        self.grading = self.stack.enter_context(Grading(grader))
+        audit = audit_of(self.grading, self.watch.warn)
+        self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading, audit)
+        self.episodes = self.setup.episodes(lambda: Through(self.grading))
         if self.episodes is not None:
             self.stack.callback(self.episodes.close)
-        self.heldout = Heldout(self.setup, self.machines.pool, self.grading, self.episodes, directory.evals, self.watch)
+        judges = self.grading.beside(evaluating(grader))
+        self.heldout = Heldout(self.setup, self.machines.pool, judges, self.episodes, directory.evals, self.watch)
         self.journal = Journal(directory.journal)
         self.stack.callback(self.journal.close)
         self.published = -1
@@ -342,11 +350,13 @@ class Session:
         """Show the signs that the run cannot work, each once; after one more iteration, if one is given."""
         if row:
             self.rows.append(row)
-        config = self.setup.config
-        for finding in findings(Course(config.iterations, config.rollout.k, self.rows, self.before)):
+        course = Course.so_far(self.setup.config, self.rows, self.before)
+        for finding in findings(course):
             if finding.code not in self.told:
                 self.told.add(finding.code)
                 self.watch.finding(finding)
+        if why := halted(course):
+            self.stopper.halt(Halted(f"{self.directory.root}: {why}"))
 
     def parts(self) -> Parts:
         """Return the parts that the loop works with."""

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
-from rl.config import ProblemsConfig, RunConfig
+from rl.audit import read_verdicts
+from rl.config import ProblemsConfig, RewardConfig, RunConfig
 from rl.learner.config import ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
-from rl.rewarding import build_grader
+from rl.rewarding import build_rule
 from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
+from rollout.grading import Grader, VerifierGrader
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
 from rollout.models.templates import check_template
 from rollout.problems.build import build_source
 from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
+from rollout.reward_models.load import digest as files_digest
+from rollout.reward_models.load import find
 from rollout.types import Problem, Prompt
 from rollout.user_code import digest as digest_of
 from rollout.user_reward import GROUP as REWARDS
@@ -77,9 +81,9 @@ class Setup:
         """Return the prompt of a problem."""
         return renderer(self.tokenizer, self.config.problems)(problem)
 
-    def episodes(self) -> Episodes | None:
-        """Return the run's environment at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
-        return open_episodes(self.config, self.transcript)
+    def episodes(self, grader: Callable[[], Grader]) -> Episodes | None:
+        """Return the run's environment at work, to be closed; see ``open_episodes``."""
+        return open_episodes(self.config, self.transcript, grader)
 
     def usable(self, wanted: int) -> list[int]:
         """Return the indices of the first ``wanted`` different training problems that fit, or of all there are.
@@ -92,11 +96,14 @@ class Setup:
         return found
 
 
-def open_episodes(config: RunConfig, transcript: Transcript) -> Episodes | None:
-    """Return the environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``."""
+def open_episodes(config: RunConfig, transcript: Transcript, grader: Callable[[], Grader]) -> Episodes | None:
+    """Return the environment of a run at work, to be closed; ``None`` without one. Raises ``UserCodeError``.
+
+    ``grader`` makes that of an environment which asks one, and closes it; ``rollout.grading.Through`` is the run's.
+    """
     if config.environment is None:
         return None
-    environment = build_environment(config.environment, lambda: build_grader(config.reward))
+    environment = build_environment(config.environment, grader)
     return Episodes(environment, transcript, config.environment)
 
 
@@ -122,6 +129,10 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     if began.train != problems.train:
         left_out = gone(train, build_source(problems.train, "train"))
     check_disjoint(train, held_out)
+    check_judged(config.reward, train, "problems.train")
+    check_judged(config.reward, held_out, "problems.heldout")
+    if config.reward.model is not None and config.reward.model.labelled is not None:
+        read_verdicts(Path(config.reward.model.labelled))
     tokenizer, vocabulary, model = load_tokenizer(config, train)
     framing = problems.framing
     end = end_tokens(tokenizer, model or None, vocabulary)
@@ -130,7 +141,8 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
     if config.environment is not None:
         check_turns(config.environment, transcript)
-        if episodes := open_episodes(config, transcript):  # what is wrong with code of the user's own is said now
+        # What is wrong with code of the user's own is said now.
+        if episodes := open_episodes(config, transcript, VerifierGrader):
             episodes.close()
     chosen, note = choose_heldout(config, held_out, tokenizer, limits)
     if not isinstance(held_out, ProblemList):
@@ -163,14 +175,29 @@ def user_code(config: RunConfig) -> dict[str, str]:
 
 
 def judging_code(config: RunConfig) -> dict[str, str]:
-    """The part of ``user_code`` that verdicts depend on: reward and environment. Raises ``UserCodeError``."""
-    reward, environment = config.reward.function, config.environment
+    """The part of ``user_code`` that verdicts depend on: reward, reward model and environment.
+
+    Nothing is opened but the user's function. Raises ``UserCodeError``, ``ModelPathError`` and ``CardError``.
+    """
+    reward, environment, model = config.reward.function, config.environment, config.reward.model
     used = {reward: REWARDS} if reward else {}
     if reward:
-        build_grader(config.reward).close()
+        build_rule(config.reward).close()
     if isinstance(environment, OwnEnvironment):
         used[environment.path] = ENVIRONMENTS
-    return {spec: digest_of(spec, group) for spec, group in used.items()}
+    code = {spec: digest_of(spec, group) for spec, group in used.items()}
+    if model is not None:
+        code[f"{RewardConfig.MODEL}{model.path}"] = files_digest(find(model.path))
+    return code
+
+
+def check_judged(reward: RewardConfig, source: ProblemSource, name: str) -> None:
+    """Raises ``ProblemError`` when nothing judges the source's first problem: it names no verifier."""
+    if reward.function is None and reward.model is None and not source[0].verifier:
+        raise ProblemError(
+            f"{name}: problem {source[0].id!r} names no verifier, and the run has neither reward.function nor "
+            "reward.model: set one of them, or the source's verifier"
+        )
 
 
 def gone(before: ProblemSource, after: ProblemSource) -> frozenset[int]:

@@ -15,7 +15,8 @@ from evals.store import write_samples
 from recipes.commands.eval_models import files_fingerprint
 from recipes.run.setup import Setup
 from recipes.shorten.workers import Workers
-from rl.rewarding import build_grader
+from rl.reward_models import Site
+from rl.rewarding import build_judge
 from rl.stop import Stopper
 from rollout.engine import Sampling
 from rollout.pool.pool import Pool
@@ -102,7 +103,7 @@ def answer_all(setup: Setup, questions: Questions, answering: Responder, model: 
             "seed": config.seed,
         },
         identity={"model": files_fingerprint(model), "problems": loaded.fingerprint},
-        grader=build_grader(config.reward),
+        grader=build_judge(config.reward, Site.of(config)),
     )
     _, answers = run_task(task, folder)
     write_samples(folder / "samples.parquet", [(questions.name, answers)])

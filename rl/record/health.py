@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rewards.stats import Estimate
-from rl.config import PromiseConfig
+from rl.config import PromiseConfig, RunConfig
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
+from rollout.reward_models.config import AlarmConfig
 
 FEWEST_MIXED = 0.5
 """Share of groups with right and wrong responses below which a start is called too weak."""
@@ -60,11 +61,25 @@ class Course:
     """Difference of their accuracies, paired by problem, with its 95 % interval; ``None`` when unknown."""
     promise: PromiseConfig | None = None
     """The recipe's promise; ``None``: none."""
+    alarm: AlarmConfig | None = None
+    """The watch over a reward model; ``None``: none."""
+
+    @classmethod
+    def so_far(cls, config: RunConfig, rows: Sequence[Row], before: Evaluation | None = None) -> Course:
+        """Return the course of a run that goes on."""
+        model = config.reward.model
+        return cls(config.iterations, config.rollout.k, rows, before, alarm=model.alarm if model else None)
 
 
 def findings(course: Course) -> list[Finding]:
     """Return all findings, in the order in which they appear."""
-    found = [weak_start(course), ungradable(course.rows), flat_groups(course.rows), *ending(course)]
+    found = [
+        weak_start(course),
+        ungradable(course.rows),
+        flat_groups(course.rows),
+        hacked(course.rows, course.alarm),
+        *ending(course),
+    ]
     return [finding for finding in found if finding]
 
 
@@ -166,6 +181,72 @@ def _flat(row: Row) -> float:
     wrong, right = row.get("groups/all_wrong", 0.0), row.get("groups/all_right", 0.0)
     flat = min(row.get("groups/flat", wrong + right), wrong + right)
     return max(0.0, flat - (right if row.get("length_weight") else 0.0)) / row["groups/finished"]
+
+
+REFEREES = {"": "the rule", "labelled_": "the labels"}
+"""Whom the reward model is compared with, by the prefix of the metrics."""
+
+
+def hacked(rows: Sequence[Row], alarm: AlarmConfig | None) -> Finding | None:
+    """Return a finding on the first window of iterations in which the reward model agreed too rarely with the rule, or
+    with held-out labels.
+    """
+    found = [
+        (window[-1]["iteration"], kind, window, why)
+        for kind in REFEREES
+        if alarm and (first := _first_fall(rows, kind, alarm))
+        for window, why in (first,)
+    ]
+    if not found:
+        return None
+    _, kind, window, why = min(found)
+    agreed, compared = _agreement(window, kind)
+    false_right = sum(row.get(f"reward/{kind}false_right", 0.0) * row[f"reward/{kind}compared"] for row in window)
+    return Finding(
+        "reward-hacked",
+        f"{_span(window)}: the reward model agrees with {REFEREES[kind]} on {_percent(agreed)} of {compared:.0f} "
+        f"responses, {why}; {_percent(false_right / compared)} are right by the model alone",
+        "the policy may have learnt to please the model: read where they disagree in the report, and train the model "
+        "on such responses",
+    )
+
+
+def _first_fall(rows: Sequence[Row], kind: str, alarm: AlarmConfig) -> tuple[Sequence[Row], str] | None:
+    """Return the first window whose agreement is too low, and why it is."""
+    judged = [row for row in rows if row.get(f"reward/{kind}compared")]
+    best, support = 0.0, 0.0
+    for end in range(alarm.window, len(judged) + 1):
+        window = judged[end - alarm.window : end]
+        agreed, compared = _agreement(window, kind)
+        if compared < alarm.verdicts:
+            continue
+        if agreed < alarm.least:
+            return window, f"fewer than {_percent(alarm.least)}"
+        chance = 2 * (best * (1 - best) / support + agreed * (1 - agreed) / compared) ** 0.5 if support else 0.0
+        if support and best - agreed > max(alarm.fall, chance):
+            return window, f"after {_percent(best)} at best"
+        if agreed > best:
+            best, support = agreed, compared
+    return None
+
+
+def _agreement(window: Sequence[Row], kind: str) -> tuple[float, float]:
+    """Return the share of a window's compared responses on which both say the same, and their number."""
+    compared = sum(row[f"reward/{kind}compared"] for row in window)
+    return sum(row[f"reward/{kind}agreement"] * row[f"reward/{kind}compared"] for row in window) / compared, compared
+
+
+def halted(course: Course) -> str:
+    """Return why a run is to end before its iterations are done, as one line; empty when it may go on."""
+    if course.alarm is None or course.alarm.then != "stop" or len(course.rows) >= course.iterations:
+        return ""
+    finding = hacked(course.rows, course.alarm)
+    if finding is None:
+        return ""
+    return (
+        f"stopped after iteration {len(course.rows)} of {course.iterations} by reward.model.alarm: {finding.text}; "
+        "`--reward.model.alarm.then warn` goes on all the same, another `least` or `fall` where it is not reached"
+    )
 
 
 def ending(course: Course) -> list[Finding]:

@@ -96,6 +96,7 @@ def of_rollouts(
     stops = {reason: sum(r.stop is reason for r in rollouts) for reason in StopReason}
     return {
         **_correctness(graded),
+        **_agreement(rollouts),
         **_rewards(scored, length_weight),
         **_lengths(scored),
         **_versions(version, rollouts),
@@ -190,6 +191,23 @@ def _graded(item: ScoredGroup) -> list[Rollout]:
     """Return rollouts with a verdict; aborted ones never have one."""
     pairs = zip(item.group.rollouts, item.rewards, strict=True)
     return [rollout for rollout, reward in pairs if reward is not None and rollout.stop is not StopReason.ABORTED]
+
+
+def _agreement(rollouts: Sequence[Rollout]) -> Row:
+    """Return how reward model and rule compare on the rollouts that both have judged; nothing without any."""
+    pairs = [
+        (bool(parts["agrees"]), bool(parts["rule"]))
+        for rollout in rollouts
+        if rollout.score and {"rule", "model", "agrees"} <= (parts := rollout.score.parts).keys()
+    ]
+    if not pairs:
+        return {}
+    return {
+        "reward/compared": len(pairs),
+        "reward/agreement": sum(agrees for agrees, _ in pairs) / len(pairs),
+        "reward/false_right": sum(not agrees and not rule for agrees, rule in pairs) / len(pairs),
+        "reward/false_wrong": sum(not agrees and rule for agrees, rule in pairs) / len(pairs),
+    }
 
 
 def _correctness(graded: Sequence[Sequence[Rollout]]) -> Row:

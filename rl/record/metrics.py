@@ -44,6 +44,19 @@ METRICS = {
     "accuracy/high": Metric("share", "Upper end of its 95 % interval."),
     "reward/mean": Metric("", "Mean training reward (verifier, length reward and penalties) of the unmasked rollouts."),
     "reward/length_mean": Metric("", "Mean length reward of the same rollouts, weight included [2501.12599 §2.3.3]."),
+    # A reward model, where there is one, against what is known to be true.
+    "reward/compared": Metric("rollouts", "Finished rollouts that both the rule and the reward model judged."),
+    "reward/agreement": Metric("share", "Of these, those on which they say the same (`docs/reward_models.md`)."),
+    "reward/false_right": Metric("share", "Of these, those that are right by the model and wrong by the rule."),
+    "reward/false_wrong": Metric("share", "Of these, those that are wrong by the model and right by the rule."),
+    "reward/labelled_compared": Metric(
+        "responses", "Responses of `reward.model.labelled` that the model judged in this iteration."
+    ),
+    "reward/labelled_silent": Metric("responses", "Others of them, on which it had no opinion."),
+    "reward/labelled_agreement": Metric("share", "Of those judged, those on which it says what their label says."),
+    "reward/labelled_false_right": Metric(
+        "share", "Of those judged, those that are right by the model and labelled wrong."
+    ),
     "length_weight": Metric("", "Weight w of the length reward; 0 during its warm-up [2501.12599 §2.3.3]."),
     # Length of responses, and why they ended.
     "length/mean": Metric("tokens", "Mean response length of the finished rollouts."),

@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
         ("score_parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
         ("reason", pa.string()),  # why wrong or ungradable
         ("extracted", pa.string()),  # answer read out of the response
+        ("opinion", pa.string()),  # what a reward model wrote of it last; its verdict is among score_parts
         ("length_reward", pa.float64()),  # weight included
         ("reward", pa.float64()),  # used by training; null: masked
         ("advantage", pa.float64()),  # null: not in the loss
@@ -68,6 +69,7 @@ _LATER = {
     "turns": 1,
     "segment_by": None,
     "judged_by": "verifier",
+    "opinion": "",
 }
 """Columns that files of the same version may lack, with their values then."""
 
@@ -229,6 +231,7 @@ def _row(
         "score_parts": [{"name": name, "value": value} for name, value in (score.parts if score else {}).items()],
         "reason": storable(score.reason) if score else "",
         "extracted": storable(score.extracted) if score else "",
+        "opinion": storable(score.opinion) if score else "",
         "length_reward": length_weight * item.length_rewards[j],
         "reward": item.rewards[j],
         "advantage": advantages.get(rollout.id),

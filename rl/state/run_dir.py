@@ -40,7 +40,8 @@ RESOURCES = (
     *("model.threads", "model.gradient_checkpointing", "learner.micro_batch_tokens", "learner.timeout_s"),
     "learner.ranks",
     *(
-        f"engine.{key}"
+        f"{section}.{key}"
+        for section in ("engine", "reward.model.engine")
         for key in (
             *(
                 "count",
@@ -55,13 +56,14 @@ RESOURCES = (
         )
     ),
     *("rollout.max_failures", "reward.judges", "reward.timeout_s", "reward.concurrency"),
+    *("reward.model.timeout_s", "reward.model.place"),
     *("environment.seconds", "environment.concurrency"),
 )
 """Keys for the memory and time that a run may use. They alter what it computes by rounding at most, and
 a run that has failed for lack of any of these must not be lost."""
 CHANGEABLE = (
     *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
-    *("promise", *RESOURCES),
+    *("promise", *(f"reward.model.{key}" for key in ("alarm", "audit", "labelled", "labelled_size")), *RESOURCES),
 )
 """Keys that a resumed run may change: how far, how visibly and on what it runs, and how its end is judged,
 not what it computes."""

@@ -10,7 +10,15 @@ from pydantic import AfterValidator, Field, ValidationError
 from rewards.verify import check_verifier
 from rollout.config import Config, UserCode
 
-VerifierName = Annotated[str, AfterValidator(check_verifier)]
+NO_RULE = "none"
+
+
+def _verifier(name: str) -> str:
+    """Return ``name``, or nothing for ``NO_RULE``. Raises ``ValueError`` when there is no such verifier."""
+    return "" if name in ("", NO_RULE) else check_verifier(name)
+
+
+VerifierName = Annotated[str, AfterValidator(_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
 
 PROCEDURAL = ("arithmetic", "countdown", "sums")
@@ -87,7 +95,8 @@ class JsonlSource(Config):
     path: str
     """The file; a relative path is looked up in $K15_DATA first, then in the working directory."""
     verifier: VerifierName = "math"
-    """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``."""
+    """How answers are judged, e.g. ``math``, ``gsm8k``, ``arithmetic``; ``none``: by no rule, but by
+    ``reward.function`` or ``reward.model``. The rows need no answer then."""
     where: dict[str, Value | tuple[Value, ...]] = {}
     """Keep rows whose field equals the value, or one of the values: ``{single_number: true, grade: [1, 2]}``."""
     shuffle: int | None = None

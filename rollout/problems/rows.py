@@ -82,7 +82,7 @@ def _inner(message: Mapping[str, Any], name: str, number: int) -> str:
 
 def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
     """Return a problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is
-    extra.
+    extra. Without a verifier the answer may be missing.
 
     Instead of the ``problem`` there may be ``messages``, a conversation that ends with the question. The question is
     put as it stands, or as the verifier makes it; ``extra`` then holds the original as ``statement``. Raises
@@ -91,7 +91,7 @@ def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_s
     used = {"id", "problem", "messages", "answer", "source"}
     before = _asked(row) if "problem" not in row and "messages" in row else ()
     statement = before[-1].content if before else text_of(row, "problem")
-    answer = text_of(row, "answer")
+    answer = text_of(row, "answer") if verifier or "answer" in row else ""
     extra = {key: value for key, value in row.items() if key not in used}
     prompt = question(verifier, Reference(answer, statement, extra))
     return Problem(

@@ -41,6 +41,8 @@ class Card(Config):
     """Of a judge: the system message; empty: none."""
     arguments: dict[str, JsonValue] = {}
     """Of a judge: arguments of its chat template, e.g. ``enable_thinking``."""
+    tokenizer: str = ""
+    """Digest of the vocabulary that it was trained with (``rollout.reward_models.reading``); empty: unknown."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

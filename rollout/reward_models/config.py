@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from rollout.config import Config, EngineConfig
 
+When = Literal["undecided", "not_right", "always"]
+
 
 class AlarmConfig(Config):
     """When a policy has learnt to please the model instead of solving problems: agreement with what is known to be
@@ -20,7 +22,8 @@ class AlarmConfig(Config):
     least: float = Field(0.8, ge=0, le=1)
     """Agreement below which the alarm sounds."""
     fall: float = Field(0.1, gt=0, le=1)
-    """Or: so far below the highest mean of ``window`` iterations before."""
+    """Or: so far below the highest mean of ``window`` iterations before, and further than chance goes (two standard
+    errors)."""
     window: int = Field(3, ge=1)
     """Iterations that agreement is averaged over."""
     verdicts: int = Field(50, ge=1)
@@ -35,10 +38,14 @@ class RewardModelConfig(Config):
     shorthand: ClassVar[str] = "path"
     path: str = Field(min_length=1)
     """Directory of the model, of the run that trained it, or a hub name. What kind it is, its files say."""
-    when: Literal["undecided", "not_right", "always"] = "undecided"
+    when: When = "undecided"
     """Whose responses are the model's to judge. ``undecided``: those that no rule decides: problems without a verifier,
     and what the verifier could not grade. ``not_right``: those, too, that the rule calls wrong, as it may for an
-    unusual form. ``always``: all; the rule's verdicts are only compared."""
+    unusual form. ``always``: all; the rule's verdicts are only compared.
+    In evaluations the rule's verdict stands wherever there is one."""
+    audit: float = Field(0.1, ge=0, le=1)
+    """Share of the responses that the rule decides which the model judges, too, without a consequence but the
+    comparison; in evaluations as well."""
     reward: Literal["verdict", "probability"] = "verdict"
     """``verdict``: 1 from ``threshold`` on, else 0. ``probability``: that of being right, as the model has it."""
     threshold: float = Field(0.5, gt=0, lt=1)

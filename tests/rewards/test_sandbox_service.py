@@ -15,7 +15,7 @@ from rewards.code.service import JudgeService, QueueFull, ServiceConfig
 from rewards.code.types import SandboxFailure
 from rewards.reference import Reference
 from rl.config import RewardConfig
-from rl.rewarding import Rewarder, build_grader
+from rl.rewarding import Rewarder, build_rule
 from rollout.grading import Grading
 from rollout.types import Group, Problem, StopReason
 from tests.eval_kit import Scripted
@@ -60,7 +60,7 @@ def test_a_run_judges_programs_on_ray_in_training_and_evaluation_alike(ray_clust
     config = RewardConfig.model_validate({"judges": 2, "length": None})
     program = Problem.ask("double", "Print twice the number.", "-", "code", extra={"tests": TESTS})
     answers = [RIGHT, WRONG, "no program", RIGHT]
-    with Grading(build_grader(config, on_ray=True)) as grading:
+    with Grading(build_rule(config, on_ray=True)) as grading:
         rewarder = Rewarder(config, lambda _, tokens: answers[tokens[0]], grading)
         rollouts = [
             replace(one, segments=(replace(one.segments[0], token_ids=(j,)),))

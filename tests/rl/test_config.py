@@ -175,6 +175,53 @@ def test_one_text_for_the_reward_is_its_function_and_the_other_keys_stay(
     assert load(BASE, overrides=[("reward", "brevity")]).reward.function == "brevity"
 
 
+def test_a_reward_model_is_one_text_for_the_reward_too_beside_its_other_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for config in (
+        load(BASE, overrides=[("reward", "model:runs/judge")]),
+        load(BASE, {"reward": "model:runs/judge"}),
+        load(BASE, {"reward": {"model": "runs/judge"}}),
+        load(BASE, overrides=[("reward.model", "runs/judge")]),
+    ):
+        assert config.reward.model is not None
+        assert config.reward.model.path == "runs/judge"
+        assert config.reward.function is None
+        assert config.reward.length == BASE.reward.length
+    pairs = [("reward.model.samples", "4"), ("reward", "model:a:b"), ("reward.model.alarm", "stop")]
+    for order in (pairs, pairs[::-1]):
+        found = load(BASE, overrides=order).reward.model
+        assert found is not None
+        assert (found.path, found.samples) == ("a:b", 4)
+        assert found.alarm is not None
+        assert found.alarm.then == "stop"
+    both = load(BASE, overrides=[("reward", "mine.py:f"), ("reward.model", "judge")]).reward
+    assert (both.function, both.model and both.model.path) == (f"{tmp_path}/mine.py:f", "judge")
+    assert load(BASE, overrides=[("reward.function", "model:f")]).reward.function == "model:f", "of a module so called"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "line"),
+    [
+        ([("reward", "model:")], "reward.model.path: string should have at least 1 character"),
+        ([("reward.model.samples", "4")], "reward.model.path: a value is required"),
+        ([("reward", "model:a"), ("reward.model.path", "b")], "--reward and --reward.model.path both set"),
+        ([("reward", "model:a"), ("reward.model.when", "never")], "reward.model.when: input should be 'undecided'"),
+        ([("reward", "model:a"), ("reward.model.samples", "3"), ("reward.model.temperature", "0")], "are all the same"),
+        (
+            [("reward", "model:a"), ("ray.in_process", "true"), ("engine.kind", "hf"), ("reward.model.engine", "{}")],
+            "reward.model.engine.kind vllm lives in Ray actors, and ray.in_process is without Ray",
+        ),
+    ],
+)
+def test_mistakes_with_a_reward_model_are_one_line(pairs: list[tuple[str, str]], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, overrides=pairs)
+    assert len(caught.value.lines) == 1, caught.value.lines
+    assert line in caught.value.lines[0]
+
+
 def test_an_unknown_key_in_a_file_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'rollout.kk'; did you mean 'rollout.k'\?"):
         load(BASE, {"rollout": {"kk": 4}})
