@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rl.objectives.classes import labels_of
+from rl.objectives.config import Pooled
 from rl.objectives.protocol import Head, Loss, Needs, Objective, Outputs
 from rl.objectives.tally import Mean
 
@@ -73,11 +74,13 @@ class Negative(Objective):
     classes: int
     weights: tuple[float, ...] = ()
     """Factor on the loss of each class's texts; empty: 1."""
+    at: Pooled = "ends"
+    """Whose hidden state the head reads."""
 
     @property
     def needs(self) -> Needs:
         """See ``Objective``."""
-        return Needs(logprobs=False, tempered=False, reference=False, head=Head(self.classes, at="ends", bias=False))
+        return Needs(logprobs=False, tempered=False, reference=False, head=Head(self.classes, at=self.at, bias=False))
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         """See ``Objective``."""
