@@ -37,6 +37,8 @@ class Card(Config):
     """Its logits are divided by this: calibration."""
     max_tokens: int = Field(2048, ge=1)
     """Longest input; of a longer one there is no opinion."""
+    tokenizer: str = ""
+    """Digest of the vocabulary that it was trained with (``rollout.reward_models.reading``); empty: unknown."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
