@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.models.evidence import NOTHING, Combined, EvidenceBins, Feature, Mass, cosine_loss, dempster
+from rewards.models.neighbours import Neighbours, unit
 from rewards.models.ranking import Predicted, confident, rank
 
 
@@ -146,3 +148,36 @@ def test_ranking_does_not_depend_on_the_order_of_the_file(order: list[int]) -> N
 
 def test_confidence_keeps_what_the_model_is_sure_of() -> None:
     assert confident([Predicted(0, 0.95, ()), Predicted(1, 0.5, ()), Predicted(1, 0.9, ())]) == (0, 2)
+
+
+def test_features_are_how_sure_the_model_is_and_how_near_labelled_texts_are() -> None:
+    hidden = np.array([[1.0, 0], [2, 0], [0, 1], [0, 3]])
+    near = Neighbours.draw(hidden, [0, 0, 1, 1], classes=2, seed=0)
+    texts = near.predicted(np.array([[0.96, 0.04], [0.3, 0.7]]), np.array([[5.0, 0], [1, 1]]))
+    same, across = cosine_loss([1.0], 2), cosine_loss([0.0], 2)
+    assert texts[0] == Predicted(
+        0, 0.96, (prob(0, 0.96), Feature.of("cosine", 0, same), Feature.of("cosine", 1, across))
+    )
+    assert texts[1].label == 1
+    assert texts[1].features[1].bin == texts[1].features[2].bin == round(cosine_loss([2**-0.5], 2), 1)
+
+
+def test_no_labelled_text_is_compared_with_itself() -> None:
+    hidden = np.array([[1.0, 0], [0, 1.0], [0, 1.0], [1.0, 1.0]])
+    near = Neighbours.draw(hidden, [0, 0, 1, 2], classes=3, seed=0)
+    losses = near.losses(hidden, own=[0, 1, 2, 3])
+    assert losses[0][0] == pytest.approx(cosine_loss([0.0], 3))  # to the other text of its class alone
+    assert losses[2][1] is None  # the only text of its class
+    assert losses[3][1] == pytest.approx(cosine_loss([2**-0.5], 3))
+    with pytest.raises(ValueError, match="class 1 has no labelled text"):
+        Neighbours.draw(hidden, [0, 0, 2, 2], classes=3, seed=0)
+
+
+def test_at_most_five_neighbours_of_a_class_are_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(30, 4))
+    near = Neighbours.draw(hidden, [0] * 20 + [1] * 10, classes=2, seed=1)
+    assert [len(chosen) for chosen in near.members] == [6, 6]
+    text = rng.normal(size=(1, 4))
+    cosines = unit(hidden)[list(near.members[0][:5])] @ unit(text)[0]
+    assert near.losses(text, own=[None])[0][0] == pytest.approx(cosine_loss(cosines.tolist(), 2))
