@@ -15,6 +15,7 @@ from rewards.models.evidence import NOTHING, Combined, EvidenceBins, Feature
 from rewards.models.neighbours import Array, Neighbours
 from rewards.models.ranking import Predicted
 from rollout.files import replace_file
+from rollout.reward_models.head import NOT_FINITE
 from rollout.reward_models.labelled import RIGHT
 from rollout.reward_models.opinion import Opinion
 from rollout.strict_json import dumps
@@ -90,7 +91,6 @@ class Evidence:
         return cls(classes, row["at"], bins, near, row["most_uncertain"], row["most_conflict"])
 
 
-NOT_FINITE = "its logits are not finite"
 _ROUNDING = 1e-9
 """A single feature leaves exactly the limit's default."""
 

@@ -91,8 +91,8 @@ def read(path: Path, labels: bool = True) -> Reading:
     """Return the labelled responses of ``path``, and what was left out: rows marked ``defect``, those that are
     ungradable, and rollouts that were cut off, about which no reward model is asked.
 
-    Without ``labels`` none is looked at, and what could not be graded is there, too. Raises ``LabelledError``, also when
-    nothing is left.
+    Without ``labels`` none is looked at, and what could not be graded is there, too. Raises ``LabelledError``, also
+    when nothing is left.
     """
     rows: list[Labelled] = []
     left_out: Counter[str] = Counter()
