@@ -192,8 +192,8 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
             print(json.dumps(finite(told(line, score, how)), allow_nan=False), file=sink)
         if not counts:
             raise GradeError(*(reader.left_out.lines() or [f"{reader.left_out.name}: holds no lines to grade"]))
-    for line in reader.left_out.lines():
-        print(f"k15: {line}", file=sys.stderr)
+    for fault in reader.left_out.lines():
+        print(f"k15: {fault}", file=sys.stderr)
     counts["malformed"] = reader.left_out.total
     say(summary(counts, time.monotonic() - started), verdicts, reasons)
     if page is not None:
