@@ -103,12 +103,13 @@ class Judges:
         }
 
 
-def own_site() -> tuple[EngineConfig, RayConfig]:
-    """Return engine and Ray of a judge where the command has none: vLLM, on a GPU if there is one."""
+def own_site(address: str | None = None) -> tuple[EngineConfig, RayConfig]:
+    """Return engine and Ray (at ``address``) of a judge where the command has none: vLLM, on a GPU if there is one."""
     import torch
 
     from rl.config import DEVICE, RayConfig
     from rollout.config import EngineConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EngineConfig.model_validate({"device": device, "dtype": DEVICE.values[device]["engine.dtype"]}), RayConfig()
+    engine = EngineConfig.model_validate({"device": device, "dtype": DEVICE.values[device]["engine.dtype"]})
+    return engine, RayConfig(address=address)
