@@ -36,16 +36,16 @@ def add_judge_options(one: argparse._ActionsContainer) -> None:
 
 def judge_of(arguments: argparse.Namespace) -> RewardModelConfig | None:
     """Return the reward model that a command line asks for; ``None``: none. Raises ``UsageError``."""
+    if arguments.judge is None:
+        if arguments.judge_when or arguments.judge_set:
+            raise UsageError("--judge-when and --judge-set are of a reward model: name it with --judge PATH")
+        return None
     from rl.config_io import ConfigError, load
     from rollout.models.pretrained import ModelPathError
     from rollout.reward_models.card import CardError
     from rollout.reward_models.config import RewardModelConfig
     from rollout.reward_models.load import find
 
-    if arguments.judge is None:
-        if arguments.judge_when or arguments.judge_set:
-            raise UsageError("--judge-when and --judge-set are of a reward model: name it with --judge PATH")
-        return None
     pairs = [tuple(one.partition("=")[::2]) for one in arguments.judge_set]
     if odd := [one for one in arguments.judge_set if "=" not in one]:
         raise UsageError(f"--judge-set {odd[0]}: KEY=VALUE is wanted, e.g. samples=4")
@@ -76,6 +76,9 @@ class Judges:
         from rollout.grading import Grading, VerifierGrader
         from rollout.reward_models.grader import RuleThenModel
 
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # loading bars of transformers are for nobody here
         kind = (config.engine or engine).kind
         self.config = config
         site = Site(engine, ray.model_copy(update={"in_process": kind == "hf"}))
