@@ -9,7 +9,10 @@ from typing import Protocol, TypeVar
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Saves, Writer
 from rl.stop import Interrupted, Stopper
+from rollout.files import replace_file
+from rollout.lines import LineWriter, read_lines
 from rollout.progress import Progress
+from rollout.strict_json import dumps
 
 KEEP = 2
 """Checkpoints that are kept: the newest, and one to fall back to."""
@@ -55,3 +58,24 @@ def carry_out(
                 writer.settle()
             if stopper.requested:
                 raise Interrupted(f"stopped after step {number} of the {name}")
+
+
+class StepLog:
+    """A file with one JSON line for each step, and each step once, even if training was interrupted."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._writer: LineWriter | None = None
+
+    def write(self, step: int, values: dict[str, float | None]) -> None:
+        """Write the line of ``step``. The first call drops what an earlier process wrote from there on."""
+        if self._writer is None:
+            kept = [row for _, row in read_lines(self.file) if row["step"] < step]
+            replace_file(self.file, "".join(dumps(row) + "\n" for row in kept).encode())
+            self._writer = LineWriter(self.file)
+        self._writer.append({"step": step, **values})
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()

@@ -17,6 +17,8 @@ from recipes.commands.choose import described, recipe_config, resolve, short_nam
 from recipes.commands.eval_cli import add_commands as add_eval_commands
 from recipes.commands.eval_cli import split_extra
 from recipes.commands.reward_cli import add_commands as add_reward_commands
+from recipes.commands.reward_models_cli import KINDS as REWARD_MODELS
+from recipes.commands.reward_models_cli import add_commands as add_reward_model_commands
 from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.commands.shorten_cli import add_command as add_shorten_command
 from recipes.commands.trace import add_command as add_trace_command
@@ -43,6 +45,9 @@ evaluate
 
 make it short
   k15 shorten runs/demo --method all --out runs/short   merge, shortest rejection, DPO and RL, on one plot
+
+reward models (docs/reward_models.md)
+  k15 train reward --labelled verdicts.jsonl --model MODEL --out runs/head     from responses with verdicts
 
 recipes and their keys
   k15 recipes                                   what can be trained
@@ -212,6 +217,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
     one.add_argument("--run-dir", type=path, metavar="DIR", help="where the run is kept (default: runs/RECIPE)")
     one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    add_reward_model_commands(command)
     one = command("report", report, "write report.html of a run and print its path")
     one.add_argument("run_dir", type=path, metavar="RUN_DIR")
     add_trace_command(command)
@@ -240,6 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         pairs: list[tuple[str, str]] = []
+        if given[:1] == ["train"] and (kind := given[1:2]) and kind[0] in REWARD_MODELS:
+            own, pairs = split_keys(given[2:], REWARD_MODELS[kind[0]])
+            given = [" ".join(given[:2]), *own]
         if given[:1] == ["train"]:
             own, pairs = split_keys(given[1:])
             named = [argument for argument in own if argument in RECIPES or argument.endswith(".py")]

@@ -20,14 +20,12 @@ from recipes.run.finish import model_writer
 from recipes.shorten.config import DpoConfig
 from recipes.shorten.training import Start, on_model
 from rl.config import RunConfig
-from rl.planned import Kept, carry_out
+from rl.planned import Kept, StepLog, carry_out
 from rl.stop import Stopper
 from rl.warmup import learning_rate
 from rollout.files import replace_file
-from rollout.lines import LineWriter, read_lines
 from rollout.progress import Progress, progress
 from rollout.seeds import seed_of
-from rollout.strict_json import dumps
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +138,7 @@ def prefer(
         return f"loss {done.loss:.3f}, margin {margin:.3f}"
 
     every = max(1, len(steps) // CHECKPOINTS)
-    with closing(Log(folder / "log.jsonl")) as log:
+    with closing(StepLog(folder / "log.jsonl")) as log:
         carry_out("DPO", steps, act, policy, folder / "checkpoints", every, watch, stopper)
     return len(steps)
 
@@ -150,27 +148,6 @@ def pack_pairs(pairs: Sequence[TokenPair]) -> Batch:
     from rl.learner.batch import pack_demonstrations
 
     return pack_demonstrations([(pair[0], response) for pair in pairs for response in pair[1:]])
-
-
-class Log:
-    """Writes ``log.jsonl``: one line for each step, and each step once, even if training was interrupted."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._writer: LineWriter | None = None
-
-    def write(self, step: int, values: dict[str, float | None]) -> None:
-        """Write the line of ``step``. The first call drops what an earlier process wrote from there on."""
-        if self._writer is None:
-            kept = [row for _, row in read_lines(self.file) if row["step"] < step]
-            replace_file(self.file, "".join(dumps(row) + "\n" for row in kept).encode())
-            self._writer = LineWriter(self.file)
-        self._writer.append({"step": step, **values})
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _reference(

@@ -58,22 +58,40 @@ def save_model(
     """
     model: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # type: ignore[operator]
     weights = for_checkpoint(policy)
-    buckets = weights.buckets()
+    write_files(weights.metadata(), weights.buckets(), model.config, type(model).__name__, folder, dtype, first)
+    if not first:
+        return
+    if source is not None and (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, folder / GENERATION)
+    elif model.can_generate():
+        (folder / GENERATION).write_text(model.generation_config.to_json_string())
+
+
+def write_files(
+    metadata: list[Bucket],
+    buckets: Iterable[Bucket],
+    config: Any,
+    architecture: str,
+    folder: Path,
+    dtype: str = "float32",
+    first: bool = True,
+) -> None:
+    """Write weights and ``config.json`` of a model of class ``architecture`` into the existing ``folder``.
+
+    ``metadata``: what ``buckets`` will bring, without data. Of many ranks all walk ``buckets`` and the ``first``
+    writes. Raises as ``save_model``.
+    """
     try:
         if first:
-            _write_weights(weights.metadata(), buckets, folder, dtype)
+            _write_weights(metadata, buckets, folder, dtype)
     finally:
         for _ in buckets:  # all ranks walk to the end, also when the one that writes cannot
             pass
     if not first:
         return
-    written = {**json.loads(model.config.to_json_string()), "architectures": [type(model).__name__], "dtype": dtype}
-    _write_json(folder / CONFIG, in_both_spellings(written, model.config))
-    if source is not None and (source / GENERATION).is_file():
-        shutil.copyfile(source / GENERATION, folder / GENERATION)
-    elif model.can_generate():
-        (folder / GENERATION).write_text(model.generation_config.to_json_string())
-    _check_rotary(model.config, folder)
+    written = {**json.loads(config.to_json_string()), "architectures": [architecture], "dtype": dtype}
+    _write_json(folder / CONFIG, in_both_spellings(written, config))
+    _check_rotary(config, folder)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path, source: Path | None = None) -> None:

@@ -62,7 +62,7 @@ class Weights:
         rank must walk to the end.
         """
         for parts in self.parts:
-            bucket = self._bucket(parts, _gathered)
+            bucket = self._bucket(parts, gathered)
             yield bucket
             bucket.clear()
 
@@ -232,7 +232,7 @@ def _merged(part: _Part, take: Callable[[torch.Tensor], torch.Tensor]) -> torch.
         return base + sum(deltas)
 
 
-def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
     """Return the whole of a tensor; collective where it is sharded. CPU shards of a GPU model are gathered there."""
     if not is_sharded(tensor):
         return tensor.detach()

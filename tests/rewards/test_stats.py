@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.stats import bootstrap_ci, mean_ci, wilson
+from rewards.stats import bootstrap_ci, mean_ci, share_ci, wilson
 
 Z = 1.959963984540054
 
@@ -92,3 +92,16 @@ def test_bootstrap_matches_the_normal_interval_of_problem_means_and_is_seeded() 
     assert bootstrap_ci([[5.0, 7.0]]).mean == 6.0
     with pytest.raises(ValueError, match="no problem"):
         bootstrap_ci([])
+
+
+def test_a_share_weighs_responses_alike_and_is_wilsons_where_they_are_independent() -> None:
+    alone = share_ci([[1.0], [0.0], [1.0], [1.0]])
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((0.75, *wilson(0.75, 4)))
+    uneven = share_ci([[1.0] * 9, [0.0]])
+    assert uneven.mean == pytest.approx(0.9)
+    assert uneven.n == 2
+    alike, mixed = share_ci([[1.0] * 8, [0.0] * 8] * 4), share_ci([[1.0, 0.0] * 4] * 8)
+    assert alike.high - alike.low > 1.5 * (mixed.high - mixed.low)  # responses to a problem that go together tell less
+    assert share_ci([[1.0, 1.0]] * 5).low == pytest.approx(wilson(1.0, 5)[0])
+    with pytest.raises(ValueError, match="no problem"):
+        share_ci([[]])

