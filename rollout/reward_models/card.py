@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from rollout.config import Config
 from rollout.files import replace_file
@@ -37,6 +37,10 @@ class Card(Config):
     """Its logits are divided by this: calibration."""
     max_tokens: int = Field(2048, ge=1)
     """Longest input; of a longer one there is no opinion."""
+    system: str = ""
+    """Of a judge: the system message; empty: none."""
+    arguments: dict[str, JsonValue] = {}
+    """Of a judge: arguments of its chat template, e.g. ``enable_thinking``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
