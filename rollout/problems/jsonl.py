@@ -39,6 +39,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise ProblemError(f"{path}:{number}: not UTF-8 text (byte {error.start} of the line)") from error
                 except RecursionError as error:
                     raise ProblemError(f"{path}:{number}: nested too deeply") from error
+                except ValueError as error:  # an integer of thousands of digits
+                    raise ProblemError(f"{path}:{number}: {error}") from error
                 if not isinstance(row, dict):
                     raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
                 yield number, row

@@ -1,10 +1,47 @@
-"""Responses with verdicts: what reward models are trained on, and compared with."""
+"""Responses with verdicts: what reward models are trained on, and compared with.
+
+They come from JSON Lines, from Parquet, from the rollouts of a run and from the samples of an evaluation; every row is
+checked before any is used.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rollout.plain import lone_surrogate, one_line
+from rollout.problems.jsonl import read_rows
+from rollout.problems.source import ProblemError
+from rollout.types import StopReason
+
+logger = logging.getLogger(__name__)
 
 RIGHT, WRONG = "right", "wrong"
+QUESTION = ("question", "problem", "prompt")
+REFERENCE = ("reference", "answer", "gold")
+RESPONSE = ("response", "prediction")
+LABEL = ("label", "verdict", "correct", "expected")
+"""Names of columns; of several in a file the first counts."""
+LONGEST = 2**20
+"""Most characters of a text: more is no response that a model can read."""
+WORDS = {
+    **dict.fromkeys(("right", "correct", "true", "yes", "1"), RIGHT),
+    **dict.fromkeys(("wrong", "incorrect", "false", "no", "0"), WRONG),
+}
+"""Verdicts in other words, in any case; every other text is the name of a class."""
+UNGRADABLE = "ungradable"
+_CUT = frozenset({StopReason.LENGTH.value, StopReason.REPETITION.value, StopReason.ABORTED.value})
+_OTHERS = ("id", "defect", "rollout", "sample", "benchmark", "stop", "opening", "last_turn")
+_BATCH = 4096
+
+
+class LabelledError(ValueError):
+    """Labelled responses cannot be used; one line: file and row, what, what to do."""
 
 
 @dataclass(frozen=True)
@@ -23,3 +60,202 @@ class Labelled:
     """``right``, ``wrong``, another outcome (``rewards.models.outcomes``), or a class of one's own; empty: unknown."""
     place: str = ""
     """File and line, for messages."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The rows of a file or directory."""
+
+    rows: tuple[Labelled, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why rows were not taken -> how many."""
+
+    @property
+    def note(self) -> str:
+        """What was left out, as one line; empty: nothing was."""
+        return ", ".join(f"{count} {why}" for why, count in self.left_out.items())
+
+
+def read_labelled(path: Path) -> tuple[Labelled, ...]:
+    """Return the labelled responses of a JSON Lines or Parquet file, of a run's directory, or of an evaluation's.
+
+    Rows without a verdict have the label ``""``. What is left out is logged. Raises ``LabelledError``.
+    """
+    reading = read(path)
+    if reading.note:
+        logger.info("%s: left out %s", path, reading.note)
+    return reading.rows
+
+
+def read(path: Path) -> Reading:
+    """Return the labelled responses of ``path``, and what was left out: rows marked ``defect``, those that are
+    ungradable, and rollouts that were cut off, about which no reward model is asked.
+
+    Raises ``LabelledError``, also when nothing is left.
+    """
+    rows: list[Labelled] = []
+    left_out: Counter[str] = Counter()
+    taken: dict[str, int] = {}
+    for place, default, row in _rows(path):
+        why = _left_out(row)
+        if why:
+            left_out[why] += 1
+            continue
+        try:
+            one = labelled_of(row, default)
+        except ValueError as error:
+            raise LabelledError(f"{place}: {error}") from error
+        rows.append(replace(one, id=_unique(one.id, taken), place=place))
+    reading = Reading(tuple(_numbers_as_classes(rows)), dict(left_out))
+    if not rows:
+        left = f" (left out: {reading.note})" if left_out else ""
+        raise LabelledError(f"{path}: holds no responses that can be used{left}; name a file with some")
+    return reading
+
+
+def labelled_of(row: Mapping[str, Any], default_id: str) -> Labelled:
+    """Return one row. Raises ``ValueError`` naming the field at fault, without the place: the caller knows it."""
+    last_turn = row.get("last_turn")
+    response = _text(row, RESPONSE) if last_turn is None else _clean(last_turn, "last_turn")
+    return Labelled(
+        id=_id(row, default_id),
+        question=_text(row, QUESTION, filled=True),
+        reference=_text(row, REFERENCE, needed=False),
+        response=_clean(row.get("opening") or "", "opening") + response,
+        label=label_of(_first(row, LABEL)[1]),
+    )
+
+
+def label_of(value: Any) -> str:
+    """Return a verdict as a label: true, 1 and ``correct`` are ``right``; false, 0 and ``incorrect`` ``wrong``; nothing
+    is ``""``, any other text and whole number itself.
+
+    Raises ``ValueError`` for what is none of these.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if not (math.isfinite(value) and value.is_integer()):
+            raise ValueError(f"the label is {value}: give true or false, 1 or 0, or the name of a class")
+        value = int(value)
+    if isinstance(value, int):
+        value = str(int(value))
+    if not isinstance(value, str):
+        raise ValueError(f"the label is {type(value).__name__}, not a verdict: give true or false, or text")
+    text = _clean(value, "label").strip()
+    return WORDS.get(text.casefold(), text)
+
+
+def _numbers_as_classes(rows: Sequence[Labelled]) -> Sequence[Labelled]:
+    """Return ``rows`` with 0 and 1 as classes where numbers beyond them are: they are no verdicts then."""
+    if not any(row.label.removeprefix("-").isdecimal() for row in rows):
+        return rows
+    words = {WRONG: "0", RIGHT: "1"}
+    return [replace(row, label=words.get(row.label, row.label)) for row in rows]
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """Return the first of the columns that the row has, and its value; the first name and ``None`` without any."""
+    return next(((name, row[name]) for name in names if row.get(name) is not None), (names[0], None))
+
+
+def _text(row: Mapping[str, Any], names: Sequence[str], needed: bool = True, filled: bool = False) -> str:
+    name, value = _first(row, names)
+    if value is None and needed:
+        there = one_line(", ".join(map(str, row)), 160) or "nothing"
+        raise ValueError(f"no {', '.join(names[:-1])} or {names[-1]}; there is: {there}")
+    text = _clean(value, name)
+    if filled and not text.strip():
+        raise ValueError(f"{name} is blank")
+    return text
+
+
+def _clean(value: Any, name: str) -> str:
+    """Return a field as text, numbers as written. Raises ``ValueError`` for what no tokenizer takes."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {type(value).__name__}, not text")
+    if len(value) > LONGEST:
+        raise ValueError(f"{name} has {len(value)} characters, more than {LONGEST}; leave the row out")
+    if found := lone_surrogate(value):
+        raise ValueError(f'{name} has {found}: no tokenizer takes it; mend the row, or give it "defect": true')
+    return value
+
+
+def _id(row: Mapping[str, Any], default: str) -> str:
+    if row.get("rollout"):
+        return str(row["rollout"])
+    if row.get("sample") is not None and row.get("benchmark"):
+        return "/".join(str(row[name]) for name in ("benchmark", "problem", "sample") if name in row)
+    return default if row.get("id") in (None, "") else _clean(row["id"], "id")
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """Return ``name``, numbered where it was taken before: several responses to a problem often share its id."""
+    found = name
+    while found in taken:
+        taken[name] += 1
+        found = f"{name}#{taken[name]}"
+    taken[found] = 1
+    return found
+
+
+def _left_out(row: Mapping[str, Any]) -> str:
+    if row.get("defect"):
+        return "marked as defect"
+    if row.get("stop") in _CUT:
+        return "cut off"
+    unknown = "rollout" in row and row.get("correct") is None  # the run's grader failed on it
+    return UNGRADABLE if unknown or _first(row, LABEL)[1] == UNGRADABLE else ""
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield where it is, a name and the columns of each row. Raises ``LabelledError``."""
+    for file in _files(path):
+        if file.suffix == ".parquet":
+            yield from _parquet(file)
+            continue
+        try:
+            for number, row in read_rows(file):
+                yield f"{file}:{number}", f"{file.stem}-{number}", row
+        except ProblemError as error:
+            raise LabelledError(str(error)) from error
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise LabelledError(f"{path}: no such file or directory")
+    if not path.is_dir():
+        return [path]
+    if found := sorted((path / "rollouts").glob("[0-9]*.parquet")):
+        return found
+    if (path / "samples.parquet").is_file():
+        return [path / "samples.parquet"]
+    raise LabelledError(
+        f"{path}: neither a run with rollouts/*.parquet nor an evaluation with samples.parquet; name such a directory, "
+        "or a JSON Lines or Parquet file"
+    )
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = {*QUESTION, *REFERENCE, *RESPONSE, *LABEL, *_OTHERS}
+    try:
+        with pq.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            ids = {"problem"} if "rollout" in names and "prompt" in names else set[str]()  # a run's own: no text
+            columns = [name for name in names if name in wanted - ids]
+            number = 0
+            for batch in opened.iter_batches(_BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}, row {number}", f"{file.stem}-{number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise LabelledError(f"{file}: not a readable Parquet file ({error}); name another") from error
