@@ -21,6 +21,7 @@ VERIFIERS: dict[str, str] = {
     "arithmetic": "rewards.arithmetic:verify_arithmetic",
     "countdown": "rewards.countdown:verify_countdown",
     "code": "rewards.code.verify:verify_code",
+    "verdict": "rewards.models.verdict:verify_verdict",
 }
 """Name -> ``module:function``."""
 TIMED = frozenset({"math", "gsm8k"})
