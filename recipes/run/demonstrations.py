@@ -18,7 +18,7 @@ from rollout.models.prompts import PromptError
 from rollout.models.turns import Feeder
 from rollout.plain import lone_surrogate
 from rollout.problems.build import build_generator
-from rollout.problems.config import ArithmeticSource, CountdownSource, SumsSource, with_mixture
+from rollout.problems.config import ProceduralSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
 from rollout.problems.rows import demonstration_of
@@ -141,7 +141,7 @@ def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstrati
     if not isinstance(train, Procedural):
         raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
     generator = train.generator
-    if isinstance(source, ArithmeticSource | CountdownSource | SumsSource):
+    if isinstance(source, ProceduralSource):
         generator = build_generator(with_mixture(source, stage.mixture))
     for index in range(first, first + stage.examples):
         problem = setup.train[index]
