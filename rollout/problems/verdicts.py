@@ -60,8 +60,8 @@ def load_verdicts(config: VerdictsSource, split: Split) -> ProblemList:
     kept = [row for row in known if not config.split or owner(row.question, "verdicts") == split]
     if config.shuffle is not None:
         Random(seed_of(config.shuffle, "verdicts")).shuffle(kept)
-    problems = {}
-    places = {}
+    problems: dict[str, Problem] = {}
+    places: dict[str, str] = {}
     for row in kept:  # the same response twice is one problem
         problem = problem_of(row, card)
         problems.setdefault(problem.id, problem)

@@ -22,6 +22,7 @@ from rollout.problems.claims import ALPHABET, ANSWER, CARD, Claims, nearly, slip
 from rollout.problems.config import ClaimsSource, VerdictsSource
 from rollout.problems.source import ProblemError, ProblemList, Split, check_disjoint
 from rollout.reward_models.asking import JUDGE_TEMPLATE, judge_messages
+from rollout.reward_models.labelled import read_labelled
 from rollout.types import Problem
 
 SPLITS: tuple[Split, Split] = ("train", "heldout")
@@ -238,3 +239,30 @@ def test_a_template_without_the_response_and_a_missing_file_are_named(tmp_path: 
         build_source(VerdictsSource(path=str(labelled), template="{question}?"), "train")
     with pytest.raises(ProblemError, match=r"nothing\.jsonl"):
         build_source(VerdictsSource(path=str(tmp_path / "nothing.jsonl")), "train")
+
+
+def test_claims_go_into_a_file_that_judges_and_heads_learn_from(tmp_path: Path) -> None:
+    from recipes.reward.claims import main
+
+    file = tmp_path / "claims.jsonl"
+    assert main([str(file), "--count", "300", "--seed", "3"]) == 0
+    rows = read_labelled(file)
+    assert len(rows) == len({one.id for one in rows}) == 300
+    assert {one.label for one in rows} == {"right", "wrong"}
+    asked = build_source(
+        VerdictsSource(path=str(file), template=CARD.template, sees="answer", split=False, shuffle=None), "train"
+    )
+    assert isinstance(asked, ProblemList)
+    claims = {problem.messages: problem.answer for problem in (Claims(seed=3).problem(i, "train") for i in range(300))}
+    assert all(claims[problem.messages] == problem.answer for problem in asked)
+
+
+def test_a_file_of_claims_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recipes.reward.claims import main
+
+    (tmp_path / "a").write_text("")
+    assert main([str(tmp_path / "a" / "b.jsonl"), "--count", "3"]) == 1
+    assert main([str(tmp_path / "b.jsonl"), "--terms", "4", "2"]) == 1
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["k15", "k15"]
