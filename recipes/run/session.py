@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -17,6 +18,7 @@ from recipes.run.failures import EXPECTED, located
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.run.heldout import Heldout
 from recipes.run.launching import Launcher, Machines, launch, starting_model
+from recipes.run.own_responses import Harvest, OwnResponses
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
@@ -44,7 +46,7 @@ from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
 from rl.stop import Halted, Interrupted, Stopper
-from rl.warmup import warm_up
+from rl.warmup import Pair, warm_up
 from rollout import timeline
 from rollout.engine import CopyGone
 from rollout.files import replace_file
@@ -269,9 +271,13 @@ class Session:
         self.compare_engines()
         began = time.monotonic()
         losses: list[tuple[int, float]] = []
+        harvests: dict[int, Harvest] = {}
         report = warm_up(
             config.warmup.stages,
-            self.data.demonstrations,
+            [
+                partial(self.own_demonstrations, number, harvests) if pairs is None else pairs
+                for number, pairs in enumerate(self.data.demonstrations, 1)
+            ],
             self.machines.policy,
             self.directory.root / "warmup-checkpoints",
             self.watch,
@@ -283,7 +289,23 @@ class Session:
         self.write_model(target)
         self._spend("warmup", began)
         row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
+        row |= {"sampled": {number: asdict(harvest) for number, harvest in harvests.items()}} if harvests else {}
         replace_file(target / "warmup.json", dumps(row).encode())
+
+    def own_demonstrations(self, number: int, harvests: dict[int, Harvest]) -> list[Pair]:
+        """Return what warm-up stage ``number`` learns of the model's own responses; note in ``harvests`` how many were
+        right.
+        """
+        assert self.setup.config.warmup is not None
+        stage = self.setup.config.warmup.stages[number - 1]
+        folder = self.directory.root / "warmup-responses"
+        own = OwnResponses(self.setup, self.machines.pool, self.grading, folder, self.watch)
+        with self.stopper.interruptible():
+            self.publish(0)
+            self.published = -1  # they change again
+            pairs, harvests[number] = own.draw(number, stage)
+        self.watch.note(f"warm-up stage {number}: {harvests[number].told}")
+        return pairs
 
     def compare_engines(self) -> None:
         """Compare engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
