@@ -93,6 +93,15 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
     }
 
 
+def student(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of at least two values and Student's interval of it: mean, low, high."""
+    from scipy.stats import t  # here: `benchmarks.gpu_check` runs where there is little beside torch
+
+    mean = statistics.fmean(values)
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 def ratio(above: float | None, below: float | None) -> float | None:
     """``above / below`` with two decimals; ``None`` when either is missing or the divisor is 0."""
     if above is None or not below:

@@ -1,4 +1,4 @@
-"""Causal attention over packed sequences of different lengths."""
+"""Attention over packed sequences of different lengths."""
 
 from kernels.varlen.host import PLANS, Boundaries, boundaries, index
 from kernels.varlen.op import NAME, one_dtype, packed_attention, refuse_unknown, register

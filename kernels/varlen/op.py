@@ -1,4 +1,4 @@
-"""Packed causal attention without a dense mask, and its registration as a transformers attention implementation."""
+"""Packed attention without a dense mask, and its registration as a transformers attention implementation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def buckets(lengths: list[int]) -> Iterator[Bucket]:
 
 
 class _Pad(torch.autograd.Function):
-    """[T, ...] -> [slots, ...]. Padding slots repeat real tokens: causality keeps every real query from seeing them."""
+    """[T, ...] -> [slots, ...]. Padding slots repeat real tokens: causality, or a mask where there is none, keeps every
+    real query from seeing them.
+    """
 
     @staticmethod
     def forward(ctx: Any, packed: torch.Tensor, source: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
@@ -115,8 +117,20 @@ def plan(ends: tuple[int, ...], tokens: int, device: torch.device) -> tuple[tupl
     return tuple((bucket, None if bucket.even else _slots(bucket, device)) for bucket in buckets(lengths))
 
 
+def _real(bucket: Bucket, device: torch.device) -> torch.Tensor:
+    """Return [n, 1, 1, width] bool: the slots that are not padding, which every query of a sequence may see."""
+    lengths = index(bucket.lengths, device)
+    return (torch.arange(bucket.width, device=device) < lengths[:, None])[:, None, None]
+
+
 def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, slots: Slots | None, scoring: Scoring
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bucket: Bucket,
+    slots: Slots | None,
+    scoring: Scoring,
+    causal: bool,
 ) -> torch.Tensor:
     """Attend within one bucket: q [tokens, H, D], k [tokens, H_kv, D], v [tokens, H_kv, Dv] -> [tokens, H, Dv]."""
     parts = [q, k, v]
@@ -125,10 +139,11 @@ def _attend(
     queries, keys, values = (
         part.reshape(len(bucket.lengths), bucket.width, *part.shape[1:]).transpose(1, 2) for part in parts
     )
-    if scoring.plain(bucket.width):
+    if scoring.plain(bucket.width) or not causal:
+        real = None if causal or slots is None else _real(bucket, q.device)
         grouped = q.shape[1] != k.shape[1]
         out = F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, scale=scoring.scale, enable_gqa=grouped
+            queries, keys, values, real, is_causal=causal, scale=scoring.scale, enable_gqa=grouped
         )
     else:
         out = tiled_attention(queries, keys, values, scoring)
@@ -144,19 +159,22 @@ def packed_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """Causal attention inside each packed sequence; same contract as ``packed_attention_reference``.
+    """Attention inside each packed sequence; same contract as ``packed_attention_reference``.
 
     q [T, H, D]; k [T, H_kv, D]; v [T, H_kv, Dv]; ``cu_seqlens`` [n + 1] increasing ints from 0 to T; a query sees
     ``window`` keys, itself included; scores are capped at ``softcap``. Returns [T, H, Dv]. Sequences of similar length
     that lie side by side share one call; sort the stream by length to keep the calls few. Raises ``ValueError`` for
-    wrong boundaries.
+    wrong boundaries, and for a window or a cap without causality.
     """
+    if not causal and (window is not None or softcap is not None):
+        raise ValueError("attention in both directions has neither window nor soft-capping here")
     scoring = Scoring(scale, window, softcap)
     out = []
     for bucket, slots in plan(boundaries(cu_seqlens), q.shape[0], q.device):
         rows = slice(bucket.start, bucket.start + bucket.tokens)
-        out.append(_attend(q[rows], k[rows], v[rows], bucket, slots, scoring))
+        out.append(_attend(q[rows], k[rows], v[rows], bucket, slots, scoring, causal))
     return out[0] if len(out) == 1 else torch.cat(out)
 
 
@@ -204,7 +222,13 @@ def attention_forward(
     refuse_unknown(NAME, module, options)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
-    return packed_attention(q, k, v, cu_seq_lens_q, scale, sliding_window, softcap).unsqueeze(0), None
+    out = packed_attention(q, k, v, cu_seq_lens_q, scale, sliding_window, softcap, _is_causal(module))
+    return out.unsqueeze(0), None
+
+
+def _is_causal(module: torch.nn.Module) -> bool:
+    """Return whether a layer looks back only, by transformers' own rule: those of encoders say that they do not."""
+    return getattr(module, "is_causal", None) is not False
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""Packed causal attention as a block-diagonal mask: the truth that the fast path is tested against."""
+"""Packed attention as a block-diagonal mask: the truth that the fast path is tested against."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def packed_attention_reference(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """Causal attention inside each packed sequence.
+    """Attention inside each packed sequence: causal, or of every token to all of its sequence.
 
     q [T, H, D]; k [T, H_kv, D], v [T, H_kv, Dv] with H a multiple of H_kv; ``cu_seqlens`` [n + 1] ints: 0, ends of the
     sequences, the last one T. A query sees ``window`` keys, itself included (``None``: its whole past). With
@@ -25,7 +26,9 @@ def packed_attention_reference(
     v = v.repeat_interleave(heads // v.shape[1], dim=1)
     position = torch.arange(tokens, device=q.device)
     sequence = torch.searchsorted(cu_seqlens.to(position.dtype), position, right=True)
-    visible = (sequence[:, None] == sequence[None, :]) & (position[:, None] >= position[None, :])
+    visible = sequence[:, None] == sequence[None, :]
+    if causal:
+        visible &= position[:, None] >= position[None, :]
     if window is not None:
         visible &= position[:, None] - position[None, :] < window
     scores = torch.einsum("qhd,khd->hqk", q, k) * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from rl.learner.batch import Batch
 
+ToAll = Callable[[torch.Tensor], torch.Tensor]
 HEAD_ROWS = 1024
 """Rows of logits computed at a time for an LM head that is not a matrix; recomputed in the backward pass."""
 
@@ -176,7 +178,7 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: Batch, needs: Needs, temperature: float = 1.0) -> Outputs:
         """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
-        its sequences' ends.
+        its sequences. Raises ``ValueError`` for what the policy cannot give.
         """
         hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype, self.sequence)
         found: dict[str, torch.Tensor] = {}
@@ -186,19 +188,38 @@ class PolicyModel(nn.Module):
             logprobs, entropy = lm_logprobs(self.policy, states, ids[rows.own], temperature, self.compute_dtype)
             found |= {"logprobs": rows.of_all(logprobs), "entropy": rows.of_all(entropy)}
         if needs.hidden is not None:
-            rows = self._rows(batch, needs.hidden)
-            found["hidden"] = rows.of_all(hidden.index_select(0, rows.index))
+            states, of_all = self._states(hidden, batch, needs.hidden)
+            found["hidden"] = of_all(states)
         if needs.head is not None:
             if self.head is None:
                 raise ValueError("this learner has no head of its own: its own objective did not ask for one")
-            rows = self._rows(batch, needs.head.at)
-            states = hidden.index_select(0, rows.index).to(self.head.weight.dtype)
-            found["head"] = rows.of_all(self.head(states))
+            states, of_all = self._states(hidden, batch, needs.head.at)
+            found["head"] = of_all(self.head(states.to(self.head.weight.dtype)))
         return Outputs(**found)
 
+    def _states(self, hidden: torch.Tensor, batch: Batch, at: At) -> tuple[torch.Tensor, ToAll]:
+        """Return the states of this rank's rows, and what makes values of all rows from values of these."""
+        if at == "means":
+            if self.sequence is not None:
+                raise ValueError("learner.ranks.sequence has to be 1 for means over the tokens of sequences")
+            return means(hidden, batch.cu_seqlens), lambda values: values
+        rows = self._rows(batch, at)
+        return hidden.index_select(0, rows.index), rows.of_all
+
     def _rows(self, batch: Batch, at: At) -> Rows:
-        rows = batch.positions - 1 if at == "tokens" else batch.cu_seqlens[1:].long() - 1
+        if at == "tokens":
+            rows = batch.positions - 1
+        else:
+            rows = batch.cu_seqlens[:-1].long() if at == "starts" else batch.cu_seqlens[1:].long() - 1
         return Rows.of(rows, len(batch.tokens), self.sequence)
+
+
+def means(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """Return the mean [n, d] over each sequence of packed states [T, d], in float32."""
+    lengths = cu_seqlens.diff()
+    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32).index_add(0, sequence, hidden.float())
+    return sums / lengths[:, None]
 
 
 def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:

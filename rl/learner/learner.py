@@ -68,12 +68,13 @@ class Learner:
         """Directory that the model was loaded from; an export copies some of its files."""
         # Many ranks bring the layers of a model to their devices one by one: it may fit on no single one.
         place = spec.model if ranks is None else spec.model.model_copy(update={"device": "cpu"})
+        needs = self.objective.needs
         try:
-            self.model = prepare(load_model(model_path), place, spec.seed, spec.longest, spec.learner.ranks.sequence)
+            loaded, sequence = load_model(model_path), spec.learner.ranks.sequence
+            self.model = prepare(loaded, place, spec.seed, spec.longest, sequence, needs.logprobs)
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
-        wanted = self.objective.needs.head
-        self.head = None if wanted is None else new_head(self.model, wanted, spec.seed)
+        self.head = None if needs.head is None else new_head(self.model, needs.head, spec.seed)
         """A head beside the model's own, if the objective asks for one: trained and checkpointed, never exported."""
         together = None if ranks is None else ranks.sequence
         self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head, together)
@@ -91,8 +92,8 @@ class Learner:
         """Steps with non-finite gradients in a row."""
         self._open: Accumulation | None = None
         """The iteration whose sequences come one after the other."""
-        lm_head = () if self.objective.needs.logprobs else causal_lm(self.model).get_output_embeddings().parameters()
-        self._watch: Watch | None = Watch(self.model, [*lm_head])
+        lm_head = None if needs.logprobs else causal_lm(self.model).get_output_embeddings()
+        self._watch: Watch | None = Watch(self.model, [] if lm_head is None else [*lm_head.parameters()])
         """Checks that the first step moves every parameter; ``None`` afterwards."""
 
     def enter(self, version: WeightVersion) -> None:

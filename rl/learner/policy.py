@@ -17,6 +17,7 @@ from rl.learner.config import LoraConfig, ModelConfig, ScratchModel
 from rl.learner.forward import causal_lm
 from rl.learner.movement import as_one
 from rollout.models import architecture, moba, rotary
+from rollout.models.attention import AttentionConfig
 from rollout.models.pretrained import ModelPathError, resolve_model
 from rollout.types import WeightVersion
 
@@ -78,35 +79,43 @@ def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: i
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
-    """Load a causal LM in float32 (master weights) from a directory, hub name or ``package:NAME``.
+    """Load a causal LM, or an encoder without its head for masked words, in float32 (master weights).
 
-    Raises ``ModelPathError`` when there is no such model and ``PolicyError`` when it cannot be loaded.
+    ``path``: a directory, hub name or ``package:NAME``. Raises ``ModelPathError`` when there is no such model and
+    ``PolicyError`` when it cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(resolve_model(str(path)), dtype=torch.float32)
+        found = resolve_model(str(path))
+        kind = AutoModel if architecture.is_encoder(AutoConfig.from_pretrained(found)) else AutoModelForCausalLM
+        return kind.from_pretrained(found, dtype=torch.float32)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelPathError):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise PolicyError(f"model {path} cannot be loaded as a causal LM: {reason}") from error
+        raise PolicyError(f"model {path} cannot be loaded as a causal LM or encoder: {reason}") from error
 
 
 def prepare(
-    model: PreTrainedModel, config: ModelConfig, seed: int = 0, longest: int | None = None, sequence: int = 1
+    model: PreTrainedModel,
+    config: ModelConfig,
+    seed: int = 0,
+    longest: int | None = None,
+    sequence: int = 1,
+    logprobs: bool = True,
 ) -> nn.Module:
     """Make a model trainable by k15: device, packed or block attention, no dropout, adapters, checkpointing.
 
     ``longest``: tokens of the longest sequence that it will be trained on; ``None``: any length. ``sequence``: ranks
-    that will share each sequence. Dropout is switched off because the log-ratio must be exactly 0 at an iteration's
-    first step (invariant 5), which needs the same function twice. Raises ``PolicyError`` for a model that k15 would
-    compute differently from transformers.
+    that will share each sequence. ``logprobs``: whether any will be asked for; an encoder has none. Dropout is switched
+    off because the log-ratio must be exactly 0 at an iteration's first step (invariant 5), which needs the same
+    function twice. Raises ``PolicyError`` for a model that k15 would compute differently from transformers.
     """
     model.to(config.device)
     switch_off_dropout(model)
     if model.get_output_embeddings() is None:
-        raise PolicyError(f"{type(model).__name__} has no LM head; k15 trains causal LMs, which have one")
+        _check_encoder(model, config, sequence, logprobs)
     _check_attention(model, config, longest)
     policy: nn.Module = model
     if config.lora is not None:
@@ -132,6 +141,20 @@ def switch_off_dropout(model: PreTrainedModel) -> None:
         for name, value in list(vars(owner).items()):
             if "drop" in name and isinstance(value, float):
                 setattr(owner, name, 0.0)
+
+
+def _check_encoder(model: PreTrainedModel, config: ModelConfig, sequence: int, logprobs: bool) -> None:
+    """Refuse a model without an LM head, unless it is an encoder of which only classes are wanted."""
+    name = type(model).__name__
+    if logprobs or not architecture.is_encoder(model.config):
+        raise PolicyError(f"{name} has no LM head; k15 trains causal LMs, which have one, and encoders as classifiers")
+    for key, chosen in (
+        ("model.lora", config.lora is not None),
+        ("model.attention", config.attention != AttentionConfig()),
+        ("learner.ranks.sequence", sequence > 1),
+    ):
+        if chosen:
+            raise PolicyError(f"{key}: not for encoders such as {name}; leave it out")
 
 
 def _check_attention(model: PreTrainedModel, config: ModelConfig, longest: int | None) -> None:

@@ -1,5 +1,5 @@
-"""Check, at the start of every run, that the learner computes the model's own log-probs and gradients, also when
-several ranks share a sequence.
+"""Check, at the start of every run, that the learner computes the model's own log-probs and gradients (of an encoder
+its hidden states), also when several ranks share a sequence.
 
 The truth is transformers' own implementation, one sequence after the other, in evaluation mode. The learner's pass is
 the one that training uses: packed, in training mode, adapters and checkpointing in place, and one sequence is longer
@@ -18,11 +18,11 @@ from torch import nn
 
 from kernels.ulysses import check_heads
 from rl.learner.batch import cumulative
-from rl.learner.forward import causal_lm, packed_inputs, packed_logprobs
+from rl.learner.forward import causal_lm, packed_hidden, packed_inputs, packed_logprobs
 from rollout.models import architecture
 
 BOUND = 1e-3
-"""Largest allowed difference of a log-prob, in nats, in float32."""
+"""Largest allowed difference of a log-prob, in nats, or of an encoder's hidden state, in float32."""
 GRADIENT_BOUND = 0.02
 """Largest allowed difference of a parameter's gradient norm, relative to the norm."""
 GRADIENT_NOISE = 1e-4
@@ -44,7 +44,7 @@ class Pass:
     """The results of one implementation on the probe's sequences."""
 
     logprobs: torch.Tensor
-    """[all compared tokens] nats."""
+    """[all compared tokens] nats; of an encoder all values of their hidden states."""
     gradients: dict[str, float]
     """Norm of the gradient of a weighted sum of the short sequences' log-probs, by parameter; those reached only."""
     repeatable: bool = True
@@ -73,6 +73,8 @@ def own_pass(policy: nn.Module, longest: int | None) -> Pass:
     """Run the model's own forward pass, with whatever attention it is set to."""
 
     def logprobs(tokens: torch.Tensor) -> torch.Tensor:
+        if _encodes(policy):
+            return policy(input_ids=tokens[None]).last_hidden_state[0].float().flatten()
         logits = policy(input_ids=tokens[None], use_cache=False, logits_to_keep=MANY + 1).logits[0, :-1].float()
         return logits.log_softmax(-1).gather(1, tokens[-len(logits) :, None]).squeeze(1)
 
@@ -99,8 +101,15 @@ def packed_pass(policy: nn.Module, longest: int | None) -> Pass:
 
 def _packed(policy: nn.Module, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     lengths = torch.tensor([0, *(len(part) for part in parts)], device=parts[0].device)
+    if _encodes(policy):
+        return packed_hidden(policy, torch.cat(list(parts)), lengths.cumsum(0).int()).flatten()
     follows = torch.cat([torch.arange(len(part), device=part.device) for part in parts]).nonzero().flatten()
     return packed_logprobs(policy, torch.cat(list(parts)), lengths.cumsum(0).int(), follows)[0]
+
+
+def _encodes(policy: nn.Module) -> bool:
+    """Return whether hidden states are compared: there is no LM head."""
+    return causal_lm(policy).get_output_embeddings() is None
 
 
 def _gradients(policy: nn.Module, logprobs: torch.Tensor) -> dict[str, float]:

@@ -24,7 +24,7 @@ from rl.objectives.rest import Rest
 def build(config: ObjectiveConfig, max_tokens: int) -> Objective:
     """Return the configured objective; ``max_tokens``: the longest response. Raises what ``own`` does."""
     if isinstance(config, ClassesConfig):
-        return Classes(config.classes)
+        return Classes(config.classes, at=config.at)
     if isinstance(config, PythonObjectiveConfig):
         return own(config)
     keys = {name: getattr(config, name) for name in type(config).model_fields if name != "kind"}

@@ -1,4 +1,5 @@
 """Cross-entropy over classes of whole sequences, on a linear head at each one's last token: the classic reward model.
+In encoders the head is on the first token or on the mean over all.
 
 Two classes, wrong and right, make the reward model with a value head [2203.02155 §3.5; 2501.12599 §2.3.5].
 """
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
+from rl.objectives.config import Pooled
 from rl.objectives.protocol import Head, Loss, Needs, Objective, Outputs
 from rl.objectives.tally import Mean
 
@@ -32,11 +34,13 @@ class Classes(Objective):
     classes: int
     weights: tuple[float, ...] = ()
     """Factor on the loss of each class's sequences; empty: 1."""
+    at: Pooled = "ends"
+    """Whose hidden state the head reads."""
 
     @property
     def needs(self) -> Needs:
         """See ``Objective``."""
-        return Needs(logprobs=False, tempered=False, reference=False, head=Head(self.classes, at="ends", bias=False))
+        return Needs(logprobs=False, tempered=False, reference=False, head=Head(self.classes, at=self.at, bias=False))
 
     def loss(self, outputs: Outputs, batch: Batch) -> Loss:
         """See ``Objective``."""

@@ -11,6 +11,9 @@ from rollout.config import Config, UserCode
 LengthNorm = Literal["none", "response", "max_tokens"]
 """What each sequence's loss is divided by."""
 
+Pooled = Literal["ends", "starts", "means"]
+"""Which hidden state stands for a whole sequence (``rl.objectives.protocol.At``)."""
+
 
 class ImportanceConfig(Config):
     """Truncated importance weights min(cap, pi_i / mu): engine and learner never have quite the same policy."""
@@ -93,6 +96,8 @@ class ClassesConfig(Config):
     kind: Literal["classes"] = "classes"
     classes: int = Field(2, ge=2)
     """Number of classes."""
+    at: Pooled = "ends"
+    """What the head reads of a response: the state of its last token, of its first (for encoders), or their mean."""
 
 
 class PythonObjectiveConfig(Config):

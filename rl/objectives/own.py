@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 
-from rl.objectives.config import PythonObjectiveConfig
+from rl.objectives.config import Pooled, PythonObjectiveConfig
 from rl.objectives.protocol import EMPTY, OWN_METRICS, SHARED, Loss, Needs, Objective, Outputs
 from rollout.plain import one_line
 from rollout.user_code import explain, load, source_of
@@ -64,7 +64,8 @@ def rehearse(objective: Objective) -> None:
         groups=("0", "0", "1", "1"),
         reference_logprobs=logprobs - 0.1,
     )
-    needs, rows = objective.needs, {"tokens": len(logprobs), "ends": len(batch)}
+    needs = objective.needs
+    rows = {"tokens": len(logprobs), **dict.fromkeys(get_args(Pooled), len(batch))}
     outputs = Outputs(
         logprobs=logprobs.requires_grad_() if needs.logprobs else EMPTY,
         entropy=torch.ones_like(logprobs) if needs.logprobs else EMPTY,

@@ -15,8 +15,9 @@ from rl.objectives.tally import Tallies
 if TYPE_CHECKING:
     from rl.learner.batch import Batch
 
-At = Literal["tokens", "ends"]
-"""Which hidden states: those that predict each loss token [L], or the one of each sequence's last token [n]."""
+At = Literal["tokens", "ends", "starts", "means"]
+"""Which hidden states: those that predict each loss token [L], or one of each sequence [n]: of its last token, of its
+first, which in encoders has seen all of it, or the mean over its tokens."""
 OWN_METRICS = "objective/"
 """Prefix of the names of an objective's own metrics."""
 SHARED = ("saturated", "clip_share", "importance/mean", "importance/ess", "importance/truncated")

@@ -20,6 +20,14 @@ def windows(config: Any) -> tuple[int, ...]:
     return tuple(sorted(value for value in found if isinstance(value, int) and value > 0))
 
 
+def is_encoder(config: Any) -> bool:
+    """Return whether a configuration is that of an encoder: its tokens see what follows them (BERT and its kin)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    turned = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    return config.model_type in MASKED and not turned
+
+
 def softcap(config: Any) -> float | None:
     """Return the bound of the attention scores (Gemma 2), if there is one."""
     return getattr(config, "attn_logit_softcapping", None)

@@ -17,15 +17,16 @@ def qkv(tokens, heads=4, kv_heads=2, dim=8, seed=0, value_dim=None):
     return [torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_outputs_and_gradients_equal_the_reference(lengths, kv_heads):
+def test_outputs_and_gradients_equal_the_reference(lengths, kv_heads, causal):
     tensors = qkv(sum(lengths), kv_heads=kv_heads)
     cu_seqlens = cumulative(lengths)
     upstream = torch.randn(tensors[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     results = []
     for function in (packed_attention, packed_attention_reference):
-        out = function(*tensors, cu_seqlens, scale=0.3)
+        out = function(*tensors, cu_seqlens, scale=0.3, causal=causal)
         results.append([out, *torch.autograd.grad((out * upstream).sum(), tensors)])
     for ours, truth in zip(*results, strict=True):
         torch.testing.assert_close(ours, truth, rtol=0, atol=1e-12)
@@ -112,3 +113,9 @@ def test_transformers_knows_it_and_what_it_cannot_do_is_refused():
     ]:
         with pytest.raises(ValueError, match=match):
             attention_forward(module, q, k, v, None, **wrong)
+
+
+@pytest.mark.parametrize("bound", [{"window": 3}, {"softcap": 0.7}])
+def test_windows_and_caps_without_causality_are_refused(bound):
+    with pytest.raises(ValueError, match="both directions"):
+        packed_attention(*qkv(5), cumulative([5]), 0.5, causal=False, **bound)

@@ -171,7 +171,7 @@ def test_the_probe_notices_a_window_or_cap_left_out(monkeypatch, left_out):
     model = windowed if left_out == "window" else Gemma2ForCausalLM(copy.deepcopy(CAPPED))
     original = op.packed_attention
     keep = (lambda window, cap: (None, cap)) if left_out == "window" else (lambda window, cap: (window, None))
-    monkeypatch.setattr(op, "packed_attention", lambda *args: original(*args[:5], *keep(*args[5:])))
+    monkeypatch.setattr(op, "packed_attention", lambda *args: original(*args[:5], *keep(*args[5:7]), *args[7:]))
     with pytest.raises(PolicyError, match="packed log-probs differ"):
         prepare(model, CPU, longest=64)
     if left_out == "window":
