@@ -84,6 +84,27 @@ def resolve_alone(engine: EngineConfig, ray: RayConfig, nodes: Sequence[int]) ->
     return engine.model_copy(update=changes), ray.model_copy(update={"engine_gpus": share})
 
 
+def judge_share(place: str, engine: EngineConfig, ray: RayConfig) -> float:
+    """Return the GPUs of each engine and tensor-parallel rank of a judge on ``engine``: a whole one, or the part that
+    the policy's engines, and a learner beside them, leave of theirs; 0 on CPUs.
+
+    ``place``: ``reward.model.place``. Raises ``ValueError`` (one line) where it asks for a part and there is none.
+    """
+    if engine.device != "cuda":
+        return 0.0
+    taken = [share for share in (ray.engine_gpus, ray.learner_gpus) if share is not None and share < 1]
+    left = round(1 - sum(taken), 4) if ray.engine_gpus in taken else 0.0
+    if place == "own" or (place == "auto" and left <= 0):
+        return 1.0
+    if left <= 0 or engine.tensor_parallel > 1:
+        raise ValueError(
+            "reward.model.place beside puts a judge's engine of one GPU on a part of one of the policy's, and "
+            + (f"its engine.tensor_parallel is {engine.tensor_parallel}" if left > 0 else "none is left of those")
+            + ": lower ray.engine_gpus (and ray.learner_gpus, where they share), or set place to own"
+        )
+    return left
+
+
 def learner_gpus(config: RunConfig) -> float:
     """Return the GPUs of each rank of the learner of a resolved configuration; 0 on CPUs."""
     return (config.ray.learner_gpus or 0.0) if config.model.device == "cuda" else 0.0

@@ -38,6 +38,8 @@ T = TypeVar("T")
 FILE = "timeline.jsonl"
 LEARNER, GRADER, DRIVER, SAVER = "learner", "grader", "driver", "saver"
 """Lanes. The saver writes rollouts and checkpoints, also while the others go on."""
+ENGINE, JUDGE = "engine", "judge"
+"""What engines of the policy and of a reward model are called; each has a lane of its own."""
 GAP_S = 0.01
 GAP_SHARE = 1e-5
 """Gaps within the same work are joined when they are shorter than ``GAP_S``, or than this share of the time so far: so
@@ -46,9 +48,9 @@ PIECE = 100
 """Work is written in pieces of so many times the longest gap that is joined."""
 
 
-def engine_lane(index: int) -> str:
-    """Return the lane of an engine."""
-    return f"engine {index}"
+def engine_lane(index: int, name: str = ENGINE) -> str:
+    """Return the lane of an engine; ``name``: what the engines of its pool are called."""
+    return f"{name} {index}"
 
 
 @dataclass

@@ -29,7 +29,15 @@ SLOW_TOGETHER = {
 }
 """Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
 RANKS = (
-    *("test_broadcast", "test_movement", "test_rank_kit", "test_ranks", "test_saving", "test_sequence_ranks"),
+    *(
+        "test_broadcast",
+        "test_classifier",
+        "test_movement",
+        "test_rank_kit",
+        "test_ranks",
+        "test_saving",
+        "test_sequence_ranks",
+    ),
     *("test_sharded_muon", "test_sharded_optimizer", "test_sharding", "test_shards", "test_ulysses"),
 )
 QUICK_TOGETHER = {

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from run_kit import tiny
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from rl.config import RunConfig
 from rollout.grading import Answered
 from rollout.models.export import save_tokenizer
 from rollout.models.tokenizer import build_tokenizer
 from rollout.problems.build import build_source
 from rollout.problems.config import ArithmeticSource
 from rollout.problems.source import Procedural
+from rollout.reward_models.card import Card, write_card
 from rollout.reward_models.opinion import Opinion
 
 
@@ -71,3 +75,20 @@ def save_head(folder: Path, seed: int = 0) -> Path:
         LlamaForSequenceClassification(config).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return folder
+
+
+def save_coin(folder: Path) -> Path:
+    """A classifier that nobody trained, of responses alone: no better than a coin."""
+    write_card(save_head(folder), Card(kind="head", template="{response}"))
+    return folder
+
+
+def rewarded(head: Path, iterations: int = 2, **model: Any) -> RunConfig:
+    """A policy that ends some of its responses, rewarded by ``head``."""
+    return tiny(
+        iterations=iterations,
+        warmup={"examples": 600, "batch_tokens": 1024, "lr": 1e-2},
+        rollout={"groups": 6, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all"},
+        eval={"every": 2, "samples": 4},
+        reward={"length": None, "model": {"path": str(head), "when": "always", "audit": 1.0, **model}},
+    )

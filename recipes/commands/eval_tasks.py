@@ -164,7 +164,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for a checkpoint or run directory on engines of our own, which ``stack`` closes."""
     from evals.pooled import PoolResponder
     from recipes.commands.eval_models import LocalModel, engine_config, heldout
-    from recipes.run.engines import open_pool
+    from rl.alone import open_pool
     from rl.reward_models import Site
     from rollout.models.prompts import Transcript
 

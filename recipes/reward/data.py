@@ -119,7 +119,7 @@ def _examples(path: Path, reader: Reader, left_out: Counter[str]) -> list[Exampl
         try:
             found.append(Example(row, reader.read(row.question, row.reference, row.response)))
         except Unreadable as fault:
-            left_out["too long" if fault.kind == "too_long" else "not encodable"] += 1
+            left_out[fault.kind.replace("_", " ")] += 1
             faults.append(f"{row.place}: {fault}")
     if len(found) < READABLE * len(rows):
         raise LabelledError(

@@ -92,7 +92,7 @@ def describe(folder: Path, classes: Sequence[str], pad: int) -> None:
     written |= {
         "id2label": {str(index): name for index, name in enumerate(classes)},
         "label2id": {name: index for index, name in enumerate(classes)},
-        "problem_type": "single_label_classification",
+        "problem_type": "single_label_classification" if len(classes) > 1 else "regression",
         "pad_token_id": pad,
     }
     if isinstance(text := written.get("text_config"), dict):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rollout.config import EngineConfig
 from rollout.engine import AllEnginesDead, Engine, EngineError, EngineStats
 from rollout.pool.slot import Calibration, Publication, Slot, limited
+from rollout.timeline import ENGINE
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ class PoolStats:
 class Fleet:
     """The slots, and the weights that count: ``publication`` is what every engine that serves has taken."""
 
-    def __init__(self, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
+    def __init__(self, spawn: Callable[[int], Engine], config: EngineConfig, name: str = ENGINE) -> None:
         self.config = config
+        self.name = name
+        """What the engines are called in the timeline."""
         self.slots: list[Slot] = []
         """Those that take part; engines that join get numbers that no other had."""
         self.publication: Publication | None = None
@@ -92,7 +95,7 @@ class Fleet:
         return 0 if self.publication is None else self.publication.version
 
     def _add(self, spawn: Callable[[int], Engine]) -> Slot:
-        self.slots.append(slot := Slot(next(self._numbers), spawn, self.config))
+        self.slots.append(slot := Slot(next(self._numbers), spawn, self.config, self.name))
         slot.calibration = self._calibration
         slot.asleep = self._asleep
         if self.withdrawn:

@@ -22,6 +22,7 @@ from rollout.pool.growing import Growing
 from rollout.pool.parity import limits
 from rollout.pool.slot import Calibration, Publication
 from rollout.pool.stream import Stream, drawn
+from rollout.timeline import ENGINE
 from rollout.types import Group, WeightVersion
 
 CLOSE_S = 30.0
@@ -38,8 +39,8 @@ class Episodes(Protocol):
 class Pool:
     """Engines behind one front. ``spawn(i)`` makes engine i, not yet started; it is called again after each death.
 
-    ``stop_token_ids`` end a response; ``seed`` is the run's; ``learner_dtype``: what the learner computes in. Use as a
-    context manager, or ``close()`` it.
+    ``stop_token_ids`` end a response; ``seed`` is the run's; ``learner_dtype``: what the learner computes in; ``name``:
+    what the engines are called in the timeline. Use as a context manager, or ``close()`` it.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Pool:
         stop_token_ids: Sequence[int] = (),
         seed: int = 0,
         learner_dtype: str = "float32",
+        name: str = ENGINE,
     ) -> None:
         self.limits = limits(rollout, config.dtype, learner_dtype)
         self.config = config
@@ -58,7 +60,7 @@ class Pool:
         self.seed = seed
         self.claim: Callable[[], None] = lambda: None
         """Called before engines are used: whoever has their devices meanwhile gives them up (``rl.turns``)."""
-        self._fleet = Fleet(spawn, config)
+        self._fleet = Fleet(spawn, config, name)
         self._calls = Calls("rollout-pool")
 
     @property

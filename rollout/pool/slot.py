@@ -22,7 +22,7 @@ from rollout.engine import (
     WeightUpdate,
 )
 from rollout.pool.parity import Gap, Limits, check_loaded, check_published, gap_of
-from rollout.timeline import engine_lane, span
+from rollout.timeline import ENGINE, engine_lane, span
 from rollout.types import WeightVersion
 
 T = TypeVar("T")
@@ -97,8 +97,10 @@ async def limited(call: Awaitable[T], seconds: float, what: str) -> T:
 class Slot:
     """Keeps one engine alive. An engine serves only after it took the weights aimed at and passed the parity probe."""
 
-    def __init__(self, index: int, spawn: Callable[[int], Engine], config: EngineConfig) -> None:
+    def __init__(self, index: int, spawn: Callable[[int], Engine], config: EngineConfig, name: str = ENGINE) -> None:
+        """``name``: what the engines of the pool are called in the timeline."""
         self.index = index
+        self.lane = engine_lane(index, name)
         self.config = config
         self.life: Life | None = None
         """The engine that may serve; ``None`` while there is none."""
@@ -187,7 +189,7 @@ class Slot:
             life, wanted = Life(self._spawn(self.index)), None
             self.loaded = None
             try:
-                with span(engine_lane(self.index), "start"):
+                with span(self.lane, "start"):
                     await limited(life.engine.start(), self.config.start_timeout_s, f"start of engine {self.index}")
                 if (wanted := self.target) is not None:
                     await self.install(life, wanted)
@@ -302,10 +304,10 @@ class Slot:
                 check_loaded(name, self.loaded, publication.limits)
             life.untouched, life.sure = False, False
             life.drawing = (life.version, publication.version)
-            with span(engine_lane(self.index), "publish"):
+            with span(self.lane, "publish"):
                 await self._load(engine, publication.update, roster)
             if publication.probe:
-                with span(engine_lane(self.index), "score"):
+                with span(self.lane, "score"):
                     scores = await limited(engine.score(publication.probe), limit, f"parity probe of {name}")
                 self.gap = gap_of(scores, publication.reference)
                 check_published(name, publication.version, self.gap, self.loaded, publication.limits)
@@ -357,7 +359,7 @@ class Slot:
 
     async def _rest(self, life: Life, call: Awaitable[None], what: str) -> None:
         try:
-            with span(engine_lane(self.index), what):
+            with span(self.lane, what):
                 await limited(call, self.config.call_timeout_s, f"{what} of engine {self.index}")
         except EngineError as error:
             await self.lose(life, error)

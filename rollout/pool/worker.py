@@ -10,7 +10,7 @@ from typing import Any
 from rollout.engine import NO_LOGPROBS, NO_TOKENS, NOT_THE_ENGINE, Delta, Engine, EngineError, EngineTimeout
 from rollout.pool.board import Board
 from rollout.pool.slot import Life, Publication, Slot, limited
-from rollout.timeline import Switch, engine_lane
+from rollout.timeline import Switch
 from rollout.types import WeightVersion
 
 POLL_S = 1.0
@@ -32,7 +32,7 @@ class Worker:
         self.board = board
         self.in_flight: dict[str, WeightVersion] = {}
         """Requests that the engine has, and the version below which no more of their tokens can be."""
-        self._sampling = Switch(engine_lane(slot.index), "sample")
+        self._sampling = Switch(slot.lane, "sample")
         self._share = share
         self._arrived = arrived
         self._life: Life | None = None

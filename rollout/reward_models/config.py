@@ -66,7 +66,8 @@ class RewardModelConfig(Config):
     """Engines of a judge of its own, or the device and threads of a head's; ``null``: like the run's."""
     place: Literal["auto", "beside", "own"] = "auto"
     """Of a judge's engines on GPUs. ``beside``: on those of the policy's engines, which leave them a part
-    (``ray.engine_gpus``). ``own``: on others. ``auto``: own where the cluster has them. CPUs are shared anyhow."""
+    (``ray.engine_gpus`` below 1). ``own``: on others. ``auto``: beside where there is such a part, else own. CPUs are
+    shared anyhow."""
     labelled: str | None = None
     """Responses with verdicts that were never trained on (``docs/reward_models.md``): the model judges some of them in
     each iteration, and the alarm looks at that agreement, too. For problems that no rule decides."""

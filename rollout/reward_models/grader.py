@@ -124,11 +124,12 @@ class RuleThenModel:
             self._counts["false_wrong" if score.parts["rule"] else "false_right"] += 1
 
     def counts(self) -> dict[str, float]:
-        """Return what the rule counted; the model's own counts as ``model/<name>``; and as ``model/...``, too, how
-        many responses it was ``asked`` of, had ``no_opinion`` on and ``failed`` on, how many both judged
-        (``compared``), and how: ``agreed``, ``false_right`` (wrong by the rule), ``false_wrong``.
+        """Return what the rule counted, and as ``model/<name>`` what the model counted of all that it was asked, and
+        this grader of what it asked itself: how many responses the model was ``asked`` of, had ``no_opinion`` on and
+        ``failed`` on, how many both judged (``compared``), and how: ``agreed``, ``false_right`` (wrong by the rule),
+        ``false_wrong``.
         """
-        own = {**self._counts, **self.model.counts()}
+        own = {**self.model.counts(), **self._counts}
         return {**self.rule.counts(), **{f"model/{name}": value for name, value in own.items()}}
 
     def close(self) -> None:

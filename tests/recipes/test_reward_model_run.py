@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from reward_model_kit import save_head
+from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
 from recipes.run.session import run
-from rl.config import RunConfig
 from rl.record.log import read_evaluations, read_metrics
 from rollout.reward_models.card import Card, write_card
 
@@ -20,23 +19,11 @@ from rollout.reward_models.card import Card, write_card
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier that nobody trained: its opinions are no better than a coin's."""
-    folder = save_head(tmp_path_factory.mktemp("head") / "model")
-    write_card(folder, Card(kind="head", template="{response}", sees="whole"))
-    return folder
-
-
-def config_of(head: Path, iterations: int = 2, **model: Any) -> RunConfig:
-    """A policy that ends some of its responses, rewarded by ``head``."""
-    return tiny(
-        iterations=iterations,
-        warmup={"examples": 600, "batch_tokens": 1024, "lr": 1e-2},
-        rollout={"groups": 6, "k": 2, "segment_tokens": 40, "max_tokens": 40, "loss_on": "all"},
-        reward={"length": None, "model": {"path": str(head), "when": "always", "audit": 1.0, **model}},
-    )
+    return save_coin(tmp_path_factory.mktemp("head") / "model")
 
 
 def test_both_verdicts_are_on_record_and_evaluations_go_by_the_rule(head: Path, tmp_path: Path) -> None:
-    config = config_of(head, alarm=None)
+    config = rewarded(head, alarm=None)
     assert run(config, tmp_path / "run") == 0
     rows = [
         row
@@ -70,7 +57,7 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
 ) -> None:
     alarm = {"then": "stop", "least": 0.5, "window": 2, "verdicts": 1}
     spoiled = {"threshold": 1e-9}  # right is whatever it reads
-    config = config_of(head, 4, alarm=alarm, **spoiled)
+    config = rewarded(head, 4, alarm=alarm, **spoiled)
     folder = tmp_path / "run"
     assert run(config, folder) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -78,7 +65,7 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
     assert (folder / "checkpoints" / "000002").is_dir()
     assert run(config, folder) == 1
     assert capsys.readouterr().err.strip() == said, "the same command says the same, before it starts anything"
-    going_on = config_of(head, 4, alarm={**alarm, "then": "warn"}, **spoiled)
+    going_on = rewarded(head, 4, alarm={**alarm, "then": "warn"}, **spoiled)
     assert run(going_on, folder) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert [one["code"] for one in summary["findings"] if one["code"] == "reward-hacked"] == ["reward-hacked"]
@@ -87,14 +74,13 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
 def test_a_resumed_run_is_refused_with_other_files_of_the_model(
     head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = save_head(tmp_path / "mine")
-    write_card(mine, Card(kind="head", template="{response}"))
+    mine = save_coin(tmp_path / "mine")
     folder = tmp_path / "run"
-    assert run(config_of(mine, 1), folder) == 0
+    assert run(rewarded(mine, 1), folder) == 0
     write_card(mine, Card(kind="head", template="{response}", temperature=3.0))
-    assert run(config_of(mine), folder) == 1
+    assert run(rewarded(mine), folder) == 1
     assert f"model:{mine} has changed since {folder} began" in capsys.readouterr().err
-    assert run(config_of(head, alarm=None), folder) == 1
+    assert run(rewarded(head, alarm=None), folder) == 1
     assert "holds a run with another configuration: reward.model.path:" in capsys.readouterr().err
 
 
@@ -103,7 +89,7 @@ def test_held_out_labels_are_judged_in_each_iteration(head: Path, tmp_path: Path
     lines = [{"problem": "1+1", "response": f"it is {i}", "label": "right" if i == 2 else "wrong"} for i in range(12)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     model = {"when": "undecided", "audit": 0.0, "labelled": str(file), "labelled_size": 8}
-    assert run(config_of(head, **model), tmp_path / "run") == 0
+    assert run(rewarded(head, **model), tmp_path / "run") == 0
     for row in read_metrics(tmp_path / "run"):
         assert row["reward/labelled_compared"] + row["reward/labelled_silent"] == 8
         assert "reward/compared" not in row
@@ -120,7 +106,7 @@ def test_held_out_labels_are_judged_in_each_iteration(head: Path, tmp_path: Path
 def test_what_cannot_be_used_is_said_before_anything_is_spent(
     reward: dict[str, Any], said: str, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(config_of(head, **reward), tmp_path / "run") == 1
+    assert run(rewarded(head, **reward), tmp_path / "run") == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from factories import group, rollout
 from paths import ROOT
+from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
 from recipes.run.session import run
@@ -48,13 +49,25 @@ def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a reward model, which is compared with the rule and with labels."""
+    folder = tmp_path_factory.mktemp("runs")
+    labelled = folder / "labelled.jsonl"
+    pairs = [("2", "right"), ("3", "wrong")]
+    lines = [{"problem": "1+1", "response": text, "label": label} for text, label in pairs]
+    labelled.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(rewarded(save_coin(folder / "head"), labelled=str(labelled)), folder / "judged") == 0
+    return folder / "judged"
+
+
+@pytest.fixture(scope="module")
 def rows(everything: Path) -> list[Row]:
     return read_metrics(everything)
 
 
-def test_runs_write_every_name_of_the_table_and_no_other(rows: list[Row], clipped: Path) -> None:
-    others = {name for row in read_metrics(clipped) for name in row}
-    assert "saturated" not in others
+def test_runs_write_every_name_of_the_table_and_no_other(rows: list[Row], clipped: Path, judged: Path) -> None:
+    others = {name for folder in (clipped, judged) for row in read_metrics(folder) for name in row}
+    assert "saturated" not in {name for row in read_metrics(clipped) for name in row}
     written = {name for row in rows for name in row} | others
     assert METRICS.keys() - written == set()
     assert unknown(written) == []
