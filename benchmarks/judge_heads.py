@@ -50,7 +50,7 @@ class Tried:
 
 
 def head_rights(
-    base: Path, labelled: VerdictsSource, test: VerdictsSource, kept: Path, times: int, seed: int
+    base: Path, labelled: VerdictsSource, test: VerdictsSource, kept: Path, times: int, seed: int, threads: int
 ) -> Mapping[str, list[bool]]:
     """Return what the best head makes of the test; what ``kept`` has of it is not trained again."""
     known = json.loads(kept.read_text()) if kept.exists() else {}
@@ -58,7 +58,7 @@ def head_rights(
     for lr in RATES:
         if str(lr) in known:
             continue
-        tried = train(base, sequences, lr, EPOCHS[times], seed)
+        tried = train(base, sequences, lr, EPOCHS[times], seed, threads)
         known[str(lr)] = asdict(tried)
         replace_file(kept, dumps(known).encode())
         accuracy = np.mean([*tried.rights.values()])
@@ -101,7 +101,7 @@ class Sequences:
         )
 
 
-def train(base: Path, sequences: Sequences, lr: float, epochs: int, seed: int) -> Tried:
+def train(base: Path, sequences: Sequences, lr: float, epochs: int, seed: int, threads: int = 0) -> Tried:
     """Train one head from ``base``; its best epoch is the one that is right most often on the validation part."""
     from rl.learner.batch import pack_labelled
     from rl.learner.learner import Learner
@@ -110,7 +110,7 @@ def train(base: Path, sequences: Sequences, lr: float, epochs: int, seed: int) -
     config = RunConfig(
         seed=seed,
         iterations=0,
-        model=ModelConfig(base=PretrainedModel(path=str(base))),
+        model=ModelConfig(base=PretrainedModel(path=str(base)), threads=threads),
         engine=EngineConfig(kind="hf", max_model_len=384),
         rollout=RolloutConfig(max_tokens=1, segment_tokens=1),
         learner=LearnerConfig(

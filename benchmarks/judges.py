@@ -119,12 +119,13 @@ def judge_config(seed: int, files: Files, test: int, base: Path) -> RunConfig:
     )
 
 
-def train(config: RunConfig, run_dir: Path) -> None:
+def train(config: RunConfig, run_dir: Path, threads: int) -> None:
     """`k15 train`, which goes on with what is there. Raises ``RuntimeError`` with the last lines it printed."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     file = run_dir.with_suffix(".yaml")
     file.write_text(dump(config))
     command = [str(Path(sys.executable).parent / "k15"), "train", "--config", str(file), "--run-dir", str(run_dir)]
+    command += ["--model.threads", str(threads), "--engine.threads", str(threads)]
     log = run_dir.with_suffix(".log")
     with log.open("w") as output:
         done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False)
@@ -132,13 +133,13 @@ def train(config: RunConfig, run_dir: Path) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{tail(log)}")
 
 
-def measured(seed: int, labelled: int, test: int) -> dict[str, Rights]:
+def measured(seed: int, labelled: int, test: int, threads: int) -> dict[str, Rights]:
     """Train all arms of one seed and return what each makes of the test."""
     folder = FOLDER / f"{labelled}-{test}" / f"s{seed}"
     files = Files.write(folder, seed, labelled, test)
-    train(base_config(seed, files, test), folder / "base")
+    train(base_config(seed, files, test), folder / "base", threads)
     base = folder / "base" / "model"
-    train(judge_config(seed, files, test, base), folder / "judge")
+    train(judge_config(seed, files, test, base), folder / "judge", threads)
     found = {
         "base": read_rights(folder / "base" / "eval" / "after.parquet"),
         "own": read_rights(folder / "judge" / "eval" / "before.parquet"),
@@ -146,7 +147,8 @@ def measured(seed: int, labelled: int, test: int) -> dict[str, Rights]:
     }
     for name, times in TIMES.items():
         data = files.labelled if times == 1 else files.more
-        found[name] = head_rights(base, verdicts(data), verdicts(files.test), folder / f"head{times}.json", times, seed)
+        kept = folder / f"head{times}.json"
+        found[name] = head_rights(base, verdicts(data), verdicts(files.test), kept, times, seed, threads)
     return found
 
 
@@ -208,11 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0..2", help="0..2 or 0,3,5")
     parser.add_argument("--labelled", type=int, default=4000, help="labelled claims that heads and judges learn from")
     parser.add_argument("--test", type=int, default=2000, help="claims of the test")
+    parser.add_argument("--threads", type=int, default=0, help="of learner and engine; 0: all cores")
     options = parser.parse_args(arguments)
     emit({"benchmark": "judges", "environment": environment()})
     began, shown = time.monotonic(), []
     for seed in numbers(options.seeds):
-        rights = measured(seed, options.labelled, options.test)
+        rights = measured(seed, options.labelled, options.test, options.threads)
         row, text = report(seed, rights, FOLDER / f"{options.labelled}-{options.test}" / f"s{seed}" / "test.jsonl")
         emit({**row, "minutes": (time.monotonic() - began) / 60})
         say(text)

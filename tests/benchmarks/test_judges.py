@@ -81,8 +81,9 @@ def test_a_head_is_trained_and_its_best_rate_is_kept(
     assert tried.epoch in (1, 2)
     assert len(tried.rights) == 90
     kept = tmp_path / "head.json"
-    first = head_rights(base, verdicts(files.labelled), verdicts(files.test), kept, 1, 0)
+    data = (verdicts(files.labelled), verdicts(files.test))
+    first = head_rights(base, *data, kept, 1, 0, 1)
     told = capsys.readouterr().err
     assert told.count("rate") == 3
-    assert head_rights(base, verdicts(files.labelled), verdicts(files.test), kept, 1, 0) == first
+    assert head_rights(base, *data, kept, 1, 0, 1) == first
     assert capsys.readouterr().err == ""
