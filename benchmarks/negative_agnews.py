@@ -2,8 +2,8 @@
 
 All arms start from the same small encoder, have the same labelled texts, and are judged after their last epoch, never
 by the best one on the test texts. The second and the third learn from the predictions of the first on the same
-unlabelled texts: those with a probability of at least 0.9, or the half with the most evidence. Gold labels of unlabelled
-texts are looked at afterwards only, to tell how many of the kept predictions were right.
+unlabelled texts: those with a probability of at least 0.9, or the half with the most evidence. Gold labels of
+unlabelled texts are looked at afterwards only, to tell how many of the kept predictions were right.
 """
 
 from __future__ import annotations

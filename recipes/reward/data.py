@@ -114,6 +114,14 @@ def _examples(path: Path, reader: Reader, left_out: Counter[str]) -> list[Exampl
             f"{strange[0].place}: the label is {strange[0].label!r}, and a head knows {RIGHT} and {WRONG} "
             f"({len(strange)} rows have others); `k15 train verifier` takes more classes"
         )
+    return readable(path, rows, reader, left_out)
+
+
+def readable(path: Path, rows: Sequence[Labelled], reader: Reader, left_out: Counter[str]) -> list[Example]:
+    """Return ``rows`` of ``path`` as the model reads them, and count in ``left_out`` those that it cannot read.
+
+    Raises ``LabelledError`` where those are too many.
+    """
     found, faults = [], list[str]()
     for row in rows:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
 from rl.stop import Interrupted, Stopper
 from rollout.lock import locked
-from rollout.progress import progress
+from rollout.progress import Progress, progress
+from rollout.reward_models.card import Card
 from rollout.reward_models.reading import Reader, check_fits, vocabulary_digest
 
 
@@ -41,24 +43,13 @@ def task_of(order: Order) -> Task:
     Raises ``LabelledError``, ``ExportError`` for an architecture without a sequence classifier, ``ModelPathError``,
     ``PolicyError`` and ``MisfitError``.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     from recipes.commands.eval_models import files_fingerprint
-    from rl.learner.policy import check_tokenizer
     from rollout.models.classifier import classifier_metadata
-    from rollout.models.pretrained import check_weights, context_of, files_of, loading
+    from rollout.models.pretrained import files_of
 
-    with loading(order.base):
-        described = AutoConfig.from_pretrained(order.base)
-        tokenizer = AutoTokenizer.from_pretrained(order.base)
+    described = config_of(order.base)
     classifier_metadata(described, len(CLASSES))
-    check_weights(order.base)
-    check_tokenizer(tokenizer, order.base)
-    vocabulary = described.get_text_config().vocab_size
-    check_fits(tokenizer, vocabulary, "", order.base)
-    card = order.config.card.model_copy(update={"tokenizer": vocabulary_digest(tokenizer)})
-    limit = min(card.max_tokens, context_of(described) or card.max_tokens)
-    reader = Reader(card.model_copy(update={"max_tokens": limit}), tokenizer, vocabulary, limit)
+    reader = reader_of(order.base, described, order.config.card)
     parts = prepare(order.labelled, order.heldout, order.config.split, reader)
     source = files_of(order.base)
     told: dict[str, Any] = {
@@ -73,33 +64,74 @@ def task_of(order: Order) -> Task:
     return Task(order.config.model_copy(update={"model": model}), order.base, source, reader, parts, order.out, told)
 
 
+def config_of(base: str) -> Any:
+    """Return transformers' configuration of a model. Raises ``ModelPathError``."""
+    from transformers import AutoConfig
+
+    from rollout.models.pretrained import loading
+
+    with loading(base):
+        return AutoConfig.from_pretrained(base)
+
+
+def reader_of(base: str, described: Any, card: Card) -> Reader:
+    """Return what reads responses for the model ``base``, as ``card`` says. Raises ``ModelPathError``, ``PolicyError``
+    and ``MisfitError`` for files that do not go together.
+    """
+    from transformers import AutoTokenizer
+
+    from rl.learner.policy import check_tokenizer
+    from rollout.models.architecture import is_encoder
+    from rollout.models.pretrained import check_weights, context_of, loading
+
+    with loading(base):
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    check_weights(base)
+    if not is_encoder(described):
+        check_tokenizer(tokenizer, base)
+    vocabulary = described.get_text_config().vocab_size
+    check_fits(tokenizer, vocabulary, "", base)
+    limit = min(card.max_tokens, context_of(described) or card.max_tokens)
+    card = card.model_copy(update={"tokenizer": vocabulary_digest(tokenizer), "max_tokens": limit})
+    return Reader(card, tokenizer, vocabulary, limit)
+
+
 def carry_out(order: Order) -> int:
     """Train as ``order`` says, or go on with it, and print the results; returns 0, 1, or 128 + signal.
 
     Raises as ``task_of``, and ``WorkspaceError`` for a folder that holds another training.
+    """
+    task = task_of(order)
+    return in_workspace(order.out, task.told, lambda stopper, watch: table(train(task, stopper, watch)))
+
+
+def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Progress], str]) -> int:
+    """Do ``work`` in the folder ``out``, and print what it returns; 0, 1, or 128 + signal.
+
+    Work that was done is not done again. ``told``: what it depends on. Raises ``WorkspaceError`` for a folder that
+    holds another's.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from recipes.run.failures import EXPECTED, located
 
     disable_progress_bar()  # loading bars of transformers would tear ours
-    task = task_of(order)
-    with Stopper() as stopper, locked(order.out, WorkspaceError, "--out"):
+    with Stopper() as stopper, locked(out, WorkspaceError, "--out"):
         try:
-            check_run_dir(order.out.resolve())
-            space = Workspace(order.out.resolve().parent)
-            space.begin(order.out.resolve().name, task.told)
-            if (note := space.note(order.out.resolve().name)) is None:
+            check_run_dir(out.resolve())
+            space = Workspace(out.resolve().parent)
+            space.begin(out.resolve().name, dict(told))
+            if (note := space.note(out.resolve().name)) is None:
                 with progress() as watch:
-                    note = table(train(task, stopper, watch))
-                space.finish(order.out.resolve().name, note)
+                    note = work(stopper, watch)
+                space.finish(out.resolve().name, note)
         except Interrupted:
-            print(f"k15: stopped; the same command goes on in {order.out}", file=sys.stderr)
+            print(f"k15: stopped; the same command goes on in {out}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
         except WorkspaceError:
             raise
         except EXPECTED as error:
-            print(f"k15: {located(error, order.out)}", file=sys.stderr)
+            print(f"k15: {located(error, out)}", file=sys.stderr)
             return 1
     print(note)
     return 0

@@ -32,7 +32,7 @@ from rl.optim.build import build_optimizer
 from rl.optim.shards import local
 from rl.state.checkpoint import Sum
 from rollout.models import moba
-from rollout.models.classifier import save_classifier
+from rollout.models.classifier import save_classifier, save_encoder
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
 from rollout.types import WeightVersion
@@ -274,14 +274,16 @@ class Learner:
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        What was trained on whole sequences alone becomes a sequence classifier with the learner's head. Of many ranks
-        the first writes what all of them gather, a layer at a time. Raises ``rollout.models.export.ExportError``, and
-        ``NonFiniteGradients`` as ``save`` does.
+        What was trained on whole sequences alone becomes a sequence classifier with the learner's head; of an encoder
+        the head is a file of its own. Of many ranks the first writes what all of them gather, a layer at a time. Raises
+        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
         first = self.ranks is None or self.ranks.first
         if self.head is not None and not self.objective.needs.logprobs:
-            save_classifier(self.model, self.head, Path(folder), dtype, first)
+            encodes = causal_lm(self.model).get_output_embeddings() is None
+            save = save_encoder if encodes else save_classifier
+            save(self.model, self.head, Path(folder), dtype, first)
         else:
             save_model(self.model, Path(folder), self.source, dtype, first)
 

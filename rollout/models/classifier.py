@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.files import replace_file
-from rollout.models.export import CONFIG, ExportError, write_files
+from rollout.models.export import CONFIG, ExportError, save_model, write_files
 from rollout.models.shards import Bucket, for_checkpoint, gathered
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SCORE = "score.weight"
 """The head's matrix [classes, d] in classifiers of decoders; it has no bias."""
+HEAD = "head.safetensors"
+"""File of an encoder's head."""
 
 
 def classifier_metadata(config: Any, classes: int) -> tuple[str, Any, Bucket]:
@@ -81,6 +83,21 @@ def save_classifier(
     described = [[pair for pair in bucket if pair[0] in kept] for bucket in weights.metadata()]
     size = [(SCORE, torch.empty(head.out_features, head.in_features, dtype=head.weight.dtype, device="meta"))]
     write_files([*described, size], chosen(weights.buckets()), config, architecture, folder, dtype, first)
+
+
+def save_encoder(policy: nn.Module, head: nn.Linear, folder: Path, dtype: str = "float32", first: bool = True) -> None:
+    """Write an encoder, and ``head`` beside it as ``HEAD``, into the existing ``folder``.
+
+    Its own classifiers in transformers have more than one layer, each architecture others. Of many ranks all call this
+    and the ``first`` writes. Raises ``ExportError`` and ``OSError``.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    save_model(policy, folder, None, dtype, first)
+    weight = gathered(head.weight)
+    if first:
+        save_file({SCORE: weight.to("cpu", getattr(torch, dtype)).contiguous()}, folder / HEAD)
 
 
 def describe(folder: Path, classes: Sequence[str], pad: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -33,12 +33,24 @@ if TYPE_CHECKING:
     from rollout.reward_models.config import RewardModelConfig
 
 DEFAULT = EngineConfig(kind="hf")
+NOT_FINITE = "its logits are not finite"
 CLOSED = Opinion.none("the reward model was closed")
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class HeadError(ValueError):
     """A sequence classifier cannot be used as a reward model; one line: which, why, what to do."""
+
+
+class Judges(Protocol):
+    """What gives opinions on inputs that are computed together."""
+
+    @property
+    def reader(self) -> Reader:
+        """From responses to inputs."""
+
+    def opinions(self, inputs: Sequence[TokenIds]) -> list[Opinion]:
+        """Return one opinion per input; ``NOT_FINITE`` is the reason of none where values are not finite."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +65,32 @@ class Classifier:
     @torch.no_grad()
     def logits(self, inputs: Sequence[TokenIds]) -> Array:
         """Return [n, outputs] of inputs that are computed together."""
-        pad = self.model.config.get_text_config().pad_token_id
-        longest = max(len(ids) for ids in inputs)
-        tokens = torch.full((len(inputs), longest), pad, dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for row, ids in enumerate(inputs):
-            tokens[row, : len(ids)] = torch.from_numpy(np.asarray(ids, np.int64))
-            mask[row, : len(ids)] = 1
+        tokens, mask = padded(inputs, self.model.config.get_text_config().pad_token_id)
         device = self.model.device
         found = self.model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
         return found.double().cpu().numpy()  # type: ignore[no-any-return]
+
+    def opinions(self, inputs: Sequence[TokenIds]) -> list[Opinion]:
+        """See ``Judges``."""
+        rights = self.right_of(self.logits(inputs))
+        return [Opinion.none(NOT_FINITE) if np.isnan(p) else Opinion(float(p)) for p in rights]
 
     def right_of(self, logits: Array) -> Array:
         """Return P(right) [n] of ``logits`` [n, outputs], calibrated; NaN where they are not finite."""
         if logits.shape[1] == 1:
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
         return probabilities(logits, self.reader.card.temperature)[:, self.right]
+
+
+def padded(inputs: Sequence[TokenIds], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and mask [n, longest], padded with ``pad`` at the end."""
+    longest = max(len(ids) for ids in inputs)
+    tokens = torch.full((len(inputs), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, ids in enumerate(inputs):
+        tokens[row, : len(ids)] = torch.from_numpy(np.asarray(ids, np.int64))
+        mask[row, : len(ids)] = 1
+    return tokens, mask
 
 
 def load_classifier(path: str, engine: EngineConfig = DEFAULT) -> Classifier:
@@ -157,12 +179,12 @@ class _Job:
 
 
 class HeadModel:
-    """Implements ``RewardModel`` with a classifier that runs on a thread of its own.
+    """Implements ``RewardModel`` with a classifier, or a verifier, that runs on a thread of its own.
 
     What waits is computed together, by length, at most ``batch_tokens`` at a time, padding included.
     """
 
-    def __init__(self, classifier: Classifier, batch_tokens: int = 8192, threads: int = 0) -> None:
+    def __init__(self, classifier: Judges, batch_tokens: int = 8192, threads: int = 0) -> None:
         self.classifier = classifier
         self._batch_tokens = batch_tokens
         self._threads = threads
@@ -185,7 +207,8 @@ class HeadModel:
 
     def counts(self) -> dict[str, float]:
         """Responses asked about and read, batches, tokens and seconds of the forward passes; ``no_answer``: wrong
-        without being read; without an opinion by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``.
+        without being read; without an opinion by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``, and
+        of verifiers ``abstained``.
         """
         with self._lock:
             return {name: float(value) for name, value in self._counts.items()}
@@ -240,14 +263,16 @@ class HeadModel:
             return [CLOSED] * len(inputs)
         began = time.perf_counter()
         try:
-            rights = self.classifier.right_of(self.classifier.logits(inputs))
+            found = self.classifier.opinions(inputs)
         except Exception as error:  # noqa: BLE001  the named boundary to the model: out of memory, say; counted
             self._count(failed=len(inputs))
             return [Opinion.none(named(error))] * len(inputs)
-        lost = int(np.isnan(rights).sum())
-        tokens = sum(len(ids) for ids in inputs)
+        without = [one.reason for one in found if one.right is None]
+        lost, tokens = without.count(NOT_FINITE), sum(len(ids) for ids in inputs)
         self._count(batches=1, tokens=tokens, not_finite=lost, seconds=time.perf_counter() - began)
-        return [Opinion.none("its logits are not finite") if np.isnan(p) else Opinion(float(p)) for p in rights]
+        if len(without) > lost:
+            self._count(abstained=len(without) - lost)
+        return found
 
     def _count(self, **counts: float) -> None:
         with self._lock:

@@ -87,17 +87,20 @@ def read_labelled(path: Path) -> tuple[Labelled, ...]:
     return reading.rows
 
 
-def read(path: Path) -> Reading:
+def read(path: Path, labels: bool = True) -> Reading:
     """Return the labelled responses of ``path``, and what was left out: rows marked ``defect``, those that are
     ungradable, and rollouts that were cut off, about which no reward model is asked.
 
-    Raises ``LabelledError``, also when nothing is left.
+    Without ``labels`` none is looked at, and what could not be graded is there, too. Raises ``LabelledError``, also
+    when nothing is left.
     """
     rows: list[Labelled] = []
     left_out: Counter[str] = Counter()
     taken: dict[str, int] = {}
     for place, default, row in _rows(path):
-        why = _left_out(row)
+        if not labels:
+            row = {name: value for name, value in row.items() if name not in LABEL}  # noqa: PLW2901
+        why = _left_out(row, labels)
         if why:
             left_out[why] += 1
             continue
@@ -205,12 +208,12 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return found
 
 
-def _left_out(row: Mapping[str, Any]) -> str:
+def _left_out(row: Mapping[str, Any], labels: bool) -> str:
     if row.get("defect"):
         return "marked as defect"
     if row.get("stop") in _CUT:
         return "cut off"
-    unknown = "rollout" in row and row.get("correct") is None  # the run's grader failed on it
+    unknown = labels and "rollout" in row and row.get("correct") is None  # the run's grader failed on it
     return UNGRADABLE if unknown or _first(row, LABEL)[1] == UNGRADABLE else ""
 
 
