@@ -72,7 +72,7 @@ def labelled_run(base: Path) -> Path:
     folder = FOLDER / "data"
     if not (folder / "summary.json").exists():
         say("data: a run by the rule")
-        train(config_of("k15", base, DATA_SEED, DATA_ITERATIONS, smoke=False), folder)
+        train(config_of("k15-full", base, DATA_SEED, DATA_ITERATIONS, smoke=False), folder)
     return folder
 
 
@@ -109,13 +109,15 @@ def model_of(arm: str, base: Path) -> Path:
         few, many = few_and_many(data, FOLDER)
         k15(arm, "train", "verifier", "--labelled", few, "--unlabelled", many, *common)
     else:
-        k15(arm, "train", "reward", "--labelled", data if arm == "head" else spoiled_labels(data), *common)
+        keys = ("--epochs", "8", "--batch_tokens", "2048")  # a scratch model has to learn what a head can see
+        labels = data if arm == "head" else spoiled_labels(data)
+        k15(arm, "train", "reward", "--labelled", labels, *common, *keys)
     return folder / "model"
 
 
 def config(arm: str, base: Path, seed: int, iterations: int, then: str = "warn") -> RunConfig:
     """Return the run of an arm."""
-    run = config_of("k15", base, seed, iterations, smoke=False)
+    run = config_of("k15-full", base, seed, iterations, smoke=False)
     evaluation = run.eval.model_copy(update={"every": max(1, iterations // 2), "samples": 1})
     reward = run.reward
     if arm != "rule":
