@@ -1,8 +1,11 @@
-"""Negative training against ordinary training on wrong labels: ``python -m benchmarks.negative --toy``.
+"""Negative training against ordinary training: ``python -m benchmarks.negative --toy``, and ``--agnews``.
 
-``--toy``: a mixture of Gaussians, cross-entropy against negative and selective negative training
+``--toy``: a mixture of Gaussians with wrong labels, cross-entropy against negative and selective negative training
 (``benchmarks.negative_toy``). One JSON line per number of classes and share of wrong labels: mean accuracy of each arm
 over the seeds, and the differences, seed by seed, with 95 % intervals (Student's).
+
+``--agnews``: news with 30 labels a class (``benchmarks.negative_agnews``). One JSON line per seed and arm; then each
+arm's accuracy over all seeds, and its difference from the first and the second, with intervals over the tested texts.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.common import emit, environment, say, student
+
+if TYPE_CHECKING:
+    from benchmarks.negative_agnews import Told
 
 
 def rounded(values: Sequence[float]) -> dict[str, float]:
@@ -42,18 +48,70 @@ def toy(seeds: int) -> None:
             emit(row)
 
 
+def agnews(seeds: int, threads: int, changes: Sequence[str]) -> None:
+    """Measure the news, seed by seed."""
+    from dataclasses import asdict
+
+    from benchmarks.negative_agnews import News, data_folder, encoder, run_seed, settings_of
+    from rl.stop import Stopper
+    from rollout.progress import progress
+
+    keys, model = settings_of(changes), encoder()
+    news = News(data_folder(), model, keys)
+    emit({"settings": asdict(keys), "texts": len(news.pool)})
+    all_of: list[dict[str, Told]] = []
+    with Stopper() as stopper, progress() as watch:
+        for seed in range(seeds):
+            all_of.append(run_seed(news, model, seed, threads, watch, stopper))
+            for arm, told in all_of[-1].items():
+                accuracy = sum(told.right) / len(told.right)
+                row = {"seed": seed, "arm": arm, "accuracy": accuracy, "taught": told.taught}
+                emit(row | {"taught_right": told.taught_right, "chosen_on": told.chosen_on})
+    summed_up(all_of)
+
+
+def summed_up(all_of: Sequence[dict[str, Told]]) -> None:
+    """Compare the arms over all seeds: a tested text is a unit, with an answer of each seed."""
+    from evals.stats import average, paired
+
+    rows = {arm: list(zip(*(told[arm].right for told in all_of), strict=True)) for arm in all_of[0]}
+    for arm, answers in rows.items():
+        found = average(answers)
+        row: dict[str, Any] = {
+            "arm": arm,
+            "seeds": len(all_of),
+            "accuracy": found.mean,
+            "ci95": [found.low, found.high],
+        }
+        for other in list(rows)[: list(rows).index(arm)]:
+            gain = paired(rows[other], answers)
+            row[f"- {other}"] = {"difference": gain.difference, "ci95": [gain.low, gain.high], "p": gain.p}
+            each = [
+                sum(told[arm].right) / len(told[arm].right) - sum(told[other].right) / len(told[other].right)
+                for told in all_of
+            ]
+            if len(each) > 1:
+                row[f"- {other}"]["over_seeds"] = rounded(each)
+        emit(row)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.negative", description=__doc__)
     parser.add_argument("--toy", action="store_true", help="the mixture of Gaussians")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--agnews", action="store_true", help="AG News; $K15_DATA names the folder with its files")
+    parser.add_argument("--seeds", type=int, default=None, help="toy: 10, AG News: 3")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of AG News")
     chosen = parser.parse_args(arguments)
+    if not (chosen.toy or chosen.agnews):
+        parser.error("name --toy, --agnews, or both")
     torch.set_num_threads(chosen.threads)
     emit({"environment": environment()})
     if chosen.toy:
-        toy(chosen.seeds)
-    else:
-        say("nothing to do: --toy")
+        toy(chosen.seeds or 10)
+    if chosen.agnews:
+        say("AG News: some 11 minutes a seed on one core")
+        agnews(chosen.seeds or 3, chosen.threads, chosen.set)
     return 0
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -202,12 +201,6 @@ def evidence(host: LearnerHost, teacher: Teacher, split: Split, seed: int) -> tu
     known = near.predicted(p, hidden, own=range(len(p)))
     bins = EvidenceBins.fit([text.features for text in known], split.labelled.labels, CLASSES)
     return near.predicted(*judged(host, split.unlabelled.ids, teacher.objective)), bins
-
-
-def rows(news: News, model: Path, seeds: Sequence[int], threads: int, watch: Progress, stopper: Stopper) -> Any:
-    """Yield (seed, what the arms came to) one after the other."""
-    for seed in seeds:
-        yield seed, run_seed(news, model, seed, threads, watch, stopper)
 
 
 def settings_of(pairs: Sequence[str]) -> Settings:

@@ -109,7 +109,7 @@ def model_of(arm: str, base: Path) -> Path:
         few, many = few_and_many(data, FOLDER)
         k15(arm, "train", "verifier", "--labelled", few, "--unlabelled", many, *common)
     else:
-        keys = ("--epochs", "8", "--batch_tokens", "2048")  # a scratch model has to learn what a head can see
+        keys = ("--epochs", "8", "--batch_tokens", "2048", "--model.threads", "1")  # a scratch model has much to learn
         labels = data if arm == "head" else spoiled_labels(data)
         k15(arm, "train", "reward", "--labelled", labels, *common, *keys)
     return folder / "model"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evals.agreement import agreement, judged, of_score
 from evals.benchmark import Benchmark
 from evals.evaluate import Answer, by_problem
 from evals.stats import average, bootstrap, majority, passed, powers, rerun_error
@@ -83,6 +84,25 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The verdicts of a reward model beside the rule's; see ``evals.agreement.Agreement``."""
+
+    both_right: int
+    both_wrong: int
+    false_right: int
+    """Right by the model alone."""
+    false_wrong: int
+    """Right by the rule alone."""
+    only_rule: int
+    only_model: int
+    neither: int
+    agreement: Rate | None
+    """Share of the responses that both have judged on which they say the same."""
+    kappa: float | None
+    kappa95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class PerProblem:
     """One problem's responses, by sample."""
 
@@ -134,6 +154,8 @@ class BenchmarkResult:
     first_prompt: str
     """The first problem's prompt as the model got it; for endpoints the messages, as JSON."""
     problems: tuple[PerProblem, ...]
+    judge: Judged | None = None
+    """Reward model against rule, where a reward model judged."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,27 @@ def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
         speed=context.speed,
         first_prompt=context.first_prompt,
         problems=tuple(_per_problem(group) for group in groups),
+        judge=_judged(answers),
+    )
+
+
+def _judged(answers: Sequence[Answer]) -> Judged | None:
+    """Return how reward model and rule compare; ``None`` where no reward model has judged."""
+    both = [of_score(answer.problem.id, answer.score) for answer in answers]
+    if not judged(both):
+        return None
+    found = agreement(both)
+    return Judged(
+        found.both_right,
+        found.both_wrong,
+        found.false_right,
+        found.false_wrong,
+        found.only_rule,
+        found.only_model,
+        found.neither,
+        _rate(found.agreement) if found.agreement else None,
+        found.kappa,
+        found.kappa95,
     )
 
 
@@ -309,6 +352,10 @@ def _benchmark_from_json(row: dict[str, Any]) -> BenchmarkResult:
     row["problems"] = tuple(
         PerProblem(item["id"], tuple(item["verdicts"]), tuple(item["tokens"])) for item in row["problems"]
     )
+    if found := row.get("judge"):
+        agreed = _rate_from_json(found["agreement"]) if found["agreement"] else None
+        between = tuple(found["kappa95"]) if found["kappa95"] else None
+        row["judge"] = Judged(**{**found, "agreement": agreed, "kappa95": between})
     return BenchmarkResult(**row)
 
 

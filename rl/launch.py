@@ -136,14 +136,27 @@ def _knock(address: str) -> None:
 
 def check_memory(config: RunConfig, memory: int) -> None:
     """Refuse a local cluster of more processes than ``memory`` bytes hold: it has a core for each, however many."""
-    ranks, engines = config.learner.ranks.size, config.engine.count or 1
-    gib, least = memory / 2**30, (ranks + engines) * PROCESS_GIB
+    ranks, engines, judges = config.learner.ranks.size, config.engine.count or 1, judge_engines(config)
+    gib, least = memory / 2**30, (ranks + engines + judges) * PROCESS_GIB
     if least > gib:
+        beside = f" beside {counted(judges, 'engine')} of a reward model" if judges else ""
         raise LaunchError(
-            f"a learner of {counted(ranks, 'rank')} and {counted(engines, 'engine')} take {least:,.0f} GiB of memory "
-            f"before any model is loaded, and this machine has {gib:,.1f}; lower learner.ranks or engine.count, or "
-            "give ray.address of a larger cluster"
+            f"a learner of {counted(ranks, 'rank')} and {counted(engines, 'engine')}{beside} take {least:,.0f} GiB of "
+            f"memory before any model is loaded, and this machine has {gib:,.1f}; lower learner.ranks or engine.count, "
+            "or give ray.address of a larger cluster"
         )
+
+
+def judge_engines(config: RunConfig) -> int:
+    """Return the engines of a reward model that may be a judge; what it is, its files say later."""
+    model = config.reward.model
+    return 0 if model is None else (model.engine.count if model.engine else 1) or 1
+
+
+def local_cores(config: RunConfig, here: int) -> int:
+    """Return the cores that a local cluster says it has, of ``here`` real ones: one for each process of the run."""
+    engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
+    return max(here, config.learner.ranks.size + engines + judge_engines(config))
 
 
 def _start_local(config: RunConfig) -> ExitStack:
@@ -154,8 +167,7 @@ def _start_local(config: RunConfig) -> ExitStack:
 
     check_memory(config, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     Path("~/.ray").expanduser().mkdir(mode=0o700, exist_ok=True)  # Ray keeps its token there, readable by everybody
-    engines = config.engine.count or (MOST_ENGINES if config.engine.device == "cuda" else 1)
-    cores = max(len(os.sched_getaffinity(0)), config.learner.ranks.size + engines)
+    cores = local_cores(config, len(os.sched_getaffinity(0)))
     reason = ""
     for _ in range(STARTS):
         with ExitStack() as cluster:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TextIO
 
 from recipes.commands.malformed import Malformed
 from rewards.math.grade import grade
@@ -25,12 +25,17 @@ from rollout.files import replacing
 from rollout.plain import one_line
 from rollout.strict_json import finite
 
+if TYPE_CHECKING:
+    from rollout.reward_models.config import RewardModelConfig
+
 CHUNK = 64
 """Lines handed to a process at a time."""
 SINGLE = 2000
 """Most lines that threads of this process grade; for more, processes are worth their start."""
 OURS = ("verdict", "extracted", "reason")
 """Fields that are added to a graded line."""
+JUDGED = (*OURS, "rule", "model", "opinion")
+"""Those that are added where a reward model judges, too."""
 
 
 class GradeError(Exception):
@@ -50,7 +55,7 @@ class Grading:
     """Settings for reading and grading lines."""
 
     rule: str = "boxed"
-    """One of ``rewards.math.grade.RULES``."""
+    """One of ``rewards.math.grade.RULES``; where a reward model judges also ``none``: it judges alone."""
     bare: bool = False
     """Whether a prediction is the answer itself."""
     gold: str = "gold"
@@ -63,6 +68,8 @@ class Grading:
     """Goes in front of the names of the fields that are added."""
     timeout_s: float = GRADER_TIMEOUT_S
     """Wall limit for one comparison in a grading process, seconds."""
+    ours: tuple[str, ...] = OURS
+    """Names of the fields that are added."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class _Number(float):
         return found
 
 
-def _text(row: dict[str, Any], name: str, option: str) -> str:
+def text_of(row: dict[str, Any], name: str, option: str) -> str:
     """Return a field as text; numbers are taken as written."""
     if name not in row:
         raise Fault(f"no field '{name}'", f"there are: {one_line(', '.join(row), 160)}; {option} NAME names another")
@@ -103,7 +110,7 @@ def _text(row: dict[str, Any], name: str, option: str) -> str:
     return str(getattr(value, "written", value))
 
 
-def _tolerance(row: dict[str, Any], name: str | None) -> Fraction | None:
+def tolerance_of(row: dict[str, Any], name: str | None) -> Fraction | None:
     value = row.get(name) if name else None
     if value is None or value == "":
         return None
@@ -116,7 +123,7 @@ def _tolerance(row: dict[str, Any], name: str | None) -> Fraction | None:
     return found
 
 
-def _read(line: bytes, how: Grading) -> dict[str, Any]:
+def read_row(line: bytes, how: Grading) -> dict[str, Any]:
     """Parse the object on a line. Raises ``Fault``."""
     try:
         row = json.loads(line, parse_float=_Number)
@@ -130,7 +137,7 @@ def _read(line: bytes, how: Grading) -> dict[str, Any]:
         raise Fault(str(error)) from error
     if not isinstance(row, dict):
         raise Fault(f"expected an object, found {type(row).__name__}")
-    if taken := [how.prefix + name for name in OURS if how.prefix + name in row]:
+    if taken := [how.prefix + name for name in how.ours if how.prefix + name in row]:
         raise Fault(
             f"has a field '{taken[0]}' of its own, which the verdict would replace",
             "--prefix NAME puts NAME in front of the fields that are added, e.g. --prefix k15_",
@@ -141,10 +148,10 @@ def _read(line: bytes, how: Grading) -> dict[str, Any]:
 def grade_line(line: bytes, how: Grading) -> Graded:
     """Return the verdict on one line; never raises."""
     try:
-        row = _read(line, how)
-        gold = _text(row, how.gold, "--gold-field")
-        prediction = _text(row, how.prediction, "--prediction-field")
-        tolerance = _tolerance(row, how.tolerance)
+        row = read_row(line, how)
+        gold = text_of(row, how.gold, "--gold-field")
+        prediction = text_of(row, how.prediction, "--prediction-field")
+        tolerance = tolerance_of(row, how.tolerance)
     except Fault as fault:
         return Graded("", "malformed", fault)
     score = grade(gold, prediction, rule=how.rule, bare=how.bare, tolerance=tolerance, timeout_s=how.timeout_s)
@@ -245,16 +252,26 @@ def written(out: Path | None) -> Iterator[TextIO]:
         raise GradeError(f"cannot write {out or 'standard output'}: {error.strerror}") from error
 
 
-def regrade(path: Path, out: Path | None, timeout_s: float | None, workers: int | None) -> int:
-    """Grade the rollouts of a run directory or Parquet file; returns the exit code. Raises ``GradeError``."""
+def regrade(
+    path: Path,
+    out: Path | None,
+    timeout_s: float | None,
+    workers: int | None,
+    judge: RewardModelConfig | None = None,
+    page: Path | None = None,
+) -> int:
+    """Grade the rollouts of a run directory or Parquet file; returns the exit code. ``judge``, ``page``: see
+    ``recipes.commands.regrade.run``. Raises ``GradeError``.
+    """
     from recipes.commands import regrade as rollouts
+    from recipes.commands.judging import JudgeError
     from rl.record.rollout_store import StoreError
     from rollout.problems.source import ProblemError
 
     with written(out) as sink:
         try:
-            told = rollouts.run(path, sink, timeout_s, workers)
-        except (rollouts.RegradeError, StoreError, ProblemError) as error:
+            told = rollouts.run(path, sink, timeout_s, workers, judge, page)
+        except (rollouts.RegradeError, StoreError, ProblemError, JudgeError) as error:
             raise GradeError(str(error)) from error
     print(told, file=sys.stderr)
     return 0

@@ -7,17 +7,21 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from evals.agreement import Verdicts, agreement, judged, of_score
+from evals.report.agreement import Judgement, write_page
+from recipes.commands.judging import Judges, own_site
 from rewards.score import GRADER_TIMEOUT_S, Score
 from rewards.verify import WHOLE
 from rl.config import RunConfig
-from rl.reward_models import Site
-from rl.rewarding import build_grader
+from rl.rewarding import build_rule
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
+from rollout.reward_models.config import RewardModelConfig
 from rollout.types import Message, Problem, StopReason
 from rollout.user_code import UserCodeError, digest
 from rollout.user_reward import GROUP
@@ -27,6 +31,7 @@ BATCH = 1024
 AT_ONCE = 64
 """Rollouts that the grader is given together."""
 COLUMNS = (
+    "length",
     *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "verifier", "opening", "response"),
     *("messages", "last_turn", "judged_by", "stop", "correct", "score", "reason", "extracted"),
 )
@@ -46,6 +51,8 @@ class Stored:
     """Problem id -> further fields, for graders that need them (tests of programs)."""
     note: str = ""
     """A remark on the run's own reward for the user; empty: none."""
+    judge: RewardModelConfig | None = None
+    """A reward model of the command's, in place of the run's own."""
 
     @property
     def function(self) -> str | None:
@@ -54,19 +61,33 @@ class Stored:
 
     @property
     def own(self) -> bool:
-        """Whether more than the problems' verifiers graded the run: the user's reward, or a reward model."""
-        return self.config is not None and (self.function is not None or self.config.reward.model is not None)
+        """Whether more than the problems' verifiers grades the rollouts: the user's reward, or a reward model."""
+        return self.function is not None or self.model is not None
 
-    def grader(self, timeout_s: float, workers: int) -> Grader:
-        """Build the run's grader, judging in this process. Raises ``RegradeError`` when the user's reward cannot be
-        used.
-        """
-        if self.config is None or not self.own:
+    @property
+    def model(self) -> RewardModelConfig | None:
+        """The reward model that judges, if there is one."""
+        return self.judge or (self.config.reward.model if self.config else None)
+
+    def _rule(self, timeout_s: float, workers: int) -> Grader:
+        if self.config is None or self.function is None:
             return VerifierGrader(partial(by_name, timeout_s=timeout_s), workers)
         try:
-            return build_grader(self.config.reward, Site.of(self.config))
+            return build_rule(self.config.reward)
         except UserCodeError as error:
             raise RegradeError(f"the run was graded by {self.function}: {error}; restore it") from error
+
+    def grading(self, timeout_s: float, workers: int, stack: ExitStack) -> Grading:
+        """Return the grader at work: the run's rule, and the reward model behind it. ``stack`` closes it.
+
+        Raises ``RegradeError`` when the user's reward cannot be used, and ``JudgeError``.
+        """
+        rule = self._rule(timeout_s, workers)
+        if self.model is None:
+            return stack.enter_context(Grading(rule))
+        stack.callback(rule.close)
+        engine, ray = (self.config.engine, self.config.ray) if self.config else own_site()
+        return Judges(self.model, engine, ray, stack).grading(rule)
 
     @property
     def verifier(self) -> str:
@@ -159,7 +180,16 @@ def as_graded(row: Mapping[str, Any], stored: Stored) -> Answered:
 
 
 def told(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
-    """Return the verdict on one rollout, beside the one that was stored."""
+    """Return the verdict on one rollout, beside the one that was stored; where a reward model was asked, both verdicts
+    behind it, too.
+    """
+    both = of_score(row["problem"], score)
+    word = {True: "correct", False: "wrong", None: None}
+    asked = (
+        {}
+        if both.model is None and not score.opinion
+        else {"rule": word[both.rule], "model": both.probability, "opinion": score.opinion}
+    )
     before = "ungradable" if row["correct"] is None else "correct" if row["correct"] else "wrong"
     return {
         **{key: row[key] for key in ("iteration", "rollout", "problem")},
@@ -167,42 +197,86 @@ def told(row: Mapping[str, Any], score: Score) -> dict[str, Any]:
         "reward": score.reward,
         "extracted": score.extracted,
         "reason": score.reason,
+        **asked,
         "stored": before,
         "stored_reward": row["score"],
     }
 
 
-def graded(stored: Stored, timeout_s: float, workers: int) -> Iterator[dict[str, Any]]:
-    """Yield ``told`` of all rollouts, in the order of the store, by the grader of their run."""
+def graded(stored: Stored, grading: Grading) -> Iterator[tuple[dict[str, Any], Score]]:
+    """Yield all rollouts, in the order of the store, with their scores by ``grading``."""
     from rl.record.rollout_store import read_rollouts
 
-    with Grading(stored.grader(timeout_s, workers)) as grading:
-        for file in stored.files:
-            for batch in read_rollouts(file, COLUMNS).to_batches(BATCH):
-                rows = batch.to_pylist()
-                answers = [as_graded(row, stored) for row in rows if row["judged_by"] != "environment"]
-                parts = [answers[start : start + AT_ONCE] for start in range(0, len(answers), AT_ONCE)]
-                futures = [grading.submit(partial(list, part)) for part in parts]
-                scores = (score for future in futures for score in future.result())
-                for row in rows:  # an environment's verdict came from what went on in it, and stays
-                    kept = Score(row["score"], bool(row["correct"]), {}, row["reason"], row["extracted"])
-                    yield told(row, kept if row["judged_by"] == "environment" else next(scores))
+    for file in stored.files:
+        for batch in read_rollouts(file, COLUMNS).to_batches(BATCH):
+            rows = batch.to_pylist()
+            answers = [as_graded(row, stored) for row in rows if row["judged_by"] != "environment"]
+            parts = [answers[start : start + AT_ONCE] for start in range(0, len(answers), AT_ONCE)]
+            futures = [grading.submit(partial(list, part)) for part in parts]
+            scores = (score for future in futures for score in future.result())
+            for row in rows:  # an environment's verdict came from what went on in it, and stays
+                kept = Score(row["score"], bool(row["correct"]), {}, row["reason"], row["extracted"])
+                yield row, kept if row["judged_by"] == "environment" else next(scores)
 
 
-def run(path: Path, sink: TextIO, timeout_s: float | None, workers: int | None) -> str:
-    """Write one line per rollout to ``sink``; returns the summary. Raises ``RegradeError`` and ``StoreError``."""
+def run(
+    path: Path,
+    sink: TextIO,
+    timeout_s: float | None,
+    workers: int | None,
+    judge: RewardModelConfig | None = None,
+    page: Path | None = None,
+) -> str:
+    """Write one line per rollout to ``sink``; returns the summary.
+
+    ``judge``: a reward model in place of the run's own; ``page``: where the page goes that shows how it compares with
+    the rule. Raises ``RegradeError``, ``StoreError``, ``JudgeError`` and ``OSError``.
+    """
     started = time.monotonic()
-    stored = find(path)
+    stored = replace(find(path), judge=judge)
     limit = timeout_s or (stored.config.reward.grader_timeout_s if stored.config else GRADER_TIMEOUT_S)
     counts: Counter[str] = Counter()
-    for line in graded(stored, limit, workers or len(os.sched_getaffinity(0))):
-        counts[line["verdict"]] += 1
-        counts["other"] += (line["verdict"], line["reward"]) != (line["stored"], line["stored_reward"])
-        print(json.dumps(line), file=sink)
+    judgements: list[Judgement] = []
+    verdicts: list[Verdicts] = []
+    with ExitStack() as stack:
+        grading = stored.grading(limit, workers or len(os.sched_getaffinity(0)), stack)
+        for row, score in graded(stored, grading):
+            line = told(row, score)
+            counts[line["verdict"]] += 1
+            counts["other"] += (line["verdict"], line["reward"]) != (line["stored"], line["stored_reward"])
+            verdicts.append(of_score(row["problem"], score))
+            if page is not None:
+                judgements.append(judgement(row, score))
+            print(json.dumps(line), file=sink)
     if not counts:
         raise RegradeError(f"{path}: holds no rollouts yet")
     parts = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "ungradable"))
     total = sum(counts[name] for name in ("correct", "wrong", "ungradable"))
     same = "all as stored" if not counts["other"] else f"{counts['other']} other than stored"
     note = f"; {stored.note}" if stored.note else ""
-    return f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s){note}"
+    lines = [f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s){note}"]
+    if judged(verdicts):
+        lines += agreement(verdicts).lines
+    if page is not None:
+        facts = {"model": stored.model.path, "when": stored.model.when} if stored.model else {}
+        write_page(page, str(path), facts, judgements)
+        lines.append(f"page {page}")
+    return "\n".join(lines)
+
+
+def judgement(row: Mapping[str, Any], score: Score) -> Judgement:
+    """Return a rollout for the page."""
+    turn = row["response"] if row["last_turn"] is None else row["last_turn"]
+    return Judgement(
+        id=row["rollout"],
+        verdicts=of_score(row["problem"], score),
+        question=row["prompt"],
+        reference=row["answer"],
+        response=row["opening"] + turn,
+        verdict=score.verdict,
+        reason=score.reason,
+        opinion=score.opinion,
+        source=row["source"],
+        difficulty=row["difficulty"],
+        tokens=row["length"],
+    )

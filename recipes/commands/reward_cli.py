@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from recipes.commands.judging import MODEL_HELP, add_judge_options, judge_of
 from recipes.commands.usage import AddCommand, UsageError, count, path, positive, seed
 
-GRADE_HELP = """\
+GRADE_HELP = f"""\
 Each line of FILE is a JSON object with the fields gold and prediction; the same line comes out with verdict (correct,
 wrong or ungradable), extracted (the answer that was read) and reason. A summary goes to standard error. Malformed lines
 are told there by kind and number and left out; the exit code is then 1, and 2 when there is nothing to grade. A line
@@ -16,16 +17,19 @@ docs/grading.md has all rules.
 FILE may also be a run directory, or a file of its rollouts (rollouts/*.parquet): each rollout is then graded by its own
 problem's verifier as in training, and stored is the verdict that it got there.
 
+{MODEL_HELP}
 rules
-  boxed   the last \\boxed{} after the thinking (default)
+  boxed   the last \\boxed{{}} after the thinking (default)
   gsm8k   the number after the last ####, else after A: or Answer:, else the last number
   exact   the whole text after the thinking, to the letter
+  none    no rule: --judge judges alone, and gold may be missing
 
 examples
   k15 grade outputs.jsonl --out graded.jsonl
   k15 grade outputs.jsonl --gold-field answer --rule gsm8k
-  echo '{"gold": "1/2", "prediction": "0.5"}' | k15 grade - --bare
+  echo '{{"gold": "1/2", "prediction": "0.5"}}' | k15 grade - --bare
   k15 grade runs/demo --out verdicts.jsonl
+  k15 grade outputs.jsonl --judge runs/judge --out both.jsonl --page disagreements.html
 """
 JUDGE_HELP = """\
 P and S are JSON Lines. A problem has id and its tests (docs/code_rewards.md lists the forms); a program has id (of its
@@ -49,12 +53,19 @@ examples
 
 def add_commands(command: AddCommand) -> None:
     """Add the three commands."""
-    one = command("grade", grade, "grade answers in a file of responses, or the rollouts of a run", epilog=GRADE_HELP)
+    one = command(
+        "grade",
+        grade,
+        "grade answers in a file of responses, or the rollouts of a run",
+        epilog=GRADE_HELP,
+    )
     one.add_argument(
         "file", type=path, metavar="FILE", help="responses, one JSON object a line (- reads standard input); or a run"
     )
     one.add_argument("--out", type=path, metavar="F", help="where verdicts go (default: standard output)")
-    one.add_argument("--rule", choices=["boxed", "gsm8k", "exact"], default="boxed", help="how the answer is marked")
+    one.add_argument(
+        "--rule", choices=["boxed", "gsm8k", "exact", "none"], default="boxed", help="how the answer is marked"
+    )
     one.add_argument("--bare", action="store_true", help="a prediction is the answer itself, not a response")
     one.add_argument("--gold-field", default="gold", metavar="NAME", help="field of the reference (gold)")
     one.add_argument("--prediction-field", default="prediction", metavar="NAME", help="of the response (prediction)")
@@ -62,6 +73,9 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--prefix", default="", metavar="TEXT", help="put in front of the names of the three fields added")
     one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, processor seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
+    add_judge_options(one.add_argument_group("a reward model beside the rule"))
+    one.add_argument("--question-field", metavar="NAME", help="of the question (question, problem or prompt)")
+    one.add_argument("--page", type=path, metavar="F.html", help="write a page on where rule and model disagree")
     one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
     one.add_argument("--problems", type=path, required=True, metavar="P.jsonl", help="problems with tests")
     one.add_argument("--programs", type=path, required=True, metavar="S.jsonl", help="programs to judge")
@@ -89,9 +103,12 @@ def add_commands(command: AddCommand) -> None:
 
 def grade(arguments: argparse.Namespace) -> int:
     """``k15 grade``."""
-    from recipes.commands.grade import GradeError, Grading, regrade, run
+    from recipes.commands.grade import JUDGED, OURS, GradeError, Grading, regrade, run
     from rewards.score import GRADER_TIMEOUT_S
 
+    judge = judge_of(arguments)
+    if judge is None and (arguments.rule == "none" or arguments.page or arguments.question_field):
+        raise UsageError("--rule none, --page and --question-field go with a reward model: name it with --judge PATH")
     how = Grading(
         rule=arguments.rule,
         bare=arguments.bare,
@@ -100,14 +117,20 @@ def grade(arguments: argparse.Namespace) -> int:
         tolerance=arguments.tolerance_field,
         prefix=arguments.prefix,
         timeout_s=arguments.timeout or GRADER_TIMEOUT_S,
+        ours=JUDGED if judge else OURS,
     )
     try:
         if arguments.file.is_dir() or arguments.file.suffix == ".parquet":
-            if how != Grading(timeout_s=how.timeout_s):
+            if how != Grading(timeout_s=how.timeout_s, ours=how.ours) or arguments.question_field:
                 raise UsageError(
                     "--rule, --bare, --prefix and the field names are for JSON Lines; rollouts bring their own verifier"
                 )
-            return regrade(arguments.file, arguments.out, arguments.timeout, arguments.workers)
+            return regrade(arguments.file, arguments.out, arguments.timeout, arguments.workers, judge, arguments.page)
+        if judge is not None:
+            from recipes.commands import grade_judged
+
+            files = grade_judged.Files(str(arguments.file), arguments.out, arguments.page)
+            return grade_judged.run(files, how, arguments.question_field, judge, arguments.workers)
         return run(str(arguments.file), arguments.out, how, arguments.workers)
     except GradeError as error:
         raise UsageError(*error.args) from error

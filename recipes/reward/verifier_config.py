@@ -106,6 +106,8 @@ class VerifierTrainingConfig(Config):
     """The whole response, or what follows its thinking."""
     max_tokens: int = Field(2048, ge=8)
     """Longest input. Longer ones are left out and counted here, and get no opinion in use."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty: those that labels name. Each needs labelled responses."""
     at: Pooled = "ends"
     """What stands for a response: the state of its last token; for encoders that of the first, or the mean."""
     split: LabelledSplitConfig = LabelledSplitConfig()

@@ -207,8 +207,8 @@ class HeadModel:
 
     def counts(self) -> dict[str, float]:
         """Responses asked about and read, batches, tokens and seconds of the forward passes; ``no_answer``: wrong
-        without being read; without an opinion by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``, and
-        of verifiers ``abstained``.
+        without being read; without an opinion by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``,
+        and of verifiers ``abstained``.
         """
         with self._lock:
             return {name: float(value) for name, value in self._counts.items()}

@@ -47,13 +47,15 @@ def find(name: str) -> Found:
 def _exported(name: str) -> Path | str:
     """Return the model of a run where ``name`` is one. Raises ``ModelPathError`` for a run without one."""
     run = Path(name).expanduser()
-    if not (run / "config.yaml").is_file() or (run / "config.json").is_file():
+    if (run / "config.json").is_file():
         return name
-    if not (run / "model" / "config.json").is_file():
+    if (run / "model" / "config.json").is_file():
+        return run / "model"
+    if (run / "config.yaml").is_file():
         raise ModelPathError(
             f"{name}: a run that has exported no model yet; let it finish (the command that began it goes on)"
         )
-    return run / "model"
+    return name
 
 
 def _config(path: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from rewards.models.calibration import probabilities
 from rewards.models.neighbours import Array
 from rollout.config import EngineConfig
 from rollout.models.classifier import HEAD, SCORE
@@ -54,9 +54,7 @@ class Verifier:
     def opinions(self, inputs: Sequence[TokenIds]) -> list[Opinion]:
         """Return what it makes of inputs that are computed together."""
         logits, hidden = self.outputs(inputs)
-        with np.errstate(invalid="ignore", over="ignore"):
-            powers = np.exp(logits - logits.max(1, keepdims=True))
-        return self.evidence.opinions(powers / powers.sum(1, keepdims=True), hidden)
+        return self.evidence.opinions(probabilities(logits, self.reader.card.temperature), hidden)
 
 
 def load_trained(path: str, engine: EngineConfig = DEFAULT) -> Verifier:

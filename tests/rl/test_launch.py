@@ -14,18 +14,20 @@ import pytest
 from paths import ROOT
 
 from rl.actors import memory_use
-from rl.config import RunConfig
+from rl.config import RewardConfig, RunConfig
 from rl.launch import (
     LaunchError,
     check_interpreter,
     check_memory,
     check_run_dir,
     connected,
+    local_cores,
     quiet_environment,
     side_by_side,
     waiting,
 )
 from rollout.engines.guard import MARK
+from rollout.reward_models.config import RewardModelConfig
 
 
 def test_a_path_with_a_space_is_refused_at_once() -> None:
@@ -88,6 +90,19 @@ def test_more_processes_than_this_machine_can_hold_are_refused() -> None:
     with pytest.raises(LaunchError, match=r"1000 ranks and 1 engine take 300 GiB .* this machine has 24.0; lower"):
         check_memory(many, 24 * 2**30)
     check_memory(RunConfig.model_validate({"learner": {"ranks": {"shard": 3}}, "engine": {"count": 2}}), 4 * 2**30)
+    judged = many.model_copy(update={"reward": RewardConfig(model=RewardModelConfig(path="judge"))})
+    with pytest.raises(LaunchError, match=r"1000 ranks and 1 engine beside 1 engine of a reward model take 301 GiB"):
+        check_memory(judged, 24 * 2**30)
+
+
+def test_a_local_cluster_has_a_core_for_every_process_and_a_judges_engines_among_them() -> None:
+    """A judge is placed after learner and engines: on two cores there was none left for it."""
+    plain = RunConfig()
+    assert [local_cores(plain, here) for here in (1, 2, 8)] == [2, 2, 8]
+    judged = {"reward": {"model": {"path": "judge"}}}
+    assert local_cores(RunConfig.model_validate(judged), 2) == 3
+    judged["reward"]["model"]["engine"] = {"count": 4}
+    assert local_cores(RunConfig.model_validate(judged), 2) == 6
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from recipes.run.launching import Site
 from rl.bundles import places, total
 from rl.config import RunConfig
 from rl.learner.spec import Receivers
-from rl.placement import engine_gpus, learner_gpus, resolve, resolve_alone
+from rl.placement import engine_gpus, judge_share, learner_gpus, resolve, resolve_alone
 from rollout.config import EngineConfig
 from rollout.engine import LIGHT
 from tests.needs import needs_vllm
@@ -220,6 +220,20 @@ def test_engines_without_a_learner_fill_the_cluster() -> None:
     half = ray.model_copy(update={"engine_gpus": 0.5})
     engine, placed = resolve_alone(cuda, half, [1])
     assert (engine.count, engine.gpu_memory_utilization, engine_gpus(engine, placed)) == (2, 0.45, 0.5)
+
+
+def test_a_judge_has_gpus_of_its_own_or_the_part_that_the_policys_engines_leave() -> None:
+    cuda, ray = EngineConfig(device="cuda"), RunConfig().ray
+    parts = ray.model_copy(update={"engine_gpus": 0.6})
+    shared = ray.model_copy(update={"engine_gpus": 0.3, "learner_gpus": 0.4})
+    assert [judge_share(place, cuda, ray) for place in ("auto", "own")] == [1.0, 1.0]
+    assert [judge_share(place, cuda, parts) for place in ("auto", "beside", "own")] == [0.4, 0.4, 1.0]
+    assert judge_share("beside", cuda, shared) == 0.3
+    assert judge_share("beside", EngineConfig(), ray) == 0.0
+    with pytest.raises(ValueError, match=r"none is left of those: lower ray\.engine_gpus"):
+        judge_share("beside", cuda, ray)
+    with pytest.raises(ValueError, match="tensor_parallel is 2"):
+        judge_share("beside", cuda.model_copy(update={"tensor_parallel": 2}), parts)
 
 
 def test_a_site_in_this_process_hands_its_decision_to_the_learner() -> None:
