@@ -15,6 +15,7 @@ from recipes.reward.train import Task, train
 from recipes.shorten.workspace import Workspace, WorkspaceError
 from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
+from rl.state.run_dir import CHANGEABLE, flatten
 from rl.stop import Interrupted, Stopper
 from rollout.lock import locked
 from rollout.progress import progress
@@ -73,6 +74,15 @@ def task_of(order: Order) -> Task:
     return Task(order.config.model_copy(update={"model": model}), order.base, source, reader, parts, order.out, told)
 
 
+def fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys, dotted, that a training that goes on must share with the one that began."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE)
+    }
+
+
 def carry_out(order: Order) -> int:
     """Train as ``order`` says, or go on with it, and print the results; returns 0, 1, or 128 + signal.
 
@@ -87,12 +97,12 @@ def carry_out(order: Order) -> int:
     with Stopper() as stopper, locked(order.out, WorkspaceError, "--out"):
         try:
             check_run_dir(order.out.resolve())
-            space = Workspace(order.out.resolve().parent)
-            space.begin(order.out.resolve().name, task.told)
-            if (note := space.note(order.out.resolve().name)) is None:
+            space, name = Workspace(order.out.resolve().parent), order.out.resolve().name
+            space.begin(name, task.told | {"config": fixed(task.told["config"])})
+            if (note := space.note(name)) is None:
                 with progress() as watch:
                     note = table(train(task, stopper, watch))
-                space.finish(order.out.resolve().name, note)
+                space.finish(name, note)
         except Interrupted:
             print(f"k15: stopped; the same command goes on in {order.out}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
