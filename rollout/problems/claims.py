@@ -29,8 +29,8 @@ CARD = judge_card("{question}\nReference: {reference}\n{response}\nVerdict: ", s
 ANSWER = "Answer: "
 """What the final answer of a response to arithmetic begins with."""
 OPENS, CLOSES = f'{{"{KEY}": "', '"}'
-ALPHABET = (*TOKENS, "\nReference: ", ANSWER, "\nVerdict: ", OPENS, CORRECT, WRONG, CLOSES)
-"""Every prompt and demonstration is a concatenation of these."""
+ALPHABET = (*TOKENS, "\n", "\nReference: ", ANSWER, "\nVerdict: ", OPENS, CORRECT, WRONG, CLOSES)
+"""Every prompt and demonstration is a concatenation of these; the line end alone comes before other answers only."""
 LEAST, MOST = 10, 99
 """Smallest and largest term of an answer, running total of it, and number that it may state."""
 SLIPS = ("carry", "ones", "tens", "sign", "skip")

@@ -95,6 +95,8 @@ def test_all_text_is_in_the_alphabet() -> None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == text
+    (other,) = judge_messages(CARD, "7", "7", "<think></think>\n7")
+    assert tokenizer.unk_token_id not in tokenizer(other.content, add_special_tokens=False)["input_ids"]
 
 
 def test_slips_are_those_that_happen() -> None:
