@@ -9,7 +9,7 @@ For each seed:
     base      a small model from scratch, warmed up on demonstrations of a stream of claims of its own: one in three
               works the answer out, the others only say a verdict
     head      a classic reward model: base with a head, all weights trained on the labelled claims; learning rate and
-              epoch are those that are right most often on a tenth of them. ``head 4x``: with four times as many
+              epoch are those that are right most often on a tenth of them. ``head 4x``: that rate, four times as many
     own       base, after learning those of its own verdicts on the labelled claims that are right (`warmup.sampled`)
     judge     and after RL on them: `k15 train judge` from base
 
