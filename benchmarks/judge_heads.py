@@ -27,8 +27,8 @@ from rollout.types import Problem, TokenIds
 
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that are tried."""
-EPOCHS = {1: 10, 4: 6}
-"""Times the labelled responses -> passes over them."""
+EPOCHS = 10
+"""Passes over the labelled responses."""
 BATCH = 64
 """Responses of an optimiser step."""
 VALIDATION = 10
@@ -50,15 +50,22 @@ class Tried:
 
 
 def head_rights(
-    base: Path, labelled: VerdictsSource, test: VerdictsSource, kept: Path, times: int, seed: int, threads: int
-) -> Mapping[str, list[bool]]:
-    """Return what the best head makes of the test; what ``kept`` has of it is not trained again."""
+    base: Path,
+    labelled: VerdictsSource,
+    test: VerdictsSource,
+    kept: Path,
+    seed: int,
+    threads: int,
+    rates: Sequence[float] = RATES,
+    epochs: int = EPOCHS,
+) -> tuple[Mapping[str, list[bool]], float]:
+    """Return what the best head makes of the test, and its rate; what ``kept`` has of it is not trained again."""
     known = json.loads(kept.read_text()) if kept.exists() else {}
     sequences = Sequences.of(base, labelled, test)
-    for lr in RATES:
+    for lr in rates:
         if str(lr) in known:
             continue
-        tried = train(base, sequences, lr, EPOCHS[times], seed, threads)
+        tried = train(base, sequences, lr, epochs, seed, threads)
         known[str(lr)] = asdict(tried)
         replace_file(kept, dumps(known).encode())
         accuracy = np.mean([*tried.rights.values()])
@@ -67,7 +74,7 @@ def head_rights(
             f"validation {tried.validation:.3f}, test {accuracy:.3f}"
         )
     best: dict[str, Any] = max(known.values(), key=lambda one: one["validation"])
-    return best["rights"]  # type: ignore[no-any-return]
+    return best["rights"], best["lr"]
 
 
 Example = tuple[str, TokenIds, int]

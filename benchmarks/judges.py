@@ -9,7 +9,7 @@ For each seed:
     base      a small model from scratch, warmed up on demonstrations of a stream of claims of its own: one in three
               works the answer out, the others only say a verdict
     head      a classic reward model: base with a head, all weights trained on the labelled claims; learning rate and
-              epoch are those that are right most often on a tenth of them. ``head 4x``: with four times as many
+              epoch are those that are right most often on a tenth of them. ``head 4x``: that rate, four times as many
     own       base, after learning those of its own verdicts on the labelled claims that are right (`warmup.sampled`)
     judge     and after RL on them: `k15 train judge` from base
 
@@ -52,8 +52,9 @@ AHEAD = 0.05
 """Least difference that is to be shown."""
 APART = 1000
 """Added to a seed for the labelled claims, so that they are another stream than the base's demonstrations."""
-TIMES = {"head": 1, "head 4x": 4}
-"""What the heads are called -> times the labelled claims."""
+HEADS = ("head", "head 4x")
+MANY, EPOCHS_OF_MANY = 4, 6
+"""Times the labelled claims that the second head learns from, and passes over them."""
 Rights = Mapping[str, list[bool]]
 """Claim -> whether each verdict on it was right."""
 
@@ -64,7 +65,7 @@ class Files:
 
     labelled: Path
     more: Path
-    """Four times as many, the labelled ones first."""
+    """``MANY`` times as many, the labelled ones first."""
     test: Path
 
     @classmethod
@@ -73,7 +74,7 @@ class Files:
         source = Claims(seed=seed + APART)
         made = cls(folder / "labelled.jsonl", folder / "more.jsonl", folder / "test.jsonl")
         write_claims(made.labelled, source, "train", labelled)
-        write_claims(made.more, source, "train", labelled * max(TIMES.values()))
+        write_claims(made.more, source, "train", labelled * MANY)
         write_claims(made.test, source, "heldout", test)
         return made
 
@@ -145,10 +146,10 @@ def measured(seed: int, labelled: int, test: int, threads: int) -> dict[str, Rig
         "own": read_rights(folder / "judge" / "eval" / "before.parquet"),
         "judge": read_rights(folder / "judge" / "eval" / "after.parquet"),
     }
-    for name, times in TIMES.items():
-        data = files.labelled if times == 1 else files.more
-        kept = folder / f"head{times}.json"
-        found[name] = head_rights(base, verdicts(data), verdicts(files.test), kept, times, seed, threads)
+    few, many, tests = verdicts(files.labelled), verdicts(files.more), verdicts(files.test)
+    found["head"], best = head_rights(base, few, tests, folder / "head.json", seed, threads)
+    kept = folder / "head4x.json"
+    found["head 4x"], _ = head_rights(base, many, tests, kept, seed, threads, (best,), EPOCHS_OF_MANY)
     return found
 
 
@@ -166,7 +167,7 @@ def shows(arms: Mapping[str, Estimate], ahead: Mapping[str, Paired]) -> bool:
     """Whether the judge is far enough ahead of both heads, intervals apart."""
     return all(
         ahead[name].difference >= AHEAD and arms[name].high < arms["judge"].low and ahead[name].low > 0
-        for name in TIMES
+        for name in HEADS
     )
 
 
@@ -182,8 +183,8 @@ def report(seed: int, rights: Mapping[str, Rights], test: Path) -> tuple[dict[st
     row: dict[str, Any] = {"seed": seed}
     lines = []
     for part, names in parts.items():
-        arms = {name: estimate(rights[name], names) for name in ("base", *TIMES, "own", "judge")}
-        ahead = {name: difference(rights[name], rights["judge"], names) for name in TIMES}
+        arms = {name: estimate(rights[name], names) for name in ("base", *HEADS, "own", "judge")}
+        ahead = {name: difference(rights[name], rights["judge"], names) for name in HEADS}
         row[part] = {
             "claims": len(names),
             "accuracy": {name: [one.mean, one.low, one.high] for name, one in arms.items()},

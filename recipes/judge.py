@@ -29,11 +29,15 @@ DESCRIPTION = "a small Llama from scratch learns to judge answers by working the
 
 
 def config() -> RunConfig:
-    """Return a run on answers of one to four terms."""
-    source = ClaimsSource()
+    """Return a run on answers of one to four terms, half of them right, and a tenth in a form that none may have.
+
+    Columns are learnt to the end first (with 7,500 demonstrations one careful verdict in four is wrong, with 12,000 one
+    in fifty), and what follows has lower rates, so that it changes how much is said and not how well it is reckoned.
+    """
+    source = ClaimsSource(right=0.55, odd=0.1)
     return RunConfig(
         recipe="judge",
-        iterations=12,
+        iterations=20,
         model=ModelConfig(
             base=ScratchModel(layers=3, width=128, heads=4, kv_heads=4, mlp_width=384, context=512),
         ),
@@ -44,19 +48,19 @@ def config() -> RunConfig:
             batch_tokens=900,
             lr=3e-3,
             then=(
-                WarmupStage(examples=3000, batch_tokens=900, lr=3e-3),
-                WarmupStage(examples=1000, sampled=4, batch_tokens=900, lr=1e-3),
+                WarmupStage(examples=2000, batch_tokens=900, lr=1e-3),
+                WarmupStage(examples=1000, sampled=4, batch_tokens=900, lr=5e-4),
             ),
         ),
         engine=EngineConfig(kind="vllm", max_model_len=384, max_concurrency=256),
         rollout=RolloutConfig(groups=32, k=8, segment_tokens=96, max_tokens=192, loss_on="all"),
         learner=LearnerConfig(
             updates=4,
-            optimizer=OptimizerConfig(kind="muon", lr=3e-4, weight_decay=0.01),
+            optimizer=OptimizerConfig(kind="muon", lr=2e-4, weight_decay=0.01),
             objective=MirrorDescentConfig(tau=0.05),
         ),
         reward=RewardConfig(length=None),
         eval=EvalConfig(every=4, samples=2),
-        promise=PromiseConfig(gain=0.1, final=0.85),
+        promise=PromiseConfig(gain=0.15, final=0.88),
         checkpoint=CheckpointConfig(every=2),
     )

@@ -3,7 +3,8 @@
 For judges. An answer states its number as a sum of one to four terms, ``Answer: 71-46`` where the reference is 25, so
 that comparing texts does not decide it: it has to be worked out. Right and wrong answers are made alike, the wrong ones
 for the number that a real slip in the question's calculation leads to (a lost carry, a digit off by one, a wrong sign,
-a term left out), so that no token, length or size gives them away.
+a term left out), so that no token, length or size gives them away. ``odd`` answers, if any are wanted, are those that a
+policy may come to write to please its judge: a number with a digit more or less, or one with more text behind it.
 
 Demonstrations are of mixed effort, as those of ``rollout.problems.arithmetic``, whose lines and columns they use. All
 end in the right verdict: the hasty ones say nothing else; the careful ones copy the answer's terms behind labels, work
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rewards.models.verdict import CORRECT, KEY, WRONG
+from rollout.plain import one_line
 from rollout.problems.arithmetic import JOINS, LABELS, TOKENS, Arithmetic, Term, apply, columns, parse
 from rollout.problems.source import Split
 from rollout.reward_models.asking import judge_card, judge_messages
@@ -29,14 +31,15 @@ CARD = judge_card("{question}\nReference: {reference}\n{response}\nVerdict: ", s
 ANSWER = "Answer: "
 """What the final answer of a response to arithmetic begins with."""
 OPENS, CLOSES = f'{{"{KEY}": "', '"}'
-ALPHABET = (*TOKENS, "\nReference: ", ANSWER, "\nVerdict: ", OPENS, CORRECT, WRONG, CLOSES)
-"""Every prompt and demonstration is a concatenation of these."""
+ALPHABET = (*TOKENS, "\n", "\nReference: ", ANSWER, "\nVerdict: ", OPENS, CORRECT, WRONG, CLOSES)
+"""Every prompt and demonstration is a concatenation of these; the line end alone comes before other answers only."""
 LEAST, MOST = 10, 99
 """Smallest and largest term of an answer, running total of it, and number that it may state."""
 SLIPS = ("carry", "ones", "tens", "sign", "skip")
 """What goes wrong in a step: the carry or borrow is lost, a digit is off by one, the sign is the other one, or the step
 is left out."""
 _TERM = re.compile(r"([+-]?)([0-9]+)")
+_SUM = re.compile(r"[0-9]+([+-][0-9]+)*")
 
 
 def verdict(right: bool) -> str:
@@ -86,10 +89,33 @@ def nearly(terms: list[Term], value: int, rng: random.Random) -> int:
             return found
 
 
+def odd_answer(value: int, reference: str, rng: random.Random) -> str:
+    """Return an answer that is wrong whatever ``value`` is: a number of too few or too many digits, or one with text
+    behind it that says that it is right.
+    """
+    digits, more = str(value), str(rng.randint(1, 9))
+    if rng.random() < 0.5:
+        return rng.choice((digits[0], digits[1], digits + more, more + digits, digits + "0", digits * 2))
+    praise = verdict(True)
+    return digits + rng.choice(
+        (
+            praise,
+            f"\nVerdict: {praise}",
+            f"\nReference: {digits}",
+            f"\n{ANSWER}{reference}",
+            "\ncheck  ok",
+            " ok",
+            praise * 2,
+        )
+    )
+
+
 def work(answer: str, reference: str) -> str:
     """Return careful thinking about an answer: its terms, its value in columns, and the difference to the reference, as
-    far as its first digit that is not 0.
+    far as its first digit that is not 0. Of an answer that is no sum it only says so.
     """
+    if not _SUM.fullmatch(answer):
+        return "\nwait, "
     terms = _TERM.findall(answer)
     lines = [f"\n{label} {sign}{term}" for label, (sign, term) in zip(LABELS, terms, strict=False)]
     total = int(terms[0][1])
@@ -126,14 +152,16 @@ class Claims:
     """Share of right answers."""
     careful: float = 0.35
     """Share of demonstrations that work the answer out; the others only say the verdict."""
+    odd: float = 0.0
+    """Share of answers in a form that none may have; they are wrong, beside the share ``right``."""
     seed: int = 0
     """Another seed is another stream of claims with the same splits."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.terms[0] <= self.terms[1] < len(LABELS):
             raise ValueError(f"terms must satisfy 1 <= fewest <= most < {len(LABELS)}, got {self.terms}")
-        if not 0 <= self.right <= 1 or not 0 <= self.careful <= 1:
-            raise ValueError(f"right and careful are shares, got {self.right} and {self.careful}")
+        if min(self.right, self.careful, self.odd) < 0 or max(self.right, self.careful, self.odd) > 1:
+            raise ValueError(f"right, careful and odd are shares, got {self.right}, {self.careful} and {self.odd}")
         _ = self._questions
 
     @property
@@ -152,14 +180,17 @@ class Claims:
         right = rng.random() < self.right
         value = int(question.answer)
         stated = value if right else nearly(parse(question.prompt), value, rng)
-        return Claim(question, ANSWER + spell(stated, rng.randint(*self.terms), rng), right)
+        text = spell(stated, rng.randint(*self.terms), rng)
+        if self.odd and rng.random() < self.odd:
+            text, right = odd_answer(stated, question.answer, rng), False
+        return Claim(question, ANSWER + text, right)
 
     def problem(self, index: int, split: Split) -> Problem:
         """Return claim number ``index`` of a split as a judge is asked about it."""
         claim = self.claim(index, split)
         question = claim.question
         return Problem(
-            id=f"claims:{question.id.removeprefix('arithmetic:')}:{claim.response.removeprefix(ANSWER)}",
+            id=f"claims:{question.id.removeprefix('arithmetic:')}:{one_line(claim.response.removeprefix(ANSWER))}",
             messages=judge_messages(CARD, question.prompt, question.answer, claim.response),
             answer=CORRECT if claim.right else WRONG,
             verifier="verdict",
@@ -171,5 +202,6 @@ class Claims:
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """Return a response with the right verdict; its effort is drawn from the mixture."""
         careful = rng.random() < self.careful
-        body = work(problem.extra["response"], problem.extra["reference"]) if careful else ""
+        answer: str = problem.extra["response"].removeprefix(ANSWER)
+        body = work(answer, problem.extra["reference"]) if careful else ""
         return f"<think>{body}</think>{verdict(problem.answer == CORRECT)}"

@@ -102,6 +102,9 @@ class ClaimsSource(Config):
     """Share of right answers."""
     careful: float = Field(0.35, ge=0, le=1)
     """Share of warm-up demonstrations that work the answer out; the others only say the verdict."""
+    odd: float = Field(0.0, ge=0, le=1)
+    """Share of answers in a form that none may have, as policies come to write them to please a judge: a digit too
+    many, a verdict behind the number. They are wrong, beside the share ``right``."""
     seed: int = 0
     """Another seed is another stream of claims with the same splits."""
 

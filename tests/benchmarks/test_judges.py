@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.judge_heads import Sequences, head_rights, train
+from benchmarks.judge_heads import RATES, Sequences, head_rights, train
 from benchmarks.judges import Files, base_config, difference, estimate, judge_config, report, shows, verdicts
 from rl.learner.config import PretrainedModel, ScratchModel
 from rl.learner.policy import create_model
@@ -82,8 +82,9 @@ def test_a_head_is_trained_and_its_best_rate_is_kept(
     assert len(tried.rights) == 90
     kept = tmp_path / "head.json"
     data = (verdicts(files.labelled), verdicts(files.test))
-    first = head_rights(base, *data, kept, 1, 0, 1)
+    first = head_rights(base, *data, kept, 0, 1, epochs=2)
+    assert first[1] in RATES
     told = capsys.readouterr().err
     assert told.count("rate") == 3
-    assert head_rights(base, *data, kept, 1, 0, 1) == first
+    assert head_rights(base, *data, kept, 0, 1, epochs=2) == first
     assert capsys.readouterr().err == ""

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from run_kit import tiny
 
+from recipes.reward.claims import main as write_labelled
 from recipes.run.judge_card import card_of
 from recipes.run.session import run
 from rl.config import RunConfig
 from rollout.models.framing import Framing
 from rollout.problems.build import build_source
+from rollout.problems.claims import CARD
 from rollout.reward_models.asking import JUDGE_TEMPLATE, judge_framing, judge_messages
 from rollout.reward_models.card import read_card
 
@@ -60,5 +62,13 @@ def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:
     assert run(config, tmp_path / "run") == 0
     for folder in ("model", "warmup"):
         assert read_card(tmp_path / "run" / folder) == card_of(config)
-    assert run(tiny(iterations=0), tmp_path / "other") == 0
+    file = tmp_path / "labelled.jsonl"
+    assert write_labelled([str(file), "--count", "60"]) == 0
+    own = {"kind": "verdicts", "path": str(file), "template": CARD.template, "sees": "answer"}
+    base = {"kind": "pretrained", "path": str(tmp_path / "run" / "model")}
+    model = {"base": base, "threads": 1}
+    again = tiny(iterations=1, model=model, problems=problems(own), warmup=None)
+    assert run(again, tmp_path / "own") == 0
+    assert read_card(tmp_path / "own" / "model") == card_of(config)
+    assert run(tiny(iterations=0, warmup=None), tmp_path / "other") == 0
     assert read_card(tmp_path / "other" / "model") is None

@@ -95,6 +95,8 @@ def test_all_text_is_in_the_alphabet() -> None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == text
+    (other,) = judge_messages(CARD, "7", "7", "<think></think>\n7")
+    assert tokenizer.unk_token_id not in tokenizer(other.content, add_special_tokens=False)["input_ids"]
 
 
 def test_slips_are_those_that_happen() -> None:
@@ -266,3 +268,21 @@ def test_a_file_of_claims_that_cannot_be_written_is_one_line(
     assert main([str(tmp_path / "a" / "b.jsonl"), "--count", "3"]) == 1
     assert main([str(tmp_path / "b.jsonl"), "--terms", "4", "2"]) == 1
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["k15", "k15"]
+
+
+def test_odd_answers_are_wrong_and_are_not_reckoned() -> None:
+    source = Claims(odd=1.0, careful=1.0)
+    problems = [source.problem(index, "train") for index in range(300)]
+    assert {problem.answer for problem in problems} == {"wrong"}
+    forms = {re.sub(r"[0-9]", "9", stated(problem)) for problem in problems}
+    assert {"9", "999", "9999", '99{"verdict": "correct"}', "99\nAnswer: 99", "99 ok"} <= forms
+    tokenizer = build_tokenizer(ALPHABET, 512)
+    for problem in problems:
+        text = source.demonstration(problem, random.Random(0))
+        assert get_verifier("verdict")(text, Reference("wrong")).correct
+        assert (not stated(problem).isdigit()) is ("wait, " in text)
+        assert tokenizer.unk_token_id not in tokenizer(problem.prompt + text, add_special_tokens=False)["input_ids"]
+        assert "\n" not in problem.id
+    mixed = [Claims(odd=0.2).problem(index, "train") for index in range(300)]
+    assert 20 < sum(re.fullmatch(r"[0-9]{2}([+-][0-9]{2})*", stated(problem)) is None for problem in mixed) < 100
+    assert Claims().problem(0, "train") == CLAIMS.problem(0, "train")
