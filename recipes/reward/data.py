@@ -127,7 +127,7 @@ def readable(path: Path, rows: Sequence[Labelled], reader: Reader, left_out: Cou
         try:
             found.append(Example(row, reader.read(row.question, row.reference, row.response)))
         except Unreadable as fault:
-            left_out["too long" if fault.kind == "too_long" else "not encodable"] += 1
+            left_out[fault.kind.replace("_", " ")] += 1
             faults.append(f"{row.place}: {fault}")
     if len(found) < READABLE * len(rows):
         raise LabelledError(

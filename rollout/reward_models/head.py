@@ -206,9 +206,9 @@ class HeadModel:
         return await job.done
 
     def counts(self) -> dict[str, float]:
-        """Responses asked about and read, batches, tokens and seconds of the forward passes; those without an opinion
-        by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``, and of
-        verifiers ``abstained``.
+        """Responses asked about and read, batches, tokens and seconds of the forward passes; ``no_answer``: wrong
+        without being read; without an opinion by cause: ``too_long``, ``unencodable``, ``not_finite``, ``failed``, and
+        of verifiers ``abstained``.
         """
         with self._lock:
             return {name: float(value) for name, value in self._counts.items()}
@@ -250,7 +250,8 @@ class HeadModel:
             try:
                 inputs[index] = self.classifier.reader.read(answer.problem.prompt, answer.problem.answer, answer.text)
             except Unreadable as fault:
-                found[index] = Opinion.none(str(fault))
+                # Without an answer a response is wrong, to any grader; of what cannot be read nothing is known.
+                found[index] = Opinion(0.0 if fault.kind == "no_answer" else None, str(fault))
                 self._count(**{fault.kind: 1})
         for cut in by_length({index: len(ids) for index, ids in inputs.items()}, self._batch_tokens):
             found |= zip(cut, self._batch([inputs[index] for index in cut]), strict=True)

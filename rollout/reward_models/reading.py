@@ -14,7 +14,7 @@ from rollout.plain import one_line
 from rollout.reward_models.card import Card
 from rollout.types import TokenIds
 
-Fault = Literal["too_long", "unencodable"]
+Fault = Literal["no_answer", "too_long", "unencodable"]
 
 
 class Unreadable(ValueError):
@@ -46,7 +46,10 @@ class Reader:
         Special tokens that stand in the text are spelt out: a response cannot write them. Padding at the end is left
         out, since whoever reads a padded batch takes the last token that is none.
         """
-        text = fill(self.card.template, question, reference, shown(response, self.card.sees))
+        seen = shown(response, self.card.sees)
+        if self.card.sees == "answer" and not seen:
+            raise Unreadable("no_answer", "there is no answer behind its thinking")
+        text = fill(self.card.template, question, reference, seen)
         try:
             found = self.tokenizer(text, split_special_tokens=True)["input_ids"]
         except Exception as error:  # tokenizers refuse lone surrogates with a TypeError

@@ -85,7 +85,7 @@ def test_held_out_questions_of_a_file_are_not_learnt(tmp_path: Path) -> None:
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     odd = [{"label": None}, {"response": "é"}, {"response": "2" * 70}, {"defect": True}]
     found = parts(tmp_path, [*sums(50), *({**sums(1)[0], **one} for one in odd)])
-    assert found.left_out == {"without a label": 1, "not encodable": 1, "too long": 1, "marked as defect": 1}
+    assert found.left_out == {"without a label": 1, "unencodable": 1, "too long": 1, "marked as defect": 1}
 
 
 def test_what_nothing_can_be_learnt_from_is_refused(tmp_path: Path) -> None:

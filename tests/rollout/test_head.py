@@ -69,6 +69,15 @@ def test_what_it_cannot_read_is_no_opinion_and_is_counted(tmp_path: Path) -> Non
     assert (counts["too_long"], counts["unencodable"], counts["asked"], counts["read"]) == (1, 2, 5, 2)
 
 
+def test_a_response_without_an_answer_is_wrong_where_only_answers_are_seen(tmp_path: Path) -> None:
+    folder = save_head(tmp_path / "head", CARD.model_copy(update={"sees": "answer"}))
+    model = load_head(str(folder), RewardModelConfig(path="x"))
+    found = asked(model, "<think>so</think> 2", "<think>so", "2")
+    assert found[1].right == 0
+    assert found[0].right == found[2].right == pytest.approx(softmax(alone(folder, "2") / 1.5)[1], abs=1e-5)
+    assert model.counts()["no_answer"] == 1
+
+
 def test_a_response_writes_no_special_tokens(tmp_path: Path) -> None:
     reader = load_classifier(str(save_head(tmp_path / "head", CARD))).reader
     ids = reader.read("1+1", "2", "<eos>")
