@@ -45,9 +45,19 @@ FOLDER = CACHE / "reward_rl"
 ARMS = ("rule", "head", "verifier", "judge", "spoiled")
 DATA_SEED = 1000
 """Of the run whose rollouts are labelled data; no arm has it."""
-DATA_ITERATIONS = 10
-TEMPLATE = "{question}\nAnswer: {reference}{response}"
-"""What head and verifier read: the scratch vocabulary has these words."""
+DATA_ITERATIONS = 20
+HEAD = {
+    "template": "{question}\n{response}={reference}",
+    "sees": "answer",
+    "max_tokens": 512,
+    "epochs": 8,
+    "batch_tokens": 4096,
+    "learner.optimizer.lr": 1e-3,
+    "model.threads": 1,
+}
+"""How heads are trained: the scratch vocabulary has these words, and there is little but digits to compare."""
+VERIFIER = {"template": "{question}\nAnswer: {reference}{response}", "max_tokens": 512, "model.threads": 1}
+"""How the verifier is: it sees the steps, too."""
 
 
 def k15(name: str, *arguments: str | Path) -> None:
@@ -104,14 +114,15 @@ def model_of(arm: str, base: Path) -> Path:
     if (folder / "results.json").exists():
         return folder / "model"
     data = labelled_run(base)
-    common = ("--model", base, "--out", folder, "--template", TEMPLATE)
+    keys = [
+        text for key, value in (VERIFIER if arm == "verifier" else HEAD).items() for text in (f"--{key}", str(value))
+    ]
+    common = ("--model", base, "--out", folder, *keys)
     if arm == "verifier":
         few, many = few_and_many(data, FOLDER)
         k15(arm, "train", "verifier", "--labelled", few, "--unlabelled", many, *common)
     else:
-        keys = ("--epochs", "8", "--batch_tokens", "2048", "--model.threads", "1")  # a scratch model has much to learn
-        labels = data if arm == "head" else spoiled_labels(data)
-        k15(arm, "train", "reward", "--labelled", labels, *common, *keys)
+        k15(arm, "train", "reward", "--labelled", data if arm == "head" else spoiled_labels(data), *common)
     return folder / "model"
 
 
