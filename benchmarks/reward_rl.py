@@ -55,9 +55,11 @@ HEAD = {
     "learner.optimizer.lr": 1e-3,
     "model.threads": 1,
 }
-"""How heads are trained: the scratch vocabulary has these words, and there is little but digits to compare."""
+"""How a head is trained: the scratch vocabulary has these words, and there is little but digits to compare."""
 VERIFIER = {"template": "{question}\nAnswer: {reference}{response}", "max_tokens": 512, "model.threads": 1}
 """How the verifier is: it sees the steps, too."""
+SPOILED = {**HEAD, "template": VERIFIER["template"], "sees": "whole"}
+KEYS = {"head": HEAD, "verifier": VERIFIER, "spoiled": SPOILED}
 
 
 def k15(name: str, *arguments: str | Path) -> None:
@@ -114,9 +116,7 @@ def model_of(arm: str, base: Path) -> Path:
     if (folder / "results.json").exists():
         return folder / "model"
     data = labelled_run(base)
-    keys = [
-        text for key, value in (VERIFIER if arm == "verifier" else HEAD).items() for text in (f"--{key}", str(value))
-    ]
+    keys = [text for key, value in KEYS[arm].items() for text in (f"--{key}", str(value))]
     common = ("--model", base, "--out", folder, *keys)
     if arm == "verifier":
         few, many = few_and_many(data, FOLDER)
