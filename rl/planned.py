@@ -36,15 +36,17 @@ def carry_out(
     every: int,
     watch: Progress,
     stopper: Stopper,
+    keep_last: bool = False,
 ) -> None:
     """Call ``act(number, step)`` for each step that no checkpoint has yet, and show the text that it returns.
 
     ``name`` is that of the stage in the progress view. A checkpoint is written after ``every`` steps, and on a stop
-    signal, which then raises ``Interrupted``; it is finished while the steps go on.
+    signal, which then raises ``Interrupted``; it is finished while the steps go on. ``keep_last``: after the last step,
+    too, since a longer plan that begins with these steps is carried out next. A checkpoint of that plan has them all.
     """
     first = 0
     if found := checkpoint.latest(checkpoints, watch.warn):
-        first = found[0].iteration
+        first = min(found[0].iteration, len(steps))
         kept.load(found[1])
     watch.stage(name, len(steps), earlier=first)
     watch.advance(first)
@@ -52,7 +54,7 @@ def carry_out(
         for number, step in enumerate(steps[first:], first):
             watch.say(act(number, step))
             watch.advance(1)
-            if stopper.requested or (number + 1) % every == 0:
+            if stopper.requested or (number + 1) % every == 0 or (keep_last and number + 1 == len(steps)):
                 writer.begin(RunState(number + 1))
             else:
                 writer.settle()

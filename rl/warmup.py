@@ -1,6 +1,7 @@
 """Long-CoT warm-up: supervised fine-tuning on verified reasoning paths [2501.12599 §2.2], on the same learner as RL.
 
-Batches are a pure function of the step, so a warm-up that was cut short goes on from its last checkpoint.
+Batches are a pure function of the step, so a warm-up that was cut short goes on from its last checkpoint. The
+demonstrations of a stage may be the model's own: they are drawn when the stages before it are done.
 """
 
 from __future__ import annotations
@@ -108,9 +109,14 @@ def plan(stages: Sequence[WarmupStage], lengths: Sequence[Sequence[int]], seed: 
     return steps
 
 
+Later = Callable[[], Sequence[Pair]]
+"""Draws the demonstrations of a stage from the model as the stages before have left it; called again by a process that
+goes on, it returns the same ones."""
+
+
 def warm_up(
     stages: Sequence[WarmupStage],
-    demonstrations: Sequence[Sequence[Pair]],
+    demonstrations: Sequence[Sequence[Pair] | Later],
     policy: Trainee,
     checkpoints: Path,
     watch: Progress,
@@ -120,17 +126,31 @@ def warm_up(
 ) -> WarmupReport:
     """Train on the demonstrations of each stage; resumes from ``checkpoints``. Each step calls ``record(step, loss)``.
 
-    On a stop signal it checkpoints and raises ``Interrupted``.
+    Before demonstrations are drawn from the model it is checkpointed. On a stop signal it is, too, and ``Interrupted``
+    is raised.
     """
-    sizes = [[len(prompt) + len(response) for prompt, response in pairs] for pairs in demonstrations]
-    steps = plan(stages, sizes, seed)
+    known: list[Sequence[Pair]] = []
     losses: list[float] = []
 
     def act(number: int, step: Step) -> str:
-        losses.append(policy.sft([demonstrations[step.stage][index] for index in step.examples], step.lr))
+        losses.append(policy.sft([known[step.stage][index] for index in step.examples], step.lr))
         record(number, losses[-1])
         return f"loss {fmean(losses[-SHOWN_STEPS:]):.3f}"
 
-    carry_out("warm-up", steps, act, policy, checkpoints, CHECKPOINT_STEPS, watch, stopper)
-    tokens = sum(sizes[step.stage][index] for step in steps for index in step.examples)
+    def train(last: bool) -> list[Step]:
+        """Take the steps of the stages whose demonstrations are known, so far as they are not taken yet."""
+        steps = plan(stages[: len(known)], [[*map(_size, pairs)] for pairs in known], seed)
+        carry_out("warm-up", steps, act, policy, checkpoints, CHECKPOINT_STEPS, watch, stopper, keep_last=not last)
+        return steps
+
+    for given in demonstrations:
+        if callable(given) and known:
+            train(last=False)
+        known.append(given() if callable(given) else given)
+    steps = train(last=True)
+    tokens = sum(_size(known[step.stage][index]) for step in steps for index in step.examples)
     return WarmupReport(len(steps), tokens, tuple(losses))
+
+
+def _size(pair: Pair) -> int:
+    return len(pair[0]) + len(pair[1])

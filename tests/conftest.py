@@ -21,9 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW_TOGETHER = {
     **dict.fromkeys(
-        ("test_actors", "test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"), "ray_cluster"
+        ("test_actors", "test_alone", "test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"),
+        "ray_cluster",
     ),
-    **dict.fromkeys(("test_moba_vllm", "test_vllm_engine", "test_vllm_flight"), "vllm"),
+    **dict.fromkeys(("test_head_vllm", "test_moba_vllm", "test_vllm_engine", "test_vllm_flight"), "vllm"),
     # Two at the same time, each with a Ray of its own, take longer than one after the other: all of it waits awake.
     **dict.fromkeys(("test_cluster", "test_cluster_ranks"), "clusters"),
 }

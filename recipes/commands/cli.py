@@ -77,6 +77,8 @@ code of your own, too: FILE.py:NAME (looked up from here, recorded absolute), pa
 entry point of k15.rewards, k15.problems, k15.recipes. Errors in it are told with file and line; a response that a
 reward fails on is counted and left out of training. docs/rewards.md has one of each, in less than 20 lines.
 
+k15 train reward --help tells how reward models are trained, which are no recipes.
+
 examples
   k15 train quickstart --iterations 20 --seed 1 --run-dir runs/seed1
   k15 train smollm2 --config mine.yaml --learner.optimizer.kind adamw

@@ -16,6 +16,7 @@ from recipes.reward.train import Task, train
 from recipes.shorten.workspace import Workspace, WorkspaceError
 from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
+from rl.state.run_dir import CHANGEABLE, flatten
 from rl.stop import Interrupted, Stopper
 from rollout.lock import locked
 from rollout.progress import Progress, progress
@@ -96,6 +97,15 @@ def reader_of(base: str, described: Any, card: Card) -> Reader:
     return Reader(card, tokenizer, vocabulary, limit)
 
 
+def fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys, dotted, that a training that goes on must share with the one that began."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE)
+    }
+
+
 def carry_out(order: Order) -> int:
     """Train as ``order`` says, or go on with it, and print the results; returns 0, 1, or 128 + signal.
 
@@ -119,12 +129,12 @@ def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Pr
     with Stopper() as stopper, locked(out, WorkspaceError, "--out"):
         try:
             check_run_dir(out.resolve())
-            space = Workspace(out.resolve().parent)
-            space.begin(out.resolve().name, dict(told))
-            if (note := space.note(out.resolve().name)) is None:
+            space, name = Workspace(out.resolve().parent), out.resolve().name
+            space.begin(name, {**told, "config": fixed(told["config"])})
+            if (note := space.note(name)) is None:
                 with progress() as watch:
                     note = work(stopper, watch)
-                space.finish(out.resolve().name, note)
+                space.finish(name, note)
         except Interrupted:
             print(f"k15: stopped; the same command goes on in {out}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)

@@ -111,6 +111,8 @@ def table(results: dict[str, Any]) -> str:
             said += f"; {reward['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}] right, AUC {auc}"
             said += f", ECE {reward['ece']:.3f}"
         lines.append(said)
+    if len(results["classes"]) == 2:
+        lines.append("two classes: negative training is cross-entropy then; label more outcomes to gain from it")
     if left := ", ".join(f"{count} {why}" for why, count in results["left_out"].items()):
         lines.append(f"left out: {left}")
     return "\n".join([*lines, f"model {results['model_path']}"])

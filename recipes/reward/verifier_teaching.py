@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -173,7 +173,13 @@ def teach(
         lesson = teacher.lesson(epoch)
         if not lesson.kept:
             raise ValueError(f"{name}: no text is left in epoch {epoch}, all labels are improbable; raise switch")
-        loss = _epoch(policy, texts, lesson, teacher, (seed, epoch), stopper, name)
+
+        def before_step(done: int) -> None:
+            if stopper.requested:
+                raise Interrupted(f"stopped in epoch {epoch} of the {name}")
+            watch.say(f"epoch {epoch}, {done}/{len(lesson.kept)} texts")
+
+        loss = _epoch(policy, texts, lesson, teacher, (seed, epoch), before_step)
         row = {"loss": loss, "texts": float(len(lesson.kept)), "lr": lesson.lr}
         if teacher.asks(epoch):
             p = probabilities(policy, texts.ids, teacher.objective)
@@ -198,16 +204,15 @@ def _epoch(
     lesson: Lesson,
     teacher: Teacher,
     seed: tuple[int, int],
-    stopper: Stopper,
-    name: str,
+    before_step: Callable[[int], None],
 ) -> float:
-    """Take the steps of one epoch; return the mean loss of a text, in nats."""
+    """Take the steps of one epoch; return the mean loss of a text, in nats. Tells how many texts have been taught."""
     from rl.learner.batch import pack_labelled
 
     chosen = pack_labelled([texts.ids[i] for i in lesson.kept], [lesson.labels[i] for i in lesson.kept])
-    total = 0.0
+    total, done = 0.0, 0
     for minibatch in chosen.minibatches(math.ceil(len(chosen) / teacher.batch), seed):
-        if stopper.requested:
-            raise Interrupted(f"stopped in epoch {seed[1]} of the {name}")
+        before_step(done)
+        done += len(minibatch)
         total += policy.step(minibatch, teacher.objective, lesson.lr).loss * len(minibatch)
     return total / len(chosen)

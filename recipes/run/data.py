@@ -19,8 +19,8 @@ class Data:
     """
 
     sampler: Sampler
-    demonstrations: list[list[Pair]]
-    """Demonstrations of each stage of the warm-up; empty without one."""
+    demonstrations: list[list[Pair] | None]
+    """Demonstrations of each stage of the warm-up, ``None`` where the model makes them; empty without a warm-up."""
     notes: tuple[str, ...]
     """One line each on what was left out."""
 

@@ -18,7 +18,7 @@ from rollout.models.prompts import PromptError
 from rollout.models.turns import Feeder
 from rollout.plain import lone_surrogate
 from rollout.problems.build import build_generator
-from rollout.problems.config import ArithmeticSource, CountdownSource, SumsSource, with_mixture
+from rollout.problems.config import ProceduralSource, with_mixture
 from rollout.problems.fit import DROP
 from rollout.problems.jsonl import read_rows
 from rollout.problems.rows import demonstration_of
@@ -42,15 +42,19 @@ class Demonstration:
     """Text, or turns: the policy's (``assistant``) with what its environment answers in between."""
 
 
-def demonstrations(setup: Setup) -> tuple[list[list[Pair]], list[str]]:
+def demonstrations(setup: Setup) -> tuple[list[list[Pair] | None], list[str]]:
     """Return the pairs of each warm-up stage, and a line on what was left out of one.
 
-    Raises ``ProblemError`` or ``PromptError``, naming file and line, for what cannot be learnt from.
+    ``None`` for a stage that learns from the model's own responses (``recipes.run.own_responses``). Raises
+    ``ProblemError`` or ``PromptError``, naming file and line, for what cannot be learnt from.
     """
-    found: list[list[Pair]] = []
+    found: list[list[Pair] | None] = []
     notes: list[str] = []
     drawn = 0
     for number, stage in enumerate(setup.config.warmup.stages if setup.config.warmup else ()):
+        if stage.sampled is not None:
+            found.append(None)
+            continue
         if stage.path is not None:
             rows, from_file = _read(Path(stage.path)), True
         elif stage.response is not None:
@@ -137,7 +141,7 @@ def _drawn(setup: Setup, stage: WarmupStage, first: int) -> Iterator[Demonstrati
     if not isinstance(train, Procedural):
         raise ProblemError("warmup needs warmup.path or warmup.response unless problems.train is procedural")
     generator = train.generator
-    if isinstance(source, ArithmeticSource | CountdownSource | SumsSource):
+    if isinstance(source, ProceduralSource):
         generator = build_generator(with_mixture(source, stage.mixture))
     for index in range(first, first + stage.examples):
         problem = setup.train[index]

@@ -18,6 +18,7 @@ from evals.report.run.data import ReportError
 from evals.stats import Paired
 from evals.store import write_samples
 from recipes.run import promise
+from recipes.run.judge_card import card_of
 from recipes.run.launching import Site, starting_model
 from recipes.run.model_card import card
 from recipes.run.setup import Setup
@@ -36,6 +37,7 @@ from rl.stop import Stopper
 from rollout.files import replace_file, replacing_folder
 from rollout.models.endings import declare_end
 from rollout.models.export import ExportError, save_tokenizer
+from rollout.reward_models.card import write_card
 from rollout.strict_json import dumps
 
 UNFINISHED = (ExportError, LearnerDead, OSError, ReportError)
@@ -203,6 +205,8 @@ def model_writer(policy: Exporter, setup: Setup) -> WriteModel:
                 with writing(aside):
                     save_tokenizer(setup.tokenizer, aside, setup.source)
                     declare_end(aside, setup.end)
+                    if judge := card_of(setup.config):
+                        write_card(aside, judge)
                     if readme:
                         (aside / "README.md").write_text(readme)
         except (OSError, LearnerDead):

@@ -17,9 +17,11 @@ from recipes.run.failures import EXPECTED, located
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.run.heldout import Heldout
 from recipes.run.launching import Launcher, Machines, launch, starting_model
+from recipes.run.own_responses import OwnResponses
 from recipes.run.probe import first_probe, scorable
 from recipes.run.promise import exit_code
 from recipes.run.setup import Setup, prepare
+from recipes.run.warming import Warming
 from rl.actors import LearnerDead
 from rl.audit import audit_of
 from rl.config import RunConfig
@@ -44,7 +46,6 @@ from rl.state.checkpoint import RunState
 from rl.state.journal import Journal
 from rl.state.run_dir import RunDir
 from rl.stop import Halted, Interrupted, Stopper
-from rl.warmup import warm_up
 from rollout import timeline
 from rollout.engine import CopyGone
 from rollout.files import replace_file
@@ -268,30 +269,26 @@ class Session:
             return
         self.compare_engines()
         began = time.monotonic()
-        losses: list[tuple[int, float]] = []
-        report = warm_up(
-            config.warmup.stages,
-            self.data.demonstrations,
-            self.machines.policy,
-            self.directory.root / "warmup-checkpoints",
-            self.watch,
-            self.stopper,
-            config.seed,
-            lambda step, loss: losses.append((step, loss)),
-        )
+        policy, pool, root = self.machines.policy, self.machines.pool, self.directory.root
+        own = OwnResponses(self.setup, pool, self.grading, root / "warmup-responses", self.watch)
+        row = Warming(own, self.data.demonstrations, policy, self.publish_passing, root, self.watch, self.stopper).run()
         self.watch.stage("export")
         self.write_model(target)
         self._spend("warmup", began)
-        row = {"steps": report.steps, "tokens": report.tokens, "seconds": self.seconds["warmup"], "losses": losses}
-        replace_file(target / "warmup.json", dumps(row).encode())
+        replace_file(target / "warmup.json", dumps({**row, "seconds": self.seconds["warmup"]}).encode())
 
     def compare_engines(self) -> None:
         """Compare engines and learner on the same weights, before anything is spent on them. Raises ``ParityError``."""
         began = time.monotonic()
         with self.stopper.interruptible():
-            self.publish(0)
-        self.published = -1  # the warm-up changes the weights
+            self.publish_passing()
         self._spend("start", began)
+
+    def publish_passing(self) -> None:
+        """Publish weights of the warm-up, which it will change again."""
+        self.published = -1
+        self.publish(0)
+        self.published = -1
 
     def restore(self) -> RunState:
         """Return the state of the newest checkpoint that verifies, or of the start of RL."""

@@ -79,6 +79,7 @@ class LiveView:
         self._evaluations: list[tuple[str, float, float, float]] = []
         self._findings: list[str] = []
         self._warnings: list[str] = []
+        self._notes: list[str] = []
         self._closed = False
         if live and is_picture(self._console):
             self._view: Bar | Lines = Bar(self._console, clock, picture=self)
@@ -133,6 +134,12 @@ class LiveView:
         self._warnings = [*self._warnings[-(_WARNINGS - 1) :], line]
         self._log(f"warning: {line}")
 
+    def note(self, text: str) -> None:
+        """Show the outcome of a stage, and end that."""
+        self._notes = [*self._notes, one_line(text)]
+        self._view.end()
+        self._log(self._notes[-1])
+
     def close(self) -> None:
         """Leave the last picture standing. Idempotent."""
         self._view.end()
@@ -165,6 +172,7 @@ class LiveView:
                 parts.append(Text(", ".join(found), style="yellow"))
         if self._evaluations:
             parts += [Text(), self._held_out()]
+        parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._notes]
         parts += [Text(f"! {line}", style="bold yellow") for line in self._findings]
         parts += [Text(f"! {line}", style="yellow", no_wrap=True, overflow="ellipsis") for line in self._warnings]
         title = Text.assemble((self._run, "bold"), f"  {self._model}")

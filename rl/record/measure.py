@@ -18,7 +18,7 @@ from rollout.config import RolloutConfig
 from rollout.environments.episodes import Counts
 from rollout.partial import tokens_saved
 from rollout.pool.fleet import PoolStats, PublishReport
-from rollout.timeline import LEARNER
+from rollout.timeline import ENGINE, JUDGE, LEARNER
 from rollout.types import Group, Rollout, StopReason, WeightVersion
 
 
@@ -181,9 +181,13 @@ def of_time(it: Iteration) -> Row:
 
 
 def of_idle(shares: Mapping[str, float]) -> Row:
-    """Return the idle shares of the learner and, as a mean, of the engines, as far as they are on record."""
-    engines = [share for lane, share in shares.items() if engine_number(lane) is not None]
-    row: Row = {"idle/engines": float(np.mean(engines))} if engines else {}
+    """Return the idle shares of the learner and, as means, of the engines of policy and judge, as far as they are on
+    record.
+    """
+    row: Row = {}
+    for key, name in {"idle/engines": ENGINE, "idle/judges": JUDGE}.items():
+        if found := [share for lane, share in shares.items() if engine_number(lane, name) is not None]:
+            row[key] = float(np.mean(found))
     return row | ({"idle/learner": shares[LEARNER]} if LEARNER in shares else {})
 
 

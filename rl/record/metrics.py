@@ -210,6 +210,7 @@ METRICS = {
         "Part of the wall time since the row before in which an engine had nothing to do, mean over the engines that "
         "were there all the time (`docs/timeline.md`).",
     ),
+    "idle/judges": Metric("share", "The same of the engines of a reward model that is a judge."),
     "idle/learner": Metric("share", "Part of it in which the learner had nothing to do."),
     "train/reference_s": Metric("s", "Part of `time/train`: the reference passes that no first step saved."),
     "throughput/sampled": Metric(

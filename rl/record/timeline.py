@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rollout.lines import BrokenLine, read_lines
-from rollout.timeline import DRIVER, FILE, GRADER, LEARNER, SAVER, engine_lane
+from rollout.timeline import DRIVER, ENGINE, FILE, GRADER, JUDGE, LEARNER, SAVER, engine_lane
 
-_ENGINE = re.compile(re.escape(engine_lane(0)).replace("0", r"(\d{1,9})"))
+_ENGINES = {name: re.compile(re.escape(engine_lane(0, name)).replace("0", r"(\d{1,9})")) for name in (ENGINE, JUDGE)}
 _ORDER = (LEARNER, GRADER, SAVER, DRIVER)
 MOST = 1e12
 """Largest number of a line, in seconds thirty thousand years: sums and differences of such are finite, too."""
@@ -85,21 +85,21 @@ def between(lane: Sequence[Piece], start: float, end: float) -> Sequence[Piece]:
     return lane[first : bisect_left(lane, end, lo=first, key=lambda piece: piece.start)]
 
 
-def engine_number(lane: str) -> int | None:
-    """Return the number of the engine whose lane it is; ``None`` for other lanes."""
-    found = _ENGINE.fullmatch(lane)
+def engine_number(lane: str, name: str = ENGINE) -> int | None:
+    """Return the number of the engine of that name whose lane it is; ``None`` for other lanes."""
+    found = _ENGINES[name].fullmatch(lane)
     return int(found[1]) if found else None
 
 
 def in_order(lanes: Iterable[str]) -> list[str]:
-    """Return lanes as they are shown: learner, engines by number, the others."""
+    """Return lanes as they are shown: learner, engines by number, those of a judge, the others."""
 
     def place(lane: str) -> tuple[int, int, str]:
-        number = engine_number(lane)
-        if number is not None:
-            return 1, number, lane
+        for group, name in enumerate(_ENGINES, 1):
+            if (number := engine_number(lane, name)) is not None:
+                return group, number, lane
         known = _ORDER.index(lane) if lane in _ORDER else len(_ORDER)
-        return (0 if known == 0 else 2), known, lane
+        return (0 if known == 0 else len(_ENGINES) + 1), known, lane
 
     return sorted(set(lanes), key=place)
 

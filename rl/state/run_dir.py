@@ -8,6 +8,7 @@ rollouts/        Parquet, one file per iteration
 journal/         tokens of iterations since the oldest kept checkpoint
 checkpoints/     see ``rl.state.checkpoint``
 eval/            evaluations: before, after, between
+warmup-responses/ what the model said in its warm-up, where it learns from that; see ``recipes.run.own_responses``
 warmup/, model/  Hugging Face exports: after the warm-up, after RL
 summary.json, report.html
 """

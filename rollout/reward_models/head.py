@@ -99,7 +99,9 @@ def load_classifier(path: str, engine: EngineConfig = DEFAULT) -> Classifier:
     Raises ``HeadError``, ``CardError``, ``rollout.reward_models.reading.MisfitError`` and ``ModelPathError``.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # loading bars of transformers would tear ours
     found = resolve_model(path)
     card = _card(found)
     if card is not None and card.kind != "head":

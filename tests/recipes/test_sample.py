@@ -269,3 +269,17 @@ def test_an_environment_that_fails_ends_its_conversation_alone(
     said = capsys.readouterr().err
     assert "[8/8: " in said
     assert said.count("[the problem names no verifier") == said.count("stopped by eos") > 0
+
+
+def test_a_package_may_carry_a_model_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "carries_a_model"
+    for folder, files in {
+        "inner/model": ("config.json", "model.safetensors"),
+        "inner/pooling": ("config.json",),
+    }.items():
+        (package / folder).mkdir(parents=True)
+        for name in files:
+            (package / folder / name).write_text("{}")
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Path(resolve_model("package:carries_a_model")) == package / "inner/model"

@@ -80,7 +80,7 @@ class Quiet(Track):
 
 
 class Stopping(Quiet):
-    """Asks for a stop after some epochs."""
+    """Asks for a stop after some steps and ends of epochs."""
 
     def __init__(self, stopper: Stopper, after: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     whole = train(task, Stopper(), Quiet())
     asked.out.rename(tmp_path / "whole")
     asked.out.mkdir()
-    for after in (2, 2, 2):
+    for after in (6, 14, 4):  # within an epoch of either training, and at the end of one
         stopper = Stopper()
         with pytest.raises(Interrupted):
             train(task, stopper, Stopping(stopper, after))

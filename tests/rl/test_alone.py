@@ -20,6 +20,7 @@ from rollout.reward_models.config import RewardModelConfig
 from rollout.reward_models.judge import JudgeModel
 from rollout.reward_models.opinion import Opinion
 from rollout.timeline import FILE, recording
+from tests.processes import until
 
 LIKE = EngineConfig(kind="hf", threads=1)
 HERE = RayConfig(in_process=True)
@@ -55,3 +56,22 @@ def test_a_judge_that_cannot_be_used_is_refused_before_an_engine_starts(tmp_path
         open_judge(path, judge_card("\u00abis\u00bb {response}"), config, LIKE, HERE)
     with pytest.raises(PromptError, match="leaves a judge no room"):
         open_judge(path, CARD, config.model_copy(update={"max_tokens": 300}), LIKE, HERE)
+
+
+@pytest.mark.slow
+def test_a_judge_beside_a_run_uses_its_connection_and_gives_its_place_back(ray_cluster: str, tmp_path: Path) -> None:
+    """A run is connected already when its judge's engines start, and goes on when they are closed."""
+    import ray
+    from ray.util.placement_group import placement_group_table
+
+    path = str(write_model(tmp_path / "model", context=256))
+    model = open_judge(path, CARD, RewardModelConfig(path=path, max_tokens=24), LIKE, RayConfig())
+    states = [group["state"] for group in placement_group_table().values()]
+    opinions = asyncio.run(judged(model, asked("4")))
+    model.close()
+    assert "CREATED" in states
+    assert [opinion.right for opinion in opinions] == [None]
+    assert model.counts()["lost"] == 0
+    assert ray.is_initialized()
+    assert ray.get_runtime_context().gcs_address == ray_cluster
+    until(lambda: all(group["state"] == "REMOVED" for group in placement_group_table().values()), "the place is free")

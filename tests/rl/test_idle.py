@@ -177,10 +177,10 @@ def test_what_is_sampled_in_an_evaluation_is_evaluation() -> None:
 
 
 def test_lanes_have_an_order() -> None:
-    given = ["engine 10", "engine 2", "driver", "engine x", "saver", "learner", "grader", "Engine 1"]
+    given = ["engine 10", "judge 1", "engine 2", "driver", "engine x", "saver", "learner", "grader", "Engine 1"]
     assert in_order(given) == [
         "learner",
-        *("engine 2", "engine 10"),
+        *("engine 2", "engine 10", "judge 1"),
         *("grader", "saver", "driver"),
         *("Engine 1", "engine x"),
     ]
@@ -279,6 +279,7 @@ def test_a_window_of_thousands_of_pieces_is_summed_in_no_time() -> None:
 def test_idle_metrics_are_those_on_record() -> None:
     assert of_idle({}) == {}
     assert of_idle({"engine 0": 0.5, "engine 3": 0.25, "driver": 0.9}) == {"idle/engines": 0.375}
+    assert of_idle({"judge 0": 0.25, "learner": 0.5}) == {"idle/judges": 0.25, "idle/learner": 0.5}
     assert of_idle({"learner": 0.1}) == {"idle/learner": 0.1}
 
 

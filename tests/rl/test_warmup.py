@@ -98,6 +98,52 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path, after_boun
     assert again.taken == whole.taken
 
 
+def run_with_own(trainee: Recorder, folder: Path, stopper: Stopper, drawn: list[int]) -> None:
+    """The second stage's demonstrations are drawn once, from the model as the first has left it."""
+
+    def draw() -> list[Pair]:
+        if not drawn:
+            drawn.append(len(trainee.taken))
+        return PAIRS[1]
+
+    warm_up(STAGES, [PAIRS[0], draw], trainee, folder, Quiet(), stopper, 3, lambda *_: None)
+
+
+@pytest.mark.parametrize("after_boundary", [-5, -1, 0, 1, 4])
+def test_demonstrations_of_ones_own_are_drawn_between_the_stages_and_it_goes_on_as_if_they_were_not(
+    tmp_path: Path, after_boundary: int
+) -> None:
+    whole = Recorder()
+    run(whole, tmp_path / "whole", Stopper())
+    boundary = len(of_stage(plan(STAGES, LENGTHS, 3), 0))
+    stopper, drawn = Stopper(), list[int]()
+    with pytest.raises(Interrupted):
+        run_with_own(Recorder(boundary + after_boundary, stopper), tmp_path / "cut", stopper, drawn)
+    again = Recorder()
+    run_with_own(again, tmp_path / "cut", Stopper(), drawn)
+    assert again.taken == whole.taken
+    assert drawn == [boundary]
+
+
+def test_a_death_while_demonstrations_are_drawn_costs_no_step(tmp_path: Path) -> None:
+    def dies() -> list[Pair]:
+        raise RuntimeError("dead")
+
+    with pytest.raises(RuntimeError, match="dead"):
+        warm_up(STAGES, [PAIRS[0], dies], Recorder(), tmp_path, Quiet(), Stopper(), 3, lambda *_: None)
+    again, steps = Recorder(), list[int]()
+    warm_up(STAGES, [PAIRS[0], lambda: PAIRS[1]], again, tmp_path, Quiet(), Stopper(), 3, lambda n, _: steps.append(n))
+    boundary = len(of_stage(plan(STAGES, LENGTHS, 3), 0))
+    assert steps == [*range(boundary, len(plan(STAGES, LENGTHS, 3)))]
+    assert len(again.taken) == len(plan(STAGES, LENGTHS, 3))
+
+
+def test_a_warm_up_may_begin_with_the_models_own_responses(tmp_path: Path) -> None:
+    trainee = Recorder()
+    warm_up(STAGES[1:], [lambda: PAIRS[1]], trainee, tmp_path, Quiet(), Stopper(), 3, lambda *_: None)
+    assert len(trainee.taken) == len(plan(STAGES[1:], LENGTHS[1:], 3))
+
+
 class Slow(Recorder):
     """Takes four seconds a step."""
 

@@ -20,6 +20,7 @@ from rollout.models.tokenizer import build_tokenizer
 from rollout.reward_models.card import Card, CardError, write_card
 from rollout.reward_models.config import RewardModelConfig
 from rollout.reward_models.head import HeadError, HeadModel, by_length, load_classifier, load_head
+from rollout.reward_models.labelled import LONGEST
 from rollout.reward_models.opinion import Opinion
 from rollout.reward_models.reading import MisfitError, vocabulary_digest
 from rollout.types import Problem
@@ -60,13 +61,13 @@ def test_opinions_are_those_of_each_response_alone_at_its_temperature(tmp_path: 
 
 def test_what_it_cannot_read_is_no_opinion_and_is_counted(tmp_path: Path) -> None:
     model = load_head(str(save_head(tmp_path / "head", CARD)), RewardModelConfig(path="x"))
-    found = asked(model, "2", "2" * 60, "é", "\ud800", "2<eos>")
-    assert [opinion.right is None for opinion in found] == [False, True, True, True, False]
+    found = asked(model, "2", "2" * 60, "é", "\ud800", "2<eos>", "2" * (LONGEST + 1))
+    assert [opinion.right is None for opinion in found] == [False, True, True, True, False, True]
     assert found[1].reason == "66 tokens, and it reads 60"
     assert found[2].reason == "its tokenizer lacks 'é'"
     assert "refuses the text" in found[3].reason
     counts = model.counts()
-    assert (counts["too_long"], counts["unencodable"], counts["asked"], counts["read"]) == (1, 2, 5, 2)
+    assert (counts["too_long"], counts["unencodable"], counts["asked"], counts["read"]) == (2, 2, 6, 2)
 
 
 def test_a_response_without_an_answer_is_wrong_where_only_answers_are_seen(tmp_path: Path) -> None:
