@@ -70,13 +70,13 @@ class Judges:
 
     def __init__(self, config: RewardModelConfig, engine: EngineConfig, ray: RayConfig, stack: ExitStack) -> None:
         """Open it. ``engine``: what a judge's engines are like; ``stack`` closes all. Raises ``JudgeError``."""
+        from transformers.utils.logging import disable_progress_bar
+
         from rl.launch import LaunchError
         from rl.reward_models import Site, open_model
         from rollout.engine import EngineError
         from rollout.grading import Grading, VerifierGrader
         from rollout.reward_models.grader import RuleThenModel
-
-        from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # loading bars of transformers are for nobody here
         kind = (config.engine or engine).kind
