@@ -78,11 +78,11 @@ def build_grader(config: RewardConfig, site: Site = HERE) -> Grader:
         raise
 
 
-def build_judge(config: RewardConfig, site: Site = HERE, on_ray: bool = False) -> Grader:
-    """Build the grader of evaluations outside of a run (see ``evaluating``); its reward model is opened when it is
-    first asked. ``on_ray``: whether Ray is connected already. Raises ``UserCodeError`` and ``SandboxFailure``.
+def build_judge(config: RewardConfig, site: Site = HERE) -> Grader:
+    """Build the grader of evaluations outside of a run (see ``evaluating``), judging programs in this process; its
+    reward model is opened when it is first asked. Raises ``UserCodeError``.
     """
-    rule = build_rule(config, on_ray)
+    rule = build_rule(config)
     if config.model is None:
         return rule
     return RuleThenModel(rule, OnDemand(config.model, site), config.model).rule_decides()

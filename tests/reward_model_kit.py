@@ -56,7 +56,7 @@ def save_head(folder: Path, seed: int = 0) -> Path:
     """A tiny classifier of responses to sums."""
     source = build_source(ArithmeticSource(), "train")
     assert isinstance(source, Procedural)
-    tokenizer = build_tokenizer(source.generator.alphabet, 512)
+    tokenizer = build_tokenizer((*source.generator.alphabet, "\\boxed{", "}"), 512)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -8,11 +8,15 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from evals.agreement import of_score
 from evals.evaluate import Answer
 from evals.offline import Task, run_task
+from evals.report.agreement import FILE as AGREEMENT
+from evals.report.agreement import Judgement, write_page
 from evals.report.evaluation import write_report
-from evals.results import BenchmarkResult, Results, write_results
+from evals.results import BenchmarkResult, Judged, Results, write_results
 from evals.store import write_samples
 from recipes.commands.eval_options import EvalError, Options
 from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
@@ -31,9 +35,9 @@ def evaluate_all(options: Options) -> int:
     check_writable(out)
     with ExitStack() as stack:
         if options.predictions is not None:
-            engine, tasks = prediction_tasks(options)
+            engine, tasks = prediction_tasks(options, stack)
         elif options.model.startswith(("http://", "https://")):
-            engine, tasks = endpoint_tasks(options)
+            engine, tasks = endpoint_tasks(options, stack)
         else:
             engine, tasks = pool_tasks(options, stack)
         found: list[tuple[BenchmarkResult, list[Answer]]] = []
@@ -45,6 +49,8 @@ def evaluate_all(options: Options) -> int:
             write_all(out, results, [(result.name, answers) for result, answers in found])
     print(table([result for result, _ in found]))
     print(f"results  {out / 'results.json'}\nanswers  {out / 'samples.parquet'}\nreport   {out / 'report.html'}")
+    if (out / AGREEMENT).exists():
+        print(f"judge    {out / AGREEMENT}")
     return 0
 
 
@@ -90,9 +96,38 @@ def write_all(out: Path, results: Results, answers: Sequence[tuple[str, Sequence
         out.mkdir(parents=True, exist_ok=True)
         write_samples(out / "samples.parquet", answers)
         write_report(out / "report.html", results, answers)
+        write_agreement(out / AGREEMENT, results, answers)
         write_results(out / "results.json", results)
     except OSError as error:
         raise EvalError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
+
+
+def write_agreement(path: Path, results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -> None:
+    """Write the page on which rule and reward model disagree, where a reward model has judged. Raises ``OSError``."""
+    if not any(result.judge for result in results.benchmarks):
+        path.unlink(missing_ok=True)
+        return
+    judge: dict[str, Any] = next((one for result in results.benchmarks if (one := result.settings.get("judge"))), {})
+    facts = {**results.facts, "model": judge.get("path", "the run's own"), "when": judge.get("when")}
+    write_page(path, results.model, facts, [judgement(name, one) for name, own in answers for one in own])
+
+
+def judgement(benchmark: str, answer: Answer) -> Judgement:
+    """Return an answer for that page."""
+    problem, score = answer.problem, answer.score
+    return Judgement(
+        id=f"{benchmark} \N{MIDDLE DOT} {problem.id} \N{MIDDLE DOT} {answer.sample}",
+        verdicts=of_score(problem.id, score),
+        question=problem.prompt,
+        reference=problem.answer,
+        response=answer.response.text,
+        verdict=score.verdict,
+        reason=score.reason,
+        opinion=score.opinion,
+        source=problem.source or benchmark,
+        difficulty=problem.difficulty,
+        tokens=answer.response.tokens,
+    )
 
 
 def table(results: Sequence[BenchmarkResult]) -> str:
@@ -109,6 +144,19 @@ def table(results: Sequence[BenchmarkResult]) -> str:
     return "\n".join(lines)
 
 
+def judge_lines(judge: Judged) -> list[str]:
+    """Return how a reward model compares with the rule."""
+    if judge.agreement is None:
+        return [f"judged by the model alone {judge.only_model}, by the rule alone {judge.only_rule}"]
+    low, high = (100 * limit for limit in judge.agreement.ci95)
+    kappa = f", kappa {judge.kappa:.2f}" if judge.kappa is not None else ""
+    return [
+        f"rule and model agree {100 * judge.agreement.mean:.1f} % [{low:.1f}, {high:.1f}]{kappa}",
+        f"right by the model alone {judge.false_right}, by the rule alone {judge.false_wrong}; judged by the model "
+        f"alone {judge.only_model}",
+    ]
+
+
 def details(result: BenchmarkResult) -> list[str]:
     """Return further lines of a benchmark: pass@k, maj@k, and cautions about the score."""
     lines = []
@@ -119,6 +167,8 @@ def details(result: BenchmarkResult) -> list[str]:
     if result.rerun_error:
         # The difference of two runs has twice the variance of one.
         lines.append(f"a second run on the same problems: within {277 * result.rerun_error:.1f} points, 19 times in 20")
+    if result.judge:
+        lines += judge_lines(result.judge)
     missing = result.problems_in_data - len(result.problems)
     if missing:
         lines.append(f"score over {len(result.problems)} of {result.problems_in_data} problems: {missing} not answered")

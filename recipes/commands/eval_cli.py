@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from recipes.commands.judging import add_judge_options, judge_of
 from recipes.commands.usage import AddCommand, UsageError, count, not_negative, number, path, positive, seed
 
 EVAL_HELP = """\
@@ -26,6 +27,7 @@ examples
   k15 eval livecodebench --model http://localhost:8000/v1 --from 2024-12 --until 2025-02
   k15 eval needle --model DIR --lengths 1000,4000,16000 --depths 0,50,100
   k15 eval --predictions answers.jsonl --bench math500 --data DIR --out DIR
+  k15 eval heldout --model runs/mine --judge runs/judge
   k15 compare evaluations/a evaluations/b
 """
 COMPARE_HELP = """\
@@ -58,6 +60,7 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--model", metavar="MODEL", help="what answers: see below")
     one.add_argument("--predictions", type=path, metavar="FILE", help="grade these instead (JSONL: id, response)")
     one.add_argument("--data", type=path, metavar="FILE|DIR", help="the problems (DIR: the file of each benchmark)")
+    add_judge_options(one.add_argument_group("a reward model beside the rule (see `k15 grade --help`)"))
     one.add_argument("--out", type=path, metavar="DIR", help="output folder (default: evaluations/MODEL)")
     draw = one.add_argument_group("how answers are drawn (default: the benchmark's settings)")
     draw.add_argument("--n", type=count, metavar="N", help="responses per problem")
@@ -122,6 +125,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from evals.predictions import PredictionError
     from recipes.commands.eval import evaluate_all
     from recipes.commands.eval_options import EvalError
+    from recipes.commands.judging import JudgeError
     from rollout.models.prompts import PromptError
     from rollout.problems.source import ProblemError
     from rollout.user_code import UserCodeError
@@ -136,7 +140,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError("give either --model, which answers, or --predictions, which are graded")
     return guarded(
         lambda: evaluate_all(options_of(arguments, wanted)),
-        (EvalError, UnknownBenchmark, UserCodeError, PredictionError, ProblemError, PromptError),
+        (EvalError, JudgeError, UnknownBenchmark, UserCodeError, PredictionError, ProblemError, PromptError),
     )
 
 
@@ -179,6 +183,7 @@ def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
         ray_address=arguments.ray_address,
         concurrency=arguments.concurrency,
         served_model=arguments.served_model,
+        judge=judge_of(arguments),
     )
 
 

@@ -13,6 +13,7 @@ from evals.benchmarks import get
 from evals.data import Choice
 from evals.prompting import Thinking
 from rollout.plain import one_line
+from rollout.reward_models.config import RewardModelConfig
 
 HELDOUT = "heldout"
 """The held-out problems of a run directory, as its own evaluation puts them."""
@@ -54,6 +55,8 @@ class Options:
     ray_address: str | None = None
     concurrency: int = 32
     served_model: str | None = None
+    judge: RewardModelConfig | None = None
+    """A reward model behind the rule, in place of a run's own."""
 
 
 def chosen(options: Options) -> list[Benchmark]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from evals.benchmark import Benchmark, Needs
 from evals.data import Loaded, choose, load, load_shots
 from evals.evaluate import asks_of
-from evals.offline import Task
+from evals.offline import GRADERS, Task
 from evals.prompting import Conversation, Renderer
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
+from recipes.commands.judging import Judges, own_site
 from rollout.engine import Sampling
-from rollout.grading import Grader, Grading, Through
+from rollout.grading import Grader, Grading, Through, VerifierGrader
 from rollout.models.templates import PromptError
 from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
@@ -25,8 +26,9 @@ from rollout.types import Problem
 
 if TYPE_CHECKING:
     from recipes.commands.eval_models import LocalModel
-    from rl.config import RunConfig
+    from rl.config import RayConfig, RunConfig
     from rl.reward_models import Site
+    from rollout.config import EngineConfig
     from rollout.environments.episodes import Episodes
     from rollout.models.prompts import Transcript
 
@@ -99,7 +101,35 @@ def lengths(options: Options, context: int) -> tuple[int, ...]:
     return found
 
 
-def prediction_tasks(options: Options) -> tuple[str, list[Task]]:
+def opened_judges(
+    options: Options, stack: ExitStack, engine: EngineConfig | None = None, ray: RayConfig | None = None
+) -> Judges | None:
+    """Open the reward model of the command, if it has one. ``engine``, ``ray``: of the engines that are there already;
+    ``stack`` closes it. Raises ``JudgeError``.
+    """
+    if options.judge is None:
+        return None
+    if engine is None or ray is None:
+        engine, ray = own_site(options.ray_address)
+    with waiting("starting the reward model"):
+        return Judges(options.judge, engine, ray, stack)
+
+
+def with_judge(task: Task, judges: Judges | None, stack: ExitStack) -> Task:
+    """Return the task with a reward model behind its rule; a record of other files of the model, or of other keys, is
+    not continued.
+    """
+    if judges is None:
+        return task
+    rule = task.grader
+    if rule is None:
+        rule = VerifierGrader(task.benchmark.verify, GRADERS)
+        stack.callback(rule.close)
+    settings = {**task.settings, "judge": judges.settings()}
+    return replace(task, grader=Through(judges.grading(rule)), settings=settings)
+
+
+def prediction_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for given responses; nothing is drawn."""
     from evals.predictions import read_predictions
 
@@ -123,10 +153,10 @@ def prediction_tasks(options: Options) -> tuple[str, list[Task]]:
         )
     settings = {"samples": samples, "predictions": str(options.predictions), "limit": options.choice.limit}
     task = Task(benchmark, loaded, asks, predictions, settings, pass_ks=options.pass_ks)
-    return "given predictions", [task]
+    return "given predictions", [with_judge(task, opened_judges(options, stack), stack)]
 
 
-def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
+def endpoint_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for an OpenAI-compatible server."""
     from evals.endpoint import EndpointResponder, find_server
 
@@ -136,6 +166,7 @@ def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
     server = find_server(options.model, options.served_model)
     # Four characters a token: on the safe side for English and code.
     items = items_of(benchmarks, options, lambda text: -(-len(text) // 4), server.context or LONGEST_NEEDLE)
+    judges = opened_judges(options, stack)
     seed, tasks = options.seed or 0, []
     limit = server.context if options.max_tokens is None else None
     for whole in items:
@@ -152,7 +183,8 @@ def endpoint_tasks(options: Options) -> tuple[str, list[Task]]:
             template=conversation.arguments,
         )
         first = json.dumps(conversation.messages(item.loaded.problems[0]), indent=1, ensure_ascii=False)
-        tasks.append(_task(item, options, responder, seed, {"endpoint": server.url, "model": server.model}, first))
+        task = _task(item, options, responder, seed, {"endpoint": server.url, "model": server.model}, first)
+        tasks.append(with_judge(task, judges, stack))
     return f"{server.url} ({server.model})", tasks
 
 
@@ -189,6 +221,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     with waiting("starting engines"):
         pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
         pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput
+    judges = opened_judges(options, stack, engine, ray)
 
     def busy() -> tuple[float, int]:
         stats = pool.stats()
@@ -199,6 +232,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         own = model.run if benchmark.name == HELDOUT else None
+        if own is not None and judges is not None:
+            own = own.model_copy(update={"reward": own.reward.model_copy(update={"model": None})})
         grader, episodes = _as_in(own, transcript, Site(engine, ray), stack) if own else (None, None)
         responder = PoolResponder(
             pool,
@@ -211,16 +246,17 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         )
         first = renderer.text(item.loaded.problems[0])
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
-        tasks.append(replace(task, busy=busy))
+        tasks.append(with_judge(replace(task, busy=busy), judges, stack))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
 
 
 def _as_in(run: RunConfig, transcript: Transcript, site: Site, stack: ExitStack) -> tuple[Grader, Episodes | None]:
     """Return what judges a run's held-out problems, and their environment, which asks the same; ``stack`` closes it."""
     from recipes.run.setup import open_episodes
-    from rl.rewarding import build_judge
+    from rl.rewarding import build_grader, evaluating
 
-    grader = Through(stack.enter_context(Grading(build_judge(run.reward, site, not site.ray.in_process))))
+    whole = build_grader(run.reward, site)
+    grader = Through(stack.enter_context(Grading(whole)).beside(evaluating(whole)))
     episodes = open_episodes(run, transcript, lambda: grader)
     if episodes is not None:
         stack.callback(episodes.close)

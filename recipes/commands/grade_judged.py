@@ -35,6 +35,8 @@ AT_ONCE = 64
 """Lines that the grader is given together."""
 AHEAD = 16
 """So many times as many lines are read ahead of it: a judge's engines need work."""
+UNASKED = "(no question)"
+"""Stands for the question where the reward model reads none."""
 QUESTIONS = ("question", "problem", "prompt")
 """Names of the field with the question; of several the first counts."""
 
@@ -83,7 +85,7 @@ class Reader:
     def _question(self, row: dict[str, Any]) -> str:
         name = self.question or next((name for name in QUESTIONS if name in row), QUESTIONS[0])
         if name not in row and "{question}" not in self.template:
-            return ""
+            return UNASKED
         return text_of(row, name, "--question-field")
 
 

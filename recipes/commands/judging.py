@@ -36,16 +36,16 @@ def add_judge_options(one: argparse._ActionsContainer) -> None:
 
 def judge_of(arguments: argparse.Namespace) -> RewardModelConfig | None:
     """Return the reward model that a command line asks for; ``None``: none. Raises ``UsageError``."""
+    if arguments.judge is None:
+        if arguments.judge_when or arguments.judge_set:
+            raise UsageError("--judge-when and --judge-set are of a reward model: name it with --judge PATH")
+        return None
     from rl.config_io import ConfigError, load
     from rollout.models.pretrained import ModelPathError
     from rollout.reward_models.card import CardError
     from rollout.reward_models.config import RewardModelConfig
     from rollout.reward_models.load import find
 
-    if arguments.judge is None:
-        if arguments.judge_when or arguments.judge_set:
-            raise UsageError("--judge-when and --judge-set are of a reward model: name it with --judge PATH")
-        return None
     pairs = [tuple(one.partition("=")[::2]) for one in arguments.judge_set]
     if odd := [one for one in arguments.judge_set if "=" not in one]:
         raise UsageError(f"--judge-set {odd[0]}: KEY=VALUE is wanted, e.g. samples=4")
@@ -70,12 +70,15 @@ class Judges:
 
     def __init__(self, config: RewardModelConfig, engine: EngineConfig, ray: RayConfig, stack: ExitStack) -> None:
         """Open it. ``engine``: what a judge's engines are like; ``stack`` closes all. Raises ``JudgeError``."""
+        from transformers.utils.logging import disable_progress_bar
+
         from rl.launch import LaunchError
         from rl.reward_models import Site, open_model
         from rollout.engine import EngineError
         from rollout.grading import Grading, VerifierGrader
         from rollout.reward_models.grader import RuleThenModel
 
+        disable_progress_bar()  # loading bars of transformers are for nobody here
         kind = (config.engine or engine).kind
         self.config = config
         site = Site(engine, ray.model_copy(update={"in_process": kind == "hf"}))
@@ -103,12 +106,13 @@ class Judges:
         }
 
 
-def own_site() -> tuple[EngineConfig, RayConfig]:
-    """Return engine and Ray of a judge where the command has none: vLLM, on a GPU if there is one."""
+def own_site(address: str | None = None) -> tuple[EngineConfig, RayConfig]:
+    """Return engine and Ray (at ``address``) of a judge where the command has none: vLLM, on a GPU if there is one."""
     import torch
 
     from rl.config import DEVICE, RayConfig
     from rollout.config import EngineConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EngineConfig.model_validate({"device": device, "dtype": DEVICE.values[device]["engine.dtype"]}), RayConfig()
+    engine = EngineConfig.model_validate({"device": device, "dtype": DEVICE.values[device]["engine.dtype"]})
+    return engine, RayConfig(address=address)

@@ -37,6 +37,9 @@ WORDS = {
 UNGRADABLE = "ungradable"
 _CUT = frozenset({StopReason.LENGTH.value, StopReason.REPETITION.value, StopReason.ABORTED.value})
 _OTHERS = ("id", "defect", "rollout", "sample", "benchmark", "stop", "opening", "last_turn")
+_JUDGED = ("rule", "model", "score_parts")
+"""Columns that tell whose verdict it is, where a reward model has judged (``rollout.reward_models.grader``)."""
+BY_A_MODEL = "judged by a reward model alone"
 _BATCH = 4096
 
 
@@ -98,6 +101,7 @@ def read(path: Path, labels: bool = True) -> Reading:
     left_out: Counter[str] = Counter()
     taken: dict[str, int] = {}
     for place, default, row in _rows(path):
+        row = by_the_rule(row)  # noqa: PLW2901
         if not labels:
             row = {name: value for name, value in row.items() if name not in LABEL}  # noqa: PLW2901
         why = _left_out(row, labels)
@@ -208,7 +212,24 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return found
 
 
+def by_the_rule(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of a run, an evaluation or of ``k15 grade`` with the rule's verdict on it, not a reward model's:
+    one that only a model has judged has none.
+    """
+    parts = {part["name"]: part["value"] for part in row.get("score_parts") or ()}
+    if "rule" in row and isinstance(row.get("model"), float):
+        rule = row["rule"]
+    elif "model" in parts:
+        rule = parts.get("rule")
+    else:
+        return row
+    names = [name for name in LABEL if name in row]
+    return {**row, **dict.fromkeys(names, rule), **({} if rule is not None else {BY_A_MODEL: True})}
+
+
 def _left_out(row: Mapping[str, Any], labels: bool) -> str:
+    if labels and row.get(BY_A_MODEL):
+        return BY_A_MODEL
     if row.get("defect"):
         return "marked as defect"
     if row.get("stop") in _CUT:
@@ -249,7 +270,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = {*QUESTION, *REFERENCE, *RESPONSE, *LABEL, *_OTHERS}
+    wanted = {*QUESTION, *REFERENCE, *RESPONSE, *LABEL, *_OTHERS, *_JUDGED}
     try:
         with pq.ParquetFile(file) as opened:
             names = opened.schema_arrow.names

@@ -132,6 +132,7 @@ FROZEN = {
     "speed": {"responses": "int", "tokens": "int", "seconds": "float", "busy": "float"},
     "first_prompt": "str",
     "problems": [{"id": "str", "verdicts": ["str"], "tokens": ["int"]}],
+    "judge": "NoneType",
 }
 
 

@@ -11,7 +11,9 @@ import pytest
 from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
+from recipes.commands.cli import main
 from recipes.run.session import run
+from rl.config import OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
 from rollout.reward_models.card import Card, write_card
 
@@ -50,14 +52,22 @@ def test_both_verdicts_are_on_record_and_evaluations_go_by_the_rule(head: Path, 
     assert any(row["model"] is not None for row in samples if row["stop"] == "eos"), "compared, too"
     after = next(one for one in read_evaluations(tmp_path / "run") if one.name == "after")
     assert after.accuracy.mean == sum(row["verdict"] == "correct" for row in samples) / len(samples)
+    out = tmp_path / "eval"
+    assert main(["eval", "heldout", "--model", str(tmp_path / "run"), "--out", str(out)]) == 0
+    again = pq.read_table(out / "samples.parquet").to_pylist()
+    kept = ("problem", "sample", "response", "verdict", "rule")
+    assert [[row[name] for name in kept] for row in again] == [[row[name] for name in kept] for row in samples]
+    assert [row["model"] for row in again] == pytest.approx([row["model"] for row in samples], abs=1e-4)
 
 
+@pytest.mark.parametrize("overlap", [None, {"max_staleness": 1}])
 def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
-    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    overlap: dict[str, int] | None, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alarm = {"then": "stop", "least": 0.5, "window": 2, "verdicts": 1}
     spoiled = {"threshold": 1e-9}  # right is whatever it reads
-    config = rewarded(head, 4, alarm=alarm, **spoiled)
+    ahead = {"overlap": OverlapConfig.model_validate(overlap) if overlap else None}
+    config = rewarded(head, 4, alarm=alarm, **spoiled).model_copy(update=ahead)
     folder = tmp_path / "run"
     assert run(config, folder) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -65,7 +75,7 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
     assert (folder / "checkpoints" / "000002").is_dir()
     assert run(config, folder) == 1
     assert capsys.readouterr().err.strip() == said, "the same command says the same, before it starts anything"
-    going_on = rewarded(head, 4, alarm={**alarm, "then": "warn"}, **spoiled)
+    going_on = rewarded(head, 4, alarm={**alarm, "then": "warn"}, **spoiled).model_copy(update=ahead)
     assert run(going_on, folder) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert [one["code"] for one in summary["findings"] if one["code"] == "reward-hacked"] == ["reward-hacked"]

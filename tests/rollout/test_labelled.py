@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.reward_models.labelled import LONGEST, LabelledError, read, read_labelled
+from rollout.reward_models.labelled import LONGEST, LabelledError, by_the_rule, read, read_labelled
 
 ROW = {"question": "1 + 1?", "reference": "2", "response": "2", "label": "right"}
 
@@ -109,6 +109,31 @@ def test_every_row_is_checked(tmp_path: Path, changed: Mapping[str, Any], messag
     rows[899] = {**ROW, **changed}
     with pytest.raises(LabelledError, match=rf"few.jsonl:900: {message}"):
         read_labelled(lines(tmp_path / "few.jsonl", rows))
+
+
+def test_a_reward_models_verdict_is_no_label(tmp_path: Path) -> None:
+    """A model that is compared with its own verdicts would always be right."""
+    rows = [
+        {**ROW, "label": None, "verdict": "correct", "rule": "wrong", "model": 0.9},
+        {**ROW, "label": None, "verdict": "correct", "rule": None, "model": 0.9},
+        {**ROW, "label": None, "verdict": "wrong", "rule": "wrong", "model": None},
+        {**ROW, "label": "right", "model": "the one that answered"},
+    ]
+    file = lines(tmp_path / "graded.jsonl", rows)
+    reading = read(file)
+    assert [row.label for row in reading.rows] == ["wrong", "wrong", "right"]
+    assert reading.note == "1 judged by a reward model alone"
+    assert len(read(file, labels=False).rows) == 4
+
+
+def test_the_rollouts_of_a_run_have_the_rules_verdicts() -> None:
+    def judged(**parts: float) -> Mapping[str, Any]:
+        return by_the_rule({"correct": True, "score_parts": [{"name": n, "value": v} for n, v in parts.items()]})
+
+    assert judged(rule=0.0, model=0.9, agrees=0.0)["correct"] == 0.0
+    assert judged(model=0.9)["correct"] is None
+    assert judged(rule=1.0)["correct"] is True, "no model was asked"
+    assert judged(form=2.0)["correct"] is True
 
 
 def test_what_holds_no_rows_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evals.agreement import of_score
 from evals.evaluate import Answer
 from evals.report.page import render, script_of
 from evals.report.page.choice import choose
@@ -56,7 +57,8 @@ def payload(results: Results, answers: Sequence[tuple[str, Sequence[Answer]]]) -
 
 
 def _kind(answer: Answer) -> list[tuple[str, str]]:
-    return [(answer.score.verdict, str(answer.response.stop))]
+    both = of_score("", answer.score)
+    return [(answer.score.verdict, str(answer.response.stop)), *([("judge", both.kind)] if both.compared else [])]
 
 
 def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
@@ -74,6 +76,8 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
         "verdict": score.verdict,
         "score": score.reward,
         "parts": dict(score.parts),
+        "opinion": clip(score.opinion, limit),
+        "both": of_score(problem.id, score).kind if "model" in score.parts else "",
         "reason": clip(score.reason or response.error, 400),
         "stop": response.stop,
         "tokens": response.tokens,

@@ -46,6 +46,7 @@ function more(b) {
   if (b.settings.samples > 1) parts.push(`pass${at(b.pass_at)}`.replaceAll(" · @", " · pass@"));
   if (Object.keys(b.maj_at).length) parts.push(`maj${at(b.maj_at)}`.replaceAll(" · @", " · maj@"));
   if (b.rerun_error !== null) parts.push(`a second run on the same problems: within ${(277 * b.rerun_error).toFixed(1)} points`);
+  if (b.judge?.agreement) parts.push(`rule and reward model agree on ${percent(b.judge.agreement.mean)} ${between(b.judge.agreement.ci95)} (agreement.html)`);
   if (b.repetition) parts.push(`${rate(b.repetition)} stopped for repetition`);
   if (b.defects) parts.push(`${b.defects} problems marked as defective count`);
   return parts.join("; ");
@@ -125,7 +126,8 @@ function definitions(row) {
 function detail(row) {
   return node("div", { class: "both" },
     node("div", {}, node("h4", {}, "Problem"), textBlock("Problem", row.question),
-      node("h4", {}, "Response"), textBlock("Response", row.response || "(empty)")),
+      node("h4", {}, "Response"), textBlock("Response", row.response || "(empty)"),
+      ...(row.opinion ? [node("h4", {}, "What the reward model wrote"), textBlock("What the reward model wrote", row.opinion)] : [])),
     node("div", {}, node("h4", {}, "Verdict"), definitions(row)));
 }
 
@@ -153,7 +155,7 @@ function answers() {
     detail,
     text: (row) => [row.question, row.reference, row.response, row.extracted, row.id],
     search: "Search problems and responses",
-    filters: ["benchmark", "verdict", "stop"].map((key) => chooser(rows, key, (row) => row[key])),
+    filters: [["benchmark"], ["verdict"], ["stop"], ["both", "rule and model"]].map(([key, name]) => chooser(rows, name ?? key, (row) => row[key])),
   });
 }
 

@@ -13,6 +13,7 @@ import yaml
 from rl.config_io import parse_yaml
 from rl.record.log import FILE, Evaluation, read_evaluations, read_metrics
 from rl.record.timeline import Process, TimelineError, read_timeline
+from rollout.reward_models.config import AlarmConfig
 
 
 class ReportError(RuntimeError):
@@ -41,6 +42,8 @@ class RunData:
     """What the policy started from, in words; empty when unknown."""
     summary: dict[str, Any] | None
     """``summary.json``; ``None`` until the run is finished."""
+    alarm: AlarmConfig | None = None
+    """The watch over its reward model; ``None`` when there is none, or unknown."""
     timeline: Sequence[Process] = ()
     """What its processes did when; none for a run of before that was recorded."""
     notes: Sequence[str] = ()
@@ -90,6 +93,7 @@ def read_run(run_dir: Path) -> RunData:
         planned=planned if isinstance(planned, int) else None,
         k=k if isinstance(k, int) else None,
         model=_model_words(config),
+        alarm=_alarm(config),
         summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
         timeline=timeline,
         notes=notes,
@@ -122,6 +126,15 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ReportError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     return config if isinstance(config, dict) else {}
+
+
+def _alarm(config: dict[str, Any]) -> AlarmConfig | None:
+    reward = config.get("reward")
+    model = reward.get("model") if isinstance(reward, dict) else None
+    try:
+        return AlarmConfig.model_validate(model["alarm"]) if isinstance(model, dict) and model.get("alarm") else None
+    except ValueError:  # of another version; the report does without
+        return None
 
 
 def _model_words(config: dict[str, Any]) -> str:

@@ -75,6 +75,7 @@ def sections(run: RunData) -> list[Section]:
     update = [_loss, _logratio, _gap, _entropy, _grad_norm, _update_rms, _held_back, _importance, _attention]
     parts = [
         ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),
+        ("Reward model", [_agreement, _alone, _labelled, _opinions]),
         ("Policy update", [*update, _length_weight]),
         (
             "Partial rollouts, speed and engines",
@@ -111,6 +112,50 @@ def _with_data(series: list[Series]) -> list[Series]:
 
 def _nonzero(series: list[Series]) -> list[Series]:
     return [item for item in series if any(item.y)]
+
+
+def _agreement(run: RunData) -> Panel:
+    return Panel(
+        "Agreement of reward model and rule",
+        "Share of the responses judged by both on which they say the same; below the alarm line the policy may have "
+        "learnt to please the model.",
+        "percent",
+        _watched(run, _smoothed(run, "with the rule", "reward/agreement", 0)),
+        span=(0.0, 1.0),
+    )
+
+
+def _watched(run: RunData, series: list[Series]) -> list[Series]:
+    """Return an agreement with the line of the alarm, where there is one."""
+    if run.alarm is None or not _with_data(series):
+        return _with_data(series)
+    return [*series, Series("alarm", _x(run), [run.alarm.least] * len(run.rows), 3)]
+
+
+def _alone(run: RunData) -> Panel:
+    series = [
+        *_smoothed(run, "right by the model alone", "reward/false_right", 3),
+        *_smoothed(run, "right by the rule alone", "reward/false_wrong", 5),
+    ]
+    return Panel("Where they disagree", "Shares of the same responses.", "percent", _with_data(series))
+
+
+def _labelled(run: RunData) -> Panel:
+    return Panel(
+        "Agreement of reward model and labels",
+        "On held-out labelled responses (reward.model.labelled).",
+        "percent",
+        _watched(run, _smoothed(run, "with the labels", "reward/labelled_agreement", 0)),
+        span=(0.0, 1.0),
+    )
+
+
+def _opinions(run: RunData) -> Panel:
+    series = [
+        _line(run, "asked about", "grader/model/asked", 0),
+        _line(run, "no opinion", "grader/model/no_opinion", 3),
+    ]
+    return Panel("Opinions", "Responses that the reward model was asked about.", "count", _with_data(series))
 
 
 def _accuracy(run: RunData) -> Panel:

@@ -110,6 +110,8 @@ function definitions(row) {
     ["stopped by", row.stop ?? "\u2013"],
     ["tokens", own(row).map((s) => `${s.tokens}`).join(" + ") + (own(row).length > 1 ? ` = ${row.length}` : "")],
     row.turns > 1 ? ["turns", `${row.turns}; the environment answered with ${fed(row)} tokens`] : null,
+    row.probability === null ? null : ["by the reward model", `${verdictWord(row.model)}, ${percent(row.probability)} right`],
+    row.probability === null && row.rule === null ? null : ["by the rule", verdictWord(row.rule)],
     ["score", number(row.score)],
     ...row.score_parts.map((part) => [`\u00B7 ${part.name}`, number(part.value)]),
     ["length reward", number(row.length_reward)],
@@ -118,6 +120,14 @@ function definitions(row) {
     ["carried loss", row.trained ? "yes" : "no"],
     ["problem", [row.problem, row.source, row.difficulty === null ? "" : `difficulty ${row.difficulty}`].filter(Boolean).join(" \u00B7 ")],
     ["rollout", row.rollout]]);
+}
+
+function verdictWord(right) {
+  return right === null ? "no verdict" : right ? "right" : "wrong";
+}
+
+function disagree(row) {
+  return row.rule !== null && row.model !== null && row.rule !== row.model;
 }
 
 function detail(row) {
@@ -136,7 +146,8 @@ function detail(row) {
   const legend = own(row).map((s) => node("span", { class: `version ${versionClass(s.version)}` }, `v${s.version} \u00B7 ${s.tokens} tokens`));
   return node("div", { class: "both" },
     node("div", {}, node("h4", {}, "Prompt"), textBlock("Prompt", row.prompt),
-      node("h4", {}, row.turns > 1 ? "Turns; shaded: the environment's answers " : "Response, by weight version ", ...legend), text),
+      node("h4", {}, row.turns > 1 ? "Turns; shaded: the environment's answers " : "Response, by weight version ", ...legend), text,
+      ...(row.opinion ? [node("h4", {}, "What the reward model wrote"), textBlock("What the reward model wrote", row.opinion)] : [])),
     node("div", {}, node("h4", {}, "Verdict and reward"), definitions(row)));
 }
 
@@ -151,6 +162,7 @@ const COLUMNS = [
   { name: "Iteration", width: "9%", label: "it", cell: (r) => String(r.iteration), order: (r) => r.iteration },
   { name: "Problem", width: "31%", kind: "problem", cell: (r) => r.prompt, title: (r) => r.prompt, order: (r) => r.prompt },
   { name: "Outcome", width: "11%", cell: (r) => node("span", { class: `badge ${r.outcome}` }, r.outcome), order: (r) => r.outcome },
+  ...(data.rollouts.some((r) => r.probability !== null) ? [{ name: "Rule, model", width: "13%", cell: (r) => `${verdictWord(r.rule)}, ${verdictWord(r.model)}`, order: (r) => `${verdictWord(r.rule)} ${verdictWord(r.model)}` }] : []),
   { name: "Stop", width: "10%", cell: (r) => r.stop ?? "\u2013", order: (r) => r.stop ?? "" },
   { name: "Tokens", width: "9%", kind: "num", label: "tok", cell: (r) => String(r.length), order: (r) => r.length },
   { name: "Versions", width: "16%", cell: versions, order: (r) => own(r).length },
@@ -177,6 +189,7 @@ function rollouts() {
       chips(rows, "Outcome", [["all", () => true], ...["right", "wrong", "partly", "ungraded"].map((outcome) => [outcome, (row) => row.outcome === outcome])]),
       toggle(rows, "2+ weight versions", severalVersions),
       toggle(rows, "2+ turns", (row) => row.turns > 1),
+      ...(rows.some((row) => row.probability !== null) ? [toggle(rows, "rule and model disagree", disagree)] : []),
       chooser(rows, "stop", (row) => row.stop),
       range("iterations", (row) => row.iteration),
     ],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.agreement import Verdicts, verdicts
 from evals.report.page.choice import choose
 from rl.record.rollout_store import StoreError, read_rollouts, rollout_files
 from rollout.plain import clip
@@ -17,7 +18,7 @@ TEXT_LIMIT = 12_000
 TEXT_BUDGET = 2_000_000
 """Characters of all rollouts together; keeps the page below about 6 MB in any script."""
 
-_LIGHT = ["iteration", "correct", "score", "stop", "segment_versions", "turns"]
+_LIGHT = ["iteration", "correct", "score", "score_parts", "stop", "segment_versions", "turns"]
 _SHOWN_COLUMNS = [
     *("iteration", "rollout", "problem", "source", "difficulty", "prompt", "answer", "opening", "segment_texts"),
     *(
@@ -32,7 +33,7 @@ _SHOWN_COLUMNS = [
         "score_parts",
         "reason",
     ),
-    *("score_parts", "reason", "extracted", "length_reward", "reward", "advantage", "trained"),
+    *("score_parts", "reason", "extracted", "opinion", "length_reward", "reward", "advantage", "trained"),
 ]
 
 
@@ -91,12 +92,20 @@ def load_samples(run_dir: Path, limit: int = SHOWN) -> Samples:
 
 def _kinds(row: dict[str, Any]) -> tuple[str, ...]:
     kinds = [outcome(row["correct"], row["score"]), f"stop {row['stop']}"]
+    both = _both(row)
+    kinds += [both.kind] if both.model is not None else []
     kinds += ["partial"] if len(set(row["segment_versions"])) > 1 else []
     return (*kinds, "turns") if row["turns"] > 1 else tuple(kinds)
 
 
+def _both(row: dict[str, Any]) -> Verdicts:
+    """Return the verdicts of rule and reward model on a rollout."""
+    return verdicts("", row["correct"], {part["name"]: part["value"] for part in row["score_parts"]})
+
+
 def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:
     limit = min(TEXT_LIMIT, max(400, budget // (1 + len(row["segment_texts"]))))
+    both = _both(row)
     texts = [clip(text, limit) for text in row.pop("segment_texts")]
     lengths, authors = row.pop("segment_lengths"), row.pop("segment_by") or ["policy"] * len(texts)
     segments = zip(texts, lengths, row.pop("segment_versions"), authors, strict=True)
@@ -106,6 +115,10 @@ def _shown(row: dict[str, Any], budget: int) -> dict[str, Any]:
         "answer": clip(row["answer"], 400),
         "extracted": clip(row["extracted"], 400),
         "reason": clip(row["reason"], 400),
+        "opinion": clip(row["opinion"], limit),
+        "rule": both.rule,
+        "model": both.model,
+        "probability": both.probability,
         "segments": [{"text": text, "tokens": n, "version": version, "by": by} for text, n, version, by in segments],
         "outcome": outcome(row["correct"], row["score"]),
     }
