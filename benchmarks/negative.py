@@ -6,21 +6,28 @@ over the seeds, and the differences, seed by seed, with 95 % intervals (Student'
 
 ``--agnews``: news with 30 labels a class (``benchmarks.negative_agnews``). One JSON line per seed and arm; then each
 arm's accuracy over all seeds, and its difference from the first and the second, with intervals over the tested texts.
+Finished seeds are kept in ``runs/bench/negative`` and not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.common import emit, environment, say, student
+from benchmarks.common import CACHE, emit, environment, say, student
+from rollout.files import replace_file
 
 if TYPE_CHECKING:
-    from benchmarks.negative_agnews import Told
+    from benchmarks.negative_agnews import News, Told
+    from rl.stop import Stopper
+    from rollout.progress import Progress
 
 
 def rounded(values: Sequence[float]) -> dict[str, float]:
@@ -50,9 +57,7 @@ def toy(seeds: int) -> None:
 
 def agnews(seeds: int, threads: int, changes: Sequence[str]) -> None:
     """Measure the news, seed by seed."""
-    from dataclasses import asdict
-
-    from benchmarks.negative_agnews import News, data_folder, encoder, run_seed, settings_of
+    from benchmarks.negative_agnews import News, data_folder, encoder, settings_of
     from rl.stop import Stopper
     from rollout.progress import progress
 
@@ -62,12 +67,26 @@ def agnews(seeds: int, threads: int, changes: Sequence[str]) -> None:
     all_of: list[dict[str, Told]] = []
     with Stopper() as stopper, progress() as watch:
         for seed in range(seeds):
-            all_of.append(run_seed(news, model, seed, threads, watch, stopper))
+            all_of.append(seed_of(news, model, seed, threads, watch, stopper))
             for arm, told in all_of[-1].items():
                 accuracy = sum(told.right) / len(told.right)
                 row = {"seed": seed, "arm": arm, "accuracy": accuracy, "taught": told.taught}
                 emit(row | {"taught_right": told.taught_right, "chosen_on": told.chosen_on})
     summed_up(all_of)
+
+
+def seed_of(news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper) -> dict[str, Told]:
+    """What the arms of a seed came to; one that was measured before with the same settings is not measured again."""
+    from benchmarks.negative_agnews import Told, run_seed
+
+    name = hashlib.sha256(json.dumps(asdict(news.keys)).encode()).hexdigest()[:12]
+    file = CACHE / "negative" / name / f"{seed}.json"
+    if file.exists():
+        return {arm: Told(**{**row, "right": tuple(row["right"])}) for arm, row in json.loads(file.read_text()).items()}
+    found = run_seed(news, model, seed, threads, watch, stopper)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, json.dumps({arm: asdict(told) for arm, told in found.items()}).encode())
+    return found
 
 
 def summed_up(all_of: Sequence[dict[str, Told]]) -> None:

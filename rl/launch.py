@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.bundles import Places, places, refusal, shown, total
 from rl.config import RunConfig
-from rl.placement import engine_gpus, learner_gpus, resolve
+from rl.placement import engine_gpus, judge_engines, learner_gpus, resolve
 from rl.stop import Interrupted
 from rollout.engine import Engine
 from rollout.engines.guard import Guard
@@ -145,12 +145,6 @@ def check_memory(config: RunConfig, memory: int) -> None:
             f"memory before any model is loaded, and this machine has {gib:,.1f}; lower learner.ranks or engine.count, "
             "or give ray.address of a larger cluster"
         )
-
-
-def judge_engines(config: RunConfig) -> int:
-    """Return the engines of a reward model that may be a judge; what it is, its files say later."""
-    model = config.reward.model
-    return 0 if model is None else (model.engine.count if model.engine else 1) or 1
 
 
 def local_cores(config: RunConfig, here: int) -> int:

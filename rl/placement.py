@@ -84,6 +84,12 @@ def resolve_alone(engine: EngineConfig, ray: RayConfig, nodes: Sequence[int]) ->
     return engine.model_copy(update=changes), ray.model_copy(update={"engine_gpus": share})
 
 
+def judge_engines(config: RunConfig) -> int:
+    """Return the engines of a reward model that may be a judge; what it is, its files say later."""
+    model = config.reward.model
+    return 0 if model is None else (model.engine.count if model.engine else 1) or 1
+
+
 def judge_share(place: str, engine: EngineConfig, ray: RayConfig) -> float:
     """Return the GPUs of each engine and tensor-parallel rank of a judge on ``engine``: a whole one, or the part that
     the policy's engines, and a learner beside them, leave of theirs; 0 on CPUs.

@@ -132,14 +132,14 @@ class Session:
         self.watch.stage("starting learner and engines" if config.ray.in_process else "starting Ray and engines")
         with self.stopper.interruptible():
             self.machines: Machines = self.launcher(self.setup, directory, self.stack, self.stopper.claim)
-        if config.engine.most is not None and self.machines.ask is not None:
-            pool, most = self.machines.pool, config.engine.most
-            self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
-        self._spend("start", began)
         self.write_model = model_writer(self.machines.policy, self.setup)
         with self.stopper.interruptible():  # a judge's engines take as long to start as the policy's
             grader = build_grader(config.reward, Site.of(config))
         self.grading = self.stack.enter_context(Grading(grader))
+        self._spend("start", began)
+        if config.engine.most is not None and self.machines.ask is not None:  # after a judge has its place
+            pool, most = self.machines.pool, config.engine.most
+            self.stack.enter_context(Elastic(pool, most, self.machines.ask, self.watch.warn))
         audit = audit_of(self.grading, self.watch.warn)
         self.rewarder = Rewarder(config.reward, self.setup.transcript.graded, self.grading, audit)
         self.episodes = self.setup.episodes(lambda: Through(self.grading))
