@@ -57,7 +57,7 @@ class LocalModel:
         """Find the model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
         from transformers import AutoConfig, AutoTokenizer
 
-        from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
+        from rollout.models.pretrained import ModelPathError, check_weights, context_of, embedded, loading
 
         try:
             path = find_model(name).path
@@ -66,7 +66,7 @@ class LocalModel:
                 tokenizer = AutoTokenizer.from_pretrained(path)
                 config = AutoConfig.from_pretrained(path)
             context = context_of(config)
-            vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+            vocabulary = embedded(config, tokenizer)
             end = end_tokens(tokenizer, path, vocabulary)
         except (SampleError, PromptError, ModelPathError) as error:
             raise EvalError(str(error)) from error

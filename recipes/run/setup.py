@@ -13,6 +13,7 @@ from rl.audit import read_verdicts
 from rl.config import ProblemsConfig, RewardConfig, RunConfig
 from rl.learner.config import ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
+from rl.reward_models import Site, check_model
 from rl.rewarding import build_rule
 from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
@@ -131,8 +132,10 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     check_disjoint(train, held_out)
     check_judged(config.reward, train, "problems.train")
     check_judged(config.reward, held_out, "problems.heldout")
-    if config.reward.model is not None and config.reward.model.labelled is not None:
-        read_verdicts(Path(config.reward.model.labelled))
+    if config.reward.model is not None:
+        check_model(config.reward.model, Site.of(config))
+        if config.reward.model.labelled is not None:
+            read_verdicts(Path(config.reward.model.labelled))
     tokenizer, vocabulary, model = load_tokenizer(config, train)
     framing = problems.framing
     end = end_tokens(tokenizer, model or None, vocabulary)
@@ -268,7 +271,7 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         return tokenizer, len(tokenizer), ""
     from transformers import AutoConfig, AutoTokenizer
 
-    from rollout.models.pretrained import check_weights, context_of, loading, resolve_model
+    from rollout.models.pretrained import check_weights, context_of, embedded, loading, resolve_model
 
     path = resolve_model(base.path)
     with loading(path):
@@ -282,4 +285,4 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         )
     check_tokenizer(loaded, base.path)
     check_weights(path)
-    return loaded, getattr(text, "vocab_size", None) or len(loaded), path
+    return loaded, embedded(text, loaded), path

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from eval_kit import write_model
 from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
@@ -15,6 +16,7 @@ from recipes.commands.cli import main
 from recipes.run.session import run
 from rl.config import OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
+from rollout.reward_models.asking import judge_card
 from rollout.reward_models.card import Card, write_card
 
 
@@ -122,6 +124,23 @@ def test_what_cannot_be_used_is_said_before_anything_is_spent(
     assert run(rewarded(head, **reward), tmp_path / "run") == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_model_that_cannot_be_used_is_refused_before_the_run_directory_exists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No learner and no engine is started for it, be it a head or a judge."""
+    coin = save_coin(tmp_path / "coin")
+    write_card(coin, Card(kind="head", template="{response}", classes=("a", "b")))
+    judge = write_model(tmp_path / "judge")
+    write_card(judge, judge_card("\u00ab{response}\u00bb"))
+    for path, said in (
+        (coin, "2 outputs called a, b"),
+        (judge, "no tokens for some characters of the judge's template"),
+    ):
+        assert run(rewarded(path), tmp_path / "run") == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_problems_that_nothing_judges_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,14 @@ def test_one_that_is_unread_twice_is_no_opinion_and_not_asked_a_third_time() -> 
     assert (counts["asked_again"], counts["verdicts"], counts["unread"]) == (1, 0, 1)
 
 
+def test_without_an_answer_a_response_is_wrong_and_the_judge_is_not_asked() -> None:
+    with Bench(says(CORRECT), card=judge_card(sees="answer")) as bench:
+        opinions = bench.judge(asked("<think>It is 4"), asked("<think>So</think> 4"))
+        assert [opinion.right for opinion in opinions] == [0.0, 1.0]
+        assert len(bench.requests) == 1
+        assert bench.model.counts()["no_answer"] == 1
+
+
 def test_a_greedy_judge_is_not_asked_the_same_again() -> None:
     with Bench(says("Hm.", CORRECT), temperature=0) as bench:
         (opinion,) = bench.judge(asked("5"))
