@@ -14,10 +14,11 @@ from run_kit import tiny
 
 from recipes.commands.cli import main
 from recipes.run.session import run
-from rl.config import OverlapConfig
+from rl.config import CheckpointConfig, OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
 from rollout.reward_models.asking import judge_card
 from rollout.reward_models.card import Card, write_card
+from tests.mortal import mortal
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,18 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
     assert [one["code"] for one in summary["findings"] if one["code"] == "reward-hacked"] == ["reward-hacked"]
 
 
+def test_a_run_that_ends_itself_says_why_even_if_its_learner_dies_of_it(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No signal has stopped it, and no other learner is begun."""
+    alarm = {"then": "stop", "least": 0.5, "window": 2, "verdicts": 1}
+    config = rewarded(head, 4, alarm=alarm, threshold=1e-9)
+    config = config.model_copy(update={"checkpoint": CheckpointConfig(every=9), "warmup": None})
+    assert run(config, tmp_path / "run", mortal([("save", 1, False)], [])) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"k15: {tmp_path / 'run'}: stopped after iteration 2 of 4 by reward.model.alarm")
+
+
 def test_a_resumed_run_is_refused_with_other_files_of_the_model(
     head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +151,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_the_run_directory_exists(
         (coin, "2 outputs called a, b"),
         (judge, "no tokens for some characters of the judge's template"),
     ):
-        assert run(rewarded(path), tmp_path / "run") == 1
+        assert run(rewarded(path, max_tokens=24), tmp_path / "run") == 1
         assert said in capsys.readouterr().err
         assert not (tmp_path / "run" / "config.yaml").exists()
 

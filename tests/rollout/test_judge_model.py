@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 
 import pytest
 from fake_engine import FakeEngine, Faults
@@ -165,6 +166,9 @@ def test_without_engines_there_is_no_opinion_and_every_response_is_counted() -> 
         assert "engines are dead" in first.reason
         assert "engines are dead" in later.reason
         assert bench.model.counts()["lost"] == 2
+        failure = bench.model._stream._failure
+        lengths = {len(bench.judge(asked("6"))) + len([*traceback.walk_tb(failure.__traceback__)]) for _ in range(5)}
+        assert len(lengths) == 1, "the error does not keep all who ever asked"
 
 
 def test_closing_twice_closes_once_and_ends_what_is_on_its_way() -> None:
