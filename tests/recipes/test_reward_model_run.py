@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,15 @@ from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
 from recipes.commands.cli import main
+from recipes.commands.eval_tasks import _as_in
 from recipes.run.session import run
+from recipes.run.setup import prepare
 from rl.config import CheckpointConfig, OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
+from rl.reward_models import HERE
+from rollout.environments.config import Retry
+from rollout.environments.retry import RetryEnvironment
+from rollout.grading import Answered
 from rollout.reward_models.asking import judge_card
 from rollout.reward_models.card import Card, write_card
 from tests.mortal import mortal
@@ -108,8 +116,39 @@ def test_a_resumed_run_is_refused_with_other_files_of_the_model(
     write_card(mine, Card(kind="head", template="{response}", temperature=3.0))
     assert run(rewarded(mine), folder) == 1
     assert f"model:{mine} has changed since {folder} began" in capsys.readouterr().err
+    assert main(["grade", str(folder), "--out", str(tmp_path / "graded.jsonl")]) == 0
+    assert f"model:{mine} has changed since the run began: these are its verdicts of today" in capsys.readouterr().err
     assert run(rewarded(head, alarm=None), folder) == 1
     assert "holds a run with another configuration: reward.model.path:" in capsys.readouterr().err
+
+
+def test_what_evaluates_a_run_whose_reward_model_is_gone_says_so(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, folder = save_coin(tmp_path / "mine"), tmp_path / "run"
+    assert run(rewarded(mine, 1), folder) == 0
+    mine.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    told = ["eval", "heldout", "--model", str(folder), "--out", str(tmp_path / "eval")]
+    assert main(told) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"k15: heldout: the run's reward model: {mine}: no such model directory")
+    assert main([*told, "--judge", str(head)]) == 0, "another in its place"
+
+
+def test_an_environment_asks_the_same_in_the_run_and_in_its_evaluation(head: Path) -> None:
+    """The grader of the run, whose model decides; what an evaluation reports goes by the rule all the same."""
+    config = rewarded(head, threshold=1e-9).model_copy(update={"environment": Retry()})
+    setup = prepare(config)
+    problem = setup.heldout[0]
+    answers = [Answered(problem, f"1{problem.answer}")]
+    with ExitStack() as stack:
+        grader, episodes = _as_in(config, setup.transcript, HERE, stack)
+        assert episodes is not None
+        assert isinstance(episodes.environment, RetryEnvironment)
+        asked = [asyncio.run(one.grade(answers))[0] for one in (episodes.environment.grader, grader)]
+    assert [score.parts["rule"] for score in asked] == [0.0, 0.0]
+    assert [score.verdict for score in asked] == ["correct", "wrong"]
 
 
 def test_held_out_labels_are_judged_in_each_iteration(head: Path, tmp_path: Path) -> None:
