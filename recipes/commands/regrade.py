@@ -140,7 +140,7 @@ def _changed(stored: Stored) -> str:
         return ""
     began = json.loads(stored.info.read_bytes()).get("user_code", {})
     function, model = stored.function, stored.model if stored.judge is None else None
-    digests = {function: partial(digest, function, GROUP)} if function else {}
+    digests: dict[str, Callable[[], str]] = {function: partial(digest, function, GROUP)} if function else {}
     if model is not None:
         digests[f"{stored.config.reward.MODEL}{model.path}"] = lambda: files_digest(find_model(model.path))
     then_and_now = {spec: {began.get(spec), _now(now)} - {None} for spec, now in digests.items()}

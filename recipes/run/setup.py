@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
+from recipes.run.judge_card import card_of
 from rl.audit import read_verdicts
 from rl.config import ProblemsConfig, RewardConfig, RunConfig
 from rl.learner.config import ScratchModel
@@ -26,6 +27,7 @@ from rollout.models.templates import check_template
 from rollout.problems.build import build_source
 from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
+from rollout.reward_models.judge_prompts import JudgePrompts
 from rollout.reward_models.load import digest as files_digest
 from rollout.reward_models.load import find
 from rollout.types import Problem, Prompt
@@ -142,6 +144,8 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     transcript = Transcript(tokenizer, end, framing.system, framing.arguments)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
+    if judge := card_of(config):  # what it could not be asked in use it should not be taught for hours
+        JudgePrompts(tokenizer, judge, judge.max_tokens, vocabulary).check()
     if config.environment is not None:
         check_turns(config.environment, transcript)
         # What is wrong with code of the user's own is said now.
