@@ -31,8 +31,8 @@ DESCRIPTION = "a small Llama from scratch learns to judge answers by working the
 def config() -> RunConfig:
     """Return a run on answers of one to four terms.
 
-    Columns are learnt to the end first (with 7,500 demonstrations one careful verdict in three is wrong, with 12,000 one
-    in fifty), and what follows has lower rates, so that it changes how much is said and not how well it is reckoned.
+    Columns are learnt to the end first: with 7,500 demonstrations one careful verdict in three is wrong, with 12,000
+    one in fifty. What follows has lower rates, so that it changes how much is said and not how well it is reckoned.
     """
     source = ClaimsSource()
     return RunConfig(
