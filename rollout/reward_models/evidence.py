@@ -39,7 +39,7 @@ class Evidence:
     neighbours: Neighbours
     most_uncertain: float = 0.3
     """Mass on "may be, may not be" beyond which there is no opinion."""
-    most_conflict: float = 0.5
+    most_conflict: float = 0.4
     """Conflict between features beyond which there is none."""
 
     def opinions(self, probabilities: Array, hidden: Array) -> list[Opinion]:
