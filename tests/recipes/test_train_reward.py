@@ -171,6 +171,18 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     assert (asked.out / "log.jsonl").read_text() == log
 
 
+def test_killed_while_it_tidied_up_it_has_its_results(tmp_path: Path) -> None:
+    asked = order(tmp_path, sums(40), epochs="1")
+    task = task_of(asked)
+    asked.out.mkdir()
+    whole = train(task, Stopper(), Quiet())
+    for left in ("best/model", "checkpoints/000001"):  # of either a part
+        (asked.out / left).mkdir(parents=True)
+    assert train(task, Stopper(), Quiet()) == json.loads(json.dumps(whole))
+    assert not (asked.out / "best").exists()
+    assert not (asked.out / "checkpoints").exists()
+
+
 def test_done_it_says_so_again_and_takes_no_other_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = order(tmp_path, sums(40), epochs="1")
     given = [f"--{name}={value}" for name, value in (KEYS | {"epochs": "1"}).items()]

@@ -221,6 +221,9 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     assert cut | {"seconds": 0} == whole | {"seconds": 0}
     for name in ("model/model.safetensors", f"model/{NAME}", "kept.jsonl"):
         assert (asked.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (asked.out / "stages" / "negative").mkdir(parents=True)  # killed while it tidied up: nothing is trained again
+    assert train(task, Stopper(), Quiet()) == json.loads(json.dumps(cut))
+    assert not (asked.out / "stages").exists()
 
 
 def test_filtering_says_what_is_learnt_from(tmp_path: Path) -> None:
