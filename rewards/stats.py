@@ -71,18 +71,21 @@ def mean_ci(correct: Sequence[Sequence[float]], confidence: float = 0.95) -> Est
 def share_ci(correct: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate:
     """Return the share of all responses that are right, each counting alike, and its interval.
 
-    As ``mean_ci``, but problems with more responses weigh more: the variance is that of a ratio over problems. Raises
-    ``ValueError`` when no problem has a response.
+    As ``mean_ci``, but problems with more responses weigh more: the variance is that of a ratio over problems, and the
+    effective sample size may be as small as that of problems whose responses are all alike, which is fewer than the
+    problems where some have most of the responses. Raises ``ValueError`` when no problem has a response.
     """
     rows = [np.asarray(row, dtype=float) for row in correct if len(row)]
     if not rows:
         raise ValueError("share_ci: no problem has a graded response")
-    n, total = len(rows), sum(len(row) for row in rows)
+    sizes = np.array([len(row) for row in rows], dtype=float)
+    n, total = len(rows), float(sizes.sum())
     share = float(sum(row.sum() for row in rows) / total)
     off = np.array([(row - share).sum() for row in rows])
-    variance = float(n / (n - 1) * (off @ off) / total**2) if n > 1 else 0.0
-    spread = share * (1 - share)
-    size = n if spread <= 0 else min(max(spread / variance if variance > 0 else total, n), total)
+    # A problem pulls the share towards itself, the more so the larger it is: its part in all is taken out again.
+    variance = float((off**2 / (1 - sizes / total)).sum() / total**2) if n > 1 else 0.0
+    spread, alike = share * (1 - share), total**2 / float(sizes @ sizes)
+    size = alike if spread <= 0 else min(max(spread / variance if variance > 0 else total, alike), total)
     low, high = wilson(min(max(share, 0.0), 1.0), size, confidence)
     return Estimate(share, low, high, n)
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from recipes.reward.config import SplitConfig
 from rollout.reward_models.labelled import RIGHT, WRONG, Labelled, LabelledError, read
 from rollout.reward_models.reading import Reader, Unreadable
@@ -34,7 +36,7 @@ class Example:
     @property
     def question(self) -> str:
         """What counts as the same question."""
-        return question_key(self.row)
+        return self.row.question_key
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ class Parts:
     @property
     def digest(self) -> str:
         """A hash of which response is where, with what label."""
-        parts = (self.train, self.validation, self.heldout)
-        rows = [[[one.row.id, one.row.label, one.ids.tolist()] for one in part] for part in parts]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return digest_of((self.train, self.validation, self.heldout))
 
 
-def question_key(row: Labelled) -> str:
-    """Return a question up to case and white space."""
-    return " ".join(row.question.casefold().split())
+def digest_of(parts: Iterable[Iterable[Example]], *told: str) -> str:
+    """Return a hash of ``told`` and of which response is in which part, with what label, one response at a time."""
+    found = hashlib.sha256(json.dumps(told).encode())
+    for number, part in enumerate(parts):
+        for one in part:
+            found.update(json.dumps([number, one.row.id, one.row.label, len(one.ids)]).encode())
+            found.update(np.ascontiguousarray(one.ids, "<i4").tobytes())
+    return found.hexdigest()
 
 
 def prepare(labelled: Path, heldout: Path | None, keys: SplitConfig, reader: Reader) -> Parts:

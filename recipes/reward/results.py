@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rollout.reward_models.labelled import RIGHT
 from rollout.strict_json import dumps
 
 SCHEMA = "k15.reward/1"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,20 @@ def measures(judged: Judged, temperature: float) -> dict[str, Any]:
         "brier": brier(p, labels),
         "bins": [asdict(one) for one in bins(p, labels)],
     }
+
+
+def written(out: Path) -> dict[str, Any] | None:
+    """Return the results that lie in ``out``; ``None`` where the training is not done. They are written last of all."""
+    file = out / RESULTS
+    if not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_bytes())
+    return found
+
+
+def write_results(out: Path, results: dict[str, Any]) -> None:
+    """Write what ``written`` reads. Raises ``OSError``."""
+    replace_file(out / RESULTS, (dumps(results, indent=1) + "\n").encode())
 
 
 def write_verdicts(path: Path, judged: Judged, temperature: float) -> None:

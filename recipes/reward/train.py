@@ -18,26 +18,27 @@ import numpy as np
 from recipes.reward.config import HeadTrainingConfig
 from recipes.reward.data import CLASSES, Example, Parts, balance
 from recipes.reward.plot import write_png
-from recipes.reward.results import SCHEMA, Judged, measures, write_verdicts
+from recipes.reward.results import SCHEMA, Judged, measures, write_results, write_verdicts, written
 from recipes.run.launching import Site
 from rewards.models.calibration import Floats, bins, fit_temperature
 from rl.planned import Kept, StepLog, carry_out
 from rl.state.disk import writing
 from rl.stop import Stopper
 from rl.warmup import SHOWN_STEPS, batches, learning_rate
-from rollout.files import replace_file, replacing_folder
+from rollout.files import replacing_folder
 from rollout.models.export import ExportError, save_tokenizer
 from rollout.progress import Progress
 from rollout.reward_models.card import Card, write_card
 from rollout.reward_models.reading import Reader
 from rollout.seeds import seed_of
-from rollout.strict_json import dumps
 
 if TYPE_CHECKING:
     from rl.learner.batch import Batch
     from rl.learner.stats import Step
     from rl.objectives.protocol import Needs, Objective, Outputs
 
+BEST = "best"
+"""Folder of the best epoch so far."""
 CHECKPOINTS = 10
 """Checkpoints over the whole training."""
 COMPARED = 16
@@ -111,7 +112,7 @@ class Best:
     """The epoch that did best on the validation part so far: its model, and what it made of the parts."""
 
     def __init__(self, task: Task, policy: Trainee) -> None:
-        self.folder, self._task, self._policy = task.out / "best", task, policy
+        self.folder, self._task, self._policy = task.out / BEST, task, policy
 
     @property
     def told(self) -> dict[str, Any]:
@@ -198,6 +199,9 @@ def rehearse(task: Task, policy: Trainee) -> None:
 def train(task: Task, stopper: Stopper, watch: Progress) -> dict[str, Any]:
     """Train, calibrate, measure and write; goes on from the last checkpoint. Returns the results, as written."""
     began = time.monotonic()
+    if (results := written(task.out)) is not None:  # killed before it could tell
+        tidy(task)
+        return results
     with ExitStack() as stack:
         watch.stage("starting the learner")
         with stopper.interruptible():
@@ -269,7 +273,12 @@ def conclude(task: Task, best: Best, epochs: int, seconds: float) -> dict[str, A
     before, after = bins(heldout.right(), labels), bins(heldout.right(temperature), labels)
     write_png(task.out / "reliability.png", before, after, title)
     write_verdicts(task.out / "heldout.jsonl", heldout, temperature)
-    replace_file(task.out / "results.json", (dumps(results, indent=1) + "\n").encode())
-    for spent in (best.folder, task.out / "checkpoints"):
-        shutil.rmtree(spent, ignore_errors=True)
+    write_results(task.out, results)
+    tidy(task)
     return results
+
+
+def tidy(task: Task) -> None:
+    """Remove what a finished training no longer needs."""
+    for spent in (BEST, "checkpoints"):
+        shutil.rmtree(task.out / spent, ignore_errors=True)

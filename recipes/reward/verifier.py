@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recipes.reward.data import Example
+from recipes.reward.results import write_results, written
 from recipes.reward.verifier_config import VerifierTrainingConfig
 from recipes.reward.verifier_data import Few
 from recipes.reward.verifier_results import SCHEMA, classified, rewarded
@@ -135,13 +136,15 @@ class Kept:
 
 def train(task: VerifierTask, stopper: Stopper, watch: Progress) -> dict[str, Any]:
     """Carry out both trainings, measure and write; goes on from what is there. Returns the results, as written."""
-    began = time.monotonic()
+    began, stages = time.monotonic(), task.out / "stages"
+    if (results := written(task.out)) is not None:  # killed before it could tell
+        shutil.rmtree(stages, ignore_errors=True)
+        return results
     with ExitStack() as stack:
         watch.stage("starting the learner")
         run = task.config.run(task.classes)
         with stopper.interruptible():
             policy: LearnerHost | Any = Site(run, stack, stopper.claim).learner(run, task.base)
-        stages = task.out / "stages"
         file = stages / "predictions.npz"
         if not file.exists():
             if not stages.exists():
@@ -160,7 +163,7 @@ def train(task: VerifierTask, stopper: Stopper, watch: Progress) -> dict[str, An
         write(task, policy, task.out / "model", evidence)
         results = conclude(task, policy, teacher, predictions, kept, evidence, done)
     results["seconds"] = time.monotonic() - began
-    replace_file(task.out / "results.json", (dumps(results, indent=1) + "\n").encode())
+    write_results(task.out, results)
     shutil.rmtree(stages, ignore_errors=True)
     return results
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipes.reward.data import Example, readable
+from recipes.reward.data import Example, digest_of, readable
 from recipes.reward.verifier_config import LabelledSplitConfig
 from recipes.reward.verifier_teaching import Texts
 from rewards.models.outcomes import OUTCOMES
-from rollout.reward_models.labelled import Labelled, LabelledError, read
+from rollout.reward_models.labelled import LabelledError, read
 from rollout.reward_models.reading import Reader
 
 
 @dataclass(frozen=True)
 class Few:
-    """The parts of the data; no question of a labelled response is in two of them."""
+    """The parts of the data; no question of a held-out response is in another, none of a labelled one in two."""
 
     classes: tuple[str, ...]
     train: tuple[Example, ...]
@@ -43,9 +42,7 @@ class Few:
     @property
     def digest(self) -> str:
         """A hash of which response is where, with what label."""
-        parts = (self.train, self.validation, self.heldout, self.unlabelled)
-        rows = [[[one.row.id, one.row.label, one.ids.tolist()] for one in part] for part in parts]
-        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+        return digest_of((self.train, self.validation, self.heldout, self.unlabelled), *self.classes)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -93,7 +90,7 @@ def prepare(
     parts = parted(known, 0.0 if judges is not None else keys.heldout, keys)
     held = tuple(judges) if judges is not None else parts[0]
     _check_train(parts[2], names, labelled)
-    many = _unlabelled(unlabelled, (*known, *held), reader, left_out)
+    many = _unlabelled(unlabelled, parts[1] + parts[2], held, reader, left_out)
     return Few(names, parts[2], parts[1], held, many, +left_out)
 
 
@@ -140,19 +137,26 @@ def _labelled(path: Path, reader: Reader, left_out: Counter[str]) -> list[Exampl
     return readable(path, rows, reader, left_out)
 
 
-def _unlabelled(path: Path, known: Iterable[Example], reader: Reader, left_out: Counter[str]) -> tuple[Example, ...]:
-    """Return the responses of ``path`` without looking at labels, and without those that are labelled elsewhere."""
+def _unlabelled(
+    path: Path, learnt: Iterable[Example], held: Iterable[Example], reader: Reader, left_out: Counter[str]
+) -> tuple[Example, ...]:
+    """Return the responses of ``path`` without looking at labels.
+
+    Those that are among the ``learnt`` ones are left out, and all to questions that responses of ``held`` answer: what
+    judges is not learnt from, with a guessed label either.
+    """
     reading = read(path, labels=False)
     left_out.update(reading.left_out)
-    there = {example.ids.tobytes() for example in known}
-    rows: list[Labelled] = list(reading.rows)
-    found = readable(path, rows, reader, left_out)
-    kept = tuple(example for example in found if example.ids.tobytes() not in there)
-    left_out["unlabelled, and labelled elsewhere"] += len(found) - len(kept)
+    found = readable(path, reading.rows, reader, left_out)
+    there, asked = {example.ids.tobytes() for example in learnt}, {example.question for example in held}
+    other = [example for example in found if example.question not in asked]
+    left_out["unlabelled, to held-out questions"] += len(found) - len(other)
+    kept = tuple(example for example in other if example.ids.tobytes() not in there)
+    left_out["unlabelled, and labelled elsewhere"] += len(other) - len(kept)
     if not kept:
         raise LabelledError(
-            f"{path}: no unlabelled response is left: all {len(found)} are among the labelled ones; give others, or "
-            "train on labels alone with `k15 train reward`"
+            f"{path}: no unlabelled response is left: all {len(found)} are among the labelled ones, or answer held-out "
+            "questions; give others, or train on labels alone with `k15 train reward`"
         )
     return kept
 

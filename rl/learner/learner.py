@@ -26,6 +26,7 @@ from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
 from rl.objectives.build import build
+from rl.objectives.config import ClassesConfig
 from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
@@ -75,7 +76,8 @@ class Learner:
         except PolicyError as error:
             raise PolicyError(str(error) if str(model_path) in str(error) else f"{model_path}: {error}") from error
         self.head = None if needs.head is None else new_head(self.model, needs.head, spec.seed)
-        """A head beside the model's own, if the objective asks for one: trained and checkpointed, never exported."""
+        """A head beside the model's own, if the objective asks for one: trained and checkpointed, but exported with
+        classifiers only."""
         together = None if ranks is None else ranks.sequence
         self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head, together)
         if ranks is not None:
@@ -274,13 +276,13 @@ class Learner:
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        What was trained on whole sequences alone becomes a sequence classifier with the learner's head; of an encoder
-        the head is a file of its own. Of many ranks the first writes what all of them gather, a layer at a time. Raises
+        What was trained on classes becomes a sequence classifier with the learner's head; of an encoder the head is a
+        file of its own. Of many ranks the first writes what all of them gather, a layer at a time. Raises
         ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
         first = self.ranks is None or self.ranks.first
-        if self.head is not None and not self.objective.needs.logprobs:
+        if self.head is not None and isinstance(self.spec.learner.objective, ClassesConfig):
             encodes = causal_lm(self.model).get_output_embeddings() is None
             save = save_encoder if encodes else save_classifier
             save(self.model, self.head, Path(folder), dtype, first)

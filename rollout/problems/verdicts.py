@@ -1,6 +1,7 @@
 """Labelled responses as problems for a judge: the prompt is the judge's, the answer is the verdict that is right.
 
-Splits go by the question, which other rows may share: a judge is never held out on a question that it was trained on.
+Splits go by the question, up to case and white space, which other rows may share: a judge is never held out on a
+question that it was trained on.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def load_verdicts(config: VerdictsSource, split: Split) -> ProblemList:
         if row.label not in ANSWERS:
             raise ProblemError(f"{row.place}: the label is {row.label!r}; a judge's are {RIGHT!r} and {IS_WRONG!r}")
     _check_both(path, known)
-    kept = [row for row in known if not config.split or owner(row.question, "verdicts") == split]
+    kept = [row for row in known if not config.split or owner(row.question_key, "verdicts") == split]
     if config.shuffle is not None:
         Random(seed_of(config.shuffle, "verdicts")).shuffle(kept)
     problems: dict[str, Problem] = {}

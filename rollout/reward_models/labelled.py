@@ -64,6 +64,11 @@ class Labelled:
     place: str = ""
     """File and line, for messages."""
 
+    @property
+    def question_key(self) -> str:
+        """What counts as the same question: its text up to case and white space."""
+        return " ".join(self.question.casefold().split())
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -55,11 +55,12 @@ class Reader:
             raise Unreadable("too_long", f"{len(seen)} characters, and {LONGEST} are read at most")
         text = fill(self.card.template, question, reference, seen)
         try:
-            found = self.tokenizer(text, split_special_tokens=True)["input_ids"]
+            found = self.tokenizer(text, split_special_tokens=True, return_special_tokens_mask=True)
         except Exception as error:  # tokenizers refuse lone surrogates with a TypeError
             raise Unreadable("unencodable", f"its tokenizer refuses the text: {one_line(str(error), 100)}") from error
-        ids = np.asarray(found, np.int32)
-        if (unknown := self.tokenizer.unk_token_id) is not None and unknown in ids:
+        ids, added = (np.asarray(found[name], np.int32) for name in ("input_ids", "special_tokens_mask"))
+        # Of some (OPT) the unknown token is also what the tokenizer puts before each text.
+        if ((ids == self.tokenizer.unk_token_id) & (added == 0)).any():
             raise Unreadable("unencodable", f"its tokenizer lacks {self._lacking(text)}")
         if self.tokenizer.pad_token_id is not None:
             kept = np.flatnonzero(ids != self.tokenizer.pad_token_id)
@@ -77,7 +78,8 @@ class Reader:
         except Exception:  # noqa: BLE001  slow tokenizers have no offsets; the message then does without
             return "a part of the text"
         places = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-        start, end = next(place for token, place in places if token == self.tokenizer.unk_token_id)
+        unknown = (place for token, place in places if token == self.tokenizer.unk_token_id and place[0] < place[1])
+        start, end = next(unknown, (0, len(text)))
         return repr(one_line(text[start:end], 40) or text[start:end])
 
 

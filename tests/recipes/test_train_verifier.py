@@ -117,16 +117,25 @@ def test_gold_labels_of_the_unlabelled_file_change_nothing(tmp_path: Path) -> No
 
 def test_an_unlabelled_response_that_is_labelled_elsewhere_is_left_out(tmp_path: Path) -> None:
     few = outcomes(40)
-    found = data(tmp_path, few, [*few[:10], *outcomes(5, seed=9)])
+    found = data(tmp_path, few, [*few[:10], *outcomes(5, seed=9)], heldout=0.0)
     assert len(found.unlabelled) == 15
     assert found.left_out == {"unlabelled, and labelled elsewhere": 10}
+
+
+def test_what_judges_is_not_learnt_from_unlabelled_either(tmp_path: Path) -> None:
+    few = outcomes(40)
+    spaced = [{**row, "question": row["question"].replace("+", " + ")} for row in few]
+    held = {one.row.question for one in data(tmp_path, spaced).heldout}
+    found = data(tmp_path, spaced, [{**row, "question": f" {row['question']} ", "response": "?"} for row in spaced])
+    assert found.left_out == {"unlabelled, to held-out questions": 3 * len(held)}
+    assert not {one.question for one in found.unlabelled} & held
 
 
 def test_what_nothing_can_be_learnt_from_is_refused(tmp_path: Path) -> None:
     few = outcomes(20)
     with pytest.raises(LabelledError, match="all 20 labelled responses are right: there is nothing to tell apart"):
         data(tmp_path, outcomes(20, names=("right",)))
-    with pytest.raises(LabelledError, match="no unlabelled response is left: all 60 are among the labelled ones"):
+    with pytest.raises(LabelledError, match="no unlabelled response is left: all 60 are among the labelled ones, or"):
         data(tmp_path, few, few)
     with pytest.raises(LabelledError, match="holds no responses that can be used"):
         data(tmp_path, few, [])
@@ -221,6 +230,9 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     assert cut | {"seconds": 0} == whole | {"seconds": 0}
     for name in ("model/model.safetensors", f"model/{NAME}", "kept.jsonl"):
         assert (asked.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (asked.out / "stages" / "negative").mkdir(parents=True)  # killed while it tidied up: nothing is trained again
+    assert train(task, Stopper(), Quiet()) == json.loads(json.dumps(cut))
+    assert not (asked.out / "stages").exists()
 
 
 def test_filtering_says_what_is_learnt_from(tmp_path: Path) -> None:

@@ -105,3 +105,16 @@ def test_a_share_weighs_responses_alike_and_is_wilsons_where_they_are_independen
     assert share_ci([[1.0, 1.0]] * 5).low == pytest.approx(wilson(1.0, 5)[0])
     with pytest.raises(ValueError, match="no problem"):
         share_ci([[]])
+
+
+def test_a_share_of_which_few_problems_have_most_is_as_uncertain_as_they_are() -> None:
+    """Where all responses are right, as many problems count as weigh alike: of 300, 1 and 1 hardly more than one."""
+    alike = 302**2 / (300**2 + 1 + 1)
+    assert share_ci([[1.0] * 300, [1.0], [1.0]]).low == pytest.approx(wilson(1.0, alike)[0])
+    rng, hits = np.random.default_rng(4), 0
+    sizes = [int(500 / place) + 1 for place in range(1, 41)]
+    for _ in range(300):
+        rates = rng.beta(0.6, 0.4, size=len(sizes))
+        estimate = share_ci([(rng.random(m) < p).astype(float).tolist() for m, p in zip(sizes, rates, strict=True)])
+        hits += estimate.low <= 0.6 <= estimate.high
+    assert hits / 300 >= 0.88  # Wilson's takes normal quantiles: somewhat less than 95 % with so few large ones

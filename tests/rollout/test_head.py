@@ -13,7 +13,11 @@ import pytest
 import torch
 from reward_kit import LETTERS, TEMPLATE, save_base, save_head, tokenizer
 from scipy.special import expit, softmax
-from transformers import AutoModelForSequenceClassification
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from rollout.config import EngineConfig
 from rollout.grading import Answered
@@ -23,7 +27,7 @@ from rollout.reward_models.config import RewardModelConfig
 from rollout.reward_models.head import HeadError, HeadModel, by_length, load_classifier, load_head
 from rollout.reward_models.labelled import LONGEST
 from rollout.reward_models.opinion import Opinion
-from rollout.reward_models.reading import MisfitError, vocabulary_digest
+from rollout.reward_models.reading import MisfitError, Reader, Unreadable, vocabulary_digest
 from rollout.types import Problem
 
 CARD = Card(kind="head", template=TEMPLATE, temperature=1.5, max_tokens=60)
@@ -78,6 +82,19 @@ def test_a_response_without_an_answer_is_wrong_where_only_answers_are_seen(tmp_p
     assert found[1].right == 0
     assert found[0].right == found[2].right == pytest.approx(softmax(alone(folder, "2") / 1.5)[1], abs=1e-5)
     assert model.counts()["no_answer"] == 1
+
+
+def test_a_token_that_begins_each_text_is_not_unknown_in_it() -> None:
+    """OPT's tokenizer has one token for what begins a text, ends it, and is unknown in it."""
+    words = Tokenizer(WordLevel({"</s>": 0, "a": 1, "b": 2}, unk_token="</s>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.post_processor = TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 0)])
+    names = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "</s>")
+    coded = PreTrainedTokenizerFast(tokenizer_object=words, **names)
+    reader = Reader(Card(kind="head", template="{question} {response}"), coded, 3, 10)
+    assert reader.read("a", "", "b").tolist() == coded("a b").input_ids == [0, 1, 2]
+    with pytest.raises(Unreadable, match="its tokenizer lacks 'c'"):
+        reader.read("a", "", "b c")
 
 
 def test_a_response_writes_no_special_tokens(tmp_path: Path) -> None:

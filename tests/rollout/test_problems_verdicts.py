@@ -217,6 +217,15 @@ def test_splits_of_one_file_share_no_question(labelled: Path) -> None:
     check_disjoint(train, heldout)
 
 
+def test_case_and_white_space_make_no_other_question(tmp_path: Path) -> None:
+    rows = [row(number, number % 3 == 0) for number in range(60)]
+    again = [{**one, "question": one["question"].upper().replace(" ", "  ")} for one in rows]
+    once, twice = write(tmp_path / "once.jsonl", rows), write(tmp_path / "twice.jsonl", [*rows, *again])
+    for split in SPLITS:
+        few, many = (build_source(VerdictsSource(path=str(path)), split).size for path in (once, twice))
+        assert many == 2 * few
+
+
 def test_a_response_that_comes_twice_is_one_problem(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [row(1, True), row(1, True), row(2, False)])
     assert build_source(VerdictsSource(path=str(path), split=False), "train").size == 2
