@@ -83,11 +83,13 @@ class JudgePrompts:
         self._check_marks(name)
 
     def _check_turn(self, name: str, *texts: str) -> None:
-        """Have the template end the user's turn with a token that no text can write."""
+        """Have the template end the user's turn with what no response can write: a special token, or text that is
+        defused in responses.
+        """
         chat = self._chat(*texts)
         written = text_of(self.tokenizer, chat, True, **self._framing.arguments)
         tail = written.rpartition(chat[-1]["content"].strip())[2]
-        if not self._marks.keys() & {*self._token_ids(tail)}:
+        if defused(tail) == tail and not self._marks.keys() & {*self._token_ids(tail)}:
             raise PromptError(
                 f"tokenizer {name}: its chat template begins the judge's turn with {one_line(tail, 40)!r}, which any "
                 "response can write, and so speak for the judge; take a judge whose template ends turns with special "

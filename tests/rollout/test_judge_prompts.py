@@ -82,6 +82,8 @@ def test_a_template_whose_turns_end_in_ordinary_text_is_refused() -> None:
     )
     with pytest.raises(PromptError, match="begins the judge's turn with 'ASSISTANT:', which any response can write"):
         made(plain).check()
+    named = FAMILIES["mistral"].template  # its names are ordinary text to this tokenizer, and defused in responses
+    made(family_tokenizer("llama", named)).check()
     ended = turns.replace("\n", "<|eot_id|>\n")
     made(family_tokenizer("llama", f"{ended}{{% if add_generation_prompt %}}ASSISTANT:{{% endif %}}")).check()
 
