@@ -71,7 +71,10 @@ def open_judge(path: str, card: Card, config: RewardModelConfig, like: EngineCon
     with ExitStack() as stack:
         pool = open_pool(path, engine, ray, files.end, config.seed, engine.count, stack, JUDGE)
         pool.wait()
-        return JudgeModel(pool, files, config, stack.pop_all().close)
+        held = ExitStack()
+        model = JudgeModel(pool, files, config, held.close)
+        held.push(stack.pop_all())  # only now: what keeps the judge from working must not leave its engines behind
+        return model
 
 
 class _Placed:
@@ -89,7 +92,12 @@ class _Placed:
 
         bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
         self._group = placement_group([bundle] * engine.count, strategy="SPREAD")
-        if not self._group.wait(PLACE_TIMEOUT_S):
+        try:
+            there = self._group.wait(PLACE_TIMEOUT_S)
+        except BaseException:  # an interrupt: nobody has this object yet, to give the places back
+            remove_placement_group(self._group)
+            raise
+        if not there:
             remove_placement_group(self._group)
             has, free = (shown({name: of.get(name, 0.0) for name in bundle}) for of in (cluster_resources(), unused()))
             raise LaunchError(

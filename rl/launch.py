@@ -22,6 +22,7 @@ from rl.placement import engine_gpus, judge_engines, learner_gpus, resolve
 from rl.stop import Interrupted
 from rollout.engine import Engine
 from rollout.engines.guard import Guard
+from rollout.spinning import waiting
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -329,15 +330,6 @@ def threads(wanted: int, processes: int = 1) -> int:
     cores.
     """
     return wanted or max(1, len(os.sched_getaffinity(0)) // processes)
-
-
-def waiting() -> dict[str, str]:
-    """Return the variables that make the learner's threads wait briefly awake, then asleep.
-
-    Awake for long (libgomp's default), they keep the cores from whoever they wait for once another job runs beside
-    them: a step of two threads then took 2 s instead of 0.18 s. Asleep at once, the second thread gains nothing.
-    """
-    return {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
 
 
 def launch_learner(config: RunConfig, model_path: Path | str, reserved: Reserved) -> RayPolicy:

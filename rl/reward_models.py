@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,26 @@ HERE = Site(EngineConfig(kind="hf"), RayConfig(in_process=True))
 """This process, without Ray."""
 
 
+def check_model(config: RewardModelConfig, site: Site) -> None:
+    """Raises ``ValueError`` for a reward model that ``open_model`` would refuse for what its small files say: before
+    anything is started.
+    """
+    found = find(config.path)
+    if found.card.kind == "judge":
+        from rollout.reward_models.judge import JudgeFiles
+
+        files = JudgeFiles.read(found.path, found.card)
+        files.prompts(config, files.engine(config, site.engine))
+    elif found.card.kind == "head":
+        from rollout.reward_models.head import check_head
+
+        check_head(found.path)
+    else:
+        from rollout.reward_models.verifier import check_verifier
+
+        check_verifier(found.path)
+
+
 def open_model(config: RewardModelConfig, site: Site) -> RewardModel:
     """Open the reward model that ``config`` names, ready to judge; to be closed.
 
@@ -59,13 +80,24 @@ class OnDemand:
         self._config, self._site = config, site
         self._opening: asyncio.Task[RewardModel] | None = None
         self._model: RewardModel | None = None
+        self._closed = False
+        self._lock = threading.Lock()
 
     async def judge(self, answers: Sequence[Answered]) -> Sequence[Opinion]:
         """See ``RewardModel``."""
         if self._opening is None:
-            self._opening = asyncio.create_task(asyncio.to_thread(open_model, self._config, self._site))
-        self._model = await asyncio.shield(self._opening)
-        return await self._model.judge(answers)
+            self._opening = asyncio.create_task(asyncio.to_thread(self._open))
+        return await (await asyncio.shield(self._opening)).judge(answers)
+
+    def _open(self) -> RewardModel:
+        """Open the model, on a thread that goes on when nobody waits for it any more: then it is closed at once."""
+        model = open_model(self._config, self._site)
+        with self._lock:
+            if not self._closed:
+                self._model = model
+                return model
+        model.close()
+        raise RuntimeError("the reward model was closed")
 
     def counts(self) -> dict[str, float]:
         """See ``RewardModel``."""
@@ -73,5 +105,7 @@ class OnDemand:
 
     def close(self) -> None:
         """See ``RewardModel``."""
+        with self._lock:
+            self._closed = True
         if self._model is not None:
             self._model.close()

@@ -148,11 +148,12 @@ class Bench:
         faults: Sequence[Faults] = (),
         engine: Callable[..., FakeEngine] = FakeEngine,
         engines: int = 1,
+        card: Card | None = None,
         **keys: object,
     ) -> None:
         """``faults``: of the engines, in the order in which they are started; those after them have none."""
         self.tokenizer = tokenizer or family_tokenizer("llama")
-        self.files = judge_files(self.tokenizer)
+        self.files = judge_files(self.tokenizer, card)
         self.requests: dict[str, Request] = {}
         self.alive: list[FakeEngine] = []
         self.closed = 0

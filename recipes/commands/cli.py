@@ -23,6 +23,7 @@ from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.commands.shorten_cli import add_command as add_shorten_command
 from recipes.commands.trace import add_command as add_trace_command
 from recipes.commands.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
+from rollout.spinning import wait_briefly
 
 HELP = """\
 RL post-training for reasoning language models after Kimi k1.5.
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     if isinstance(sys.stdout, TextIOWrapper):  # a sign that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
+    wait_briefly()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         pairs: list[tuple[str, str]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ class LocalModel:
         """The run's seed, which repeats its own evaluation; 0 for other models."""
         return self.run.seed if self.run else 0
 
+    def without_reward_model(self) -> LocalModel:
+        """Return it without the run's reward model, in whose place another judges."""
+        if self.run is None:
+            return self
+        reward = self.run.reward.model_copy(update={"model": None})
+        return replace(self, run=self.run.model_copy(update={"reward": reward}))
+
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -57,7 +64,7 @@ class LocalModel:
         """Find the model that ``name`` means; see ``recipes.commands.sample.find_model``. Raises ``EvalError``."""
         from transformers import AutoConfig, AutoTokenizer
 
-        from rollout.models.pretrained import ModelPathError, check_weights, context_of, loading
+        from rollout.models.pretrained import ModelPathError, check_weights, context_of, embedded, loading
 
         try:
             path = find_model(name).path
@@ -66,7 +73,7 @@ class LocalModel:
                 tokenizer = AutoTokenizer.from_pretrained(path)
                 config = AutoConfig.from_pretrained(path)
             context = context_of(config)
-            vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+            vocabulary = embedded(config, tokenizer)
             end = end_tokens(tokenizer, path, vocabulary)
         except (SampleError, PromptError, ModelPathError) as error:
             raise EvalError(str(error)) from error
@@ -98,9 +105,11 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     run.
     """
     from recipes.run.setup import choose_heldout, judging_code
+    from rollout.models.pretrained import ModelPathError
     from rollout.problems.build import build_source
     from rollout.problems.fit import Limits
     from rollout.problems.source import ProblemList
+    from rollout.reward_models.card import CardError
 
     if model.run is None:
         raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name one with --model")
@@ -108,6 +117,10 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, model.vocabulary, model.path)
     found, _ = choose_heldout(config, build_source(problems.heldout, "heldout"), model.tokenizer, limits)
     source = ProblemList(found, "held-out problems")
+    try:
+        code = judging_code(config)
+    except (ModelPathError, CardError) as error:
+        raise EvalError(f"{HELDOUT}: the run's reward model: {error}; --judge PATH takes another") from error
     benchmark = Benchmark(
         name=HELDOUT,
         title=f"Held-out problems of {config.recipe}",
@@ -118,7 +131,7 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
         samples=config.eval.samples,
         temperature=config.eval.temperature,
         max_tokens=config.rollout.max_tokens,
-        code=" ".join(judging_code(config).values()),
+        code=" ".join(code.values()),
     )
     return benchmark, choose(source, "the run's held-out problems", choice)
 

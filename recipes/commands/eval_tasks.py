@@ -202,6 +202,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
 
     benchmarks = chosen(options)  # before anything is loaded
     model = LocalModel.find(options.model)
+    if options.judge is not None:
+        model = model.without_reward_model()
     items = items_of(benchmarks, options, model.count, model.context)
     if HELDOUT in options.benchmarks:
         benchmark, loaded = heldout(model, options.choice)
@@ -232,8 +234,6 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         benchmark, asked = item.benchmark, item.conversation
         transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
         own = model.run if benchmark.name == HELDOUT else None
-        if own is not None and judges is not None:
-            own = own.model_copy(update={"reward": own.reward.model_copy(update={"model": None})})
         grader, episodes = _as_in(own, transcript, Site(engine, ray), stack) if own else (None, None)
         responder = PoolResponder(
             pool,
@@ -251,16 +251,21 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
 
 
 def _as_in(run: RunConfig, transcript: Transcript, site: Site, stack: ExitStack) -> tuple[Grader, Episodes | None]:
-    """Return what judges a run's held-out problems, and their environment, which asks the same; ``stack`` closes it."""
+    """Return what judges a run's held-out problems, and their environment, which asks what the run's asked; ``stack``
+    closes both. Raises ``EvalError`` for a reward model that cannot be used any more.
+    """
     from recipes.run.setup import open_episodes
     from rl.rewarding import build_grader, evaluating
 
-    whole = build_grader(run.reward, site)
-    grader = Through(stack.enter_context(Grading(whole)).beside(evaluating(whole)))
-    episodes = open_episodes(run, transcript, lambda: grader)
+    try:
+        whole = build_grader(run.reward, site)
+    except ValueError as error:
+        raise EvalError(f"{HELDOUT}: what the run was rewarded by cannot be used: {error}") from error
+    grading = stack.enter_context(Grading(whole))
+    episodes = open_episodes(run, transcript, lambda: Through(grading))
     if episodes is not None:
         stack.callback(episodes.close)
-    return grader, episodes
+    return Through(grading.beside(evaluating(whole))), episodes
 
 
 def _task(

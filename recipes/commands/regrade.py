@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +21,11 @@ from rewards.verify import WHOLE
 from rl.config import RunConfig
 from rl.rewarding import build_rule
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
+from rollout.models.pretrained import ModelPathError
+from rollout.reward_models.card import CardError
 from rollout.reward_models.config import RewardModelConfig
+from rollout.reward_models.load import digest as files_digest
+from rollout.reward_models.load import find as find_model
 from rollout.types import Message, Problem, StopReason
 from rollout.user_code import UserCodeError, digest
 from rollout.user_reward import GROUP
@@ -49,8 +53,8 @@ class Stored:
     config: RunConfig | None
     extras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Problem id -> further fields, for graders that need them (tests of programs)."""
-    note: str = ""
-    """A remark on the run's own reward for the user; empty: none."""
+    info: Path | None = None
+    """``run.json`` of the run."""
     judge: RewardModelConfig | None = None
     """A reward model of the command's, in place of the run's own."""
 
@@ -116,7 +120,7 @@ def find(path: Path) -> Stored:
         raise RegradeError(f"{path}: not a run directory (no config.yaml in it)")
     if config is None:
         return Stored(files, None)
-    return Stored(files, config, _extras(config), _changed(config, root / "run.json"))
+    return Stored(files, config, _extras(config), root / "run.json")
 
 
 def _config(file: Path) -> RunConfig | None:
@@ -130,21 +134,26 @@ def _config(file: Path) -> RunConfig | None:
         raise RegradeError(f"{file}: {error.lines[0]}") from error
 
 
-def _changed(config: RunConfig, info: Path) -> str:
-    """Return a remark if the user's reward has changed since the run began; else nothing."""
-    spec = config.reward.function
-    if spec is None or not info.is_file():
+def _changed(stored: Stored) -> str:
+    """Return a remark if the user's reward or the run's reward model has changed since the run began; else nothing."""
+    if stored.config is None or stored.info is None or not stored.info.is_file():
         return ""
-    began = json.loads(info.read_bytes()).get("user_code", {}).get(spec)
+    began = json.loads(stored.info.read_bytes()).get("user_code", {})
+    function, model = stored.function, stored.model if stored.judge is None else None
+    digests: dict[str, Callable[[], str]] = {function: partial(digest, function, GROUP)} if function else {}
+    if model is not None:
+        digests[f"{stored.config.reward.MODEL}{model.path}"] = lambda: files_digest(find_model(model.path))
+    then_and_now = {spec: {began.get(spec), _now(now)} - {None} for spec, now in digests.items()}
+    changed = [spec for spec, known in then_and_now.items() if len(known) > 1]
+    return "; ".join(f"{spec} has changed since the run began: these are its verdicts of today" for spec in changed)
+
+
+def _now(digest_: Callable[[], str]) -> str | None:
+    """Return a digest of today; ``None`` where there is none, which is said when it is loaded for grading."""
     try:
-        now = digest(spec, GROUP)
-    except UserCodeError:
-        return ""  # said when it is loaded for grading
-    return (
-        ""
-        if began in (None, now)
-        else f"{spec} has changed since the run began: these are the verdicts of its text of today"
-    )
+        return digest_()
+    except (UserCodeError, ModelPathError, CardError):
+        return None
 
 
 def _extras(config: RunConfig) -> Mapping[str, Mapping[str, Any]]:
@@ -253,7 +262,7 @@ def run(
     parts = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "ungradable"))
     total = sum(counts[name] for name in ("correct", "wrong", "ungradable"))
     same = "all as stored" if not counts["other"] else f"{counts['other']} other than stored"
-    note = f"; {stored.note}" if stored.note else ""
+    note = f"; {changed}" if (changed := _changed(stored)) else ""
     lines = [f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s){note}"]
     if judged(verdicts):
         lines += agreement(verdicts).lines

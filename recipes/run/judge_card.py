@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rewards.models.template import FIELDS
 from rl.config import RunConfig
 from rollout.problems.config import ClaimsSource, VerdictsSource
 from rollout.reward_models.card import Card
@@ -25,6 +26,11 @@ def card_of(config: RunConfig) -> Card | None:
         return None
     if problems.shots:
         raise ValueError("problems.shots: a judge is asked without solved examples; put them into problems.system")
+    if taken := [field for field in FIELDS if f"{{{field}}}" in problems.instruction]:
+        raise ValueError(
+            f"problems.instruction holds {{{taken[0]}}}, which would be filled in for a judge in use, and not in its "
+            "training: leave it out, or put it into the template of problems.train"
+        )
     instruction = f"\n\n{problems.instruction}" if problems.instruction else ""
     return Card.model_validate(
         {

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from recipes.run.data import Data, warmed
+from recipes.run.deaths import Deaths, death_behind
 from recipes.run.failures import EXPECTED, located
 from recipes.run.finish import Outcome, complete, conclude, finished, judgement, model_writer, rehearse, table
 from recipes.run.heldout import Heldout
@@ -70,6 +71,9 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
             with directory.lock():
                 return _run(config, directory, stopper, launcher)
         except Interrupted:
+            if stopper.why is not None and stopper.signal is None:  # cut short by its own end, not by anybody's signal
+                print(f"k15: {stopper.why}", file=sys.stderr)
+                return 1
             print(f"k15: stopped; the same command resumes {run_dir}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
         except EXPECTED as error:
@@ -159,10 +163,7 @@ class Session:
         self.told: set[str] = set()
         """Codes of the findings that this process has shown."""
         self.rehearsed = False
-        self.furthest = len(self.rows)
-        """Iterations done when the learner last died."""
-        self.deaths = 0
-        """Deaths of the learner in a row without an iteration done for the first time in between."""
+        self.deaths = Deaths(config.learner.ranks.max_restarts)
 
     def _spend(self, phase: str, began: float) -> None:
         now = time.monotonic()
@@ -180,18 +181,7 @@ class Session:
             except LearnerDead as death:
                 self.revive(death)
             except CopyGone as gone:
-                self.revive(self.death_behind(gone))
-
-    def death_behind(self, gone: CopyGone) -> LearnerDead:
-        """Return the learner's death, of which an engine has heard first that could not take its weights.
-
-        Raises ``gone`` when the learner lives.
-        """
-        try:
-            self.machines.policy.saving()
-        except LearnerDead as death:
-            return death
-        raise gone
+                self.revive(death_behind(gone, self.machines.policy))
 
     def run(self) -> int:
         """Do all that the directory does not hold yet, and return the exit code. Raises ``LearnerDead``, after which it
@@ -216,7 +206,7 @@ class Session:
         config, path = self.setup.config, starting_model(self.setup, self.directory)
         self.machines.pool.withdraw()
         while True:
-            self._count(death)
+            self.deaths.note(death, len(self.rows))
             self.watch.warn(f"{death}; starting it again here")
             self.watch.stage("starting the learner again")
             began = time.monotonic()
@@ -232,14 +222,6 @@ class Session:
             self.recent = []
             self.rewarder.forget()
             return
-
-    def _count(self, death: LearnerDead) -> None:
-        """Note one more death; raise it when it is one too many without an iteration done in between."""
-        done, most = len(self.rows), self.setup.config.learner.ranks.max_restarts
-        self.deaths = 1 if done > self.furthest else self.deaths + 1
-        self.furthest = max(done, self.furthest)
-        if self.deaths > most:
-            raise death
 
     def rehearse(self) -> None:
         """Try the end of the run before anything is spent, once."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from recipes.run.demonstrations import refuses
+from recipes.run.judge_card import card_of
 from rl.audit import read_verdicts
 from rl.config import ProblemsConfig, RewardConfig, RunConfig
 from rl.learner.config import ScratchModel
 from rl.objectives.config import PythonObjectiveConfig
+from rl.reward_models import Site, check_model
 from rl.rewarding import build_rule
 from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
@@ -25,6 +27,7 @@ from rollout.models.templates import check_template
 from rollout.problems.build import build_source
 from rollout.problems.fit import Limits, Screen
 from rollout.problems.source import ProblemError, ProblemList, ProblemSource, Procedural, asked, check_disjoint
+from rollout.reward_models.judge_prompts import JudgePrompts
 from rollout.reward_models.load import digest as files_digest
 from rollout.reward_models.load import find
 from rollout.types import Problem, Prompt
@@ -131,14 +134,18 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
     check_disjoint(train, held_out)
     check_judged(config.reward, train, "problems.train")
     check_judged(config.reward, held_out, "problems.heldout")
-    if config.reward.model is not None and config.reward.model.labelled is not None:
-        read_verdicts(Path(config.reward.model.labelled))
+    if config.reward.model is not None:
+        check_model(config.reward.model, Site.of(config))
+        if config.reward.model.labelled is not None:
+            read_verdicts(Path(config.reward.model.labelled))
     tokenizer, vocabulary, model = load_tokenizer(config, train)
     framing = problems.framing
     end = end_tokens(tokenizer, model or None, vocabulary)
     transcript = Transcript(tokenizer, end, framing.system, framing.arguments)
     limits = Limits(config.engine.max_model_len, config.rollout.response_room, vocabulary, model or "the scratch model")
     check_template(tokenizer, framing.messages(train[0]), framing.arguments)
+    if judge := card_of(config):  # what it could not be asked in use it should not be taught for hours
+        JudgePrompts(tokenizer, judge, judge.max_tokens, vocabulary).check()
     if config.environment is not None:
         check_turns(config.environment, transcript)
         # What is wrong with code of the user's own is said now.
@@ -268,7 +275,7 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         return tokenizer, len(tokenizer), ""
     from transformers import AutoConfig, AutoTokenizer
 
-    from rollout.models.pretrained import check_weights, context_of, loading, resolve_model
+    from rollout.models.pretrained import check_weights, context_of, embedded, loading, resolve_model
 
     path = resolve_model(base.path)
     with loading(path):
@@ -282,4 +289,4 @@ def load_tokenizer(config: RunConfig, train: ProblemSource) -> tuple[Any, int, s
         )
     check_tokenizer(loaded, base.path)
     check_weights(path)
-    return loaded, getattr(text, "vocab_size", None) or len(loaded), path
+    return loaded, embedded(text, loaded), path

@@ -126,6 +126,13 @@ def context_of(config: Any) -> int | None:
     return None
 
 
+def embedded(config: Any, tokenizer: Any) -> int:
+    """Return the rows of a model's embedding, by its transformers configuration; where that does not say, the number of
+    the tokenizer's words.
+    """
+    return getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+
+
 def folder_of(package: str) -> Path | None:
     """Return the only folder of an installed package with ``config.json`` and weights in it; ``None`` without one.
 

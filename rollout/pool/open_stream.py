@@ -52,7 +52,7 @@ class OpenStream:
         future.set_running_or_notify_cancel()
         with self._lock:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)  # else it would keep the frames of all who ever asked
             if request.key in self._open:
                 raise ValueError(f"request {request.key!r} is on its way already")
             if not self._open:

@@ -129,7 +129,9 @@ class RuleThenModel:
         ``failed`` on, how many both judged (``compared``), and how: ``agreed``, ``false_right`` (wrong by the rule),
         ``false_wrong``.
         """
-        own = {**self.model.counts(), **self._counts}
+        model = self.model.counts()
+        failed = model.get("failed", 0.0) + self._counts["failed"]  # on some, says the model; or altogether
+        own = {**model, **self._counts, "failed": failed}
         return {**self.rule.counts(), **{f"model/{name}": value for name, value in own.items()}}
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import torch
 from rewards.models.calibration import probabilities
 from rollout.config import EngineConfig
 from rollout.grading import Answered
-from rollout.models.pretrained import context_of, loading, resolve_model
+from rollout.models.pretrained import context_of, embedded, loading, resolve_model
 from rollout.reward_models.card import NAME, Card, CardError, read_card
 from rollout.reward_models.labelled import RIGHT, WORDS, WRONG
 from rollout.reward_models.opinion import Opinion
@@ -102,10 +102,7 @@ def load_classifier(path: str, engine: EngineConfig = DEFAULT) -> Classifier:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading bars of transformers would tear ours
-    found = resolve_model(path)
-    card = _card(found)
-    if card is not None and card.kind != "head":
-        raise CardError(f"{path}: its {NAME} says that it is a {card.kind}, not a head")
+    found, card = _found(path)
     dtype = getattr(torch, engine.dtype)
     with loading(found):
         tokenizer = AutoTokenizer.from_pretrained(found)
@@ -120,11 +117,35 @@ def load_classifier(path: str, engine: EngineConfig = DEFAULT) -> Classifier:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = text.pad_token_id
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    check_fits(tokenizer, vocabulary, card.tokenizer if card else "", path)
-    right = right_output(model.config.num_labels, card.classes if card else _labels(model.config), path)
+    right = _checked(path, card, tokenizer, vocabulary, model.config)
     card = card or Card(kind="head")
     limit = min(card.max_tokens, context_of(model.config) or card.max_tokens)
     return Classifier(model.to(engine.device).eval(), Reader(card, tokenizer, vocabulary, limit), right)
+
+
+def check_head(path: str) -> None:
+    """Raises what ``load_classifier`` does, as far as a classifier's small files tell."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    found, card = _found(path)
+    with loading(found):
+        tokenizer, config = AutoTokenizer.from_pretrained(found), AutoConfig.from_pretrained(found)
+    _checked(path, card, tokenizer, embedded(config, tokenizer), config)
+
+
+def _found(path: str) -> tuple[str, Card | None]:
+    """Return where the classifier is, and its card."""
+    found = resolve_model(path)
+    card = _card(found)
+    if card is not None and card.kind != "head":
+        raise CardError(f"{path}: its {NAME} says that it is a {card.kind}, not a head")
+    return found, card
+
+
+def _checked(path: str, card: Card | None, tokenizer: Any, vocabulary: int, config: Any) -> int:
+    """Return which output stands for right, of a classifier whose tokenizer is its own."""
+    check_fits(tokenizer, vocabulary, card.tokenizer if card else "", path)
+    return right_output(config.num_labels, card.classes if card else _labels(config), path)
 
 
 def right_output(outputs: int, names: Sequence[str], where: str) -> int:

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from rewards.models.template import shown
 from rewards.models.verdict import Verdict, read_verdict
 from rewards.models.votes import voted
 from rollout.config import EngineConfig
@@ -27,7 +28,7 @@ from rollout.pool.pool import Pool
 from rollout.reward_models.card import Card
 from rollout.reward_models.config import RewardModelConfig
 from rollout.reward_models.judge_prompts import JudgePrompts
-from rollout.reward_models.opinion import Opinion
+from rollout.reward_models.opinion import NO_ANSWER, Opinion
 from rollout.seeds import seed_of
 from rollout.types import Prompt, StopReason
 from rollout.user_code import named
@@ -35,10 +36,10 @@ from rollout.user_code import named
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COUNTED = ("asked", "verdicts", "asked_again", "unread", "timed_out", "unaskable", "lost")
+COUNTED = ("asked", "verdicts", "asked_again", "unread", "no_answer", "timed_out", "unaskable", "lost")
 """Names of what is counted: responses handed in, verdicts read, verdicts that had to be asked for once more, those that
-could not be read then either; responses without an opinion for want of time, since they cannot be put to the judge, and
-since its engines failed."""
+could not be read then either; responses that are wrong without being asked of; responses without an opinion for want of
+time, since they cannot be put to the judge, and since its engines failed."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class JudgeFiles:
         from transformers import AutoConfig, AutoTokenizer
 
         from rollout.models.endings import end_tokens
-        from rollout.models.pretrained import context_of, loading
+        from rollout.models.pretrained import context_of, embedded, loading
 
         with loading(path):
             tokenizer = AutoTokenizer.from_pretrained(path)
             config: Any = AutoConfig.from_pretrained(path)
-        vocabulary = getattr(config.get_text_config(), "vocab_size", None) or len(tokenizer)
+        vocabulary = embedded(config, tokenizer)
         end = end_tokens(tokenizer, path, vocabulary)
         return cls(path, card, tokenizer, end, context_of(config), vocabulary)
 
@@ -119,6 +120,7 @@ class JudgeModel:
         """Raises ``PromptError`` for a judge that cannot be used, and what keeps the stream from being opened."""
         self.config = config
         self._prompts = files.prompts(config, pool.config)
+        self._sees = files.card.sees
         self._transcript = Transcript(files.tokenizer, files.end, files.card.system, files.card.arguments)
         self._sampling = Sampling(temperature=config.temperature, stop_token_ids=files.end)
         self._context = pool.config.max_model_len
@@ -152,6 +154,9 @@ class JudgeModel:
 
     async def _judged(self, answer: Answered) -> Opinion:
         problem = answer.problem
+        if self._sees == "answer" and not shown(answer.text, "answer"):  # wrong, as to a head and to any rule
+            self._counts["no_answer"] += 1
+            return Opinion(0.0, NO_ANSWER)
         prompt: Prompt = await self._apart(self._prompts.prompt, problem.prompt, problem.answer, answer.text)
         samples = await asyncio.gather(*(self._sample(prompt, index) for index in range(self.config.samples)))
         verdicts = [sample.verdict.right for sample in samples]

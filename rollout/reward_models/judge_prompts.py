@@ -12,9 +12,11 @@ import numpy as np
 
 from rewards.models.defusing import defused
 from rollout.models.prompts import render_chat
-from rollout.models.templates import PromptError, check_template
+from rollout.models.templates import PromptError, check_template, text_of
+from rollout.plain import one_line
 from rollout.reward_models.asking import judge_framing, judge_messages
 from rollout.reward_models.card import Card
+from rollout.reward_models.labelled import LONGEST
 from rollout.types import Problem, Prompt
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class JudgePrompts:
         Raises ``PromptError`` for a response that cannot be put to this judge: too long, in characters that its
         tokenizer has no tokens for, or with tokens in it that only the template may write.
         """
+        if (characters := len(question) + len(reference) + len(response)) > LONGEST:  # a tokenizer takes its time
+            raise PromptError(f"it has {characters} characters, and {LONGEST} are read at most")
         rendered = self._rendered(question, reference, response)
         if len(rendered) > self.longest:
             raise PromptError(f"the judge's prompt has {len(rendered)} tokens, and it takes {self.longest}")
@@ -74,8 +78,21 @@ class JudgePrompts:
                 f"tokenizer {name} has no tokens for some characters of the judge's template: write it in those that "
                 "the judge was trained on"
             )
+        self._check_turn(name, *alphabet[:1] * 3)
         self._check_whole(name, alphabet)
         self._check_marks(name)
+
+    def _check_turn(self, name: str, *texts: str) -> None:
+        """Have the template end the user's turn with a token that no text can write."""
+        chat = self._chat(*texts)
+        written = text_of(self.tokenizer, chat, True, **self._framing.arguments)
+        tail = written.rpartition(chat[-1]["content"].strip())[2]
+        if not self._marks.keys() & {*self._token_ids(tail)}:
+            raise PromptError(
+                f"tokenizer {name}: its chat template begins the judge's turn with {one_line(tail, 40)!r}, which any "
+                "response can write, and so speak for the judge; take a judge whose template ends turns with special "
+                "tokens"
+            )
 
     def _check_whole(self, name: str, alphabet: list[str]) -> None:
         """Put two long responses to the judge: each must be there, to its last character."""

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from rollout.grading import Answered
 
+NO_ANSWER = "there is no answer behind its thinking"
+"""Why a response is wrong to a model that sees answers alone, without being asked of."""
+
 
 @dataclass(frozen=True)
 class Opinion:

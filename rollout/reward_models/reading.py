@@ -13,6 +13,7 @@ from rewards.models.template import fill, shown
 from rollout.plain import one_line
 from rollout.reward_models.card import Card
 from rollout.reward_models.labelled import LONGEST
+from rollout.reward_models.opinion import NO_ANSWER
 from rollout.types import TokenIds
 
 Fault = Literal["no_answer", "too_long", "unencodable"]
@@ -49,7 +50,7 @@ class Reader:
         """
         seen = shown(response, self.card.sees)
         if self.card.sees == "answer" and not seen:
-            raise Unreadable("no_answer", "there is no answer behind its thinking")
+            raise Unreadable("no_answer", NO_ANSWER)
         if len(seen) > LONGEST:  # before a tokenizer spends its time on it
             raise Unreadable("too_long", f"{len(seen)} characters, and {LONGEST} are read at most")
         text = fill(self.card.template, question, reference, seen)

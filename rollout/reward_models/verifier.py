@@ -13,8 +13,8 @@ from rewards.models.calibration import probabilities
 from rewards.models.neighbours import Array
 from rollout.config import EngineConfig
 from rollout.models.classifier import HEAD, SCORE
-from rollout.models.pretrained import context_of, loading, resolve_model
-from rollout.reward_models.card import CardError, read_card
+from rollout.models.pretrained import context_of, embedded, loading, resolve_model
+from rollout.reward_models.card import Card, CardError, read_card
 from rollout.reward_models.evidence import Evidence, EvidenceError, read_evidence
 from rollout.reward_models.head import DEFAULT, HeadModel, padded
 from rollout.reward_models.labelled import RIGHT
@@ -64,11 +64,7 @@ def load_trained(path: str, engine: EngineConfig = DEFAULT) -> Verifier:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(resolve_model(path))
-    card = read_card(folder)
-    if card is None or card.kind != "verifier":
-        raise CardError(f"{path}: no verifier: no card beside it says that it is one; `k15 train verifier` trains one")
-    evidence = read_evidence(folder)
+    folder, card, evidence = _small_files(path)
     with loading(str(folder)):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         body, weight = _weights(folder, getattr(torch, engine.dtype))
@@ -79,6 +75,33 @@ def load_trained(path: str, engine: EngineConfig = DEFAULT) -> Verifier:
     limit = min(card.max_tokens, context_of(body.config) or card.max_tokens)
     reader = Reader(card, tokenizer, vocabulary, limit)
     return Verifier(body.to(engine.device).eval(), weight.to(engine.device).float(), reader, evidence)
+
+
+def check_verifier(path: str) -> None:
+    """Raises what ``load_verifier`` does, as far as a verifier's small files tell."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder, card, evidence = _small_files(path)
+    _check_right(path, evidence)
+    with loading(str(folder)):
+        tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    check_fits(tokenizer, embedded(config, tokenizer), card.tokenizer, path)
+
+
+def _small_files(path: str) -> tuple[Path, Card, Evidence]:
+    """Return where a verifier is, its card and its evidence."""
+    folder = Path(resolve_model(path))
+    card = read_card(folder)
+    if card is None or card.kind != "verifier":
+        raise CardError(f"{path}: no verifier: no card beside it says that it is one; `k15 train verifier` trains one")
+    return folder, card, read_evidence(folder)
+
+
+def _check_right(path: str, evidence: Evidence) -> None:
+    if RIGHT not in evidence.classes:
+        raise CardError(
+            f"{path}: its classes are {', '.join(evidence.classes)}: a reward needs one that is called {RIGHT}"
+        )
 
 
 def _weights(folder: Path, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
@@ -98,8 +121,5 @@ def load_verifier(path: str, config: RewardModelConfig) -> HeadModel:
     """
     engine = config.engine or DEFAULT
     found = load_trained(path, engine)
-    if RIGHT not in found.evidence.classes:
-        raise CardError(
-            f"{path}: its classes are {', '.join(found.evidence.classes)}: a reward needs one that is called {RIGHT}"
-        )
+    _check_right(path, found.evidence)
     return HeadModel(found, engine.max_batched_tokens, engine.threads)

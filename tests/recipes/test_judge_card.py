@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_kit import family_tokenizer
 from run_kit import tiny
+from tiny_models import tiny_llama
 
 from recipes.reward.claims import main as write_labelled
 from recipes.run.judge_card import card_of
 from recipes.run.session import run
+from recipes.run.setup import prepare
 from rl.config import RunConfig
+from rollout.models.export import save_tokenizer
 from rollout.models.framing import Framing
+from rollout.models.prompts import PromptError
 from rollout.problems.build import build_source
 from rollout.problems.claims import CARD
 from rollout.reward_models.asking import JUDGE_TEMPLATE, judge_framing, judge_messages
@@ -55,6 +60,22 @@ def test_who_trains_no_judge_has_no_card_and_shots_are_refused() -> None:
     assert card_of(RunConfig()) is None
     with pytest.raises(ValueError, match=r"problems\.shots"):
         card_of(tiny(problems=problems(CLAIMS, shots=[["1+1", "2"]])))
+    with pytest.raises(ValueError, match=r"problems\.instruction holds \{reference\}, which would be filled in"):
+        card_of(tiny(problems=problems(CLAIMS, instruction="Mind {reference}.")))
+
+
+def test_a_judge_that_could_not_be_used_is_not_trained(tmp_path: Path) -> None:
+    """Its template would let any response speak for it."""
+    folder = tmp_path / "base"
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer = family_tokenizer("llama", f"{turns}{{% if add_generation_prompt %}}assistant: {{% endif %}}")
+    save_tokenizer(tokenizer, folder)
+    tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    base = {"kind": "pretrained", "path": str(folder)}
+    engine = {**ENGINE, "max_model_len": 2048}
+    config = tiny(problems=problems(CLAIMS), model={"base": base, "threads": 1}, engine=engine)
+    with pytest.raises(PromptError, match="any response can write"):
+        prepare(config)
 
 
 def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:

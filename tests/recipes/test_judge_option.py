@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from reward_model_kit import rewarded, save_coin, save_judge
 
 from evals.results import read_results
 from recipes.commands.cli import main
+from recipes.commands.judging import judge_of
 from recipes.run.session import run
 from rollout.reward_models.card import Card, write_card
 
@@ -38,6 +40,15 @@ def answers(count: int = 40, **more: Any) -> list[dict[str, Any]]:
         {"id": f"p{i}", "problem": f"{i}+1", "gold": str(i + 1), "prediction": str(i + 1 + i % 2), **more}
         for i in range(count)
     ]
+
+
+def test_a_command_hands_in_more_at_once_than_is_judged_soon(coin: str) -> None:
+    """Of a thousand lines read ahead the last ones wait for all others; in a run, an iteration waits for them."""
+    found = judge_of(Namespace(judge=coin, judge_when=None, judge_set=["samples=2"]))
+    given = judge_of(Namespace(judge=coin, judge_when=None, judge_set=["timeout_s=5"]))
+    assert found is not None
+    assert given is not None
+    assert (found.timeout_s, found.samples, given.timeout_s) == (3600, 2, 5)
 
 
 def test_every_line_comes_out_with_both_verdicts(coin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

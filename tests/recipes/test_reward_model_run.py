@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from eval_kit import write_model
 from reward_model_kit import rewarded, save_coin
 from run_kit import tiny
 
 from recipes.commands.cli import main
+from recipes.commands.eval_tasks import _as_in
 from recipes.run.session import run
-from rl.config import OverlapConfig
+from recipes.run.setup import prepare
+from rl.config import CheckpointConfig, OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
+from rl.reward_models import HERE
+from rollout.environments.config import Retry
+from rollout.environments.retry import RetryEnvironment
+from rollout.grading import Answered
+from rollout.reward_models.asking import judge_card
 from rollout.reward_models.card import Card, write_card
+from tests.mortal import mortal
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +95,18 @@ def test_the_alarm_ends_the_run_which_goes_on_when_told_to(
     assert [one["code"] for one in summary["findings"] if one["code"] == "reward-hacked"] == ["reward-hacked"]
 
 
+def test_a_run_that_ends_itself_says_why_even_if_its_learner_dies_of_it(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No signal has stopped it, and no other learner is begun."""
+    alarm = {"then": "stop", "least": 0.5, "window": 2, "verdicts": 1}
+    config = rewarded(head, 4, alarm=alarm, threshold=1e-9)
+    config = config.model_copy(update={"checkpoint": CheckpointConfig(every=9), "warmup": None})
+    assert run(config, tmp_path / "run", mortal([("save", 1, False)], [])) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"k15: {tmp_path / 'run'}: stopped after iteration 2 of 4 by reward.model.alarm")
+
+
 def test_a_resumed_run_is_refused_with_other_files_of_the_model(
     head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,8 +116,39 @@ def test_a_resumed_run_is_refused_with_other_files_of_the_model(
     write_card(mine, Card(kind="head", template="{response}", temperature=3.0))
     assert run(rewarded(mine), folder) == 1
     assert f"model:{mine} has changed since {folder} began" in capsys.readouterr().err
+    assert main(["grade", str(folder), "--out", str(tmp_path / "graded.jsonl")]) == 0
+    assert f"model:{mine} has changed since the run began: these are its verdicts of today" in capsys.readouterr().err
     assert run(rewarded(head, alarm=None), folder) == 1
     assert "holds a run with another configuration: reward.model.path:" in capsys.readouterr().err
+
+
+def test_what_evaluates_a_run_whose_reward_model_is_gone_says_so(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, folder = save_coin(tmp_path / "mine"), tmp_path / "run"
+    assert run(rewarded(mine, 1), folder) == 0
+    mine.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    told = ["eval", "heldout", "--model", str(folder), "--out", str(tmp_path / "eval")]
+    assert main(told) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"k15: heldout: the run's reward model: {mine}: no such model directory")
+    assert main([*told, "--judge", str(head)]) == 0, "another in its place"
+
+
+def test_an_environment_asks_the_same_in_the_run_and_in_its_evaluation(head: Path) -> None:
+    """The grader of the run, whose model decides; what an evaluation reports goes by the rule all the same."""
+    config = rewarded(head, threshold=1e-9).model_copy(update={"environment": Retry()})
+    setup = prepare(config)
+    problem = setup.heldout[0]
+    answers = [Answered(problem, f"1{problem.answer}")]
+    with ExitStack() as stack:
+        grader, episodes = _as_in(config, setup.transcript, HERE, stack)
+        assert episodes is not None
+        assert isinstance(episodes.environment, RetryEnvironment)
+        asked = [asyncio.run(one.grade(answers))[0] for one in (episodes.environment.grader, grader)]
+    assert [score.parts["rule"] for score in asked] == [0.0, 0.0]
+    assert [score.verdict for score in asked] == ["correct", "wrong"]
 
 
 def test_held_out_labels_are_judged_in_each_iteration(head: Path, tmp_path: Path) -> None:
@@ -122,6 +176,23 @@ def test_what_cannot_be_used_is_said_before_anything_is_spent(
     assert run(rewarded(head, **reward), tmp_path / "run") == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_model_that_cannot_be_used_is_refused_before_the_run_directory_exists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No learner and no engine is started for it, be it a head or a judge."""
+    coin = save_coin(tmp_path / "coin")
+    write_card(coin, Card(kind="head", template="{response}", classes=("a", "b")))
+    judge = write_model(tmp_path / "judge")
+    write_card(judge, judge_card("\u00ab{response}\u00bb"))
+    for path, said in (
+        (coin, "2 outputs called a, b"),
+        (judge, "no tokens for some characters of the judge's template"),
+    ):
+        assert run(rewarded(path, max_tokens=24), tmp_path / "run") == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_problems_that_nothing_judges_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

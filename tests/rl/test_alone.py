@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from eval_kit import write_model
 from judge_kit import asked
+from reward_model_kit import Says
 
-from rl.alone import open_judge
+from rl import reward_models
+from rl.alone import _Placed, open_judge
 from rl.config import RayConfig
+from rl.stop import Interrupted
 from rollout.config import EngineConfig
-from rollout.grading import Answered
+from rollout.grading import Answered, Grading, VerifierGrader
 from rollout.models.prompts import PromptError
+from rollout.pool.open_stream import OpenStream
+from rollout.pool.pool import Pool
+from rollout.reward_models import judge
 from rollout.reward_models.asking import judge_card
 from rollout.reward_models.config import RewardModelConfig
+from rollout.reward_models.grader import RuleThenModel
 from rollout.reward_models.judge import JudgeModel
 from rollout.reward_models.opinion import Opinion
 from rollout.timeline import FILE, recording
@@ -56,6 +65,55 @@ def test_a_judge_that_cannot_be_used_is_refused_before_an_engine_starts(tmp_path
         open_judge(path, judge_card("\u00abis\u00bb {response}"), config, LIKE, HERE)
     with pytest.raises(PromptError, match="leaves a judge no room"):
         open_judge(path, CARD, config.model_copy(update={"max_tokens": 300}), LIKE, HERE)
+
+
+def test_what_keeps_a_judge_from_working_leaves_no_engines_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Pool) -> OpenStream:
+        raise RuntimeError("no stream")
+
+    monkeypatch.setattr(judge, "OpenStream", broken)
+    path = str(write_model(tmp_path / "model", context=256))
+    with pytest.raises(RuntimeError, match="no stream"):
+        open_judge(path, CARD, RewardModelConfig(path=path, max_tokens=24), LIKE, HERE)
+    until(lambda: not [one for one in threading.enumerate() if one.name == "rollout-pool"], "the pool is closed")
+
+
+def test_an_interrupt_while_waiting_for_a_place_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = importlib.import_module("ray.util.placement_group")
+
+    class Group:
+        def wait(self, _: float) -> bool:
+            raise Interrupted("SIGTERM")
+
+    given_back: list[Group] = []
+    monkeypatch.setattr(groups, "placement_group", lambda *_, **__: Group())
+    monkeypatch.setattr(groups, "remove_placement_group", given_back.append)
+    with pytest.raises(Interrupted):
+        _Placed("judge", LIKE.model_copy(update={"count": 1}), 0, 0.0)
+    assert len(given_back) == 1
+
+
+def test_a_model_that_is_still_being_opened_when_nobody_wants_it_any_more_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made = Says(lambda _: 1.0)
+
+    def slow(*_: object) -> Says:
+        begun.set()
+        go_on.wait(60)
+        return made
+
+    monkeypatch.setattr(reward_models, "open_model", slow)
+    model = reward_models.OnDemand(RewardModelConfig(path="x", audit=1.0), reward_models.HERE)
+    with Grading(RuleThenModel(VerifierGrader(), model, model._config)) as grading:
+        grading.submit(lambda: [asked("4")])
+        assert begun.wait(60)
+    assert made.closed == 0
+    go_on.set()
+    until(lambda: made.closed == 1, "it is closed")
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from rl.launch import (
     local_cores,
     quiet_environment,
     side_by_side,
-    waiting,
 )
 from rollout.engines.guard import MARK
 from rollout.reward_models.config import RewardModelConfig
@@ -132,14 +131,6 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
     assert quiet_environment()["VLLM_LOGGING_LEVEL"] == "INFO"
     assert quiet_environment()["VLLM_NO_USAGE_STATS"] == "1"
-
-
-def test_threads_do_not_keep_the_cores_from_whom_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libgomp's default is 300,000 rounds awake, some milliseconds; the user's own setting wins."""
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    assert 0 < int(waiting()["GOMP_SPINCOUNT"]) < 100_000
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    assert waiting()["GOMP_SPINCOUNT"] == "7"
 
 
 def test_a_memory_kill_is_told_in_one_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 
 import pytest
 from fake_engine import FakeEngine, Faults
@@ -48,6 +49,14 @@ def test_one_that_is_unread_twice_is_no_opinion_and_not_asked_a_third_time() -> 
         assert opinion.text == "Hm?"
         counts = bench.model.counts()
     assert (counts["asked_again"], counts["verdicts"], counts["unread"]) == (1, 0, 1)
+
+
+def test_without_an_answer_a_response_is_wrong_and_the_judge_is_not_asked() -> None:
+    with Bench(says(CORRECT), card=judge_card(sees="answer")) as bench:
+        opinions = bench.judge(asked("<think>It is 4"), asked("<think>So</think> 4"))
+        assert [opinion.right for opinion in opinions] == [0.0, 1.0]
+        assert len(bench.requests) == 1
+        assert bench.model.counts()["no_answer"] == 1
 
 
 def test_a_greedy_judge_is_not_asked_the_same_again() -> None:
@@ -157,6 +166,9 @@ def test_without_engines_there_is_no_opinion_and_every_response_is_counted() -> 
         assert "engines are dead" in first.reason
         assert "engines are dead" in later.reason
         assert bench.model.counts()["lost"] == 2
+        failure = bench.model._stream._failure
+        lengths = {len(bench.judge(asked("6"))) + len([*traceback.walk_tb(failure.__traceback__)]) for _ in range(5)}
+        assert len(lengths) == 1, "the error does not keep all who ever asked"
 
 
 def test_closing_twice_closes_once_and_ends_what_is_on_its_way() -> None:

@@ -12,6 +12,7 @@ from rollout.models.tokenizer import build_tokenizer
 from rollout.reward_models.asking import judge_card, judge_framing, judge_messages
 from rollout.reward_models.card import Card
 from rollout.reward_models.judge_prompts import JudgePrompts
+from rollout.reward_models.labelled import LONGEST as LONGEST_TEXT
 from rollout.types import Problem
 
 LONGEST = 2000
@@ -71,6 +72,27 @@ def test_a_template_without_a_generation_prompt_is_refused() -> None:
     bare = FAMILIES["llama"].template.partition("{% if add_generation_prompt")[0]
     with pytest.raises(PromptError, match="no generation prompt"):
         made(family_tokenizer("llama", bare)).check()
+
+
+def test_a_template_whose_turns_end_in_ordinary_text_is_refused() -> None:
+    """A response could write the same text, and then the judge's verdict."""
+    turns = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}"
+    plain = family_tokenizer(
+        "llama", f"<|begin_of_text|>{turns}{{% if add_generation_prompt %}}ASSISTANT:{{% endif %}}"
+    )
+    with pytest.raises(PromptError, match="begins the judge's turn with 'ASSISTANT:', which any response can write"):
+        made(plain).check()
+    ended = turns.replace("\n", "<|eot_id|>\n")
+    made(family_tokenizer("llama", f"{ended}{{% if add_generation_prompt %}}ASSISTANT:{{% endif %}}")).check()
+
+
+def test_what_no_tokenizer_should_spend_its_time_on_is_not_put_to_it() -> None:
+    tokenizer = family_tokenizer("llama")
+    judge = made(tokenizer)
+    judge.prompt("q", "r", "4")
+    judge.tokenizer = None  # type: ignore[assignment]
+    with pytest.raises(PromptError, match=f"characters, and {LONGEST_TEXT} are read at most"):
+        judge.prompt("q", "r", "4" * LONGEST_TEXT)
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

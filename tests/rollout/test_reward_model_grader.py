@@ -110,6 +110,14 @@ def test_a_model_that_fails_costs_no_response_a_reward_and_is_counted(text: str,
     assert grader.counts()["model/failed"] == grader.counts()["model/no_opinion"] == 1
 
 
+def test_what_the_model_itself_failed_on_is_counted_too() -> None:
+    class Fails(Says):
+        def counts(self) -> dict[str, float]:
+            return {"failed": 2.0}
+
+    assert RuleThenModel(VerifierGrader(rule), Fails(says), config()).counts()["model/failed"] == 2
+
+
 def test_what_is_counted() -> None:
     grader = RuleThenModel(VerifierGrader(rule), Says(says), config(when="always"))
     texts = ["yes right", "yes wrong", "no right", "no likely", "no wrong", "maybe right", "no silent"]
