@@ -138,7 +138,7 @@ def test_a_head_learns_and_serves_what_it_was_measured_with(tmp_path: Path, adap
     assert held["ci95"][0] <= held["accuracy"] <= held["ci95"][1]
     assert held["always_the_commoner"] == 0.5
     assert results["export_gap"] < 1e-5
-    assert results["validation"]["nats"] <= results["validation"]["nats_before"]
+    assert 0.05 < results["temperature"] < 20  # a few responses, all told apart, do not make it sure
     assert (asked.out / "reliability.png").read_bytes().startswith(b"\x89PNG")
     card = read_card(asked.out / "model")
     assert card is not None
