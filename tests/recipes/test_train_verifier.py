@@ -235,6 +235,20 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     assert not (asked.out / "stages").exists()
 
 
+@pytest.mark.parametrize(
+    ("keys", "gap"), [({"model.lora.rank": "4"}, 1e-5), ({"model.export_dtype": "bfloat16"}, 0.02)]
+)
+def test_without_validation_the_last_epoch_is_written_whatever_its_form(
+    tmp_path: Path, keys: dict[str, str], gap: float
+) -> None:
+    short = {"positive.epochs": "1", "negative.epochs": "1", "split.validation": "0"}
+    asked = order(tmp_path, few=8, many=8, **short, **keys)
+    assert carry_out(asked) == 0
+    results = json.loads((asked.out / "results.json").read_bytes())
+    assert results["best_epoch"] is None
+    assert results["export_gap"] < gap
+
+
 def test_filtering_says_what_is_learnt_from(tmp_path: Path) -> None:
     asked = order(tmp_path, few=12, many=12)
     task = task_of(asked)
