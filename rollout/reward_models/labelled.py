@@ -69,7 +69,20 @@ class Labelled:
     @property
     def question_key(self) -> str:
         """What counts as the same question: its text up to case and white space."""
-        return " ".join(self.question.casefold().split())
+        return same_text(self.question)
+
+
+def same_text(text: str) -> str:
+    """Return what texts share that differ in case and white space alone."""
+    return " ".join(text.casefold().split())
+
+
+def numbered(row: Labelled, classes: Sequence[str]) -> Labelled:
+    """Return ``row`` with 0 or 1 for its label where ``classes`` are numbers: a file that has no other ones was read as
+    one of verdicts.
+    """
+    number = {WRONG: "0", RIGHT: "1"}.get(row.label)
+    return replace(row, label=number) if number in classes and row.label not in classes else row
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,23 @@ def test_each_class_has_its_share_in_each_part_and_no_question_is_in_two(tmp_pat
     assert ordered({"zebra", "hack", "right", "apple"}) == ("right", "hack", "apple", "zebra")
 
 
+def test_of_texts_that_are_classified_each_is_on_its_own(tmp_path: Path) -> None:
+    texts = [{**row, "question": "which", "response": f"{row['response']} {i}"} for i, row in enumerate(outcomes(40))]
+    found = data(tmp_path, texts, [{**row, "response": f" {row['response'].upper()}"} for row in texts])
+    assert found.counts["heldout"] == {"right": 8, "slip": 8, "format": 8}
+    assert found.left_out == {"unlabelled, to held-out questions": 24}
+
+
+def test_a_held_out_file_of_two_numbers_has_the_classes_of_the_labelled_one(tmp_path: Path) -> None:
+    rows = [{**row, "label": list(WORDS).index(row["label"])} for row in outcomes(20)]
+    held = [{**row, "label": list(WORDS).index(row["label"])} for row in outcomes(5, seed=3, names=("right", "slip"))]
+    names = ("few", rows), ("many", outcomes(30, seed=9)), ("held", held)
+    few, many, judges = (save_rows(tmp_path / f"{name}.jsonl", part) for name, part in names)
+    found = prepare(few, many, judges, (), LabelledSplitConfig(), reader())
+    assert found.classes == ("0", "1", "2")
+    assert found.counts["heldout"] == {"0": 5, "1": 5, "2": 0}
+
+
 def test_gold_labels_of_the_unlabelled_file_change_nothing(tmp_path: Path) -> None:
     many = outcomes(30, seed=9)
     without = data(tmp_path, outcomes(40), [{**row, "label": None} for row in many])
