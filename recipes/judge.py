@@ -29,12 +29,12 @@ DESCRIPTION = "a small Llama from scratch learns to judge answers by working the
 
 
 def config() -> RunConfig:
-    """Return a run on answers of one to four terms, half of them right, and a tenth in a form that none may have.
+    """Return a run on answers of one to four terms.
 
-    Columns are learnt to the end first (with 7,500 demonstrations one careful verdict in four is wrong, with 12,000 one
-    in fifty), and what follows has lower rates, so that it changes how much is said and not how well it is reckoned.
+    Columns are learnt to the end first: with 7,500 demonstrations one careful verdict in three is wrong, with 12,000
+    one in fifty. What follows has lower rates, so that it changes how much is said and not how well it is reckoned.
     """
-    source = ClaimsSource(right=0.55, odd=0.1)
+    source = ClaimsSource()
     return RunConfig(
         recipe="judge",
         iterations=20,

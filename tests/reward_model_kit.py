@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from judge_kit import family_tokenizer
 from run_kit import tiny
+from tiny_models import tiny_llama
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rl.config import RunConfig
@@ -80,6 +82,14 @@ def save_head(folder: Path, seed: int = 0) -> Path:
 def save_coin(folder: Path) -> Path:
     """A classifier that nobody trained, of responses alone: no better than a coin."""
     write_card(save_head(folder), Card(kind="head", template="{response}"))
+    return folder
+
+
+def save_judge(folder: Path) -> Path:
+    """A causal LM that nobody trained, with a chat template: it writes no verdict."""
+    tokenizer = family_tokenizer("qwen")
+    tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     return folder
 
 

@@ -81,8 +81,8 @@ class AbstainConfig(Config):
 
     uncertainty: float = Field(0.3, ge=0, le=1)
     """More mass than this on "may be, may not be"."""
-    conflict: float = Field(0.5, ge=0, le=1)
-    """More conflict than this between what features say."""
+    conflict: float = Field(0.4, ge=0, le=1)
+    """More conflict than this between what features say. Two that contradict each other come to 0.49 at most."""
 
 
 class VerifierTrainingConfig(Config):

@@ -31,9 +31,12 @@ class Lesson:
 class Teacher(Protocol):
     """What is taught in each epoch."""
 
-    objective: Objective
     epochs: int
     batch: int
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
 
     def lesson(self, epoch: int) -> Lesson:
         """Return what epoch ``epoch`` (from 0) teaches."""

@@ -9,7 +9,7 @@ policy may come to write to please its judge: a number with a digit more or less
 Demonstrations are of mixed effort, as those of ``rollout.problems.arithmetic``, whose lines and columns they use. All
 end in the right verdict: the hasty ones say nothing else; the careful ones copy the answer's terms behind labels, work
 them out in columns, and subtract the reference. Equality itself takes a small model far longer to learn than to see
-whether a difference, of which it knows the table, is 0 (docs/reward_models.md).
+whether a difference, of which it knows the table, is 0 (docs/judges.md).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class ClaimsSource(Config):
 
 
 class VerdictsSource(Config):
-    """Labelled responses as problems for a judge: is this response right? (docs/reward_models.md)"""
+    """Labelled responses as problems for a judge: is this response right? (docs/judges.md)"""
 
     kind: Literal["verdicts"] = "verdicts"
     path: str

@@ -39,16 +39,16 @@ class Evidence:
     neighbours: Neighbours
     most_uncertain: float = 0.3
     """Mass on "may be, may not be" beyond which there is no opinion."""
-    most_conflict: float = 0.5
+    most_conflict: float = 0.4
     """Conflict between features beyond which there is none."""
 
     def opinions(self, probabilities: Array, hidden: Array) -> list[Opinion]:
         """Return what it makes of responses; ``probabilities`` [n, classes], ``hidden`` [n, d]. Rows that are not
         finite have no opinion.
         """
-        finite = np.isfinite(probabilities).all(1) & np.isfinite(hidden).all(1)
+        finite = np.isfinite(np.concatenate([probabilities, hidden], 1)).all(1)
         predicted = iter(self.neighbours.predicted(probabilities[finite], hidden[finite]))
-        return [self.opinion(next(predicted)) if one else Opinion.none(NOT_FINITE) for one in finite]
+        return [self.opinion(next(predicted)) if one else Opinion.none(NOT_FINITE) for one in finite.tolist()]
 
     def opinion(self, text: Predicted) -> Opinion:
         """Return P(right) as l + t/2 of the class ``right``, or none where t or the conflict is beyond its limit."""
@@ -56,9 +56,9 @@ class Evidence:
         t, conflict = found.mass.uncertainty, found.conflict
         parts = {"uncertainty": t, "conflict": conflict, "outcome": float(text.label), "probability": text.probability}
         if t > self.most_uncertain + _ROUNDING:
-            return Opinion.none(f"uncertain: {t:.2f} of the evidence says nothing", **parts)
+            return Opinion(None, f"uncertain: {t:.2f} of the evidence says nothing", parts)
         if conflict > self.most_conflict:
-            return Opinion.none(f"its evidence contradicts itself: conflict {conflict:.2f}", **parts)
+            return Opinion(None, f"its evidence contradicts itself: conflict {conflict:.2f}", parts)
         return Opinion(min(max(found.mass.expected, 0.0), 1.0), parts=parts)
 
     def dump(self) -> dict[str, Any]:

@@ -227,7 +227,11 @@ class HeadModel:
             torch.set_num_threads(self._threads)
         while (jobs := self._waiting()) is not None:
             answers = [answer for job in jobs for answer in job.answers]
-            opinions = iter(self._opinions(answers))
+            try:
+                opinions = iter(self._opinions(answers))
+            except BaseException as error:  # noqa: BLE001  whoever waits must hear of it, even of a tokenizer's panic
+                self._count(failed=len(answers))
+                opinions = iter([Opinion.none(named(error))] * len(answers))
             for job in jobs:
                 job.deliver([next(opinions) for _ in job.answers])
 

@@ -8,14 +8,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from judge_kit import family_tokenizer
-from reward_model_kit import rewarded, save_coin
-from tiny_models import tiny_llama
+from reward_model_kit import rewarded, save_coin, save_judge
 
 from evals.results import read_results
 from recipes.commands.cli import main
 from recipes.run.session import run
-from rollout.models.export import save_tokenizer
 from rollout.reward_models.card import Card, write_card
 
 
@@ -128,12 +125,16 @@ def test_the_rollouts_of_a_run_are_judged_by_another_model(
 
 def test_a_judge_draws_on_engines_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody has trained it: it writes no verdict, and that is no verdict."""
-    tokenizer = family_tokenizer("qwen")
-    tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(tmp_path / "judge")
-    save_tokenizer(tokenizer, tmp_path / "judge")
     rows = [{**row, "gold": ""} if i % 2 else row for i, row in enumerate(answers(4))]
     file, out = write(tmp_path / "f.jsonl", rows), tmp_path / "out.jsonl"
-    judge = ["--judge", str(tmp_path / "judge"), "--judge-set", "engine.kind=hf", "--judge-set", "max_tokens=4"]
+    judge = [
+        "--judge",
+        str(save_judge(tmp_path / "judge")),
+        "--judge-set",
+        "engine.kind=hf",
+        "--judge-set",
+        "max_tokens=4",
+    ]
     assert main(["grade", file, "--bare", *judge, "--out", str(out)]) == 0
     found = lines(out)
     assert [row["verdict"] for row in found] == ["correct", "ungradable"] * 2

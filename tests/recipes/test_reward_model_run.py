@@ -52,6 +52,9 @@ def test_both_verdicts_are_on_record_and_evaluations_go_by_the_rule(head: Path, 
     assert any(row["model"] is not None for row in samples if row["stop"] == "eos"), "compared, too"
     after = next(one for one in read_evaluations(tmp_path / "run") if one.name == "after")
     assert after.accuracy.mean == sum(row["verdict"] == "correct" for row in samples) / len(samples)
+    page = (tmp_path / "run" / "agreement.html").read_text()
+    assert f'"responses_total":{len(rows)}' in page
+    assert rows[0]["prompt"].split("\n")[0] in page
     out = tmp_path / "eval"
     assert main(["eval", "heldout", "--model", str(tmp_path / "run"), "--out", str(out)]) == 0
     again = pq.read_table(out / "samples.parquet").to_pylist()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from factories import group, rollout
 from paths import ROOT
-from reward_model_kit import rewarded, save_coin
+from reward_model_kit import rewarded, save_coin, save_judge
 from run_kit import tiny
 
 from recipes.run.session import run
@@ -61,12 +61,23 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def with_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a judge on engines of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    judge = {"when": "undecided", "max_tokens": 4, "engine": {"kind": "hf", "threads": 1}}
+    assert run(rewarded(save_judge(folder / "judge"), 1, **judge), folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
 def rows(everything: Path) -> list[Row]:
     return read_metrics(everything)
 
 
-def test_runs_write_every_name_of_the_table_and_no_other(rows: list[Row], clipped: Path, judged: Path) -> None:
-    others = {name for folder in (clipped, judged) for row in read_metrics(folder) for name in row}
+def test_runs_write_every_name_of_the_table_and_no_other(
+    rows: list[Row], clipped: Path, judged: Path, with_judge: Path
+) -> None:
+    others = {name for folder in (clipped, judged, with_judge) for row in read_metrics(folder) for name in row}
     assert "saturated" not in {name for row in read_metrics(clipped) for name in row}
     written = {name for row in rows for name in row} | others
     assert METRICS.keys() - written == set()

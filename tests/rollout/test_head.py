@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,30 @@ def test_a_failing_model_is_no_opinion(tmp_path: Path) -> None:
     assert found.right is None
     assert "Error" in found.reason
     assert model.counts()["failed"] == 1
+
+
+def test_whatever_is_thrown_while_it_reads_nobody_waits_for_ever(tmp_path: Path) -> None:
+    class Panic(BaseException):
+        """As compiled tokenizers raise it: no ``Exception``."""
+
+    class Panics:
+        pad_token_id = unk_token_id = None
+
+        def __call__(self, *_: object, **__: object) -> None:
+            raise Panic("out of range")
+
+    classifier = load_classifier(str(save_head(tmp_path / "head", CARD)))
+    sound = classifier.reader
+    model = HeadModel(dataclasses.replace(classifier, reader=dataclasses.replace(sound, tokenizer=Panics())))
+
+    async def twice() -> list[Opinion]:
+        async with asyncio.timeout(60):
+            return [(await model.judge(answered("2")))[0] for _ in range(2)]
+
+    first, second = asyncio.run(twice())
+    assert (first.right, first.reason, second.right) == (None, "Panic: out of range", None)
+    assert model.counts()["failed"] == 2
+    model.close()
 
 
 def test_calls_that_wait_are_answered_each_with_its_own(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def test_one_feature_is_enough_and_none_is_too_little() -> None:
 
 def test_evidence_that_contradicts_itself_is_no_opinion() -> None:
     torn = Predicted(1, 0.9, (SLIP, NEAR))
-    assert evidence().opinion(torn).parts["conflict"] == pytest.approx(0.49)
-    assert evidence().opinion(torn).right == pytest.approx(0.5)
-    found = evidence(most_conflict=0.4).opinion(torn)
+    found, lenient = evidence().opinion(torn), evidence(most_conflict=0.5).opinion(torn)
     assert found.right is None
-    assert abstentions([found, evidence().opinion(torn)]) == {"its evidence contradicts itself": 1}
+    assert found.parts["conflict"] == pytest.approx(0.49)
+    assert lenient.right == pytest.approx(0.5)
+    assert abstentions([found, lenient]) == {"its evidence contradicts itself": 1}
 
 
 def test_rows_that_are_not_finite_have_no_opinion_and_others_keep_theirs() -> None:

@@ -49,20 +49,25 @@ class Judgement:
     """Of the response; ``None``: unknown, its characters stand for them."""
 
 
-def write_page(path: Path, title: str, facts: dict[str, Any], judgements: Sequence[Judgement]) -> None:
-    """Write the page, one self-contained file. Raises ``OSError``."""
+Fill = Callable[[Sequence[Judgement]], Sequence[Judgement]]
+
+
+def write_page(
+    path: Path, title: str, facts: dict[str, Any], judgements: Sequence[Judgement], texts: Fill = lambda given: given
+) -> None:
+    """Write the page, one self-contained file; ``texts`` brings those of the responses that it holds, where
+    ``judgements`` are without. Raises ``OSError``.
+    """
     script = script_of("evals.report.agreement", "report.js")
-    replace_file(
-        path,
-        render(
-            f"{title} \N{MIDDLE DOT} rule and model", payload(title, facts, judgements), script, "responses"
-        ).encode(),
-    )
+    name = f"{title} \N{MIDDLE DOT} rule and model"
+    replace_file(path, render(name, payload(title, facts, judgements, texts), script, "responses").encode())
 
 
-def payload(title: str, facts: dict[str, Any], judgements: Sequence[Judgement]) -> dict[str, Any]:
+def payload(
+    title: str, facts: dict[str, Any], judgements: Sequence[Judgement], texts: Fill = lambda given: given
+) -> dict[str, Any]:
     """Return everything that the page shows, as plain JSON data."""
-    shown = chosen(judgements)
+    shown = texts(chosen(judgements))
     limit = min(TEXT_LIMIT, TEXT_BUDGET // max(1, 3 * len(shown)))
     return {
         "title": title,

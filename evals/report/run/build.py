@@ -8,6 +8,7 @@ from typing import Any
 
 from evals.report.page import render, script_of
 from evals.report.page.choice import evenly
+from evals.report.run.agreement import write_agreement
 from evals.report.run.data import ReportError, RunData, read_run
 from evals.report.run.figures import sections
 from evals.report.run.lanes import lanes
@@ -32,10 +33,12 @@ def build_report(run_dir: Path) -> Path:
     except LogError as error:
         raise ReportError(str(error)) from error
     script = script_of("evals.report.run", "page.js")
-    page = render(f"{run.name} \N{MIDDLE DOT} k15", payload(run, load_samples(run_dir)), script, "rollouts")
     path = run_dir / FILE
     try:
-        replace_file(path, page.encode())
+        data = payload(run, load_samples(run_dir)) | {
+            "agreement": write_agreement(run_dir, run.name, run.facts | run.judge)
+        }
+        replace_file(path, render(f"{run.name} \N{MIDDLE DOT} k15", data, script, "rollouts").encode())
     except OSError as error:
         raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class RunData:
     """``summary.json``; ``None`` until the run is finished."""
     alarm: AlarmConfig | None = None
     """The watch over its reward model; ``None`` when there is none, or unknown."""
+    judge: dict[str, Any] = field(default_factory=dict)
+    """Its reward model: ``model`` (the path) and ``when``; empty without one."""
     timeline: Sequence[Process] = ()
     """What its processes did when; none for a run of before that was recorded."""
     notes: Sequence[str] = ()
@@ -93,7 +95,8 @@ def read_run(run_dir: Path) -> RunData:
         planned=planned if isinstance(planned, int) else None,
         k=k if isinstance(k, int) else None,
         model=_model_words(config),
-        alarm=_alarm(config),
+        alarm=_alarm(_reward_model(config)),
+        judge={"model": model["path"], "when": model.get("when")} if "path" in (model := _reward_model(config)) else {},
         summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
         timeline=timeline,
         notes=notes,
@@ -128,11 +131,15 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _alarm(config: dict[str, Any]) -> AlarmConfig | None:
+def _reward_model(config: dict[str, Any]) -> dict[str, Any]:
     reward = config.get("reward")
     model = reward.get("model") if isinstance(reward, dict) else None
+    return model if isinstance(model, dict) else {}
+
+
+def _alarm(model: dict[str, Any]) -> AlarmConfig | None:
     try:
-        return AlarmConfig.model_validate(model["alarm"]) if isinstance(model, dict) and model.get("alarm") else None
+        return AlarmConfig.model_validate(model["alarm"]) if model.get("alarm") else None
     except ValueError:  # of another version; the report does without
         return None
 

@@ -36,6 +36,7 @@ function verdictCard() {
   if (after) change.append(node("span", { class: "to" }, percent(after.accuracy.mean)));
   change.append(node("span", { class: "soft" }, interval(after ?? before)));
   card.append(change, intervals(before, after));
+  if (data.agreement) card.append(node("p", {}, node("a", { href: data.agreement }, "Where rule and reward model disagree")));
   if (data.promise) card.append(node("p", { class: "soft" }, data.promise));
   return card;
 }
