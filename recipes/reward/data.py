@@ -106,8 +106,8 @@ def parted(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
     """Return held-out, validation and training examples.
 
-    A question's place in the order that is cut depends on its text and the seed alone, so that further rows do not
-    move those that were there.
+    A question's place in the order that is cut depends on its text and the seed alone, so that further responses move
+    none, and further questions only those where the order is cut.
     """
     keyed = {example.question for example in examples}
     order = sorted(keyed, key=lambda text: hashlib.sha256(f"{keys.seed}/{text}".encode()).digest())
