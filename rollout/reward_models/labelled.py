@@ -81,7 +81,7 @@ def numbered(row: Labelled, classes: Sequence[str]) -> Labelled:
     """Return ``row`` with 0 or 1 for its label where ``classes`` are numbers: a file that has no other ones was read as
     one of verdicts.
     """
-    number = {WRONG: "0", RIGHT: "1"}.get(row.label)
+    number = {WRONG: "0", RIGHT: "1"}.get(row.label, "")
     return replace(row, label=number) if number in classes and row.label not in classes else row
 
 
