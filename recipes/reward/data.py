@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from recipes.reward.config import SplitConfig
-from rollout.reward_models.labelled import RIGHT, WRONG, Labelled, LabelledError, read
+from rollout.reward_models.labelled import RIGHT, WRONG, Labelled, LabelledError, read, same_text
 from rollout.reward_models.reading import Reader, Unreadable
 from rollout.types import TokenIds
 
@@ -27,6 +27,8 @@ class Example:
 
     row: Labelled
     ids: TokenIds
+    alone: bool = False
+    """Whether its text stands for itself: all of the data answer one question, as texts do that are classified."""
 
     @property
     def label(self) -> int:
@@ -36,7 +38,7 @@ class Example:
     @property
     def question(self) -> str:
         """What counts as the same question."""
-        return self.row.question_key
+        return same_text(self.row.response) if self.alone else self.row.question_key
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def prepare(labelled: Path, heldout: Path | None, keys: SplitConfig, reader: Rea
     left_out: Counter[str] = Counter()
     known = _examples(labelled, reader, left_out)
     judges = _examples(heldout, reader, left_out) if heldout is not None else None
+    if one_question(known):
+        known, judges = each_alone(known), None if judges is None else each_alone(judges)
     if judges is None:
         share = keys.heldout
     else:
@@ -87,13 +91,23 @@ def prepare(labelled: Path, heldout: Path | None, keys: SplitConfig, reader: Rea
     return found
 
 
+def one_question(examples: Iterable[Example]) -> bool:
+    """Return whether all answer the same question: there is nothing to part by then but their texts."""
+    return len({example.question for example in examples}) == 1
+
+
+def each_alone(examples: Iterable[Example]) -> list[Example]:
+    """Return ``examples`` as texts that stand for themselves."""
+    return [replace(example, alone=True) for example in examples]
+
+
 def parted(
     examples: Sequence[Example], heldout: float, keys: SplitConfig
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
     """Return held-out, validation and training examples.
 
-    A question's place in the order that is cut depends on its text and the seed alone, so that further rows do not
-    move those that were there.
+    A question's place in the order that is cut depends on its text and the seed alone, so that further responses move
+    none, and further questions only those where the order is cut.
     """
     keyed = {example.question for example in examples}
     order = sorted(keyed, key=lambda text: hashlib.sha256(f"{keys.seed}/{text}".encode()).digest())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from recipes.reward.data import Example, digest_of, readable
+from recipes.reward.data import Example, digest_of, each_alone, one_question, readable
 from recipes.reward.verifier_config import LabelledSplitConfig
 from recipes.reward.verifier_teaching import Texts
 from rewards.models.outcomes import OUTCOMES
-from rollout.reward_models.labelled import LabelledError, read
+from rollout.reward_models.labelled import LabelledError, numbered, read
 from rollout.reward_models.reading import Reader
 
 
@@ -78,6 +78,11 @@ def prepare(
             f"others, too ({', '.join(OUTCOMES)}, or classes of your own)"
         )
     judges = None if heldout is None else _labelled(heldout, reader, left_out)
+    if judges is not None:
+        judges = [replace(example, row=numbered(example.row, names)) for example in judges]
+    alone = one_question(known)
+    if alone:
+        known, judges = each_alone(known), None if judges is None else each_alone(judges)
     for example in (*known, *(judges or ())):
         if example.row.label not in names:
             raise LabelledError(
@@ -90,7 +95,7 @@ def prepare(
     parts = parted(known, 0.0 if judges is not None else keys.heldout, keys)
     held = tuple(judges) if judges is not None else parts[0]
     _check_train(parts[2], names, labelled)
-    many = _unlabelled(unlabelled, parts[1] + parts[2], held, reader, left_out)
+    many = _unlabelled(unlabelled, parts[1] + parts[2], held, reader, left_out, alone)
     return Few(names, parts[2], parts[1], held, many, +left_out)
 
 
@@ -138,7 +143,7 @@ def _labelled(path: Path, reader: Reader, left_out: Counter[str]) -> list[Exampl
 
 
 def _unlabelled(
-    path: Path, learnt: Iterable[Example], held: Iterable[Example], reader: Reader, left_out: Counter[str]
+    path: Path, learnt: Iterable[Example], held: Iterable[Example], reader: Reader, left_out: Counter[str], alone: bool
 ) -> tuple[Example, ...]:
     """Return the responses of ``path`` without looking at labels.
 
@@ -148,6 +153,7 @@ def _unlabelled(
     reading = read(path, labels=False)
     left_out.update(reading.left_out)
     found = readable(path, reading.rows, reader, left_out)
+    found = each_alone(found) if alone else found
     there, asked = {example.ids.tobytes() for example in learnt}, {example.question for example in held}
     other = [example for example in found if example.question not in asked]
     left_out["unlabelled, to held-out questions"] += len(found) - len(other)

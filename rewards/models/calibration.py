@@ -16,7 +16,7 @@ from rewards.stats import wilson
 
 Floats = npt.NDArray[np.float64]
 COLDEST, HOTTEST = 0.05, 20.0
-"""Temperatures within which one is looked for: on few and separable rows the likelihood has no maximum."""
+"""Temperatures within which one is looked for: of logits that are all alike, or mostly wrong, none is the best."""
 
 
 def probabilities(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
@@ -37,18 +37,23 @@ def cross_entropy(logits: npt.ArrayLike, classes: npt.ArrayLike, temperature: fl
 
 
 def fit_temperature(logits: npt.ArrayLike, classes: npt.ArrayLike) -> float:
-    """Return the temperature in [``COLDEST``, ``HOTTEST``] that minimises ``cross_entropy`` [1706.04599 §4.2].
+    """Return the temperature in [``COLDEST``, ``HOTTEST``] that minimises the cross-entropy [1706.04599 §4.2] with
+    Platt's targets: of n rows of a class the truth is that class with (n + 1) / (n + C), not 1 [Platt 1999].
 
-    It is convex in 1 / T, so the root of its derivative, the mean of E_p[logit] - logit of the class, is found by
-    bisection. Raises ``ValueError`` without rows.
+    So a few rows that are all told apart do not make it sure of everything; of many rows it is the plain minimum. It is
+    convex in 1 / T, so the root of its derivative, the mean of E_p[logit] - E_target[logit], is found by bisection.
+    Raises ``ValueError`` without rows.
     """
     given, chosen = np.asarray(logits, np.float64), np.asarray(classes, np.int64)
     if not len(given):
         raise ValueError("fit_temperature: no rows")
-    own = np.take_along_axis(given, chosen[:, None], axis=1)[:, 0]
+    number = given.shape[1]
+    counts = np.bincount(chosen, minlength=number)[:, None]
+    targets = (np.eye(number) * counts + 1) / (counts + number)  # [class, C]
+    expected = float(np.mean((targets[chosen] * given).sum(axis=1)))
 
     def slope(inverse: float) -> float:
-        return float(np.mean((probabilities(given, 1 / inverse) * given).sum(axis=1) - own))
+        return float(np.mean((probabilities(given, 1 / inverse) * given).sum(axis=1))) - expected
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     if slope(low) >= 0:

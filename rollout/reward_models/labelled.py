@@ -35,7 +35,9 @@ WORDS = {
 }
 """Verdicts in other words, in any case; every other text is the name of a class."""
 UNGRADABLE = "ungradable"
-_CUT = frozenset({StopReason.LENGTH.value, StopReason.REPETITION.value, StopReason.ABORTED.value})
+_BY_HAND = ("label", "expected")
+"""Columns that no run, evaluation or command of k15 writes."""
+_CUT = (StopReason.LENGTH.value, StopReason.REPETITION.value, StopReason.ABORTED.value)
 _OTHERS = ("id", "defect", "rollout", "sample", "benchmark", "stop", "opening", "last_turn")
 _JUDGED = ("rule", "model", "score_parts")
 """Columns that tell whose verdict it is, where a reward model has judged (``rollout.reward_models.grader``)."""
@@ -67,7 +69,20 @@ class Labelled:
     @property
     def question_key(self) -> str:
         """What counts as the same question: its text up to case and white space."""
-        return " ".join(self.question.casefold().split())
+        return same_text(self.question)
+
+
+def same_text(text: str) -> str:
+    """Return what texts share that differ in case and white space alone."""
+    return " ".join(text.casefold().split())
+
+
+def numbered(row: Labelled, classes: Sequence[str]) -> Labelled:
+    """Return ``row`` with 0 or 1 for its label where ``classes`` are numbers: a file that has no other ones was read as
+    one of verdicts.
+    """
+    number = {WRONG: "0", RIGHT: "1"}.get(row.label, "")
+    return replace(row, label=number) if number in classes and row.label not in classes else row
 
 
 @dataclass(frozen=True)
@@ -219,9 +234,11 @@ def _unique(name: str, taken: dict[str, int]) -> str:
 
 def by_the_rule(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a row of a run, an evaluation or of ``k15 grade`` with the rule's verdict on it, not a reward model's:
-    one that only a model has judged has none.
+    one that only a model has judged has none. What somebody has labelled since keeps that label.
     """
-    parts = {part["name"]: part["value"] for part in row.get("score_parts") or ()}
+    if any(row.get(name) is not None for name in _BY_HAND):
+        return row
+    parts = {part.get("name"): part.get("value") for part in _objects(row.get("score_parts"))}
     if "rule" in row and isinstance(row.get("model"), float):
         rule = row["rule"]
     elif "model" in parts:
@@ -239,8 +256,14 @@ def _left_out(row: Mapping[str, Any], labels: bool) -> str:
         return "marked as defect"
     if row.get("stop") in _CUT:
         return "cut off"
-    unknown = labels and "rollout" in row and row.get("correct") is None  # the run's grader failed on it
-    return UNGRADABLE if unknown or _first(row, LABEL)[1] == UNGRADABLE else ""
+    label = _first(row, LABEL)[1]
+    unknown = labels and "rollout" in row and label is None  # the run's grader failed on it
+    return UNGRADABLE if unknown or label == UNGRADABLE else ""
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of a list; of what is none, nothing: the column may be somebody else's."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

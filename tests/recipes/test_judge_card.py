@@ -84,7 +84,7 @@ def test_the_card_lies_beside_the_weights(tmp_path: Path) -> None:
     for folder in ("model", "warmup"):
         assert read_card(tmp_path / "run" / folder) == card_of(config)
     file = tmp_path / "labelled.jsonl"
-    assert write_labelled([str(file), "--count", "60"]) == 0
+    assert write_labelled([str(file), "--count", "150"]) == 0
     own = {"kind": "verdicts", "path": str(file), "template": CARD.template, "sees": "answer"}
     base = {"kind": "pretrained", "path": str(tmp_path / "run" / "model")}
     model = {"base": base, "threads": 1}

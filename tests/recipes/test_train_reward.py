@@ -76,6 +76,12 @@ def test_the_case_and_spaces_of_a_question_make_no_other(tmp_path: Path) -> None
     assert len({example.question for part in (found.train, found.validation, found.heldout) for example in part}) == 40
 
 
+def test_responses_to_one_question_are_parted_by_their_texts(tmp_path: Path) -> None:
+    rows = [{**row, "question": "1+1", "response": f"{row['response']} {i}"} for i, row in enumerate(sums(25))]
+    found = parts(tmp_path, [*rows, *({**row, "response": row["response"].upper()} for row in rows)])
+    assert [len(one) for one in (found.train, found.validation, found.heldout)] == [140, 20, 40]
+
+
 def test_the_digest_of_many_responses_takes_no_memory_and_tells_them_apart() -> None:
     def parts(label: str = "right", moved: int = 0) -> Parts:
         rows = [Labelled(str(number), "q", "", "r", label) for number in range(500)]
@@ -114,7 +120,7 @@ def test_what_nothing_can_be_learnt_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelledError, match="none of 200 responses has a label"):
         parts(tmp_path, [{**row, "label": None} for row in sums(50)])
     with pytest.raises(LabelledError, match="no question is left for the"):
-        parts(tmp_path, sums(1))
+        parts(tmp_path, sums(2))
     with pytest.raises(LabelledError, match=r"cannot read 200 of 200 responses; the first: .*:1: its tokenizer lacks"):
         parts(tmp_path, [{**row, "question": "é"} for row in sums(50)])
 
@@ -138,7 +144,7 @@ def test_a_head_learns_and_serves_what_it_was_measured_with(tmp_path: Path, adap
     assert held["ci95"][0] <= held["accuracy"] <= held["ci95"][1]
     assert held["always_the_commoner"] == 0.5
     assert results["export_gap"] < 1e-5
-    assert results["validation"]["nats"] <= results["validation"]["nats_before"]
+    assert 0.05 < results["temperature"] < 20  # a few responses, all told apart, do not make it sure
     assert (asked.out / "reliability.png").read_bytes().startswith(b"\x89PNG")
     card = read_card(asked.out / "model")
     assert card is not None

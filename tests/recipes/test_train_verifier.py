@@ -106,6 +106,23 @@ def test_each_class_has_its_share_in_each_part_and_no_question_is_in_two(tmp_pat
     assert ordered({"zebra", "hack", "right", "apple"}) == ("right", "hack", "apple", "zebra")
 
 
+def test_of_texts_that_are_classified_each_is_on_its_own(tmp_path: Path) -> None:
+    texts = [{**row, "question": "which", "response": f"{row['response']} {i}"} for i, row in enumerate(outcomes(40))]
+    found = data(tmp_path, texts, [{**row, "response": f" {row['response'].upper()}"} for row in texts])
+    assert found.counts["heldout"] == {"right": 8, "slip": 8, "format": 8}
+    assert found.left_out == {"unlabelled, to held-out questions": 24}
+
+
+def test_a_held_out_file_of_two_numbers_has_the_classes_of_the_labelled_one(tmp_path: Path) -> None:
+    rows = [{**row, "label": list(WORDS).index(row["label"])} for row in outcomes(20)]
+    held = [{**row, "label": list(WORDS).index(row["label"])} for row in outcomes(5, seed=3, names=("right", "slip"))]
+    names = ("few", rows), ("many", outcomes(30, seed=9)), ("held", held)
+    few, many, judges = (save_rows(tmp_path / f"{name}.jsonl", part) for name, part in names)
+    found = prepare(few, many, judges, (), LabelledSplitConfig(), reader())
+    assert found.classes == ("0", "1", "2")
+    assert found.counts["heldout"] == {"0": 5, "1": 5, "2": 0}
+
+
 def test_gold_labels_of_the_unlabelled_file_change_nothing(tmp_path: Path) -> None:
     many = outcomes(30, seed=9)
     without = data(tmp_path, outcomes(40), [{**row, "label": None} for row in many])
@@ -233,6 +250,20 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     (asked.out / "stages" / "negative").mkdir(parents=True)  # killed while it tidied up: nothing is trained again
     assert train(task, Stopper(), Quiet()) == json.loads(json.dumps(cut))
     assert not (asked.out / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "gap"), [({"model.lora.rank": "4"}, 1e-5), ({"model.export_dtype": "bfloat16"}, 0.02)]
+)
+def test_without_validation_the_last_epoch_is_written_whatever_its_form(
+    tmp_path: Path, keys: dict[str, str], gap: float
+) -> None:
+    short = {"positive.epochs": "1", "negative.epochs": "1", "split.validation": "0"}
+    asked = order(tmp_path, few=8, many=8, **short, **keys)
+    assert carry_out(asked) == 0
+    results = json.loads((asked.out / "results.json").read_bytes())
+    assert results["best_epoch"] is None
+    assert results["export_gap"] < gap
 
 
 def test_filtering_says_what_is_learnt_from(tmp_path: Path) -> None:

@@ -40,20 +40,38 @@ def test_probabilities_are_scipys_and_nan_stays_in_its_row() -> None:
 def test_the_temperature_is_the_best_there_is(classes: int) -> None:
     logits, told = drawn(classes, temperature=2.5)
     found = fit_temperature(logits, told)
-    best = minimize_scalar(lambda t: cross_entropy(logits, told, t), bounds=(0.05, 20), options={"xatol": 1e-9})
-    assert found == pytest.approx(best.x, rel=1e-4)
+    counts = np.bincount(told)
+    targets = np.where(np.arange(classes) == told[:, None], (counts[told] + 1)[:, None], 1.0)
+    targets /= (counts[told] + classes)[:, None]
+
+    def smoothed(temperature: float) -> float:
+        return sum(
+            float((targets[row] * -np.log(softmax(logits[row] / temperature))).sum()) for row in range(len(logits))
+        )
+
+    assert targets.sum(1) == pytest.approx(1)
+    assert found == pytest.approx(minimize_scalar(smoothed, bounds=(0.05, 20), options={"xatol": 1e-7}).x, rel=1e-4)
+    plain = minimize_scalar(lambda t: cross_entropy(logits, told, t), bounds=(0.05, 20), options={"xatol": 1e-7}).x
+    assert found == pytest.approx(plain, rel=0.15)
     assert found == pytest.approx(2.5, rel=0.2)
 
 
 def test_of_one_gap_the_temperature_has_a_closed_form() -> None:
-    """With all logits [0, d] and a share q right, p = sigmoid(d / T) = q."""
+    """With all logits [0, d] and targets whose mean is q, p = sigmoid(d / T) = q."""
     logits, told = np.tile([0.0, 3.0], (10, 1)), np.array([1] * 8 + [0] * 2)
-    assert fit_temperature(logits, told) == pytest.approx(3.0 / np.log(0.8 / 0.2), rel=1e-9)
+    q = 0.8 * 9 / 10 + 0.2 * 1 / 4
+    assert fit_temperature(logits, told) == pytest.approx(3.0 / np.log(q / (1 - q)), rel=1e-9)
+
+
+def test_few_rows_that_are_told_apart_do_not_make_it_sure() -> None:
+    logits = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(1 / np.log(2))  # two of three right
+    assert fit_temperature(np.tile(logits, (50, 1)), np.array([1, 0] * 50)) == pytest.approx(1 / np.log(51))
 
 
 def test_without_a_best_temperature_it_stays_within_its_bounds() -> None:
     logits = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert fit_temperature(logits, np.array([1, 0])) == COLDEST
+    assert fit_temperature(0.01 * np.tile(logits, (50, 1)), np.array([1, 0] * 50)) == COLDEST
     assert fit_temperature(logits, np.array([0, 1])) == HOTTEST
     with pytest.raises(ValueError, match="no rows"):
         fit_temperature(np.empty((0, 2)), [])

@@ -126,6 +126,29 @@ def test_a_reward_models_verdict_is_no_label(tmp_path: Path) -> None:
     assert len(read(file, labels=False).rows) == 4
 
 
+def test_a_label_by_hand_is_a_label_whoever_judged_before(tmp_path: Path) -> None:
+    parts = [{"name": "rule", "value": 0.0}, {"name": "model", "value": 0.9}]
+    rows = [
+        {**ROW, "label": "right", "verdict": "wrong", "rule": "wrong", "model": 0.9},
+        {**ROW, "label": "right", "rollout": "0/1", "correct": None, "score_parts": parts},
+        {**ROW, "label": "right", "rollout": "0/2"},
+    ]
+    reading = read(lines(tmp_path / "by_hand.jsonl", rows))
+    assert [row.label for row in reading.rows] == ["right"] * 3
+
+
+def test_columns_of_somebody_elses_with_our_names_do_no_harm(tmp_path: Path) -> None:
+    odd = [
+        {"stop": ["\n"]},
+        {"score_parts": 3},
+        {"score_parts": "ab"},
+        {"score_parts": [1, {}]},
+        {"rule": [], "model": {}},
+    ]
+    reading = read(lines(tmp_path / "theirs.jsonl", [{**ROW, "label": None, "correct": True, **one} for one in odd]))
+    assert [row.label for row in reading.rows] == ["right"] * 5
+
+
 def test_the_rollouts_of_a_run_have_the_rules_verdicts() -> None:
     def judged(**parts: float) -> Mapping[str, Any]:
         return by_the_rule({"correct": True, "score_parts": [{"name": n, "value": v} for n, v in parts.items()]})
