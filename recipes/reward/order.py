@@ -11,9 +11,9 @@ from typing import Any
 
 from recipes.reward.config import HeadTrainingConfig
 from recipes.reward.data import CLASSES, prepare
-from recipes.reward.results import table
+from recipes.reward.results import RESULTS, table
 from recipes.reward.train import Task, train
-from recipes.shorten.workspace import Workspace, WorkspaceError
+from recipes.shorten.workspace import STAGE, Workspace, WorkspaceError
 from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
 from rl.state.run_dir import CHANGEABLE, flatten
@@ -22,6 +22,9 @@ from rollout.lock import locked
 from rollout.progress import Progress, progress
 from rollout.reward_models.card import Card
 from rollout.reward_models.reading import Reader, check_fits, vocabulary_digest
+
+WRITTEN = ("model", "best", "checkpoints", "stages", RESULTS)
+"""What trainings write into their folder, and remove or replace there."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,17 @@ def carry_out(order: Order) -> int:
     return in_workspace(order.out, task.told, lambda stopper, watch: table(train(task, stopper, watch)))
 
 
+def check_room(out: Path) -> None:
+    """Refuse a folder with files of something else, a run's, say, that a training would replace or remove.
+
+    Raises ``WorkspaceError``.
+    """
+    if (out / STAGE).exists():
+        return
+    if there := [name for name in WRITTEN if (out / name).exists()]:
+        raise WorkspaceError(f"{out} holds {' and '.join(there)} of something else; choose another --out")
+
+
 def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Progress], str]) -> int:
     """Do ``work`` in the folder ``out``, and print what it returns; 0, 1, or 128 + signal.
 
@@ -129,6 +143,7 @@ def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Pr
     with Stopper() as stopper, locked(out, WorkspaceError, "--out"):
         try:
             check_run_dir(out.resolve())
+            check_room(out)
             space, name = Workspace(out.resolve().parent), out.resolve().name
             space.begin(name, {**told, "config": fixed(told["config"])})
             if (note := space.note(name)) is None:

@@ -21,6 +21,8 @@ from rollout.lock import locked
 
 UNIMPORTANT = ("run.log.", "run.ray.", "run.checkpoint.", "run.recipe")
 """Inputs that change how a stage runs, but not its result."""
+STAGE = "stage.json"
+"""What a stage was made from; ``note`` once it is finished."""
 
 
 class WorkspaceError(ValueError):
@@ -43,7 +45,7 @@ class Workspace:
 
     def note(self, name: str) -> str | None:
         """Return how a finished stage was made; ``None`` while it is not finished."""
-        file = self.folder(name) / "stage.json"
+        file = self.folder(name) / STAGE
         if not file.exists():
             return None
         found = json.loads(file.read_bytes()).get("note")
@@ -55,7 +57,7 @@ class Workspace:
         Raises ``WorkspaceError`` when it holds what was made from other inputs; the difference is shown.
         """
         folder, new = self.folder(name), json.loads(json.dumps(inputs, default=str))
-        file = folder / "stage.json"
+        file = folder / STAGE
         if file.exists():
             changed = differences(json.loads(file.read_bytes())["inputs"], new)
             if changed:
@@ -70,11 +72,11 @@ class Workspace:
 
     def finish(self, name: str, note: str) -> None:
         """Mark a stage as complete."""
-        inputs = json.loads((self.folder(name) / "stage.json").read_bytes())["inputs"]
+        inputs = json.loads((self.folder(name) / STAGE).read_bytes())["inputs"]
         self._write(name, {"inputs": inputs, "note": note})
 
     def _write(self, name: str, row: dict[str, Any]) -> None:
-        replace_file(self.folder(name) / "stage.json", (json.dumps(row, indent=1) + "\n").encode())
+        replace_file(self.folder(name) / STAGE, (json.dumps(row, indent=1) + "\n").encode())
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the folder for one process. Raises ``WorkspaceError`` when another is at work or nothing can be

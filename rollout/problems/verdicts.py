@@ -39,8 +39,8 @@ def card_of(config: VerdictsSource) -> Card:
 
 
 def load_verdicts(config: VerdictsSource, split: Split) -> ProblemList:
-    """Return the labelled responses of ``config.path`` as a judge is asked about them; those without a verdict are left
-    out, and how many is logged.
+    """Return the labelled responses of ``config.path`` as a judge is asked about them; those without a verdict, or with
+    both, are left out, and how many is logged.
 
     Raises ``ProblemError`` for what cannot be read, and for labels other than right and wrong.
     """
@@ -63,11 +63,15 @@ def load_verdicts(config: VerdictsSource, split: Split) -> ProblemList:
         Random(seed_of(config.shuffle, "verdicts")).shuffle(kept)
     problems: dict[str, Problem] = {}
     places: dict[str, str] = {}
+    disputed: set[str] = set()
     for row in kept:  # the same response twice is one problem
         problem = problem_of(row, card)
-        problems.setdefault(problem.id, problem)
+        if problems.setdefault(problem.id, problem).answer != problem.answer:
+            disputed.add(problem.id)
         places.setdefault(problem.id, row.place)
-    chosen = list(problems)[: config.limit]
+    if disputed:
+        logger.info("%s: left out %d responses that are labelled right and wrong", path, len(disputed))
+    chosen = [name for name in problems if name not in disputed][: config.limit]
     return ProblemList([problems[name] for name in chosen], str(path), [places[name] for name in chosen])
 
 

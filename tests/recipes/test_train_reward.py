@@ -219,6 +219,19 @@ def test_done_it_says_so_again_and_takes_no_other_training(tmp_path: Path, capsy
     assert "was made from other inputs (config.seed: 0 -> 1)" in capsys.readouterr().err
 
 
+def test_the_files_of_something_else_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = order(tmp_path, sums(40), epochs="1")
+    kept = [asked.out / "model" / "config.json", asked.out / "checkpoints" / "000001" / "state.json"]
+    for file in kept:
+        file.parent.mkdir(parents=True)
+        file.write_text("a run's")
+    given = [f"--{name}={value}" for name, value in KEYS.items()]
+    command = ["train", "reward", "--labelled", str(asked.labelled), "--model", asked.base, "--out", str(asked.out)]
+    assert main([*command, *given]) == 2
+    assert "holds model and checkpoints of something else; choose another --out" in capsys.readouterr().err
+    assert [file.read_text() for file in kept] == ["a run's"] * 2
+
+
 def test_an_architecture_without_a_classifier_is_refused_before_anything_is_spent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

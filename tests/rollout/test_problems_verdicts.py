@@ -229,6 +229,10 @@ def test_case_and_white_space_make_no_other_question(tmp_path: Path) -> None:
 def test_a_response_that_comes_twice_is_one_problem(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [row(1, True), row(1, True), row(2, False)])
     assert build_source(VerdictsSource(path=str(path), split=False), "train").size == 2
+    both = write(tmp_path / "both.jsonl", [row(1, True), row(1, False), row(2, False), row(3, True)])
+    source = build_source(VerdictsSource(path=str(both), split=False, shuffle=None), "train")
+    assert isinstance(source, ProblemList)
+    assert [problem.answer for problem in source] == ["wrong", "correct"]
 
 
 @pytest.mark.parametrize(
