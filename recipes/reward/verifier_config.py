@@ -5,16 +5,16 @@ Defaults of method and schedule are those of Rank-aware Negative Training [2306.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rl.config import RayConfig, RunConfig
-from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, PretrainedModel
+from recipes.reward.training_config import TrainingConfig
+from rl.config import RunConfig
+from rl.learner.config import LearnerConfig, OptimizerConfig
 from rl.objectives.config import ClassesConfig, Pooled
-from rollout.config import Config, EngineConfig, Preset, RolloutConfig
-from rollout.models.attention import AttentionConfig
-from rollout.reward_models.card import TEMPLATE, Card
+from rollout.config import Config
+from rollout.reward_models.card import Card
 
 Filtering = Literal["evidence", "confidence", "none"]
 
@@ -85,27 +85,9 @@ class AbstainConfig(Config):
     """More conflict than this between what features say. Two that contradict each other come to 0.49 at most."""
 
 
-class VerifierTrainingConfig(Config):
+class VerifierTrainingConfig(TrainingConfig):
     """A verifier of outcomes from few labelled and many unlabelled responses."""
 
-    presets: ClassVar = {
-        "device": Preset(
-            "On the CPU in float32, or on a GPU in bfloat16.",
-            {
-                device: {"model.device": device, "model.compute_dtype": dtype}
-                for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
-            },
-        )
-    }
-
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Seeds heads, adapters, orders, and the classes that a response is not."""
-    template: str = TEMPLATE
-    """What is read: text with {question}, {reference} and {response}."""
-    sees: Literal["whole", "answer"] = "whole"
-    """The whole response, or what follows its thinking."""
-    max_tokens: int = Field(2048, ge=8)
-    """Longest input. Longer ones are left out and counted here, and get no opinion in use."""
     classes: tuple[str, ...] = ()
     """Names of the classes; empty: those that labels name. Each needs labelled responses."""
     at: Pooled = "ends"
@@ -120,8 +102,6 @@ class VerifierTrainingConfig(Config):
     evidence: EvidenceConfig = EvidenceConfig()
     negative: NegativeConfig = NegativeConfig()
     abstain: AbstainConfig = AbstainConfig()
-    model: ModelConfig = ModelConfig(base=PretrainedModel(path="--model"))
-    """The model that both trainings start from; ``base`` is what ``--model`` names."""
     learner: LearnerConfig = LearnerConfig(
         optimizer=OptimizerConfig(
             kind="adamw", lr=1e-5, weight_decay=0.01, adam_betas=(0.9, 0.999), reset_each_iteration=False
@@ -129,35 +109,10 @@ class VerifierTrainingConfig(Config):
         objective=ClassesConfig(),
     )
     """``optimizer.lr`` is that of both trainings."""
-    ray: RayConfig = RayConfig()
-    """A learner of one rank on a CPU runs without Ray, unless ``ray.address`` is given."""
-
-    @model_validator(mode="after")
-    def _across(self) -> Self:
-        Card(kind="verifier", template=self.template)
-        if not isinstance(self.model.base, PretrainedModel):
-            raise ValueError("model.base: a verifier needs a pretrained model and its tokenizer; name one with --model")
-        if self.learner.objective != ClassesConfig():
-            raise ValueError("learner.objective: a verifier has objectives of its own; leave it out")
-        if self.model.attention != AttentionConfig():
-            raise ValueError("model.attention: whoever loads a classifier computes full attention; leave it out")
-        self.run(2)
-        return self
 
     def run(self, classes: int) -> RunConfig:
-        """Return the run whose learner trains the verifier: no iteration, and no engine is started."""
-        alone = self.learner.ranks.size == 1 and self.model.device == "cpu" and self.ray.address is None
-        objective = ClassesConfig(classes=classes, at=self.at)
-        return RunConfig(
-            recipe="verifier",
-            seed=self.seed,
-            iterations=0,
-            model=self.model,
-            learner=self.learner.model_copy(update={"objective": objective}),
-            engine=EngineConfig(kind="hf", max_model_len=self.max_tokens),
-            rollout=RolloutConfig(max_tokens=1, segment_tokens=1),
-            ray=self.ray.model_copy(update={"in_process": alone or self.ray.in_process}),
-        )
+        """Return the run whose learner trains the verifier."""
+        return self.run_with(ClassesConfig(classes=classes, at=self.at))
 
     def card(self, classes: tuple[str, ...]) -> Card:
         """Return how the model will be asked."""

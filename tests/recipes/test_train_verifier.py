@@ -324,7 +324,7 @@ def test_macro_f1_is_the_mean_over_classes_that_occur() -> None:
     ("keys", "message"),
     [
         (["--template", "{question}"], "template has no {response}"),
-        (["--learner.objective.kind", "grpo"], "learner.objective: a verifier has objectives of its own"),
+        (["--learner.objective.kind", "grpo"], "learner.objective: what is learnt is given by"),
         (["--split.heldout", "0.9", "--split.validation", "0.2"], "leave nothing to learn from"),
         (["--filtering", "luck"], "filtering"),
         (["--evidence.uncertainty", "0"], "evidence.uncertainty"),
