@@ -48,7 +48,11 @@ make it short
   k15 shorten runs/demo --method all --out runs/short   merge, shortest rejection, DPO and RL, on one plot
 
 reward models (docs/reward_models.md)
-  k15 train reward --labelled verdicts.jsonl --model MODEL --out runs/head     from responses with verdicts
+  k15 train reward --labelled F --model M --out D   a classic head, from responses with verdicts
+  k15 train judge                               a causal LM that reasons and ends in a verdict
+  k15 train verifier --labelled F --unlabelled G --model M --out D   outcomes, from few labels
+  k15 train quickstart --reward model:D         the rule first, the model for what it cannot decide
+  k15 grade runs/quickstart --judge D           where rule and model disagree
 
 recipes and their keys
   k15 recipes                                   what can be trained
