@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 from rewards.reference import Reference
 from rewards.score import GRADER_TIMEOUT_S, Score
 from rewards.verify import get_verifier
+from rollout.engine import AllEnginesDead
 from rollout.timeline import GRADER, span
 from rollout.types import Problem, StopReason
 from rollout.user_code import named
@@ -180,7 +181,8 @@ class Grading:
     def submit(self, answers: Callable[[], Sequence[Answered | Score]]) -> Future[list[Score]]:
         """Return the scores of the responses that ``answers`` gives, in order; it is called on another thread.
 
-        A score among them stays what it is. Where the grader itself fails the others are ungradable.
+        A score among them stays what it is. Where the grader itself fails the others are ungradable; ``AllEnginesDead``
+        of a judge comes through.
         """
         return self.start(self._grade(answers))
 
@@ -201,6 +203,8 @@ class Grading:
                 scores = list(await self.grader.grade(open_)) if open_ else []
                 if len(scores) != len(open_):
                     raise ValueError(f"the grader gave {len(scores)} scores for {len(open_)} responses")
+            except AllEnginesDead:
+                raise
             except Exception as error:  # noqa: BLE001  the named boundary to graders: counted as ungradable
                 scores = [Score.ungradable(named(error))] * len(open_)
         fresh = iter(scores)

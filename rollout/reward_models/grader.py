@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rewards.score import Score
+from rollout.engine import AllEnginesDead
 from rollout.grading import Answered, Grader, unanswered
 from rollout.plain import one_line
 from rollout.reward_models.config import RewardModelConfig, When
@@ -98,6 +99,8 @@ class RuleThenModel:
             found = list(await self.model.judge(answers))
             if len(found) != len(answers):
                 raise ValueError(f"the reward model gave {len(found)} opinions on {len(answers)} responses")
+        except AllEnginesDead:  # nobody will judge any more: whoever goes on spends all for nothing
+            raise
         except Exception as error:  # noqa: BLE001  the named boundary to reward models: counted, and no opinion
             self._counts["failed"] += len(answers)
             found = [Opinion.none(named(error))] * len(answers)

@@ -19,7 +19,7 @@ from rewards.models.template import shown
 from rewards.models.verdict import Verdict, read_verdict
 from rewards.models.votes import voted
 from rollout.config import EngineConfig
-from rollout.engine import Request, Sampling
+from rollout.engine import AllEnginesDead, Request, Sampling
 from rollout.grading import Answered
 from rollout.models.prompts import PromptError, Transcript
 from rollout.pool.board import Completion
@@ -120,6 +120,7 @@ class JudgeModel:
         """Raises ``PromptError`` for a judge that cannot be used, and what keeps the stream from being opened."""
         self.config = config
         self._prompts = files.prompts(config, pool.config)
+        self._path = files.path
         self._sees = files.card.sees
         self._transcript = Transcript(files.tokenizer, files.end, files.card.system, files.card.arguments)
         self._sampling = Sampling(temperature=config.temperature, stop_token_ids=files.end)
@@ -133,7 +134,10 @@ class JudgeModel:
         self._stream = OpenStream(pool)
 
     async def judge(self, answers: Sequence[Answered]) -> Sequence[Opinion]:
-        """See ``RewardModel``. A response that is judged in time, and nothing else, gets its opinion."""
+        """See ``RewardModel``. A response that is judged in time, and nothing else, gets its opinion.
+
+        Raises ``AllEnginesDead`` when no engine could be kept alive.
+        """
         return await asyncio.gather(*(self._opinion(answer) for answer in answers))
 
     async def _opinion(self, answer: Answered) -> Opinion:
@@ -148,6 +152,8 @@ class JudgeModel:
         except PromptError as error:
             self._counts["unaskable"] += 1
             return Opinion.none(f"cannot be put to the judge: {error}")
+        except AllEnginesDead as dead:
+            raise AllEnginesDead(f"the judge {self._path}: {dead}") from dead
         except Exception as error:  # noqa: BLE001  the named boundary to the judge: counted, and no opinion
             self._counts["lost"] += 1
             return Opinion.none(named(error))

@@ -42,7 +42,10 @@ class RewardModel(Protocol):
     """Judges finished responses. Used from one event loop only, in which it may wait for engines."""
 
     async def judge(self, answers: Sequence[Answered]) -> Sequence[Opinion]:
-        """Return one opinion per response, in order; what fails is an opinion without ``right``, and is counted."""
+        """Return one opinion per response, in order; what fails is an opinion without ``right``, and is counted.
+
+        Raises ``rollout.engine.AllEnginesDead`` when it can judge no more, which ends the run.
+        """
 
     def counts(self) -> dict[str, float]:
         """Return what it counted since its start, by name. May be called from any thread."""

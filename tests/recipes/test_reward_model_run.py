@@ -21,11 +21,14 @@ from recipes.run.setup import prepare
 from rl.config import CheckpointConfig, OverlapConfig
 from rl.record.log import read_evaluations, read_metrics
 from rl.reward_models import HERE
+from rollout.engine import AllEnginesDead
 from rollout.environments.config import Retry
 from rollout.environments.retry import RetryEnvironment
 from rollout.grading import Answered
 from rollout.reward_models.asking import judge_card
 from rollout.reward_models.card import Card, write_card
+from rollout.reward_models.head import HeadModel
+from rollout.reward_models.opinion import Opinion
 from tests.mortal import mortal
 
 
@@ -202,3 +205,17 @@ def test_problems_that_nothing_judges_are_refused(tmp_path: Path, capsys: pytest
     config = tiny(problems={"train": source, "heldout": {"kind": "arithmetic"}, "heldout_size": 1})
     assert run(config, tmp_path / "run") == 1
     assert "problems.train: problem 'free-1' names no verifier" in capsys.readouterr().err
+
+
+def test_a_model_that_can_judge_no_more_ends_the_run_which_then_goes_on(
+    head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def judge(*_: object) -> list[Opinion]:
+        raise AllEnginesDead("the judge m: all 1 rollout engines are dead")
+
+    config = rewarded(head, alarm=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(HeadModel, "judge", judge)
+        assert run(config, tmp_path / "run") == 1
+    assert "k15: the judge m: all 1 rollout engines are dead" in capsys.readouterr().err
+    assert run(config, tmp_path / "run") == 0

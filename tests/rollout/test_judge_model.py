@@ -11,7 +11,7 @@ from fake_engine import FakeEngine, Faults
 from judge_kit import CORRECT, WRONG, Bench, asked, family_tokenizer, judge_files, says
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Request
+from rollout.engine import AllEnginesDead, Delta, Request
 from rollout.models.prompts import PromptError
 from rollout.pool.open_stream import OpenStream
 from rollout.reward_models.asking import judge_card
@@ -157,17 +157,18 @@ def test_an_engine_that_dies_is_replaced_and_no_verdict_is_lost() -> None:
         assert opinions[0].text == f"It says so.\n{CORRECT}"
 
 
-def test_without_engines_there_is_no_opinion_and_every_response_is_counted() -> None:
+def test_without_engines_it_says_so_and_nobody_goes_on() -> None:
     dead = [Faults(die_after=3), *[Faults(fail_start=True)] * 8]
     with Bench(says(CORRECT), faults=dead) as bench:
-        (first,) = bench.judge(asked("4"))
-        (later,) = bench.judge(asked("5"))
-        assert first.right is later.right is None
-        assert "engines are dead" in first.reason
-        assert "engines are dead" in later.reason
-        assert bench.model.counts()["lost"] == 2
+        for number in ("4", "5"):
+            with pytest.raises(AllEnginesDead, match=r"the judge .*engines are dead"):
+                bench.judge(asked(number))
         failure = bench.model._stream._failure
-        lengths = {len(bench.judge(asked("6"))) + len([*traceback.walk_tb(failure.__traceback__)]) for _ in range(5)}
+        lengths = set()
+        for _ in range(5):
+            with pytest.raises(AllEnginesDead):
+                bench.judge(asked("6"))
+            lengths.add(len([*traceback.walk_tb(failure.__traceback__)]))
         assert len(lengths) == 1, "the error does not keep all who ever asked"
 
 

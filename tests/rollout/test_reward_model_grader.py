@@ -9,6 +9,7 @@ import pytest
 from reward_model_kit import Says
 
 from rewards.score import Score
+from rollout.engine import AllEnginesDead
 from rollout.grading import Answered, Grading, Through, VerifierGrader
 from rollout.reward_models.config import RewardModelConfig
 from rollout.reward_models.grader import RuleThenModel
@@ -29,6 +30,8 @@ def says(text: str) -> float | None:
     """By the second word."""
     if text.endswith("raise"):
         raise RuntimeError("out of memory")
+    if text.endswith("dead"):
+        raise AllEnginesDead("the judge m: all 1 rollout engines are dead")
     if text.endswith("nan"):
         return float("nan")
     return VERDICTS[text.split()[1]]
@@ -108,6 +111,12 @@ def test_a_model_that_fails_costs_no_response_a_reward_and_is_counted(text: str,
     assert failed.verdict == "ungradable"
     assert reason in failed.reason
     assert grader.counts()["model/failed"] == grader.counts()["model/no_opinion"] == 1
+
+
+@pytest.mark.parametrize("when", ["undecided", "not_right", "always"])
+def test_a_judge_without_engines_is_nobodys_missing_opinion(when: str) -> None:
+    with pytest.raises(AllEnginesDead, match="the judge m"):
+        grade(["maybe dead"], when=when)
 
 
 def test_what_the_model_itself_failed_on_is_counted_too() -> None:
