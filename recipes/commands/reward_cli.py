@@ -109,6 +109,10 @@ def grade(arguments: argparse.Namespace) -> int:
     judge = judge_of(arguments)
     if judge is None and (arguments.rule == "none" or arguments.page or arguments.question_field):
         raise UsageError("--rule none, --page and --question-field go with a reward model: name it with --judge PATH")
+    if arguments.page and (arguments.page.is_dir() or not arguments.page.absolute().parent.is_dir()):
+        raise UsageError(
+            f"--page {arguments.page}: a file in a folder that exists is wanted"
+        )  # before hours of judging
     how = Grading(
         rule=arguments.rule,
         bare=arguments.bare,

@@ -153,6 +153,8 @@ def _train(arguments: argparse.Namespace, defaults: Keys, act: Callable[[str, Ke
     from rollout.progress import waiting
 
     with waiting("loading libraries"):
+        from torch.cuda import is_available as has_gpu
+
         from recipes.commands.sample import SampleError, find_model
         from recipes.shorten.workspace import WorkspaceError
         from rl.learner.policy import PolicyError
@@ -161,6 +163,8 @@ def _train(arguments: argparse.Namespace, defaults: Keys, act: Callable[[str, Ke
         from rollout.reward_models.labelled import LabelledError
         from rollout.reward_models.reading import MisfitError
 
+    if config.ray.in_process and config.model.device == "cuda" and not has_gpu():  # elsewhere placement says so
+        raise UsageError("model.device is cuda, and torch finds no GPU here; give --device cpu")
     try:
         return act(str(find_model(arguments.model).path), config)
     except (SampleError, ModelPathError, PolicyError, ExportError) as error:

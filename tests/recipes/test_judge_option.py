@@ -104,6 +104,7 @@ def test_malformed_lines_are_told_and_the_others_judged(
         (["--judge-when", "always"], "name it with --judge PATH"),
         (["--rule", "none"], "go with a reward model"),
         (["--page", "p.html"], "go with a reward model"),
+        (["--judge", "COIN", "--page", "/nowhere/p.html"], "--page /nowhere/p.html: a file in a folder that exists"),
         (["--judge", "COIN", "--judge-set", "samples"], "--judge-set samples: KEY=VALUE is wanted"),
         (["--judge", "COIN", "--judge-set", "sample=4"], "--judge-set unknown key 'sample'; did you mean 'samples'?"),
         (["--judge", "COIN", "--judge-set", "threshold=2"], "--judge-set threshold:"),

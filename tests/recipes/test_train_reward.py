@@ -259,6 +259,16 @@ def test_keys_are_checked(keys: list[str], message: str, capsys: pytest.CaptureF
     assert message in capsys.readouterr().err
 
 
+def test_a_gpu_that_is_not_there_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    command = ["train", "reward", "--labelled", "x", "--model", "y", "--out", str(tmp_path / "out")]
+    assert main([*command, "--device", "cuda", "--ray.in_process", "true"]) == 2
+    assert "model.device is cuda, and torch finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_resolved_configuration_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "reward", "--labelled", "x", "--model", "y", "--out", "z", "--dry-run", "--device", "cuda"]
     assert main(command) == 0
