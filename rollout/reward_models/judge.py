@@ -83,7 +83,8 @@ class JudgeFiles:
         return own.model_copy(update={**alone, "max_model_len": min(room, self.context or room)})
 
     def prompts(self, config: RewardModelConfig, engine: EngineConfig) -> JudgePrompts:
-        """Return what renders its prompts, checked. Raises ``PromptError`` for a judge that cannot be used.
+        """Return what renders its prompts, checked. Raises ``PromptError`` or ``MisfitError`` for a judge that cannot
+        be used.
 
         A prompt leaves half of ``max_tokens`` of the context, at least.
         """

@@ -17,6 +17,7 @@ from rollout.plain import one_line
 from rollout.reward_models.asking import judge_framing, judge_messages
 from rollout.reward_models.card import Card
 from rollout.reward_models.labelled import LONGEST
+from rollout.reward_models.reading import check_fits
 from rollout.types import Problem, Prompt
 
 if TYPE_CHECKING:
@@ -59,16 +60,11 @@ class JudgePrompts:
         return rendered
 
     def check(self) -> None:
-        """Raises ``PromptError`` (one line) for a judge that cannot be asked about any response: its tokenizer belongs
-        to another model, its template leaves out responses or cuts them, or text can write its special tokens.
+        """Raises ``PromptError`` (one line) for a judge that cannot be asked about any response: its template leaves
+        out responses or cuts them, or text can write its special tokens; ``MisfitError`` for another model's tokenizer.
         """
         name = repr(self.tokenizer.name_or_path)
-        largest = max(self.tokenizer.get_vocab().values(), default=0)
-        if largest >= self.vocabulary:
-            raise PromptError(
-                f"tokenizer {name} has token {largest}, and the judge an embedding of {self.vocabulary} rows: use the "
-                "tokenizer that belongs to its weights"
-            )
+        check_fits(self.tokenizer, self.vocabulary, self.card.tokenizer, f"tokenizer {name}")
         alphabet = [one for one in _CHARACTERS if self._encodes(one)]
         if not alphabet:
             raise PromptError(f"tokenizer {name} has no tokens for letters and digits: a judge could read nothing")

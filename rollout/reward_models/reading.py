@@ -56,7 +56,7 @@ class Reader:
         text = fill(self.card.template, question, reference, seen)
         try:
             found = self.tokenizer(text, split_special_tokens=True, return_special_tokens_mask=True)
-        except Exception as error:  # tokenizers refuse lone surrogates with a TypeError
+        except (TypeError, ValueError) as error:  # of a lone surrogate, say
             raise Unreadable("unencodable", f"its tokenizer refuses the text: {one_line(str(error), 100)}") from error
         ids, added = (np.asarray(found[name], np.int32) for name in ("input_ids", "special_tokens_mask"))
         # Of some (OPT) the unknown token is also what the tokenizer puts before each text.
@@ -75,9 +75,9 @@ class Reader:
         """Return the first part of ``text`` that became unknown, as a message shows it."""
         try:
             coded = self.tokenizer(text, split_special_tokens=True, return_offsets_mapping=True)
-        except Exception:  # noqa: BLE001  slow tokenizers have no offsets; the message then does without
+            places = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+        except (KeyError, NotImplementedError, ValueError):  # slow tokenizers have no offsets: told without
             return "a part of the text"
-        places = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
         unknown = (place for token, place in places if token == self.tokenizer.unk_token_id and place[0] < place[1])
         start, end = next(unknown, (0, len(text)))
         return repr(one_line(text[start:end], 40) or text[start:end])

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from rollout.config import EngineConfig
 from rollout.grading import Answered
@@ -218,3 +218,31 @@ def test_a_model_without_a_padding_token_is_padded_with_its_end(tmp_path: Path) 
 def test_batches_hold_their_tokens_padding_included() -> None:
     assert [*by_length({0: 5, 1: 1, 2: 3, 3: 3, 4: 40}, 9)] == [[1, 2, 3], [0], [4]]
     assert [*by_length({}, 9)] == []
+
+
+class Slow(PreTrainedTokenizer):
+    """A tokenizer in Python, which tells no offsets."""
+
+    def __init__(self) -> None:
+        self._words = {"<unk>": 0, "a": 1, "b": 2}
+        super().__init__(unk_token="<unk>")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._words)
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._words)
+
+    def _tokenize(self, text: str, **_: object) -> list[str]:
+        return list(text)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self._words.get(token, 0)
+
+
+def test_a_tokenizer_without_offsets_lacks_a_part_of_the_text() -> None:
+    reader = Reader(Card(kind="head", template="{response}"), Slow(), 3, 64)
+    assert reader.read("", "", "abba").tolist() == [1, 2, 2, 1]
+    with pytest.raises(Unreadable, match="its tokenizer lacks a part of the text"):
+        reader.read("", "", "abc")

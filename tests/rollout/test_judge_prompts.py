@@ -13,6 +13,7 @@ from rollout.reward_models.asking import judge_card, judge_framing, judge_messag
 from rollout.reward_models.card import Card
 from rollout.reward_models.judge_prompts import JudgePrompts
 from rollout.reward_models.labelled import LONGEST as LONGEST_TEXT
+from rollout.reward_models.reading import MisfitError
 from rollout.types import Problem
 
 LONGEST = 2000
@@ -99,7 +100,7 @@ def test_what_no_tokenizer_should_spend_its_time_on_is_not_put_to_it() -> None:
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     tokenizer = family_tokenizer("llama")
-    with pytest.raises(PromptError, match="use the tokenizer that belongs to its weights"):
+    with pytest.raises(MisfitError, match=r"ids up to .* and the model embeds .* put the tokenizer that the model was"):
         JudgePrompts(tokenizer, judge_card(), LONGEST, len(tokenizer) - 1).check()
 
 
