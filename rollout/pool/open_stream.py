@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from rollout.engine import Request
 from rollout.partial import Stretch
@@ -15,6 +16,16 @@ from rollout.pool.stream import CLEAR_S, Stream
 
 CLOSE_S = 2 * CLEAR_S
 """Patience with the thread when the stream is closed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request on its way. Its futures cannot be cancelled."""
+
+    begun: Future[None] = field(default_factory=Future)
+    """Done once its first tokens have come; never, where it ends without any."""
+    ended: Future[Completion] = field(default_factory=Future)
+    """How it ended."""
 
 
 class OpenStream:
@@ -30,7 +41,7 @@ class OpenStream:
         self._new: dict[str, Request] = {}
         """Asked and not handed to the engines yet, by key."""
         self._dropped: list[str] = []
-        self._open: dict[str, Future[Completion]] = {}
+        self._open: dict[str, Asked] = {}
         self._stream: Stream | None = None
         self._failure: BaseException | None = None
         self._closing = False
@@ -43,13 +54,14 @@ class OpenStream:
         self._thread.start()
         opened.result()
 
-    def ask(self, request: Request) -> Future[Completion]:
-        """Return how a request ends, once it does. It cannot be cancelled, but ``drop`` makes that it never ends.
+    def ask(self, request: Request) -> Asked:
+        """Hand a request in; ``drop`` makes that it never ends.
 
         Raises ``ValueError`` for a key that is on its way, and what has ended the stream.
         """
-        future: Future[Completion] = Future()
-        future.set_running_or_notify_cancel()
+        asked = Asked()
+        asked.begun.set_running_or_notify_cancel()
+        asked.ended.set_running_or_notify_cancel()
         with self._lock:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)  # else it would keep the frames of all who ever asked
@@ -57,10 +69,10 @@ class OpenStream:
                 raise ValueError(f"request {request.key!r} is on its way already")
             if not self._open:
                 self._since = time.monotonic()
-            self._open[request.key] = future
+            self._open[request.key] = asked
             self._new[request.key] = request
         self._wake()
-        return future
+        return asked
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget requests; those that have ended are passed over."""
@@ -94,12 +106,12 @@ class OpenStream:
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
 
-    def _taken(self, key: str) -> Future[Completion] | None:
+    def _taken(self, key: str) -> Asked | None:
         """Remove a request from those that are open; under the lock."""
-        future = self._open.pop(key, None)
-        if future is not None and not self._open:
+        asked = self._open.pop(key, None)
+        if asked is not None and not self._open:
             self._busy += time.monotonic() - self._since
-        return future
+        return asked
 
     def _wake(self) -> None:
         if (stream := self._stream) is not None:
@@ -135,17 +147,20 @@ class OpenStream:
     def _take(self, item: News) -> None:
         if isinstance(item, Completion):
             with self._lock:
-                future = self._taken(item.key)
-            if future is not None:
-                future.set_result(item)
-        else:
-            self._tokens += sum(len(delta.token_ids) for delta in item)
+                asked = self._taken(item.key)
+            if asked is not None:
+                asked.ended.set_result(item)
+            return
+        for delta in item:
+            self._tokens += len(delta.token_ids)
+            if (asked := self._open.get(delta.key)) is not None and len(delta.token_ids) and not asked.begun.done():
+                asked.begun.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
         """End all requests with the error that ended the stream; the first counts."""
         with self._lock:
             self._failure = self._failure or error
-            futures = [future for key in list(self._open) if (future := self._taken(key)) is not None]
+            left = [asked for key in list(self._open) if (asked := self._taken(key)) is not None]
             self._new.clear()
-        for future in futures:
-            future.set_exception(error)
+        for asked in left:
+            asked.ended.set_exception(error)

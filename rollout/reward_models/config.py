@@ -59,7 +59,7 @@ class RewardModelConfig(Config):
     max_tokens: int = Field(1024, ge=1)
     """Longest reasoning and verdict of a judge."""
     timeout_s: float = Field(300.0, gt=0)
-    """Longest time to the verdicts on one response, from when it is handed in; then it is ungradable."""
+    """Longest time that a judge writes on one verdict, from its first token; then it says nothing."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seeds a judge's verdicts."""
     engine: EngineConfig | None = None

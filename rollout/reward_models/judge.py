@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 COUNTED = ("asked", "verdicts", "asked_again", "unread", "no_answer", "timed_out", "unaskable", "lost")
 """Names of what is counted: responses handed in, verdicts read, verdicts that had to be asked for once more, those that
-could not be read then either; responses that are wrong without being asked of; responses without an opinion for want of
-time, since they cannot be put to the judge, and since its engines failed."""
+could not be read then either; responses that are wrong without being asked of; verdicts that took too long; responses
+without an opinion since they cannot be put to the judge, and since its engines failed."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class JudgeModel:
         self._stream = OpenStream(pool)
 
     async def judge(self, answers: Sequence[Answered]) -> Sequence[Opinion]:
-        """See ``RewardModel``. A response that is judged in time, and nothing else, gets its opinion.
+        """See ``RewardModel``. A response that is judged, and nothing else, gets its opinion.
 
         Raises ``AllEnginesDead`` when no engine could be kept alive.
         """
@@ -143,13 +143,8 @@ class JudgeModel:
 
     async def _opinion(self, answer: Answered) -> Opinion:
         self._counts["asked"] += 1
-        seconds = self.config.timeout_s
         try:
-            async with asyncio.timeout(seconds):
-                return await self._judged(answer)
-        except TimeoutError:
-            self._counts["timed_out"] += 1
-            return Opinion.none(f"no verdict within {seconds:g} s")
+            return await self._judged(answer)
         except PromptError as error:
             self._counts["unaskable"] += 1
             return Opinion.none(f"cannot be put to the judge: {error}")
@@ -177,12 +172,19 @@ class JudgeModel:
         return Opinion.none(reason, last.text, **parts)
 
     async def _sample(self, prompt: Prompt, index: int) -> _Sample:
-        """Return one verdict; where it cannot be read it is asked for once more, unless that would be the same text."""
+        """Return one verdict; where it cannot be read it is asked for once more, unless that would be the same text.
+
+        One that takes too long says nothing, and is not asked for again.
+        """
         name = blake2b(prompt.token_ids.tobytes(), digest_size=16).hexdigest()
         drawn = 0
         for attempt in range(1 if self.config.temperature == 0 else 2):
             self._counts["asked_again"] += attempt
-            completion = await self._drawn(prompt, seed_of(self.config.seed, name, index, attempt))
+            try:
+                completion = await self._drawn(prompt, seed_of(self.config.seed, name, index, attempt))
+            except TimeoutError:
+                self._counts["timed_out"] += 1
+                return _Sample(Verdict(None, f"it did not end within {self.config.timeout_s:g} s"), "", drawn)
             drawn += len(completion.token_ids)
             verdict, text = await self._apart(self._read, prompt, completion)
             if verdict.right is not None:
@@ -192,9 +194,17 @@ class JudgeModel:
         return _Sample(verdict, text, drawn)
 
     async def _drawn(self, prompt: Prompt, seed: int) -> Completion:
+        """Return a judge's text. Raises ``TimeoutError`` for one that takes longer than ``timeout_s``.
+
+        The time runs from its first tokens: waiting behind others is no fault of its own, and an engine that draws
+        nothing is the pool's to replace.
+        """
         key, most = f"verdict {next(self._keys)}", min(self.config.max_tokens, self._context - len(prompt))
+        asked = self._stream.ask(Request(key, prompt, most, self._sampling, seed))
         try:
-            return await asyncio.wrap_future(self._stream.ask(Request(key, prompt, most, self._sampling, seed)))
+            begun, ended = asyncio.wrap_future(asked.begun), asyncio.wrap_future(asked.ended)
+            await asyncio.wait((begun, ended), return_when=asyncio.FIRST_COMPLETED)
+            return await asyncio.wait_for(ended, self.config.timeout_s)
         finally:
             self._stream.drop([key])
 

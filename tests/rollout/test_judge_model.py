@@ -128,15 +128,30 @@ class Silent(FakeEngine):
 
 
 def test_a_late_verdict_is_no_opinion_and_its_request_is_dropped() -> None:
-    Silent.go.clear()
-    with Bench(says(CORRECT), engine=Silent, timeout_s=0.2) as bench:
+    with Bench(says(CORRECT.rjust(200)), faults=[Faults(stall_after=3)], timeout_s=0.2) as bench:
         (opinion,) = bench.judge(asked("4"))
         assert opinion.right is None
-        assert opinion.reason == "no verdict within 0.2 s"
-        assert bench.model.counts()["timed_out"] == 1
+        assert opinion.reason == "no verdict could be read: it did not end within 0.2 s"
+        counts = bench.model.counts()
+        assert (counts["timed_out"], counts["asked_again"]) == (1, 0)
         (engine,) = bench.alive
         until(lambda: not engine._open, "the engine drops the request")
         assert not bench.model._stream.waiting
+
+
+def test_a_late_verdict_does_not_take_the_others_of_its_response_with_it() -> None:
+    with Bench(says(CORRECT), faults=[Faults(stall_after=len(CORRECT) + 5)], timeout_s=0.2, samples=2) as bench:
+        (opinion,) = bench.judge(asked("4"))
+        assert (opinion.right, opinion.parts["read"]) == (1.0, 1.0)
+        assert bench.model.counts()["timed_out"] == 1
+
+
+def test_waiting_behind_others_is_not_late() -> None:
+    Silent.go.clear()
+    threading.Timer(1.0, Silent.go.set).start()
+    with Bench(says(CORRECT), engine=Silent, timeout_s=0.5) as bench:
+        (opinion,) = bench.judge(asked("4"))
+    assert opinion.right == 1.0
 
 
 def test_what_cannot_be_put_to_the_judge_is_no_opinion_and_counted() -> None:
@@ -222,4 +237,4 @@ def test_an_open_stream_refuses_a_key_that_is_on_its_way() -> None:
             stream.ask(request)
         stream.drop(["same", "unknown"])
         Silent.go.set()
-        assert stream.ask(request).result(60).key == "same"
+        assert stream.ask(request).ended.result(60).key == "same"
