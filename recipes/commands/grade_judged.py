@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +181,13 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
     judgements: list[Judgement] = []
     reasons: Counter[str] = Counter()
     with opened(file, out) as (source, sink), ExitStack() as stack:
+        lines = reader.lines(source)
+        if (first := next(lines, None)) is None:  # before a model is started in vain
+            raise GradeError(*(reader.left_out.lines() or [f"{reader.left_out.name}: holds no lines to grade"]))
         judges = opened_judges(config, stack)
         rule = rule_of(how, workers or len(os.sched_getaffinity(0)))
         stack.callback(rule.close)
-        for line, score in judge_lines(reader.lines(source), rule, judges):
+        for line, score in judge_lines(chain([first], lines), rule, judges):
             counts[score.verdict] += 1
             if not score.gradable:
                 reasons[score.reason] += 1
@@ -192,8 +195,6 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
             if page is not None:
                 judgements.append(judgement(line, score))
             print(json.dumps(finite(told(line, score, how)), allow_nan=False), file=sink)
-        if not counts:
-            raise GradeError(*(reader.left_out.lines() or [f"{reader.left_out.name}: holds no lines to grade"]))
     for fault in reader.left_out.lines():
         print(f"k15: {fault}", file=sys.stderr)
     counts["malformed"] = reader.left_out.total

@@ -23,10 +23,6 @@ a reward model (docs/reward_models.md)
 """
 
 
-PATIENCE_S = 3600.0
-"""``timeout_s`` of a command's reward model: it is given more at once than it can judge soon, and nobody waits."""
-
-
 def add_judge_options(one: argparse._ActionsContainer) -> None:
     """Add the options of a reward model."""
     one.add_argument("--judge", metavar="PATH", help="reward model that judges what the rule cannot")
@@ -55,7 +51,7 @@ def judge_of(arguments: argparse.Namespace) -> RewardModelConfig | None:
         raise UsageError(f"--judge-set {odd[0]}: KEY=VALUE is wanted, e.g. samples=4")
     if arguments.judge_when:
         pairs.append(("when", arguments.judge_when))
-    defaults = {"path": arguments.judge, "audit": 1.0, "alarm": None, "timeout_s": PATIENCE_S}
+    defaults = {"path": arguments.judge, "audit": 1.0, "alarm": None}
     try:
         found = load(RewardModelConfig.model_validate(defaults), overrides=pairs)
         find(found.path)  # a wrong path is said before anything is drawn

@@ -156,7 +156,7 @@ def _train(arguments: argparse.Namespace, defaults: Keys, act: Callable[[str, Ke
         from torch.cuda import is_available as has_gpu
 
         from recipes.commands.sample import SampleError, find_model
-        from recipes.shorten.workspace import WorkspaceError
+        from recipes.run.workspace import WorkspaceError
         from rl.learner.policy import PolicyError
         from rollout.models.export import ExportError
         from rollout.models.pretrained import ModelPathError

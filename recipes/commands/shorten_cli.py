@@ -122,10 +122,10 @@ def _carry_out(
 
     with waiting("loading libraries"):
         from recipes.commands.sample import SampleError, find_model
+        from recipes.run.workspace import WorkspaceError
         from recipes.shorten.merge import MergeError
         from recipes.shorten.pipeline import NothingToLearn, Order
         from recipes.shorten.pipeline import shorten as work
-        from recipes.shorten.workspace import WorkspaceError
         from rl.launch import LaunchError
         from rollout.models.pretrained import ModelPathError
         from rollout.models.prompts import PromptError

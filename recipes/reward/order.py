@@ -13,7 +13,7 @@ from recipes.reward.config import HeadTrainingConfig
 from recipes.reward.data import CLASSES, prepare
 from recipes.reward.results import RESULTS, table
 from recipes.reward.train import Task, train
-from recipes.shorten.workspace import STAGE, Workspace, WorkspaceError
+from recipes.run.workspace import STAGE, Workspace, WorkspaceError
 from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
 from rl.state.run_dir import CHANGEABLE, flatten

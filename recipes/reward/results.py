@@ -15,6 +15,8 @@ from rollout.files import replace_file
 from rollout.reward_models.labelled import RIGHT
 from rollout.strict_json import dumps
 
+USEFUL = 0.6
+"""AUC below which P(right) is said to be of no use; 0.5 is chance."""
 SCHEMA = "k15.reward/1"
 RESULTS = "results.json"
 
@@ -99,6 +101,16 @@ def write_verdicts(path: Path, judged: Judged, temperature: float) -> None:
     replace_file(path, ("\n".join(lines) + "\n").encode())
 
 
+def doubts(auc: float | None) -> list[str]:
+    """Return a line for a model whose P(right) says next to nothing about held-out responses; ``auc``: theirs."""
+    if auc is None or auc >= USEFUL:
+        return []
+    return [
+        f"AUC {auc:.3f}: it hardly tells right from wrong, so nothing should be trained against it; try another "
+        "learner.optimizer.lr, more epochs, more labelled responses"
+    ]
+
+
 def table(results: dict[str, Any]) -> str:
     """Return the results for the terminal."""
     head = ("", "responses", "questions", "right", "accuracy", "95 %", "AUC", "ECE", "before")
@@ -121,6 +133,7 @@ def table(results: dict[str, Any]) -> str:
             f"learnt from {trained['responses']} responses, {trained['classes'][RIGHT]} of them right; best epoch "
             f"{results['best_epoch']} of {results['epochs_trained']}, temperature {results['temperature']:.3f}",
             f"always saying the commoner class: {results['heldout']['always_the_commoner']:.1%} held out",
+            *doubts(results["heldout"]["auc"]),
             *([f"left out: {left}"] if left else []),
             f"model {results['model_path']}, within {results['export_gap']:.1e} of the learner's logits",
         ]

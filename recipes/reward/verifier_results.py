@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recipes.reward.data import Example
+from recipes.reward.results import doubts
 from recipes.reward.verifier_teachers import Array, macro_f1
 from rewards.models.calibration import bins, brier, calibration_error, separation
 from rewards.stats import Estimate, share_ci
@@ -110,7 +111,7 @@ def table(results: dict[str, Any]) -> str:
             auc = "-" if reward["auc"] is None else f"{reward['auc']:.3f}"
             said += f"; {reward['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}] right, AUC {auc}"
             said += f", ECE {reward['ece']:.3f}"
-        lines.append(said)
+        lines += [said, *doubts(reward["auc"])]
     if len(results["classes"]) == 2:
         lines.append("two classes: negative training is cross-entropy then; label more outcomes to gain from it")
     if left := ", ".join(f"{count} {why}" for why, count in results["left_out"].items()):

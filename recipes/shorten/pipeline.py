@@ -2,6 +2,13 @@
 
 long -> samples -> rejection, dpo        short + long -> merge -> samples -> merge_rejection
 a run's checkpoints -> base -> rl        then all of them, and the long model, on the same held-out problems
+
+OUT/
+  long/ short/                      judged as they are
+  samples-long/ samples-merge/      responses to training problems: record, samples.parquet
+  merge/ rejection/ merge_rejection/ dpo/ rl/     stage.json, model/, and what the stage needs to go on
+  judged/NAME/                      held-out responses of each variant: record, samples.parquet
+  results.json, report.html, efficiency.png
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import numpy as np
 
 from evals.evaluate import Answer
 from recipes.run.setup import Setup, prepare
+from recipes.run.workspace import Workspace, WorkspaceError
 from recipes.shorten.answering import OnDemand, Questions, answer_all
 from recipes.shorten.config import ShortenConfig
 from recipes.shorten.dpo import TokenPair, optimise
@@ -29,7 +37,6 @@ from recipes.shorten.second_phase import Chooser, second_phase
 from recipes.shorten.selection import is_correct, length, preferences, shortest
 from recipes.shorten.training import Start, fine_tune, on_model
 from recipes.shorten.workers import Workers
-from recipes.shorten.workspace import Workspace, WorkspaceError
 from rl.config import RunConfig
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
@@ -87,12 +94,16 @@ class Shortening:
         variants = {"long": self.order.long}
         if self.order.short is not None:
             variants["short"] = self.order.short
-        variants |= {name: self.space.model(name) for name in TITLES if self.space.note(name) is not None}
+        variants |= {name: self._model(name) for name in TITLES if self.space.note(name) is not None}
         answers = {name: self._judge(name, model) for name, model in variants.items()}
         notes = {name: self.space.note(name) or "as it is" for name in variants}
         found = judged(variants, answers, notes, self.config.judge.samples)
         print(report(self.order.out, found, answers, self._facts()))
         return 0
+
+    def _model(self, name: str) -> Path:
+        """Return the model directory of a stage; RL's is in its run directory."""
+        return self.space.folder(name) / ("run/model" if name == "rl" else "model")
 
     def _begin(self, name: str, keys: Any = None, **inputs: Any) -> Path:
         chosen = {} if keys is None else {name: keys.model_dump(mode="json")}
@@ -124,7 +135,7 @@ class Shortening:
     def _merge_rejection(self) -> int:
         if self.space.note("merge") is None:
             self._merge()
-        return self._fine_tuned("merge_rejection", self.space.model("merge"))
+        return self._fine_tuned("merge_rejection", self._model("merge"))
 
     def _fine_tuned(self, name: str, model: Path) -> int:
         keys = self.config.rejection

@@ -16,9 +16,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
 PREFIX = "package:"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -53,8 +55,20 @@ def resolve_model(path: str) -> str:
         raise ModelPathError(f"{path}: a file; name the directory that holds config.json and the weights")
     if not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise ModelPathError(f"{path}: no such model directory")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five warnings before it gives up on a network
+    _announce(path)
     return path
+
+
+@cache
+def _announce(path: str) -> None:
+    """Say once that a model is looked for on the hub, where that can take long: a mistyped directory has the form of a
+    name there, and without a network it is half a minute to the error.
+    """
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # ten lines before it gives up on a network
+    if files_of(path) is None:
+        logger.warning("%s: no such directory here; looking on the model hub", path)
 
 
 @contextmanager

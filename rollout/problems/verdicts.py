@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from random import Random
 
+from pydantic import ValidationError
+
 from rewards.models.verdict import CORRECT, WRONG
 from rollout.problems.config import VerdictsSource
 from rollout.problems.source import ProblemError, ProblemList, Split, find_data
@@ -32,10 +34,9 @@ def card_of(config: VerdictsSource) -> Card:
     """Return the card of the judge that these problems train. Raises ``ProblemError`` for a template that cannot be."""
     try:
         return judge_card(config.template or JUDGE_TEMPLATE, sees=config.sees)
-    except ValueError as error:
-        raise ProblemError(f"{config.path}: the judge's template has no {{response}}: add it to problems.train") from (
-            error
-        )
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ProblemError(f"{config.path}: the judge's {what} (problems.train.template)") from error
 
 
 def load_verdicts(config: VerdictsSource, split: Split) -> ProblemList:

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from rewards.models.template import check
 from rollout.config import Config
 from rollout.files import replace_file
 from rollout.strict_json import dumps
@@ -46,8 +47,7 @@ class Card(Config):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if "{response}" not in self.template:
-            raise ValueError("template has no {response}: every response would look the same to the model; add it")
+        check(self.template)
         return self
 
 

@@ -42,13 +42,10 @@ def answers(count: int = 40, **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_command_hands_in_more_at_once_than_is_judged_soon(coin: str) -> None:
-    """Of a thousand lines read ahead the last ones wait for all others; in a run, an iteration waits for them."""
-    found = judge_of(Namespace(judge=coin, judge_when=None, judge_set=["samples=2"]))
-    given = judge_of(Namespace(judge=coin, judge_when=None, judge_set=["timeout_s=5"]))
+def test_a_model_has_the_keys_that_it_is_given(coin: str) -> None:
+    found = judge_of(Namespace(judge=coin, judge_when=None, judge_set=["samples=2", "timeout_s=5"]))
     assert found is not None
-    assert given is not None
-    assert (found.timeout_s, found.samples, given.timeout_s) == (3600, 2, 5)
+    assert (found.timeout_s, found.samples, found.audit) == (5, 2, 1.0)
 
 
 def test_every_line_comes_out_with_both_verdicts(coin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +92,15 @@ def test_malformed_lines_are_told_and_the_others_judged(
     err = capsys.readouterr().err
     assert "f.jsonl:3: no field 'prediction'" in err
     assert "f.jsonl:4: has a field 'model' of its own" in err
+
+
+def test_where_no_line_can_be_graded_no_model_is_started(
+    coin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recipes.commands.grade_judged.opened_judges", None)
+    file = write(tmp_path / "f.jsonl", [{"answer": "1"}] * 3)
+    assert main(["grade", file, "--judge", coin]) == 2
+    assert "f.jsonl:1: no field 'gold'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

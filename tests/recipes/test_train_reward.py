@@ -17,6 +17,7 @@ from recipes.commands.cli import main
 from recipes.reward.config import HeadTrainingConfig, SplitConfig
 from recipes.reward.data import Example, Parts, balance, prepare
 from recipes.reward.order import Order, carry_out, task_of
+from recipes.reward.results import doubts
 from recipes.reward.train import plan, train
 from rl.config_io import load
 from rl.stop import Interrupted, Stopper
@@ -247,6 +248,10 @@ def test_an_architecture_without_a_classifier_is_refused_before_anything_is_spen
     ("keys", "message"),
     [
         (["--template", "{question}"], "template has no {response}"),
+        (
+            ["--template", "{qestion}{response}"],
+            "template has {qestion}, which stands for nothing: did you mean {quest",
+        ),
         (["--learner.objective.kind", "grpo"], "learner.objective: what is learnt is given by"),
         (["--model.attention.moba", "{block_size: 32, top_k: 2}"], "model.attention: whoever loads a classifier"),
         (["--split.heldout", "0.9", "--split.validation", "0.2"], "leave no question to learn from"),
@@ -257,6 +262,11 @@ def test_an_architecture_without_a_classifier_is_refused_before_anything_is_spen
 def test_keys_are_checked(keys: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "reward", "--labelled", "x", "--model", "y", "--out", "z", *keys]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("auc", "lines"), [(0.5, 1), (0.59, 1), (0.6, 0), (0.99, 0), (None, 0)])
+def test_a_model_that_learnt_nothing_is_doubted(auc: float | None, lines: int) -> None:
+    assert len(doubts(auc)) == lines
 
 
 def test_a_gpu_that_is_not_there_leaves_no_folder(

@@ -1,12 +1,4 @@
-"""The output folder of ``k15 shorten``: one folder per stage, each with what it was made from and how.
-
-OUT/
-  long/ short/                      judged as they are
-  samples-long/ samples-merge/      responses to training problems: record, samples.parquet
-  merge/ rejection/ merge_rejection/ dpo/ rl/     stage.json, model/, and what the stage needs to go on
-  judged/NAME/                      held-out responses of each variant: record, samples.parquet
-  results.json, report.html, efficiency.png
-"""
+"""An output folder with a folder for each stage of work, which says what it was made from and when it is finished."""
 
 from __future__ import annotations
 
@@ -38,10 +30,6 @@ class Workspace:
     def folder(self, name: str) -> Path:
         """Return the folder of a stage."""
         return self.root / name
-
-    def model(self, name: str) -> Path:
-        """Return the model directory of a stage; RL's is in its run directory."""
-        return self.root / name / ("run/model" if name == "rl" else "model")
 
     def note(self, name: str) -> str | None:
         """Return how a finished stage was made; ``None`` while it is not finished."""
