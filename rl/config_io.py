@@ -114,7 +114,7 @@ def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
     if not near:  # the right name under another section
         leaf = path.rpartition(".")[2]
         near = [key for key in known if key.rpartition(".")[2] == leaf][:1]
-    return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else "; k15 config RECIPE lists all keys")
+    return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else f"; {cls.listed} lists all keys")
 
 
 def merge(cls: type[Config], base: Tree, update: Tree) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Config(BaseModel):
     )
     MOVED: ClassVar[Mapping[str, str]] = {}
     """Of a whole configuration: dotted keys that it no longer has, and what to set instead."""
+    listed: ClassVar[str] = "k15 config RECIPE"
+    """Of a whole configuration: what lists its keys."""
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Of a whole configuration, by name."""
     shorthand: ClassVar[str] = ""

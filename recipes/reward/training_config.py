@@ -17,6 +17,7 @@ from rollout.reward_models.card import TEMPLATE, Card
 class TrainingConfig(Config):
     """What is read, and who learns it."""
 
+    listed: ClassVar = "--dry-run"
     presets: ClassVar = {
         "device": Preset(
             "On the CPU in float32, or on a GPU in bfloat16.",

@@ -256,6 +256,7 @@ def test_an_architecture_without_a_classifier_is_refused_before_anything_is_spen
         (["--model.attention.moba", "{block_size: 32, top_k: 2}"], "model.attention: whoever loads a classifier"),
         (["--split.heldout", "0.9", "--split.validation", "0.2"], "leave no question to learn from"),
         (["--rollout.k", "4"], "unknown key 'rollout.k'"),
+        (["--zzz", "4"], "unknown key 'zzz'; --dry-run lists all keys"),
         (["--learner.ranks.offload", "true"], "learner.ranks.offload"),
     ],
 )
