@@ -18,6 +18,19 @@ from rollout.types import Problem
 
 logger = logging.getLogger(__name__)
 
+OTHERS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it",
+    b"BZh": "compressed by bzip2; unpack it",
+    b"\xfd7zXZ\x00": "compressed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"PAR1": "Parquet, under a name that does not end in .parquet; rename it",
+    b"\xff\xfe": "UTF-16; write it as UTF-8",
+    b"\xfe\xff": "UTF-16; write it as UTF-8",
+}
+"""How files of other forms begin -> which form that is, and what to do."""
+AN_OBJECT = "each line has to be one JSON object"
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (from 1) and object of each line; blank lines are passed over.
@@ -26,6 +39,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     try:
         with path.open("rb") as file:
+            begins = file.peek(16)  # of a pipe nothing may be lost
+            if other := next((told for magic, told in OTHERS.items() if begins.startswith(magic)), None):
+                raise ProblemError(f"{path}: not JSON Lines, but {other}")
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -33,7 +49,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except json.JSONDecodeError as error:
                     raise ProblemError(
-                        f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})"
+                        f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno}); {AN_OBJECT}"
                     ) from error
                 except UnicodeDecodeError as error:
                     raise ProblemError(f"{path}:{number}: not UTF-8 text (byte {error.start} of the line)") from error
@@ -42,7 +58,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except ValueError as error:  # an integer of thousands of digits
                     raise ProblemError(f"{path}:{number}: {error}") from error
                 if not isinstance(row, dict):
-                    raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+                    raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}; {AN_OBJECT}")
                 yield number, row
     except OSError as error:
         raise ProblemError(f"{path}: cannot be read: {error.strerror}") from error

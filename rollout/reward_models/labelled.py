@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ _OTHERS = ("id", "defect", "rollout", "sample", "benchmark", "stop", "opening", 
 _JUDGED = ("rule", "model", "score_parts")
 """Columns that tell whose verdict it is, where a reward model has judged (``rollout.reward_models.grader``)."""
 BY_A_MODEL = "judged by a reward model alone"
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 _BATCH = 4096
 
 
@@ -155,21 +158,21 @@ def labelled_of(row: Mapping[str, Any], default_id: str) -> Labelled:
 
 def label_of(value: Any) -> str:
     """Return a verdict as a label: true, 1 and ``correct`` are ``right``; false, 0 and ``incorrect`` ``wrong``; nothing
-    is ``""``, any other text and whole number itself.
+    is ``""``, any other text and whole number itself. 1.0 and "1.0" are 1.
 
     Raises ``ValueError`` for what is none of these.
     """
     if value is None:
         return ""
-    if isinstance(value, float):
-        if not (math.isfinite(value) and value.is_integer()):
+    if isinstance(value, float | Decimal):
+        if not (math.isfinite(value) and value == int(value)):
             raise ValueError(f"the label is {value}: give true or false, 1 or 0, or the name of a class")
         value = int(value)
     if isinstance(value, int):
         value = str(int(value))
     if not isinstance(value, str):
         raise ValueError(f"the label is {type(value).__name__}, not a verdict: give true or false, or text")
-    text = _clean(value, "label").strip()
+    text = _WHOLE.sub(r"\1", _clean(value, "label").strip())
     return WORDS.get(text.casefold(), text)
 
 
@@ -189,24 +192,31 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
 def _text(row: Mapping[str, Any], names: Sequence[str], needed: bool = True, filled: bool = False) -> str:
     name, value = _first(row, names)
     if value is None and needed:
-        there = one_line(", ".join(map(str, row)), 160) or "nothing"
-        raise ValueError(f"no {', '.join(names[:-1])} or {names[-1]}; there is: {there}")
+        if null := next((one for one in names if one in row), None):
+            raise ValueError(f'{null} is null; fill it in, leave the row out, or give it "defect": true')
+        raise ValueError(_lacking(names, row))
     text = _clean(value, name)
     if filled and not text.strip():
         raise ValueError(f"{name} is blank")
     return text
 
 
+def _lacking(names: Sequence[str], there: Iterable[str]) -> str:
+    """Return that there is no column of these names, and those ``there`` are."""
+    found = one_line(", ".join(map(str, there)), 160) or "nothing"
+    return f"no {', '.join(names[:-1])} or {names[-1]}; there is: {found}"
+
+
 def _clean(value: Any, name: str) -> str:
     """Return a field as text, numbers as written. Raises ``ValueError`` for what no tokenizer takes."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         value = str(value)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {type(value).__name__}, not text")
+        raise ValueError(f"{name} is {type(value).__name__}, not text: give it as one text")
     if len(value) > LONGEST:
         raise ValueError(f"{name} has {len(value)} characters, more than {LONGEST}; leave the row out")
     if found := lone_surrogate(value):
@@ -302,6 +312,9 @@ def _parquet(file: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     try:
         with pq.ParquetFile(file) as opened:
             names = opened.schema_arrow.names
+            for needed in (QUESTION, RESPONSE):  # told here: rows have those columns alone that are read
+                if not any(name in names for name in needed) and not (needed is RESPONSE and "last_turn" in names):
+                    raise LabelledError(f"{file}: {_lacking(needed, names)}")
             ids = {"problem"} if "rollout" in names and "prompt" in names else set[str]()  # a run's own: no text
             columns = [name for name in names if name in wanted - ids]
             number = 0

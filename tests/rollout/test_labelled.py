@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 @pytest.mark.parametrize(
     ("given", "label"),
     [
-        *((value, "right") for value in (True, 1, 1.0, "1", "correct", "Right", "TRUE")),
-        *((value, "wrong") for value in (False, 0, 0.0, "0", "wrong", "incorrect", "False")),
+        *((value, "right") for value in (True, 1, 1.0, "1", "1.0", "correct", "Right", "TRUE")),
+        *((value, "wrong") for value in (False, 0, 0.0, "0", " 0.00", "wrong", "incorrect", "False")),
+        ("-1.0", "-1"),
+        ("1.5", "1.5"),
         *((value, "") for value in (None, "", " ")),
         ("slip", "slip"),
     ],
@@ -52,6 +55,38 @@ def test_a_parquet_file_says_the_same_as_lines(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "few.parquet")
     one, other = read_labelled(tmp_path / "few.parquet"), read_labelled(lines(tmp_path / "few.jsonl", rows))
     assert [(row.id, row.response, row.label) for row in one] == [(row.id, row.response, row.label) for row in other]
+
+
+def test_a_parquet_file_of_somebody_elses_types(tmp_path: Path) -> None:
+    given = {
+        "question": pa.array(["1 + 1?", "1 + 2?", "1 + 3?"]).dictionary_encode(),
+        "reference": pa.array([Decimal("2.50"), Decimal("3.00"), None]),
+        "response": pa.array(["2", "3", "5"], pa.large_string()),
+        "label": pa.array([Decimal(1), Decimal(0), None]),
+        "meta": pa.array([{"a": [1]}, None, None]),
+    }
+    pq.write_table(pa.table(given), tmp_path / "theirs.parquet")
+    rows = read_labelled(tmp_path / "theirs.parquet")
+    assert [(row.question, row.reference, row.label) for row in rows] == [
+        ("1 + 1?", "2.50", "right"),
+        ("1 + 2?", "3.00", "wrong"),
+        ("1 + 3?", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_as_other_systems_write_them(tmp_path: Path, end: str) -> None:
+    (tmp_path / "theirs.jsonl").write_bytes(b"\xef\xbb\xbf" + (json.dumps(ROW) + end).encode() * 2)
+    assert [row.label for row in read_labelled(tmp_path / "theirs.jsonl")] == ["right"] * 2
+
+
+def test_all_columns_of_a_parquet_file_are_named_where_one_is_missing(tmp_path: Path) -> None:
+    names = {"question": "no question, problem or prompt", "response": "no response or prediction"}
+    for name, message in names.items():
+        rows = [{**{key: value for key, value in ROW.items() if key != name}, "theirs": "x"}]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "theirs.parquet")
+        with pytest.raises(LabelledError, match=rf"theirs.parquet: {message}; there is: .*, label, theirs"):
+            read_labelled(tmp_path / "theirs.parquet")
 
 
 def test_rollouts_of_a_run_as_their_grader_saw_them(tmp_path: Path) -> None:
@@ -93,10 +128,11 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"response": None}, "no response or prediction; there is: question, reference"),
+        ({"response": None}, "response is null; fill it in, leave the row out, or give it .defect"),
         ({"question": " "}, "question is blank"),
-        ({"question": None, "problem": None}, "no question, problem or prompt"),
-        ({"response": ["2"]}, "response is list, not text"),
+        ({"question": None, "problem": None}, "question is null"),
+        ({"response": ["2"]}, "response is list, not text: give it as one text"),
+        ({"question": [{"role": "user", "content": "1 + 1?"}]}, "question is list, not text"),
         ({"response": "x\ud800"}, r"response has a lone surrogate \(U\+D800, character 2\)"),
         ({"reference": "x" * (LONGEST + 1)}, "reference has 1048577 characters"),
         ({"label": float("nan")}, "the label is nan: give true or false"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
+import os
 from dataclasses import fields
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +19,7 @@ from rollout.problems.build import build_source
 from rollout.problems.config import ArithmeticSource, CountdownSource, HubSource, JsonlSource
 from rollout.problems.countdown import Countdown
 from rollout.problems.hub import load_hub
-from rollout.problems.jsonl import load_jsonl
+from rollout.problems.jsonl import load_jsonl, read_rows
 from rollout.problems.rows import difficulty_of
 from rollout.problems.source import ProblemError, ProblemList, Procedural, check_disjoint
 from rollout.types import Problem
@@ -46,7 +51,8 @@ def test_id_and_source_default_to_place_and_file(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ('{"id": "a", "problem": "x"', "not valid JSON: Expecting ',' delimiter (column"),
-        ("[1, 2]", "expected an object, found list"),
+        ("[1, 2]", "expected an object, found list; each line has to be one JSON object"),
+        ("id,problem,answer", "not valid JSON: Expecting value (column 1); each line has to be one JSON object"),
         ('{"problem": "x", "answer": ""}', "no answer"),
         ('{"problem": "x"}', "no answer"),
         ('{"problem": "x", "answer": null}', "no answer"),
@@ -63,6 +69,31 @@ def test_a_bad_line_is_named_by_file_line_and_reason(line: str, reason: str, tmp
         load_jsonl(config)
     assert str(caught.value).startswith(f"{config.path}:2: {reason}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (gzip.compress(b"{}\n"), "compressed by gzip; unpack it"),
+        (bz2.compress(b"{}\n"), "compressed by bzip2; unpack it"),
+        (lzma.compress(b"{}\n"), "compressed by xz; unpack it"),
+        (b"PAR1....PAR1", "Parquet, under a name that does not end in .parquet; rename it"),
+        ("{}\n".encode("utf-16"), "UTF-16; write it as UTF-8"),
+    ],
+)
+def test_a_file_of_another_form_is_told_by_its_first_bytes(data: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "f.jsonl").write_bytes(data)
+    with pytest.raises(ProblemError) as caught:
+        load_jsonl(JsonlSource(path=str(tmp_path / "f.jsonl")))
+    assert str(caught.value) == f"{tmp_path / 'f.jsonl'}: not JSON Lines, but {reason}"
+
+
+def test_lines_of_a_pipe_are_read_from_the_first_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = Thread(target=lambda: (tmp_path / "pipe").write_text('{"a": 1}\n{"a": 2}\n'))
+    writer.start()
+    assert [found for _, found in read_rows(tmp_path / "pipe")] == [{"a": 1}, {"a": 2}]
+    writer.join()
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
