@@ -1,7 +1,7 @@
 """The two trainings of a verifier, by the one learner: what its texts are, and what they are not [2306.07621].
 
-An epoch is a pure function of the weights, the seed and the teacher's state, so a training that was cut short goes on
-from its last checkpoint.
+An epoch is a pure function of the weights, the seed and the teacher's state, and each of its steps of those and its
+place, so a training that was cut short goes on from its last checkpoint, be it within an epoch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 from recipes.reward.verifier_teachers import Array, Lesson, Teacher
 from rl.planned import Kept, carry_out
 from rl.state.checkpoint import LEARNER, available
-from rl.stop import Interrupted, Stopper
+from rl.stop import Stopper
 from rollout.files import replacing_folder
 from rollout.progress import Progress
 from rollout.types import TokenIds
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 STATE = "teaching.json"
 """The teacher's part of a checkpoint."""
+CHECKPOINTS = 20
+"""Checkpoints over the whole training, at most."""
 FEW = 50
-"""Optimiser steps that an epoch takes at least if a checkpoint follows each."""
+"""Optimiser steps between two of them, at least."""
 
 
 class Trainee(Kept, Protocol):
@@ -91,6 +94,8 @@ class Progressed:
     """Of the best epoch."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     """One row each: loss, texts taught, quality."""
+    nats: float = 0.0
+    """Losses of the texts that the present epoch has taught so far, added up."""
 
 
 class _Checkpointed:
@@ -101,11 +106,13 @@ class _Checkpointed:
         self._unread = False
         """Whether the learner was not yet asked for the end of its last save."""
         self._sums: Mapping[str, Sum] = {}
+        self._named: set[int | None] = set()
+        """The best epoch of the last save, which may not be in place yet."""
 
     def save(self, folder: Path) -> None:
         """See ``rl.state.checkpoint.Saves``."""
         self.policy.save(folder)
-        self._unread = True
+        self._unread, self._named = True, {self.done.best}
         (folder / STATE).write_text(json.dumps({"teacher": self.teacher.state(), "done": asdict(self.done)}))
 
     def saving(self) -> bool:
@@ -135,7 +142,7 @@ class _Checkpointed:
             self.policy.saved()
         self.done.best, self.done.quality = epoch, quality
         # Older ones are no use but to the checkpoints that name them.
-        named = {epoch}
+        named = {epoch} | self._named
         for there in available(self.folder / "checkpoints"):
             named.add(json.loads((there / LEARNER / STATE).read_bytes())["done"]["best"])
         for old in (self.folder / "best").glob("[0-9]*"):
@@ -149,6 +156,33 @@ class _Checkpointed:
 
     def _weights(self, epoch: int) -> Path:
         return self.folder / "best" / f"{epoch:03d}"
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One that is being taught."""
+
+    number: int
+    """From 0 on."""
+    lesson: Lesson
+    minibatches: list[Batch]
+    taught: list[int]
+    """Texts taught after each of them."""
+
+    @classmethod
+    def open(cls, number: int, texts: Texts, teacher: Teacher, seed: int) -> _Epoch:
+        """Return it, the same whenever it is asked for between its first and its last step.
+
+        Raises ``ValueError`` when it teaches nothing.
+        """
+        from rl.learner.batch import pack_labelled
+
+        lesson = teacher.lesson(number)
+        if not lesson.kept:
+            raise ValueError(f"no text is left in epoch {number}, all labels are improbable; raise switch")
+        chosen = pack_labelled([texts.ids[i] for i in lesson.kept], [lesson.labels[i] for i in lesson.kept])
+        minibatches = chosen.minibatches(math.ceil(len(chosen) / teacher.batch), (seed, number))
+        return cls(number, lesson, minibatches, list(accumulate(map(len, minibatches))))
 
 
 def teach(
@@ -168,51 +202,44 @@ def teach(
     on from there.
     """
     kept = _Checkpointed(policy, teacher, folder)
+    most = math.ceil(len(texts) / teacher.batch)
+    opened: _Epoch | None = None
 
-    def act(epoch: int, _: int) -> str:
-        lesson = teacher.lesson(epoch)
-        if not lesson.kept:
-            raise ValueError(f"{name}: no text is left in epoch {epoch}, all labels are improbable; raise switch")
+    def act(_: int, step: tuple[int, int]) -> str:
+        nonlocal opened
+        number, at = step
+        if opened is None or opened.number != number:
+            opened = _Epoch.open(number, texts, teacher, seed)
+        if at < len(opened.minibatches):
+            part = opened.minibatches[at]
+            kept.done.nats += policy.step(part, teacher.objective, opened.lesson.lr).loss * len(part)
+        taught = opened.taught[min(at, len(opened.taught) - 1)]
+        shown = f"epoch {number}, loss {kept.done.nats / taught:.3f}, {taught}/{len(opened.lesson.kept)} texts"
+        if at + 1 == most:
+            _close(opened, texts, validation, teacher, kept)
+        return shown
 
-        def before_step(done: int) -> None:
-            if stopper.requested:
-                raise Interrupted(f"stopped in epoch {epoch} of the {name}")
-            watch.say(f"epoch {epoch}, {done}/{len(lesson.kept)} texts")
-
-        loss = _epoch(policy, texts, lesson, teacher, (seed, epoch), before_step)
-        row = {"loss": loss, "texts": float(len(lesson.kept)), "lr": lesson.lr}
-        if teacher.asks(epoch):
-            p = probabilities(policy, texts.ids, teacher.objective)
-            teacher.see(p[np.arange(len(texts)), list(texts.labels)].tolist())
-        if len(validation):
-            p = probabilities(policy, validation.ids, teacher.objective)
-            row["quality"] = teacher.quality(p, validation.labels)
-            kept.offer(epoch, row["quality"])
-        kept.done.epochs.append(row)
-        return f"loss {loss:.3f}, {len(lesson.kept)} texts"
-
-    steps = math.ceil(len(texts) / teacher.batch)
-    every = max(1, round(FEW / steps))
-    carry_out(name, range(teacher.epochs), act, kept, folder / "checkpoints", every, watch, stopper)
+    # An epoch that leaves texts out takes fewer steps: its last ones are empty.
+    steps = [(number, at) for number in range(teacher.epochs) for at in range(most)]
+    every = max(FEW, len(steps) // CHECKPOINTS)
+    carry_out(name, steps, act, kept, folder / "checkpoints", every, watch, stopper)
     kept.settle_on_best()
     return kept.done
 
 
-def _epoch(
-    policy: Trainee,
-    texts: Texts,
-    lesson: Lesson,
-    teacher: Teacher,
-    seed: tuple[int, int],
-    before_step: Callable[[int], None],
-) -> float:
-    """Take the steps of one epoch; return the mean loss of a text, in nats. Tells how many texts have been taught."""
-    from rl.learner.batch import pack_labelled
-
-    chosen = pack_labelled([texts.ids[i] for i in lesson.kept], [lesson.labels[i] for i in lesson.kept])
-    total, done = 0.0, 0
-    for minibatch in chosen.minibatches(math.ceil(len(chosen) / teacher.batch), seed):
-        before_step(done)
-        done += len(minibatch)
-        total += policy.step(minibatch, teacher.objective, lesson.lr).loss * len(minibatch)
-    return total / len(chosen)
+def _close(epoch: _Epoch, texts: Texts, validation: Texts, teacher: Teacher, kept: _Checkpointed) -> None:
+    """Tell the teacher what the model makes of all texts, judge the epoch, and put it on record."""
+    row = {
+        "loss": kept.done.nats / len(epoch.lesson.kept),
+        "texts": float(len(epoch.lesson.kept)),
+        "lr": epoch.lesson.lr,
+    }
+    kept.done.nats = 0.0
+    if teacher.asks(epoch.number):
+        p = probabilities(kept.policy, texts.ids, teacher.objective)
+        teacher.see(p[np.arange(len(texts)), list(texts.labels)].tolist())
+    if len(validation):
+        p = probabilities(kept.policy, validation.ids, teacher.objective)
+        row["quality"] = teacher.quality(p, validation.labels)
+        kept.offer(epoch.number, row["quality"])
+    kept.done.epochs.append(row)

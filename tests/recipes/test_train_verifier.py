@@ -15,12 +15,14 @@ from reward_kit import TEMPLATE, save_base, save_rows, tokenizer
 from transformers import BertConfig, BertModel
 
 from recipes.commands.cli import main
+from recipes.reward import verifier_teaching
 from recipes.reward.verifier import choose, read_predictions, train
 from recipes.reward.verifier_config import LabelledSplitConfig, VerifierTrainingConfig
 from recipes.reward.verifier_data import Few, ordered, prepare
 from recipes.reward.verifier_order import VerifierOrder, carry_out, task_of
 from recipes.reward.verifier_teachers import Negative, Positive, macro_f1
 from rl.config_io import load
+from rl.state.checkpoint import available
 from rl.stop import Interrupted, Stopper
 from rollout.grading import Answered
 from rollout.models.export import save_tokenizer
@@ -80,7 +82,7 @@ class Quiet(Track):
 
 
 class Stopping(Quiet):
-    """Asks for a stop after some steps and ends of epochs."""
+    """Asks for a stop after some steps."""
 
     def __init__(self, stopper: Stopper, after: int) -> None:
         super().__init__()
@@ -91,6 +93,24 @@ class Stopping(Quiet):
         self.left -= 1
         if not self.left:
             self.stopper.signal = 15
+
+
+class Killed(Exception):
+    """Stands for the end of the process between two steps."""
+
+
+class Killing(Quiet):
+    """Ends the training after some steps, with no more than is on disk."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        self.left -= 1
+        if not self.left:
+            raise Killed
 
 
 def test_each_class_has_its_share_in_each_part_and_no_question_is_in_two(tmp_path: Path) -> None:
@@ -239,10 +259,13 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     whole = train(task, Stopper(), Quiet())
     asked.out.rename(tmp_path / "whole")
     asked.out.mkdir()
-    for after in (6, 14, 4):  # within an epoch of either training, and at the end of one
+    done = []
+    for after in (2, 8, 4):  # of 9 steps and of 12, three an epoch
         stopper = Stopper()
         with pytest.raises(Interrupted):
             train(task, stopper, Stopping(stopper, after))
+        done += [int(available(stage / "checkpoints")[-1].name) for stage in (asked.out / "stages").glob("*/")]
+    assert done == [2, 1, 5], "within an epoch of either training, and no step is taken twice"
     cut = train(task, Stopper(), Quiet())
     assert cut | {"seconds": 0} == whole | {"seconds": 0}
     for name in ("model/model.safetensors", f"model/{NAME}", "kept.jsonl"):
@@ -250,6 +273,28 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     (asked.out / "stages" / "negative").mkdir(parents=True)  # killed while it tidied up: nothing is trained again
     assert train(task, Stopper(), Quiet()) == json.loads(json.dumps(cut))
     assert not (asked.out / "stages").exists()
+
+
+def test_killed_within_an_epoch_it_goes_on_from_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier_teaching, "FEW", 2)
+    monkeypatch.setattr(verifier_teaching, "CHECKPOINTS", 100)
+    short = {"positive.epochs": "1", "negative.epochs": "2", "negative.switch": "1"}
+    asked = order(tmp_path, few=12, many=12, **short)
+    task = task_of(asked)
+    asked.out.mkdir()
+    whole = train(task, Stopper(), Quiet())
+    asked.out.rename(tmp_path / "whole")
+    asked.out.mkdir()
+    steps = []
+    for after in (6, 4):  # in the third of the six negative ones, and in the last
+        with pytest.raises(Killed):
+            train(task, Stopper(), Killing(after))
+        steps += [path.name for path in available(asked.out / "stages" / "negative" / "checkpoints")]
+    assert steps == ["000002", "000002", "000004"]
+    cut = train(task, Stopper(), Quiet())
+    assert cut | {"seconds": 0} == whole | {"seconds": 0}
+    for name in ("model/model.safetensors", f"model/{NAME}", "kept.jsonl"):
+        assert (asked.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
