@@ -100,7 +100,10 @@ class Agreement:
     def lines(self) -> list[str]:
         """Return it in words, for a terminal."""
         if self.agreement is None:
-            return [f"rule and model have no response in common ({self.only_model} judged by the model alone)"]
+            return [
+                f"rule and model have no response in common; judged by the model alone {self.only_model}, by the rule "
+                f"alone {self.only_rule}, by neither {self.neither}"
+            ]
         low, high = self.agreement.low, self.agreement.high
         kappa = f"{self.kappa:.2f}" if self.kappa is not None else "undefined"
         between = f" [{self.kappa95[0]:.2f}, {self.kappa95[1]:.2f}]" if self.kappa95 else ""
@@ -108,7 +111,8 @@ class Agreement:
             f"rule and model agree on {100 * self.agreement.mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of "
             f"{self.compared} responses, kappa {kappa}{between}",
             f"right by both {self.both_right}, by the rule alone {self.false_wrong}, by the model alone "
-            f"{self.false_right}, by neither {self.both_wrong}; judged by the model alone {self.only_model}",
+            f"{self.false_right}, by neither {self.both_wrong}; judged by the model alone {self.only_model}, by the "
+            f"rule alone {self.only_rule}",
         ]
 
 

@@ -155,7 +155,7 @@ class BenchmarkResult:
     """The first problem's prompt as the model got it; for endpoints the messages, as JSON."""
     problems: tuple[PerProblem, ...]
     judge: Judged | None = None
-    """Reward model against rule, where a reward model judged."""
+    """Reward model against rule, where a reward model was to judge."""
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,16 @@ def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
         speed=context.speed,
         first_prompt=context.first_prompt,
         problems=tuple(_per_problem(group) for group in groups),
-        judge=_judged(answers),
+        judge=_judged(answers, "judge" in context.settings),
     )
 
 
-def _judged(answers: Sequence[Answer]) -> Judged | None:
-    """Return how reward model and rule compare; ``None`` where no reward model has judged."""
+def _judged(answers: Sequence[Answer], asked: bool) -> Judged | None:
+    """Return how reward model and rule compare; ``None`` where no reward model has judged. ``asked``: one was to, be it
+    without an opinion on anything.
+    """
     both = [of_score(answer.problem.id, answer.score) for answer in answers]
-    if not judged(both):
+    if not asked and not judged(both):
         return None
     found = agreement(both)
     return Judged(

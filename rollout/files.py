@@ -25,6 +25,17 @@ def replace_file(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def remove_asides(folder: Path) -> None:
+    """Remove from ``folder`` what processes that were killed had begun to write there aside. Only for who alone writes
+    there. Raises ``OSError``.
+    """
+    for aside in folder.glob(".*.tmp"):
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """Open a text file that takes the place of ``path`` when the block ends, and not at all when it raises.

@@ -147,13 +147,16 @@ def table(results: Sequence[BenchmarkResult]) -> str:
 def judge_lines(judge: Judged) -> list[str]:
     """Return how a reward model compares with the rule."""
     if judge.agreement is None:
-        return [f"judged by the model alone {judge.only_model}, by the rule alone {judge.only_rule}"]
+        return [
+            f"rule and model have no response in common; judged by the model alone {judge.only_model}, by the rule "
+            f"alone {judge.only_rule}, by neither {judge.neither}"
+        ]
     low, high = (100 * limit for limit in judge.agreement.ci95)
     kappa = f", kappa {judge.kappa:.2f}" if judge.kappa is not None else ""
     return [
         f"rule and model agree {100 * judge.agreement.mean:.1f} % [{low:.1f}, {high:.1f}]{kappa}",
         f"right by the model alone {judge.false_right}, by the rule alone {judge.false_wrong}; judged by the model "
-        f"alone {judge.only_model}",
+        f"alone {judge.only_model}, by the rule alone {judge.only_rule}",
     ]
 
 

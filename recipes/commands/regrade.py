@@ -264,7 +264,7 @@ def run(
     same = "all as stored" if not counts["other"] else f"{counts['other']} other than stored"
     note = f"; {changed}" if (changed := _changed(stored)) else ""
     lines = [f"{total} rollouts: {parts}; {same} ({time.monotonic() - started:.1f} s){note}"]
-    if judged(verdicts):
+    if judge is not None or judged(verdicts):
         lines += agreement(verdicts).lines
     if page is not None:
         facts = {"model": stored.model.path, "when": stored.model.when} if stored.model else {}

@@ -18,6 +18,7 @@ from rl.launch import check_run_dir
 from rl.learner.config import PretrainedModel
 from rl.state.run_dir import CHANGEABLE, flatten
 from rl.stop import Interrupted, Stopper
+from rollout.files import remove_asides
 from rollout.lock import locked
 from rollout.progress import Progress, progress
 from rollout.reward_models.card import Card
@@ -146,6 +147,7 @@ def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Pr
             check_room(out)
             space, name = Workspace(out.resolve().parent), out.resolve().name
             space.begin(name, {**told, "config": fixed(told["config"])})
+            remove_asides(out)
             if (note := space.note(name)) is None:
                 with progress() as watch:
                     note = work(stopper, watch)

@@ -269,7 +269,7 @@ def conclude(task: Task, best: Best, epochs: int, seconds: float) -> dict[str, A
     shutil.rmtree(task.model, ignore_errors=True)
     shutil.copytree(best.folder / "model", task.model)
     labels = heldout.labels
-    title = f"{task.base}: {len(labels)} held-out responses"
+    title = f"{len(labels)} held-out responses, {task.base}"
     before, after = bins(heldout.right(), labels), bins(heldout.right(temperature), labels)
     write_png(task.out / "reliability.png", before, after, title)
     write_verdicts(task.out / "heldout.jsonl", heldout, temperature)

@@ -58,4 +58,7 @@ def test_what_only_one_has_judged_is_counted_apart() -> None:
     found = agreement([Verdicts("a", True, None), Verdicts("b", None, False), Verdicts("c", None, None)])
     assert (found.only_rule, found.only_model, found.neither, found.compared) == (1, 1, 1, 0)
     assert found.agreement is None
-    assert found.lines == ["rule and model have no response in common (1 judged by the model alone)"]
+    told = "rule and model have no response in common; judged by the model alone 1, by the rule alone 1, by neither 1"
+    assert found.lines == [told]
+    more = agreement([*both(1, 1, 2), Verdicts("a", True, None)])
+    assert more.lines[1].endswith("; judged by the model alone 0, by the rule alone 1")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from reward_model_kit import rewarded, save_coin, save_judge
+from reward_model_kit import rewarded, save_coin, save_head, save_judge
 
 from evals.results import read_results
 from recipes.commands.cli import main
@@ -158,7 +158,25 @@ def test_a_judge_draws_on_engines_of_its_own(tmp_path: Path, capsys: pytest.Capt
     assert [row["verdict"] for row in found] == ["correct", "ungradable"] * 2
     assert {row["model"] for row in found} == {None}
     assert "the reward model has no opinion: no verdict could be read" in found[1]["reason"]
-    assert "2 ungradable: the reward model has no opinion" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 ungradable: the reward model has no opinion" in said
+    assert "no response in common; judged by the model alone 0, by the rule alone 2, by neither 2" in said
+
+
+def test_a_model_without_an_opinion_on_anything_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was asked, so that it has said nothing is a result, in the file and in the terminal."""
+    data = write(tmp_path / "math500.jsonl", [{"id": "p", "problem": "1+1", "answer": "2", "level": 1, "subject": "x"}])
+    given = write(tmp_path / "answers.jsonl", [{"id": "p", "response": "\\boxed{2}"}])
+    silent = save_head(tmp_path / "silent")
+    write_card(silent, Card(kind="head", template="{response}", max_tokens=1))
+    out = tmp_path / "out"
+    command = ["eval", "--predictions", given, "--bench", "math500", "--data", str(data), "--out", str(out)]
+    assert main([*command, "--judge", str(silent)]) == 0
+    (result,) = read_results(out).benchmarks
+    assert result.judge is not None
+    assert (result.judge.agreement, result.judge.only_rule) == (None, 1)
+    assert (out / "agreement.html").is_file()
+    assert "no response in common; judged by the model alone 0, by the rule alone 1" in capsys.readouterr().out
 
 
 def test_an_evaluation_has_both_verdicts_in_its_files(

@@ -214,8 +214,11 @@ def test_done_it_says_so_again_and_takes_no_other_training(tmp_path: Path, capsy
     assert main([*command, *given]) == 0
     told = capsys.readouterr().out
     assert "heldout" in told
+    (asked.out / ".results.json.7.tmp").write_text("{")  # as processes leave them that are killed
+    (asked.out / ".best.tmp" / "model").mkdir(parents=True)
     assert main([*command, *given, "--learner.micro_batch_tokens", "99"]) == 0  # how, not what is computed
     assert capsys.readouterr().out == told
+    assert not [*asked.out.glob(".*.tmp")]
     assert main([*command, *given, "--seed", "1"]) == 2
     assert "was made from other inputs (config.seed: 0 -> 1)" in capsys.readouterr().err
 
