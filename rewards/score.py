@@ -32,7 +32,8 @@ class Score:
     extracted: str = ""
     """The answer that was read out of the response, as text; empty when none was found."""
     opinion: str = ""
-    """What a reward model wrote of it last, for people: hostile text, as all that models write. Empty: nothing."""
+    """What a reward model wrote of it last, for people: hostile text, as all that models write. In brackets: why it
+    has no opinion. Empty: nothing."""
 
     def __post_init__(self) -> None:
         if self.reward is not None and not math.isfinite(self.reward):

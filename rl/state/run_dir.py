@@ -306,7 +306,7 @@ class RunDir:
         if changed and (any(self.evals.glob("*.json")) or any(self.rollouts.glob("*.parquet"))):
             old, new = began[changed[0]][:12], now[changed[0]][:12]
             raise RunDirError(
-                f"{changed[0]} has changed since {self.root} began (sha256 {old} -> {new}); give back its old text, or "
+                f"{changed[0]} has changed since {self.root} began (sha256 {old} -> {new}); restore it as it was, or "
                 "choose another --run-dir"
             )
         if dict(now) != began:

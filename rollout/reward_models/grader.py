@@ -35,7 +35,8 @@ def combined(rule: Score, opinion: Opinion | None, config: RewardModelConfig) ->
     """Return the score of a response from both verdicts; ``opinion`` is ``None`` where the model was not asked.
 
     Where the model decides and has no opinion, the response is ungradable: masked and counted. Only under
-    ``not_right`` the rule's *wrong* stands then: the model could but have overruled it.
+    ``not_right`` the rule's *wrong* stands then: the model could but have overruled it. Why it has none stands in the
+    place of what it wrote, if it wrote nothing.
     """
     parts = {**rule.parts, **({"rule": float(rule.correct)} if rule.gradable else {})}
     if opinion is None:
@@ -43,6 +44,7 @@ def combined(rule: Score, opinion: Opinion | None, config: RewardModelConfig) ->
     parts |= {f"model/{name}": value for name, value in opinion.parts.items()}
     kept = opinion.text[-OPINION:]
     if opinion.right is None:
+        kept = kept or one_line(f"(no opinion: {opinion.reason})", REASON)
         if not decides(config.when, rule) or (config.when == "not_right" and rule.gradable):
             return replace(rule, parts=parts, opinion=kept)
         reason = one_line(f"the reward model has no opinion: {opinion.reason}", REASON)

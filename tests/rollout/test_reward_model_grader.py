@@ -12,7 +12,8 @@ from rewards.score import Score
 from rollout.engine import AllEnginesDead
 from rollout.grading import Answered, Grading, Through, VerifierGrader
 from rollout.reward_models.config import RewardModelConfig
-from rollout.reward_models.grader import RuleThenModel
+from rollout.reward_models.grader import RuleThenModel, combined
+from rollout.reward_models.opinion import Opinion
 from rollout.types import Problem, StopReason
 
 VERDICTS = {"right": 1.0, "likely": 0.75, "unlikely": 0.25, "wrong": 0.0, "silent": None}
@@ -83,6 +84,13 @@ def test_without_an_opinion_the_rule_stands_where_the_model_could_only_have_over
     assert (masked.verdict, masked.reason) == ("ungradable", "the reward model has no opinion: it would not say")
     assert masked.parts["rule"] == 0.0
     assert masked.opinion == "hm, no silent"
+
+
+def test_why_a_model_that_wrote_nothing_has_no_opinion_is_on_record_whoever_decides() -> None:
+    silent = Opinion.none("too long\n", "", read=0.0)
+    by_rule = combined(Score(1.0, True), silent, config())
+    assert (by_rule.verdict, by_rule.reason, by_rule.opinion) == ("correct", "", "(no opinion: too long )")
+    assert combined(Score(1.0, True), None, config()).opinion == "", "it was not asked"
 
 
 def test_the_reward_is_the_verdict_or_the_probability() -> None:
