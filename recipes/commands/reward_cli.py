@@ -70,7 +70,7 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--gold-field", default="gold", metavar="NAME", help="field of the reference (gold)")
     one.add_argument("--prediction-field", default="prediction", metavar="NAME", help="of the response (prediction)")
     one.add_argument("--tolerance-field", metavar="NAME", help="of an absolute tolerance, e.g. error (none: exact)")
-    one.add_argument("--prefix", default="", metavar="TEXT", help="put in front of the names of the three fields added")
+    one.add_argument("--prefix", default="", metavar="TEXT", help="put in front of the names of the fields added")
     one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, processor seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
     add_judge_options(one.add_argument_group("a reward model beside the rule"))
