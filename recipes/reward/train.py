@@ -266,8 +266,8 @@ def conclude(task: Task, best: Best, epochs: int, seconds: float) -> dict[str, A
         "model_path": str(task.model),
     }
     write_card(best.folder / "model", task.reader.card.model_copy(update={"temperature": temperature}))
-    shutil.rmtree(task.model, ignore_errors=True)
-    shutil.copytree(best.folder / "model", task.model)
+    with replacing_folder(task.model) as aside:  # a part of it would be asked as anybody's classifier
+        shutil.copytree(best.folder / "model", aside, dirs_exist_ok=True)
     labels = heldout.labels
     title = f"{len(labels)} held-out responses, {task.base}"
     before, after = bins(heldout.right(), labels), bins(heldout.right(temperature), labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,32 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     cut = train(task, Stopper(), Quiet())
     assert cut | {"seconds": 0} == whole | {"seconds": 0}
     assert (asked.out / "log.jsonl").read_text() == log
+
+
+class Spoiling(Quiet):
+    """Puts what cannot be copied among the files of the model before they are."""
+
+    def __init__(self, link: Path) -> None:
+        super().__init__()
+        self.link = link
+
+    def stage(self, name: str, total: int | None = None, earlier: int = 0) -> None:
+        super().stage(name, total, earlier)
+        if name.startswith("calibrating"):
+            self.link.symlink_to("nowhere")
+
+
+def test_a_model_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    asked = order(tmp_path, sums(40), epochs="1")
+    task = task_of(asked)
+    asked.out.mkdir()
+    link = asked.out / "best" / "model" / "link"
+    with pytest.raises(shutil.Error):
+        train(task, Stopper(), Spoiling(link))
+    assert not (asked.out / "model").exists()
+    link.unlink()
+    train(task, Stopper(), Quiet())
+    assert read_card(asked.out / "model") is not None
 
 
 def test_killed_while_it_tidied_up_it_has_its_results(tmp_path: Path) -> None:
