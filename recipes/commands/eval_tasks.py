@@ -15,7 +15,7 @@ from evals.evaluate import asks_of
 from evals.offline import GRADERS, Task
 from evals.prompting import Conversation, Renderer
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
-from recipes.commands.judging import Judges, own_site
+from recipes.commands.judging import Judges, check_judge, own_site
 from rollout.engine import Sampling
 from rollout.grading import Grader, Grading, Through, VerifierGrader
 from rollout.models.templates import PromptError
@@ -220,6 +220,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
+    if options.judge is not None:
+        check_judge(options.judge, engine, ray)
     with waiting("starting engines"):
         pool = open_pool(model.path, engine, ray, model.end, seed, options.engines, stack)
         pool.score([[0, 0]])  # returns when an engine is up: its start is not part of the throughput

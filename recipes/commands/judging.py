@@ -66,6 +66,16 @@ class JudgeError(ValueError):
     """The reward model of a command cannot be used; one line."""
 
 
+def check_judge(config: RewardModelConfig, engine: EngineConfig, ray: RayConfig) -> None:
+    """Raises ``JudgeError`` for a reward model that ``Judges`` would refuse for what its small files say."""
+    from rl.reward_models import Site, check_model
+
+    try:
+        check_model(config, Site(engine, ray))
+    except ValueError as error:
+        raise JudgeError(f"--judge {config.path}: {error}") from error
+
+
 class Judges:
     """A reward model that all graders of a command share."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from eval_kit import write_model
 from reward_model_kit import rewarded, save_coin, save_head, save_judge
 
 from evals.results import read_results
@@ -198,3 +199,18 @@ def test_an_evaluation_has_both_verdicts_in_its_files(
     assert [row["rule"] for row in samples] == ["correct"] * 12
     assert (out / "agreement.html").is_file()
     assert "judge    " in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_judge_is_told_before_the_engines_of_the_policy_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = list[str]()
+    monkeypatch.setattr("rl.alone.open_pool", lambda path, *_: started.append(path))
+    odd = save_head(tmp_path / "odd")
+    write_card(odd, Card(kind="head", template="{response}", classes=("a", "b")))
+    write(tmp_path / "math500.jsonl", [{"id": "p", "problem": "1+1", "answer": "2", "level": 1, "subject": "x"}])
+    policy = write_model(tmp_path / "policy")
+    command = ["eval", "math500", "--model", str(policy), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*command, "--engine", "hf", "--max-tokens", "8", "--judge", str(odd)]) != 0
+    assert f"k15: --judge {odd}: " in capsys.readouterr().err
+    assert not started
