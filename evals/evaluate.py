@@ -11,7 +11,7 @@ import statistics
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -132,13 +132,14 @@ def evaluate(
 ) -> list[Answer]:
     """Return one graded answer per ask, in order. What ``record`` holds is neither drawn nor graded again.
 
-    What was aborted or ungradable in an earlier process is tried once more. What the responder raises passes through;
-    by then every complete response is in the record.
+    What was aborted or ungradable in an earlier process is tried once more. What the responder raises passes through,
+    and an interrupt; by then every complete response is in the record, and no verdict is waited for.
     """
     watch = watch or Watch()
     responses = {key: r for key, r in (record.responses if record else {}).items() if r.stop is not StopReason.ABORTED}
     scores = record.scores if record else {}
     lock = threading.Lock()
+    gradings = _Gradings(grading)
     graded: dict[Key, Future[Answer]] = {}
 
     def judge(ask: Ask, response: Response) -> Answer:
@@ -147,7 +148,7 @@ def evaluate(
             known = None
         score = known or response.score
         if score is None:
-            (score,) = grading.submit(lambda: [Answered(ask.problem, response.text, response.stop)]).result()
+            score = gradings.score(Answered(ask.problem, response.text, response.stop))
         if record and not known:
             record.keep_score(ask.key, score)
         answer = Answer(ask.problem, ask.sample, response, score)
@@ -171,8 +172,42 @@ def evaluate(
                 graded[ask.key] = graders.submit(judge, ask, responses[ask.key])
         responder.respond([ask for ask in asks if ask.key not in responses], done)
         return [graded[ask.key].result() for ask in asks]
+    except BaseException:
+        gradings.cancel()
+        raise
     finally:
         graders.shutdown(wait=True, cancel_futures=True)
+
+
+class _Gradings:
+    """What is being graded, from any thread, so that it can be given up: a judge may take minutes for a verdict."""
+
+    def __init__(self, grading: Grading) -> None:
+        self._grading = grading
+        self._lock = threading.Lock()
+        self._open: set[Future[list[Score]]] = set()
+        self._cancelled = False
+
+    def score(self, answer: Answered) -> Score:
+        """Return the score of a response. Raises ``CancelledError``."""
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            asked = self._grading.submit(lambda: [answer])
+            self._open.add(asked)
+        try:
+            (score,) = asked.result()
+        finally:
+            with self._lock:
+                self._open.discard(asked)
+        return score
+
+    def cancel(self) -> None:
+        """Give up what is being graded, and take no more."""
+        with self._lock:
+            self._cancelled, left = True, list(self._open)
+        for asked in left:
+            asked.cancel()
 
 
 class NothingGraded(ValueError):

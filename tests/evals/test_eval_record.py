@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from evals.journal import Journal, JournalError, opened
 from evals.predictions import PredictionError, read_predictions
 from evals.view import EvalView
 from rewards.score import Score
-from rollout.grading import Grading
+from rollout.grading import Answered, Grading, Through
 from rollout.types import Problem, StopReason
 from tests.processes import until
 
@@ -57,6 +60,45 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         again = evaluate(Scripted(lambda ask: "never"), asks, Grading.by(counting), journal)
     assert again == answers
     assert len(graded) == kept
+
+
+def test_an_interrupt_waits_for_no_verdict(tmp_path: Path) -> None:
+    class Silent:
+        """A judge that is asked, and takes its time."""
+
+        def __init__(self) -> None:
+            self.asked = threading.Event()
+            self.cancelled = False
+
+        async def grade(self, _: Sequence[Answered]) -> Sequence[Score]:
+            self.asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+            return []
+
+        def counts(self) -> dict[str, float]:
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    class Interrupted(Scripted):
+        def respond(self, asks: Any, done: Done) -> None:
+            super().respond(asks, done)
+            judge.asked.wait()
+            raise KeyboardInterrupt
+
+    judge, asks = Silent(), asks_of(PROBLEMS, 60, 0)  # more than are graded at once
+    with opened(tmp_path, {}) as journal, Grading(judge) as grading:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(Interrupted(lambda ask: ask.problem.answer), asks, Grading(Through(grading)), journal)
+        until(lambda: judge.cancelled, "the verdict is given up")
+    with opened(tmp_path, {}) as journal:
+        assert (len(journal.responses), len(journal.scores)) == (180, 0)
+        assert len(evaluate(Scripted(lambda ask: "never"), asks, Grading.by(verify), journal)) == 180
 
 
 def test_more_samples_extend_a_record_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -136,7 +178,7 @@ from eval_kit import problem
 from evals.evaluate import Response, asks_of, evaluate
 from evals.journal import opened
 from rewards.score import Score
-from rollout.grading import Grading
+from rollout.grading import Answered, Grading, Through
 from rollout.types import StopReason
 
 class Slow:
