@@ -108,6 +108,12 @@ class _Sample:
     tokens: int
 
 
+def _heard(ended: asyncio.Future[Completion]) -> None:
+    """Take note of how a verdict ended: who waited may have been cancelled, and asyncio prints what nobody hears."""
+    if not ended.cancelled():
+        ended.exception()
+
+
 class JudgeModel:
     """A ``RewardModel`` on a pool of its own, whose engines are up. It closes the pool, and then calls ``closed``.
 
@@ -203,6 +209,7 @@ class JudgeModel:
         asked = self._stream.ask(Request(key, prompt, most, self._sampling, seed))
         try:
             begun, ended = asyncio.wrap_future(asked.begun), asyncio.wrap_future(asked.ended)
+            ended.add_done_callback(_heard)
             await asyncio.wait((begun, ended), return_when=asyncio.FIRST_COMPLETED)
             return await asyncio.wait_for(ended, self.config.timeout_s)
         finally:

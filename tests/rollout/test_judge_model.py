@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import traceback
 
@@ -238,3 +239,22 @@ def test_an_open_stream_refuses_a_key_that_is_on_its_way() -> None:
         stream.drop(["same", "unknown"])
         Silent.go.set()
         assert stream.ask(request).ended.result(60).key == "same"
+
+
+def test_closed_and_cancelled_while_it_judges_it_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def given_up(bench: Bench) -> None:
+        judging = asyncio.create_task(bench.model.judge([asked(str(number)) for number in range(4)]))
+        while not bench.model._stream.waiting:
+            await asyncio.sleep(0.01)
+        judging.cancel()
+        bench.model.close()
+        with pytest.raises(asyncio.CancelledError):
+            await judging
+
+    class Mute(Silent):
+        go = threading.Event()
+
+    with Bench(says(CORRECT), engine=Mute) as bench:
+        asyncio.run(given_up(bench))
+    gc.collect()
+    assert "never retrieved" not in caplog.text
