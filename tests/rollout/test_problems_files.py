@@ -80,6 +80,7 @@ def test_a_bad_line_is_named_by_file_line_and_reason(line: str, reason: str, tmp
         (b"PAR1....PAR1", "Parquet, under a name that does not end in .parquet; rename it"),
         ("{}\n".encode("utf-16"), "UTF-16; write it as UTF-8"),
     ],
+    ids=["gzip", "bzip2", "xz", "parquet", "utf-16"],  # gzip writes the time
 )
 def test_a_file_of_another_form_is_told_by_its_first_bytes(data: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_bytes(data)
