@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.toy:
         toy(chosen.seeds or 10)
     if chosen.agnews:
-        say("AG News: some 11 minutes a seed on one core")
+        say("AG News: some 30 minutes a seed on one core")
         agnews(chosen.seeds or 3, chosen.threads, chosen.set)
     return 0
 
