@@ -63,8 +63,10 @@ def orthogonalize(
         for start in range(0, len(members), width):
             part = members[start : start + width]
             wide = [matrices[i] if matrices[i].shape[0] == rows else matrices[i].mT for i in part]
-            outputs = newton_schulz(torch.stack([matrix.to(dtype) for matrix in wide]), steps)
-            for i, output in zip(part, outputs, strict=True):
+            # CPUs multiply a stack of one in another order: whoever owns a matrix computes the same with a second one.
+            lonely = device.type == "cpu" and width > 1 and len(wide) == 1
+            outputs = newton_schulz(torch.stack([matrix.to(dtype) for matrix in wide * (1 + lonely)]), steps)
+            for i, output in zip(part, outputs[: len(part)], strict=True):
                 upright = output if matrices[i].shape[0] == rows else output.mT
                 results[i] = upright.to(matrices[i].dtype)
     return [results[i] for i in range(len(matrices))]

@@ -14,6 +14,26 @@ def gaussian(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(7, 47), (64, 128), (128, 344)])
+def test_a_matrix_comes_out_the_same_alone_and_among_others(shape, dtype):
+    """Ranks share the matrices among themselves, and step as one process does that has them all."""
+    torch.manual_seed(shape[0] * 100 + shape[1])
+    matrices = list(torch.randn(3, *shape))
+    together = orthogonalize(matrices, dtype=dtype)
+    for matrix, expected in zip(matrices, together, strict=True):
+        assert torch.equal(orthogonalize([matrix], dtype=dtype)[0], expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batched_op_equals_the_reference_in_float64(shape):
     # The Gram matrix of the transposed problem is another sum, so the last bits differ: 1e-10.
