@@ -12,9 +12,6 @@ from kernels.newton_schulz.reference import COEFFICIENTS, EPS
 MAX_STACK = 1 << 27
 """Elements stacked at once; bounds the extra memory at four buffers of half a GiB (float32) on large models."""
 
-CPU_STACK = 1 << 21
-"""The same on CPUs, whose caches hold a stack of this size from one product to the next."""
-
 SYMMETRIC_ROWS = 256
 """Fewer rows than this are a few tiles, and cuBLAS does them faster than a kernel that skips half of them."""
 
@@ -40,14 +37,21 @@ def _polynomial(x: torch.Tensor, b: float, c: float) -> torch.Tensor:
     return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
 
 
+def at_once(device: str, elements: int) -> int:
+    """Return how many matrices of so many elements share one stack on a kind of device."""
+    return 1 if device == "cpu" else max(1, MAX_STACK // elements)
+
+
 def orthogonalize(
     matrices: Sequence[torch.Tensor], steps: int = 5, dtype: torch.dtype = torch.float32
 ) -> list[torch.Tensor]:
     """Orthogonalise matrices [A_i, B_i] of any shapes; results keep order, shape and dtype of their inputs.
 
-    Matrices of equal shape (up to transposition, which makes the Gram matrix min(A, B) squared) share batched products:
-    a small model has many small matrices, and one product per matrix would be all overhead. ``dtype`` is the type of
-    the iteration: bfloat16 where it is native, float32 elsewhere. ``ValueError`` for what is not a matrix of floats.
+    Matrices of equal shape (up to transposition, which makes the Gram matrix min(A, B) squared) share batched products
+    on GPUs. On CPUs each has its own: the order in which a stack is summed up depends there on how many are in it, and
+    ranks that share the matrices among themselves have to step as one process does that has them all. ``dtype`` is the
+    type of the iteration: bfloat16 where it is native, float32 elsewhere. ``ValueError`` for what is not a matrix of
+    floats.
     """
     buckets: dict[tuple[torch.device, int, int], list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
@@ -59,14 +63,12 @@ def orthogonalize(
         buckets[matrix.device, rows, columns].append(index)
     results: dict[int, torch.Tensor] = {}
     for (device, rows, columns), members in buckets.items():
-        width = max(1, (CPU_STACK if device.type == "cpu" else MAX_STACK) // (rows * columns))
+        width = at_once(device.type, rows * columns)
         for start in range(0, len(members), width):
             part = members[start : start + width]
             wide = [matrices[i] if matrices[i].shape[0] == rows else matrices[i].mT for i in part]
-            # CPUs multiply a stack of one in another order: whoever owns a matrix computes the same with a second one.
-            lonely = device.type == "cpu" and width > 1 and len(wide) == 1
-            outputs = newton_schulz(torch.stack([matrix.to(dtype) for matrix in wide * (1 + lonely)]), steps)
-            for i, output in zip(part, outputs[: len(part)], strict=True):
+            outputs = newton_schulz(torch.stack([matrix.to(dtype) for matrix in wide]), steps)
+            for i, output in zip(part, outputs, strict=True):
                 upright = output if matrices[i].shape[0] == rows else output.mT
                 results[i] = upright.to(matrices[i].dtype)
     return [results[i] for i in range(len(matrices))]

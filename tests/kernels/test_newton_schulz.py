@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.newton_schulz import newton_schulz, newton_schulz_reference, orthogonalize
+from kernels.newton_schulz.op import MAX_STACK, at_once
 
 SHAPES = [(8, 8), (16, 48), (48, 16), (1, 7), (7, 1)]
 
@@ -14,24 +15,25 @@ def gaussian(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-@pytest.fixture
-def two_threads():
+@pytest.fixture(params=[1, 2, 3, 4])
+def threads(request):
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(7, 47), (64, 128), (128, 344)])
+@pytest.mark.parametrize("shape", [(7, 47), (64, 128), (96, 96), (128, 344)])
 def test_a_matrix_comes_out_the_same_alone_and_among_others(shape, dtype):
     """Ranks share the matrices among themselves, and step as one process does that has them all."""
     torch.manual_seed(shape[0] * 100 + shape[1])
-    matrices = list(torch.randn(3, *shape))
+    matrices = list(torch.randn(5, *shape))
     together = orthogonalize(matrices, dtype=dtype)
-    for matrix, expected in zip(matrices, together, strict=True):
-        assert torch.equal(orthogonalize([matrix], dtype=dtype)[0], expected)
+    for first, last in ((0, 1), (1, 3), (2, 5)):
+        for ours, theirs in zip(orthogonalize(matrices[first:last], dtype=dtype), together[first:last], strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -95,14 +97,14 @@ def test_what_is_no_matrix_of_floats_is_refused():
     assert orthogonalize([]) == []
 
 
-def test_large_stacks_are_cut(monkeypatch):
-    import kernels.newton_schulz.op as op
-
+def test_large_stacks_are_cut():
+    assert at_once("cuda", 45) * 45 <= MAX_STACK < (at_once("cuda", 45) + 1) * 45
+    assert at_once("cuda", 2 * MAX_STACK) == 1
     matrices = [gaussian(4, 5, seed=s) for s in range(7)]
-    together = orthogonalize(matrices, dtype=torch.float64)
-    monkeypatch.setattr(op, "CPU_STACK", 45)
-    for a, b in zip(together, orthogonalize(matrices, dtype=torch.float64), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    stack = torch.stack(matrices)
+    cut = torch.cat([newton_schulz(part) for part in stack.split(2)])
+    for whole in (newton_schulz(stack), torch.stack(orthogonalize(matrices, dtype=torch.float64))):
+        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("matrices", "rows", "columns"), [(1, 64, 64), (3, 70, 131), (2, 1, 5), (2, 130, 33)])
