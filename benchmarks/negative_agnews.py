@@ -23,7 +23,7 @@ from recipes.reward.verifier_teachers import Negative, Positive, Teacher
 from recipes.reward.verifier_teaching import Texts, judged, teach
 from rewards.models.evidence import EvidenceBins
 from rewards.models.neighbours import Neighbours
-from rewards.models.ranking import Predicted, confident, rank, rank_by_class
+from rewards.models.ranking import Predicted, Ranking, confident, rank
 from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig
 from rl.learner.host import LearnerHost
 from rl.learner.spec import LearnerSpec, Receivers
@@ -184,12 +184,12 @@ def run_seed(
     predicted, bins = evidence(host, first, split, seed)
     if "cross_entropy" not in found:
         yield (found := found | {"cross_entropy": told(first, ())})
-    best = rank(predicted, bins, keys.keep).chosen
-    kept = {
+    ranking = rank(predicted, bins, keys.keep)
+    kept: dict[str, Sequence[int]] = {
         "threshold": confident(predicted, keys.threshold),
-        "negative": best,
-        "negative_by_class": rank_by_class(predicted, bins, keys.keep),
-        "true_of_negative": best,
+        "negative": ranking.chosen,
+        "negative_by_class": by_class(predicted, ranking, keys.keep),
+        "true_of_negative": ranking.chosen,
         "true_of_all": range(len(predicted)),
     }
     for arm, chosen in kept.items():
@@ -208,6 +208,15 @@ def run_seed(
         host.replace(spec, model)
         trained(arm, texts, teacher)
         yield (found := found | {arm: told(teacher, chosen)})
+
+
+def by_class(texts: Sequence[Predicted], ranking: Ranking, keep: float) -> list[int]:
+    """Return the share ``keep`` of the texts of each predicted class, those with the most evidence, strongest first."""
+    chosen: set[int] = set()
+    for label in range(CLASSES):
+        of_class = [index for index in ranking.order if texts[index].label == label]
+        chosen.update(of_class[: int(keep * sum(text.label == label for text in texts))])
+    return [index for index in ranking.order if index in chosen]
 
 
 def evidence(host: LearnerHost, teacher: Teacher, split: Split, seed: int) -> tuple[list[Predicted], EvidenceBins]:

@@ -26,7 +26,7 @@ from recipes.reward.verifier_teaching import Progressed, Texts, Trainee, judged,
 from recipes.run.launching import Site
 from rewards.models.evidence import EvidenceBins
 from rewards.models.neighbours import Neighbours
-from rewards.models.ranking import Predicted, confident, rank, rank_by_class
+from rewards.models.ranking import Predicted, confident, rank
 from rl.learner.spec import LearnerSpec
 from rl.state.disk import writing
 from rl.stop import Stopper
@@ -198,10 +198,7 @@ def choose(task: VerifierTask, predictions: Predictions) -> Kept:
     near, bins = fitted(task, *predictions.known)
     texts = tuple(near.predicted(*predictions.unlabelled))
     if task.config.filtering == "evidence":
-        keys = task.config.evidence
-        chosen = (
-            rank_by_class(texts, bins, keys.keep) if keys.within == "class" else rank(texts, bins, keys.keep).chosen
-        )
+        chosen = rank(texts, bins, task.config.evidence.keep).chosen
     elif task.config.filtering == "confidence":
         chosen = confident(texts, task.config.confidence)
     else:

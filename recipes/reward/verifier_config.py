@@ -57,9 +57,6 @@ class EvidenceConfig(Config):
     """Labelled responses of each class that a response is compared with, at most."""
     keep: float = Field(0.5, gt=0, le=1)
     """Share of the predictions that is kept, those with the most evidence."""
-    within: Literal["all", "class"] = "all"
-    """Whom a prediction competes with: all others, as in the paper, or those of the same class, so that what is kept
-    has the classes in the shares in which they are predicted, and not mostly those that are easy to tell."""
 
 
 class NegativeConfig(Config):

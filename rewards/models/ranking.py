@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.models.evidence import EvidenceBins, Feature
+from rewards.models.evidence import Combined, EvidenceBins, Feature
 
 KEEP = 0.5
 """Share of the texts that is kept."""
@@ -45,35 +44,15 @@ def rank(texts: Sequence[Predicted], bins: EvidenceBins, keep: float = KEEP) -> 
     the texts where each has some evidence about all classes. Every text is ranked once, and by the class that it would
     be given: evidence for another class is none.
     """
-    pairs = sum(bins.about(text.features, label) is not None for text in texts for label in range(bins.classes))
-    order = _order(texts, bins)
+    pairs = 0
+    beliefs: list[tuple[float, float, int]] = []
+    for index, text in enumerate(texts):
+        found: dict[int, Combined | None] = {label: bins.about(text.features, label) for label in range(bins.classes)}
+        pairs += sum(combined is not None for combined in found.values())
+        if (own := found[text.label]) is not None:
+            beliefs.append((-own.mass.belief, -text.probability, index))
+    order = tuple(index for *_, index in sorted(beliefs))
     return Ranking(order, min(int(keep * pairs / bins.classes), len(order)))
-
-
-def rank_by_class(texts: Sequence[Predicted], bins: EvidenceBins, keep: float = KEEP) -> tuple[int, ...]:
-    """Return, of the texts of each predicted class, the share ``keep`` with the most belief in it, strongest first.
-
-    Not in the paper, where all compete for the same places: classes that are told easily then take most of them, and
-    what is learnt is what is common, too.
-    """
-    predicted = Counter(text.label for text in texts)
-    taken: Counter[int] = Counter()
-    chosen = []
-    for index in _order(texts, bins):
-        label = texts[index].label
-        if taken[label] < int(keep * predicted[label]):
-            taken[label] += 1
-            chosen.append(index)
-    return tuple(chosen)
-
-
-def _order(texts: Sequence[Predicted], bins: EvidenceBins) -> tuple[int, ...]:
-    beliefs = [
-        (-own.mass.belief, -text.probability, index)
-        for index, text in enumerate(texts)
-        if (own := bins.about(text.features, text.label)) is not None
-    ]
-    return tuple(index for *_, index in sorted(beliefs))
 
 
 def confident(texts: Sequence[Predicted], least: float = 0.9) -> tuple[int, ...]:

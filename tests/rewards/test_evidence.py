@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rewards.models.evidence import NOTHING, Combined, EvidenceBins, Feature, Mass, cosine_loss, dempster
 from rewards.models.neighbours import Neighbours, unit
-from rewards.models.ranking import Predicted, confident, rank, rank_by_class
+from rewards.models.ranking import Predicted, confident, rank
 
 
 def of_share(share: float, uncertainty: float = 0.3) -> Mass:
@@ -144,18 +144,6 @@ def test_ranking_does_not_depend_on_the_order_of_the_file(order: list[int]) -> N
     expected = [texts[index] for index in rank(texts, bins).order]
     moved = [texts[index] for index in order]
     assert [moved[index] for index in rank(moved, bins).order] == expected
-
-
-def test_within_a_class_an_easy_one_takes_no_places_of_another() -> None:
-    labelled = [[prob(0, 1.0)], [prob(1, 0.8)], [prob(1, 0.8)]]
-    bins = EvidenceBins.fit(labelled, [0, 1, 0], classes=2)
-    easy = [Predicted(0, value, (prob(0, 1.0),)) for value in (0.98, 0.99, 0.97, 0.96)]
-    hard = [Predicted(1, value, (prob(1, 0.8),)) for value in (0.81, 0.8, 0.79, 0.77, 0.78)]
-    strange = [Predicted(1, 0.6, (prob(1, 0.6),))]
-    texts = [*hard, *easy, *strange]
-    assert set(rank(texts, bins).order[:4]) == {5, 6, 7, 8}
-    assert rank_by_class(texts, bins) == (6, 5, 0, 1, 2)
-    assert rank_by_class(texts, bins, 1.0) == (6, 5, 7, 8, 0, 1, 2, 4, 3), "without evidence none is kept"
 
 
 def test_confidence_keeps_what_the_model_is_sure_of() -> None:
