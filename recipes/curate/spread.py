@@ -1,0 +1,70 @@
+"""Work on pieces of the data, spread over the cores of this machine or, through Ray Data, over a cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+Spread = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
+"""``spread(work, pieces)`` yields ``work(piece)`` in the order of the pieces. ``work`` and its results are pickled."""
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def here(workers: int) -> Spread[Any, Any]:
+    """Return a ``Spread`` over ``workers`` processes of this machine; with one, over none."""
+
+    def spread(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
+        if workers == 1:
+            yield from map(work, pieces)
+            return
+        # Not forked: this process may have threads, of torch or of a grader.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
+            begun: deque[Future[R]] = deque()
+            for piece in pieces:
+                begun.append(pool.submit(work, piece))
+                if len(begun) > 2 * workers:  # no more pieces in memory than keep all at work
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+
+    return spread
+
+
+def on_cluster() -> Spread[Any, Any]:
+    """Return a ``Spread`` over the Ray cluster that this process is connected to.
+
+    Pieces and results travel through Ray's object store, a window of them at a time, so the workers need no disk in
+    common with this process.
+    """
+
+    def spread(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
+        import ray
+        from ray import cloudpickle
+        from ray.data import DataContext, from_items
+
+        context = DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        packed = cloudpickle.dumps(work)
+
+        def act(row: dict[str, Any]) -> dict[str, Any]:
+            return {"done": cloudpickle.dumps(cloudpickle.loads(packed)(cloudpickle.loads(row["piece"])))}
+
+        window = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        rest = iter(pieces)
+        while some := [{"piece": cloudpickle.dumps(piece)} for piece in islice(rest, window)]:
+            for row in from_items(some, override_num_blocks=len(some)).map(act).iter_rows():
+                yield cloudpickle.loads(row["done"])
+
+    return spread
