@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from recipes.curate.config import ReadConfig, SourceConfig
+from recipes.curate.domains import domain
 from recipes.curate.languages import language_of
 from recipes.curate.rows import SCHEMA
 from recipes.curate.text import digest
@@ -226,6 +227,7 @@ def _stored(raw: Raw, one: Read) -> dict[str, Any]:
         "verifier": problem.verifier if problem else "",
         "difficulty": problem.difficulty if problem else None,
         "language": one.language,
+        "domain": domain(statement_of(problem), one.row) if problem else "",
         "row": json.dumps(one.row, default=str),
         "reason": one.reason,
         "detail": storable(one.detail[:500]),

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         "verifier": pa.string(),
         "difficulty": pa.float64(),
         "language": pa.string(),
+        "domain": pa.string(),
         "row": pa.string(),
         "reason": pa.string(),
         "detail": pa.string(),
@@ -56,7 +57,9 @@ class Rows:
 
     def write(self, shard: int, table: pa.Table) -> None:
         """Write a shard, whole or not at all. Raises ``OSError``."""
-        write_tables(self.path(shard), SCHEMA, [table], dictionary=["source", "verifier", "language", "reason"])
+        write_tables(
+            self.path(shard), SCHEMA, [table], dictionary=["source", "verifier", "language", "domain", "reason"]
+        )
 
     @cached_property
     def shards(self) -> int:

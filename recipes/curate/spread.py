@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _deaf() -> None:
+    """Leave Ctrl-C to the process that gave the work, which ends its workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def here(workers: int) -> Spread[Any, Any]:
     """Return a ``Spread`` over ``workers`` processes of this machine; with one, over none."""
 
@@ -29,7 +35,8 @@ def here(workers: int) -> Spread[Any, Any]:
             yield from map(work, pieces)
             return
         # Not forked: this process may have threads, of torch or of a grader.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _deaf)
+        try:
             begun: deque[Future[R]] = deque()
             for piece in pieces:
                 begun.append(pool.submit(work, piece))
@@ -37,6 +44,8 @@ def here(workers: int) -> Spread[Any, Any]:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     return spread
 
