@@ -146,7 +146,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     work.view.stage("write")
     files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) else []
     write_fates(order.out, work.rows, work.names, folders)
-    facts = facts_of(order, work, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
+    facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
     results = results_of(work, curation.passed, kept, marks, facts, curation.contamination)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
@@ -159,7 +159,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     return 0
 
 
-def facts_of(order: Order, work: Work, seconds: float) -> Facts:
+def facts_of(order: Order, seconds: float) -> Facts:
     """Return what was done, with what."""
     from rl.state.run_dir import git_revision
 
