@@ -21,7 +21,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW_TOGETHER = {
     **dict.fromkeys(
-        ("test_actors", "test_alone", "test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"),
+        (
+            "test_actors",
+            "test_alone",
+            "test_curate_cluster",
+            "test_math_contexts",
+            "test_sandbox_service",
+            "test_shorten",
+            "test_worker",
+        ),
         "ray_cluster",
     ),
     **dict.fromkeys(("test_head_vllm", "test_moba_vllm", "test_vllm_engine", "test_vllm_flight"), "vllm"),

@@ -185,6 +185,7 @@ class Curation:
         reasons = dict(Counter(drops.column("reason").to_pylist()).most_common())
         passed = Passed(name, len(numbers), reasons, told["seconds"], told["facts"], told["warnings"])
         self.passed.append(passed)
+        self.work.done.append(name)
         say(line(passed))
         for warning in passed.warnings:
             say(f"warning: {warning}")

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
 from recipes.curate.formats import excluded
 from recipes.curate.ledger import Drop, Outcome
 from recipes.curate.reading import Ids, Reader, check_sources, numbered, pieces
 from recipes.curate.rows import SHARD, Numbers, Rows
+from recipes.curate.spread import cores
 from recipes.curate.work import Work
+from recipes.curate.writing import marks_for
 
 RESULT = ("stage.json", "drops.parquet", "marks.parquet", "facts.json")
 """What a finished stage leaves; the rest of its folder is what it has asked of a model."""
@@ -80,3 +83,38 @@ def formats(work: Work, numbers: Numbers) -> Outcome:
         drops += some
         work.view.advance(min(SHARD, len(numbers)))
     return Outcome(drops)
+
+
+def coverage(work: Work, numbers: Numbers) -> Outcome:
+    """Note domain, cluster and level of each row, and choose where more are left than wanted."""
+    from rollout.embedding.neighbours import clusters as clusters_of
+
+    keys = work.config.coverage
+    assert keys is not None
+    vectors = work.embedded.of(numbers)
+    work.view.stage("coverage")
+    clusters, _ = clusters_of(vectors, clusters_wanted(len(numbers), keys), seed=work.config.seed, threads=cores())
+    noted = marks_for(numbers, [work.out / "difficulty"] if "difficulty" in work.done else [])
+    rates = noted.get("pass_rate", [None] * len(numbers))
+    said = work.rows.texts(numbers, "difficulty").to_pylist()
+    sources = work.rows.texts(numbers, "source").to_pylist()
+    levels = levels_of(rates, said, sources, keys.levels)
+    size = len(numbers) if keys.size is None else min(keys.size, len(numbers))
+    kept = choose(vectors, clusters, levels, size, keys, work.config.seed)
+    drops = [
+        Drop(int(number), "not chosen", f"cluster {c}, level {level}")
+        for number, c, level in zip(numbers[~kept], clusters[~kept], levels[~kept], strict=True)
+    ]
+    marks = {
+        "cluster": clusters[kept].astype("int64"),
+        "level": [None if v == UNKNOWN else int(v) for v in levels[kept]],
+    }
+    return Outcome(
+        drops, marks, numbers[kept], facts={"clusters": int(clusters.max()) + 1}, warnings=_short(size, keys.size)
+    )
+
+
+def _short(size: int, wanted: int | None) -> Sequence[str]:
+    if wanted is None or size == wanted:
+        return ()
+    return (f"coverage.size asks for {wanted:,} rows, and {size:,} are left: all are kept",)
