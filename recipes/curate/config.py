@@ -44,14 +44,10 @@ class ReadConfig(Config):
 class FormatsConfig(Config):
     """Questions whose answers can be guessed, or that no rule can judge, are left out [2501.12599 §2.1]."""
 
-    exclude: tuple[Literal["multiple_choice", "true_false", "proof", "several_answers", "no_question"], ...] = (
-        "multiple_choice",
-        "true_false",
-        "proof",
-        "several_answers",
-        "no_question",
-    )
-    """Formats to leave out."""
+    exclude: tuple[
+        Literal["multiple_choice", "true_false", "few_answers", "proof", "several_answers", "no_question"], ...
+    ] = ("multiple_choice", "true_false", "few_answers", "proof", "several_answers", "no_question")
+    """Formats to leave out; ``recipes.curate.formats`` says what counts as which."""
 
 
 class DuplicatesConfig(Config):
