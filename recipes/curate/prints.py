@@ -6,7 +6,8 @@ Rows do not depend on each other, so shards can be taken apart in any number of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from datasketch import MinHash
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from recipes.curate.masks import masked, numbers
 from recipes.curate.text import NUMBER, digest, template, words
+from rollout.files import written_aside
 
 CHUNK = 256
 """Rows whose n-grams are hashed at a time: some 200 KB per permutation."""
@@ -77,6 +79,20 @@ def concatenated(shards: Sequence[Prints]) -> Prints:
         numbers=np.concatenate([shard.numbers for shard in shards]),
         signatures=np.concatenate([shard.signatures for shard in shards]),
     )
+
+
+def save_prints(path: Path, numbers: NDArray[np.int64], taken: Prints) -> None:
+    """Write the prints of the rows ``numbers`` [n]. Raises ``OSError``."""
+    columns = {field.name: getattr(taken, field.name) for field in fields(Prints)}
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.savez(file, of=numbers, **columns)
+
+
+def load_prints(path: Path, numbers: NDArray[np.int64]) -> Prints:
+    """Return the prints of some of the rows that ``save_prints`` had. Raises ``OSError``."""
+    with np.load(path) as held:
+        at = np.searchsorted(held["of"], numbers)
+        return Prints(**{field.name: held[field.name][at] for field in fields(Prints)})
 
 
 def signatures(texts: Sequence[Sequence[int]], ngram: int, seeds: NDArray[np.uint32]) -> NDArray[np.uint32]:

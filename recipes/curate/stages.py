@@ -11,15 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
+from recipes.curate.duplicates import Drop as Similar
+from recipes.curate.duplicates import exact, near
 from recipes.curate.formats import excluded
 from recipes.curate.ledger import Drop, Outcome
+from recipes.curate.prints import Prints, concatenated, load_prints, prints, save_prints
 from recipes.curate.reading import Ids, Reader, check_sources, numbered, pieces
+from recipes.curate.reworded import by_embedding
 from recipes.curate.rows import SHARD, Numbers, Rows
 from recipes.curate.spread import cores
+from recipes.curate.templates import templates
 from recipes.curate.work import Work
 from recipes.curate.writing import marks_for
 
+PRINTS = "prints.npz"
 RESULT = ("stage.json", "drops.parquet", "marks.parquet", "facts.json")
 """What a finished stage leaves; the rest of its folder is what it has asked of a model."""
 
@@ -83,6 +91,84 @@ def formats(work: Work, numbers: Numbers) -> Outcome:
         drops += some
         work.view.advance(min(SHARD, len(numbers)))
     return Outcome(drops)
+
+
+@dataclass(frozen=True)
+class Print:
+    """Takes the prints of a piece; sent to other processes."""
+
+    ngram: int
+    permutations: int
+
+    def __call__(self, statements: Sequence[str]) -> Prints:
+        """Return what the search for duplicates keeps of some statements."""
+        return prints(statements, ngram=self.ngram, permutations=self.permutations)
+
+
+def duplicates(work: Work, numbers: Numbers) -> Outcome:
+    """Leave out what says the same as an earlier row, in another spelling or nearly the same words."""
+    keys = work.config.duplicates
+    assert keys is not None
+    work.view.stage("duplicates", len(numbers))
+    pieces_ = (table.column("statement").to_pylist() for _, table in work.rows.chosen(numbers, ["statement"]))
+    found: list[Prints] = []
+    for some in work.spread(Print(keys.ngram, keys.permutations), pieces_):
+        found.append(some)
+        work.view.advance(len(some))
+    taken = concatenated(found)
+    save_prints(work.out / "duplicates" / PRINTS, numbers, taken)
+    statements, answers = work.rows.texts(numbers), work.rows.texts(numbers, "answer")
+    rows = np.arange(len(numbers))
+    same = exact(taken, statements, answers, rows)
+    rows = np.setdiff1d(rows, [drop.row for drop in same])
+    close = near(taken, statements, answers, rows, least=keys.jaccard, ngram=keys.ngram)
+    return Outcome(_numbered([*same, *close], numbers))
+
+
+def neighbours(work: Work, numbers: Numbers) -> Outcome:
+    """Leave out what says the same as an earlier row in other words, and all but a few of a template."""
+    keys = work.config.duplicates
+    assert keys is not None
+    vectors = work.embedded.of(numbers)
+    work.view.stage("neighbours")
+    taken = load_prints(work.out / "duplicates" / PRINTS, numbers)
+    statements, answers = work.rows.texts(numbers), work.rows.texts(numbers, "answer")
+    rows = np.arange(len(numbers))
+    cosine = work.embedded.null.threshold(keys.quantile)
+    reworded = by_embedding(
+        taken,
+        vectors,
+        statements,
+        answers,
+        rows,
+        cosine=cosine,
+        neighbours=keys.neighbours,
+        confirmed=keys.confirmed,
+        ngram=keys.ngram,
+    )
+    rows = np.setdiff1d(rows, [drop.row for drop in reworded])
+    formed = templates(
+        taken,
+        statements,
+        answers,
+        rows,
+        cap=keys.template_cap,
+        least=keys.jaccard,
+        ngram=keys.ngram,
+        seed=work.config.seed,
+    )
+    kept = np.isin(rows, [drop.row for drop in formed.drops], invert=True)
+    facts = {"note": f"cosine of at least {cosine:.2f}, which 1 of {1 / (1 - keys.quantile):,.0f} random pairs has"}
+    marks = {"template_size": formed.size[kept].astype(np.int64)}
+    return Outcome(_numbered([*reworded, *formed.drops], numbers), marks, numbers[rows[kept]], facts)
+
+
+def _numbered(drops: Sequence[Similar], numbers: Numbers) -> list[Drop]:
+    """Return drops by position as drops by number."""
+    return [
+        Drop(int(numbers[one.row]), one.reason, one.detail, None if one.other is None else int(numbers[one.other]))
+        for one in drops
+    ]
 
 
 def coverage(work: Work, numbers: Numbers) -> Outcome:

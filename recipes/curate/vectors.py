@@ -21,6 +21,7 @@ import numpy.typing as npt
 from recipes.curate.rows import SHARD, Numbers, Rows
 from recipes.curate.spread import Spread
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
+from rollout.embedding.null import Null, null_of
 from rollout.embedding.whitening import Whitener, moments
 from rollout.files import replace_file, written_aside
 from rollout.progress import Progress
@@ -151,6 +152,11 @@ class Embedded:
         """[n, k] of the whole pool, on disk."""
         found: Vectors = np.load(self.folder / "whitened.npy", mmap_mode="r")
         return found
+
+    @cached_property
+    def null(self) -> Null:
+        """Cosines of random pairs of the pool."""
+        return null_of(self.whitened, self.seed)
 
     def of(self, numbers: Numbers) -> Vectors:
         """Return the whitened vectors [n, k] of some rows of the pool, in memory."""
