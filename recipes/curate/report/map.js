@@ -125,7 +125,7 @@ function nearest(places, [x, y], visible) {
   return best.i;
 }
 
-function paint(canvas, size, places, colouring, swatches, { only, current }) {
+function paint(canvas, size, places, colouring, swatches, only) {
   const scale = window.devicePixelRatio || 1;
   const mark = scale * Math.min(1, 0.55 + size[0] / 2000); // smaller where there is little room
   [canvas.width, canvas.height] = size.map((length) => Math.round(length * scale));
@@ -143,12 +143,6 @@ function paint(canvas, size, places, colouring, swatches, { only, current }) {
       pen.fill(shapes[own]);
     }
   }
-  if (current === null) return;
-  pen.setTransform(scale, 0, 0, scale, scale * places[current][0], scale * places[current][1]);
-  pen.globalAlpha = 1;
-  pen.strokeStyle = getComputedStyle(canvas).color;
-  pen.lineWidth = 2;
-  pen.stroke(new Path2D("M-7 0a7 7 0 1 0 14 0a7 7 0 1 0 -14 0Z"));
 }
 
 function mapSection() {
@@ -159,20 +153,20 @@ function mapSection() {
   const canvas = node("canvas", { tabindex: "0", role: "application", "aria-label": "Map of the rows. Arrow keys move from point to point, Escape hides the text." });
   const tip = node("div", { class: "hint card", hidden: true, "aria-hidden": "true" });
   const spoken = node("div", { class: "spoken", role: "status" });
-  const room = node("div", { class: "chart" }, canvas, tip);
+  const ring = node("div", { class: "ring", hidden: true }); // laid over: pointing repaints no point
+  const room = node("div", { class: "chart" }, canvas, ring, tip);
   const foot = node("div", {});
   const kinds = colourings(map);
   const state = { kind: kinds[0], only: null, current: null };
   let [size, places, swatches] = [[0, 0], [], []];
 
   const visible = (i) => state.only === null || state.kind.of(i) === state.only;
-  const repaint = () => paint(canvas, size, places, state.kind, swatches, state);
+  const repaint = () => paint(canvas, size, places, state.kind, swatches, state.only);
 
   function select(i) {
     if (state.current === i) return;
     state.current = i;
-    repaint();
-    tip.hidden = i === null;
+    tip.hidden = ring.hidden = i === null;
     if (i === null) return;
     const lines = pointLines(map, i);
     tip.replaceChildren(node("p", { dir: "auto" }, map.text[i] || "(empty)"), ...lines.map((line) => node("p", { class: "soft", dir: "auto" }, line)));
@@ -180,8 +174,7 @@ function mapSection() {
     const [x, y] = places[i];
     const left = x + 14 + tip.offsetWidth < size[0] ? x + 14 : Math.max(0, Math.min(x - 14 - tip.offsetWidth, size[0] - tip.offsetWidth));
     const top = y + 14 + tip.offsetHeight < size[1] ? y + 14 : y - 14 - tip.offsetHeight;
-    tip.style.left = `${left}px`;
-    tip.style.top = `${top}px`;
+    for (const [element, across, down] of [[tip, left, top], [ring, x, y]]) Object.assign(element.style, { left: `${across}px`, top: `${down}px` });
   }
 
   function relegend() {
@@ -197,8 +190,7 @@ function mapSection() {
     const pad = 12;
     places = map.x.map((x, i) => [pad + ((x + 1) / 2) * (size[0] - 2 * pad), pad + ((1 - map.y[i]) / 2) * (size[1] - 2 * pad)]);
     canvas.style.height = `${size[1]}px`;
-    state.current = null;
-    tip.hidden = true;
+    select(null);
     repaint();
   }
 
