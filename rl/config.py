@@ -130,7 +130,8 @@ class SamplingConfig(Config):
     floor: float = Field(0.05, gt=0)
     """Prioritised: added to 1 - s so that solved problems stay reachable; not published."""
     initial_success: float = Field(0.0, ge=0, le=1)
-    """Prioritised: success rate assumed before a problem was first tried; not published."""
+    """Prioritised: success rate assumed before a problem was first tried, where no pass rate of it is known (field
+    ``pass_rate``, which ``k15 curate`` writes); not published."""
 
 
 class EvalConfig(Config):

@@ -93,8 +93,9 @@ class GuessConfig(Config):
     """Longest guess: the cap leaves no room for reasoning."""
     prompt: str = "{problem}\n\nGive the final answer at once, without any reasoning."
     """How a problem is put."""
-    prefix: str = "\\boxed{"
-    """The beginning of the response, written for the model, so that it can but answer; empty: none."""
+    prefix: str = "The final answer is \\boxed{"
+    """The beginning of the response, written for the model, so that it can but answer; empty: none. Where the verifier
+    reads no box, nothing is written."""
 
     @model_validator(mode="after")
     def _has_the_problem(self) -> Self:
