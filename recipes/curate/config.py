@@ -72,14 +72,21 @@ class DuplicatesConfig(Config):
 class ContaminationConfig(Config):
     """Training problems that stand in an evaluation set are left out."""
 
-    quantile: float = Field(0.999, gt=0.5, lt=1)
+    quantile: float = Field(0.9999, gt=0.5, lt=1)
     """Whitened neighbours are candidates above this quantile of the cosines of random pairs."""
-    neighbours: int = Field(20, ge=1)
-    """Neighbours looked at per evaluation problem."""
-    ngram: int = Field(8, ge=1)
-    """Words per n-gram that candidates may share instead."""
-    overlap: float = Field(0.5, gt=0, le=1)
-    """A candidate is confirmed when this part of the shorter text's n-grams stands in the other."""
+    neighbours: int = Field(5, ge=1)
+    """Evaluation problems looked at per training problem, by their vectors."""
+    candidates: int = Field(5, ge=1)
+    """Evaluation problems looked at per training problem, by the words that they share."""
+    ngram: int = Field(3, ge=2)
+    """Words per n-gram; numbers count as one word whatever they are."""
+    mass: float = Field(3.0, gt=0)
+    """Of less shared text only equality is evidence. The unit is a word that one of 10,000 problems has; one that a
+    hundredth of them has is half of it."""
+    overlap: float = Field(0.5, gt=0, lt=1)
+    """A candidate is confirmed as re-worded when it is this sure, by its words, n-grams, numbers and vector."""
+    contained: float = Field(0.8, gt=0.5, le=1)
+    """A longer text contains a shorter one when it has this part of its n-grams and numbers."""
 
 
 class GuessConfig(Config):
@@ -182,7 +189,7 @@ class CurateConfig(Config):
     sources: tuple[SourceConfig, ...] = ()
     """What the command names, unless a file of keys does; of equal problems that of the first source is kept."""
     against: tuple[str, ...] = ()
-    """Evaluation sets: benchmarks of ``k15 eval`` by name, ``all`` of them that read mathematics, or files."""
+    """Evaluation sets: benchmarks of ``k15 eval`` by name, ``all`` of them that have a file, or files."""
     read: ReadConfig = ReadConfig()
     formats: FormatsConfig | None = FormatsConfig()
     duplicates: DuplicatesConfig | None = DuplicatesConfig()

@@ -1,0 +1,235 @@
+"""Training problems that stand in an evaluation set: candidates, and which of them are confirmed.
+
+Candidates come two ways, by whitened neighbours [2103.15316] and by shared words and runs of words, so that what one
+way misses the other can find. Each is then judged by its texts. Both lists are for people to check. Training problems
+are streamed, and each is judged by itself: any part of them can be looked through in a process of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from recipes.curate.likeness import Form, Likeness, Rarity, Weight, form_of, keys, likeness, weight_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from recipes.curate.config import ContaminationConfig
+    from recipes.curate.evaluation_sets import EvaluationSet
+    from rollout.embedding.neighbours import Index
+
+Kind = Literal["same", "contains", "reworded", "renumbered"]
+"""The evidence, strongest first: the same text; one inside of the other; the same problem in other words; the same
+text with other numbers."""
+KINDS: tuple[Kind, ...] = ("same", "contains", "reworded", "renumbered")
+_POSTINGS = 30
+"""Evaluation problems that one word or run leads to."""
+_TELLING = 0.5
+"""Lightest word or run that leads to candidates."""
+_LIKELY = 0.06
+"""Least part of all that two problems say which candidates share."""
+_LONGER = 1.5
+"""A text that contains another is longer by this factor; else the two say the same."""
+_ALIKE = 0.85
+"""Templates are nearly equal that share this part of words and of runs."""
+_BLOCK = 1024
+"""Training problems whose neighbours are looked up at a time."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A training problem and an evaluation problem that may be the same."""
+
+    row: str
+    """Id of the training problem."""
+    evaluation_set: str
+    """Name of the evaluation set."""
+    problem: str
+    """Id of the evaluation problem."""
+    kind: Kind | None
+    """Why it is contamination; ``None``: a candidate that is not confirmed."""
+    reason: str
+    """Why it is not confirmed; else empty."""
+    neighbour: bool
+    """Whether it was found among the whitened neighbours."""
+    lexical: bool
+    """Whether it was found by its words."""
+    cosine: float | None
+    """Of the whitened vectors; ``None`` without vectors."""
+    shared: int
+    """Runs of words that both have."""
+    overlap: float
+    """How sure it is that one is the other in other words, 0 to 1."""
+
+    @property
+    def strength(self) -> tuple[int, float]:
+        """Larger is stronger; a candidate that is not confirmed comes last."""
+        return (len(KINDS) - KINDS.index(self.kind) if self.kind else 0, self.overlap)
+
+
+def statements_of(sets: Sequence[EvaluationSet]) -> list[str]:
+    """Return the statements of all sets, in the order in which ``Detector`` wants their vectors."""
+    return [statement for one in sets for statement in one.statements]
+
+
+def vocabulary_of(sets: Sequence[EvaluationSet], config: ContaminationConfig) -> Rarity:
+    """Return the counters of what the evaluation sets say, all at 0: ``count`` the training pool with them."""
+    forms = (form_of(statement, config.ngram) for statement in statements_of(sets))
+    return Rarity((key for form in forms for key in keys(form)), config.ngram)
+
+
+class Detector:
+    """Judges training problems by all evaluation sets. Can be pickled when its index can."""
+
+    def __init__(
+        self,
+        sets: Sequence[EvaluationSet],
+        rarity: Rarity,
+        config: ContaminationConfig,
+        index: Index | None = None,
+        threshold: float = 1.0,
+    ) -> None:
+        """``rarity``: counted over the training pool. ``index``: whitened vectors of ``statements_of(sets)``, by a map
+        that was fitted on training problems alone; ``threshold``: cosine from which neighbours are candidates.
+        """
+        self.config = config
+        self.names = [(one.name, name) for one in sets for name in one.ids]
+        if index is not None and len(index) != len(self.names):
+            raise ValueError(f"{len(index)} vectors for {len(self.names)} evaluation problems: one for each, in order")
+        self.index, self.threshold = index, threshold
+        self.weights = rarity.weights()
+        self.forms = [form_of(statement, config.ngram) for statement in statements_of(sets)]
+        self.whole = [weight_of(form, self.weights) for form in self.forms]
+        self.equal: dict[str, list[int]] = defaultdict(list)
+        """Canonical text, or template -> problems that have it."""
+        self.postings: dict[str, list[int]] = defaultdict(list)
+        for position, form in enumerate(self.forms):
+            for text in {form.canonical, form.template}:
+                _add(self.equal[text], position)
+            for key in keys(form):
+                if self.weights[key] >= _TELLING:
+                    _add(self.postings[key], position)
+
+    def judge(self, row: str, statement: str, neighbours: Sequence[tuple[int, float]] = ()) -> list[Match]:
+        """Return what the training problem ``row`` may be, the strongest first.
+
+        ``neighbours``: positions and cosines of evaluation problems; those below the threshold are no candidates by
+        themselves, but what is known of them counts where words lead to them.
+        """
+        form = form_of(statement, self.config.ngram)
+        whole = weight_of(form, self.weights)
+        cosines = dict(neighbours)
+        lexical = self._lexical(form, whole)
+        near = {position for position, cosine in cosines.items() if cosine >= self.threshold}
+        found = []
+        for position in sorted(lexical | near):
+            cosine = cosines.get(position)
+            shares = likeness(form, whole, self.forms[position], self.whole[position], self.weights)
+            sure = self._sure(shares, cosine)
+            kind, reason = self._verdict(form, self.forms[position], shares, sure)
+            found.append(
+                Match(
+                    row, *self.names[position], kind, reason, position in near, position in lexical, cosine,
+                    shares.shared, sure,
+                )
+            )  # fmt: skip
+        return sorted(found, key=lambda match: match.strength, reverse=True)
+
+    def _lexical(self, form: Form, whole: Weight) -> set[int]:
+        """Return positions of the evaluation problems that share most of what is telling."""
+        scores: dict[int, float] = defaultdict(float)
+        for key in keys(form):
+            if places := self.postings.get(key):
+                weight = self.weights[key] * (1.0 if " " not in key else 1 / 3)
+                for position in places:
+                    scores[position] += weight
+        total = _mass(whole)
+        best: list[tuple[float, int]] = []
+        for position, score in scores.items():
+            other = _mass(self.whole[position])
+            if (part := score / max(total + other - score, 1e-9)) >= _LIKELY:
+                best.append((part, position))
+            elif (part := score / max(min(total, other), 1e-9)) >= self.config.contained / 2:
+                best.append((part * _LIKELY, position))  # the shorter of the two stands in the other, perhaps
+        found = {position for _, position in heapq.nlargest(self.config.candidates, best)}
+        return found.union(self.equal.get(form.canonical, ()), self.equal.get(form.template, ()))
+
+    def _sure(self, shares: Likeness, cosine: float | None) -> float:
+        """Return how sure it is that two problems say the same, 0 to 1: a logistic regression on planted problems
+        (``python -m benchmarks.contamination``), its weights rounded. Vectors only add to it: without them nothing is
+        taken away.
+        """
+        nearness = 0.0 if cosine is None else max(0.0, cosine - self.threshold) / max(1 - self.threshold, 1e-9)
+        score = 4 * shares.words + 5 * shares.runs + 9 * shares.numbers + 2.5 * math.log1p(shares.mass) - 13
+        return 1 / (1 + math.exp(-(score + 3 * nearness)))
+
+    def _verdict(self, one: Form, other: Form, shares: Likeness, sure: float) -> tuple[Kind | None, str]:
+        """Return the kind of contamination, or ``None`` and why it is none."""
+        if one.canonical == other.canonical:
+            return "same", ""
+        if shares.mass < self.config.mass:
+            return None, "too short or too common to tell: only the same text would count"
+        longer, shorter = max(one.length, other.length), min(one.length, other.length)
+        if longer >= _LONGER * shorter and shares.inside >= self.config.contained:
+            return "contains", ""
+        if sure >= self.config.overlap:
+            return "reworded", ""
+        if one.template == other.template or min(shares.words, shares.runs) >= _ALIKE:
+            return "renumbered", ""
+        alike = shares.words >= self.config.overlap
+        return None, "alike, with other numbers and other words" if alike else "another problem"
+
+
+def _add(positions: list[int], position: int) -> None:
+    if len(positions) < _POSTINGS and position not in positions:
+        positions.append(position)
+
+
+def _mass(whole: Weight) -> float:
+    return whole.words + whole.numbers + whole.runs / 3
+
+
+def find(
+    detector: Detector, rows: Iterable[tuple[str, str]], vectors: Iterable[np.ndarray] | None = None
+) -> Iterator[Match]:
+    """Yield candidates of the training problems ``rows`` (id and statement), confirmed and not, row by row and the
+    strongest first.
+
+    ``vectors``: theirs [k], whitened as those of the detector's index; null: n-grams alone. Rows are streamed.
+    Raises ``ValueError`` when there are fewer vectors than rows.
+    """
+    stream, rest = iter(rows), None if vectors is None else iter(vectors)
+    while block := list(islice(stream, _BLOCK)):
+        near: list[list[tuple[int, float]]] = [[] for _ in block]
+        if rest is not None and detector.index is not None:
+            near = neighbours(detector.index, list(islice(rest, len(block))), detector.config.neighbours)
+        for (row, statement), found in zip(block, near, strict=True):
+            yield from detector.judge(row, statement, found)
+
+
+def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list[tuple[int, float]]]:
+    """Return the ``n`` nearest evaluation problems of each vector: position and cosine, nearest first."""
+    import numpy as np
+
+    if not vectors:
+        return []
+    cosines, positions = index.search(np.stack(vectors), n)
+    return [
+        [(int(position), float(cosine)) for position, cosine in zip(*pair, strict=True) if position >= 0]
+        for pair in zip(positions, cosines, strict=True)
+    ]
+
+
+def confirmed(matches: Iterable[Match]) -> dict[str, Match]:
+    """Return training problem -> its strongest evidence, of those that have any: what is to be dropped."""
+    found: dict[str, Match] = {}
+    for match in matches:
+        if match.kind and (match.row not in found or match.strength > found[match.row].strength):
+            found[match.row] = match
+    return found
