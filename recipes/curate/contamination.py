@@ -11,11 +11,15 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from recipes.curate.likeness import Form, Likeness, Rarity, Weight, form_of, keys, likeness, weight_of
+from rollout.files import replacing
+from rollout.lines import read_lines
+from rollout.strict_json import dumps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +32,7 @@ Kind = Literal["same", "contains", "reworded", "renumbered"]
 """The evidence, strongest first: the same text; one inside of the other; the same problem in other words; the same
 text with other numbers."""
 KINDS: tuple[Kind, ...] = ("same", "contains", "reworded", "renumbered")
+MATCHES = "matches.jsonl"
 _POSTINGS = 30
 """Evaluation problems that one word or run leads to."""
 _TELLING = 0.5
@@ -224,6 +229,19 @@ def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list
         [(int(position), float(cosine)) for position, cosine in zip(*pair, strict=True) if position >= 0]
         for pair in zip(positions, cosines, strict=True)
     ]
+
+
+def write_matches(path: Path, matches: Iterable[Match]) -> None:
+    """Write all candidates, confirmed and not, as JSON Lines. Raises ``OSError``."""
+    with replacing(path) as file:
+        for match in matches:
+            file.write(dumps(asdict(match)) + "\n")
+
+
+def read_matches(path: Path) -> Iterator[Match]:
+    """Yield what ``write_matches`` wrote."""
+    for _, row in read_lines(path):
+        yield Match(**row)
 
 
 def confirmed(matches: Iterable[Match]) -> dict[str, Match]:

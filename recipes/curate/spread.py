@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +23,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _deaf() -> None:
-    """Leave Ctrl-C to the process that gave the work, which ends its workers in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_held: list[Callable[[Any], Any]] = []
+"""In a worker: its work, which is sent once, for it may be large."""
+
+
+def _begin(work: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who gave the work, and ends its workers in order
+    _held[:] = [pickle.loads(work)]
+
+
+def _act(piece: Any) -> Any:
+    return _held[0](piece)
 
 
 def here(workers: int) -> Spread[Any, Any]:
@@ -35,11 +44,11 @@ def here(workers: int) -> Spread[Any, Any]:
             yield from map(work, pieces)
             return
         # Not forked: this process may have threads, of torch or of a grader.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _deaf)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _begin, (pickle.dumps(work),))
         try:
             begun: deque[Future[R]] = deque()
             for piece in pieces:
-                begun.append(pool.submit(work, piece))
+                begun.append(pool.submit(_act, piece))
                 if len(begun) > 2 * workers:  # no more pieces in memory than keep all at work
                     yield begun.popleft().result()
             while begun:
@@ -65,10 +74,10 @@ def on_cluster() -> Spread[Any, Any]:
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        packed = cloudpickle.dumps(work)
+        held = ray.put(work)
 
         def act(row: dict[str, Any]) -> dict[str, Any]:
-            return {"done": cloudpickle.dumps(cloudpickle.loads(packed)(cloudpickle.loads(row["piece"])))}
+            return {"done": cloudpickle.dumps(ray.get(held)(cloudpickle.loads(row["piece"])))}
 
         window = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         rest = iter(pieces)

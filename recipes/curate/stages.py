@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from recipes.curate.contamination import (
+    MATCHES,
+    Detector,
+    Match,
+    confirmed,
+    find,
+    statements_of,
+    vocabulary_of,
+    write_matches,
+)
 from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
 from recipes.curate.duplicates import Drop as Similar
 from recipes.curate.duplicates import exact, near
 from recipes.curate.formats import excluded
 from recipes.curate.ledger import Drop, Outcome
+from recipes.curate.likeness import Rarity
 from recipes.curate.prints import Prints, concatenated, load_prints, prints, save_prints
 from recipes.curate.reading import Ids, Reader, check_sources, numbered, pieces
 from recipes.curate.reworded import by_embedding
@@ -26,6 +37,8 @@ from recipes.curate.spread import cores
 from recipes.curate.templates import templates
 from recipes.curate.work import Work
 from recipes.curate.writing import marks_for
+from rollout.embedding.neighbours import Index
+from rollout.embedding.neighbours import clusters as clusters_of
 
 PRINTS = "prints.npz"
 RESULT = ("stage.json", "drops.parquet", "marks.parquet", "facts.json")
@@ -171,10 +184,66 @@ def _numbered(drops: Sequence[Similar], numbers: Numbers) -> list[Drop]:
     ]
 
 
+@dataclass(frozen=True)
+class Count:
+    """Counts in how many statements the evaluation sets' words stand; sent to other processes."""
+
+    empty: Rarity
+
+    def __call__(self, statements: Sequence[str]) -> Rarity:
+        """Return the counts of a piece."""
+        found = Rarity(self.empty.counts, self.empty.n)
+        found.count(statements)
+        return found
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Looks for evaluation problems in a piece; sent to other processes."""
+
+    detector: Detector
+
+    def __call__(self, piece: tuple[Sequence[str], Sequence[str], np.ndarray]) -> list[Match]:
+        """Return the candidates among numbers (as texts), statements and vectors [n, k]."""
+        names, statements, vectors = piece
+        return list(find(self.detector, zip(names, statements, strict=True), vectors))
+
+
+def contamination(work: Work, numbers: Numbers) -> Outcome:
+    """Leave out what stands in an evaluation set, and write all pairs that were looked at."""
+    keys = work.config.contamination
+    assert keys is not None
+    embedded, statements = work.embedded, statements_of(work.against)
+    work.view.stage("count words", len(numbers))
+    rarity = vocabulary_of(work.against, keys)
+    pieces_ = (table.column("statement").to_pylist() for _, table in work.rows.chosen(numbers, ["statement"]))
+    for some in work.spread(Count(rarity), pieces_):
+        rarity.merge(some)
+        work.view.advance(some.problems)
+    work.view.stage("encode evaluation sets")
+    index = Index(embedded.encode(statements))
+    threshold = embedded.null.threshold(keys.quantile)
+    detector = Detector(work.against, rarity, keys, index, threshold)
+    work.view.stage("decontaminate", len(numbers))
+
+    def shards() -> Iterator[tuple[list[str], list[str], np.ndarray]]:
+        for own, table in work.rows.chosen(numbers, ["statement"]):
+            yield [str(n) for n in own], table.column("statement").to_pylist(), embedded.of(own)
+
+    matches: list[Match] = []
+    for found in work.spread(Detect(detector), shards()):
+        matches += found
+        work.view.advance(min(SHARD, len(numbers)))
+    write_matches(work.out / "contamination" / MATCHES, matches)
+    drops = [
+        Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")
+        for row, one in confirmed(matches).items()
+    ]
+    return Outcome(drops, facts={"note": f"neighbours from a cosine of {threshold:.2f} on"})
+
+
 def coverage(work: Work, numbers: Numbers) -> Outcome:
     """Note domain, cluster and level of each row, and choose where more are left than wanted."""
-    from rollout.embedding.neighbours import clusters as clusters_of
-
     keys = work.config.coverage
     assert keys is not None
     vectors = work.embedded.of(numbers)
