@@ -128,9 +128,19 @@ def opened(order: Order, sets: list[EvaluationSet], stopper: Stopper) -> Iterato
         else:
             spread, encoding = here(config.workers or cores()), here(1)
         view = stack.enter_context(progress())
-        asker = Asker(order.model, config.engine, config.ray, config.seed, stack, view) if order.model else None
+        asker = None
+        if order.model:
+            asker = stack.enter_context(Asker(order.model, config.engine, config.ray, config.seed, longest(order)))
         names = tuple(name_of(source) for source in config.sources)
         yield Work(config, order.out, spread, encoding, view, names, sets, asker)
+
+
+def longest(order: Order) -> int:
+    """Return the longest response that any stage asks for, in tokens."""
+    config = order.config
+    if order.warmup:
+        return config.warmup.max_tokens
+    return max((keys.max_tokens for keys in (config.guess, config.difficulty) if keys is not None), default=1)
 
 
 def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
@@ -147,7 +157,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) else []
     write_fates(order.out, work.rows, work.names, folders)
     facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
-    results = results_of(work, curation.passed, kept, marks, facts, curation.contamination)
+    results = results_of(work, curation.passed, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
     if ended is not None:

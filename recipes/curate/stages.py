@@ -24,9 +24,11 @@ from recipes.curate.contamination import (
     write_matches,
 )
 from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
+from recipes.curate.difficulty import measure_difficulty
 from recipes.curate.duplicates import Drop as Similar
 from recipes.curate.duplicates import exact, near
 from recipes.curate.formats import excluded
+from recipes.curate.guess import filter_guesses
 from recipes.curate.ledger import Drop, Outcome
 from recipes.curate.likeness import Rarity
 from recipes.curate.prints import Prints, concatenated, load_prints, prints, save_prints
@@ -41,6 +43,8 @@ from rollout.embedding.neighbours import Index
 from rollout.embedding.neighbours import clusters as clusters_of
 
 PRINTS = "prints.npz"
+ASKED = "asked"
+"""Folder of a stage's responses."""
 RESULT = ("stage.json", "drops.parquet", "marks.parquet", "facts.json")
 """What a finished stage leaves; the rest of its folder is what it has asked of a model."""
 
@@ -240,6 +244,48 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
         for row, one in confirmed(matches).items()
     ]
     return Outcome(drops, facts={"note": f"neighbours from a cosine of {threshold:.2f} on"})
+
+
+def guess(work: Work, numbers: Numbers) -> Outcome:
+    """Leave out what the model guesses without reasoning."""
+    keys = work.config.guess
+    assert keys is not None and work.asker is not None
+    found = filter_guesses(work.asker, work.problems(numbers), keys, work.out / "guess" / ASKED)
+    drops = [
+        Drop(int(number), one.fate, one.detail)
+        for number, one in zip(numbers, found.guesses, strict=True)
+        if one.dropped
+    ]
+    return Outcome(drops, facts={"note": found.note}, warnings=[found.warning] if found.warning else [])
+
+
+def difficulty(work: Work, numbers: Numbers) -> Outcome:
+    """Measure pass rates, and leave out what is trivial or cannot be judged."""
+    keys = work.config.difficulty
+    assert keys is not None and work.asker is not None
+    found = measure_difficulty(work.asker, work.problems(numbers), keys, work.out / "difficulty" / ASKED)
+    drops = [
+        Drop(int(number), one.fate, one.detail)
+        for number, one in zip(numbers, found.problems, strict=True)
+        if one.dropped
+    ]
+    left = np.array([not one.dropped for one in found.problems], bool)
+    rates = [None if one.rate is None else round(one.rate, 6) for one in found.problems if not one.dropped]
+    owner = work.rows.texts(numbers, "source").to_pylist()
+    full = [one for one in zip(found.problems, owner, strict=True) if one[0].gradable == keys.samples]
+    counts = {name: [0] * (keys.samples + 1) for name in work.names}
+    for one, source in full:
+        counts[work.names[source]][one.right] += 1
+    facts = {
+        "rates": {
+            "samples": keys.samples,
+            "counts": counts,
+            "unmeasured": len(numbers) - len(full),
+            "easiest": keys.easiest,
+            "unsolved_dropped": keys.unsolved == "drop",
+        }
+    }
+    return Outcome(drops, {"pass_rate": rates}, numbers[left], facts, [found.warning] if found.warning else [])
 
 
 def coverage(work: Work, numbers: Numbers) -> Outcome:

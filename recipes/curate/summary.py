@@ -11,24 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from recipes.curate.contamination import KINDS, MATCHES, Match, confirmed, read_matches
 from recipes.curate.coverage import UNKNOWN
 from recipes.curate.ledger import drops_of
 from recipes.curate.map import chosen_points, project
 from recipes.curate.pipeline import TITLES, Passed
 from recipes.curate.results import (
+    PAIRS,
     POINTS,
     SAMPLES,
     Contamination,
     CurateResults,
+    EvaluationSet,
     Facts,
     Kept,
     Map,
     Other,
+    Pair,
     PassRates,
     Point,
     Sample,
     Source,
     Stage,
+    bounded,
 )
 from recipes.curate.rows import Numbers
 from recipes.curate.work import Work
@@ -54,11 +59,10 @@ def results_of(
     kept: Numbers,
     marks: Mapping[str, Sequence[Any]],
     facts: Facts,
-    contamination: Contamination | None,
 ) -> CurateResults:
     """Return what there is to show; ``marks``: of the rows ``kept``, by name."""
     fates = fates_of(work.out, passed)
-    return CurateResults(
+    found = CurateResults(
         facts=facts,
         warnings=tuple(warning for one in passed for warning in one.warnings),
         stages=tuple(
@@ -80,8 +84,9 @@ def results_of(
         map=map_of(work, fates, kept, marks)
         if len(work.pool) and (work.out / "vectors" / "state.json").exists()
         else None,
-        contamination=contamination,
+        contamination=contamination_of(work) if "contamination" in work.done else None,
     )
+    return bounded(found)
 
 
 def fates_of(out: Path, passed: Sequence[Passed]) -> dict[int, Fate]:
@@ -144,7 +149,7 @@ def samples_of(work: Work, fates: Mapping[int, Fate]) -> tuple[Sample, ...]:
         groups.setdefault((fates[number].stage, fates[number].reason), []).append(number)
     rng = np.random.default_rng([work.config.seed, 0x5A])
     chosen = [int(n) for own in groups.values() for n in rng.choice(own, min(SAMPLES, len(own)), replace=False)]
-    others = [fate.other for number in chosen if (fate := fates[number]).other is not None]
+    others = [other for number in chosen if (other := fates[number].other) is not None]
     rows = work.rows.some([*chosen, *others], ["id", "source", "place", "statement", "answer"])
     return tuple(_sample(work, rows, number, fates[number]) for number in chosen)
 
@@ -162,6 +167,49 @@ def _sample(work: Work, rows: Mapping[int, Mapping[str, Any]], number: int, fate
         answer=row["answer"],
         detail=fate.detail,
         other=other,
+    )
+
+
+def contamination_of(work: Work) -> Contamination:
+    """Return what stands in which evaluation set; of the pairs the most alike."""
+    every = sorted(read_matches(work.out / "contamination" / MATCHES), key=lambda match: match.strength, reverse=True)
+    confirmed_, others = ([match for match in every if bool(match.kind) is found] for found in (True, False))
+    texts = {
+        (one.name, name): statement
+        for one in work.against
+        for name, statement in zip(one.ids, one.statements, strict=True)
+    }
+    shown = [*confirmed_[:PAIRS], *others[:PAIRS]]
+    rows = work.rows.some([int(match.row) for match in shown], ["id", "source", "statement"])
+
+    def pair(match: Match) -> Pair:
+        row = rows[int(match.row)]
+        return Pair(
+            set=match.evaluation_set,
+            kind=match.kind or "",
+            id=row["id"],
+            source=work.names[row["source"]],
+            statement=row["statement"],
+            evaluation_id=match.problem,
+            evaluation_statement=texts[match.evaluation_set, match.problem],
+            cosine=match.cosine,
+            overlap=match.overlap,
+        )
+
+    strongest = confirmed(confirmed_)
+    sets = []
+    for one in work.against:
+        own = [match for match in confirmed_ if match.evaluation_set == one.name]
+        kinds = Counter(match.kind for match in strongest.values() if match.evaluation_set == one.name)
+        candidates = sum(match.evaluation_set == one.name for match in every)
+        found = {str(kind): kinds[kind] for kind in KINDS}
+        sets.append(EvaluationSet(one.name, len(one), candidates, found, len({match.problem for match in own})))
+    return Contamination(
+        sets=tuple(sets),
+        confirmed=tuple(map(pair, confirmed_[:PAIRS])),
+        candidates=tuple(map(pair, others[:PAIRS])),
+        confirmed_total=len(confirmed_),
+        candidates_total=len(others),
     )
 
 
