@@ -33,7 +33,7 @@ from recipes.curate.writing import marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
-from rollout.embedding.whitening import WhiteningError
+from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
 from rollout.problems.source import ProblemError, find_data
@@ -72,7 +72,7 @@ def carry_out(order: Order) -> int:
         except Interrupted:
             say(f"stopped; the same command goes on in {order.out}")
             return 128 + (stopper.signal or signal.SIGTERM)
-        except WhiteningError as error:
+        except VectorsError as error:
             raise ProblemError(f"embeddings: {error}") from error
         except LaunchError as error:
             print(f"k15: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,11 @@ class Curation:
             if why := self._off(stage, keys):
                 self.passed.append(Passed(stage.name, len(numbers), {}, 0.0, {}, skipped=why))
                 continue
-            inputs = {name: key.model_dump(mode="json") for name, key in keys.items() if key is not None}
-            inputs |= {"seed": self.work.config.seed, "rows": chain}
+            inputs: dict[str, Any] = {"seed": self.work.config.seed, "rows": chain}
+            inputs |= {name: key.model_dump(mode="json") for name, key in keys.items() if key is not None}
             inputs |= {"model": self.told["model"]} if stage.asks else {}
             inputs |= {"against": self.told["against"]} if stage.compares else {}
-            numbers = self._pass(stage.name, inputs, lambda act=stage.act, some=numbers: act(self.work, some), numbers)
+            numbers = self._pass(stage.name, inputs, partial(stage.act, self.work, numbers), numbers)
             chain = _digest([chain, inputs])
         return numbers
 

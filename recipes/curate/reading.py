@@ -27,12 +27,12 @@ from rollout.parquet import storable
 from rollout.problems.config import HubSource
 from rollout.problems.hub import load_rows
 from rollout.problems.jsonl import lines_of, matches, row_of
+from rollout.problems.parquet import parquet_rows
 from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, find_data
 from rollout.types import Problem
 
 HUB = "hub:"
-PARQUET_BATCH = 1024
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _NEWLINES = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\u0085": "\n", "\u00a0": " "})
 _MOJIBAKE = ("\ufffd", "\u00e2\u20ac", "\u00c3\u00a9", "\u00c3\u00a8", "\u00c2\u00b0", "\u00c3\u2014", "\u00e2\u2030")
@@ -91,17 +91,8 @@ def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str
     if path.is_dir():
         raise ProblemError(f"{path}: a directory; name its files")
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        number = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(PARQUET_BATCH):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"{path}, row {number}", f"{path.stem}-{number}", row
-        except (pa.ArrowException, OSError) as error:
-            raise ProblemError(f"{path}: not a readable Parquet file ({error}); name another") from error
+        for number, row in parquet_rows(path):
+            yield f"{path}, row {number}", f"{path.stem}-{number}", row
         return
     for number, line in lines_of(path):
         yield f"{path}:{number}", f"{path.stem}-{number}", line

@@ -249,7 +249,8 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
 def guess(work: Work, numbers: Numbers) -> Outcome:
     """Leave out what the model guesses without reasoning."""
     keys = work.config.guess
-    assert keys is not None and work.asker is not None
+    assert keys is not None
+    assert work.asker is not None
     found = filter_guesses(work.asker, work.problems(numbers), keys, work.out / "guess" / ASKED)
     drops = [
         Drop(int(number), one.fate, one.detail)
@@ -262,7 +263,8 @@ def guess(work: Work, numbers: Numbers) -> Outcome:
 def difficulty(work: Work, numbers: Numbers) -> Outcome:
     """Measure pass rates, and leave out what is trivial or cannot be judged."""
     keys = work.config.difficulty
-    assert keys is not None and work.asker is not None
+    assert keys is not None
+    assert work.asker is not None
     found = measure_difficulty(work.asker, work.problems(numbers), keys, work.out / "difficulty" / ASKED)
     drops = [
         Drop(int(number), one.fate, one.detail)

@@ -220,7 +220,7 @@ def map_of(work: Work, fates: Mapping[int, Fate], kept: Numbers, marks: Mapping[
     strata = [
         f"{source} {fates[int(n)].stage if int(n) in fates else ''}" for source, n in zip(owner, pool, strict=True)
     ]
-    numbers = np.asarray(chosen_points(pool, strata, POINTS, work.config.seed))
+    numbers = np.array(chosen_points(pool.tolist(), strata, POINTS, work.config.seed), np.int64)
     places = project(work.embedded.of(numbers), work.config.seed)
     rows = work.rows.some(numbers.tolist(), ["id", "source", "statement", "domain", "difficulty"])
     rates = dict(zip(kept.tolist(), marks["pass_rate"], strict=True)) if "pass_rate" in marks else {}
