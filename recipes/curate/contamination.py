@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -33,6 +33,8 @@ Kind = Literal["same", "contains", "reworded", "renumbered"]
 text with other numbers."""
 KINDS: tuple[Kind, ...] = ("same", "contains", "reworded", "renumbered")
 MATCHES = "matches.jsonl"
+SHOWN = 1000
+"""Candidates that are kept although they are not confirmed: there are several for each row of the pool."""
 _POSTINGS = 30
 """Evaluation problems that one word or run leads to."""
 _TELLING = 0.5
@@ -231,8 +233,32 @@ def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list
     ]
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """What was found in a part of the pool: all that is confirmed, and of the rest the most alike."""
+
+    confirmed: list[Match]
+    others: list[Match]
+    """At most ``SHOWN``, the most alike first."""
+    counts: Counter[str]
+    """Candidates by evaluation set, those that are not here included."""
+
+    def merge(self, more: Pairs) -> Pairs:
+        """Return what two parts have together."""
+        others = heapq.nlargest(SHOWN, [*self.others, *more.others], key=lambda match: match.overlap)
+        return Pairs([*self.confirmed, *more.confirmed], others, self.counts + more.counts)
+
+
+def pairs_of(matches: Iterable[Match]) -> Pairs:
+    """Return the matches of a part of the pool."""
+    every = list(matches)
+    others = heapq.nlargest(SHOWN, (one for one in every if not one.kind), key=lambda match: match.overlap)
+    counts = Counter(one.evaluation_set for one in every)
+    return Pairs([one for one in every if one.kind], others, counts)
+
+
 def write_matches(path: Path, matches: Iterable[Match]) -> None:
-    """Write all candidates, confirmed and not, as JSON Lines. Raises ``OSError``."""
+    """Write pairs as JSON Lines. Raises ``OSError``."""
     with replacing(path) as file:
         for match in matches:
             file.write(dumps(asdict(match)) + "\n")

@@ -9,7 +9,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -40,14 +40,16 @@ def here(workers: int) -> Spread[Any, Any]:
     """Return a ``Spread`` over ``workers`` processes of this machine; with one, over none."""
 
     def spread(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
-        if workers == 1:
-            yield from map(work, pieces)
+        pieces = iter(pieces)
+        first = tuple(islice(pieces, 2))
+        if workers == 1 or len(first) < 2:  # processes take seconds to start
+            yield from map(work, chain(first, pieces))
             return
         # Not forked: this process may have threads, of torch or of a grader.
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _begin, (pickle.dumps(work),))
         try:
             begun: deque[Future[R]] = deque()
-            for piece in pieces:
+            for piece in chain(first, pieces):
                 begun.append(pool.submit(_act, piece))
                 if len(begun) > 2 * workers:  # no more pieces in memory than keep all at work
                     yield begun.popleft().result()

@@ -16,9 +16,10 @@ import numpy as np
 from recipes.curate.contamination import (
     MATCHES,
     Detector,
-    Match,
+    Pairs,
     confirmed,
     find,
+    pairs_of,
     statements_of,
     vocabulary_of,
     write_matches,
@@ -207,10 +208,10 @@ class Detect:
 
     detector: Detector
 
-    def __call__(self, piece: tuple[Sequence[str], Sequence[str], np.ndarray]) -> list[Match]:
+    def __call__(self, piece: tuple[Sequence[str], Sequence[str], np.ndarray]) -> Pairs:
         """Return the candidates among numbers (as texts), statements and vectors [n, k]."""
         names, statements, vectors = piece
-        return list(find(self.detector, zip(names, statements, strict=True), vectors))
+        return pairs_of(find(self.detector, zip(names, statements, strict=True), vectors))
 
 
 def contamination(work: Work, numbers: Numbers) -> Outcome:
@@ -234,16 +235,17 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
         for own, table in work.rows.chosen(numbers, ["statement"]):
             yield [str(n) for n in own], table.column("statement").to_pylist(), embedded.of(own)
 
-    matches: list[Match] = []
-    for found in work.spread(Detect(detector), shards()):
-        matches += found
+    found = pairs_of([])
+    for some in work.spread(Detect(detector), shards()):
+        found = found.merge(some)
         work.view.advance(min(SHARD, len(numbers)))
-    write_matches(work.out / "contamination" / MATCHES, matches)
+    write_matches(work.out / "contamination" / MATCHES, [*found.confirmed, *found.others])
     drops = [
         Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")
-        for row, one in confirmed(matches).items()
+        for row, one in confirmed(found.confirmed).items()
     ]
-    return Outcome(drops, facts={"note": f"neighbours from a cosine of {threshold:.2f} on"})
+    facts = {"note": f"neighbours from a cosine of {threshold:.2f} on", "candidates": dict(found.counts)}
+    return Outcome(drops, facts=facts)
 
 
 def guess(work: Work, numbers: Numbers) -> Outcome:

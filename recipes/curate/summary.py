@@ -84,7 +84,7 @@ def results_of(
         map=map_of(work, fates, kept, marks)
         if len(work.pool) and (work.out / "vectors" / "state.json").exists()
         else None,
-        contamination=contamination_of(work) if "contamination" in work.done else None,
+        contamination=next((contamination_of(work, one) for one in passed if _compared(one)), None),
     )
     return bounded(found)
 
@@ -170,8 +170,13 @@ def _sample(work: Work, rows: Mapping[int, Mapping[str, Any]], number: int, fate
     )
 
 
-def contamination_of(work: Work) -> Contamination:
+def _compared(one: Passed) -> bool:
+    return one.name == "contamination" and not one.skipped
+
+
+def contamination_of(work: Work, passed: Passed) -> Contamination:
     """Return what stands in which evaluation set; of the pairs the most alike."""
+    counts: Mapping[str, int] = passed.facts["candidates"]
     every = sorted(read_matches(work.out / "contamination" / MATCHES), key=lambda match: match.strength, reverse=True)
     confirmed_, others = ([match for match in every if bool(match.kind) is found] for found in (True, False))
     texts = {
@@ -201,7 +206,7 @@ def contamination_of(work: Work) -> Contamination:
     for one in work.against:
         own = [match for match in confirmed_ if match.evaluation_set == one.name]
         kinds = Counter(match.kind for match in strongest.values() if match.evaluation_set == one.name)
-        candidates = sum(match.evaluation_set == one.name for match in every)
+        candidates = counts.get(one.name, 0)
         found = {str(kind): kinds[kind] for kind in KINDS}
         sets.append(EvaluationSet(one.name, len(one), candidates, found, len({match.problem for match in own})))
     return Contamination(
@@ -209,7 +214,7 @@ def contamination_of(work: Work) -> Contamination:
         confirmed=tuple(map(pair, confirmed_[:PAIRS])),
         candidates=tuple(map(pair, others[:PAIRS])),
         confirmed_total=len(confirmed_),
-        candidates_total=len(others),
+        candidates_total=sum(counts.values()) - len(confirmed_),
     )
 
 
