@@ -1,4 +1,4 @@
-"""What the search for duplicates keeps of a text: a few hashes and a MinHash signature, 536 bytes with 128 permutations.
+"""What the search for duplicates keeps of a text: three hashes and a MinHash signature, 536 bytes for 128 permutations.
 
 Rows do not depend on each other, so shards can be taken apart in any number of processes and put together after.
 """
