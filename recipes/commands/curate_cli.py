@@ -116,6 +116,8 @@ def curate(arguments: argparse.Namespace) -> int:
         from recipes.commands.eval_cli import guarded
         from recipes.curate.order import REFUSED, Order, carry_out
 
+    if arguments.warmup:
+        config = config.model_copy(update={"guess": None, "difficulty": None})
     order = Order(config, arguments.out, arguments.model, arguments.warmup, _called(arguments.out))
     return guarded(lambda: carry_out(order), REFUSED)
 

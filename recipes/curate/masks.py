@@ -57,9 +57,9 @@ def masked(text: str, tokens: Sequence[str]) -> list[str]:
 
 
 def names(text: str) -> frozenset[str]:
-    """Return the words of a text, in lower case, that look like names: with a capital inside a sentence, or as its first
-    word, unless sentences often begin with that one or the text has it without a capital, too. Nothing where there are
-    more than ``MOST_NAMES``.
+    """Return the words of a text, in lower case, that look like names: with a capital inside a sentence, or as its
+    first word, unless sentences often begin with that one or the text has it without a capital, too. Nothing where
+    there are more than ``MOST_NAMES``.
     """
     found: set[str] = set()
     small: frozenset[str] | None = None
@@ -78,8 +78,8 @@ def names(text: str) -> frozenset[str]:
 
 
 def numbers(tokens: Sequence[str]) -> list[str]:
-    """Return the numbers among ``masked`` tokens, sorted, without 1, which is as often an article ("one of them") or left
-    out ("1 mile", "a mile").
+    """Return the numbers among ``masked`` tokens, sorted, without 1, which is as often an article ("one of them") or
+    left out ("1 mile", "a mile").
     """
     found = [token for token in tokens if token[0] in "0123456789"]
     return sorted(number for number in map(_plain, found) if number != "1")

@@ -26,8 +26,10 @@ from recipes.curate.pipeline import Curation, Nothing, say
 from recipes.curate.reading import HUB, name_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
+from recipes.curate.rows import Numbers
 from recipes.curate.spread import cores, here, on_cluster
 from recipes.curate.summary import results_of
+from recipes.curate.warmup import WarmupError, gather, write
 from recipes.curate.work import Work
 from recipes.curate.writing import marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
@@ -154,7 +156,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
     marks = marks_for(kept, [folder for _, folder in folders])
     work.view.stage("write")
-    files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) else []
+    files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) and not order.warmup else []
     write_fates(order.out, work.rows, work.names, folders)
     facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
     results = results_of(work, curation.passed, kept, marks, facts)
@@ -163,9 +165,25 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     if ended is not None:
         say(str(ended))
         return 1
+    if order.warmup:
+        return _warmed(order, work, kept)
     for path in files:
         print(f"set      {path}")
     print(f"fates    {order.out / 'fates.jsonl'}\nreport   {order.out / 'report.html'}")
+    return 0
+
+
+def _warmed(order: Order, work: Work, kept: Numbers) -> int:
+    assert work.asker is not None
+    try:
+        found = gather(work.asker, work.problems(kept), order.config.warmup, order.out / "warmup")
+    except WarmupError as error:
+        say(str(error))
+        return 1
+    target = order.out / "warmup.jsonl"
+    write(target, found.demonstrations)
+    say(found.told)
+    print(f"warm-up  {target}\nreport   {order.out / 'report.html'}")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from datasketch import MinHashLSH
@@ -35,10 +36,10 @@ def bands(signatures: NDArray[np.uint32], threshold: float) -> Iterator[NDArray[
     """Yield keys [n] of signatures [n, permutations]: sets whose Jaccard similarity is above the threshold share one of
     them with the probability that ``datasketch`` works out (98 % at 0.8, 99.9 % at 0.85).
     """
-    plan = MinHashLSH(threshold=threshold, num_perm=signatures.shape[1], weights=(1 - MISSED, MISSED))
-    for first in range(0, plan.b * plan.r, plan.r):
+    number, width = _plan(threshold, signatures.shape[1])
+    for first in range(0, number * width, width):
         keys = np.full(len(signatures), first, np.uint64)
-        for column in range(first, first + plan.r):
+        for column in range(first, first + width):
             keys = mixed(keys, signatures[:, column].astype(np.uint64))
         yield keys
 
@@ -79,6 +80,13 @@ def estimated(signatures: NDArray[np.uint32], row: int, others: NDArray[np.int64
     shares = (signatures[others] == signatures[row]).mean(1)
     near = shares >= least - DEVIATIONS * np.sqrt(least * (1 - least) / permutations)
     return others[near][np.argsort(-shares[near], kind="stable")]
+
+
+@cache
+def _plan(threshold: float, permutations: int) -> tuple[int, int]:
+    """Return the number of bands and their width; working them out takes some tenths of a second."""
+    index = MinHashLSH(threshold=threshold, num_perm=permutations, weights=(1 - MISSED, MISSED))
+    return index.b, index.r
 
 
 def _band(keys: NDArray[np.uint64]) -> _Band:
