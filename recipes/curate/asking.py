@@ -49,9 +49,9 @@ BOXED = frozenset({"math", "gsm8k"})
 """Verifiers that read an answer out of a box."""
 CHUNK = 4096
 """Problems whose prompts, requests and responses are in memory at a time."""
-ROUNDS = 16
+ROUNDS = 32
 """A chunk fills all places of all engines at least this often: at its end they fall empty one by one, until the longest
-response is there, and that must be little beside the whole."""
+response is there. Of one engine with 256 places that costs 2 % of its places' time, of many engines up to 8 %."""
 PROMPT_ROOM = 1024
 """Tokens of the context for prompts, beside the longest response."""
 PROBE = "What is 2 + 2?"
@@ -223,8 +223,8 @@ class Asker:
     ) -> list[T]:
         """Return one outcome per problem, in order, chunk by chunk; all of it is on record in ``folder``.
 
-        The engines run empty at the end of each chunk; chunks are so long that this is a few per cent at most
-        (``ROUNDS``). ``grader``: in place of the problems' own verifiers; it is closed. Raises ``JournalError`` when
+        The engines run empty at the end of each chunk, which is long enough for that to cost little (``ROUNDS``).
+        ``grader``: in place of the problems' own verifiers; it is closed. Raises ``JournalError`` when
         ``folder`` holds answers under other settings, ``ProblemError`` for ids that come twice, ``PromptError`` when
         the model has no template.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,6 @@ def test_a_prompt_that_does_not_fit_is_a_fate(folder: Path, tmp_path: Path) -> N
     ],
 )
 def test_warnings(guesses: list[Guess], told: str) -> None:
-    import re
-
     assert re.search(told, GuessOutcome(tuple(guesses)).warning)
 
 
