@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ class Together(LoadScopeScheduling):
         if "clusters" in self.workqueue:
             self.workqueue.move_to_end("clusters", last=False)
         super()._assign_work_unit(node)
+
+
+def pytest_collection_finish() -> None:
+    """From here on nothing that a test imports is compiled to a file: what it writes anew within a second, and as
+    long, Python would take for what was there before.
+    """
+    sys.dont_write_bytecode = True
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
