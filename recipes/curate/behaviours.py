@@ -22,7 +22,7 @@ _WORDS = {
     "WORK": r"(answers?|results?|calculations?|computations?|work(ing)?|solutions?|steps?|arithmetic|reasoning|logic"
     r"|guess(es)?|claims?|sums?|totals?|values?|derivation|algebra|counts?)",
     "ANOTHER": r"(an?other|an? (alternative|different|easier|simpler|faster|quicker|better|cleaner|neater)|a second)",
-    "WAY": r"(approach|method|strategy|idea|route|technique)",
+    "WAY": r"(approach|method|strategy|idea|technique)",
 }
 """What a word in capitals stands for in the rules. ``US``: whoever reasons says what to do."""
 _ANYWHERE: dict[Behaviour, tuple[str, ...]] = {
@@ -42,16 +42,17 @@ _ANYWHERE: dict[Behaviour, tuple[str, ...]] = {
         r"US ((just|also|now|quickly) )?(re-?)?(check|verify|confirm|validate|test) OWN (\w+ )?WORK",
         r"US ((just|also|now|quickly) )?(check|verify|confirm|validate|test) (this|that|it|these|by)"
         r"(?! (is|equation|inequality|condition|box|bag|bill|number|point))",
-        r"US ((just|also) )?(check|verify|confirm|see|test) (if|whether|that) "
+        r"US ((just|also) )?((check|verify|confirm|see|test) (if|whether)|(check|verify) that) "
         r"(this|that|it|we|i|our|the (answer|result|sum|solution)) ",
         r"US (check|verify|confirm|make sure)\s*[:.,!\u2014]",
         r"US make sure (that )?(OWN|we|i|it|there|nothing|everything)",
         r"(plug(ging|ged)?|substitut(e|ing|ed)|put(ting)?)( [^.\n]{0,60})? back in(to)? [^.\n]{0,80}"
         r"(check|verify|confirm|holds|works|satisfied|as required|as expected)",
-        r"(this|that|it|which|answer|result) (\w+ ){0,2}(makes? sense|checks? out"
+        r"(this|that|it|which|answer|result) (\w+ ){0,2}(makes? sense|checks out"
         r"|(seems?|looks?|sounds?|is) (right|reasonable|plausible|off|suspicious|too (large|small|big|high|low)))",
         r"does (this|that|it|the answer) (make sense|work|hold|look right|match)",
-        r"(this|that|which|it) (matches|agrees with|confirms|contradicts|is (indeed )?consistent with)",
+        r"(this|that|which|it) (matches|agrees with|confirms)",
+        r"(this|which|it) (contradicts|is (indeed )?consistent with)",
         r"(i|we) (have )?(checked|verified|confirmed) (that|this|it|the|our|my)",
     ),
     "reflection": (
@@ -60,13 +61,15 @@ _ANYWHERE: dict[Behaviour, tuple[str, ...]] = {
         r"|mis(read|calculated|counted|understood|interpreted|stated|applied|took)|(over|under)counted"
         r"|forgot(ten)? (to|that|the|about)|(was|were) wrong)",
         r"(that|this|it)( is|'s| was| must be) ((clearly|obviously|also|still|probably|definitely) )?"
-        r"(wrong|incorrect|a mistake|an error|impossible|a contradiction|not (right|correct|possible))"
+        r"(wrong|incorrect|a mistake|an error|not (right|correct))"
         r"(?! (angles?|triangles?|order|side|way|answers?))",
         r"(that|this|it) (can't be|cannot be|can not be|couldn't be|isn't|doesn't (seem|look|sound)"
-        r"|does not (seem|look|sound)) (quite )?(right|correct|possible)(?! (angles?|triangles?|order|side))",
+        r"|does not (seem|look|sound)) (quite )?(right|correct)(?! (angles?|triangles?|order|side))",
         r"US (re-?(think|consider|do|calculate|compute|examine|evaluate|read|visit|trace|assess|count|start|work|check)"
         r"|go back|backtrack|(correct|fix) (this|that|my|our|the|it)|start over|try again|look again)",
-        r"(going|looking|thinking) back (to|at|over|on)(?! (school|work|home|town))",
+        r"(looking|thinking) back (at|on|over)",
+        r"(going|coming) back to (the|my|our) "
+        r"(original|first|previous|last|earlier|problem|question|equation|definition)",
         r"there (is|was|must be|seems to be) an? (mistake|error|misunderstanding|contradiction|discrepancy)",
         r"my (mistake|error)",
         r"my (earlier|previous|first|initial) (\w+ )?(was|answer|attempt|assumption|calculation)",

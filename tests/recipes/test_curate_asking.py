@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ from rollout.config import EngineConfig
 from rollout.models.templates import PromptError
 from rollout.problems.source import ProblemError
 from rollout.types import Problem
+from tests.paths import ROOT, TESTS
 
 QUESTION = Question(stage="test", samples=3, temperature=1.0, max_tokens=40, prompt="{problem} Use \\boxed{}.")
 SWITCHED = (
@@ -103,6 +106,35 @@ def test_no_complete_response_is_drawn_twice(model: Model, tmp_path: Path, cut_a
     model.cut_after, model.requests = None, []
     with model.asker() as asker:
         assert asker.each(QUESTION, asked, folder, REDUCTION) == expected(10)
+    assert len(model.requests) == 30 - kept
+
+
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+from curate_kit import Model, problems
+from test_curate_asking import QUESTION, REDUCTION, says
+
+def mortal(problem, sample):
+    if (problem, sample) == ("p6", 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return says(problem, sample)
+
+with Model(Path(sys.argv[1]), mortal).asker(max_concurrency=3) as asker:
+    asker.each(QUESTION, problems(10), Path(sys.argv[2]), REDUCTION)
+"""
+
+
+def test_a_process_killed_at_work_loses_what_was_being_drawn(model: Model, tmp_path: Path) -> None:
+    folder = small_chunks(tmp_path / "out")
+    paths = os.pathsep.join([str(TESTS), str(TESTS / "recipes"), str(ROOT)])
+    command = [sys.executable, "-c", MORTAL, str(model.path), str(folder)]
+    died = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    kept = sum(len(path.read_text().splitlines()) for path in folder.glob("*/responses.jsonl"))
+    assert 12 <= kept < 12 + 9
+    with model.asker() as asker:
+        assert asker.each(QUESTION, problems(10), folder, REDUCTION) == expected(10)
     assert len(model.requests) == 30 - kept
 
 

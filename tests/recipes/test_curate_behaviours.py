@@ -106,6 +106,9 @@ NOT_SHOWN = {
         "Check the box that is red.",
         "This is a right triangle.",
         "We need to verify a password of 4 digits.",
+        "They meet so that they can check out the new robots.",
+        "Find the largest number that is consistent with the data.",
+        "We can see that this problem asks for the remainder.",
         "By checking each residue modulo 13 we find 17 and 31.",
     ],
     "reflection": [
@@ -118,6 +121,9 @@ NOT_SHOWN = {
         "She forgot her umbrella at school.",
         "The mistake cost the company 500 dollars.",
         "Walking back to school takes 12 minutes.",
+        "She leaves the shop before going back to the store.",
+        "Case 1: x < 0. This is impossible since x is a length.",
+        "If it is not possible to tie, then one of them wins.",
         "He gave three wrong answers.",
         "The probability that the answer is wrong is 1/4.",
         "He returns and goes back home.",
@@ -126,6 +132,7 @@ NOT_SHOWN = {
     "exploration": [
         "The street, alternatively named Elm Road, is 3 km long.",
         "Another way home is 2 km longer.",
+        "He drives home by a different route.",
         "She bought another book.",
         "He tried the red key.",
         "The trials were repeated 5 times.",
@@ -187,9 +194,11 @@ def test_hostile_texts_take_little_time(text: str) -> None:
 
 
 @pytest.mark.skipif(not (DATA / "graded_math_outputs.jsonl").exists(), reason="needs K15_DATA")
-def test_on_real_solutions() -> None:
-    """Read by hand: docs/log.md. Solutions of instruct models plan aloud, and seldom look back."""
+def test_on_real_texts() -> None:
+    """Solutions of instruct models plan aloud and seldom look back; statements of problems do nothing of the kind."""
     rows = [json.loads(line) for line in (DATA / "graded_math_outputs.jsonl").read_text().splitlines()]
     counts = Counter(name for row in rows for name in shown(row["prediction"], row["problem"]))
     assert 60 <= counts["planning"] <= 140
     assert all(0 < counts[name] < 40 for name in BEHAVIOURS if name != "planning")
+    problems = [json.loads(line)["problem"] for line in (DATA / "asdiv.jsonl").read_text().splitlines()]
+    assert not [text for text in problems if shown(text)]
