@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rollout.embedding.whitening import Array, WhiteningError
+from rollout.embedding.vectors import Array, VectorsError
 
 TAIL = 100
 """Pairs above a quantile that are enough to read it off; with fewer it is a normal distribution's."""
@@ -38,10 +38,10 @@ class Null:
 
         Of few pairs the highest are the duplicates that the threshold is to find. Where fewer than 100 lie above it,
         it is that of the normal distribution with the cosines' median and quartiles, at most 1.
-        Raises ``WhiteningError`` for a quantile outside of 0 to 1.
+        Raises ``VectorsError`` for a quantile outside of 0 to 1.
         """
         if not 0 < quantile < 1:
-            raise WhiteningError(f"quantile {quantile}: expected one between 0 and 1")
+            raise VectorsError(f"quantile {quantile}: expected one between 0 and 1")
         if (1 - quantile) * len(self.cosines) >= TAIL * (1 - 1e-9):  # 1 - 0.9999 is not 0.0001
             return float(np.quantile(self.cosines, quantile))
         low, middle, high = np.quantile(self.cosines, (0.25, 0.5, 0.75))
@@ -51,11 +51,11 @@ class Null:
 
 def null_of(vectors: np.ndarray, seed: int, pairs: int = PAIRS) -> Null:
     """Return the cosines of ``pairs`` random pairs of the unit vectors [n, k], or of all n (n - 1) / 2 where those are
-    no more. Raises ``WhiteningError`` for fewer than two vectors, or no pairs.
+    no more. Raises ``VectorsError`` for fewer than two vectors, or no pairs.
     """
     n = len(vectors)
     if n < 2 or pairs < 1:
-        raise WhiteningError(f"{pairs} pairs of {n} vectors: a threshold takes at least one pair")
+        raise VectorsError(f"{pairs} pairs of {n} vectors: a threshold takes at least one pair")
     if n * (n - 1) // 2 <= pairs:
         left, right = np.triu_indices(n, 1)
     else:
@@ -70,9 +70,9 @@ def null_of(vectors: np.ndarray, seed: int, pairs: int = PAIRS) -> Null:
 
 
 def null_from(cosines: np.ndarray) -> Null:
-    """Return the distribution of given cosines of unrelated pairs, [pairs]. Raises ``WhiteningError`` for none, and for
+    """Return the distribution of given cosines of unrelated pairs, [pairs]. Raises ``VectorsError`` for none, and for
     values that are not finite.
     """
     if cosines.ndim != 1 or not len(cosines) or not np.isfinite(cosines).all():
-        raise WhiteningError(f"cosines of shape {cosines.shape}: expected finite ones of at least one pair")
+        raise VectorsError(f"cosines of shape {cosines.shape}: expected finite ones of at least one pair")
     return Null(np.sort(cosines.astype(np.float64)))

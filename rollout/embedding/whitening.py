@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from rollout.embedding.config import WhiteningConfig
+from rollout.embedding.vectors import ROWS, Array, Vectors, VectorsError, checked, parts
 from rollout.files import replace_file
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 FLOOR = 1e-6
 """Directions whose variance is below this part of the largest are rounding, not signal."""
 SHRINK = 0.05
@@ -30,13 +29,7 @@ NORM = 1e-8
 """Least norm that is divided by, as the authors' scripts do."""
 CONSTANT = 1e-12
 """Vectors that spread over less than this part of their mean's length are one vector, up to rounding."""
-ROWS = 8192
-"""Vectors that are computed with at a time."""
 VERSION = 1
-
-
-class WhiteningError(ValueError):
-    """Vectors cannot be whitened, or a map not be read; one line: what, why, what to do."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +55,11 @@ class Moments:
     def partial_fit(self, batch: np.ndarray) -> Self:
         """Return the moments with the vectors ``batch`` [n, d] added; these here stay as they are.
 
-        Raises ``WhiteningError`` for another d and for values that are not finite.
+        Raises ``VectorsError`` for another d and for values that are not finite.
         """
         checked(batch, self.dimension)
         found = self
-        for part in _parts(batch):
+        for part in parts(batch):
             mean = part.mean(axis=0)
             centred = part - mean
             found = found.merge(type(self)(len(part), mean, centred.T @ centred))
@@ -74,10 +67,10 @@ class Moments:
 
     def merge(self, other: Self) -> Self:
         """Return the moments of both sets of vectors: Chan's update, exact up to rounding. Raises
-        ``WhiteningError`` for another d.
+        ``VectorsError`` for another d.
         """
         if other.dimension != self.dimension:
-            raise WhiteningError(
+            raise VectorsError(
                 f"moments of {other.dimension} dimensions do not merge with those of {self.dimension}: "
                 "one encoder for all vectors"
             )
@@ -93,19 +86,19 @@ class Moments:
 
         ``k`` null: a third of d, or what the vectors span. ``shrink`` = a: the covariance is (1 - a) S + a tr(S)/d I;
         null: 0 with at least 10 d vectors, else 0.05. Directions below 1e-6 of the largest variance before shrinking
-        are never kept. Raises ``WhiteningError`` for fewer than two vectors, vectors that are all the same, k above
+        are never kept. Raises ``VectorsError`` for fewer than two vectors, vectors that are all the same, k above
         the rank, and, where nothing is shrunk, for no more vectors than d.
         """
         d = self.dimension
         shrink = (0.0 if self.count >= PLENTY * d else SHRINK) if shrink is None else shrink
         if k is not None and not 1 <= k <= d:
-            raise WhiteningError(f"k = {k}: vectors of {d} dimensions have 1 to {d} directions")
+            raise VectorsError(f"k = {k}: vectors of {d} dimensions have 1 to {d} directions")
         if not 0 <= shrink <= 1:
-            raise WhiteningError(f"shrink = {shrink}: expected 0 to 1")
+            raise VectorsError(f"shrink = {shrink}: expected 0 to 1")
         if self.count < 2:
-            raise WhiteningError(f"{self.count} vectors have no covariance: at least two are needed")
+            raise VectorsError(f"{self.count} vectors have no covariance: at least two are needed")
         if not shrink and self.count <= d:
-            raise WhiteningError(
+            raise VectorsError(
                 f"{self.count} vectors of {d} dimensions have a singular covariance: more than {d} are needed, "
                 f"or a shrink such as {SHRINK}"
             )
@@ -113,14 +106,14 @@ class Moments:
         covariance = self.scatter / (self.count - 1)
         total = float(np.trace(covariance))
         if not np.isfinite(total):
-            raise WhiteningError("the vectors' values are too large for their squares to be summed")
+            raise VectorsError("the vectors' values are too large for their squares to be summed")
         if total <= (CONSTANT * float(np.linalg.norm(self.mean))) ** 2:
-            raise WhiteningError(f"all {self.count} vectors are the same: nothing tells them apart")
+            raise VectorsError(f"all {self.count} vectors are the same: nothing tells them apart")
         ascending, vectors = np.linalg.eigh(covariance)
         variances, directions = ascending[::-1], _signed(vectors[:, ::-1])
         rank = int((variances > FLOOR * variances[0]).sum())
         if k is not None and k > rank:
-            raise WhiteningError(f"k = {k}: the {self.count} vectors span {rank} directions only; use k <= {rank}")
+            raise VectorsError(f"k = {k}: the {self.count} vectors span {rank} directions only; use k <= {rank}")
         kept = min(max(1, round(d / 3)), rank) if k is None else k
         # Shrinking towards the identity moves the eigenvalues and leaves the eigenvectors.
         shrunk = (1 - shrink) * variances[:kept] + shrink * total / d
@@ -153,11 +146,11 @@ class Whitener:
 
     def project(self, vectors: np.ndarray) -> Array:
         """Return (x - mean) W, [n, k] in float64: of the vectors fitted on, the covariance is I where nothing was
-        shrunk. Raises ``WhiteningError`` for another d and for values that are not finite.
+        shrunk. Raises ``VectorsError`` for another d and for values that are not finite.
         """
         checked(vectors, self.dimension)
         found = np.empty((len(vectors), self.k))
-        for start, part in enumerate(_parts(vectors)):
+        for start, part in enumerate(parts(vectors)):
             found[start * ROWS : start * ROWS + len(part)] = (part - self.mean) @ self.matrix
         return found
 
@@ -167,7 +160,7 @@ class Whitener:
         """
         checked(vectors, self.dimension)
         found = np.empty((len(vectors), self.k), np.float32)
-        for start, part in enumerate(_parts(vectors)):
+        for start, part in enumerate(parts(vectors)):
             mapped = (part - self.mean) @ self.matrix
             norms = np.linalg.norm(mapped, axis=1, keepdims=True)
             found[start * ROWS : start * ROWS + len(part)] = mapped / np.maximum(norms, NORM)
@@ -184,55 +177,39 @@ class Whitener:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Return the map that ``save`` wrote, bit for bit. Raises ``WhiteningError`` for anything else."""
+        """Return the map that ``save`` wrote, bit for bit. Raises ``VectorsError`` for anything else."""
         try:
             with np.load(path, allow_pickle=False) as kept:
                 if (version := int(kept["version"])) != VERSION:
-                    raise WhiteningError(
+                    raise VectorsError(
                         f"{path}: version {version} of whitening maps, this program reads {VERSION}; fit it again"
                     )
                 mean, matrix, variances = (np.asarray(kept[name]) for name in ("mean", "matrix", "variances"))
                 found = cls(mean, matrix, variances, int(kept["count"]), float(kept["shrink"]))
-        except WhiteningError:
+        except VectorsError:
             raise
         except FileNotFoundError:
-            raise WhiteningError(f"{path}: no such file; fit the whitening map first") from None
+            raise VectorsError(f"{path}: no such file; fit the whitening map first") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise WhiteningError(f"{path}: no whitening map ({reason}); fit it again") from error
+            raise VectorsError(f"{path}: no whitening map ({reason}); fit it again") from error
         arrays = (mean, matrix, variances)
         fits = [array.shape for array in arrays] == [matrix.shape[:1], matrix.shape, matrix.shape[1:]]
         if not fits or any(array.dtype != np.float64 or not np.isfinite(array).all() for array in arrays):
-            raise WhiteningError(f"{path}: no whitening map (its arrays do not fit each other); fit it again")
+            raise VectorsError(f"{path}: no whitening map (its arrays do not fit each other); fit it again")
         return found
 
 
 def moments(batches: Iterable[np.ndarray], dimension: int) -> Moments:
-    """Return the moments of all vectors of ``batches``, each [n, d]. Raises ``WhiteningError``."""
+    """Return the moments of all vectors of ``batches``, each [n, d]. Raises ``VectorsError``."""
     return reduce(Moments.partial_fit, batches, Moments.empty(dimension))
 
 
 def fit(vectors: np.ndarray, config: WhiteningConfig) -> Whitener:
-    """Return the map fitted on ``vectors`` [n, d]. Raises ``WhiteningError``."""
+    """Return the map fitted on ``vectors`` [n, d]. Raises ``VectorsError``."""
     if vectors.ndim != 2:
-        raise WhiteningError(f"vectors of shape {vectors.shape}: expected [n, d]")
+        raise VectorsError(f"vectors of shape {vectors.shape}: expected [n, d]")
     return moments([vectors], vectors.shape[1]).finalize(config.k, config.shrink)
-
-
-def checked(vectors: np.ndarray, dimension: int) -> None:
-    """Raises ``WhiteningError`` unless ``vectors`` are finite and [n, ``dimension``]."""
-    if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        raise WhiteningError(f"vectors of shape {vectors.shape}: expected [n, {dimension}]; was it another encoder?")
-    for start, part in enumerate(_parts(vectors)):
-        if not (good := np.isfinite(part).all(axis=1)).all():
-            row = start * ROWS + int(np.argmin(good))
-            raise WhiteningError(f"vector {row} is not finite: leave its text out, or have the encoder use float32")
-
-
-def _parts(vectors: np.ndarray) -> Iterator[Array]:
-    """Yield the vectors in float64, ``ROWS`` at a time."""
-    for start in range(0, len(vectors), ROWS):
-        yield vectors[start : start + ROWS].astype(np.float64, copy=False)
 
 
 def _signed(directions: Array) -> Array:

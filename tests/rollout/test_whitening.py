@@ -15,7 +15,8 @@ from scipy.stats import spearmanr
 
 from rollout.embedding.config import WhiteningConfig
 from rollout.embedding.null import null_from, null_of
-from rollout.embedding.whitening import ROWS, Moments, Whitener, WhiteningError, fit, moments
+from rollout.embedding.vectors import ROWS, VectorsError
+from rollout.embedding.whitening import Moments, Whitener, fit, moments
 
 
 def anisotropic(n: int, d: int, seed: int) -> np.ndarray:
@@ -185,7 +186,7 @@ def test_what_lies_on_the_mean_is_like_nothing() -> None:
 )
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
 def test_what_cannot_be_whitened_is_said(vectors: np.ndarray, k: int | None, shrink: float | None, said: str) -> None:
-    with pytest.raises(WhiteningError) as caught:
+    with pytest.raises(VectorsError) as caught:
         fitted(vectors, k, shrink)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -193,11 +194,11 @@ def test_what_cannot_be_whitened_is_said(vectors: np.ndarray, k: int | None, shr
 
 def test_another_dimension_is_refused() -> None:
     own = fitted(anisotropic(100, 4, 0))
-    with pytest.raises(WhiteningError, match=r"expected \[n, 4\]"):
+    with pytest.raises(VectorsError, match=r"expected \[n, 4\]"):
         own.transform(np.ones((2, 5)))
-    with pytest.raises(WhiteningError, match="do not merge"):
+    with pytest.raises(VectorsError, match="do not merge"):
         Moments.empty(4).merge(Moments.empty(5))
-    with pytest.raises(WhiteningError, match=r"expected \[n, 4\]"):
+    with pytest.raises(VectorsError, match=r"expected \[n, 4\]"):
         Moments.empty(4).partial_fit(np.ones((2, 5)))
 
 
@@ -212,7 +213,7 @@ def test_a_saved_map_is_the_same_map(tmp_path: Path) -> None:
 
 def test_a_broken_map_is_said(tmp_path: Path) -> None:
     file = tmp_path / "map.npz"
-    with pytest.raises(WhiteningError, match="no such file"):
+    with pytest.raises(VectorsError, match="no such file"):
         Whitener.load(file)
     fitted(anisotropic(100, 9, 0)).save(file)
     whole = file.read_bytes()
@@ -220,11 +221,11 @@ def test_a_broken_map_is_said(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for broken in [b"", b"text", whole[:100], whole[:-100], whole[: len(whole) // 2]]:
         file.write_bytes(broken)
-        with pytest.raises(WhiteningError, match="fit it again"):
+        with pytest.raises(VectorsError, match="fit it again"):
             Whitener.load(file)
     for at in draw.integers(0, len(whole), 300):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        with suppress(WhiteningError):  # and some bytes of a zip file mean nothing
+        with suppress(VectorsError):  # and some bytes of a zip file mean nothing
             Whitener.load(file)
     for change, said in [
         ({"version": 2}, "version 2"),
@@ -232,7 +233,7 @@ def test_a_broken_map_is_said(tmp_path: Path) -> None:
         ({"matrix": np.full((9, 3), np.nan)}, "do not fit"),
     ]:
         np.savez(file, **{**kept, **change})
-        with pytest.raises(WhiteningError, match=said):
+        with pytest.raises(VectorsError, match=said):
             Whitener.load(file)
 
 
@@ -266,9 +267,9 @@ def test_a_threshold_is_the_quantile_of_given_cosines() -> None:
     assert null_from(cosines).threshold(0.99) == np.quantile(cosines, 0.99)
     assert null_from(cosines).threshold(0.999999) <= 1
     for bad in (np.ones(0), np.array([np.nan]), np.ones((2, 2))):
-        with pytest.raises(WhiteningError):
+        with pytest.raises(VectorsError):
             null_from(bad)
-    with pytest.raises(WhiteningError, match="quantile"):
+    with pytest.raises(VectorsError, match="quantile"):
         null_from(cosines).threshold(1.0)
-    with pytest.raises(WhiteningError, match="pairs"):
+    with pytest.raises(VectorsError, match="pairs"):
         null_of(np.ones((1, 3)), seed=0)
