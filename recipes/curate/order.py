@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.commands.eval_options import EvalError
 from recipes.curate.asking import Asker
 from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
@@ -40,8 +41,9 @@ from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
 from rollout.problems.source import ProblemError, find_data
 from rollout.progress import progress
+from rollout.user_code import UserCodeError
 
-REFUSED = (ProblemError, ModelPathError, PromptError, WorkspaceError)
+REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
 """What is wrong with the command, its sources, model or folder."""
 LIBRARIES = {"faiss": "faiss-cpu", "datasketch": "datasketch", "sentence_transformers": "sentence-transformers"}
 

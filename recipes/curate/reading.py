@@ -126,10 +126,7 @@ class Reader:
             return Read(None, {}, "", "unreadable", str(error).removeprefix(": "))
         if not all(matches(row.get(name), wanted) for name, wanted in source.where.items()):
             return Read(None, row, "", "not chosen by where")
-        missing = [theirs for theirs in source.columns.values() if row.get(theirs) is None]
-        row = {key: value for key, value in row.items() if key not in source.columns.values()} | {
-            ours: row[theirs] for ours, theirs in source.columns.items() if theirs not in missing
-        }
+        row = renamed(row, source.columns)
         row = normalised(row)
         if row.get("defect"):
             return Read(None, row, "", "marked as a defect", str(row["defect"]))
@@ -150,6 +147,14 @@ class Reader:
             return Read(problem, row, language, "language", language)
         reason, detail = uncheckable(problem) if self.config.check_answers else ("", "")
         return Read(problem, row, language, reason, detail)
+
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row under our names: ``columns`` says which of theirs is which of ours. What it names counts alone, also
+    where a row lacks it.
+    """
+    others = {key: value for key, value in row.items() if key not in {*columns, *columns.values()}}
+    return others | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
 
 
 def normalised(row: Mapping[str, Any]) -> dict[str, Any]:
