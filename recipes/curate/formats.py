@@ -49,12 +49,12 @@ _FEW = frozenset(
 )
 _ROMAN = frozenset(("i", "ii", "iii", "iv"))
 _FILLING = re.compile(r"^(?:they are |it is |both are |the |quadrants? )+")
-_NAME = re.compile(r"[^\W\d_]{3}[\w' -]*")
+_NAME = re.compile(r"[^\W\d_]{2}[\w.' -]+")
 _NAME_ASKED = re.compile(
-    r"\b(?:who|whom|whose|which|what (?:is the )?(?:colou?r|day|month|season|direction|kind|type|order)|in what|"
+    r"\b(?:who|whom|whose|which|where|what (?:is the )?(?:colou?r|day|month|season|direction|kind|type|order)|in what|"
     r"classify|determine if|compare|names?|fewest|least popular)\b"
 )
-_LETTER_OF_A_PATTERN = re.compile(r"\b(?:what|which)\b[^.?]{0,40}\bletter\b")
+_LETTER_OF_A_PATTERN = re.compile(r"\b(?:what|which)\b[^.?]{0,40}\b(?:letter|column|row|box|door)\b")
 _CHOICE_OF_TWO = re.compile(r"\b(?:which|who)\b[^.?]{0,300}\bor\b[^.?]{0,200}\?")
 _LONGEST_CHOICE = 1500
 """Characters; in longer texts, such as passages, there are many words that could be the answer."""
@@ -99,7 +99,7 @@ def _has_few_answers(read: Wording) -> bool:
         return True
     if len(said) == 1 and " or " in read.text and read.said in read.text and _CHOICE_OF_TWO.search(read.text):
         return True
-    if read.is_letter:
+    if len(read.said) == 1 and read.said.isalpha():
         return _LETTER_OF_A_PATTERN.search(read.text) is not None
     return (
         all(_NAME.fullmatch(item) and read.names(item) for item in said) and _NAME_ASKED.search(read.text) is not None
@@ -114,7 +114,7 @@ def _is_proof(read: Wording) -> bool:
 
 
 def _shows(read: Wording) -> bool:
-    return read.has(*_SHOW_WORDS) and _SHOW.search(read.text) is not None
+    return read.near(_SHOW, *_SHOW_WORDS)
 
 
 def _has_no_question(read: Wording) -> bool:

@@ -40,12 +40,12 @@ _ELSEWHERE = re.compile(
     )
 )
 _WORDS = (
-    "fig", "diagram", "graph", "chart", "table", "picture", "image", "drawing", "grid", "map", "plot", "number line",
-    "array", "spinner", "histogram", "illustration", "below", "above", "previous", "preceding", "last", "earlier",
-    "as indicated", "as marked", "as label", "as shown", "pictured", "depicted", "continue", "question", "problem",
-    "exercise",
+    "figure", "fig.", "diagram", "graph", "chart", "table", "picture", "image", "drawing", "grid", "map", "plot",
+    "number line", "array", "spinner", "histogram", "illustration", "depict", "are as ", "passage", "article",
+    "excerpt", "paragraph", "text ", "story", "problem", "question", "exercise", "previous part", "preceding part",
+    "last part", "earlier part",
 )  # fmt: skip
-"""A text without any of them is not searched: looking for words is much faster than for patterns."""
+"""Each match of ``_ELSEWHERE`` has one of them."""
 _DRAWN = re.compile(r"\[asy|\\begin\{(?:tabular|array|tikzpicture|asy)|\|\s{0,9}:?-{2,}|\|[^|\n]{1,60}\|[^|\n]{1,60}\|")
 _ROWS = re.compile(r"\n[^\n\d]{0,60}\d[^\n\d]{1,20}\d[^\n\d]{1,20}\d")
 _IMAGES = re.compile(r"!\s?\[[^\]\n]{0,200}\]\s?\(|!image\(|<image|<img\b|\\includegraphics")
@@ -58,7 +58,7 @@ def refers_elsewhere(read: Wording) -> bool:
     """
     if read.has(*_IMAGE_SIGNS) and _IMAGES.search(read.text):
         return True
-    return read.has(*_WORDS) and _ELSEWHERE.search(read.text) is not None and not _is_drawn(read)
+    return read.near(_ELSEWHERE, *_WORDS) and not _is_drawn(read)
 
 
 def _is_drawn(read: Wording) -> bool:

@@ -10,7 +10,7 @@ from recipes.curate.wording import ASKS, Wording
 _MARK = re.compile(
     r"(?<![\w\\}^'])(?:"
     r"\(([A-K])\)|\[([A-K])\]"  # (A) [A]
-    r"|(?:(?<=[\n.?!:;,)。？：])|(?<=[\n.?!:;,)] )|^)(?:option |choice )?([A-K])\s?[.):．、：]{1,2}(?![\w=])"
+    r"|(?:(?<=[\n.?!:;,)。？：])|(?<=[\n.?!:;,)] )|^)(?:option |choice )?([A-K])(?:\s?[.):]{1,2}(?![\w=])|[．、：])"
     r"|\b([B-K])(?:\s?[.):．、：]{1,2}(?=\s)|[．、：])"  # the second and later ones on one line
     r")"
 )
@@ -35,14 +35,20 @@ _STEM = re.compile(
             r"\bas an? (?:list|block) of (?:letters|those options)\b",
             r"\b(?:one|two) of (?:these|the following) (?:graphs?|statements?|expressions?|options?|answers?)\b",
             r"\bi+, i+(?:,| and| only)|\bone of the following\b[^.?]{0,80}\bwhich one\b",
+            r"\b(?:enter|with|use|write|answer) [\"'`“]{1,2}[a-z][\"'`”]{1,2} for (?:an? )?[a-z]{4}",
             r"下列[^。？]{0,60}(?:的是|是)\s?[（(]\s{0,9}[)）]|选项",
         )
     )
 )
 _STEM_WORDS = (
-    "which", "choose", "select", "pick", "option", "choice", "letter", "one of", "two of", "ii,", "下列", "选项"
+    "which", "choose", "select", "pick", "option", "choice", "letter", "one of", "two of", "ii,", '" for ', "' for ",
+    "” for ", "` for ", "下列", "选项",
 )  # fmt: skip
-_THIRD_MARKS = tuple(f"c{sign}" for sign in (")", ".", "]", ":", "．", "、", "：", " )", " .", " :"))
+"""Each match of ``_STEM`` has one of them."""
+_MARKS = tuple(
+    tuple(f"{letter}{sign}" for sign in (")", ".", "]", ":", "．", "、", "：", " )", " .", " :")) for letter in "cba"
+)
+"""How the first three options may be marked: without them there is no list."""
 _COUNTED = re.compile(r"\bhow many\b|\bnumber of\b|\badd up\b|\bin how many ways\b|\bprobability\b")
 _LETTERS_NAMED = re.compile(r"\ba\W{1,6}b\W{1,6}(?:c\W{1,6})?(?:d\W{1,6})?(?:e\W{1,6})?or\W{1,4}[b-k]\b")
 _LETTERS = re.compile(r"\(?[A-K]\)?(?:\s*(?:,|and)\s*\(?[A-K]\)?)*\.?|[A-K]{2,6}")
@@ -54,13 +60,13 @@ _SIGNS = re.compile(r"[\s${}\\(),.;:]+")
 def has_options(read: Wording) -> bool:
     """Whether a problem has options, or had them, or asks for a letter."""
     letter = _LETTERS.fullmatch(read.answer) is not None
-    stem = read.has(*_STEM_WORDS) and _STEM.search(read.text) is not None
+    stem = read.near(_STEM, *_STEM_WORDS)
     if stem and (letter or _COUNTED.search(read.text) is None):
         return True
     if letter and _LETTERS_NAMED.search(read.text):
         return True
     return (
-        read.has(*_THIRD_MARKS)
+        all(read.has(*marks) for marks in _MARKS)
         and (_lettered(read, _MARK, letter, stem) or _lettered(read, _SMALL, read.is_letter, stem))
     ) or (stem and _is_an_index(read))
 

@@ -13,10 +13,8 @@ _STYLES = (
     (re.compile(r"(?:^|(?<=\n)|(?<=[.:;?!] ))([a-h]|[1-8]|i{1,3}|iv|v|vi)[).](?=\s)")),
     (re.compile(r"\b(?:part|question|problem|task|subproblem) \(?([a-h]|[1-8]|i{1,3})\)?(?=[.:,]| )")),
 )
-_SECOND_MARKS = (
-    "b)", "2)", "ii)", "b.", "2.", "ii.", "b）", "2）", "part b", "part 2", "part ii", "question 2", "problem 2", "(b",
-    "(2", "(ii",
-)  # fmt: skip
+_SECOND_MARKS = ("b)", "2)", "ii)", "b.", "2.", "ii.", "b）", "2）", "part", "question", "problem", "task")
+_FIRST_MARKS = ("a)", "1)", "i)", "a.", "1.", "i.", "a）", "1）", *_SECOND_MARKS[-4:])
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|, ?!|\\,!?|\\!,|,\\!|\{,\}\\!)\s?(?=\d{3}(?!\d))")
 _AND = re.compile(r",?\s*\band\b")
 _ANSWERED = re.compile(r"\b(?:solution|answer)s? ?:|\banswer is\b")
@@ -90,7 +88,7 @@ def items(answer: str) -> list[str]:
 
 def _asking_parts(read: Wording) -> int:
     """Return the most parts, marked in one style and in order, that each ask something."""
-    if not read.has(*_SECOND_MARKS):
+    if not (read.has(*_SECOND_MARKS) and read.has(*_FIRST_MARKS)):
         return 0
     return max(_asking(read.text, marks) for marks in _STYLES)
 

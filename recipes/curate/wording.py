@@ -15,8 +15,9 @@ _BOLD_LETTER = re.compile(r"\*\*\(?([A-K])\)?[.):]?\*\*")
 _BREAK = re.compile(
     r"\\(?:q?quad|newline|bullet|item)\b|\\\\(?!\w)|\\\]|\$\$|\\end\{[^{}]{0,20}\}|\\[hv]space\*?\{[^{}]{0,20}\}|•"
 )
-_THIN = re.compile(r"\\[,;:! ]|[$~]|\*\*|\\left\b|\\right\b")
-_SPACES = re.compile(r"[ \t]+")
+_THIN = re.compile(r"\\(?:[,;:! ]|left\b|right\b)")
+_SIGNS = str.maketrans("$~\t", "   ")
+_SPACES = re.compile(r"  +")
 
 _VERBS = (
     "find|compute|calculate|determine|evaluate|simplify|estimate|approximate|maximi[sz]e|minimi[sz]e|factori[sz]e|"
@@ -71,7 +72,21 @@ class Wording:
 
     def has(self, *words: str) -> bool:
         """Whether one of these stands in ``text``, as a word or in one."""
-        return any(word in self.text for word in words)
+        return any(map(self.text.__contains__, words))
+
+    def near(self, pattern: re.Pattern[str], *words: str) -> bool:
+        """Whether ``text`` has a match of a pattern each of whose matches has one of the words, at most 80 characters
+        from its beginning and 160 from its end. Looking for words is much faster than for patterns.
+        """
+        for word in words:
+            at = self.text.find(word)
+            while at >= 0:
+                found = pattern.search(self.text, max(0, at - 80), at + 300)
+                # The end of the window is no end of the text, as ``$`` takes it.
+                if found and pattern.match(self.text, found.start()):
+                    return True
+                at = self.text.find(word, at + 140)
+        return False
 
     def names(self, word: str) -> bool:
         """Whether the statement, drawings' labels included, has a word (in any case, or in the plural)."""
@@ -109,10 +124,10 @@ def without_drawings(text: str) -> str:
 def bare(text: str) -> str:
     """Return a text without fonts and dollar signs, and with single spaces."""
     if "\\" in text:
-        text = _WRAPPED.sub(_content, _WRAPPED.sub(_content, text))
+        text = _THIN.sub(" ", _WRAPPED.sub(_content, _WRAPPED.sub(_content, text)))
     if "**" in text:
-        text = _BOLD_LETTER.sub(r"\n(\1) ", text)
-    return _SPACES.sub(" ", _THIN.sub(" ", text)).strip()
+        text = _BOLD_LETTER.sub(r"\n(\1) ", text).replace("**", " ")
+    return _SPACES.sub(" ", text.translate(_SIGNS)).strip()
 
 
 def _content(found: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ from recipes.curate.wording import ends, without_drawings
 from tests.paths import DATA
 
 ALL = FormatsConfig().exclude
-ROWS = [json.loads(line) for line in (DATA / "formats.jsonl").read_text().splitlines()]
+ROWS = [json.loads(line) for line in (DATA / "formats.jsonl").open(encoding="utf-8")]
 FLOORS = {  # precision, recall of ``check``
     "multiple_choice": (0.92, 0.97),
     "true_false": (1.0, 1.0),
@@ -157,7 +157,8 @@ def test_drawings_are_cut_out_also_unfinished_ones() -> None:
 
 def test_hostile_text_takes_no_longer() -> None:
     rng = random.Random(0)
-    signs = ("(", "(A) ", "[asy]", "\\text{", "$", " ", "a", "A. ", "which ", "show ", "1. ", "(a) find ", "the figure ",
+    signs = ("(", "(A) ", "[asy]", "\\text{", "$", " ", "a", "A. ", "which ", "show ", "1. ", "(a) find ",
+             "the figure ",
              "( ", "![", "\n1 ", "\\", "{", " and ", "who ", " or ", "of each ", "x,", "|", "_")  # fmt: skip
     words = ["which", "of the following", "find a, b and", "(A)", "(b)", "1.", "show that", "figure below", "maximum"]
     hostile = [sign * (100_000 // len(sign)) for sign in signs]
