@@ -90,9 +90,10 @@ class Formats:
 
     exclude: tuple[str, ...]
 
-    def __call__(self, piece: Sequence[tuple[int, str, str]]) -> list[Drop]:
-        """Return the rows (number, statement, answer) that are left out."""
-        found = ((number, excluded(said, answer, self.exclude)) for number, said, answer in piece)
+    def __call__(self, piece: Sequence[tuple[int, str, str, str]]) -> list[Drop]:
+        """Return the rows (number, statement, answer, verifier) that are left out; code is judged by its tests."""
+        asked = (one[:3] for one in piece if one[3] != "code")
+        found = ((number, excluded(said, answer, self.exclude)) for number, said, answer in asked)
         return [Drop(number, reason) for number, reason in found if reason]
 
 
@@ -100,9 +101,10 @@ def formats(work: Work, numbers: Numbers) -> Outcome:
     """Leave out formats that can be guessed or not be judged."""
     assert work.config.formats is not None
     work.view.stage("formats", len(numbers))
+    columns = ("statement", "answer", "verifier")
     pieces_ = (
-        list(zip(own.tolist(), *(table.column(name).to_pylist() for name in ("statement", "answer")), strict=True))
-        for own, table in work.rows.chosen(numbers, ["statement", "answer"])
+        list(zip(own.tolist(), *(table.column(name).to_pylist() for name in columns), strict=True))
+        for own, table in work.rows.chosen(numbers, columns)
     )
     drops: list[Drop] = []
     for some in work.spread(Formats(work.config.formats.exclude), pieces_):
