@@ -1,8 +1,8 @@
 """How many texts an encoder reads a second: ``python -m benchmarks.encoders``, one JSON line per arm.
 
 Texts of about 200 tokens: problems of MATH with the beginnings of their solutions (math_train.jsonl in $K15_DATA).
-One thread, and CPU time beside wall time: on a machine with other work the first is what two numbers can be compared by.
-``tokens`` is the share of the CPU time that the tokenizer takes.
+One thread, and CPU time beside wall time: on a machine with other work it is what numbers can be compared by.
+``tokenizer`` is what tokenising alone took, as a part of that CPU time.
 """
 
 from __future__ import annotations

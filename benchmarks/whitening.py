@@ -1,8 +1,8 @@
 """The table of the whitening paper [2103.15316] with encoders that run anywhere: ``python -m benchmarks.whitening``.
 
 Spearman's correlation x 100 of cosines with what people scored, on STS-B (test) and STS12 to STS16, for an encoder's
-vectors as they are, whitened, and whitened with a third of the directions. As in the authors' ``eng/eval.py`` the map is
-fitted, nothing shrunk, on all sentences of the set without their scores (of STS-B those of train and dev, too), 64
+vectors as they are, whitened, and whitened with a third of the directions. As in the authors' ``eng/eval.py`` the map
+is fitted, nothing shrunk, on all sentences of the set without their scores (of STS-B those of train and dev, too), 64
 tokens are read, and a set of several files is scored file by file and averaged by their pairs.
 
 $K15_DATA names the folder with stsb_*.jsonl and sts12_16_test.jsonl; there STS12 lacks MSRvid and STS13 lacks SMT, so
