@@ -53,8 +53,9 @@ class FormatsConfig(Config):
 class DuplicatesConfig(Config):
     """Of problems that say the same one is kept; of a template with other numbers a few."""
 
-    jaccard: float = Field(0.8, gt=0, le=1)
-    """Near duplicates share this part of their word n-grams (found by MinHash, then computed)."""
+    jaccard: float = Field(0.6, gt=0, le=1)
+    """Near duplicates have word n-grams of this Jaccard similarity (found by MinHash, then computed), the same numbers
+    and the same answer; texts with few numbers in common, and templates, one half as far from 1."""
     ngram: int = Field(3, ge=1)
     """Words per n-gram."""
     permutations: int = Field(128, ge=16)

@@ -92,7 +92,8 @@ def near(prints: Prints, statements: Texts, answers: Texts, rows: Rows, *, least
     def alike(at: int, others: NDArray[np.int64]) -> int | None:
         for other in estimated(signatures, at, others, LOOSER * least).tolist():
             row, like = int(rows[at]), int(rows[other])
-            share = _likeness(telling(row), telling(like), least)
+            equal = prints.masked[row] == prints.masked[like]
+            share = 1.0 if equal else _likeness(telling(row), telling(like), least)
             if share and same_answers(answers, row, like):
                 drops.append(Drop(row, NEAR, f"{share:.0%} of the n-grams, same numbers and answer", like))
                 return int(other)

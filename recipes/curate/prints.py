@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """What the search for duplicates keeps of a text: a few hashes and a MinHash signature, half a kilobyte in all.
+=======
+"""What the search for duplicates keeps of a text: four hashes and a MinHash signature, 544 bytes for 128 permutations.
+>>>>>>> dups
 
 Rows do not depend on each other, so shards can be taken apart in any number of processes and put together after.
 """
@@ -36,6 +40,8 @@ class Prints:
     """[n]: digest of the template; 0 of a text without numbers, which has none."""
     numbers: NDArray[np.int64]
     """[n]: digest of the different numbers, sorted."""
+    masked: NDArray[np.int64]
+    """[n]: digest of the ``masked`` tokens."""
     signatures: NDArray[np.uint32]
     """[n, permutations]: MinHash of the n-grams of the template."""
 
@@ -46,7 +52,7 @@ class Prints:
 def prints(statements: Iterable[object], *, ngram: int, permutations: int) -> Prints:
     """Return what is kept of some texts (strings, or an Arrow array of them), the same in every process."""
     vocabulary: dict[str, int] = {}
-    whole, forms, counted, signed = [], [], [], []
+    whole, forms, counted, telling, signed = [], [], [], [], []
     waiting: list[list[int]] = []
     seeds = MinHash(permutations, hashfunc=int).permutations
     for statement in statements:
@@ -55,6 +61,7 @@ def prints(statements: Iterable[object], *, ngram: int, permutations: int) -> Pr
         whole.append(digest(" ".join(tokens)))
         tokens = masked(text, tokens)
         counted.append(digest(" ".join(sorted(set(numbers(tokens))))))
+        telling.append(digest(" ".join(tokens)))
         form = template_hashes(tokens, vocabulary)
         forms.append(digest(repr(form)) if ANY_NUMBER in form else 0)
         waiting.append(form + [PAD] * (ngram - len(form)))
@@ -67,6 +74,7 @@ def prints(statements: Iterable[object], *, ngram: int, permutations: int) -> Pr
         canonical=np.array(whole, np.int64),
         template=np.array(forms, np.int64),
         numbers=np.array(counted, np.int64),
+        masked=np.array(telling, np.int64),
         signatures=np.concatenate(signed),
     )
 
@@ -77,6 +85,7 @@ def concatenated(shards: Sequence[Prints]) -> Prints:
         canonical=np.concatenate([shard.canonical for shard in shards]),
         template=np.concatenate([shard.template for shard in shards]),
         numbers=np.concatenate([shard.numbers for shard in shards]),
+        masked=np.concatenate([shard.masked for shard in shards]),
         signatures=np.concatenate([shard.signatures for shard in shards]),
     )
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from recipes.curate.duplicates import Drop, Rows, Texts, same_answers, shared, stricter, tellings
 from recipes.curate.prints import Prints
+from recipes.curate.text import jaccard
 from rollout.embedding.neighbours import Index
 
 REWORDED = "near duplicate by embedding"
@@ -26,7 +27,7 @@ def by_embedding(
 ) -> list[Drop]:
     """Return the rows that say what an earlier one says in other words: their ``vectors`` [len(rows), k] (normalised)
     have at least that cosine, ``confirmed`` of the shorter one's n-grams stand in the other, and numbers and answer are
-    the same. Texts without numbers share ``stricter(confirmed)``.
+    the same. Of texts without numbers the Jaccard similarity is ``stricter(confirmed)``.
 
     Of each row ``neighbours`` are looked at.
     """
@@ -41,7 +42,7 @@ def by_embedding(
         row, like = int(rows[at]), int(rows[other])
         one, two = telling(row), telling(like)
         share = shared(one.ngrams, two.ngrams)
-        enough = share >= (confirmed if one.numbers else stricter(confirmed))
+        enough = share >= confirmed if one.numbers else jaccard(one.ngrams, two.ngrams) >= stricter(confirmed)
         if enough and one.numbers == two.numbers and same_answers(answers, row, like):
             gone[at] = True
             near = float(vectors[at] @ vectors[other])

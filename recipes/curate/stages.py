@@ -27,7 +27,7 @@ from recipes.curate.contamination import (
 from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
 from recipes.curate.difficulty import measure_difficulty
 from recipes.curate.duplicates import Drop as Similar
-from recipes.curate.duplicates import exact, near
+from recipes.curate.duplicates import exact, near, stricter
 from recipes.curate.formats import excluded
 from recipes.curate.guess import filter_guesses
 from recipes.curate.ledger import Drop, Outcome
@@ -173,7 +173,7 @@ def neighbours(work: Work, numbers: Numbers) -> Outcome:
         answers,
         rows,
         cap=keys.template_cap,
-        least=keys.jaccard,
+        least=stricter(keys.jaccard),
         ngram=keys.ngram,
         seed=work.config.seed,
     )

@@ -190,7 +190,7 @@ def test_shards_put_together_are_the_whole() -> None:
     statements = [TOM, MAGIC, "", "x", RENAMED, "Compute $2 + 3$."] * 100
     whole, parts = printed(statements), [printed(statements[start : start + 77]) for start in range(0, 600, 77)]
     together = concatenated(parts)
-    for name in ("canonical", "template", "numbers", "signatures"):
+    for name in ("canonical", "template", "numbers", "masked", "signatures"):
         assert np.array_equal(getattr(whole, name), getattr(together, name))
     assert whole.signatures.dtype == np.uint32
     assert whole.signatures.nbytes == 600 * PERMUTATIONS * 4
