@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What the search for duplicates keeps of a text: a few hashes and a MinHash signature, half a kilobyte in all.
-=======
-"""What the search for duplicates keeps of a text: four hashes and a MinHash signature, 544 bytes for 128 permutations.
->>>>>>> dups
 
 Rows do not depend on each other, so shards can be taken apart in any number of processes and put together after.
 """
