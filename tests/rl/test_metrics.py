@@ -51,13 +51,13 @@ def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a reward model, which is compared with the rule and with labels, and calls some responses right."""
+    """The same with a reward model, which is compared with the rule and with labels, and calls all responses right."""
     folder = tmp_path_factory.mktemp("runs")
     labelled = folder / "labelled.jsonl"
     pairs = [("2", "right"), ("3", "wrong")]
     lines = [{"problem": "1+1", "response": text, "label": label} for text, label in pairs]
     labelled.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = rewarded(save_coin(folder / "head"), labelled=str(labelled))
+    config = rewarded(save_coin(folder / "head"), labelled=str(labelled), threshold=0.01)
     assert run(config.model_copy(update={"diversity": DiversityConfig()}), folder / "judged") == 0
     return folder / "judged"
 

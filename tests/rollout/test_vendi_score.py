@@ -1,4 +1,4 @@
-"""Effective rank against closed forms, and the vectors of responses without a model."""
+"""The effective number of different vectors against closed forms, and the vectors of responses without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.embedding.bag import BITS, DIMENSION, bags, mixed
-from rollout.embedding.diversity import effective_rank
+from rollout.embedding.diversity import effective_rank, vendi_score
 from rollout.embedding.vectors import VectorsError
 from rollout.embedding.whitening import Moments
 
@@ -21,8 +21,8 @@ def drawn(seed: int, k: int, d: int) -> np.ndarray:
 
 @pytest.mark.parametrize("k", [1, 2, 8, 64])
 def test_the_same_vectors_are_one_and_orthogonal_ones_are_k(k: int) -> None:
-    assert effective_rank(np.tile(drawn(0, 1, 64), (k, 1))) == pytest.approx(1, abs=1e-9)
-    assert effective_rank(np.linalg.qr(drawn(1, 64, k))[0].T) == pytest.approx(k)
+    assert vendi_score(np.tile(drawn(0, 1, 64), (k, 1))) == pytest.approx(1, abs=1e-9)
+    assert vendi_score(np.linalg.qr(drawn(1, 64, k))[0].T) == pytest.approx(k)
 
 
 def test_two_vectors_by_their_cosine() -> None:
@@ -30,13 +30,13 @@ def test_two_vectors_by_their_cosine() -> None:
     for c in (0.0, 0.3, 0.9, -0.5):
         shares = np.array([1 + c, 1 - c]) / 2
         vectors = np.array([[1, 0], [c, (1 - c * c) ** 0.5]])
-        assert effective_rank(vectors) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+        assert vendi_score(vectors) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def test_groups_of_copies_count_by_their_sizes() -> None:
     """Four of one, three of another, one of a third: exp of the entropy of (1/2, 3/8, 1/8)."""
     vectors = np.repeat(np.eye(3), [4, 3, 1], axis=0)
-    assert effective_rank(vectors) == pytest.approx(2**0.5 * (8 / 3) ** (3 / 8) * 8 ** (1 / 8))
+    assert vendi_score(vectors) == pytest.approx(2**0.5 * (8 / 3) ** (3 / 8) * 8 ** (1 / 8))
 
 
 @given(SEEDS, st.integers(1, 12), st.integers(1, 12))
@@ -45,23 +45,23 @@ def test_it_lies_between_one_and_the_smaller_side_and_forgets_order_scale_and_ro
     seed: int, k: int, d: int
 ) -> None:
     vectors = drawn(seed, k, d)
-    found = effective_rank(vectors)
+    found = vendi_score(vectors)
     assert 1 <= found <= min(k, d) * (1 + 1e-12)
     rotation = np.linalg.qr(drawn(seed + 1, d, d))[0]
     order = np.random.default_rng(seed).permutation(k)
-    assert effective_rank(-7.5 * vectors[order] @ rotation) == pytest.approx(found)
-    assert effective_rank(np.concatenate([vectors, vectors])) == pytest.approx(found), "all of them twice"
+    assert vendi_score(-7.5 * vectors[order] @ rotation) == pytest.approx(found)
+    assert vendi_score(np.concatenate([vectors, vectors])) == pytest.approx(found), "all of them twice"
     singular = np.linalg.svd(vectors, compute_uv=False) ** 2
     shares = singular / singular.sum()
     assert found == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def test_vectors_of_no_length_are_alike_and_what_cannot_be_measured_is_refused() -> None:
-    assert effective_rank(np.zeros((4, 3))) == 1
-    assert effective_rank(np.concatenate([np.eye(3), np.zeros((2, 3))])) == pytest.approx(3)
+    assert vendi_score(np.zeros((4, 3))) == 1
+    assert vendi_score(np.concatenate([np.eye(3), np.zeros((2, 3))])) == pytest.approx(3)
     for wrong in (np.zeros((0, 3)), np.ones(3), np.array([[1.0, np.nan]])):
-        with pytest.raises(VectorsError, match="expected finite ones"):
-            effective_rank(wrong)
+        with pytest.raises(VectorsError, match="vector"):
+            vendi_score(wrong)
 
 
 @given(st.lists(st.lists(st.integers(0, 200_000), min_size=1, max_size=40), min_size=1, max_size=6))
@@ -111,3 +111,13 @@ def test_moments_of_responses_streamed_by_iteration_are_those_of_all_at_once() -
         streamed = streamed.partial_fit(vectors[start : start + 37])
     np.testing.assert_allclose(streamed.scatter, np.cov(vectors, rowvar=False) * 299, atol=1e-10)
     np.testing.assert_allclose(streamed.mean, vectors.mean(axis=0), atol=1e-13)
+
+
+def test_it_sees_how_far_apart_vectors_are_which_the_rank_of_the_centred_ones_does_not() -> None:
+    draw = np.random.default_rng(5)
+    nearly = np.ones((8, 64)) / 8 + 1e-4 * draw.normal(size=(8, 64))
+    assert effective_rank(nearly) > 6
+    assert vendi_score(nearly) == pytest.approx(1, abs=1e-4)
+    one_other = np.repeat(np.eye(2), [7, 1], axis=0)
+    assert effective_rank(one_other) == pytest.approx(1)
+    assert vendi_score(one_other) == pytest.approx(8 / 7 ** (7 / 8))
