@@ -147,6 +147,24 @@ def _closing(opening: str) -> str:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The set of which problems are a part."""
+
+    numbers: Mapping[str, int]
+    """Problem id -> its number in the set."""
+    fingerprint: str
+    """Changes when any problem of the set does."""
+
+
+def split(problems: Sequence[Problem], size: int, origin: Origin | None) -> dict[int, list[Problem]]:
+    """Return the problems by chunk: ``size`` of them each, or of the numbers of their origin."""
+    parts: dict[int, list[Problem]] = {}
+    for index, problem in enumerate(problems):
+        parts.setdefault((index if origin is None else origin.numbers[problem.id]) // size, []).append(problem)
+    return parts
+
+
+@dataclass(frozen=True)
 class Asked:
     """Some problems' answers."""
 
@@ -220,8 +238,12 @@ class Asker:
         folder: Path,
         reduction: Reduction[T],
         grader: Grader | None = None,
+        origin: Origin | None = None,
     ) -> list[T]:
         """Return one outcome per problem, in order, chunk by chunk; all of it is on record in ``folder``.
+
+        ``origin``: of which set these are a part, their numbers ascending. When another part of it is asked later, what
+        is on record counts; without one the record is of these problems alone.
 
         The engines run empty at the end of each chunk, which is long enough for that to cost little (``ROUNDS``).
         ``grader``: in place of the problems' own verifiers; it is closed. Raises ``JournalError`` when
@@ -233,16 +255,17 @@ class Asker:
             if not problems:
                 return []
             size = chunk_size(folder, lambda: self._chunk_size(question, len(problems)))
-            parts = [problems[start : start + size] for start in range(0, len(problems), size)]
+            parts = list(split(problems, size, origin).values())
             by = {**reduction.by, "samples": question.samples, "context": self.context}
             chunks = [
-                Chunk(folder / f"{number:06d}", self._settings(question, part), by) for number, part in enumerate(parts)
+                Chunk(folder / f"{number:06d}", self._settings(question, part, origin), by)
+                for number, part in split(problems, size, origin).items()
             ]
             known = [chunk.finished(reduction.kind, part) for chunk, part in zip(chunks, parts, strict=True)]
             if any(one is None for one in known):
                 n = question.samples
                 earlier = sum(
-                    chunk.on_record if one is None else len(part) * n
+                    min(chunk.on_record, len(part) * n) if one is None else len(part) * n
                     for chunk, part, one in zip(chunks, parts, known, strict=True)
                 )
                 view = stack.enter_context(EvalView(question.stage, len(problems) * n, earlier))
@@ -253,9 +276,9 @@ class Asker:
             return found
 
     def ask(
-        self, question: Question, problems: Sequence[Problem], folder: Path, grading: Grading, view: EvalView
+        self, question: Question, problems: Sequence[Problem], chunk: Chunk, grading: Grading, view: EvalView
     ) -> Asked:
-        """Return the graded answers to some problems, all in memory, on record in ``folder``; see ``each``."""
+        """Return the graded answers to some problems, all in memory, on record in the folder of ``chunk``."""
         voice = Voice(question, self.model)
         prompts, refused = self._prompts(voice, problems)
         view.passed(len(refused) * question.samples)
@@ -267,7 +290,7 @@ class Asker:
         ]
         responder = _Responder(self, voice, prompts, view)
         watch = Watch(view.watch.on_response, view.watch.on_answer)
-        with opened(folder, self._settings(question, problems)) as record:
+        with opened(chunk.folder, chunk.settings) as record:
             return Asked(evaluate(responder, asks, grading, record, watch), refused)
 
     def _outcomes(
@@ -279,7 +302,7 @@ class Asker:
         grading: Grading,
         view: EvalView,
     ) -> list[T]:
-        asked = self.ask(question, problems, chunk.folder, grading, view)
+        asked = self.ask(question, problems, chunk, grading, view)
         groups: dict[str, list[Answer]] = {}
         for answer in asked.answers:
             groups.setdefault(answer.problem.id, []).append(answer)
@@ -319,8 +342,9 @@ class Asker:
         seats = len(self.engines().members) * self.engine.max_concurrency
         return max(CHUNK, math.ceil(ROUNDS * seats / question.samples))
 
-    def _settings(self, question: Question, problems: Sequence[Problem]) -> dict[str, Any]:
+    def _settings(self, question: Question, problems: Sequence[Problem], origin: Origin | None) -> dict[str, Any]:
         """Return what responses depend on; of one that changes the record is not continued."""
+        fingerprint = ProblemList(problems, f"the problems of the stage {question.stage}").fingerprint
         return {
             "stage": question.stage,
             "model": self.model.fingerprint,
@@ -331,7 +355,7 @@ class Asker:
             "prompt": question.prompt,
             "thinking": question.thinking,
             "prefix": question.prefix,
-            "problems": ProblemList(problems, f"the problems of the stage {question.stage}").fingerprint,
+            "problems": fingerprint if origin is None else origin.fingerprint,
         }
 
 

@@ -33,7 +33,7 @@ class Reduction(Generic[T]):
     """From a problem's answers to what stays in memory of it."""
 
     kind: type[T]
-    """A frozen dataclass of plain values."""
+    """A frozen dataclass of plain values, with the ``id`` of its problem."""
     of: Callable[[Problem, Sequence[Answer], str], T]
     """``(problem, its answers in the order of samples, why it was not asked)`` -> the outcome."""
     by: Json
@@ -64,13 +64,12 @@ class Chunk:
             self._check(rows[0]["settings"])
             if rows[0]["by"] != self._plain(self.by):
                 return None
-            found = TypeAdapter(list[kind]).validate_python(rows[1:])  # type: ignore[valid-type]
+            found: list[Any] = TypeAdapter(list[kind]).validate_python(rows[1:])  # type: ignore[valid-type]
         except (BrokenLine, KeyError, TypeError, ValidationError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise JournalError(f"{path}: no file of outcomes ({reason}); remove it to go on") from error
-        if len(found) != len(problems):
-            raise JournalError(f"{path}: {len(found)} outcomes of {len(problems)} problems; remove it to go on")
-        return found
+        same = [one.id for one in found] == [problem.id for problem in problems]
+        return found if same else None  # another part of the set is asked: most of its responses are there
 
     def finish(self, kind: type[T], outcomes: Sequence[T]) -> None:
         """Write the outcomes. Raises ``JournalError``."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from evals.evaluate import Answer
-from recipes.curate.asking import Asker, Question
+from recipes.curate.asking import Asker, Origin, Question
 from recipes.curate.chunks import Reduction
 from recipes.curate.config import DifficultyConfig
 from rollout.plain import one_line
@@ -100,12 +100,14 @@ class DifficultyOutcome:
 
 
 def measure_difficulty(
-    asker: Asker, problems: Sequence[Problem], config: DifficultyConfig, folder: Path
+    asker: Asker, problems: Sequence[Problem], config: DifficultyConfig, folder: Path, origin: Origin | None = None
 ) -> DifficultyOutcome:
-    """Draw responses, on record in ``folder``, and return the pass rates. Raises as ``Asker.each`` does."""
+    """Draw responses, on record in ``folder``, and return the pass rates. ``origin`` and errors as of
+    ``Asker.each``.
+    """
     by = {"easiest": config.easiest, "unsolved": config.unsolved}
     reduction = Reduction(Difficulty, partial(difficulty_of, config), by)
-    return DifficultyOutcome(tuple(asker.each(question(config), problems, folder, reduction)))
+    return DifficultyOutcome(tuple(asker.each(question(config), problems, folder, reduction, origin=origin)))
 
 
 def question(config: DifficultyConfig) -> Question:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from evals.evaluate import Answer
 from evals.offline import GRADERS
-from recipes.curate.asking import BOXED, Asker, Question
+from recipes.curate.asking import BOXED, Asker, Origin, Question
 from recipes.curate.chunks import Reduction
 from recipes.curate.config import GuessConfig
 from rewards.math.extract import boxes
@@ -96,11 +96,15 @@ class GuessOutcome:
         return ""
 
 
-def filter_guesses(asker: Asker, problems: Sequence[Problem], config: GuessConfig, folder: Path) -> GuessOutcome:
-    """Ask for guesses, on record in ``folder``, and return what came of them. Raises as ``Asker.each`` does."""
+def filter_guesses(
+    asker: Asker, problems: Sequence[Problem], config: GuessConfig, folder: Path, origin: Origin | None = None
+) -> GuessOutcome:
+    """Ask for guesses, on record in ``folder``, and return what came of them. ``origin`` and errors as of
+    ``Asker.each``.
+    """
     asked = [problem for problem in problems if problem.verifier in GUESSABLE]
     grader = GuessGrader(VerifierGrader(threads=GRADERS))
-    found = asker.each(question(config), asked, folder, Reduction(Guess, guess_of, {}), grader)
+    found = asker.each(question(config), asked, folder, Reduction(Guess, guess_of, {}), grader, origin)
     by_id = {guess.id: guess for guess in found}
     return GuessOutcome(tuple(by_id.get(problem.id) or _not_asked(problem) for problem in problems))
 

@@ -29,6 +29,7 @@ from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
 from recipes.curate.rows import Numbers
 from recipes.curate.spread import cores, here, on_cluster
+from recipes.curate.stages import asked_folder, origin
 from recipes.curate.summary import results_of
 from recipes.curate.warmup import WarmupError, gather, write
 from recipes.curate.work import Work
@@ -178,7 +179,9 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
 def _warmed(order: Order, work: Work, kept: Numbers) -> int:
     assert work.asker is not None
     try:
-        found = gather(work.asker, work.problems(kept), order.config.warmup, order.out / "warmup")
+        keys, problems = order.config.warmup, work.problems(kept)
+        folder = asked_folder(work, "warmup", keys, {"samples", "kept", "behaviours"})
+        found = gather(work.asker, problems, keys, folder, origin(work, kept, problems))
     except WarmupError as error:
         say(str(error))
         return 1

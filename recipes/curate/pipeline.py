@@ -131,6 +131,7 @@ class Curation:
         """
         numbers = self._read()
         chain = _digest([self.told["sources"], self.work.config.read.model_dump(mode="json")])
+        self.work.identity = chain
         for stage in STAGES:
             if stage.name == "neighbours":
                 self.work.pool = numbers

@@ -5,6 +5,8 @@ The rules themselves are elsewhere, as functions of texts, vectors and answers.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.curate.asking import Origin
 from recipes.curate.contamination import (
     MATCHES,
     Detector,
@@ -40,12 +43,12 @@ from recipes.curate.spread import cores
 from recipes.curate.templates import templates
 from recipes.curate.work import Work
 from recipes.curate.writing import marks_for
+from rollout.config import Config
 from rollout.embedding.neighbours import Index
 from rollout.embedding.neighbours import clusters as clusters_of
+from rollout.types import Problem
 
 PRINTS = "prints.npz"
-ASKED = "asked"
-"""Folder of a stage's responses."""
 RESULT = ("stage.json", "drops.parquet", "marks.parquet", "facts.json")
 """What a finished stage leaves; the rest of its folder is what it has asked of a model."""
 
@@ -250,12 +253,30 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
     return Outcome(drops, facts=facts)
 
 
+def asked_folder(work: Work, stage: str, keys: Config, free: set[str]) -> Path:
+    """Return where a stage's responses are on record: those under other keys, or of another model, are elsewhere.
+
+    ``free``: keys that responses do not depend on.
+    """
+    assert work.asker is not None
+    told = [keys.model_dump(mode="json", exclude=free), work.asker.model.fingerprint, work.asker.context, work.identity]
+    return work.out / stage / f"asked-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+
+
+def origin(work: Work, numbers: Numbers, problems: Sequence[Problem]) -> Origin:
+    """Return of which set some problems are: all rows of the sources."""
+    ids = {problem.id: int(number) for problem, number in zip(problems, numbers, strict=True)}
+    return Origin(ids, work.identity)
+
+
 def guess(work: Work, numbers: Numbers) -> Outcome:
     """Leave out what the model guesses without reasoning."""
     keys = work.config.guess
     assert keys is not None
     assert work.asker is not None
-    found = filter_guesses(work.asker, work.problems(numbers), keys, work.out / "guess" / ASKED)
+    folder = asked_folder(work, "guess", keys, {"attempts"})
+    problems = work.problems(numbers)
+    found = filter_guesses(work.asker, problems, keys, folder, origin(work, numbers, problems))
     drops = [
         Drop(int(number), one.fate, one.detail)
         for number, one in zip(numbers, found.guesses, strict=True)
@@ -269,7 +290,9 @@ def difficulty(work: Work, numbers: Numbers) -> Outcome:
     keys = work.config.difficulty
     assert keys is not None
     assert work.asker is not None
-    found = measure_difficulty(work.asker, work.problems(numbers), keys, work.out / "difficulty" / ASKED)
+    folder = asked_folder(work, "difficulty", keys, {"samples", "easiest", "unsolved"})
+    problems = work.problems(numbers)
+    found = measure_difficulty(work.asker, problems, keys, folder, origin(work, numbers, problems))
     drops = [
         Drop(int(number), one.fate, one.detail)
         for number, one in zip(numbers, found.problems, strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from recipes.curate.asking import Asker, Question, Voice
+from recipes.curate.asking import Asker, Origin, Question, Voice
 from recipes.curate.behaviours import Behaviour, shown
 from recipes.curate.chunks import Reduction
 from recipes.curate.config import WarmupSetConfig
@@ -107,16 +107,19 @@ class WarmupSet:
         )
 
 
-def gather(asker: Asker, problems: Sequence[Problem], config: WarmupSetConfig, folder: Path) -> WarmupSet:
+def gather(
+    asker: Asker, problems: Sequence[Problem], config: WarmupSetConfig, folder: Path, origin: Origin | None = None
+) -> WarmupSet:
     """Draw responses, on record in ``folder``, and return those worth learning.
 
-    Raises ``WarmupError`` when there is none, and as ``Asker.each`` does.
+    ``origin`` as of ``Asker.each``. Raises ``WarmupError`` when there is none, and as that does.
     """
     asked = question(config)
     voice = Voice(asked, asker.model)
     writing = Writing(config.prompt, voice.opening, tuple(asker.model.tokenizer.all_special_tokens))
     by = {"kept": config.kept, "behaviours": config.behaviours}
-    sifted = asker.each(asked, problems, folder, Reduction(Sifted, partial(sift, config, writing), by))
+    reduction = Reduction(Sifted, partial(sift, config, writing), by)
+    sifted = asker.each(asked, problems, folder, reduction, origin=origin)
     found = tuple(
         Demonstration(problem, kept) for problem, one in zip(problems, sifted, strict=True) for kept in one.kept
     )

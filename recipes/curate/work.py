@@ -39,6 +39,8 @@ class Work:
     against: Sequence[EvaluationSet]
     asker: Asker | None
     """Asks the model; ``None`` without one."""
+    identity: str = ""
+    """Changes when any row does."""
     done: list[str] = field(default_factory=list)
     """Stages that rows have come through, by name."""
     pool: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
