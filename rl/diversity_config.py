@@ -24,7 +24,7 @@ class CollapseConfig(Config):
     """Iterations, from the first one that is measured, whose mean is what later ones are compared with."""
     window: int = Field(3, ge=1)
     """Iterations that are averaged before they are compared."""
-    groups: int = Field(20, ge=1)
+    groups: int = Field(10, ge=1)
     """Fewest groups with two wrong responses in a window, and in the first iterations: with fewer, nothing is said of
     them."""
 
