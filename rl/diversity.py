@@ -10,7 +10,7 @@ import numpy as np
 from rl.record.metrics import Row
 from rl.rewarding import ScoredGroup
 from rollout.embedding.bag import DIMENSION, bags
-from rollout.embedding.diversity import vendi_score
+from rollout.embedding.diversity import effective_rank
 from rollout.embedding.vectors import Array, Vectors
 from rollout.embedding.whitening import Moments
 from rollout.types import Rollout, StopReason, Tokens, joined
@@ -78,7 +78,7 @@ def spread(value: float, n: int) -> float:
 
 def rank(vectors: Array, whitened: Vectors) -> float:
     """Return the effective rank of responses; exactly 1 of those that are the same, also where they are the mean."""
-    return vendi_score(whitened) if differ(vectors) else 1.0
+    return effective_rank(whitened) if differ(vectors) else 1.0
 
 
 def differ(vectors: Array) -> bool:

@@ -17,7 +17,7 @@ from rl.record.health import Course, findings, halted
 from rl.record.metrics import METRICS, Row
 from rl.rewarding import ScoredGroup
 from rollout.embedding.bag import DIMENSION, bags
-from rollout.embedding.diversity import vendi_score
+from rollout.embedding.diversity import effective_rank
 from rollout.embedding.whitening import Moments
 from rollout.types import Author, Group, Prompt, Rollout, Segment, StopReason
 
@@ -111,14 +111,14 @@ def test_a_row_is_the_mean_over_the_groups_of_what_the_definition_says() -> None
     np.testing.assert_allclose(after.scatter, whole.scatter, atol=1e-9)
     assert after.count == 256
     whitener = whole.finalize()
-    ranks = [vendi_score(whitener.transform(bags(each))) for each in texts]
+    ranks = [effective_rank(whitener.transform(bags(each))) for each in texts]
     assert row["diversity/effective_rank"] == pytest.approx(np.mean(ranks), abs=1e-6)
     assert row["diversity/spread"] == pytest.approx((np.mean(ranks) - 1) / 7, abs=1e-6)
-    firsts = vendi_score(whitener.transform(bags([each[0] for each in texts])))
+    firsts = effective_rank(whitener.transform(bags([each[0] for each in texts])))
     assert row["diversity/across"] == pytest.approx((firsts - 1) / 15, abs=1e-6)
     for name, wanted in (("right", True), ("wrong", False)):
         shares = [
-            (vendi_score(whitener.transform(bags(chosen))) - 1) / (len(chosen) - 1)
+            (effective_rank(whitener.transform(bags(chosen))) - 1) / (len(chosen) - 1)
             for item in groups
             if len(chosen := [r.token_ids for r in item.group.rollouts if r.correct is wanted]) > 1
         ]
