@@ -23,11 +23,12 @@ from recipes.curate.asking import Asker
 from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
-from recipes.curate.pipeline import Curation, Nothing, say
+from recipes.curate.pipeline import Curation, Nothing
 from recipes.curate.reading import HUB, name_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
 from recipes.curate.rows import Numbers
+from recipes.curate.showing import Showing
 from recipes.curate.spread import cores, here, on_cluster
 from recipes.curate.stages import asked_folder, origin
 from recipes.curate.summary import results_of
@@ -41,7 +42,6 @@ from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
 from rollout.problems.source import ProblemError, find_data
-from rollout.progress import progress
 from rollout.user_code import UserCodeError
 
 REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
@@ -80,8 +80,13 @@ def carry_out(order: Order) -> int:
         except VectorsError as error:
             raise ProblemError(f"embeddings: {error}") from error
         except LaunchError as error:
-            print(f"k15: {error}", file=sys.stderr)
+            say(str(error))
             return 1
+
+
+def say(text: str) -> None:
+    """Print one line to standard error."""
+    print(f"k15: {text}", file=sys.stderr, flush=True)
 
 
 def check_libraries() -> None:
@@ -132,7 +137,7 @@ def opened(order: Order, sets: list[EvaluationSet], stopper: Stopper) -> Iterato
             spread = encoding = on_cluster()
         else:
             spread, encoding = here(config.workers or cores()), here(1)
-        view = stack.enter_context(progress())
+        view = stack.enter_context(Showing())
         asker = None
         if order.model:
             asker = stack.enter_context(Asker(order.model, config.engine, config.ray, config.seed, longest(order)))
@@ -165,6 +170,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     results = results_of(work, curation.passed, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
+    work.view.close()
     if ended is not None:
         say(str(ended))
         return 1

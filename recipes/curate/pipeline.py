@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -172,6 +171,7 @@ class Curation:
         if self.space.note(name) is None:
             began = time.monotonic()
             outcome = act()
+            self.work.view.close()
             write_outcome(folder, outcome)
             facts = {
                 "seconds": round(time.monotonic() - began, 1),
@@ -188,9 +188,9 @@ class Curation:
         passed = Passed(name, len(numbers), reasons, told["seconds"], told["facts"], told["warnings"])
         self.passed.append(passed)
         self.work.done.append(name)
-        say(line(passed))
+        self._say(line(passed))
         for warning in passed.warnings:
-            say(f"warning: {warning}")
+            self._say(f"warning: {warning}")
         left = without(numbers, drops)
         if not len(left):
             raise Nothing(
@@ -200,13 +200,16 @@ class Curation:
             )
         return left
 
+    def _say(self, text: str) -> None:
+        self.work.view.print(f"k15: {text}")
+
     def _begin(self, name: str, inputs: Mapping[str, Any]) -> Path:
         """Return the folder of a stage, emptied of a result that other inputs have made."""
         new = json.loads(json.dumps(inputs, default=str))
         file = self.space.folder(name) / "stage.json"
         if file.exists() and (changed := differences(json.loads(file.read_bytes())["inputs"], new)):
             keys = [one for one in changed if not one.startswith("rows:")]
-            say(f"{name}: made again ({'; '.join(keys[:3]) or 'other rows come to it'})")
+            self._say(f"{name}: made again ({'; '.join(keys[:3]) or 'other rows come to it'})")
             stages.clear(self.space.folder(name))
             if name == "read":
                 shutil.rmtree(self.work.out / "rows", ignore_errors=True)
@@ -218,11 +221,6 @@ def line(passed: Passed) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in passed.reasons.items())
     dropped = f"  dropped {reasons}" if reasons else "  dropped none"
     return f"{passed.name:<14}{passed.entered:>10,} ->{passed.left:>10,}{dropped}"
-
-
-def say(text: str) -> None:
-    """Print one line to standard error."""
-    print(f"k15: {text}", file=sys.stderr, flush=True)
 
 
 def _digest(parts: Any) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,14 +106,17 @@ def formats(work: Work, numbers: Numbers) -> Outcome:
     assert work.config.formats is not None
     work.view.stage("formats", len(numbers))
     columns = ("statement", "answer", "verifier")
-    pieces_ = (
-        list(zip(own.tolist(), *(table.column(name).to_pylist() for name in columns), strict=True))
-        for own, table in work.rows.chosen(numbers, columns)
-    )
+    sizes: deque[int] = deque()
+
+    def shards() -> Iterator[list[tuple[int, str, str, str]]]:
+        for own, table in work.rows.chosen(numbers, columns):
+            sizes.append(len(own))
+            yield list(zip(own.tolist(), *(table.column(name).to_pylist() for name in columns), strict=True))
+
     drops: list[Drop] = []
-    for some in work.spread(Formats(work.config.formats.exclude), pieces_):
+    for some in work.spread(Formats(work.config.formats.exclude), shards()):
         drops += some
-        work.view.advance(min(SHARD, len(numbers)))
+        work.view.advance(sizes.popleft())
     return Outcome(drops)
 
 
@@ -236,14 +240,17 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
     detector = Detector(work.against, rarity, keys, index, threshold)
     work.view.stage("decontaminate", len(numbers))
 
+    sizes: deque[int] = deque()
+
     def shards() -> Iterator[tuple[list[str], list[str], np.ndarray]]:
         for own, table in work.rows.chosen(numbers, ["statement"]):
+            sizes.append(len(own))
             yield [str(n) for n in own], table.column("statement").to_pylist(), embedded.of(own)
 
     found = pairs_of([])
     for some in work.spread(Detect(detector), shards()):
         found = found.merge(some)
-        work.view.advance(min(SHARD, len(numbers)))
+        work.view.advance(sizes.popleft())
     write_matches(work.out / "contamination" / MATCHES, [*found.confirmed, *found.others])
     drops = [
         Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")

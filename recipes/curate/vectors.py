@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.curate.rows import SHARD, Numbers, Rows
+from recipes.curate.showing import Showing
 from recipes.curate.spread import Spread
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
 from rollout.embedding.null import Null, null_of
 from rollout.embedding.whitening import Whitener, moments
 from rollout.files import replace_file, written_aside
-from rollout.progress import Progress
 
 Vectors = npt.NDArray[np.float32]
 
@@ -61,7 +61,7 @@ class Embedded:
     whitening: WhiteningConfig
     seed: int
 
-    def make(self, spread: Spread, view: Progress) -> None:
+    def make(self, spread: Spread, view: Showing) -> None:
         """Encode what is not encoded yet, and whiten all. Raises ``WhiteningError`` and ``ModelPathError``."""
         told = self._told()
         state = self.folder / "state.json"
@@ -88,7 +88,7 @@ class Embedded:
         file = self.folder / "encoder.json"
         return file.exists() and json.loads(file.read_bytes()) == fingerprint
 
-    def _encode(self, spread: Spread, view: Progress) -> None:
+    def _encode(self, spread: Spread, view: Showing) -> None:
         done = [shard for shard, own in self._owned() if self._has(shard, own)]
         total = len(self.pool)
         earlier = sum(len(own) for shard, own in self._owned() if shard in done)

@@ -13,10 +13,10 @@ import numpy as np
 
 from recipes.curate.config import CurateConfig
 from recipes.curate.rows import Numbers, Rows
+from recipes.curate.showing import Showing
 from recipes.curate.spread import Spread
 from recipes.curate.vectors import Embedded
 from rollout.problems.rows import problem_of
-from rollout.progress import Progress
 from rollout.types import Problem
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Work:
     spread: Spread[Any, Any]
     encoding: Spread[Any, Any]
     """Over processes that each load the encoder."""
-    view: Progress
+    view: Showing
     names: tuple[str, ...]
     """Of the sources."""
     against: Sequence[EvaluationSet]
