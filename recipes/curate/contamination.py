@@ -38,6 +38,8 @@ _LONGER = 1.5
 """A text that contains another is longer by this factor; else the two say the same."""
 _ALIKE = 0.85
 """Templates are nearly equal that share this part of words and of runs."""
+_SAME_NUMBERS = 0.4
+"""Two problems have the same numbers that share this part of them: written in words or digits, some differ."""
 _BLOCK = 1024
 """Training problems whose neighbours are looked up at a time."""
 
@@ -110,7 +112,7 @@ class Detector:
         """Canonical text, or template -> problems that have it."""
         self.postings: dict[str, list[int]] = defaultdict(list)
         for position, form in enumerate(self.forms):
-            for text in {form.canonical, form.template}:
+            for text in {form.canonical, form.plain, form.template}:
                 _add(self.equal[text], position)
             for key in keys(form):
                 if self.weights[key] >= _TELLING:
@@ -158,32 +160,36 @@ class Detector:
             elif (part := score / max(min(total, other), 1e-9)) >= self.config.contained / 2:
                 best.append((part * _LIKELY, position))  # the shorter of the two stands in the other, perhaps
         found = {position for _, position in heapq.nlargest(self.config.candidates, best)}
-        return found.union(self.equal.get(form.canonical, ()), self.equal.get(form.template, ()))
+        return found.union(*(self.equal.get(text, ()) for text in (form.canonical, form.plain, form.template)))
 
     def _sure(self, shares: Likeness, cosine: float | None) -> float:
         """Return how sure it is that two problems say the same, 0 to 1: a logistic regression on planted problems
         (``python -m benchmarks.contamination``), its weights rounded. Vectors only add to it: without them nothing is
         taken away.
         """
-        nearness = 0.0 if cosine is None else max(0.0, cosine - self.threshold) / max(1 - self.threshold, 1e-9)
-        score = 4 * shares.words + 5 * shares.runs + 9 * shares.numbers + 2.5 * math.log1p(shares.mass) - 13
-        return 1 / (1 + math.exp(-(score + 3 * nearness)))
+        numbers = shares.numbers if shares.counted or shares.others else (shares.words + shares.runs) / 2
+        score = 2 * (shares.words + shares.runs) + 3 * math.log1p(shares.mass + shares.counted) + 9 * numbers - 13
+        if cosine is not None and self.threshold < 1:
+            score += 3 * max(0.0, cosine - self.threshold) / (1 - self.threshold)
+        return 1 / (1 + math.exp(-score))
 
     def _verdict(self, one: Form, other: Form, shares: Likeness, sure: float) -> tuple[Kind | None, str]:
         """Return the kind of contamination, or ``None`` and why it is none."""
-        if one.canonical == other.canonical:
+        enough = shares.mass >= self.config.mass
+        if one.canonical == other.canonical or (enough and one.plain == other.plain):
             return "same", ""
-        if shares.mass < self.config.mass:
-            return None, "too short or too common to tell: only the same text would count"
         longer, shorter = max(one.length, other.length), min(one.length, other.length)
-        if longer >= _LONGER * shorter and shares.inside >= self.config.contained:
+        if enough and longer >= _LONGER * shorter and shares.inside >= self.config.contained:
             return "contains", ""
-        if sure >= self.config.overlap:
+        same_numbers = shares.numbers >= _SAME_NUMBERS or not (shares.counted or shares.others)
+        if same_numbers and sure >= self.config.overlap and shares.mass + shares.counted >= self.config.mass / 2:
             return "reworded", ""
-        if one.template == other.template or min(shares.words, shares.runs) >= _ALIKE:
+        alike = one.template == other.template or min(shares.words, shares.runs) >= _ALIKE
+        if enough and alike:
             return "renumbered", ""
-        alike = shares.words >= self.config.overlap
-        return None, "alike, with other numbers and other words" if alike else "another problem"
+        if alike or sure >= self.config.overlap:
+            return None, "too short or too common to tell: only the same text would count"
+        return None, "other words" if same_numbers else "other words and other numbers"
 
 
 def _add(positions: list[int], position: int) -> None:
