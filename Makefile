@@ -12,6 +12,9 @@ NO_PYTHON = set-up: no Python 3.11 to 3.14 with its venv module found: sudo apt-
 SET_UP = @[ -n "$(PYTHON)" ] || { echo "$(NO_PYTHON)" >&2; exit 1; }; "$(PYTHON)" tools/setup.py
 PY := .venv/bin/python
 
+# Container images set it. Without compiled files, importing vLLM takes every process that does so twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `$(or ...)` would take the comma for the end of its argument.
 EXTRAS ?= cpu,dev
 

@@ -37,6 +37,14 @@ class EvalView:
         """The callbacks for ``evaluate``."""
         return Watch(self._on_response, self._on_answer)
 
+    def passed(self, n: int) -> None:
+        """Count ``n`` responses as done that nobody has to see: those of an earlier process, or that are not drawn."""
+        self._view.advance(n)
+
+    def say(self, text: str) -> None:
+        """Show a text in the place of the score, until there is a newer one."""
+        self._view.say(text)
+
     def _on_response(self, response: Response) -> None:
         self._view.advance(0, response.tokens or 0)
 

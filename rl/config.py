@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rl import placement
+from rl.diversity_config import DiversityConfig
 from rl.learner.config import LearnerConfig, ModelConfig, ScratchModel
 from rl.learner.window import window_of
 from rl.objectives.config import ClassesConfig
@@ -130,7 +131,8 @@ class SamplingConfig(Config):
     floor: float = Field(0.05, gt=0)
     """Prioritised: added to 1 - s so that solved problems stay reachable; not published."""
     initial_success: float = Field(0.0, ge=0, le=1)
-    """Prioritised: success rate assumed before a problem was first tried; not published."""
+    """Prioritised: success rate assumed before a problem was first tried, where no pass rate of it is known (field
+    ``pass_rate``, which ``k15 curate`` writes); not published."""
 
 
 class EvalConfig(Config):
@@ -251,6 +253,8 @@ class RunConfig(Config):
     reward: RewardConfig = RewardConfig()
     environment: EnvironmentConfig | None = None
     """What answers when the policy has ended a turn; ``null``: nothing, the end token ends the response."""
+    diversity: DiversityConfig | None = None
+    """A watch over how different the responses are; ``null``: none."""
     sampling: SamplingConfig = SamplingConfig()
     eval: EvalConfig = EvalConfig()
     promise: PromiseConfig | None = None

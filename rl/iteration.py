@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rl.config import RunConfig
+from rl.diversity import observe
 from rl.learner.stats import IterationStats
 from rl.learner.window import has_loss, window_of
 from rl.objectives.protocol import Objective
 from rl.parts import Parts, Policy
 from rl.record.log import Evaluation, Timer
 from rl.record.measure import Iteration, measure
+from rl.record.metrics import Row
 from rl.rewarding import ScoredGroup, failures
 from rl.state import checkpoint
 from rl.state.checkpoint import RunState, Totals, Writer
@@ -163,6 +165,11 @@ def conclude(
     state: RunState, i: int, done: Trained, unfinished: Sequence[Group], config: RunConfig, parts: Parts, timer: Timer
 ) -> RunState:
     """Write the row of an iteration, and return the state after it; ``unfinished``: the groups that are carried on."""
+    diversity: Row = {}
+    moments = None
+    if config.diversity is not None:
+        with timer("diversity"):
+            diversity, moments = observe(done.scored, state.moments)
     iteration = Iteration(
         version=i,
         groups=done.groups,
@@ -182,10 +189,11 @@ def conclude(
         idle=timeline.lap(i),
     )
     audited = parts.rewarder.audited()  # before the counts, which it adds to
-    row = parts.log.write(i, measure(iteration, config.rollout) | audited | parts.rewarder.counts())
+    row = parts.log.write(i, measure(iteration, config.rollout) | diversity | audited | parts.rewarder.counts())
     parts.watch.iteration(row)
     parts.inspect(row)
-    return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), add_up(state.totals, done, timer))
+    totals = add_up(state.totals, done, timer)
+    return RunState(i + 1, tuple(unfinished), parts.sampler.state_dict(), totals, moments)
 
 
 def add_up(totals: Totals, done: Trained, timer: Timer) -> Totals:

@@ -181,8 +181,9 @@ class CurriculumSampler(Sampler):
 class PrioritizedSampler(Sampler):
     """P(i) proportional to 1 - s_i + floor, s_i a running success rate [2501.12599 §2.3.4].
 
-    Of a stream, the problems of the last ``POOL_DRAWS`` batches compete with a batch of unseen ones, which count with
-    the ``initial`` success rate; what was not drawn for longer is forgotten.
+    It begins with the problem's pass rate in curation, where that is known, else with ``initial``. Of a stream, the
+    problems of the last ``POOL_DRAWS`` batches compete with a batch of unseen ones; what was not drawn for longer is
+    forgotten.
     """
 
     def __init__(
@@ -201,7 +202,11 @@ class PrioritizedSampler(Sampler):
         self.success: dict[int, float] = {}
         """Index -> running success rate; of a stream, least recently drawn first."""
         self._index: dict[str, int] = {}
+        self._first: dict[int, float] = {}
+        """Index -> pass rate in curation, of a finite source where it is known."""
         if self.size is not None:
+            rates = ((index, source[index].pass_rate) for index in range(self.size))
+            self._first = {index: rate for index, rate in rates if rate is not None}
             self._index = {source[index].id: index for index in range(self.size)}
 
     def update(self, success: Mapping[str, float]) -> None:
@@ -209,8 +214,15 @@ class PrioritizedSampler(Sampler):
             index = self._index.get(name)
             if index is None:  # forgotten while its rollouts were still running
                 continue
-            old = self.success.get(index, self.initial)
-            self.success[index] = (1 - self.ema) * old + self.ema * rate
+            self.success[index] = (1 - self.ema) * self.rate(index) + self.ema * rate
+
+    def rate(self, index: int) -> float:
+        """Return the running success rate of a problem, or what it begins with."""
+        known = self.success.get(index)
+        if known is not None:
+            return known
+        first = self._first.get(index) if self.size is not None else self.source[index].pass_rate
+        return self.initial if first is None else first
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"success": [[index, rate] for index, rate in self.success.items()]}
@@ -230,7 +242,9 @@ class PrioritizedSampler(Sampler):
         # Unseen problems that were not chosen stay unseen: the stream goes on behind the last one that was.
         self.cursor = max([unseen_from, *(index + 1 for index in chosen if index >= unseen_from)])
         for index in chosen:
-            self.success[index] = self.success.pop(index, self.initial)
+            rate = self.rate(index)
+            self.success.pop(index, None)  # to the end
+            self.success[index] = rate
             self._index[self.source[index].id] = index
         for index in list(self.success)[: -POOL_DRAWS * self.batch]:
             del self.success[index]
@@ -238,7 +252,7 @@ class PrioritizedSampler(Sampler):
         return chosen
 
     def _weighted(self, candidates: Sequence[int], n: int) -> list[int]:
-        weights = np.array([1.0 - self.success.get(index, self.initial) + self.floor for index in candidates])
+        weights = np.array([1.0 - self.rate(index) + self.floor for index in candidates])
         return self._pick(candidates, n, weights)
 
 

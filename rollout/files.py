@@ -37,6 +37,20 @@ def remove_asides(folder: Path) -> None:
 
 
 @contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path``; what is written there takes its place when the block ends, and is gone when it
+    raises. Raises ``OSError``.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """Open a text file that takes the place of ``path`` when the block ends, and not at all when it raises.
 

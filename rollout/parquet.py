@@ -6,7 +6,6 @@ meaning.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from rollout.files import written_aside
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -29,16 +30,13 @@ def write_tables(
 
     ``dictionary`` names the columns that are stored by a dictionary of their values; all of them by default.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=dictionary) as writer:
-            for table in tables:
-                if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
-                    writer.write_table(table)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=dictionary) as writer,
+    ):
+        for table in tables:
+            if table.num_rows:  # datasets cannot read an empty row group, but reads a file that has none
+                writer.write_table(table)
 
 
 def read_table(

@@ -78,6 +78,9 @@ class Problem:
     """Higher is harder; the unit is the source's own (level, number of steps). ``None``: unknown."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the source (level, subject, tests); plain JSON values."""
+    pass_rate: float | None = None
+    """Share of right responses that a model gave before training (``k15 curate``), from 0 to 1: what prioritised
+    sampling begins with. ``None``: unknown."""
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -86,6 +89,8 @@ class Problem:
             raise ValueError(f"problem {self.id!r}: its last message must be the user's, and not empty")
         if self.verifier and not self.answer:
             raise ValueError(f"problem {self.id!r}: 'answer' is empty, which verifier {self.verifier!r} needs")
+        if self.pass_rate is not None and not 0 <= self.pass_rate <= 1:
+            raise ValueError(f"problem {self.id!r}: 'pass_rate' is {self.pass_rate}, not a number from 0 to 1")
 
     @classmethod
     def ask(
@@ -97,9 +102,10 @@ class Problem:
         source: str = "",
         difficulty: float | None = None,
         extra: Mapping[str, Any] | None = None,
+        pass_rate: float | None = None,
     ) -> Self:
         """Return a problem that is one question."""
-        return cls(id, (Message("user", prompt),), answer, verifier, source, difficulty, extra or {})
+        return cls(id, (Message("user", prompt),), answer, verifier, source, difficulty, extra or {}, pass_rate)
 
     @property
     def prompt(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW_TOGETHER = {
     **dict.fromkeys(
-        ("test_actors", "test_alone", "test_math_contexts", "test_sandbox_service", "test_shorten", "test_worker"),
+        (
+            "test_actors",
+            "test_alone",
+            "test_curate_cluster",
+            "test_math_contexts",
+            "test_sandbox_service",
+            "test_shorten",
+            "test_worker",
+        ),
         "ray_cluster",
     ),
     **dict.fromkeys(("test_head_vllm", "test_moba_vllm", "test_vllm_engine", "test_vllm_flight"), "vllm"),
     # Two at the same time, each with a Ray of its own, take longer than one after the other: all of it waits awake.
-    **dict.fromkeys(("test_cluster", "test_cluster_ranks"), "clusters"),
+    **dict.fromkeys(
+        (
+            "test_cluster",
+            "test_cluster_elastic",
+            "test_cluster_ranks",
+            "test_launch",
+            "test_placement",
+            "test_ray_jobs",
+        ),
+        "clusters",
+    ),
 }
 """Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
 RANKS = (
@@ -67,6 +86,19 @@ class Together(LoadScopeScheduling):
         if self.config.option.markexpr.startswith("slow"):
             return SLOW_TOGETHER.get(name, name)
         return QUICK_TOGETHER.get(name, nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """The longest first: to xdist that is what has most tests, and these are nine."""
+        if "clusters" in self.workqueue:
+            self.workqueue.move_to_end("clusters", last=False)
+        super()._assign_work_unit(node)
+
+
+def pytest_collection_finish() -> None:
+    """From here on nothing that a test imports is compiled to a file: what it writes anew within a second, and as
+    long, Python would take for what was there before.
+    """
+    sys.dont_write_bytecode = True
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:

@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of two nodes on this machine: ``python -m tests.two_nodes CONFIG RUN``.
+"""A run on a Ray cluster of two nodes on this machine: ``python -m tests.two_nodes CONFIG RUN [KEYS]``.
 
 The first has room for all but one process. ``RUN/nodes.json`` gets the node of each of the learner's ranks.
 """
@@ -12,8 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import yaml
-
+from recipes.commands.choose import resolve
 from recipes.run.launching import Machines, launch
 from recipes.run.session import run
 from recipes.run.setup import Setup
@@ -48,4 +47,6 @@ def main(config: RunConfig, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(RunConfig.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2])))
+    _, file, folder, *keys = sys.argv
+    pairs = [(name.removeprefix("--"), value) for name, value in zip(keys[::2], keys[1::2], strict=True)]
+    sys.exit(main(resolve(None, Path(file), pairs), Path(folder)))

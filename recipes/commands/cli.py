@@ -14,6 +14,9 @@ from pathlib import Path
 
 from recipes import RECIPES
 from recipes.commands.choose import described, recipe_config, resolve, short_name
+from recipes.commands.curate_cli import FLAGS as CURATE_FLAGS
+from recipes.commands.curate_cli import OPTIONS as CURATE_OPTIONS
+from recipes.commands.curate_cli import add_command as add_curate_command
 from recipes.commands.eval_cli import add_commands as add_eval_commands
 from recipes.commands.eval_cli import split_extra
 from recipes.commands.reward_cli import add_commands as add_reward_commands
@@ -33,6 +36,10 @@ start here
   k15 report runs/quickstart                    write the run's report.html (a run also writes it itself)
   k15 trace runs/quickstart                     what learner and engines did when, for Perfetto
   k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
+
+problems to train on (docs/data.md)
+  k15 curate FILE ... --against math500 --out D   verified, without duplicates, decontaminated; a report of all fates
+  k15 curate FILE ... --model M --out D           also what cannot be guessed, with the model's pass rates
 
 judge answers
   k15 grade outputs.jsonl --gold-field answer   verdict, extracted answer and reason for each response
@@ -100,11 +107,11 @@ exit codes
 
 
 def split_keys(
-    arguments: Sequence[str], options: Sequence[str] = ("config", "run-dir")
+    arguments: Sequence[str], options: Sequence[str] = ("config", "run-dir"), flags: Sequence[str] = ()
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the arguments of ``train`` without its ``--dotted.key value`` pairs, and those pairs.
 
-    ``options`` are those of the command itself that take a value.
+    ``options`` are those of the command itself that take a value, ``flags`` those that take none.
 
     Done before argparse sees them: it would take the value of an option that it does not know for the recipe.
     """
@@ -116,7 +123,7 @@ def split_keys(
         if argument.startswith("--") and name in options and not has_value:
             own += [argument, *rest[:1]]
             del rest[:1]
-        elif not argument.startswith("--") or name in ("", *options, "dry-run", "help"):
+        elif not argument.startswith("--") or name in ("", *options, *flags, "dry-run", "help"):
             own.append(argument)
         elif has_value:
             pairs.append((name, value))
@@ -240,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
     add_reward_commands(command)
     add_eval_commands(command)
     add_shorten_command(command)
+    add_curate_command(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
     one.add_argument("recipe", metavar="RECIPE", help="see `k15 recipes`, or FILE.py")
@@ -265,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["shorten"]:
             own, pairs = split_keys(given[1:], SHORTEN_OPTIONS)
             given = ["shorten", *own]
+        if given[:1] == ["curate"]:
+            own, pairs = split_keys(given[1:], CURATE_OPTIONS, CURATE_FLAGS)
+            given = ["curate", *own]
         given, extra = split_extra(given) if given[:1] == ["serve"] else (given, ())
         parsed = parser().parse_args(given)
         parsed.pairs, parsed.extra = pairs, extra

@@ -44,21 +44,18 @@ class ReadConfig(Config):
 class FormatsConfig(Config):
     """Questions whose answers can be guessed, or that no rule can judge, are left out [2501.12599 §2.1]."""
 
-    exclude: tuple[Literal["multiple_choice", "true_false", "proof", "several_answers", "no_question"], ...] = (
-        "multiple_choice",
-        "true_false",
-        "proof",
-        "several_answers",
-        "no_question",
-    )
-    """Formats to leave out."""
+    exclude: tuple[
+        Literal["multiple_choice", "true_false", "few_answers", "proof", "several_answers", "no_question"], ...
+    ] = ("multiple_choice", "true_false", "few_answers", "proof", "several_answers", "no_question")
+    """Formats to leave out; ``recipes.curate.formats`` says what counts as which."""
 
 
 class DuplicatesConfig(Config):
     """Of problems that say the same one is kept; of a template with other numbers a few."""
 
-    jaccard: float = Field(0.8, gt=0, le=1)
-    """Near duplicates share this part of their word n-grams (found by MinHash, then computed)."""
+    jaccard: float = Field(0.6, gt=0, le=1)
+    """Near duplicates have word n-grams of this Jaccard similarity (found by MinHash, then computed), the same numbers
+    and the same answer; texts with few numbers in common, and templates, one half as far from 1."""
     ngram: int = Field(3, ge=1)
     """Words per n-gram."""
     permutations: int = Field(128, ge=16)
@@ -104,8 +101,9 @@ class GuessConfig(Config):
     """Longest guess: the cap leaves no room for reasoning."""
     prompt: str = "{problem}\n\nGive the final answer at once, without any reasoning."
     """How a problem is put."""
-    prefix: str = "\\boxed{"
-    """The beginning of the response, written for the model, so that it can but answer; empty: none."""
+    prefix: str = "The final answer is \\boxed{"
+    """The beginning of the response, written for the model, so that it can but answer; empty: none. Where the verifier
+    reads no box, nothing is written."""
 
     @model_validator(mode="after")
     def _has_the_problem(self) -> Self:

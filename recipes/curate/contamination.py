@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from recipes.curate.likeness import Form, Likeness, Rarity, Weight, form_of, keys, likeness, weight_of
+from rollout.files import replacing
+from rollout.lines import read_lines
+from rollout.strict_json import dumps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +32,9 @@ Kind = Literal["same", "contains", "reworded", "renumbered"]
 """The evidence, strongest first: the same text; one inside of the other; the same problem in other words; the same
 text with other numbers."""
 KINDS: tuple[Kind, ...] = ("same", "contains", "reworded", "renumbered")
+MATCHES = "matches.jsonl"
+SHOWN = 1000
+"""Candidates that are kept although they are not confirmed: there are several for each row of the pool."""
 _POSTINGS = 30
 """Evaluation problems that one word or run leads to."""
 _TELLING = 0.5
@@ -230,6 +237,43 @@ def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list
         [(int(position), float(cosine)) for position, cosine in zip(*pair, strict=True) if position >= 0]
         for pair in zip(positions, cosines, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was found in a part of the pool: all that is confirmed, and of the rest the most alike."""
+
+    confirmed: list[Match]
+    others: list[Match]
+    """At most ``SHOWN``, the most alike first."""
+    counts: Counter[str]
+    """Candidates by evaluation set, those that are not here included."""
+
+    def merge(self, more: Pairs) -> Pairs:
+        """Return what two parts have together."""
+        others = heapq.nlargest(SHOWN, [*self.others, *more.others], key=lambda match: match.overlap)
+        return Pairs([*self.confirmed, *more.confirmed], others, self.counts + more.counts)
+
+
+def pairs_of(matches: Iterable[Match]) -> Pairs:
+    """Return the matches of a part of the pool."""
+    every = list(matches)
+    others = heapq.nlargest(SHOWN, (one for one in every if not one.kind), key=lambda match: match.overlap)
+    counts = Counter(one.evaluation_set for one in every)
+    return Pairs([one for one in every if one.kind], others, counts)
+
+
+def write_matches(path: Path, matches: Iterable[Match]) -> None:
+    """Write pairs as JSON Lines. Raises ``OSError``."""
+    with replacing(path) as file:
+        for match in matches:
+            file.write(dumps(asdict(match)) + "\n")
+
+
+def read_matches(path: Path) -> Iterator[Match]:
+    """Yield what ``write_matches`` wrote."""
+    for _, row in read_lines(path):
+        yield Match(**row)
 
 
 def confirmed(matches: Iterable[Match]) -> dict[str, Match]:

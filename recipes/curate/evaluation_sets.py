@@ -113,25 +113,14 @@ def _from_file(given: Path) -> EvaluationSet:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield number (from 1) and fields of each row."""
-    if path.suffix.lower() != ".parquet":
-        from rollout.problems.jsonl import read_rows
-
-        yield from read_rows(path)
-        return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from rollout.problems.jsonl import read_rows
+    from rollout.problems.parquet import parquet_rows
 
     wanted = {"id", *FIELDS, *ANSWERS}
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name.casefold() in wanted]
-            number = 0
-            for batch in file.iter_batches(1024, columns=columns):
-                for number, row in enumerate(batch.to_pylist(), number + 1):
-                    yield number, row
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ProblemError(f"{path}: not a readable Parquet file: {reason}") from error
+    if path.suffix.lower() == ".parquet":
+        yield from parquet_rows(path, lambda name: name.casefold() in wanted)
+    else:
+        yield from read_rows(path)
 
 
 def _statement(fields: Mapping[str, Any]) -> str:

@@ -16,6 +16,9 @@ NUMBER = "#"
 _SPACING = re.compile(r"\\(?:[,;:!> ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|limits\b)|[$~]")
 """LaTeX that changes how a text looks and not what it says."""
 _SPELLINGS = (
+    (re.compile(r"[\^_]\s*\{\s*\}"), ""),  # scripts with nothing in them, as in "x^{}_{}"
+    (re.compile(r"\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered|split)\*?\}"), " "),
+    (re.compile(r"\\(?:rm|bf|it)\b"), " "),
     (re.compile(r"\\[dt]frac\b"), r"\\frac"),
     (re.compile(r"\\(?:text|mathrm|textbf|mbox|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot)\b|[×·]"), "*"),
@@ -23,6 +26,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:geq?)\b|≥"), ">="),
     (re.compile(r"[−–—]"), "-"),
     (re.compile(r"[‘’`]"), "'"),
+    (re.compile(r"\s'(?=s\b)"), "'"),  # "the boy 's hat"
     (re.compile(r"[“”]|''"), '"'),
     (re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))"), ""),
 )

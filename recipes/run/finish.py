@@ -26,7 +26,8 @@ from rewards.score import Score
 from rewards.stats import Estimate
 from rl.actors import LearnerDead
 from rl.config import RunConfig
-from rl.record.health import Course, Finding, findings
+from rl.record.finding import Finding
+from rl.record.health import Course, alarms, findings
 from rl.record.log import Evaluation, MetricsLog, find_evaluation, write_evaluation
 from rl.record.metrics import Row
 from rl.state import checkpoint
@@ -280,7 +281,7 @@ def told(config: RunConfig, outcome: Outcome, paired: Paired | None, judge_promi
         after=outcome.after,
         change=Estimate(paired.difference, paired.low, paired.high, paired.problems) if paired else None,
         promise=config.promise if judge_promise else None,
-        alarm=config.reward.model.alarm if config.reward.model else None,
+        **alarms(config),
     )
     return findings(course)
 

@@ -39,6 +39,21 @@ def judge(gold: str, answer: str, tolerance: Fraction | None = None, timeout_s: 
     return Score.right(shown) if verdict.same else Score.wrong(verdict.reason, shown)
 
 
+def unreadable(gold: str) -> str:
+    """Return why ``gold`` has no value for the grader, so that nothing but its own spelling is right; empty: it has
+    one, or is a choice.
+    """
+    try:
+        expected = clean(narrow(gold))
+        if not expected:
+            return "the reference is empty"
+        if choice(expected, expected) is None:
+            read_gold(expected)
+    except Unreadable as error:
+        return str(error)
+    return ""
+
+
 def _compare(gold: str, answer: str, tolerance: Fraction | None, timeout_s: float) -> Verdict:
     """Return both cleaned. Raises ``Unreadable`` for the answer, ``GraderFailure``."""
     if not answer:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from rewards.stats import Estimate
 from rl.config import PromiseConfig, RunConfig
+from rl.diversity_config import CollapseConfig
+from rl.record.collapse import collapsed
+from rl.record.finding import Finding, percent, span
 from rl.record.log import Evaluation
 from rl.record.metrics import Row
 from rollout.reward_models.config import AlarmConfig
@@ -24,23 +28,6 @@ FLAT_ITERATIONS = 5
 UNGRADABLE = 0.5
 """Share of finished rollouts without a verdict from which an iteration counts as ungradable; as many in a row."""
 MORE_SIGNAL = "easier problems, a longer warm-up, or more responses per problem (rollout.k)"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know of a run; each code comes at most once in a run."""
-
-    code: str
-    """Stable name, for programs."""
-    message: str
-    """The observation, with numbers."""
-    advice: str
-    """What to do."""
-
-    @property
-    def text(self) -> str:
-        """One line."""
-        return f"{self.message}; {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -63,12 +50,26 @@ class Course:
     """The recipe's promise; ``None``: none."""
     alarm: AlarmConfig | None = None
     """The watch over a reward model; ``None``: none."""
+    collapse: CollapseConfig | None = None
+    """The watch over how different responses are; ``None``: none."""
 
     @classmethod
     def so_far(cls, config: RunConfig, rows: Sequence[Row], before: Evaluation | None = None) -> Course:
         """Return the course of a run that goes on."""
-        model = config.reward.model
-        return cls(config.iterations, config.rollout.k, rows, before, alarm=model.alarm if model else None)
+        return cls(config.iterations, config.rollout.k, rows, before, **alarms(config))
+
+
+class Alarms(TypedDict):
+    """The watches of a run, as keywords of its ``Course``."""
+
+    alarm: AlarmConfig | None
+    collapse: CollapseConfig | None
+
+
+def alarms(config: RunConfig) -> Alarms:
+    """Return the watches that a configuration has."""
+    model, diversity = config.reward.model, config.diversity
+    return {"alarm": model.alarm if model else None, "collapse": diversity.alarm if diversity else None}
 
 
 def findings(course: Course) -> list[Finding]:
@@ -78,6 +79,7 @@ def findings(course: Course) -> list[Finding]:
         ungradable(course.rows),
         flat_groups(course.rows),
         hacked(course.rows, course.alarm),
+        collapsed(course.rows, course.collapse),
         *ending(course),
     ]
     return [finding for finding in found if finding]
@@ -101,7 +103,7 @@ def weak_start(course: Course) -> Finding | None:
         return None
     return Finding(
         "weak-start",
-        f"before RL only {_percent(rate)} of the held-out responses are right: at most {100 * mixed:.0f} % of the "
+        f"before RL only {percent(rate)} of the held-out responses are right: at most {100 * mixed:.0f} % of the "
         f"groups of {course.k} can hold right and wrong ones, which alone teach anything",
         f"what helps: {MORE_SIGNAL}",
     )
@@ -117,7 +119,7 @@ def ungradable(rows: Sequence[Row]) -> Finding | None:
     )
     return Finding(
         "ungradable",
-        f"{_span(stretch)}: {lost} of {finished} responses could not be graded, and were left out of training",
+        f"{span(stretch)}: {lost} of {finished} responses could not be graded, and were left out of training",
         "mend the reward or the environment; `k15 grade RUN` lists the reasons",
     )
 
@@ -144,11 +146,6 @@ def _stretch(rows: Sequence[Row], counted: str, share: Callable[[Row], float], l
     return stretch if len(stretch) >= FLAT_ITERATIONS else []
 
 
-def _span(stretch: Sequence[Row]) -> str:
-    first, last = (round(row["iteration"]) + 1 for row in (stretch[0], stretch[-1]))
-    return f"iterations {first} to {last}"
-
-
 def flat_groups(rows: Sequence[Row]) -> Finding | None:
     """Return a finding on the first stretch of ``FLAT_ITERATIONS`` or more iterations in which nearly no group had a
     signal.
@@ -160,7 +157,7 @@ def flat_groups(rows: Sequence[Row]) -> Finding | None:
         round(sum(row.get(key, 0.0) for row in stretch))
         for key in ("groups/finished", "groups/all_wrong", "groups/all_right")
     )
-    where = _span(stretch)
+    where = span(stretch)
     if wrong >= right:
         return Finding(
             "groups-all-wrong",
@@ -204,8 +201,8 @@ def hacked(rows: Sequence[Row], alarm: AlarmConfig | None) -> Finding | None:
     false_right = sum(row.get(f"reward/{kind}false_right", 0.0) * row[f"reward/{kind}compared"] for row in window)
     return Finding(
         "reward-hacked",
-        f"{_span(window)}: the reward model agrees with {REFEREES[kind]} on {_percent(agreed)} of {compared:.0f} "
-        f"responses, {why}; {_percent(false_right / compared)} are right by the model alone",
+        f"{span(window)}: the reward model agrees with {REFEREES[kind]} on {percent(agreed)} of {compared:.0f} "
+        f"responses, {why}; {percent(false_right / compared)} are right by the model alone",
         "the policy may have learnt to please the model: read where they disagree in the report, and train the model "
         "on such responses",
     )
@@ -221,10 +218,10 @@ def _first_fall(rows: Sequence[Row], kind: str, alarm: AlarmConfig) -> tuple[Seq
         if compared < alarm.verdicts:
             continue
         if agreed < alarm.least:
-            return window, f"fewer than {_percent(alarm.least)}"
+            return window, f"fewer than {percent(alarm.least)}"
         chance = 2 * (best * (1 - best) / support + agreed * (1 - agreed) / compared) ** 0.5 if support else 0.0
         if support and best - agreed > max(alarm.fall, chance):
-            return window, f"after {_percent(best)} at best"
+            return window, f"after {percent(best)} at best"
         if agreed > best:
             best, support = agreed, compared
     return None
@@ -238,15 +235,18 @@ def _agreement(window: Sequence[Row], kind: str) -> tuple[float, float]:
 
 def halted(course: Course) -> str:
     """Return why a run is to end before its iterations are done, as one line; empty when it may go on."""
-    if course.alarm is None or course.alarm.then != "stop" or len(course.rows) >= course.iterations:
+    if len(course.rows) >= course.iterations:
         return ""
-    finding = hacked(course.rows, course.alarm)
-    if finding is None:
-        return ""
-    return (
-        f"stopped after iteration {len(course.rows)} of {course.iterations} by reward.model.alarm: {finding.text}; "
-        "`--reward.model.alarm.then warn` goes on all the same, another `least` or `fall` where it is not reached"
-    )
+    for key, alarm, finding in (
+        ("reward.model.alarm", course.alarm, hacked(course.rows, course.alarm)),
+        ("diversity.alarm", course.collapse, collapsed(course.rows, course.collapse)),
+    ):
+        if alarm is not None and alarm.then == "stop" and finding is not None:
+            return (
+                f"stopped after iteration {len(course.rows)} of {course.iterations} by {key}: {finding.text}; "
+                f"`--{key}.then warn` goes on all the same, another `least` or `fall` where it is not reached"
+            )
+    return ""
 
 
 def ending(course: Course) -> list[Finding]:
@@ -299,7 +299,7 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
     if a.high >= b.low:
         missing.append("95 % interval not above that before RL")
     if b.mean < promise.final:
-        missing.append(f"ended at {_percent(b.mean)}, not {_percent(promise.final)}")
+        missing.append(f"ended at {percent(b.mean)}, not {percent(promise.final)}")
     if not missing:
         return None
     return Finding(
@@ -307,7 +307,3 @@ def broken_promise(promise: PromiseConfig, before: Evaluation, after: Evaluation
         f"the recipe's promise is broken: {'; '.join(missing)}",
         "please report summary.json and run.json; --seed N --run-dir DIR tries another draw",
     )
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"

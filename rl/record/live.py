@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rl.record.health import Finding
+from rl.record.finding import Finding
 from rl.record.metrics import Row
 from rollout.plain import one_line
 from rollout.progress import Bar, Clock, Lines, console_on, grid, is_picture, row, spell

@@ -17,6 +17,7 @@ PHASES = {
     "score": "grade",
     "train": "train",
     "store": "store",
+    "diversity": "compare",
     "publish": "publish",
     "eval": "eval",
     "checkpoint": "save",
@@ -58,6 +59,18 @@ METRICS = {
         "share", "Of those judged, those that are right by the model and labelled wrong."
     ),
     "length_weight": Metric("", "Weight w of the length reward; 0 during its warm-up [2501.12599 §2.3.3]."),
+    # How different responses are, in runs that watch it.
+    "diversity/effective_rank": Metric(
+        "responses",
+        "Effective number of different responses in a group, mean over groups: from 1, all are alike, to k "
+        "(`docs/diversity.md`).",
+    ),
+    "diversity/spread": Metric("share", "The same as a share: 0, all are alike; 1, all differ in everything."),
+    "diversity/right_spread": Metric("share", "Of the right responses, over the groups with two of them or more."),
+    "diversity/wrong_spread": Metric("share", "Of the wrong responses, over the groups with two of them or more."),
+    "diversity/wrong_groups": Metric("groups", "Groups with two wrong responses or more."),
+    "diversity/identical": Metric("share", "Groups whose responses are all the same, token for token."),
+    "diversity/across": Metric("share", "Spread of one response each to up to 32 problems."),
     # Length of responses, and why they ended.
     "length/mean": Metric("tokens", "Mean response length of the finished rollouts."),
     "length/low": Metric("tokens", "Lower end of the mean's 95 % interval (bootstrap over groups)."),
@@ -197,6 +210,7 @@ METRICS = {
     "time/store": Metric(
         "s", "Writing the rollouts; in an overlapped run the rest of it, since that goes on beside the training."
     ),
+    "time/diversity": Metric("s", "Comparing the responses, in runs that watch their diversity."),
     "time/publish": Metric("s", "New weights into the engines, parity probe included."),
     "time/eval": Metric("s", "Held-out evaluation."),
     "time/checkpoint": Metric(

@@ -3,6 +3,7 @@
 checkpoints/000012/            state at the start of iteration 12
     state.json                 iteration, totals, sampler
     unfinished.arrow           unfinished groups with their segments
+    moments.npz                of all responses so far, in runs that watch their diversity
     learner/                   weights, optimiser, RNG
     manifest.json              SHA-256 and size of every file above, written last
 """
@@ -19,7 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from rl.stop import Interrupted
+from rollout.embedding.whitening import Moments
 from rollout.serial import read_groups, write_groups
 from rollout.timeline import SAVER, Switch
 from rollout.types import Group
@@ -27,6 +31,7 @@ from rollout.types import Group
 FORMAT = 2
 MANIFEST = "manifest.json"
 LEARNER = "learner"
+MOMENTS = "moments.npz"
 
 
 class CheckpointError(RuntimeError):
@@ -60,6 +65,8 @@ class RunState:
     sampler: dict[str, Any] = field(default_factory=dict)
     """``sampler.state_dict()``."""
     totals: Totals = Totals()
+    moments: Moments | None = None
+    """Of the vectors of all responses so far (``rl.diversity``); ``None`` where nobody watches."""
 
 
 def _write_state(folder: Path, state: RunState) -> None:
@@ -71,6 +78,8 @@ def _write_state(folder: Path, state: RunState) -> None:
     }
     (folder / "state.json").write_text(json.dumps(row))
     write_groups(folder / "unfinished.arrow", state.unfinished)
+    if (known := state.moments) is not None:
+        np.savez(folder / MOMENTS, count=known.count, mean=known.mean, scatter=known.scatter)
 
 
 def _read_state(folder: Path) -> RunState:
@@ -81,7 +90,13 @@ def _read_state(folder: Path) -> RunState:
             "version that began it, or choose another --run-dir"
         )
     unfinished = tuple(read_groups(folder / "unfinished.arrow"))
-    return RunState(row["iteration"], unfinished, row["sampler"], Totals(**row["totals"]))
+    moments = _read_moments(folder / MOMENTS) if (folder / MOMENTS).exists() else None
+    return RunState(row["iteration"], unfinished, row["sampler"], Totals(**row["totals"]), moments)
+
+
+def _read_moments(path: Path) -> Moments:
+    with np.load(path, allow_pickle=False) as kept:
+        return Moments(int(kept["count"]), kept["mean"], kept["scatter"])
 
 
 @dataclass(frozen=True)

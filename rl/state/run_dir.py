@@ -64,7 +64,12 @@ RESOURCES = (
 a run that has failed for lack of any of these must not be lost."""
 CHANGEABLE = (
     *("iterations", "log", "ray", "checkpoint", "eval.every", "eval.interim_problems", "model.export_dtype"),
-    *("promise", *(f"reward.model.{key}" for key in ("alarm", "audit", "labelled", "labelled_size")), *RESOURCES),
+    *(
+        "promise",
+        "diversity",
+        *(f"reward.model.{key}" for key in ("alarm", "audit", "labelled", "labelled_size")),
+        *RESOURCES,
+    ),
 )
 """Keys that a resumed run may change: how far, how visibly and on what it runs, and how its end is judged,
 not what it computes."""

@@ -35,7 +35,7 @@ class Index:
 
     def __init__(self, vectors: np.ndarray, *, seed: int = 0, threads: int | None = None, exact: int = EXACT) -> None:
         """``threads``: at most so many; null: what OpenMP is set to. Raises ``VectorsError`` for vectors that are not
-        finite or longer than 1, and ``ImportError`` with what to install.
+        finite or longer than 1, and where faiss is not installed.
         """
         if vectors.ndim != 2 or not len(vectors):
             raise VectorsError(f"vectors of shape {vectors.shape}: expected [n, k] with at least one")
@@ -73,8 +73,8 @@ def clusters(vectors: np.ndarray, k: int, *, seed: int = 0, threads: int | None 
     """Return each vector's cluster [n] and its cosine [n] with that one's centre: spherical k-means.
 
     Clusters are numbered from 0, the largest first, and none is empty: there are fewer than ``k`` where there are fewer
-    vectors, or fewer that differ. Centres are fitted on 256 k vectors at most. Raises ``VectorsError`` and
-    ``ImportError`` as ``Index``.
+    vectors, or fewer that differ. Centres are fitted on 256 k vectors at most. Raises ``VectorsError`` as
+    ``Index``.
     """
     if vectors.ndim != 2 or not len(vectors) or k < 1:
         raise VectorsError(f"{k} clusters of vectors of shape {vectors.shape}: expected at least one of each")
@@ -113,7 +113,7 @@ def _faiss(threads: int | None) -> Iterator[Any]:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("faiss is not installed: pip install 'k15[curate]'") from error
+        raise VectorsError("faiss is not installed: pip install 'k15[curate]'") from error
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads or before)
     try:

@@ -83,15 +83,23 @@ def check_question(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Ma
         raise PromptError(f"tokenizer {tokenizer.name_or_path!r}: its chat template leaves out the user's message")
 
 
+def heeds(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Mapping[str, Any], key: str) -> bool:
+    """Return whether the template makes anything of the argument ``key``, one of ``arguments``: whether another value
+    would give another prompt.
+    """
+    value = arguments[key]
+    other = {**arguments, key: not value if isinstance(value, bool) else None}
+    return text_of(tokenizer, chat, True, **arguments) != text_of(tokenizer, chat, True, **other)
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, chat: Chat, arguments: Mapping[str, Any]) -> None:
     """Raises ``PromptError`` when the template has no generation prompt although assistants' turns have a head, or no
     thinking switch although one is asked for. ``chat`` may be any conversation that it is used for.
     """
     name = repr(tokenizer.name_or_path)
     prompt = text_of(tokenizer, chat, True, **arguments)
-    for key, value in arguments.items():
-        other = {**arguments, key: not value if isinstance(value, bool) else None}
-        if prompt == text_of(tokenizer, chat, True, **other):
+    for key in arguments:
+        if not heeds(tokenizer, chat, arguments, key):
             what = "has no switch for thinking" if key == "enable_thinking" else f"makes nothing of {key!r}"
             raise PromptError(f"tokenizer {name}: its chat template {what}; leave it out")
     if prompt != text_of(tokenizer, chat, False, **arguments):

@@ -11,7 +11,7 @@ from rollout.problems.rows import problem_of
 from rollout.problems.source import ProblemError, ProblemList
 
 
-def _load(config: HubSource) -> Any:
+def load_rows(config: HubSource) -> Any:
     """Return the ``datasets.Dataset`` of the split; a folder written by ``save_to_disk`` is recognised by its files."""
     from datasets import DatasetDict, load_dataset, load_from_disk
 
@@ -34,7 +34,7 @@ def _load(config: HubSource) -> Any:
 
 def load_hub(config: HubSource) -> ProblemList:
     """Return the problems of a data set's split. Raises ``ProblemError`` naming data set, row or column."""
-    rows = _load(config)
+    rows = load_rows(config)
     origin = f"data set '{config.path}' (split {config.split})"
     for ours in ("problem", "answer"):
         if ours not in config.columns:

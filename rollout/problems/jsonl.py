@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -29,13 +30,30 @@ OTHERS = {
     b"\xfe\xff": "UTF-16; write it as UTF-8",
 }
 """How files of other forms begin -> which form that is, and what to do."""
+BOM = codecs.BOM_UTF8
 AN_OBJECT = "each line has to be one JSON object"
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and object of each line; blank lines are passed over.
+def row_of(place: str, line: bytes) -> dict[str, Any]:
+    """Return the object of one line. Raises ``ProblemError`` naming the place and the reason."""
+    try:
+        row = json.loads(line.decode())
+    except json.JSONDecodeError as error:
+        raise ProblemError(f"{place}: not valid JSON: {error.msg} (column {error.colno}); {AN_OBJECT}") from error
+    except UnicodeDecodeError as error:
+        raise ProblemError(f"{place}: not UTF-8 text (byte {error.start} of the line)") from error
+    except RecursionError as error:
+        raise ProblemError(f"{place}: nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ProblemError(f"{place}: {error}") from error
+    if not isinstance(row, dict):
+        raise ProblemError(f"{place}: expected an object, found {type(row).__name__}; {AN_OBJECT}")
+    return row
 
-    Raises ``ProblemError`` naming file, line and reason.
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number (from 1) and bytes of each line that is not blank. Raises ``ProblemError`` for a file of another
+    form, or that cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -43,25 +61,19 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if other := next((told for magic, told in OTHERS.items() if begins.startswith(magic)), None):
                 raise ProblemError(f"{path}: not JSON Lines, but {other}")
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except json.JSONDecodeError as error:
-                    raise ProblemError(
-                        f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno}); {AN_OBJECT}"
-                    ) from error
-                except UnicodeDecodeError as error:
-                    raise ProblemError(f"{path}:{number}: not UTF-8 text (byte {error.start} of the line)") from error
-                except RecursionError as error:
-                    raise ProblemError(f"{path}:{number}: nested too deeply") from error
-                except ValueError as error:  # an integer of thousands of digits
-                    raise ProblemError(f"{path}:{number}: {error}") from error
-                if not isinstance(row, dict):
-                    raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}; {AN_OBJECT}")
-                yield number, row
+                if line.strip():
+                    yield number, line.removeprefix(BOM) if number == 1 else line
     except OSError as error:
         raise ProblemError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and object of each line; blank lines are passed over.
+
+    Raises ``ProblemError`` naming file, line and reason.
+    """
+    for number, line in lines_of(path):
+        yield number, row_of(f"{path}:{number}", line)
 
 
 def matches(value: Any, wanted: Value | tuple[Value, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rewards.reference import Reference
 from rewards.verify import question
-from rollout.plain import lone_surrogate
+from rollout.plain import lone_surrogate, one_line
 from rollout.types import Message, Problem
 
 _DIFFICULTY_FIELDS = ("difficulty", "level", "grade")
@@ -29,6 +29,19 @@ def difficulty_of(row: Mapping[str, Any]) -> float | None:
             if match or value.strip().lower() in _NAMED:
                 return float(match.group(1)) if match else _NAMED[value.strip().lower()]
     return None
+
+
+def pass_rate_of(row: Mapping[str, Any]) -> float | None:
+    """Return the row's ``pass_rate``; ``None`` without one. Raises ``ValueError`` unless it is a number from 0 to 1."""
+    value = row.get("pass_rate")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(
+            f"pass_rate is {one_line(repr(value), 40)}, not a number from 0 to 1; mend it, or give the field another "
+            "name"
+        )
+    return float(value)
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
@@ -81,8 +94,8 @@ def _inner(message: Mapping[str, Any], name: str, number: int) -> str:
 
 
 def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_source: str) -> Problem:
-    """Return a problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``; the rest is
-    extra. Without a verifier the answer may be missing.
+    """Return a problem from a row with ``problem``, ``answer``, perhaps ``id``, ``source``, ``difficulty``,
+    ``pass_rate``; the rest is extra. Without a verifier the answer may be missing.
 
     Instead of the ``problem`` there may be ``messages``, a conversation that ends with the question. The question is
     put as it stands, or as the verifier makes it; ``extra`` then holds the original as ``statement``. Raises
@@ -102,6 +115,7 @@ def problem_of(row: Mapping[str, Any], verifier: str, default_id: str, default_s
         source=text_of(row, "source") if row.get("source") not in (None, "") else default_source,
         difficulty=difficulty_of(row),
         extra=extra if prompt == statement else {**extra, "statement": statement},
+        pass_rate=pass_rate_of(row),
     )
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollout.models.digest import FILES, digest_of
 from rollout.models.pretrained import ModelPathError, check_weights, files_of, loading, resolve_model
 from rollout.reward_models.card import NAME, Card, read_card
-
-FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt", "*.pt")
-"""Files of a model that its opinions may depend on."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +86,5 @@ def digest(found: Found) -> str:
     """Return the SHA-256 of all files that a model's opinions may depend on; of one that is not here, of its name."""
     if found.folder is None:
         return hashlib.sha256(found.path.encode()).hexdigest()
-    files = sorted({file for pattern in FILES for file in found.folder.glob(pattern) if file.is_file()})
-    with ThreadPoolExecutor(min(len(files), len(os.sched_getaffinity(0))) or 1) as threads:
-        sums = threads.map(_sum, files)
-        whole = "".join(f"{file.name} {sum_}\n" for file, sum_ in zip(files, sums, strict=True))
-    return hashlib.sha256(whole.encode()).hexdigest()
-
-
-def _sum(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    files = (file for pattern in FILES for file in found.folder.glob(pattern) if file.is_file())
+    return digest_of(files, found.folder)

@@ -22,37 +22,38 @@ RANKS = ("--learner.ranks", "2")
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A run whose learner has two ranks, and to which nothing happens."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose learner has two ranks, on two nodes of this machine, and to which nothing happens.
+
+    The second node has room for one process.
+    """
     run = Run(tmp_path_factory.mktemp("ranks") / "whole", "hf", every=1)
-    assert run.end(run.start(*RANKS)) == 0, run.output
+    command = [sys.executable, "-m", "tests.two_nodes", str(run.folder / "config.yaml"), str(run.directory.root)]
+    done = subprocess.run([*command, *RANKS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     return run.directory
 
 
+def test_each_rank_has_a_node_of_its_own(undisturbed: RunDir) -> None:
+    assert len(set(json.loads((undisturbed.root / "nodes.json").read_text()))) == 2
+
+
 def test_a_run_outlives_the_ranks_of_its_learner_and_ends_as_if_nothing_had_been(
-    of_two: RunDir, tmp_path: Path
+    undisturbed: RunDir, tmp_path: Path
 ) -> None:
-    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end."""
+    """SIGKILL for a rank while all train, publish, and save; the engine is the same process to the end.
+
+    All of it on one node: a third run, on one and undisturbed, would have to be like these two.
+    """
     run = Run(tmp_path, "hf", every=1)
     assert run.end(run.start(*RANKS, doom="train/3/1,publish/7/0,save/5/1,saved/5/0")) == 0, run.output
     assert run.output.count("; starting it again here") == 4
     assert "engine 0 failed" not in run.output
     for name in ("train-1", "publish-0", "save-1", "saved-0"):
         until_gone(json.loads((run.folder / f"{name}.json").read_text()))
-    assert_same_run(of_two.root, run.directory.root)
-    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (of_two, run.directory)]
+    assert_same_run(undisturbed.root, run.directory.root)
+    rows = [[timeless(row) for row in read_metrics(folder.root)] for folder in (undisturbed, run.directory)]
     assert rows[0] == rows[1]
-    totals = [json.loads(folder.summary.read_text()) for folder in (of_two, run.directory)]
+    totals = [json.loads(folder.summary.read_text()) for folder in (undisturbed, run.directory)]
     for key in ("rollouts", "partial_rollouts_resumed", "tokens_generated", "iterations", "accuracy_after"):
         assert totals[0][key] == totals[1][key], key
-
-
-def test_ranks_on_two_nodes_end_as_on_one(of_two: RunDir, tmp_path: Path) -> None:
-    """Two nodes on this machine; the second has room for one process."""
-    config, folder = of_two.config, tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.two_nodes", str(config), str(folder)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(set(json.loads((folder / "nodes.json").read_text()))) == 2
-    assert_same_run(of_two.root, folder)

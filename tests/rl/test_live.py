@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rl.record.health import Finding
+from rl.record.finding import Finding
 from rl.record.live import LiveView, iteration_line, sparkline
 from rl.record.metrics import Row
 from rollout.plain import clip, one_line, visible

@@ -15,6 +15,7 @@ from run_kit import tiny
 from recipes.run.session import run
 from rewards.score import Score
 from rewards.stats import mean_ci
+from rl.diversity_config import DiversityConfig
 from rl.record.log import read_evaluations, read_metrics
 from rl.record.measure import of_rollouts
 from rl.record.metrics import FAMILIES, METRICS, PHASES, Row, about, page, unknown
@@ -33,7 +34,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learner = {"updates": 2, "objective": {"importance": {}}}
     ray = {"in_process": True, "deployment": "hybrid"}
     changes = {"model": model, "learner": learner, "eval": {"every": 1, "samples": 1}, "ray": ray}
-    assert run(tiny(iterations=3, **changes), folder) == 0
+    assert run(tiny(iterations=3, diversity={}, **changes), folder) == 0
     return folder
 
 
@@ -50,13 +51,14 @@ def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a reward model, which is compared with the rule and with labels."""
+    """The same with a reward model, which is compared with the rule and with labels, and calls all responses right."""
     folder = tmp_path_factory.mktemp("runs")
     labelled = folder / "labelled.jsonl"
     pairs = [("2", "right"), ("3", "wrong")]
     lines = [{"problem": "1+1", "response": text, "label": label} for text, label in pairs]
     labelled.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run(rewarded(save_coin(folder / "head"), labelled=str(labelled)), folder / "judged") == 0
+    config = rewarded(save_coin(folder / "head"), labelled=str(labelled), threshold=0.01)
+    assert run(config.model_copy(update={"diversity": DiversityConfig()}), folder / "judged") == 0
     return folder / "judged"
 
 

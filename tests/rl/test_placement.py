@@ -321,7 +321,10 @@ def devices():
 
 os.environ.update(quiet_environment())
 for gpus, *trees in json.loads(sys.argv[1]):
-    ray.init("local", num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        "local", num_cpus=12, num_gpus=gpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
+        _system_config={"prestart_worker_first_driver": False},
+    )
     for tree in trees:
         run = resolved(RunConfig.model_validate(tree))
         reserved = place(run, 60)

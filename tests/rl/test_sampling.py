@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rl.config import SamplingConfig
 from rl.sampling import POOL_DRAWS, Sampler, build_sampler
+from rollout.problems.build import build_source
+from rollout.problems.config import JsonlSource
 from rollout.problems.source import ProblemError
 from rollout.types import Problem
 
@@ -129,6 +132,53 @@ def test_prioritised_uses_an_ema_and_stays_defined_when_all_is_solved():
     for _ in range(60):
         sampler.update({f"p{i}": 1.0 for i in range(8)})
     assert len(set(ids(sampler.draw(8)))) == 8
+
+
+def curated(folder: Path, *rates: float | None) -> JsonlSource:
+    """A file as ``k15 curate`` writes it."""
+    rows = [
+        {"id": f"p{index}", "problem": f"q{index}", "answer": "1"}
+        | ({} if rate is None else {"pass_rate": rate, "difficulty": 1 - rate})
+        for index, rate in enumerate(rates)
+    ]
+    path = folder / "curated.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return JsonlSource(path=str(path))
+
+
+def test_prioritised_begins_with_the_pass_rates_of_the_file(tmp_path):
+    rates = [0.9, 0.0, 1.0, None, 0.4]
+    source = build_source(curated(tmp_path, *rates), "train")
+    sampler = build("prioritized", source, batch=1, ema=0.25, floor=0.05, initial_success=0.5)
+    counts = Counter(name for _ in range(20_000) for name in ids(sampler.draw(1)))
+    weights = np.array([0.15, 1.05, 0.05, 0.55, 0.65])
+    expected = 20_000 * weights / weights.sum()
+    for index, mean in enumerate(expected):
+        assert abs(counts[f"p{index}"] - mean) < 5 * np.sqrt(mean)  # five standard deviations
+    sampler.update({"p0": 0.0, "p3": 1.0})
+    assert sampler.success == {0: pytest.approx(0.75 * 0.9), 3: pytest.approx(0.75 * 0.5 + 0.25)}
+    resumed = build("prioritized", source, batch=1, ema=0.25, floor=0.05, initial_success=0.5)
+    resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert [resumed.rate(index) for index in range(5)] == [sampler.rate(index) for index in range(5)]
+    assert ids(resumed.draw(1)) == ids(sampler.draw(1))
+
+
+def test_curriculum_goes_by_the_difficulties_of_the_file(tmp_path):
+    rates = [index / 15 for index in range(16)]
+    source = build_source(curated(tmp_path, *rates), "train")
+    sampler = build("curriculum", source, batch=8, switch_iteration=0, hard_quantile=0.5)
+    assert sorted(ids(sampler.draw(8))) == sorted(f"p{index}" for index in range(8))
+
+
+def test_prioritised_stream_begins_with_the_pass_rates_of_its_problems():
+    @dataclass
+    class Rated(Source):
+        def __getitem__(self, index: int) -> Problem:
+            return replace(super().__getitem__(index), pass_rate=float(index % 2))
+
+    sampler = build("prioritized", Rated(None), floor=0.01)
+    first = [int(name[1:]) for name in ids(sampler.draw(8))]
+    assert [sampler.success[index] for index in first] == [float(index % 2) for index in first]
 
 
 def test_prioritised_stream_forgets_the_oldest_and_prefers_the_unsolved():

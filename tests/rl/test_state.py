@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import group, rollout
+from factories import group, problem, rollout
 from full_disk import Filling
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,14 @@ from rl.state.checkpoint import CheckpointError, RunState, Sum, Totals, Writer
 from rl.state.journal import Journal, JournalError
 from rl.stop import Interrupted
 from rollout.engine import Delta
-from rollout.serial import deltas_from_batch, deltas_to_batch, groups_from_table, groups_to_table
+from rollout.serial import (
+    deltas_from_batch,
+    deltas_to_batch,
+    groups_from_table,
+    groups_to_table,
+    problem_from_text,
+    problem_text,
+)
 from rollout.types import Author, Prompt, Rollout, Segment, StopReason
 
 
@@ -56,6 +64,13 @@ def test_groups_and_progress_survive_arrow_to_the_last_bit(logprob: float, token
         Delta("g/2", (), (), 3, True, StopReason.LENGTH, score=Score.ungradable("hung")),
     ]
     assert deltas_from_batch(deltas_to_batch(deltas)) == deltas
+
+
+def test_problems_of_checkpoints_from_before_they_had_pass_rates() -> None:
+    rated = replace(problem(3), pass_rate=0.25)
+    assert problem_from_text(problem_text(rated)) == rated
+    older = {key: value for key, value in json.loads(problem_text(rated)).items() if key != "pass_rate"}
+    assert problem_from_text(json.dumps(older)) == problem(3)
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:

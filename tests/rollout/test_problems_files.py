@@ -42,6 +42,23 @@ def test_a_row_becomes_a_problem(tmp_path: Path) -> None:
     assert source.size == len(source) == 2
 
 
+def test_a_pass_rate_is_read_and_stays_with_the_other_fields(tmp_path: Path) -> None:
+    rates: list[Any] = [0, 0.3, 1, None]
+    source = load_jsonl(write(tmp_path / "f.jsonl", *(row(i, pass_rate=rate) for i, rate in enumerate(rates)), row(9)))
+    assert [problem.pass_rate for problem in source] == [0.0, 0.3, 1.0, None, None]
+    assert source[1].extra == {"pass_rate": 0.3}
+    without = load_jsonl(write(tmp_path / "g.jsonl", *(row(i) for i in (0, 1, 2, 3, 9))))
+    assert source.fingerprint == without.fingerprint  # a run goes on when its problems were rated meanwhile
+
+
+@pytest.mark.parametrize("rate", [1.5, -0.1, True, "0.5", [0.5]])
+def test_a_pass_rate_that_is_none_is_refused(tmp_path: Path, rate: object) -> None:
+    with pytest.raises(ProblemError, match=r"f.jsonl:1: pass_rate is .*, not a number from 0 to 1"):
+        load_jsonl(write(tmp_path / "f.jsonl", row(1, pass_rate=rate)))
+    with pytest.raises(ValueError, match=r"'pass_rate' is 1\.5"):
+        Problem.ask("p", "q", pass_rate=1.5)
+
+
 def test_id_and_source_default_to_place_and_file(tmp_path: Path) -> None:
     config = write(tmp_path / "sums.jsonl", "", '{"problem": "1+1?", "answer": 2}')
     assert load_jsonl(config)[0] == Problem.ask("sums-2", "1+1?", "2", "math", "sums")

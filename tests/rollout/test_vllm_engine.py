@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from factories import ids
@@ -17,7 +15,7 @@ from tiny_models import log_probs, tiny_llama
 from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
-from rollout.engine import DEEP, LIGHT, Delta, EngineDead, ParityError, Request, Sampling, WeightsLost, WeightUpdate
+from rollout.engine import DEEP, LIGHT, Delta, ParityError, Request, Sampling, WeightsLost, WeightUpdate
 from rollout.engines.vllm import VllmEngine
 from rollout.engines.vllm_arguments import engine_arguments
 from rollout.partial import repeats
@@ -295,27 +293,3 @@ def test_resumed_rollouts_that_exceed_a_step_do_not_kill_the_core(running: Runni
     drawn = running.finish(long)
     assert [len(drawn[request.key].token_ids) for request in long] == [4] * 8
     assert not any(delta.error for delta in drawn.values())
-
-
-def test_calls_end_when_the_core_dies_in_their_midst(model_path: Path, sender: ShmSender) -> None:
-    """It stands still when they are made, and is killed then; vLLM would leave them waiting for ever."""
-
-    async def work() -> None:
-        engine = running.engine
-        below = psutil.Process().children(recursive=True)
-        cores = (one for one in below if one.name().startswith("VLLM::EngineCor"))
-        core = max(cores, key=lambda one: one.create_time())  # that of the file's own engine is older
-        await engine.submit(requests(2, 200))
-        await engine.poll(10.0)
-        core.suspend()
-        calls = (engine.score(PROBE), engine.update_weights(sender.send(tiny_llama(), 1)), engine.abort(["r0"]))
-        waiting = [asyncio.create_task(call) for call in calls]
-        done, _ = await asyncio.wait(waiting, timeout=1.0)
-        assert not done
-        core.kill()
-        ended = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(one) for one in ended] == [EngineDead] * len(calls)
-
-    config = CONFIG.model_copy(update={"in_flight": "recompute"})
-    with started(VllmEngine(str(model_path), config, 0)) as running:
-        running(work())

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from tiny_models import log_probs, tiny_llama
 from vllm_kit import Running, leave_half_way, started
 
 from rollout.config import EngineConfig
-from rollout.engine import Delta, Request, Sampling, WeightsLost
+from rollout.engine import Delta, EngineDead, Request, Sampling, WeightsLost
 from rollout.engines.hf import use_attention
 from rollout.engines.vllm import VllmEngine
 from rollout.engines.vllm_flight import cut
@@ -347,3 +348,34 @@ def test_taking_back_loses_no_token_on_its_way(running: Running, monkeypatch: py
 
     running(work())
     assert lost == 0
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_calls_end_when_the_core_dies_in_their_midst(running: Running) -> None:
+    """It stands still when they are made, and is killed then; vLLM would leave them waiting for ever.
+
+    The last test here, since it leaves no engine.
+    """
+    sender = ShmSender()
+    update = sender.send(tiny_llama(), running.version + 1)
+    long = [replace(request, max_new_tokens=180, sampling=Sampling()) for request in itertools.islice(work(), 2)]
+
+    async def die() -> None:
+        engine = running.engine
+        below = psutil.Process().children(recursive=True)
+        cores = (one for one in below if one.name().startswith("VLLM::EngineCor"))
+        core = max(cores, key=lambda one: one.create_time())  # should another file have left one, that is older
+        await engine.submit(long)
+        await engine.poll(10.0)
+        core.suspend()
+        calls = (engine.score(PROBE), engine.update_weights(update), engine.abort([long[0].key]))
+        waiting = [asyncio.create_task(call) for call in calls]
+        done, _ = await asyncio.wait(waiting, timeout=1.0)
+        assert not done
+        core.kill()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in ended] == [EngineDead] * len(calls)
+
+    running(die())
+    sender.close()

@@ -160,6 +160,15 @@ def test_a_half_made_venv_is_made_again(mended: ModuleType) -> None:
     assert kept == (mended.PYTHON.stat().st_ino, (mended.VENV / "pyvenv.cfg").stat().st_mtime_ns)
 
 
+def test_what_is_tried_stays_compiled_whatever_the_environment_says(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (setup.ROOT / "engine.py").write_text("")
+    assert setup.works(sys.executable, "-c", "import engine", cwd=setup.ROOT)[0]
+    assert list((setup.ROOT / "__pycache__").glob("engine.*.pyc"))
+
+
 def test_a_failing_installation_shows_its_end_and_writes_no_stamp(setup: ModuleType) -> None:
     setup.VENV.mkdir()
     with pytest.raises(setup.SetupError, match=r"(?s)installing x failed.*\nno luck"):

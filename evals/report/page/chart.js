@@ -31,9 +31,14 @@ function intervalMark(svg, [low, mean, high], y, color, radius) {
 
 const VERDICTS = [["correct", 2], ["wrong", 3], ["ungradable", 5]];
 
-function verdictLegend(kinds = VERDICTS) {
+// What colours mean: [name, class of the colour].
+function legend(kinds) {
   return node("div", { class: "legend" }, ...kinds.map(([kind, color]) =>
-    node("span", { class: "key" }, node("span", { class: `swatch s${color}` }), kind)));
+    node("span", { class: "key" }, node("span", { class: `swatch ${color}` }), kind)));
+}
+
+function verdictLegend(kinds = VERDICTS) {
+  return legend(kinds.map(([kind, color]) => [kind, `s${color}`]));
 }
 
 // Responses in each bin of a histogram, all verdicts together.
@@ -41,21 +46,40 @@ function binTotals(histogram) {
   return histogram.correct.map((_, i) => VERDICTS.reduce((sum, [kind]) => sum + histogram[kind][i], 0));
 }
 
-// Bars of a histogram, verdicts stacked; Y takes counts times scale.
-function histogramBars(svg, histogram, X, Y, scale = 1) {
-  const { edges, unit } = histogram;
+// Bars of a histogram, layers stacked: [name, class of the colour, counts]; Y takes counts times scale, bin(i) says
+// what is counted there.
+function stackedBars(svg, edges, layers, X, Y, bin, scale = 1) {
   for (let i = 0; i + 1 < edges.length; i += 1) {
     let base = 0;
-    for (const [kind, color] of VERDICTS) {
-      const count = histogram[kind][i];
+    for (const [name, color, counts] of layers) {
+      const count = counts[i];
       if (!count) continue;
       const [bottom, top] = [Y(base * scale), Y((base + count) * scale)];
-      const bar = shape("rect", { x: X(edges[i]) + 0.5, width: Math.max(0.5, X(edges[i + 1]) - X(edges[i]) - 1), y: top, height: bottom - top, class: `bar s${color}` });
-      bar.append(shape("title", {}, `${edges[i]} to ${edges[i + 1] - 1} ${unit}: ${count} ${kind}`));
+      const bar = shape("rect", { x: X(edges[i]) + 0.5, width: Math.max(0.5, X(edges[i + 1]) - X(edges[i]) - 1), y: top, height: bottom - top, class: `bar ${color}` });
+      bar.append(shape("title", {}, `${bin(i)}: ${count} ${name}`));
       svg.append(bar);
       base += count;
     }
   }
+}
+
+// Bars of a histogram of responses, verdicts stacked.
+function histogramBars(svg, histogram, X, Y, scale = 1) {
+  const { edges, unit } = histogram;
+  const layers = VERDICTS.map(([kind, color]) => [kind, `s${color}`, histogram[kind]]);
+  stackedBars(svg, edges, layers, X, Y, (i) => `${edges[i]} to ${edges[i + 1] - 1} ${unit}`, scale);
+}
+
+// Draws at once when the element is on the page, without waiting for a frame, and again when its width changes: then in
+// the next frame, for drawing changes the height of what is observed.
+function redraw(element, box, draw) {
+  let drawn = 0;
+  const now = () => {
+    drawn = element.clientWidth;
+    draw(drawn || box.clientWidth - 38);
+  };
+  queueMicrotask(now);
+  new ResizeObserver(() => requestAnimationFrame(() => { if (element.clientWidth !== drawn) now(); })).observe(box);
 }
 
 // The course of one number, without axes.

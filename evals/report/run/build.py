@@ -119,7 +119,7 @@ def told(run: RunData) -> list[dict[str, str]]:
         return list(run.summary.get("findings", ()))
     if run.planned is None or run.k is None:
         return []
-    course = Course(run.planned, run.k, run.rows, run.evaluation("before"), alarm=run.alarm)
+    course = Course(run.planned, run.k, run.rows, run.evaluation("before"), alarm=run.alarm, collapse=run.collapse)
     return [asdict(finding) for finding in findings(course)]
 
 

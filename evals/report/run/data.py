@@ -6,14 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from rl.config_io import parse_yaml
+from rl.diversity_config import CollapseConfig
 from rl.record.log import FILE, Evaluation, read_evaluations, read_metrics
 from rl.record.timeline import Process, TimelineError, read_timeline
 from rollout.reward_models.config import AlarmConfig
+
+Alarm = TypeVar("Alarm", AlarmConfig, CollapseConfig)
 
 
 class ReportError(RuntimeError):
@@ -44,6 +47,8 @@ class RunData:
     """``summary.json``; ``None`` until the run is finished."""
     alarm: AlarmConfig | None = None
     """The watch over its reward model; ``None`` when there is none, or unknown."""
+    collapse: CollapseConfig | None = None
+    """The watch over how different its responses are; likewise."""
     judge: dict[str, Any] = field(default_factory=dict)
     """Its reward model: ``model`` (the path) and ``when``; empty without one."""
     timeline: Sequence[Process] = ()
@@ -95,7 +100,8 @@ def read_run(run_dir: Path) -> RunData:
         planned=planned if isinstance(planned, int) else None,
         k=k if isinstance(k, int) else None,
         model=_model_words(config),
-        alarm=_alarm(_reward_model(config)),
+        alarm=_alarm(AlarmConfig, _reward_model(config)),
+        collapse=_alarm(CollapseConfig, _section(config, "diversity")),
         judge={"model": model["path"], "when": model.get("when")} if "path" in (model := _reward_model(config)) else {},
         summary=_facts(run_dir / "summary.json") if (run_dir / "summary.json").exists() else None,
         timeline=timeline,
@@ -132,14 +138,17 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
 
 
 def _reward_model(config: dict[str, Any]) -> dict[str, Any]:
-    reward = config.get("reward")
-    model = reward.get("model") if isinstance(reward, dict) else None
-    return model if isinstance(model, dict) else {}
+    return _section(_section(config, "reward"), "model")
 
 
-def _alarm(model: dict[str, Any]) -> AlarmConfig | None:
+def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _alarm(kind: type[Alarm], section: dict[str, Any]) -> Alarm | None:
     try:
-        return AlarmConfig.model_validate(model["alarm"]) if model.get("alarm") else None
+        return kind.model_validate(section["alarm"]) if section.get("alarm") else None
     except ValueError:  # of another version; the report does without
         return None
 

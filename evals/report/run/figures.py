@@ -74,7 +74,7 @@ def sections(run: RunData) -> list[Section]:
     """Return all charts that the run has data for."""
     update = [_loss, _logratio, _gap, _entropy, _grad_norm, _update_rms, _held_back, _importance, _attention]
     parts = [
-        ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates]),
+        ("Learning", [_accuracy, _length, _reward, _groups, _stops, _fates, _diversity]),
         ("Reward model", [_agreement, _alone, _labelled, _opinions]),
         ("Policy update", [*update, _length_weight]),
         (
@@ -290,6 +290,17 @@ def _fates(run: RunData) -> Panel:
     series = [Series(name, _x(run), _share(run.column(f"sequences/{key}"), finished), c) for name, key, c in fates]
     note = "Finished rollouts: in the batch, or why not."
     return Panel("Trained or left out", note, "percent", _nonzero(series), True, span=(0.0, 1.0))
+
+
+def _diversity(run: RunData) -> Panel:
+    series = [
+        *_smoothed(run, "all responses to a problem", "diversity/spread", 0),
+        *_smoothed(run, "right ones", "diversity/right_spread", 2),
+        *_smoothed(run, "wrong ones", "diversity/wrong_spread", 3),
+        _line(run, "to different problems", "diversity/across", 4),
+    ]
+    note = "0: all are alike; 1: they differ in everything. The alarm goes by the last two."
+    return Panel("Spread of responses", note, "percent", _with_data(series), span=(0.0, 1.0))
 
 
 def _publish(run: RunData) -> Panel:

@@ -22,7 +22,7 @@ MOST_ENGINES = 16
 """Lanes of engines that are drawn; the table has them all."""
 MOST_KINDS = 12
 """Kinds of work that are told apart."""
-COLORS = {"sample": 0, "train": 1, "grade": 2, "eval": 3, "publish": 4, "score": 4, "save": 5, "store": 6}
+COLORS = {"sample": 0, "train": 1, "grade": 2, "eval": 3, "publish": 4, "score": 4, "save": 5, "store": 6, "compare": 5}
 """Index into the page's palette by kind of work; others have the last one."""
 OTHER = "other"
 

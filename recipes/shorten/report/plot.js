@@ -162,10 +162,10 @@ function plot() {
   const needed = data.axes.tokens[0] > 0 || data.axes.accuracy[0] > 0;
   const box = node("section", { class: "card panel" }, note, svg, needed ? node("div", { class: "more" }, zero) : null);
   const order = [...data.variants].sort((a, b) => a.tokens.mean - b.tokens.mean);
-  let [current, drawn] = [0, 0];
+  let current = 0;
 
-  function draw() {
-    const width = Math.max(280, svg.clientWidth || box.clientWidth - 38);
+  function draw(room) {
+    const width = Math.max(280, room);
     const height = Math.round(Math.min(480, Math.max(320, 0.48 * width)));
     const frame = [52, 26, width - 16, height - 48];
     const from = zero.getAttribute("aria-pressed") === "true" ? () => 0 : (low) => low;
@@ -173,7 +173,6 @@ function plot() {
     const scale = ([low, high], a, b) => (value) => a + ((value - low) / (high - low)) * (b - a);
     const [X, Y] = [scale(ranges.tokens, frame[0], frame[2]), scale(ranges.accuracy, frame[3], frame[1])];
     const focused = svg.contains(document.activeElement);
-    drawn = width;
     note.textContent = `Held-out accuracy (avg@n) and mean response tokens. Crosses are 95 % intervals, the dashed line is the Pareto front; arrows lead from the long model to what was made of it.${axesNote(ranges)}`;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
@@ -190,11 +189,8 @@ function plot() {
   }
   zero.addEventListener("click", () => {
     zero.setAttribute("aria-pressed", String(zero.getAttribute("aria-pressed") !== "true"));
-    draw();
+    draw(svg.clientWidth);
   });
-  // At once when it is on the page, without waiting for a frame. Later in the next frame: drawing changes the height of
-  // what is observed.
-  queueMicrotask(draw);
-  new ResizeObserver(() => requestAnimationFrame(() => { if (svg.clientWidth !== drawn) draw(); })).observe(box);
+  redraw(svg, box, draw);
   return box;
 }

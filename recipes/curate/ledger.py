@@ -1,0 +1,94 @@
+"""Every row's fate: kept, or the stage that dropped it and why. Nothing vanishes.
+
+A finished stage leaves ``drops.parquet`` in its folder, and what it has found out about rows that it kept in
+``marks.parquet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recipes.curate.rows import Numbers
+from rollout.parquet import read_table, storable, write_tables
+
+DROPS = pa.schema(
+    {"number": pa.int64(), "reason": pa.string(), "detail": pa.string(), "other": pa.int64()},
+    metadata={"k15.curate.drops": "1"},
+)
+"""``other``: the row that it is like, where there is one."""
+MARKS = {"k15.curate.marks": "1"}
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that a stage has dropped."""
+
+    number: int
+    reason: str
+    """One of few, to count by."""
+    detail: str = ""
+    """For a person."""
+    other: int | None = None
+    """Number of the row that it is like."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage has done with the rows that came to it."""
+
+    drops: Sequence[Drop]
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> a value for each row of ``numbers``: a field of the rows that are kept to the end."""
+    numbers: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    """The rows that ``marks`` are of."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON values for the report."""
+    warnings: Sequence[str] = ()
+    """Lines for the person who asked."""
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write what a stage has done. Raises ``OSError``."""
+    drops = sorted(outcome.drops, key=lambda drop: drop.number)
+    columns = {
+        "number": [drop.number for drop in drops],
+        "reason": [drop.reason for drop in drops],
+        "detail": [storable(drop.detail) for drop in drops],
+        "other": [drop.other for drop in drops],
+    }
+    write_tables(folder / "drops.parquet", DROPS, [pa.table(columns, DROPS)])
+    marks = {"number": pa.array(outcome.numbers, pa.int64())} | {k: pa.array(v) for k, v in outcome.marks.items()}
+    table = pa.table(marks).replace_schema_metadata(MARKS)
+    write_tables(folder / "marks.parquet", table.schema, [table])
+
+
+def drops_of(folder: Path) -> pa.Table:
+    """Return the rows that a finished stage has dropped, by number. Raises ``FormatError``."""
+    return read_table(folder / "drops.parquet", DROPS)
+
+
+def marks_of(folder: Path) -> pa.Table:
+    """Return what a finished stage has noted about rows."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "marks.parquet")
+
+
+def without(numbers: Numbers, drops: pa.Table) -> Numbers:
+    """Return the rows that are left."""
+    return np.setdiff1d(numbers, drops.column("number").to_numpy(), assume_unique=True)
+
+
+def fates(count: int, stages: Iterable[tuple[str, Path]]) -> list[tuple[str, str, str, int | None]]:
+    """Return of each row: the stage that dropped it (``kept``: none), reason, detail, and the row that it is like."""
+    found: list[tuple[str, str, str, int | None]] = [("kept", "", "", None)] * count
+    for name, folder in stages:
+        for row in drops_of(folder).to_pylist():
+            found[row["number"]] = (name, row["reason"], row["detail"], row["other"])
+    return found

@@ -1,0 +1,211 @@
+"""From the arguments of ``k15 curate`` to its files: everything is checked before anything is spent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.commands.eval_options import EvalError
+from recipes.curate.asking import Asker
+from recipes.curate.config import CurateConfig
+from recipes.curate.evaluation_sets import EvaluationSet
+from recipes.curate.evaluation_sets import load as load_sets
+from recipes.curate.pipeline import Curation, Nothing, say
+from recipes.curate.reading import HUB, name_of
+from recipes.curate.report import write_page
+from recipes.curate.results import Facts, write_results
+from recipes.curate.rows import Numbers
+from recipes.curate.spread import cores, here, on_cluster
+from recipes.curate.stages import asked_folder, origin
+from recipes.curate.summary import results_of
+from recipes.curate.warmup import WarmupError, gather, write
+from recipes.curate.work import Work
+from recipes.curate.writing import marks_for, write_fates, write_set
+from recipes.run.workspace import Workspace, WorkspaceError
+from rl.launch import LaunchError, check_run_dir
+from rl.stop import Interrupted, Stopper
+from rollout.embedding.vectors import VectorsError
+from rollout.models.pretrained import ModelPathError
+from rollout.models.templates import PromptError
+from rollout.problems.source import ProblemError, find_data
+from rollout.progress import progress
+from rollout.user_code import UserCodeError
+
+REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
+"""What is wrong with the command, its sources, model or folder."""
+LIBRARIES = {"faiss": "faiss-cpu", "datasketch": "datasketch", "sentence_transformers": "sentence-transformers"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """The arguments of the command."""
+
+    config: CurateConfig
+    out: Path
+    model: str
+    """Empty: none."""
+    warmup: bool
+    """Whether long-CoT demonstrations are asked for instead of a set."""
+    command: str
+    """As it was called."""
+
+
+def carry_out(order: Order) -> int:
+    """Curate, resuming what the folder holds; returns 0, 1, or 128 + signal. Raises ``REFUSED``, ``LaunchError`` and
+    the errors of engines.
+    """
+    with Stopper() as stopper:
+        try:
+            check_run_dir(order.out.resolve())
+            check_libraries()
+            told, sets = checked(order)
+            with stopper.interruptible(), Workspace(order.out).lock(), opened(order, sets, stopper) as work:
+                return _curated(order, work, told)
+        except Interrupted:
+            say(f"stopped; the same command goes on in {order.out}")
+            return 128 + (stopper.signal or signal.SIGTERM)
+        except VectorsError as error:
+            raise ProblemError(f"embeddings: {error}") from error
+        except LaunchError as error:
+            print(f"k15: {error}", file=sys.stderr)
+            return 1
+
+
+def check_libraries() -> None:
+    """Raises ``ProblemError`` when what only curation needs is not installed."""
+    missing = [package for name, package in LIBRARIES.items() if find_spec(name) is None]
+    if missing:
+        raise ProblemError(f"{', '.join(missing)} not installed: pip install 'k15[curate]'")
+
+
+def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
+    """Return fingerprints of all that goes in, and the evaluation sets. Raises ``REFUSED``."""
+    config = order.config
+    folder = os.environ.get("K15_DATA")
+    sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
+    sets = load_sets(config.against) if config.against else []
+    model = ""
+    if order.model:
+        from recipes.commands.eval_models import LocalModel
+
+        model = LocalModel.find(order.model).fingerprint
+    return {"sources": sources, "against": [_set_state(one) for one in sets], "model": model}, sets
+
+
+def _file_state(path: str, folder: str | None) -> str:
+    """Return a text that changes when a source does."""
+    if path.startswith(HUB):
+        return ""
+    state = find_data(path, folder).stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def _set_state(one: EvaluationSet) -> list[str]:
+    digest = hashlib.sha256("\0".join([*one.ids, *one.statements]).encode(errors="replace")).hexdigest()[:16]
+    return [one.name, digest]
+
+
+@contextmanager
+def opened(order: Order, sets: list[EvaluationSet], stopper: Stopper) -> Iterator[Work]:
+    """Yield what the stages work with. Raises ``LaunchError`` when the cluster cannot be reached."""
+    config = order.config
+    with ExitStack() as stack:
+        if config.ray.address:
+            from rl.config import RunConfig
+            from rl.launch import connected
+
+            stack.enter_context(connected(RunConfig(ray=config.ray)))
+            stopper.claim()
+            spread = encoding = on_cluster()
+        else:
+            spread, encoding = here(config.workers or cores()), here(1)
+        view = stack.enter_context(progress())
+        asker = None
+        if order.model:
+            asker = stack.enter_context(Asker(order.model, config.engine, config.ray, config.seed, longest(order)))
+        names = tuple(name_of(source) for source in config.sources)
+        yield Work(config, order.out, spread, encoding, view, names, sets, asker)
+
+
+def longest(order: Order) -> int:
+    """Return the longest response that any stage asks for, in tokens."""
+    config = order.config
+    if order.warmup:
+        return config.warmup.max_tokens
+    return max((keys.max_tokens for keys in (config.guess, config.difficulty) if keys is not None), default=1)
+
+
+def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
+    began = time.monotonic()
+    curation = Curation(work, told)
+    try:
+        kept = curation.run()
+        ended = None
+    except Nothing as error:
+        kept, ended = np.empty(0, np.int64), error
+    folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
+    marks = marks_for(kept, [folder for _, folder in folders])
+    work.view.stage("write")
+    files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) and not order.warmup else []
+    write_fates(order.out, work.rows, work.names, folders)
+    facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
+    results = results_of(work, curation.passed, kept, marks, facts)
+    write_results(order.out / "summary.json", results)
+    write_page(order.out / "report.html", results)
+    if ended is not None:
+        say(str(ended))
+        return 1
+    if order.warmup:
+        return _warmed(order, work, kept)
+    for path in files:
+        print(f"set      {path}")
+    print(f"fates    {order.out / 'fates.jsonl'}\nreport   {order.out / 'report.html'}")
+    return 0
+
+
+def _warmed(order: Order, work: Work, kept: Numbers) -> int:
+    assert work.asker is not None
+    try:
+        keys, problems = order.config.warmup, work.problems(kept)
+        folder = asked_folder(work, "warmup", keys, {"samples", "kept", "behaviours"})
+        found = gather(work.asker, problems, keys, folder, origin(work, kept, problems))
+    except WarmupError as error:
+        say(str(error))
+        return 1
+    target = order.out / "warmup.jsonl"
+    write(target, found.demonstrations)
+    say(found.told)
+    print(f"warm-up  {target}\nreport   {order.out / 'report.html'}")
+    return 0
+
+
+def facts_of(order: Order, seconds: float) -> Facts:
+    """Return what was done, with what."""
+    from rl.state.run_dir import git_revision
+
+    encoder = order.config.encoder
+    has_vectors = (order.out / "vectors" / "state.json").exists()
+    return Facts(
+        command=order.command,
+        k15=version("k15"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=order.config.seed,
+        seconds=round(seconds, 1),
+        model=order.model or None,
+        encoder=f"{encoder.kind} {encoder.path}".strip() if has_vectors else None,
+        git_revision=git_revision(Path(__file__).parent),
+        versions=tuple((name, version(name)) for name in LIBRARIES.values()),
+    )

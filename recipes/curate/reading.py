@@ -1,0 +1,285 @@
+"""From sources as they are to rows that are problems: normalised, checked against their own graders, with a language.
+
+Pieces of raw rows are read by other processes; nothing of a source is in memory but a few pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from recipes.curate.config import ReadConfig, SourceConfig
+from recipes.curate.domains import domain
+from recipes.curate.languages import language_of
+from recipes.curate.rows import SCHEMA
+from recipes.curate.text import digest
+from rewards.math.judge import unreadable
+from rollout.grading import by_name
+from rollout.parquet import storable
+from rollout.problems.config import HubSource
+from rollout.problems.hub import load_rows
+from rollout.problems.jsonl import lines_of, matches, row_of
+from rollout.problems.parquet import parquet_rows
+from rollout.problems.rows import problem_of
+from rollout.problems.source import ProblemError, find_data
+from rollout.types import Problem
+
+HUB = "hub:"
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
+_NEWLINES = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\u0085": "\n", "\u00a0": " "})
+_MOJIBAKE = ("\ufffd", "\u00e2\u20ac", "\u00c3\u00a9", "\u00c3\u00a8", "\u00c2\u00b0", "\u00c3\u2014", "\u00e2\u2030")
+"""What stands where UTF-8 was read as something else, or the reverse."""
+PROSE = 12
+"""Words of an answer from which on it is a text, which nobody writes again letter for letter."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A row as its source has it."""
+
+    source: int
+    """Which source."""
+    place: str
+    """File and line, or data set and row."""
+    name: str
+    """An id for a row that has none."""
+    content: bytes | Mapping[str, Any]
+    """A line of JSON, or a row."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A row once it has been read; ``reason`` says why it is no problem, empty when it is one."""
+
+    problem: Problem | None
+    row: Mapping[str, Any]
+    language: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+def name_of(source: SourceConfig) -> str:
+    """Return what a source is called in reports and, where rows do not say, in the set."""
+    return source.path.removeprefix(HUB).partition(":")[0] if source.path.startswith(HUB) else Path(source.path).stem
+
+
+def raw_rows(source: SourceConfig, index: int, data_folder: str | None) -> Iterator[Raw]:
+    """Yield the rows of a source. Raises ``ProblemError`` when it cannot be opened, or has none."""
+    found = 0
+    for place, name, content in _opened(source, data_folder):
+        found += 1
+        yield Raw(index, place, name, content)
+    if not found:
+        raise ProblemError(f"{source.path}: the file has no row; leave it out")
+
+
+def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str, str, bytes | Mapping[str, Any]]]:
+    if source.path.startswith(HUB):
+        name, _, split = source.path.removeprefix(HUB).partition(":")
+        for number, row in enumerate(load_rows(HubSource(path=name, split=split or "train"))):
+            yield f"{name}, row {number}", f"{Path(name).name}-{number}", row
+        return
+    path = find_data(source.path, data_folder)
+    if path.is_dir():
+        raise ProblemError(f"{path}: a directory; name its files")
+    if path.suffix == ".parquet":
+        for number, row in parquet_rows(path):
+            yield f"{path}, row {number}", f"{path.stem}-{number}", row
+        return
+    for number, line in lines_of(path):
+        yield f"{path}:{number}", f"{path.stem}-{number}", line
+
+
+def pieces(sources: Sequence[SourceConfig], data_folder: str | None, size: int) -> Iterator[tuple[Raw, ...]]:
+    """Yield the rows of all sources, ``size`` at a time."""
+    every = (raw for index, source in enumerate(sources) for raw in raw_rows(source, index, data_folder))
+    while piece := tuple(islice(every, size)):
+        yield piece
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads a piece of raw rows into a table of ``rows.SCHEMA``, without its numbers; sent to other processes."""
+
+    sources: tuple[SourceConfig, ...]
+    config: ReadConfig
+
+    def __call__(self, piece: Sequence[Raw]) -> pa.Table:
+        """Return one row for each raw one."""
+        found = [(raw, self.read(raw)) for raw in piece]
+        return pa.Table.from_pylist([_stored(raw, one) for raw, one in found], SCHEMA)
+
+    def read(self, raw: Raw) -> Read:
+        """Return what a raw row is, or why it is no problem."""
+        source = self.sources[raw.source]
+        try:
+            row: Mapping[str, Any] = row_of("", raw.content) if isinstance(raw.content, bytes) else raw.content
+        except ProblemError as error:
+            return Read(None, {}, "", "unreadable", str(error).removeprefix(": "))
+        if not all(matches(row.get(name), wanted) for name, wanted in source.where.items()):
+            return Read(None, row, "", "not chosen by where")
+        row = renamed(row, source.columns)
+        row = normalised(row)
+        if row.get("defect"):
+            return Read(None, row, "", "marked as a defect", str(row["defect"]))
+        try:
+            problem = problem_of(row, source.verifier, raw.name, name_of(source))
+        except ValueError as error:
+            return Read(None, row, "", "no problem or answer", str(error))
+        return self._checked(problem, row)
+
+    def _checked(self, problem: Problem, row: Mapping[str, Any]) -> Read:
+        said = statement_of(problem)
+        if len(said) > self.config.max_chars:
+            return Read(problem, row, "", "too long", f"{len(said)} characters")
+        if any(one in said for one in _MOJIBAKE):
+            return Read(problem, row, "", "broken encoding")
+        language = language_of(said)
+        if language and self.config.languages and language not in self.config.languages:
+            return Read(problem, row, language, "language", language)
+        reason, detail = uncheckable(problem) if self.config.check_answers else ("", "")
+        return Read(problem, row, language, reason, detail)
+
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row under our names: ``columns`` says which of theirs is which of ours. What it names counts alone, also
+    where a row lacks it.
+    """
+    others = {key: value for key, value in row.items() if key not in {*columns, *columns.values()}}
+    return others | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+
+
+def normalised(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its texts in one form of Unicode, without invisible characters and outer white space."""
+    return {key: _normal(value) if key in ("problem", "answer", "messages") else value for key, value in row.items()}
+
+
+def _normal(value: Any) -> Any:
+    if isinstance(value, str):
+        lines = value.replace("\r\n", "\n").translate(_NEWLINES).translate(_INVISIBLE)
+        return unicodedata.normalize("NFC", lines).strip()
+    if isinstance(value, list):
+        return [_normal(one) for one in value]
+    return {key: _normal(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def statement_of(problem: Problem) -> str:
+    """Return the problem as its source states it, without what a verifier adds."""
+    return str(problem.extra.get("statement") or problem.prompt)
+
+
+def uncheckable(problem: Problem) -> tuple[str, str]:
+    """Return why its verifier cannot judge a problem, and details; two empty texts when it can.
+
+    The reference itself is graded as a response. Of code that is its reference solution, where there is one.
+    """
+    response = own_response(problem)
+    if response is None:
+        return "", ""
+    if problem.verifier == "math":
+        if len(problem.answer.split()) > PROSE:
+            return "answer is prose", problem.answer[:200]
+        if why := unreadable(problem.answer):
+            return "answer has no value", why
+    score = by_name(problem, response)
+    if not score.gradable:
+        return "answer cannot be graded", score.reason
+    return ("", "") if score.correct else ("answer is not right by its own grader", score.reason)
+
+
+def own_response(problem: Problem) -> str | None:
+    """Return the response that states the reference; ``None`` where a verifier has no such form, or code no
+    solution.
+    """
+    answer = problem.answer
+    if problem.verifier == "math":
+        return f"\\boxed{{{answer}}}"
+    if problem.verifier == "gsm8k":
+        return f"#### {answer.rpartition('####')[2].strip()}"
+    if problem.verifier == "exact":
+        return answer
+    if problem.verifier == "code" and any(sign in answer for sign in ("\n", "def ", "print(", "lambda")):
+        return f"```python\n{answer}\n```"
+    return None
+
+
+def _stored(raw: Raw, one: Read) -> dict[str, Any]:
+    problem = one.problem
+    return {
+        "number": -1,
+        "source": raw.source,
+        "place": raw.place,
+        "id": storable(problem.id if problem else str(one.row.get("id") or raw.name)),
+        "statement": storable(statement_of(problem) if problem else _text(one.row.get("problem"))),
+        "answer": storable(problem.answer if problem else _text(one.row.get("answer"))),
+        "verifier": problem.verifier if problem else "",
+        "difficulty": problem.difficulty if problem else None,
+        "language": one.language,
+        "domain": domain(statement_of(problem), one.row) if problem else "",
+        "row": json.dumps(one.row, default=str),
+        "reason": one.reason,
+        "detail": storable(one.detail[:500]),
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+class Ids:
+    """Makes ids unique over all sources, row by row; remembers 64 bits of each."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._seen: set[int] = set()
+        self.renamed = 0
+        """Rows whose id another one had."""
+
+    def unique(self, name: str, source: int, number: int) -> str:
+        """Return ``name``, or where it is taken ``SOURCE/name``, or that with the row's number."""
+        tried = (name, f"{self._names[source]}/{name}", f"{self._names[source]}/{name}#{number}")
+        free = next(one for one in (*tried, f"{tried[-1]}#") if digest(one) not in self._seen)
+        self._seen.add(digest(free))
+        self.renamed += free != name
+        return free
+
+
+def numbered(table: pa.Table, first: int, ids: Ids) -> pa.Table:
+    """Return a piece with the numbers of its rows, from ``first`` on, and unique ids."""
+    rows = zip(table.column("id").to_pylist(), table.column("source").to_pylist(), strict=True)
+    names = [ids.unique(name, source, first + index) for index, (name, source) in enumerate(rows)]
+    numbers = pa.array(range(first, first + table.num_rows), pa.int64())
+    table = table.set_column(0, SCHEMA.field("number"), numbers)
+    return table.set_column(SCHEMA.get_field_index("id"), SCHEMA.field("id"), pa.array(names, pa.string()))
+
+
+def check_sources(tables: Iterator[pa.Table], sources: Sequence[SourceConfig]) -> None:
+    """Raises ``ProblemError`` for a source of which no row is a problem, with the commonest reason."""
+    reasons: dict[int, Counter[tuple[str, str]]] = {}
+    fields: dict[int, list[str]] = {}
+    good: Counter[int] = Counter()
+    for table in tables:
+        columns = (table.column(name).to_pylist() for name in ("source", "reason", "detail", "row"))
+        for source, reason, detail, row in zip(*columns, strict=True):
+            if reason:
+                reasons.setdefault(source, Counter())[reason, detail] += 1
+                fields.setdefault(source, [*json.loads(row)])
+            else:
+                good[source] += 1
+    for index, source in enumerate(sources):
+        if not good[index]:
+            (reason, detail), count = reasons[index].most_common(1)[0]
+            told = f"{reason}: {detail}" if detail else reason
+            raise ProblemError(
+                f"{source.path}: none of its {sum(reasons[index].values())} rows is a problem that can be used; of "
+                f"{count}: {told}; the last has {', '.join(fields[index]) or 'no field'}: name other columns "
+                "(--columns '{problem: THEIRS, answer: THEIRS}') or another verifier, or leave the source out"
+            )

@@ -1,0 +1,166 @@
+"""From sources as they are to numbered rows: what is no problem is there too, with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recipes.curate.config import ReadConfig, SourceConfig
+from recipes.curate.reading import Ids, Reader, check_sources, name_of, numbered, own_response, pieces
+from recipes.curate.rows import Rows
+from recipes.curate.spread import here
+from rollout.problems.source import ProblemError
+from rollout.types import Problem
+
+GOOD = {"id": "good", "problem": "How many legs have three cats?", "answer": "12"}
+
+
+def lines(path: Path, rows: Iterable[Mapping[str, Any] | str | bytes]) -> SourceConfig:
+    data = [
+        row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows
+    ]
+    path.write_bytes(b"\n".join(data) + b"\n")
+    return SourceConfig(path=str(path))
+
+
+def table_of(sources: Sequence[SourceConfig], config: ReadConfig | None = None, size: int = 3) -> pa.Table:
+    reader, ids = Reader(tuple(sources), config or ReadConfig()), Ids([name_of(one) for one in sources])
+    tables: list[pa.Table] = []
+    for piece in pieces(sources, None, size):
+        tables.append(numbered(reader(piece), sum(table.num_rows for table in tables), ids))
+    return pa.concat_tables(tables)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"problem": "cut', "unreadable"),
+        ("[1, 2]", "unreadable"),
+        (b'{"problem": "\xff", "answer": "1"}', "unreadable"),
+        ({"problem": "What is 1 + 1?"}, "no problem or answer"),
+        ({"problem": "What is 1 + 1?", "answer": " "}, "no problem or answer"),
+        ({"answer": "2"}, "no problem or answer"),
+        ({"problem": "What is 1 + 1?", "answer": ["2"]}, "no problem or answer"),
+        ({**GOOD, "defect": "wrong gold"}, "marked as a defect"),
+        ({**GOOD, "problem": "How many? " * 2000}, "too long"),
+        ({**GOOD, "problem": "Itâ€™s five oâ€™clock; which hour is it?"}, "broken encoding"),
+        ({**GOOD, "problem": "Which \ufffd is it?"}, "broken encoding"),
+        (
+            {**GOOD, "answer": "Because the sum of two odd numbers is always even, the claim follows at once from it."},
+            "answer is prose",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 25 and "{" not in value else None,
+)
+def test_each_row_that_is_no_problem_says_why(tmp_path: Path, row: Any, reason: str) -> None:
+    table = table_of([lines(tmp_path / "a.jsonl", [GOOD, row, {**GOOD, "id": "after"}])])
+    assert table.column("reason").to_pylist() == ["", reason, ""]
+    assert table.column("number").to_pylist() == [0, 1, 2]
+    assert table.column("place").to_pylist()[1].endswith("a.jsonl:2")
+
+
+def test_a_reference_that_its_own_grader_cannot_judge_is_left_out(tmp_path: Path) -> None:
+    odd = {**GOOD, "id": "odd", "answer": r"\frac{1}{"}
+    table = table_of([lines(tmp_path / "a.jsonl", [GOOD, odd])])
+    assert table.column("reason").to_pylist()[0] == ""
+    assert table.column("reason").to_pylist()[1].startswith("answer")
+    kept = table_of([lines(tmp_path / "a.jsonl", [GOOD, odd])], ReadConfig(check_answers=False))
+    assert kept.column("reason").to_pylist() == ["", ""]
+
+
+def test_a_rationale_is_no_reference_of_the_verifier_math_but_one_of_gsm8k(tmp_path: Path) -> None:
+    row = {**GOOD, "answer": "Each cat has four legs, and three times four is <<3*4=12>>12 legs.\n#### 12"}
+    source = lines(tmp_path / "a.jsonl", [row])
+    assert table_of([source]).column("reason").to_pylist() == ["answer is prose"]
+    assert table_of([source.model_copy(update={"verifier": "gsm8k"})]).column("reason").to_pylist() == [""]
+
+
+def test_text_is_brought_into_one_form(tmp_path: Path) -> None:
+    row = {**GOOD, "problem": "  Cafe\u0301:\r\nhow\u00a0many\u200b cups?\ufeff ", "answer": " 3\n"}
+    table = table_of([lines(tmp_path / "a.jsonl", [row])])
+    assert table.column("statement").to_pylist() == ["Caf\u00e9:\nhow many cups?"]
+    assert table.column("answer").to_pylist() == ["3"]
+    assert json.loads(table.column("row")[0].as_py())["problem"] == "Caf\u00e9:\nhow many cups?"
+
+
+def test_ids_are_unique_over_all_sources(tmp_path: Path) -> None:
+    first = lines(tmp_path / "a.jsonl", [GOOD, {**GOOD, "problem": "Another one: how many?"}])
+    second = lines(tmp_path / "b.jsonl", [GOOD, {key: GOOD[key] for key in ("problem", "answer")}])
+    ids = table_of([first, second], size=1).column("id").to_pylist()
+    assert ids == ["good", "a/good", "b/good", "b-2"]
+
+
+def test_columns_and_where(tmp_path: Path) -> None:
+    rows = [{"question": "How many?", "solution": "4", "kind": kind} for kind in ("easy", "hard")]
+    source = lines(tmp_path / "a.jsonl", rows)
+    mapped = {"columns": {"problem": "question", "answer": "solution"}, "where": {"kind": "hard"}}
+    table = table_of([source.model_copy(update=mapped)])
+    assert table.column("reason").to_pylist() == ["not chosen by where", ""]
+    assert table.column("statement").to_pylist()[1] == "How many?"
+
+
+def test_parquet_gives_the_rows_that_json_lines_give(tmp_path: Path) -> None:
+    rows = [GOOD, {**GOOD, "id": "b", "answer": "7"}]
+    plain = table_of([lines(tmp_path / "a.jsonl", rows)])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    other = table_of([SourceConfig(path=str(tmp_path / "a.parquet"))])
+    assert other.drop_columns(["place"]).equals(plain.drop_columns(["place"]))
+
+
+def test_a_source_without_answers_is_refused_with_its_columns(tmp_path: Path) -> None:
+    rows = [{"question": "How many?", "final": "4"}] * 3
+    source = lines(tmp_path / "bare.jsonl", rows)
+    with pytest.raises(ProblemError, match=r"bare\.jsonl: none of its 3 rows .*question, final.*--columns"):
+        check_sources(iter([table_of([source])]), [source])
+
+
+def test_an_empty_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    for name, told in (("empty", "no row"), ("missing", "no problem file")):
+        with pytest.raises(ProblemError, match=told):
+            list(pieces([SourceConfig(path=str(tmp_path / f"{name}.jsonl"))], None, 5))
+
+
+def test_code_is_checked_by_its_reference_solution() -> None:
+    code = Problem.ask("c", "Print.", "print(input())", "code")
+    assert own_response(code) == "```python\nprint(input())\n```"
+    assert own_response(Problem.ask("c", "Print.", "<graded by tests>", "code")) is None
+
+
+def test_rows_come_back_by_number(tmp_path: Path) -> None:
+    import recipes.curate.rows as module
+
+    rows = Rows(tmp_path / "rows")
+    source = lines(tmp_path / "a.jsonl", [{**GOOD, "id": str(i), "problem": f"How many? {i}"} for i in range(7)])
+    table = table_of([source])
+    size, module.SHARD = module.SHARD, 3
+    try:
+        for shard in range(3):
+            rows.write(shard, table.slice(3 * shard, 3))
+        assert (rows.shards, rows.count) == (3, 7)
+        import numpy as np
+
+        assert rows.texts(np.array([0, 4, 6])).to_pylist() == ["How many? 0", "How many? 4", "How many? 6"]
+        assert [row["id"] for row in rows.some([5, 1, 5], ["id"]).values()] == ["1", "5"]
+        assert rows.column("number").to_pylist() == list(range(7))
+    finally:
+        module.SHARD = size
+
+
+def _squared(number: int) -> int:
+    if number == 13:
+        raise ValueError("thirteen")
+    return number * number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_is_spread_in_order_and_its_errors_come_through(workers: int) -> None:
+    assert list(here(workers)(_squared, iter(range(11)))) == [n * n for n in range(11)]
+    with pytest.raises(ValueError, match="thirteen"):
+        list(here(workers)(_squared, iter(range(20))))
