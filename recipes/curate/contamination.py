@@ -39,6 +39,9 @@ _POSTINGS = 30
 """Evaluation problems that one word or run leads to."""
 _TELLING = 0.5
 """Lightest word or run that leads to candidates."""
+_FEW = 50
+"""Training problems with a word that always leads to candidates: a small pool may be contaminated through and through.
+"""
 _LIKELY = 0.06
 """Least part of all that two problems say which candidates share."""
 _LONGER = 1.5
@@ -122,7 +125,7 @@ class Detector:
             for text in {form.canonical, form.plain, form.template}:
                 _add(self.equal[text], position)
             for key in keys(form):
-                if self.weights[key] >= _TELLING:
+                if self.weights[key] >= _TELLING or rarity.counts[key] <= _FEW:
                     _add(self.postings[key], position)
 
     def judge(self, row: str, statement: str, neighbours: Sequence[tuple[int, float]] = ()) -> list[Match]:
@@ -230,7 +233,7 @@ def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list
     """Return the ``n`` nearest evaluation problems of each vector: position and cosine, nearest first."""
     import numpy as np
 
-    if not vectors:
+    if not len(vectors):
         return []
     cosines, positions = index.search(np.stack(vectors), n)
     return [

@@ -23,7 +23,6 @@ _RARE = 4
 """A word in one of 10 ** 4 problems or fewer weighs 1; in one of a hundred, a half."""
 _SMOOTHING = 1000
 """Problems without the word that are counted beside the pool: in a pool of a few dozen every word would be frequent."""
-_EMPTY = re.compile(r"[_^]\{\}")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac *([0-9a-z]) *([0-9a-z])(?![a-z])")
 _SPACED = re.compile(r"(?<![A-Za-z\\])[A-Z](?: [A-Z])+(?![A-Za-z])")
 _WORD = re.compile(r"\\[a-z]{2,}|[^\W\d_]{2,}(?:'[^\W\d_]+)?")
@@ -78,10 +77,10 @@ def form_of(text: str, n: int) -> Form:
 
 
 def _joined(text: str) -> str:
-    """Return the text without what converters make different in every copy: ``x^{}``, ``A B C`` for ``ABC``, and
-    ``\\frac12`` for ``\\frac{1}{2}``.
+    """Return the text without what converters make different: ``A B C`` for ``ABC``, ``\\frac12`` for
+    ``\\frac{1}{2}``.
     """
-    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _EMPTY.sub("", text))
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     return _SPACED.sub(lambda found: found[0].replace(" ", ""), text)
 
 
