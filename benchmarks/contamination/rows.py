@@ -74,11 +74,8 @@ def planted_of(sets: Sequence[EvaluationSet], seed: int) -> list[Planted]:
         for name, statement in zip(one.ids, one.statements, strict=True):
             level = LEVELS[(seed_of("level", name) + seed) % 3]
             random = Random(seed_of("plant", seed, name))
-            if level == "renumbered":
-                statement = renumbered(statement, random)
-            elif level == "reworded":
-                statement = reworded(statement, random)
-            found.append(Planted(level, one.name, name, statement))
+            change = {"renumbered": renumbered, "reworded": reworded}.get(level)
+            found.append(Planted(level, one.name, name, change(statement, random) if change else statement))
     return found
 
 

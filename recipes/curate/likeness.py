@@ -77,8 +77,8 @@ def form_of(text: str, n: int) -> Form:
 
 
 def _joined(text: str) -> str:
-    """Return the text without what converters make different: ``A B C`` for ``ABC``, ``\\frac12`` for
-    ``\\frac{1}{2}``.
+    r"""Return the text without what converters make different: ``A B C`` for ``ABC``, ``\frac12`` for
+    ``\frac{1}{2}``.
     """
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     return _SPACED.sub(lambda found: found[0].replace(" ", ""), text)

@@ -28,7 +28,13 @@ TRAINS = (
     "stations are 315 kilometers apart. After how many minutes do the locomotives pass each other?"
 )
 SUM = "Compute 3 + 5."
-SET = EvaluationSet("mine", "mine.jsonl", ("ladder", "marbles", "trains", "sum"), (LADDER, MARBLES, TRAINS, SUM), ("5", "16", "105", "8"))
+SET = EvaluationSet(
+    "mine",
+    "mine.jsonl",
+    ("ladder", "marbles", "trains", "sum"),
+    (LADDER, MARBLES, TRAINS, SUM),
+    ("5", "16", "105", "8"),
+)
 OTHERS = tuple(
     f"{name} has {a} {thing} and buys {b} more at a price of {c} dollars. How many {thing} does {name} have?"
     for a, name in enumerate(("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn"), 11)
@@ -69,7 +75,7 @@ def kind_of(statement, problem, **changes):
             "trains",
             "reworded",
         ),
-        ("You are a careful tutor. Explain each step in plain words, and draw a picture first. " * 2 + LADDER, "ladder", "contains"),
+        ("You are a careful tutor. Explain each step, and draw a picture first. " * 2 + LADDER, "ladder", "contains"),
         (LADDER.partition(" How many")[0] + " How far?", "ladder", "reworded"),
         ("A ladder leans against a wall. How long is the ladder, when its shadow is 4 meters long?", "ladder", None),
     ],
@@ -79,7 +85,9 @@ def test_each_kind_of_evidence(statement, problem, kind):
 
 
 def test_an_evaluation_problem_may_be_the_longer_one():
-    long = EvaluationSet("long", "l", ("p",), (f"{LADDER} Afterwards {TRAINS} Give the sum of both answers.",), ("110",))
+    long = EvaluationSet(
+        "long", "l", ("p",), (f"{LADDER} Afterwards {TRAINS} Give the sum of both answers.",), ("110",)
+    )
     assert kind_of(LADDER, "p", sets=(long,)) == "contains"
 
 
@@ -99,12 +107,21 @@ def test_what_every_second_problem_says_is_no_evidence():
     assert kind_of(phrase.format(60, 11), "p", pool=pool, sets=(one,)) is None
     # Where nothing else says it, the same is evidence.
     assert kind_of(MARBLES.replace("17", "18"), "marbles", pool=pool) == "reworded"
-    assert kind_of(MARBLES.replace("17", "18").replace("23", "41").replace("31", "53"), "marbles", pool=pool) == "renumbered"
+    assert (
+        kind_of(MARBLES.replace("17", "18").replace("23", "41").replace("31", "53"), "marbles", pool=pool)
+        == "renumbered"
+    )
 
 
 def test_drawings_do_not_hide_a_problem_and_do_not_make_one():
-    drawing = "[asy] draw((0,0)--(%d,0)--(%d,7)--cycle); label(\"$A$\", (0,0), SW); [/asy]"
-    with_drawing = EvaluationSet("mine", "m", ("ladder", "area"), (f"{LADDER} {drawing % (3, 4)}", f"What is the area? {drawing % (3, 4)}"), ("", ""))
+    drawing = '[asy] draw((0,0)--(%d,0)--(%d,7)--cycle); label("$A$", (0,0), SW); [/asy]'
+    with_drawing = EvaluationSet(
+        "mine",
+        "m",
+        ("ladder", "area"),
+        (f"{LADDER} {drawing % (3, 4)}", f"What is the area? {drawing % (3, 4)}"),
+        ("", ""),
+    )
     assert kind_of(LADDER, "ladder", sets=(with_drawing,)) == "same"
     assert kind_of(f"What is the area? {drawing % (3, 4)}", "area", sets=(with_drawing,)) == "same"
     assert kind_of(f"What is the area? {drawing % (8, 9)}", "area", sets=(with_drawing,)) is None
@@ -166,7 +183,9 @@ def test_neighbours_are_candidates_where_words_lead_nowhere():
 
 
 def test_a_near_vector_adds_to_the_evidence_and_a_far_one_takes_nothing_away():
-    statement = "Noor takes marbles from a jar of 17 red, 23 green, 31 violet. What number makes 6 of one colour certain?"
+    statement = (
+        "Noor takes marbles from a jar of 17 red, 23 green, 31 violet. What number makes 6 of one colour certain?"
+    )
     position = SET.ids.index("marbles")
     one = detector(index=Index(hashed(SET.statements)), threshold=0.4)
     alone, far, near = (
@@ -214,7 +233,13 @@ def test_planted_problems_are_found_and_others_are_not():
 
 
 def test_the_strongest_evidence_counts():
-    twice = EvaluationSet("twice", "t", ("far", "near"), (LADDER.replace("13", "25").replace("5 m", "8 m").replace("7", "12"), LADDER), ("", ""))
+    twice = EvaluationSet(
+        "twice",
+        "t",
+        ("far", "near"),
+        (LADDER.replace("13", "25").replace("5 m", "8 m").replace("7", "12"), LADDER),
+        ("", ""),
+    )
     found = confirmed(find(detector(sets=(twice,)), [("a", LADDER)]))
     assert (found["a"].problem, found["a"].kind) == ("near", "same")
     assert KINDS[0] == "same"
@@ -240,7 +265,17 @@ def test_memory_is_bounded_by_the_evaluation_sets():
 
 def test_likeness_against_sums_written_out():
     one, other = form_of("red fox jumps over 12 logs", 3), form_of("red fox sleeps under 12 and 9 logs", 3)
-    weights = {"red": 0.5, "fox": 1.0, "log": 0.25, "12": 0.75, "9": 0.5, "jump": 1.0, "sleep": 1.0, "over": 0, "under": 0}
+    weights = {
+        "red": 0.5,
+        "fox": 1.0,
+        "log": 0.25,
+        "12": 0.75,
+        "9": 0.5,
+        "jump": 1.0,
+        "sleep": 1.0,
+        "over": 0,
+        "under": 0,
+    }
     found = likeness(one, weight_of(one, weights), other, weight_of(other, weights), weights)
     assert one.words == {"red", "fox", "jump", "log"}
     assert found.words == pytest.approx(1.75 / 3.75)
@@ -248,7 +283,13 @@ def test_likeness_against_sums_written_out():
     assert found.counted == pytest.approx(0.75)
     assert found.others == pytest.approx(0.5)
     assert found.runs == 0
-    assert [stem(word) for word in ("tickets", "painted", "sing", "\\cos", "is")] == ["ticket", "paint", "sing", "\\cos", "is"]
+    assert [stem(word) for word in ("tickets", "painted", "sing", "\\cos", "is")] == [
+        "ticket",
+        "paint",
+        "sing",
+        "\\cos",
+        "is",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,12 +334,17 @@ def test_sets_from_files(tmp_path, monkeypatch):
 
     monkeypatch.setenv("K15_DATA", str(tmp_path))
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TRAINS}]
-    write(tmp_path / "a.jsonl", [{"id": "x", "problem": LADDER, "answer": 5}, {"Question": MARBLES, "solution": "16"}, {"messages": talk}])
+    write(
+        tmp_path / "a.jsonl",
+        [{"id": "x", "problem": LADDER, "answer": 5}, {"Question": MARBLES, "solution": "16"}, {"messages": talk}],
+    )
     pq.write_table(pa.Table.from_pylist([{"prompt": talk, "answer": "105", "more": 1}]), tmp_path / "b.parquet")
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub" / "a.jsonl", [{"problem": SUM}])
     first, second, third = load(["a.jsonl", str(tmp_path / "b.parquet"), str(tmp_path / "sub" / "a.jsonl"), "a.jsonl"])
-    assert first == EvaluationSet("a", str(tmp_path / "a.jsonl"), ("x", "a-2", "a-3"), (LADDER, MARBLES, TRAINS), ("5", "16", ""))
+    assert first == EvaluationSet(
+        "a", str(tmp_path / "a.jsonl"), ("x", "a-2", "a-3"), (LADDER, MARBLES, TRAINS), ("5", "16", "")
+    )
     assert (second.ids, second.statements, second.answers) == (("b-1",), (TRAINS,), ("105",))
     assert third.name == str(tmp_path / "sub" / "a.jsonl")
     assert statements_of([first, third])[3] == SUM
@@ -336,7 +382,11 @@ def test_benchmarks_by_name_give_what_training_data_has(tmp_path, monkeypatch):
     benchmark's are left out."""
     monkeypatch.setenv("K15_DATA", str(tmp_path))
     write(tmp_path / "math500.jsonl", [{"id": "m1", "problem": LADDER, "answer": "5"}])
-    row = {"problem": "Write a function to add.", "answer": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
+    row = {
+        "problem": "Write a function to add.",
+        "answer": "def add(a, b): return a + b",
+        "test_list": ["assert add(1, 2) == 3"],
+    }
     write(tmp_path / "mbpp.jsonl", [{**row, "id": "a", "split": "test"}, {**row, "id": "b", "split": "train"}])
     maths, code = load(["MATH-500", "mbpp"])
     assert (maths.name, maths.ids, maths.statements, maths.answers) == ("math500", ("m1",), (LADDER,), ("5",))
