@@ -10,7 +10,9 @@ from benchmarks.contamination.synonyms import NAMES, NO_NAMES, pairs
 
 LEAST, MOST = 0.15, 0.30
 """Share of words that a re-wording changes."""
-_FORMULA = re.compile(r"\[asy\].*?\[/asy\]|\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}", re.DOTALL)
+_FORMULA = re.compile(
+    r"\[asy\].*?\[/asy\]|\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}", re.DOTALL
+)
 _NUMBER = re.compile(r"(?<![\d.])\d+(?:,\d{3})*(?:\.\d+)?")
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _NUMERAL = re.compile(rf"\b({'|'.join(_WORDS[1:])})\b", re.IGNORECASE)
@@ -64,7 +66,9 @@ def _another(number: str, rng: random.Random) -> str:
 def changed(one: str, other: str) -> float:
     """Return which part of the words of ``one`` outside of formulas does not stand in ``other``, in order."""
     left, right = (_FORMULA.sub(" ", text).split() for text in (one, other))
-    matched = sum(block.size for block in difflib.SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks())
+    matched = sum(
+        block.size for block in difflib.SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks()
+    )
     return 1 - matched / max(1, len(left))
 
 
@@ -107,9 +111,14 @@ def _names(text: str, rng: random.Random) -> str:
     inner = {
         found[0]
         for found in spots
-        if (found.start() and prose[: found.start()].rstrip()[-1:] not in ".?!:\n") or prose[found.end() :][:2] in ("'s", "’s")
+        if (found.start() and prose[: found.start()].rstrip()[-1:] not in ".?!:\n")
+        or prose[found.end() :][:2] in ("'s", "’s")
     }
-    first = {found[0] for found in spots if re.match(r" (?:has|had|is|was|and|bought|buys|can|wants|makes|needs|gets)\b", prose[found.end() :])}
+    first = {
+        found[0]
+        for found in spots
+        if re.match(r" (?:has|had|is|was|and|bought|buys|can|wants|makes|needs|gets)\b", prose[found.end() :])
+    }
     fresh = rng.sample(NAMES, len(NAMES))
     table = dict(zip(sorted(inner | first), fresh, strict=False))
     return _outside(text, lambda part: _NAME.sub(lambda found: table.get(found[0], found[0]), part))
@@ -117,7 +126,9 @@ def _names(text: str, rng: random.Random) -> str:
 
 def _flipped(text: str) -> str:
     """Return the text with its last ``If A, what is B?`` as ``What is B if A?``."""
-    found = re.search(r"(?:(?<=[.?!] )|^)If ([^.?!]*?), ((?:what|how|find|compute|determine)\b[^.?!]*)([.?])\s*$", text, re.IGNORECASE)
+    found = re.search(
+        r"(?:(?<=[.?!] )|^)If ([^.?!]*?), ((?:what|how|find|compute|determine)\b[^.?!]*)([.?])\s*$", text, re.IGNORECASE
+    )
     if found is None:
         return text
     question = found[2][0].upper() + found[2][1:]

@@ -39,12 +39,17 @@ _POSTINGS = 30
 """Evaluation problems that one word or run leads to."""
 _TELLING = 0.5
 """Lightest word or run that leads to candidates."""
+_FEW = 50
+"""Training problems with a word that always leads to candidates: a small pool may be contaminated through and through.
+"""
 _LIKELY = 0.06
 """Least part of all that two problems say which candidates share."""
 _LONGER = 1.5
 """A text that contains another is longer by this factor; else the two say the same."""
 _ALIKE = 0.85
 """Templates are nearly equal that share this part of words and of runs."""
+_SAME_NUMBERS = 0.4
+"""Two problems have the same numbers that share this part of them: written in words or digits, some differ."""
 _BLOCK = 1024
 """Training problems whose neighbours are looked up at a time."""
 
@@ -113,14 +118,15 @@ class Detector:
         self.weights = rarity.weights()
         self.forms = [form_of(statement, config.ngram) for statement in statements_of(sets)]
         self.whole = [weight_of(form, self.weights) for form in self.forms]
+        self.masses = [_mass(whole) for whole in self.whole]
         self.equal: dict[str, list[int]] = defaultdict(list)
         """Canonical text, or template -> problems that have it."""
         self.postings: dict[str, list[int]] = defaultdict(list)
         for position, form in enumerate(self.forms):
-            for text in {form.canonical, form.template}:
+            for text in {form.canonical, form.plain, form.template}:
                 _add(self.equal[text], position)
             for key in keys(form):
-                if self.weights[key] >= _TELLING:
+                if self.weights[key] >= _TELLING or rarity.counts[key] <= _FEW:
                     _add(self.postings[key], position)
 
     def judge(self, row: str, statement: str, neighbours: Sequence[tuple[int, float]] = ()) -> list[Match]:
@@ -153,44 +159,49 @@ class Detector:
         scores: dict[int, float] = defaultdict(float)
         for key in keys(form):
             if places := self.postings.get(key):
-                weight = self.weights[key] * (1.0 if " " not in key else 1 / 3)
+                weight = self.weights[key] / 3 if " " in key else self.weights[key]
                 for position in places:
                     scores[position] += weight
-        total = _mass(whole)
+        total, masses, inside = _mass(whole), self.masses, self.config.contained / 2
         best: list[tuple[float, int]] = []
-        for position, score in scores.items():
-            other = _mass(self.whole[position])
-            if (part := score / max(total + other - score, 1e-9)) >= _LIKELY:
-                best.append((part, position))
-            elif (part := score / max(min(total, other), 1e-9)) >= self.config.contained / 2:
-                best.append((part * _LIKELY, position))  # the shorter of the two stands in the other, perhaps
+        for position, score in scores.items():  # a hundred per row: no calls
+            other = masses[position]
+            if score >= _LIKELY * (union := total + other - score):
+                best.append((score / union, position))
+            elif score >= inside * (smaller := total if total < other else other):
+                # The shorter of the two stands in the other, perhaps.
+                best.append((score / smaller * _LIKELY, position))
         found = {position for _, position in heapq.nlargest(self.config.candidates, best)}
-        return found.union(self.equal.get(form.canonical, ()), self.equal.get(form.template, ()))
+        return found.union(*(self.equal.get(text, ()) for text in (form.canonical, form.plain, form.template)))
 
     def _sure(self, shares: Likeness, cosine: float | None) -> float:
         """Return how sure it is that two problems say the same, 0 to 1: a logistic regression on planted problems
         (``python -m benchmarks.contamination``), its weights rounded. Vectors only add to it: without them nothing is
         taken away.
         """
-        nearness = 0.0 if cosine is None else max(0.0, cosine - self.threshold) / max(1 - self.threshold, 1e-9)
-        score = 4 * shares.words + 5 * shares.runs + 9 * shares.numbers + 2.5 * math.log1p(shares.mass) - 13
-        return 1 / (1 + math.exp(-(score + 3 * nearness)))
+        numbers = shares.numbers if shares.counted or shares.others else (shares.words + shares.runs) / 2
+        score = 2 * (shares.words + shares.runs) + 3 * math.log1p(shares.mass + shares.counted) + 9 * numbers - 13
+        if cosine is not None and self.threshold < 1:
+            score += 3 * max(0.0, cosine - self.threshold) / (1 - self.threshold)
+        return 1 / (1 + math.exp(-score))
 
     def _verdict(self, one: Form, other: Form, shares: Likeness, sure: float) -> tuple[Kind | None, str]:
         """Return the kind of contamination, or ``None`` and why it is none."""
-        if one.canonical == other.canonical:
+        enough = shares.mass >= self.config.mass
+        if one.canonical == other.canonical or (enough and one.plain == other.plain):
             return "same", ""
-        if shares.mass < self.config.mass:
-            return None, "too short or too common to tell: only the same text would count"
         longer, shorter = max(one.length, other.length), min(one.length, other.length)
-        if longer >= _LONGER * shorter and shares.inside >= self.config.contained:
+        if enough and longer >= _LONGER * shorter and shares.inside >= self.config.contained:
             return "contains", ""
-        if sure >= self.config.overlap:
+        same_numbers = shares.numbers >= _SAME_NUMBERS or not (shares.counted or shares.others)
+        if same_numbers and sure >= self.config.overlap and shares.mass + shares.counted >= self.config.mass / 2:
             return "reworded", ""
-        if one.template == other.template or min(shares.words, shares.runs) >= _ALIKE:
+        alike = one.template == other.template or min(shares.words, shares.runs) >= _ALIKE
+        if enough and alike:
             return "renumbered", ""
-        alike = shares.words >= self.config.overlap
-        return None, "alike, with other numbers and other words" if alike else "another problem"
+        if alike or sure >= self.config.overlap:
+            return None, "too short or too common to tell: only the same text would count"
+        return None, "other words" if same_numbers else "other words and other numbers"
 
 
 def _add(positions: list[int], position: int) -> None:
@@ -224,7 +235,7 @@ def neighbours(index: Index, vectors: Sequence[np.ndarray], n: int) -> list[list
     """Return the ``n`` nearest evaluation problems of each vector: position and cosine, nearest first."""
     import numpy as np
 
-    if not vectors:
+    if not len(vectors):
         return []
     cosines, positions = index.search(np.stack(vectors), n)
     return [

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from recipes.curate.text import NUMBER, ngrams, template, words
+from recipes.curate.text import NUMBER, canonical, ngrams, template, words
 
 LONGEST = 20_000
 """Characters of a text that are looked at; a bound for hostile ones."""
@@ -23,6 +23,8 @@ _RARE = 4
 """A word in one of 10 ** 4 problems or fewer weighs 1; in one of a hundred, a half."""
 _SMOOTHING = 1000
 """Problems without the word that are counted beside the pool: in a pool of a few dozen every word would be frequent."""
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac *([0-9a-z]) *([0-9a-z])(?![a-z])")
+_SPACED = re.compile(r"(?<![A-Za-z\\])[A-Z](?: [A-Z])+(?![A-Za-z])")
 _WORD = re.compile(r"\\[a-z]{2,}|[^\W\d_]{2,}(?:'[^\W\d_]+)?")
 _COMMON = frozenset(
     r"""a about above after all also an and any are as at be been before below but by can compute could determine did do
@@ -41,7 +43,9 @@ class Form:
     """What of a statement is compared."""
 
     canonical: str
-    """As ``text.canonical``, without drawings; for a text that consists of signs alone, the text."""
+    """As ``text.canonical``; for a text that consists of signs alone, the text."""
+    plain: str
+    """The same without drawings."""
     template: str
     length: int
     """Tokens."""
@@ -55,18 +59,29 @@ class Form:
 
 def form_of(text: str, n: int) -> Form:
     """Return the forms of a statement in which others are looked for; ``n``: tokens per run."""
-    plain = without_drawings(text[:LONGEST])
+    whole = _joined(text[:LONGEST])
+    plain = without_drawings(whole)
     tokens = words(plain)
+    said = " ".join(tokens) or " ".join(plain.split())
     masked = template(tokens)
     numbers = Counter(token for token in tokens if _is_number(token))
     return Form(
-        canonical=" ".join(tokens) or " ".join(plain.split()),
+        canonical=said if plain == whole else canonical(whole),
+        plain=said,
         template=" ".join(masked),
         length=len(tokens),
         words=frozenset(stem(word) for word in set(masked) if _WORD.fullmatch(word) and word not in _COMMON),
         runs=frozenset(ngrams(masked, n)),
         numbers=numbers,
     )
+
+
+def _joined(text: str) -> str:
+    r"""Return the text without what converters make different: ``A B C`` for ``ABC``, ``\frac12`` for
+    ``\frac{1}{2}``.
+    """
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    return _SPACED.sub(lambda found: found[0].replace(" ", ""), text)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -166,9 +181,13 @@ class Likeness:
     runs: float
     """The same of runs of words, numbers masked."""
     numbers: float
-    """The same of numbers, each counted as often as it stands there; 1 where neither has any."""
+    """The same of numbers, each counted as often as it stands there; 0 where neither has any."""
+    counted: float
+    """Weight of the numbers that both have."""
+    others: float
+    """Weight of the numbers that only one has."""
     inside: float
-    """Which part of the shorter one's runs and numbers the other has, weighed."""
+    """Which part of the shorter one's runs the other has, or of its numbers if that is less; weighed."""
     mass: float
     """Weight of the shared words and, to a lesser part, runs: how much there is to judge by."""
     shared: int
@@ -189,11 +208,16 @@ def likeness(one: Form, first: Weight, other: Form, second: Weight, weights: Map
         known(number, UNSEEN) * min(times, other.numbers.get(number, 0)) for number, times in one.numbers.items()
     )
     shorter = min(first, second, key=lambda weight: weight.runs)
+    inside = _share(run, shorter.runs)
+    if shorter.numbers:
+        inside = min(inside, _share(counted, shorter.numbers))
     return Likeness(
         words=_share(said, first.words + second.words - said),
         runs=_share(run, first.runs + second.runs - run),
-        numbers=_share(counted, first.numbers + second.numbers - counted) if one.numbers or other.numbers else 1.0,
-        inside=_share(run + counted, shorter.runs + shorter.numbers),
+        numbers=_share(counted, first.numbers + second.numbers - counted),
+        counted=counted,
+        others=first.numbers + second.numbers - 2 * counted,
+        inside=inside,
         mass=said + RUN * run,
         shared=len(both),
     )
