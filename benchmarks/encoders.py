@@ -70,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("K15_DATA"), help="folder of the sets ($K15_DATA)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--from", type=int, default=0, dest="first", metavar="ARM", help="leave out those before")
     chosen = parser.parse_args(arguments)
     if chosen.data is None or not (chosen.data / "math_train.jsonl").is_file():
         parser.error("name the folder with math_train.jsonl by --data or $K15_DATA")
     torch.set_num_threads(chosen.threads)
     emit({"environment": environment()})
     texts = texts_of(chosen.data, 2000)
-    for config, count in arms():
+    for config, count in arms()[chosen.first :]:
         emit(measure(config, texts[:count]))
     return 0
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import CACHE, emit, environment, say
-from rollout.embedding.config import EncoderConfig, WhiteningConfig
+from rollout.embedding.config import EncoderConfig
 from rollout.embedding.encoders import load_encoder
-from rollout.embedding.whitening import fit
+from rollout.embedding.whitening import moments
 from rollout.files import replace_file
 from rollout.lines import read_lines
 
@@ -102,11 +102,15 @@ def vectors_of(config: EncoderConfig, texts: Sequence[str]) -> dict[str, np.ndar
     return dict(zip(texts, np.load(file), strict=True))
 
 
-def spearman(vectors: Mapping[str, np.ndarray], task: Task, whitening: WhiteningConfig | None) -> float:
+def spearman(vectors: Mapping[str, np.ndarray], task: Task, row: str) -> float:
     """Spearman's correlation x 100, file by file, averaged by their pairs."""
     from scipy.stats import spearmanr
 
-    own = fit(np.stack([vectors[text] for text in task.fitted]), whitening) if whitening else None
+    own = None
+    if row != "raw":
+        found = moments([np.stack([vectors[text] for text in task.fitted])], len(vectors[task.fitted[0]]))
+        # Vectors of length 1 from bfloat16 do not quite span all directions.
+        own = found.finalize(found.rank() if row == "whitened" else None, shrink=0)
     total = 0.0
     for pairs in task.files:
         sides = [np.stack([vectors[text] for text in side]).astype(np.float64) for side in (pairs.left, pairs.right)]
@@ -121,9 +125,7 @@ def measured(config: EncoderConfig, columns: Mapping[str, Task]) -> dict[str, tu
     """The rows of one encoder, over the sets."""
     texts = sorted({text for one in columns.values() for text in one.fitted})
     vectors = vectors_of(config, texts)
-    d = len(vectors[texts[0]])
-    maps = {"raw": None, "whitened": WhiteningConfig(k=d, shrink=0), "whitened-k": WhiteningConfig(shrink=0)}
-    return {row: tuple(spearman(vectors, one, maps[row]) for one in columns.values()) for row in ROWS}
+    return {row: tuple(spearman(vectors, one, row) for one in columns.values()) for row in ROWS}
 
 
 def ordered(rows: Mapping[str, Sequence[float]]) -> str:

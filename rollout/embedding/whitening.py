@@ -81,6 +81,10 @@ class Moments:
         between = np.outer(step, step) * (self.count * other.count / count)
         return type(self)(count, self.mean + step * (other.count / count), self.scatter + other.scatter + between)
 
+    def rank(self) -> int:
+        """Return how many directions the vectors span: those with more than 1e-6 of the largest variance."""
+        return _rank(np.linalg.eigh(self.scatter)[0][::-1]) if self.count else 0
+
     def finalize(self, k: int | None = None, shrink: float | None = None) -> Whitener:
         """Return the map onto the ``k`` directions of largest variance, each with variance 1.
 
@@ -111,7 +115,7 @@ class Moments:
             raise VectorsError(f"all {self.count} vectors are the same: nothing tells them apart")
         ascending, vectors = np.linalg.eigh(covariance)
         variances, directions = ascending[::-1], _signed(vectors[:, ::-1])
-        rank = int((variances > FLOOR * variances[0]).sum())
+        rank = _rank(variances)
         if k is not None and k > rank:
             raise VectorsError(f"k = {k}: the {self.count} vectors span {rank} directions only; use k <= {rank}")
         kept = min(max(1, round(d / 3)), rank) if k is None else k
@@ -210,6 +214,10 @@ def fit(vectors: np.ndarray, config: WhiteningConfig) -> Whitener:
     if vectors.ndim != 2:
         raise VectorsError(f"vectors of shape {vectors.shape}: expected [n, d]")
     return moments([vectors], vectors.shape[1]).finalize(config.k, config.shrink)
+
+
+def _rank(variances: Array) -> int:
+    return int((variances > FLOOR * variances[0]).sum())
 
 
 def _signed(directions: Array) -> Array:

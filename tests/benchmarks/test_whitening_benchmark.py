@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from benchmarks.whitening import ENCODERS, PUBLISHED, Pairs, Task, ordered, spearman, table, tasks
-from rollout.embedding.config import WhiteningConfig
 from rollout.embedding.encoders import load_encoder
 
 DATA = Path(os.environ.get("K15_DATA") or "missing")
@@ -29,8 +28,8 @@ def test_files_are_scored_one_by_one_and_averaged_by_their_pairs() -> None:
     like = Pairs(("a", "a", "a"), ("b", "c", "d"), (5.0, 3.0, 1.0))
     unlike = Pairs(("a", "a"), ("b", "d"), (1.0, 5.0))
     both = Task((like, unlike), tuple("abcd"))
-    assert spearman(vectors, both, None) == pytest.approx(100 * (3 - 2) / 5)
-    assert np.isfinite(spearman(vectors, both, WhiteningConfig(k=2)))
+    assert spearman(vectors, both, "raw") == pytest.approx(100 * (3 - 2) / 5)
+    assert np.isfinite(spearman(vectors, both, "whitened"))
 
 
 def test_the_sets_are_read_as_they_lie(tmp_path: Path) -> None:
@@ -58,4 +57,4 @@ def test_whitening_gains_several_points_on_sts_b_with_an_untuned_encoder() -> No
     one = tasks(DATA)["STS-B"]
     texts = sorted({*one.fitted})
     vectors = dict(zip(texts, load_encoder(ENCODERS["minilm-static"]).encode(texts), strict=True))
-    assert spearman(vectors, one, WhiteningConfig()) > spearman(vectors, one, None) + 10
+    assert spearman(vectors, one, "whitened-k") > spearman(vectors, one, "raw") + 10

@@ -140,6 +140,8 @@ def test_a_third_of_the_directions_unless_told() -> None:
     flat = anisotropic(400, 24, 0)
     flat[:, 3:] = 1.0
     assert fitted(flat).k == 3  # and never more than there are
+    assert Moments.empty(24).partial_fit(flat).rank() == 3
+    assert Moments.empty(24).rank() == 0
 
 
 def test_few_vectors_are_shrunk_unless_told() -> None:
