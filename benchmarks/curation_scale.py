@@ -17,6 +17,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -73,12 +74,18 @@ def made(real: Sequence[tuple[str, str]], count: int, rng: random.Random) -> Ite
         yield {"id": f"made-{number}", "problem": text, "answer": answer}
 
 
+def processor_seconds() -> float:
+    """Of all child processes that have ended, theirs included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measured(source: Path, encoder: str, out: Path) -> dict[str, object]:
     """Curate once; seconds of each stage and the peak of memory."""
     command = [sys.executable, "-m", "recipes.commands.cli", "curate", str(source), "--out", str(out)]
     command += [part for name in AGAINST for part in ("--against", name)]
     command += ["--encoder.kind", encoder]
-    began = time.monotonic()
+    began, spent = time.monotonic(), processor_seconds()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     with MemoryWatch(process.pid) as watch:
         code = process.wait()
@@ -88,7 +95,14 @@ def measured(source: Path, encoder: str, out: Path) -> dict[str, object]:
     summary = json.loads((out / "summary.json").read_bytes())["results"]
     stages = {stage["name"]: stage["seconds"] for stage in summary["stages"] if not stage["skipped"]}
     dropped = {stage["name"]: sum(stage["reasons"].values()) for stage in summary["stages"] if not stage["skipped"]}
-    return {"wall_s": round(wall, 1), "stages_s": stages, "dropped": dropped, "peak_gib": round(watch.peak / 2**30, 2)}
+    cpu = round(processor_seconds() - spent, 1)
+    return {
+        "wall_s": round(wall, 1),
+        "cpu_s": cpu,
+        "stages_s": stages,
+        "dropped": dropped,
+        "peak_gib": round(watch.peak / 2**30, 2),
+    }
 
 
 def main() -> None:
@@ -117,8 +131,10 @@ def main() -> None:
         found = measured(source, encoder, out)
         stages = found["stages_s"]
         assert isinstance(stages, dict)
-        hours = sum(stages.values()) * MILLION / count / 3600
-        emit({"encoder": encoder, "rows": count, **found, "million_hours": round(hours, 2)})
+        hours, cpu = (
+            seconds * MILLION / count / 3600 for seconds in (sum(stages.values()), float(str(found["cpu_s"])))
+        )
+        emit({"encoder": encoder, "rows": count, **found, "million_h": round(hours, 2), "million_cpu_h": round(cpu, 2)})
 
 
 if __name__ == "__main__":
