@@ -65,7 +65,7 @@ def material(config: RunConfig) -> tuple[Path, Path]:
 def curated(pool: Path, heldout: Path, model: Path, size: int, samples: int) -> Path:
     """The set that ``k15 curate`` makes of the pool, asked as the recipe asks."""
     out = FOLDER / f"curated-{size}-{samples}"
-    command = [sys.executable, "-m", "recipes.commands.cli", "curate", str(pool), "--verifier", "gsm8k"]
+    command = [str(Path(sys.executable).parent / "k15"), "curate", str(pool), "--verifier", "gsm8k"]
     command += ["--against", str(heldout), "--model", str(model), "--out", str(out), "--coverage.size", str(size)]
     command += ["--difficulty.prompt", PROMPT, "--difficulty.system", "Solve.", "--difficulty.max_tokens", "96"]
     command += ["--difficulty.samples", str(samples), "--guess.prompt", PROMPT, "--guess.prefix", "#### "]

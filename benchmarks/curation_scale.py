@@ -82,7 +82,7 @@ def processor_seconds() -> float:
 
 def measured(source: Path, encoder: str, out: Path) -> dict[str, object]:
     """Curate once; seconds of each stage and the peak of memory."""
-    command = [sys.executable, "-m", "recipes.commands.cli", "curate", str(source), "--out", str(out)]
+    command = [str(Path(sys.executable).parent / "k15"), "curate", str(source), "--out", str(out)]
     command += [part for name in AGAINST for part in ("--against", name)]
     command += ["--encoder.kind", encoder]
     began, spent = time.monotonic(), processor_seconds()
