@@ -27,8 +27,8 @@ HELD_OUT = (
 POOL = ("gsm8k_train", "math_train", "asdiv", "svamp", "mawps")
 LEVELS = ("verbatim", "renumbered", "reworded")
 REWORDINGS = ROOT / "tests" / "data" / "rewordings.jsonl"
-"""Written by hand: ``id`` of the problem, ``rewording``; ``fresh`` were written after rules and weights were settled, and
-looked at by nothing before."""
+"""Written by hand: ``id`` of the problem, ``rewording``; those that are ``fresh`` were written after rules and weights
+were settled."""
 READ = ROOT / "tests" / "data" / "overlaps.jsonl"
 """Flagged pairs of pool and evaluation set, read one by one: ``row``, ``problem``, ``verdict``."""
 
