@@ -27,9 +27,10 @@ HELD_OUT = (
 POOL = ("gsm8k_train", "math_train", "asdiv", "svamp", "mawps")
 LEVELS = ("verbatim", "renumbered", "reworded")
 REWORDINGS = ROOT / "tests" / "data" / "rewordings.jsonl"
-"""Written by hand: ``id`` of the problem, ``rewording``."""
+"""Written by hand: ``id`` of the problem, ``rewording``; those that are ``fresh`` were written after rules and weights
+were settled."""
 READ = ROOT / "tests" / "data" / "overlaps.jsonl"
-"""Pairs of pool and evaluation set read by a person: ``row``, ``problem``, ``verdict``."""
+"""Flagged pairs of pool and evaluation set, read one by one: ``row``, ``problem``, ``verdict``."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Planted:
     @property
     def reported(self) -> bool:
         """Whether it is of the half that is reported; the other half is what weights and thresholds were set on."""
-        return seed_of("half", self.problem) % 2 == 1
+        return self.level == "by hand, fresh" or seed_of("half", self.problem) % 2 == 1
 
 
 def sets_of(folder: Path) -> list[EvaluationSet]:
@@ -80,13 +81,18 @@ def planted_of(sets: Sequence[EvaluationSet], seed: int) -> list[Planted]:
 
 
 def by_hand(sets: Sequence[EvaluationSet]) -> list[Planted]:
-    """Return the rewordings written by hand."""
+    """Return the rewordings written by hand, and those of them that nothing was set on."""
     home = {name: one.name for one in sets for name in one.ids}
-    return [Planted("by hand", home[row["id"]], row["id"], row["rewording"]) for _, row in read_rows(REWORDINGS)]
+    level = {False: "by hand", True: "by hand, fresh"}
+    return [
+        Planted(level[row.get("fresh", False)], home[row["id"]], row["id"], row["rewording"])
+        for _, row in read_rows(REWORDINGS)
+    ]
 
 
 def verdicts() -> dict[tuple[str, str], str]:
-    """Return (pool row, evaluation problem) -> what a person found: ``same``, ``variant`` or ``another``."""
+    """Return (pool row, evaluation problem) -> what reading it found: ``same``, ``variant`` (the same setting or
+    template with another question or other numbers) or ``another`` problem."""
     return {(row["row"], row["problem"]): row["verdict"] for _, row in read_rows(READ)}
 
 

@@ -8,7 +8,7 @@ from benchmarks.contamination.planting import changed, renumbered, reworded
 from recipes.curate.config import ContaminationConfig
 from recipes.curate.contamination import KINDS, Detector, confirmed, find, neighbours, statements_of, vocabulary_of
 from recipes.curate.evaluation_sets import EvaluationSet, load
-from recipes.curate.likeness import Rarity, form_of, likeness, stem, weight_of
+from recipes.curate.likeness import LONGEST, Rarity, form_of, likeness, stem, weight_of
 from recipes.curate.text import words
 from rollout.embedding.neighbours import Index
 from rollout.problems.source import ProblemError
@@ -89,6 +89,15 @@ def test_an_evaluation_problem_may_be_the_longer_one():
         "long", "l", ("p",), (f"{LADDER} Afterwards {TRAINS} Give the sum of both answers.",), ("110",)
     )
     assert kind_of(LADDER, "p", sets=(long,)) == "contains"
+
+
+def test_a_problem_is_found_in_a_text_of_many_others():
+    lecture = " ".join(
+        f"Chapter {n}. The {word} of {n + 70} chapters is called {word}ness."
+        for n, word in enumerate(words(MARBLES * 6))
+    )
+    assert len(lecture) > 50 * len(LADDER)
+    assert kind_of(f"{lecture[:5000]} {LADDER} {lecture[5000:]}", "ladder") == "contains"
 
 
 def test_short_text_is_evidence_only_when_it_is_the_same():
@@ -310,6 +319,7 @@ def test_hostile_text_takes_no_more_time_than_its_first_characters(text):
     start = time.process_time()
     one.judge("row", text)
     assert time.process_time() - start < 2  # CPU time; 0.05 s are usual
+    assert len(form_of(text, 3).canonical) <= 3 * LONGEST
 
 
 def test_plantings_change_what_they_say():
