@@ -86,6 +86,14 @@ class ContaminationConfig(Config):
     hundredth of them has is half of it."""
     overlap: float = Field(0.5, gt=0, lt=1)
     """A candidate is confirmed as re-worded when it is this sure, by its words, n-grams, numbers and vector."""
+    drop: tuple[Literal["same", "contains", "reworded", "renumbered"], ...] = (
+        "same",
+        "contains",
+        "reworded",
+        "renumbered",
+    )
+    """What is left out; the others are shown only. ``renumbered`` leaves out the templates of an evaluation set, too,
+    which MATH's training and test problems share."""
     contained: float = Field(0.8, gt=0.5, le=1)
     """A longer text contains a shorter one when it has this part of its n-grams and numbers."""
 

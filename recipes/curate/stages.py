@@ -254,7 +254,7 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
     write_matches(work.out / "contamination" / MATCHES, [*found.confirmed, *found.others])
     drops = [
         Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")
-        for row, one in confirmed(found.confirmed).items()
+        for row, one in confirmed(one for one in found.confirmed if one.kind in keys.drop).items()
     ]
     facts = {"note": f"neighbours from a cosine of {threshold:.2f} on", "candidates": dict(found.counts)}
     return Outcome(drops, facts=facts)

@@ -226,6 +226,11 @@ def test_an_evaluation_set_that_is_the_training_set_leaves_nothing(
     assert {row["fate"] for row in fates(tmp_path / "out").values()} == {"contamination"}
     assert (tmp_path / "out" / "report.html").exists()
     assert not (tmp_path / "out" / "curated.jsonl").exists()
+    kinds = ("--contamination.drop", "[contains, renumbered]")
+    assert curate(tmp_path / "out", source, "--against", source, *kinds) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())["results"]
+    assert summary["contamination"]["sets"][0]["confirmed"]["same"] == 20, "shown, and kept"
+    assert summary["kept"]["rows"] == 20
 
 
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Any, *more: Any) -> int:
