@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recipes.curate.rows import Numbers
-from rollout.parquet import read_table, storable, write_tables
+from rollout.parquet import FormatError, read_table, storable, write_tables
 
 DROPS = pa.schema(
     {"number": pa.int64(), "reason": pa.string(), "detail": pa.string(), "other": pa.int64()},
@@ -74,10 +75,13 @@ def drops_of(folder: Path) -> pa.Table:
 
 
 def marks_of(folder: Path) -> pa.Table:
-    """Return what a finished stage has noted about rows."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(folder / "marks.parquet")
+    """Return what a finished stage has noted about rows. Raises ``FormatError``."""
+    path = folder / "marks.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path}: not a readable Parquet file ({error}); remove {folder} to go on") from error
 
 
 def without(numbers: Numbers, drops: pa.Table) -> Numbers:

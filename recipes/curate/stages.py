@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recipes.curate.asking import Origin
 from recipes.curate.contamination import (
@@ -146,10 +148,15 @@ def duplicates(work: Work, numbers: Numbers) -> Outcome:
     save_prints(work.out / "duplicates" / PRINTS, numbers, taken)
     statements, answers = work.rows.texts(numbers), work.rows.texts(numbers, "answer")
     rows = np.arange(len(numbers))
-    same = exact(taken, statements, answers, rows)
+    same = exact(taken, statements, without_programs(answers, work.rows.texts(numbers, "verifier")), rows)
     rows = np.setdiff1d(rows, [drop.row for drop in same])
     close = near(taken, statements, answers, rows, least=keys.jaccard, ngram=keys.ngram)
     return Outcome(_numbered([*same, *close], numbers))
+
+
+def without_programs(answers: pa.ChunkedArray, verifiers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return answers [n] with none in the place of programs: two of them that differ do not contradict each other."""
+    return pc.if_else(pc.equal(verifiers, "code"), "", answers)
 
 
 def neighbours(work: Work, numbers: Numbers) -> Outcome:

@@ -244,7 +244,9 @@ def map_of(work: Work, fates: Mapping[int, Fate], kept: Numbers, marks: Mapping[
                 fate=fates[number].stage if number in fates else "",
             )
         )
-    return Map(tuple(points), len(pool), "t-SNE of whitened embeddings", "pass rate" if rates else "difficulty of the source")
+    return Map(
+        tuple(points), len(pool), "t-SNE of whitened embeddings", "pass rate" if rates else "difficulty of the source"
+    )
 
 
 def _rates(facts: Mapping[str, Any]) -> PassRates:

@@ -289,8 +289,15 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
         (("FIRST", "--warmup"), "--model"),
         (("FIRST", "--model", "./nowhere"), "./nowhere: no such model directory"),
         (("FIRST", "--columns", "{problem: question, answer: solution}"), "none of its 43 rows"),
+        (("FIRST", "--columns", "{problem: question"), "--columns '{problem: question'"),
+        (("--config", "missing.yaml"), "missing.yaml: No such file"),
+        (("FIRST", "--read.languages", "[english]"), "'english' is no language"),
+        (("OUT/curated.jsonl",), "would write over it"),
     ],
-    ids=["none", "missing", "twice", "benchmark", "verifier", "key", "warmup", "model", "columns"],
+    ids=[
+        *("none", "missing", "twice", "benchmark", "verifier", "key", "warmup", "model", "columns", "yaml", "config"),
+        *("language", "itself"),
+    ],
 )
 def test_what_is_wrong_is_one_line(
     arguments: tuple[str, ...],
@@ -299,7 +306,9 @@ def test_what_is_wrong_is_one_line(
     sources: tuple[Path, Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [str(sources[0]) if one == "FIRST" else one for one in arguments]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curated.jsonl").write_text(json.dumps(rows(1, 9)[0]) + "\n")
+    given = [one.replace("FIRST", str(sources[0])).replace("OUT", str(tmp_path / "out")) for one in arguments]
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
