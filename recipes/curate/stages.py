@@ -273,7 +273,8 @@ def asked_folder(work: Work, stage: str, keys: Config, free: set[str]) -> Path:
     ``free``: keys that responses do not depend on.
     """
     assert work.asker is not None
-    told = [keys.model_dump(mode="json", exclude=free), work.asker.model.fingerprint, work.asker.context, work.identity]
+    asker = work.asker
+    told = [keys.model_dump(mode="json", exclude=free), asker.model.fingerprint, asker.seed, work.identity]
     return work.out / stage / f"asked-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
 
 
