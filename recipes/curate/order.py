@@ -23,6 +23,7 @@ from recipes.curate.asking import Asker
 from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
+from recipes.curate.ledger import fates_of
 from recipes.curate.pipeline import Curation, Nothing
 from recipes.curate.reading import HUB, names_of
 from recipes.curate.report import write_page
@@ -174,10 +175,11 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
     marks = marks_for(kept, [folder for _, folder in folders])
     work.view.stage("write")
-    files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) and not order.warmup else []
-    write_fates(order.out, work.rows, work.names, folders)
+    files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
+    fates = fates_of(work.rows.count, folders)
+    write_fates(order.out, work.rows, work.names, fates)
     facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
-    results = results_of(work, curation.passed, kept, marks, facts)
+    results = results_of(work, curation.passed, fates, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
     work.view.close()

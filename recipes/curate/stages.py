@@ -30,7 +30,7 @@ from recipes.curate.contamination import (
     vocabulary_of,
     write_matches,
 )
-from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
+from recipes.curate.coverage import LEVEL, UNKNOWN, choose, clusters_wanted, levels_of
 from recipes.curate.difficulty import measure_difficulty
 from recipes.curate.duplicates import Drop as Similar
 from recipes.curate.duplicates import exact, near, stricter
@@ -74,12 +74,9 @@ def read(work: Work) -> Outcome:
         shard, count = shard + 1, count + table.num_rows
         work.view.advance(table.num_rows)
     check_sources((rows.read(one, ["source", "reason", "detail", "row"]) for one in range(shard)), sources)
-    drops = [
-        Drop(row["number"], row["reason"], row["detail"])
-        for one in range(shard)
-        for row in rows.read(one, ["number", "reason", "detail"]).to_pylist()
-        if row["reason"]
-    ]
+    tables = (rows.read(one, ["number", "reason", "detail"]) for one in range(shard))
+    lost = (table.filter(pc.not_equal(table.column("reason"), "")) for table in tables)
+    drops = [Drop(**row) for table in lost for row in table.to_pylist()]
     facts = {"renamed": ids.renamed}
     return Outcome(drops, facts=facts, warnings=_renamed(ids.renamed))
 
@@ -352,7 +349,7 @@ def coverage(work: Work, numbers: Numbers) -> Outcome:
     ]
     marks = {
         "cluster": clusters[kept].astype("int64"),
-        "level": [None if v == UNKNOWN else int(v) for v in levels[kept]],
+        LEVEL: [None if v == UNKNOWN else int(v) for v in levels[kept]],
     }
     return Outcome(
         drops, marks, numbers[kept], facts={"clusters": int(clusters.max()) + 1}, warnings=_short(size, keys.size)
