@@ -216,6 +216,37 @@ def test_interrupted_in_any_stage_it_goes_on_to_the_same_set(
         assert (out / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
 
 
+def test_what_the_model_was_asked_counts_under_other_keys_of_other_stages(
+    tmp_path: Path, sources: tuple[Path, Path, Path], whole: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "whole")
+    model, arguments = with_model(tmp_path / "whole", sources, monkeypatch)
+    out = tmp_path / "whole" / "out"
+    assert curate(out, *arguments, "--read.max_chars", 9000) == 0
+    assert not model.keys
+    assert curate(out, *(33 if one == 32 else one for one in arguments)) == 0  # difficulty.max_tokens
+    assert 0 < len(model.keys) < whole[1]  # guesses are not drawn again
+    drawn = len(model.keys)
+    assert curate(out, *arguments, "--seed", 1) == 0
+    assert len(model.keys) > drawn
+
+
+def test_a_prompt_that_did_not_fit_is_asked_once_the_context_is_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(tmp_path / "model", lambda name, sample: r"\boxed{1}", context=4096)
+    monkeypatch.setattr(order_module, "Asker", partial(Asker, opener=model.open))
+    long = {"id": "long", "problem": f"How many words has this list: {'word ' * 300}?", "answer": "300"}
+    source = write(tmp_path / "rows.jsonl", [*rows(20, 4), long])
+    keys = ["--difficulty.max_tokens", 32, "--difficulty.samples", 1, "--guess", "null", "--engine.kind", "hf"]
+    monkeypatch.setattr("recipes.curate.asking.PROMPT_ROOM", 100)
+    out, asked = tmp_path / "out", ["--model", model.path, *keys]
+    assert curate(out, source, *asked, "--engine.max_model_len", 256) == 0
+    assert fates(out)[f"{source}:21"]["reason"] == "unfitting"
+    assert curate(out, source, *asked, "--engine.max_model_len", 4096) == 0
+    assert fates(out)[f"{source}:21"]["fate"] == "kept"
+
+
 def test_an_evaluation_set_that_is_the_training_set_leaves_nothing(
     tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,8 +325,15 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
         (("FIRST", "--warmup"), "--model"),
         (("FIRST", "--model", "./nowhere"), "./nowhere: no such model directory"),
         (("FIRST", "--columns", "{problem: question, answer: solution}"), "none of its 43 rows"),
+        (("FIRST", "--columns", "{problem: question"), "--columns '{problem: question'"),
+        (("--config", "missing.yaml"), "missing.yaml: No such file"),
+        (("FIRST", "--read.languages", "[english]"), "'english' is no language"),
+        (("OUT/curated.jsonl",), "would write over it"),
     ],
-    ids=["none", "missing", "twice", "benchmark", "verifier", "key", "warmup", "model", "columns"],
+    ids=[
+        *("none", "missing", "twice", "benchmark", "verifier", "key", "warmup", "model", "columns", "yaml", "config"),
+        *("language", "itself"),
+    ],
 )
 def test_what_is_wrong_is_one_line(
     arguments: tuple[str, ...],
@@ -304,7 +342,9 @@ def test_what_is_wrong_is_one_line(
     sources: tuple[Path, Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [str(sources[0]) if one == "FIRST" else one for one in arguments]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curated.jsonl").write_text(json.dumps(rows(1, 9)[0]) + "\n")
+    given = [one.replace("FIRST", str(sources[0])).replace("OUT", str(tmp_path / "out")) for one in arguments]
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
