@@ -107,10 +107,15 @@ def _columns(text: str | None) -> Any:
 
     from rl.config_io import parse_yaml
 
+    if not text:
+        return None
     try:
-        return parse_yaml(text) if text else None
-    except YAMLError as error:
-        raise UsageError(f"--columns {text!r}: expected a mapping such as '{{problem: question}}'") from error
+        found = parse_yaml(text)
+    except YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"--columns {text!r}: expected our fields and theirs, such as '{{problem: question}}'")
+    return found
 
 
 def curate(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
 from recipes.curate.ledger import fates_of
 from recipes.curate.pipeline import Curation, Nothing
-from recipes.curate.reading import HUB, names_of
+from recipes.curate.reading import HUB, file_of, names_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
 from recipes.curate.rows import Numbers
@@ -43,7 +43,7 @@ from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
 from rollout.parquet import FormatError
-from rollout.problems.source import ProblemError, find_data
+from rollout.problems.source import ProblemError
 from rollout.user_code import UserCodeError
 
 REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
@@ -104,7 +104,7 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     config = order.config
     folder = os.environ.get("K15_DATA")
     for one in config.sources:
-        if not one.path.startswith(HUB) and written_here(find_data(one.path, folder), order.out):
+        if not one.path.startswith(HUB) and written_here(file_of(one.path, folder), order.out):
             raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
     sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
     sets = load_sets(config.against) if config.against else []
@@ -126,7 +126,7 @@ def _file_state(path: str, folder: str | None) -> str:
     """Return a text that changes when a source does."""
     if path.startswith(HUB):
         return ""
-    state = find_data(path, folder).stat()
+    state = file_of(path, folder).stat()
     return f"{state.st_size} {state.st_mtime_ns}"
 
 

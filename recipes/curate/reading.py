@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from recipes.curate.config import ReadConfig, SourceConfig
 from recipes.curate.domains import domain
+from recipes.curate.hints import hint
 from recipes.curate.languages import language_of
 from recipes.curate.rows import SCHEMA
 from recipes.curate.text import digest
@@ -40,6 +41,7 @@ _NEWLINES = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\u0085":
 _MOJIBAKE = ("\ufffd", "\u00e2\u20ac", "\u00c3\u00a9", "\u00c3\u00a8", "\u00c2\u00b0", "\u00c3\u2014", "\u00e2\u2030")
 """What stands where UTF-8 was read as something else, or the reverse."""
 MOST_NESTED = 100
+UNCHOSEN = "not chosen by where"
 PROSE = 12
 """Words of an answer from which on it is a text, which nobody writes again letter for letter."""
 
@@ -112,7 +114,7 @@ def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str
         for number, row in enumerate(load_rows(HubSource(path=name, split=split or "train"))):
             yield f"{name}, row {number}", f"{Path(name).name}-{number}", row
         return
-    path = find_data(source.path, data_folder)
+    path = file_of(source.path, data_folder)
     if path.is_dir():
         raise ProblemError(f"{path}: a directory; name its files")
     if path.suffix == ".parquet":
@@ -121,6 +123,16 @@ def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str
         return
     for number, line in lines_of(path):
         yield f"{path}:{number}", f"{path.stem}-{number}", line
+
+
+def file_of(path: str, data_folder: str | None) -> Path:
+    """Return the file of a source that is one. Raises ``ProblemError``; what has a data set's name is told so."""
+    try:
+        return find_data(path, data_folder)
+    except ProblemError as error:
+        if len(Path(path).parts) == 2 and not Path(path).suffix and not path.startswith("."):
+            raise ProblemError(f"{error}; for the data set of the hub: hub:{path}") from error
+        raise
 
 
 def pieces(sources: Sequence[SourceConfig], data_folder: str | None, size: int) -> Iterator[tuple[Raw, ...]]:
@@ -157,7 +169,7 @@ class Reader:
         if too_deep(row):
             return Read(None, {}, reason="unreadable", detail="nested too deeply")
         if not all(matches(row.get(name), wanted) for name, wanted in source.where.items()):
-            return Read(None, row, reason="not chosen by where")
+            return Read(None, row, reason=UNCHOSEN)
         row = normalised(renamed(row, source.columns))
         if row.get("defect"):
             return Read(None, row, reason="marked as a defect", detail=str(row["defect"]))
@@ -308,8 +320,8 @@ def numbered(table: pa.Table, first: int, ids: Ids) -> pa.Table:
 
 def check_sources(tables: Iterator[pa.Table], sources: Sequence[SourceConfig]) -> None:
     """Raises ``ProblemError`` for a source of which no row is a problem, with the commonest reason."""
-    reasons: dict[int, Counter[tuple[str, str]]] = {}
-    fields: dict[int, list[str]] = {}
+    reasons: dict[int, Counter[str]] = {}
+    first: dict[tuple[int, str], tuple[str, Mapping[str, Any]]] = {}
     good: set[int] = set()
     for table in tables:
         columns = (table.column(name).to_pylist() for name in ("source", "reason", "detail"))
@@ -317,15 +329,23 @@ def check_sources(tables: Iterator[pa.Table], sources: Sequence[SourceConfig]) -
             if not reason:
                 good.add(source)
             elif source not in good:
-                reasons.setdefault(source, Counter())[reason, detail] += 1
-                if source not in fields:
-                    fields[source] = [*json.loads(table.column("row")[at].as_py())]
+                reasons.setdefault(source, Counter())[reason] += 1
+                if (source, reason) not in first:
+                    first[source, reason] = detail, json.loads(table.column("row")[at].as_py())
     for index, source in enumerate(sources):
         if index not in good:
-            (reason, detail), most = reasons[index].most_common(1)[0]
+            reason, most = reasons[index].most_common(1)[0]
+            detail, row = first[index, reason]
             told = one_line(f"{reason}: {detail}" if detail else reason)
             raise ProblemError(
-                f"{source.path}: none of its {reasons[index].total()} rows is a problem that can be used; of "
-                f"{most}: {told}; the first has {one_line(', '.join(fields[index])) or 'no field'}: name other columns "
-                "(--columns '{problem: THEIRS, answer: THEIRS}') or another verifier, or leave the source out"
+                f"{source.path}: none of its {reasons[index].total()} rows is a problem that can be used; {most} of "
+                f"them: {told}; the first of these has {one_line(', '.join(row)) or 'no field'}: {_advice(row, reason)}"
             )
+
+
+def _advice(row: Mapping[str, Any], reason: str) -> str:
+    if reason == UNCHOSEN:
+        return "mend the source's where, or leave the source out"
+    if options := hint(row):
+        return f"try {one_line(options)}"
+    return "name other columns (--columns '{problem: THEIRS, answer: THEIRS}') or another verifier, or leave the source out"

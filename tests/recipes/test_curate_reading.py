@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from processes import until, until_gone
 
 from recipes.curate.config import ReadConfig, SourceConfig
@@ -164,6 +167,54 @@ def test_a_source_without_answers_is_refused_with_its_columns(tmp_path: Path) ->
     rows = [{"question": "How many?", "final": "4"}] * 3
     source = lines(tmp_path / "bare.jsonl", rows)
     with pytest.raises(ProblemError, match=r"bare\.jsonl: none of its 3 rows .*question, final.*--columns"):
+        check_sources(iter([table_of([source])]), [source])
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"question": "How many?", "answer": "4"}, "--columns '{problem: question}'"),
+        (
+            {"question": "How many?", "answer": "2 and 2 make 4.\n#### 4"},
+            "--columns '{problem: question}' --verifier gsm8k",
+        ),
+        (
+            {"problem": "How many?", "answer": "It is so that 2 of them and 2 more of them make 4. #### 4"},
+            "--verifier gsm8k",
+        ),
+        ({"prompt": [{"role": "user", "content": "How many?"}], "answer": "4"}, "--columns '{messages: prompt}'"),
+        ({"instruction": "How many?", "output": 4}, "--columns '{problem: instruction, answer: output}'"),
+    ],
+)
+def test_a_source_of_another_form_is_refused_with_the_options_that_read_it(
+    row: Mapping[str, Any], options: str, tmp_path: Path
+) -> None:
+    rows = [row, {**row, "id": "other"}]
+    source = lines(tmp_path / "theirs.jsonl", rows)
+    with pytest.raises(ProblemError, match=rf"none of its 2 rows .*2 of them: .*try {re.escape(options)}$"):
+        check_sources(iter([table_of([source])]), [source])
+    given = dict(zip(*[iter(shlex.split(options))] * 2, strict=True))
+    mended = SourceConfig(
+        path=source.path,
+        columns=yaml.safe_load(given.get("--columns", "{}")),
+        verifier=given.get("--verifier", "math"),
+    )
+    assert table_of([mended]).column("reason").to_pylist() == ["", ""]
+
+
+def test_reasons_are_counted_whatever_their_details(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "How many?", "answer": f"This is such a long text that it is no answer at all, number {n}."}
+        for n in range(3)
+    ]
+    source = lines(tmp_path / "prose.jsonl", [*rows, "{", "{"])
+    with pytest.raises(ProblemError, match=r"none of its 5 rows .* 3 of them: answer is prose: .* 0\."):
+        check_sources(iter([table_of([source])]), [source])
+
+
+def test_a_filter_that_chooses_nothing_is_named(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", [GOOD]).model_copy(update={"where": {"level": 9}})
+    with pytest.raises(ProblemError, match=r"not chosen by where.*mend the source's where"):
         check_sources(iter([table_of([source])]), [source])
 
 
