@@ -348,4 +348,5 @@ def _advice(row: Mapping[str, Any], reason: str) -> str:
         return "mend the source's where, or leave the source out"
     if options := hint(row):
         return f"try {one_line(options)}"
-    return "name other columns (--columns '{problem: THEIRS, answer: THEIRS}') or another verifier, or leave the source out"
+    named = "name other columns (--columns '{problem: THEIRS, answer: THEIRS}')"
+    return f"{named} or another verifier, or leave the source out"

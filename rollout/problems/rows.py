@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     something else.
     """
     value = row.get(name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, no number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
