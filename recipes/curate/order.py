@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -188,9 +189,11 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
         return 1
     if order.warmup:
         return _warmed(order, work, kept)
-    for path in files:
-        print(f"set      {path}")
+    for one in files:
+        print(f"set      {one.path}")
     print(f"fates    {order.out / 'fates.jsonl'}\nreport   {order.out / 'report.html'}")
+    for one in files:
+        print(f"train    k15 train RECIPE --problems.train {shlex.quote(one.source)}")
     return 0
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from recipes.curate.ledger import Fates, marks_of
 from recipes.curate.rows import Numbers, Rows
 from rollout.files import replacing
+from rollout.problems.config import NO_RULE
 from rollout.strict_json import dumps
 
 SET = "curated"
@@ -21,7 +25,32 @@ SOURCE = "source_"
 """Before the name of a source's own difficulty or domain, when another takes its place."""
 
 
-def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks: Mapping[str, Any]) -> list[Path]:
+@dataclass(frozen=True)
+class Written:
+    """A file of the set."""
+
+    path: Path
+    verifier: str
+    """Of all of its problems; empty: none."""
+
+    @property
+    def source(self) -> str:
+        """What ``k15 train --problems.train`` takes: all of the file, whatever part of another file a recipe takes."""
+        keys = {
+            "kind": "jsonl",
+            "path": str(self.path),
+            "verifier": self.verifier or NO_RULE,
+            "where": {},
+            "skip": 0,
+            "limit": None,
+            "max_prompt_chars": None,
+        }
+        return str(
+            yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+        ).strip()
+
+
+def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks: Mapping[str, Any]) -> list[Written]:
     """Write the rows ``kept`` as JSON Lines and return the files: one, or one for each verifier. Those of an earlier
     set are removed.
 
@@ -36,7 +65,7 @@ def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks:
         with replacing(path) as file:
             for row in _rows(rows, kept, names, marks, verifier):
                 file.write(dumps(row, ensure_ascii=False) + "\n")
-    return files
+    return [Written(path, verifier) for verifier, path in zip(verifiers, files, strict=True)]
 
 
 def _rows(

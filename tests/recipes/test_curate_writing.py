@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pytest
 
+from recipes import qwen3_math, smollm2
 from recipes.curate.ledger import Drop, Outcome, fates_of, write_outcome
 from recipes.curate.rows import Rows
-from recipes.curate.writing import row_of, write_set
+from recipes.curate.writing import Written, row_of, write_set
+from rl.config_io import load
+from rollout.problems.config import JsonlSource
+from rollout.problems.jsonl import load_jsonl
 from rollout.problems.rows import difficulty_of
 
 ROW = {"problem": "How many?", "answer": "1", "level": "Level 5", "domain": "Mathematics -> Algebra", "x": None}
@@ -49,3 +56,13 @@ def test_each_row_has_the_fate_that_its_stage_gave_it(tmp_path: Path) -> None:
         ("second", Drop(0, "a", other=3)),
         ("first", Drop(1, "a")),
     ]
+
+
+@pytest.mark.parametrize("recipe", [smollm2, qwen3_math])
+def test_a_recipe_is_told_to_take_all_of_the_set(recipe: ModuleType, tmp_path: Path) -> None:
+    rows = [{"problem": f"How many are {n} and 1?" + " Think." * 50 * n, "answer": str(n + 1)} for n in range(3)]
+    path = tmp_path / "a set: it's mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load(recipe.config(), overrides=[("problems.train", Written(path, "math").source)])
+    assert isinstance(config.problems.train, JsonlSource)
+    assert {one.prompt for one in load_jsonl(config.problems.train)} == {row["problem"] for row in rows}
