@@ -39,6 +39,7 @@ from recipes.curate.writing import FATES, SET, marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
+from rollout.embedding.encoders import check_encoder
 from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
@@ -106,6 +107,8 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     for one in config.sources:
         if not one.path.startswith(HUB) and written_here(find_data(one.path, folder), order.out):
             raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
+    if config.duplicates or config.coverage or (config.contamination and config.against):
+        check_encoder(config.encoder)
     sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
     sets = load_sets(config.against) if config.against else []
     model = ""

@@ -343,3 +343,11 @@ def test_what_is_wrong_is_one_line(
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
+
+
+def test_an_encoder_that_is_not_there_is_told_before_anything_is_read(
+    tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate(tmp_path / "out", sources[0], "--encoder.path", "./nowhere") == 2
+    assert "./nowhere: no such model directory" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows").exists()
