@@ -24,7 +24,7 @@ from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
 from recipes.curate.ledger import fates_of
-from recipes.curate.pipeline import Curation, Nothing
+from recipes.curate.pipeline import EMBEDDED, Curation, Nothing
 from recipes.curate.reading import HUB, names_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
@@ -181,7 +181,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
     fates = fates_of(work.rows.count, folders)
     write_fates(order.out, work.rows, work.names, fates)
-    facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
+    facts = facts_of(order, work, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
     results = results_of(work, curation.passed, fates, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
@@ -213,12 +213,11 @@ def _warmed(order: Order, work: Work, kept: Numbers) -> int:
     return 0
 
 
-def facts_of(order: Order, seconds: float) -> Facts:
+def facts_of(order: Order, work: Work, seconds: float) -> Facts:
     """Return what was done, with what."""
     from rl.state.run_dir import git_revision
 
     encoder = order.config.encoder
-    has_vectors = (order.out / "vectors" / "state.json").exists()
     return Facts(
         command=order.command,
         k15=version("k15"),
@@ -226,7 +225,7 @@ def facts_of(order: Order, seconds: float) -> Facts:
         seed=order.config.seed,
         seconds=round(seconds, 1),
         model=order.model or None,
-        encoder=f"{encoder.kind} {encoder.path}".strip() if has_vectors else None,
+        encoder=f"{encoder.kind} {encoder.path}".strip() if EMBEDDED & {*work.done} else None,
         git_revision=git_revision(Path(__file__).parent),
         versions=tuple((name, version(name)) for name in LIBRARIES.values()),
     )
