@@ -25,7 +25,7 @@ from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
 from recipes.curate.ledger import fates_of
-from recipes.curate.pipeline import Curation, Nothing
+from recipes.curate.pipeline import EMBEDDED, Curation, Nothing
 from recipes.curate.reading import HUB, file_of, names_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
@@ -40,6 +40,7 @@ from recipes.curate.writing import FATES, SET, marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
+from rollout.embedding.encoders import check_encoder
 from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
@@ -107,6 +108,8 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     for one in config.sources:
         if not one.path.startswith(HUB) and written_here(file_of(one.path, folder), order.out):
             raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
+    if config.duplicates or config.coverage or (config.contamination and config.against):
+        check_encoder(config.encoder)
     sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
     sets = load_sets(config.against) if config.against else []
     model = ""
@@ -179,7 +182,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
     fates = fates_of(work.rows.count, folders)
     write_fates(order.out, work.rows, work.names, fates)
-    facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
+    facts = facts_of(order, work, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
     results = results_of(work, curation.passed, fates, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
@@ -213,12 +216,11 @@ def _warmed(order: Order, work: Work, kept: Numbers) -> int:
     return 0
 
 
-def facts_of(order: Order, seconds: float) -> Facts:
+def facts_of(order: Order, work: Work, seconds: float) -> Facts:
     """Return what was done, with what."""
     from rl.state.run_dir import git_revision
 
     encoder = order.config.encoder
-    has_vectors = (order.out / "vectors" / "state.json").exists()
     return Facts(
         command=order.command,
         k15=version("k15"),
@@ -226,7 +228,7 @@ def facts_of(order: Order, seconds: float) -> Facts:
         seed=order.config.seed,
         seconds=round(seconds, 1),
         model=order.model or None,
-        encoder=f"{encoder.kind} {encoder.path}".strip() if has_vectors else None,
+        encoder=f"{encoder.kind} {encoder.path}".strip() if EMBEDDED & {*work.done} else None,
         git_revision=git_revision(Path(__file__).parent),
         versions=tuple((name, version(name)) for name in LIBRARIES.values()),
     )

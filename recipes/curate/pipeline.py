@@ -86,6 +86,7 @@ STAGES = (
         needs_vectors=True,
     ),
 )
+EMBEDDED = frozenset(stage.name for stage in STAGES if stage.needs_vectors)
 TITLES = {"read": "Read and verify"} | {stage.name: stage.title for stage in STAGES}
 
 

@@ -14,7 +14,7 @@ from recipes.curate.contamination import KINDS, MATCHES, Match, confirmed, read_
 from recipes.curate.coverage import LEVEL, UNKNOWN
 from recipes.curate.ledger import Drop, Fates
 from recipes.curate.map import chosen_points, project
-from recipes.curate.pipeline import TITLES, Passed
+from recipes.curate.pipeline import EMBEDDED, TITLES, Passed
 from recipes.curate.results import (
     PAIRS,
     POINTS,
@@ -70,9 +70,7 @@ def results_of(
         kept=kept_of(work, kept, marks),
         samples=samples_of(work, fates),
         pass_rates=next((_rates(one.facts["rates"]) for one in passed if "rates" in one.facts), None),
-        map=map_of(work, fates, kept, marks)
-        if len(work.pool) and (work.out / "vectors" / "state.json").exists()
-        else None,
+        map=map_of(work, fates, kept, marks) if EMBEDDED & {*work.done} else None,
         contamination=next((contamination_of(work, one) for one in passed if _compared(one)), None),
     )
     return bounded(found)

@@ -260,6 +260,8 @@ def test_an_evaluation_set_that_is_the_training_set_leaves_nothing(
     tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "all.jsonl", rows(20, 3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curated.jsonl").write_text("of an earlier run\n")
     assert curate(tmp_path / "out", source, "--against", source) == 1
     told = capsys.readouterr().err
     assert "no row is left: decontamination dropped the last 20 (20 same)" in told
@@ -373,3 +375,25 @@ def test_what_is_wrong_is_one_line(
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
+
+
+def test_an_encoder_that_is_not_there_is_told_before_anything_is_read(
+    tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate(tmp_path / "out", sources[0], "--encoder.path", "./nowhere") == 2
+    assert "./nowhere: no such model directory" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows").exists()
+
+
+def test_stages_that_are_off_leave_nothing_of_an_earlier_run(
+    curated: Path, tmp_path: Path, sources: tuple[Path, Path, Path]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(curated, out)
+    first, second, _ = sources
+    assert curate(out, first, second, "--duplicates", "null", "--coverage", "null") == 0
+    results = json.loads((out / "summary.json").read_bytes())["results"]
+    assert (results["map"], results["facts"]["encoder"], results["contamination"]) == (None, None, None)
+    assert {row["fate"] for row in fates(out).values()} == {"kept", "read", "formats"}
+    set_ = [json.loads(line) for line in (out / "curated.jsonl").read_text().splitlines()]
+    assert not any({"cluster", "template_size"} & row.keys() for row in set_)

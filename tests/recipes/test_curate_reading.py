@@ -164,6 +164,20 @@ def test_parquet_gives_the_rows_that_json_lines_give(tmp_path: Path) -> None:
     assert other.drop_columns(["place"]).equals(plain.drop_columns(["place"]))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**50], pa.timestamp("ms")),
+        pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers()),
+    ],
+    ids=["date", "utf-8"],
+)
+def test_parquet_that_python_cannot_hold_is_one_error(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({**{key: [value] for key, value in GOOD.items()}, "odd": column}), tmp_path / "a.parquet")
+    with pytest.raises(ProblemError, match=r"a\.parquet: not a readable Parquet file"):
+        table_of([SourceConfig(path=str(tmp_path / "a.parquet"))])
+
+
 def test_a_source_without_answers_is_refused_with_its_columns(tmp_path: Path) -> None:
     rows = [{"question": "How many?", "final": "4"}] * 3
     source = lines(tmp_path / "bare.jsonl", rows)
