@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.commands.usage import AddCommand, UsageError, path
 
@@ -78,11 +78,11 @@ def add_command(command: AddCommand) -> None:
 def resolved(arguments: argparse.Namespace) -> CurateConfig:
     """Return the configuration that the command means. Raises ``UsageError``."""
     from recipes.curate.config import CurateConfig
-    from rl.config_io import ConfigError, load, parse_yaml, read_file
+    from rl.config_io import ConfigError, load, read_file
 
-    tree = dict(read_file(arguments.config)) if arguments.config else {}
-    own = {"verifier": arguments.verifier, "columns": parse_yaml(arguments.columns) if arguments.columns else None}
+    own = {"verifier": arguments.verifier, "columns": _columns(arguments.columns)}
     given = {name: value for name, value in own.items() if value is not None}
+    tree: dict[str, Any] = {}
     if arguments.sources:
         tree["sources"] = [{"path": one, **given} for one in arguments.sources]
     elif given:
@@ -90,14 +90,32 @@ def resolved(arguments: argparse.Namespace) -> CurateConfig:
     if arguments.against:
         tree["against"] = [part for one in arguments.against for part in one.split(",") if part]
     try:
+        tree = {**(read_file(arguments.config) if arguments.config else {}), **tree}
         config = load(CurateConfig(), tree, arguments.pairs)
     except ConfigError as error:
         raise UsageError(*error.lines) from error
     if not config.sources:
         raise UsageError("name sources: k15 curate FILE ... --out DIR")
-    if len(config.sources) > len({source.path for source in config.sources}):
-        raise UsageError("a source is named twice; of equal problems one is kept anyway")
+    named = [(source.path, source.where) for source in config.sources]
+    if twice := next((path for i, (path, where) in enumerate(named) if (path, where) in named[:i]), None):
+        raise UsageError(f"the source {twice} is named twice; of equal problems one is kept anyway")
     return config
+
+
+def _columns(text: str | None) -> Any:
+    from yaml import YAMLError
+
+    from rl.config_io import parse_yaml
+
+    if not text:
+        return None
+    try:
+        found = parse_yaml(text)
+    except YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"--columns {text!r}: expected our fields and theirs, such as '{{problem: question}}'")
+    return found
 
 
 def curate(arguments: argparse.Namespace) -> int:

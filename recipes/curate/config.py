@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from recipes.curate.languages import LANGUAGES
 from rl.config import RayConfig
 from rollout.config import Config, EngineConfig
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
@@ -39,6 +40,15 @@ class ReadConfig(Config):
     """ISO 639-1 codes of the languages to keep, e.g. ``[en, zh]``; texts too short to tell are kept. Empty: all."""
     check_answers: bool = True
     """Whether each answer is graded against itself: one that is not right has a grader that cannot judge it."""
+
+    @field_validator("languages")
+    @classmethod
+    def _are_known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [one for one in languages if one not in LANGUAGES]:
+            raise ValueError(
+                f"{', '.join(map(repr, unknown))} is no language that is told; there are: {', '.join(LANGUAGES)}"
+            )
+        return languages
 
 
 class FormatsConfig(Config):

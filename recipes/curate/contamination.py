@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -59,7 +59,7 @@ class Match:
     """A training problem and an evaluation problem that may be the same."""
 
     row: str
-    """Id of the training problem."""
+    """Which training problem: its number."""
     evaluation_set: str
     """Name of the evaluation set."""
     problem: str
@@ -268,17 +268,19 @@ def pairs_of(matches: Iterable[Match]) -> Pairs:
     return Pairs([one for one in every if one.kind], others, counts)
 
 
-def write_matches(path: Path, matches: Iterable[Match]) -> None:
-    """Write pairs as JSON Lines. Raises ``OSError``."""
+def write_matches(path: Path, matches: Iterable[Match], ids: Mapping[str, str]) -> None:
+    """Write pairs as JSON Lines, each with its row's id in the set and in ``fates.jsonl``, which people know it by.
+    Raises ``OSError``.
+    """
     with replacing(path) as file:
         for match in matches:
-            file.write(dumps(asdict(match)) + "\n")
+            file.write(dumps({"id": ids[match.row], **asdict(match)}, ensure_ascii=False) + "\n")
 
 
 def read_matches(path: Path) -> Iterator[Match]:
     """Yield what ``write_matches`` wrote."""
     for _, row in read_lines(path):
-        yield Match(**row)
+        yield Match(**{name: value for name, value in row.items() if name != "id"})
 
 
 def confirmed(matches: Iterable[Match]) -> dict[str, Match]:

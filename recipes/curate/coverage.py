@@ -15,6 +15,8 @@ import numpy.typing as npt
 from recipes.curate.config import CoverageConfig
 
 Ints = npt.NDArray[np.int64]
+LEVEL = "difficulty_level"
+"""The field of rows; ``level`` is what sources call their own, and read as a difficulty."""
 UNKNOWN = -1
 """The level of problems whose difficulty nobody knows."""
 

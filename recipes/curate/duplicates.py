@@ -137,9 +137,16 @@ def shared(one: set[str], other: set[str]) -> float:
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Return whether two answers are the same: to the letter, or one is right where the other is the reference."""
+    """Return whether two answers are the same: to the letter, or one is right where the other is the reference. One
+    that is missing contradicts none.
+    """
     one, other = one.strip(), other.strip()
-    return one == other or grade(one, other, bare=True).correct or grade(other, one, bare=True).correct
+    return (
+        one == other
+        or not (one and other)
+        or grade(one, other, bare=True).correct
+        or grade(other, one, bare=True).correct
+    )
 
 
 def same_answers(answers: Texts, one: int, other: int) -> bool:
@@ -165,17 +172,29 @@ def _one_text(rows: list[int], statements: Texts, answers: Texts) -> list[Drop]:
     kept: list[int] = []
     for same in spelled.values():
         first, *others = same
-        against = [row for row in others if not same_answers(answers, first, row)]
+        known = next((row for row in same if _answered(answers, row)), first)
+        against = [row for row in others if not same_answers(answers, known, row)]
         if against:
             listed = ", ".join(sorted({repr(str(answers[row])) for row in same}))
             drops += [Drop(first, DISAGREE, listed, against[0])]
             drops += [Drop(row, DISAGREE, listed, first if row in against else against[0]) for row in others]
             continue
-        twin = next((row for row in kept if same_answers(answers, row, first)), None)
+        twin = next(
+            (
+                row
+                for row in kept
+                if _answered(answers, row) and _answered(answers, known) and same_answers(answers, row, known)
+            ),
+            None,
+        )
         if twin is None:
             kept.append(first)
         drops += [Drop(row, EXACT, "the same text", first if twin is None else twin) for row in same if row not in kept]
     return drops
+
+
+def _answered(answers: Texts, row: int) -> bool:
+    return bool(str(answers[row]).strip())
 
 
 def _bracketed(text: str) -> str:

@@ -6,16 +6,18 @@ A finished stage leaves ``drops.parquet`` in its folder, and what it has found o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recipes.curate.rows import Numbers
-from rollout.parquet import read_table, storable, write_tables
+from rollout.parquet import FormatError, read_table, storable, write_tables
 
 DROPS = pa.schema(
     {"number": pa.int64(), "reason": pa.string(), "detail": pa.string(), "other": pa.int64()},
@@ -74,10 +76,13 @@ def drops_of(folder: Path) -> pa.Table:
 
 
 def marks_of(folder: Path) -> pa.Table:
-    """Return what a finished stage has noted about rows."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(folder / "marks.parquet")
+    """Return what a finished stage has noted about rows. Raises ``FormatError``."""
+    path = folder / "marks.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path}: not a readable Parquet file ({error}); remove {folder} to go on") from error
 
 
 def without(numbers: Numbers, drops: pa.Table) -> Numbers:
@@ -85,10 +90,43 @@ def without(numbers: Numbers, drops: pa.Table) -> Numbers:
     return np.setdiff1d(numbers, drops.column("number").to_numpy(), assume_unique=True)
 
 
-def fates(count: int, stages: Iterable[tuple[str, Path]]) -> list[tuple[str, str, str, int | None]]:
-    """Return of each row: the stage that dropped it (``kept``: none), reason, detail, and the row that it is like."""
-    found: list[tuple[str, str, str, int | None]] = [("kept", "", "", None)] * count
-    for name, folder in stages:
-        for row in drops_of(folder).to_pylist():
-            found[row["number"]] = (name, row["reason"], row["detail"], row["other"])
-    return found
+@dataclass(frozen=True)
+class Fates:
+    """What became of all rows of the sources, in columns."""
+
+    stages: tuple[str, ...]
+    stage: npt.NDArray[np.int8]
+    """[rows]: which of ``stages`` dropped it; -1: none, it is kept."""
+    at: npt.NDArray[np.int64]
+    """[rows]: where in ``drops`` it stands."""
+    drops: pa.Table
+    """Of all stages."""
+
+    @property
+    def dropped(self) -> Numbers:
+        """Rows that are not kept."""
+        return np.flatnonzero(self.stage >= 0)
+
+    def of(self, numbers: Numbers) -> list[tuple[str, Drop] | None]:
+        """Return the stage that dropped each of some rows, and how; ``None`` for one that is kept."""
+        lost = self.stage[numbers] >= 0
+        drops = iter(self.drops.take(pa.array(self.at[numbers[lost]])).to_pylist())
+        return [
+            (self.stages[stage], Drop(**next(drops))) if stage >= 0 else None for stage in self.stage[numbers].tolist()
+        ]
+
+
+def fates_of(count: int, stages: Sequence[tuple[str, Path]]) -> Fates:
+    """Return the fates of ``count`` rows, by names and folders of the stages that they have come through. Raises
+    ``FormatError``.
+    """
+    stage, at = np.full(count, -1, np.int8), np.full(count, -1, np.int64)
+    tables: list[pa.Table] = []
+    begin = 0
+    for index, (_, folder) in enumerate(stages):
+        table = drops_of(folder)
+        numbers = table.column("number").to_numpy()
+        stage[numbers], at[numbers] = index, np.arange(begin, begin + len(numbers))
+        begin += len(numbers)
+        tables.append(table)
+    return Fates(tuple(name for name, _ in stages), stage, at, pa.concat_tables(tables))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -23,29 +24,33 @@ from recipes.curate.asking import Asker
 from recipes.curate.config import CurateConfig
 from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
-from recipes.curate.pipeline import Curation, Nothing
-from recipes.curate.reading import HUB, name_of
+from recipes.curate.ledger import fates_of
+from recipes.curate.pipeline import EMBEDDED, Curation, Nothing
+from recipes.curate.reading import HUB, file_of, names_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
 from recipes.curate.rows import Numbers
 from recipes.curate.showing import Showing
-from recipes.curate.spread import cores, here, on_cluster
+from recipes.curate.spread import WorkerLost, cores, here, on_cluster
 from recipes.curate.stages import asked_folder, origin
 from recipes.curate.summary import results_of
 from recipes.curate.warmup import WarmupError, gather, write
 from recipes.curate.work import Work
-from recipes.curate.writing import marks_for, write_fates, write_set
+from recipes.curate.writing import FATES, SET, marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
+from rollout.embedding.encoders import check_encoder
 from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
 from rollout.models.templates import PromptError
-from rollout.problems.source import ProblemError, find_data
+from rollout.parquet import FormatError
+from rollout.problems.source import ProblemError
 from rollout.user_code import UserCodeError
 
 REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
 """What is wrong with the command, its sources, model or folder."""
+WARMUP = "warmup.jsonl"
 LIBRARIES = {"faiss": "faiss-cpu", "datasketch": "datasketch", "sentence_transformers": "sentence-transformers"}
 
 
@@ -79,7 +84,7 @@ def carry_out(order: Order) -> int:
             return 128 + (stopper.signal or signal.SIGTERM)
         except VectorsError as error:
             raise ProblemError(f"embeddings: {error}") from error
-        except LaunchError as error:
+        except (LaunchError, FormatError, WorkerLost) as error:
             say(str(error))
             return 1
 
@@ -100,6 +105,11 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     """Return fingerprints of all that goes in, and the evaluation sets. Raises ``REFUSED``."""
     config = order.config
     folder = os.environ.get("K15_DATA")
+    for one in config.sources:
+        if not one.path.startswith(HUB) and written_here(file_of(one.path, folder), order.out):
+            raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
+    if config.duplicates or config.coverage or (config.contamination and config.against):
+        check_encoder(config.encoder)
     sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
     sets = load_sets(config.against) if config.against else []
     model = ""
@@ -110,11 +120,17 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     return {"sources": sources, "against": [_set_state(one) for one in sets], "model": model}, sets
 
 
+def written_here(path: Path, out: Path) -> bool:
+    """Return whether a file is one of those that are written to ``out`` for others to read."""
+    names = (f"{SET}.jsonl", f"{SET}-*.jsonl", FATES, WARMUP)
+    return path.resolve().parent == out.resolve() and any(path.resolve().match(name) for name in names)
+
+
 def _file_state(path: str, folder: str | None) -> str:
     """Return a text that changes when a source does."""
     if path.startswith(HUB):
         return ""
-    state = find_data(path, folder).stat()
+    state = file_of(path, folder).stat()
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
@@ -141,8 +157,7 @@ def opened(order: Order, sets: list[EvaluationSet], stopper: Stopper) -> Iterato
         asker = None
         if order.model:
             asker = stack.enter_context(Asker(order.model, config.engine, config.ray, config.seed, longest(order)))
-        names = tuple(name_of(source) for source in config.sources)
-        yield Work(config, order.out, spread, encoding, view, names, sets, asker)
+        yield Work(config, order.out, spread, encoding, view, names_of(config.sources), sets, asker)
 
 
 def longest(order: Order) -> int:
@@ -164,10 +179,11 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
     marks = marks_for(kept, [folder for _, folder in folders])
     work.view.stage("write")
-    files = write_set(order.out, work.rows, kept, work.names, marks) if len(kept) and not order.warmup else []
-    write_fates(order.out, work.rows, work.names, folders)
-    facts = facts_of(order, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
-    results = results_of(work, curation.passed, kept, marks, facts)
+    files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
+    fates = fates_of(work.rows.count, folders)
+    write_fates(order.out, work.rows, work.names, fates)
+    facts = facts_of(order, work, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
+    results = results_of(work, curation.passed, fates, kept, marks, facts)
     write_results(order.out / "summary.json", results)
     write_page(order.out / "report.html", results)
     work.view.close()
@@ -176,9 +192,11 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
         return 1
     if order.warmup:
         return _warmed(order, work, kept)
-    for path in files:
-        print(f"set      {path}")
+    for one in files:
+        print(f"set      {one.path}")
     print(f"fates    {order.out / 'fates.jsonl'}\nreport   {order.out / 'report.html'}")
+    for one in files:
+        print(f"train    k15 train RECIPE --problems.train {shlex.quote(one.source)}")
     return 0
 
 
@@ -191,19 +209,18 @@ def _warmed(order: Order, work: Work, kept: Numbers) -> int:
     except WarmupError as error:
         say(str(error))
         return 1
-    target = order.out / "warmup.jsonl"
+    target = order.out / WARMUP
     write(target, found.demonstrations)
     say(found.told)
     print(f"warm-up  {target}\nreport   {order.out / 'report.html'}")
     return 0
 
 
-def facts_of(order: Order, seconds: float) -> Facts:
+def facts_of(order: Order, work: Work, seconds: float) -> Facts:
     """Return what was done, with what."""
     from rl.state.run_dir import git_revision
 
     encoder = order.config.encoder
-    has_vectors = (order.out / "vectors" / "state.json").exists()
     return Facts(
         command=order.command,
         k15=version("k15"),
@@ -211,7 +228,7 @@ def facts_of(order: Order, seconds: float) -> Facts:
         seed=order.config.seed,
         seconds=round(seconds, 1),
         model=order.model or None,
-        encoder=f"{encoder.kind} {encoder.path}".strip() if has_vectors else None,
+        encoder=f"{encoder.kind} {encoder.path}".strip() if EMBEDDED & {*work.done} else None,
         git_revision=git_revision(Path(__file__).parent),
         versions=tuple((name, version(name)) for name in LIBRARIES.values()),
     )

@@ -86,6 +86,7 @@ STAGES = (
         needs_vectors=True,
     ),
 )
+EMBEDDED = frozenset(stage.name for stage in STAGES if stage.needs_vectors)
 TITLES = {"read": "Read and verify"} | {stage.name: stage.title for stage in STAGES}
 
 
@@ -129,8 +130,8 @@ class Curation:
         Raises ``Nothing`` when none is, with ``passed`` as far as it went.
         """
         numbers = self._read()
-        chain = _digest([self.told["sources"], self.work.config.read.model_dump(mode="json")])
-        self.work.identity = chain
+        self.work.identity = _digest(self.told["sources"])
+        chain = _digest([self.work.identity, self.work.config.read.model_dump(mode="json")])
         for stage in STAGES:
             if stage.name == "neighbours":
                 self.work.pool = numbers
@@ -140,7 +141,9 @@ class Curation:
                 continue
             inputs: dict[str, Any] = {"seed": self.work.config.seed, "rows": chain}
             inputs |= {name: key.model_dump(mode="json") for name, key in keys.items() if key is not None}
-            inputs |= {"model": self.told["model"]} if stage.asks else {}
+            if stage.asks and self.work.asker is not None:
+                # A longer context lets longer prompts be asked.
+                inputs |= {"model": self.told["model"], "context": self.work.asker.context}
             inputs |= {"against": self.told["against"]} if stage.compares else {}
             numbers = self._pass(stage.name, inputs, partial(stage.act, self.work, numbers), numbers)
             chain = _digest([chain, inputs])

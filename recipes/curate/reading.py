@@ -10,7 +10,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ import pyarrow as pa
 
 from recipes.curate.config import ReadConfig, SourceConfig
 from recipes.curate.domains import domain
+from recipes.curate.hints import hint
 from recipes.curate.languages import language_of
 from recipes.curate.rows import SCHEMA
 from recipes.curate.text import digest
 from rewards.math.judge import unreadable
 from rollout.grading import by_name
 from rollout.parquet import storable
+from rollout.plain import one_line
 from rollout.problems.config import HubSource
 from rollout.problems.hub import load_rows
 from rollout.problems.jsonl import lines_of, matches, row_of
 from rollout.problems.parquet import parquet_rows
-from rollout.problems.rows import problem_of
+from rollout.problems.rows import conversation_of, problem_of, text_of
 from rollout.problems.source import ProblemError, find_data
 from rollout.types import Problem
 
@@ -37,6 +40,8 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _NEWLINES = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\u0085": "\n", "\u00a0": " "})
 _MOJIBAKE = ("\ufffd", "\u00e2\u20ac", "\u00c3\u00a9", "\u00c3\u00a8", "\u00c2\u00b0", "\u00c3\u2014", "\u00e2\u2030")
 """What stands where UTF-8 was read as something else, or the reverse."""
+MOST_NESTED = 100
+UNCHOSEN = "not chosen by where"
 PROSE = 12
 """Words of an answer from which on it is a text, which nobody writes again letter for letter."""
 
@@ -61,14 +66,36 @@ class Read:
 
     problem: Problem | None
     row: Mapping[str, Any]
+    statement: str = ""
+    """As its source states it, without what a verifier adds."""
     language: str = ""
     reason: str = ""
     detail: str = ""
 
 
-def name_of(source: SourceConfig) -> str:
-    """Return what a source is called in reports and, where rows do not say, in the set."""
-    return source.path.removeprefix(HUB).partition(":")[0] if source.path.startswith(HUB) else Path(source.path).stem
+def names_of(sources: Sequence[SourceConfig]) -> tuple[str, ...]:
+    """Return what sources are called in reports and, where rows do not say, in the set: files by their stem, and with
+    the folders above it that tell two of one name apart.
+    """
+    candidates = [_names(source.path) for source in sources]
+    names = [own[0] for own in candidates]
+    for length in range(1, max(map(len, candidates), default=0)):
+        counts = Counter(names)
+        names = [
+            own[min(length, len(own) - 1)] if counts[name] > 1 else name
+            for own, name in zip(candidates, names, strict=True)
+        ]
+    counts = Counter(names)  # one file under several filters
+    return tuple(f"{name}[{index}]" if counts[name] > 1 else name for index, name in enumerate(names))
+
+
+def _names(path: str) -> list[str]:
+    """Return what a source may be called, the shortest first."""
+    if path.startswith(HUB):
+        name, _, split = path.removeprefix(HUB).partition(":")
+        return [name, f"{name}:{split or 'train'}"]
+    parts = Path(path).with_suffix("").parts or (path,)
+    return ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
 
 
 def raw_rows(source: SourceConfig, index: int, data_folder: str | None) -> Iterator[Raw]:
@@ -87,7 +114,7 @@ def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str
         for number, row in enumerate(load_rows(HubSource(path=name, split=split or "train"))):
             yield f"{name}, row {number}", f"{Path(name).name}-{number}", row
         return
-    path = find_data(source.path, data_folder)
+    path = file_of(source.path, data_folder)
     if path.is_dir():
         raise ProblemError(f"{path}: a directory; name its files")
     if path.suffix == ".parquet":
@@ -96,6 +123,16 @@ def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str
         return
     for number, line in lines_of(path):
         yield f"{path}:{number}", f"{path.stem}-{number}", line
+
+
+def file_of(path: str, data_folder: str | None) -> Path:
+    """Return the file of a source that is one. Raises ``ProblemError``; what has a data set's name is told so."""
+    try:
+        return find_data(path, data_folder)
+    except ProblemError as error:
+        if len(Path(path).parts) == 2 and not Path(path).suffix and not path.startswith("."):
+            raise ProblemError(f"{error}; for the data set of the hub: hub:{path}") from error
+        raise
 
 
 def pieces(sources: Sequence[SourceConfig], data_folder: str | None, size: int) -> Iterator[tuple[Raw, ...]]:
@@ -112,6 +149,11 @@ class Reader:
     sources: tuple[SourceConfig, ...]
     config: ReadConfig
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return names_of(self.sources)
+
     def __call__(self, piece: Sequence[Raw]) -> pa.Table:
         """Return one row for each raw one."""
         found = [(raw, self.read(raw)) for raw in piece]
@@ -123,30 +165,39 @@ class Reader:
         try:
             row: Mapping[str, Any] = row_of("", raw.content) if isinstance(raw.content, bytes) else raw.content
         except ProblemError as error:
-            return Read(None, {}, "", "unreadable", str(error).removeprefix(": "))
+            return Read(None, {}, reason="unreadable", detail=str(error).removeprefix(": "))
+        if too_deep(row):
+            return Read(None, {}, reason="unreadable", detail="nested too deeply")
         if not all(matches(row.get(name), wanted) for name, wanted in source.where.items()):
-            return Read(None, row, "", "not chosen by where")
-        row = renamed(row, source.columns)
-        row = normalised(row)
+            return Read(None, row, reason=UNCHOSEN)
+        row = normalised(renamed(row, source.columns))
         if row.get("defect"):
-            return Read(None, row, "", "marked as a defect", str(row["defect"]))
+            return Read(None, row, reason="marked as a defect", detail=str(row["defect"]))
         try:
-            problem = problem_of(row, source.verifier, raw.name, name_of(source))
+            problem = problem_of(row, source.verifier, raw.name, self.names[raw.source])
         except ValueError as error:
-            return Read(None, row, "", "no problem or answer", str(error))
+            return Read(None, row, reason="no problem or answer", detail=str(error))
         return self._checked(problem, row)
 
     def _checked(self, problem: Problem, row: Mapping[str, Any]) -> Read:
-        said = statement_of(problem)
+        said = statement_of(row)
         if len(said) > self.config.max_chars:
-            return Read(problem, row, "", "too long", f"{len(said)} characters")
+            return Read(problem, row, said, "", "too long", f"{len(said)} characters")
         if any(one in said for one in _MOJIBAKE):
-            return Read(problem, row, "", "broken encoding")
+            return Read(problem, row, said, "", "broken encoding")
         language = language_of(said)
         if language and self.config.languages and language not in self.config.languages:
-            return Read(problem, row, language, "language", language)
+            return Read(problem, row, said, language, "language", language)
         reason, detail = uncheckable(problem) if self.config.check_answers else ("", "")
-        return Read(problem, row, language, reason, detail)
+        return Read(problem, row, said, language, reason, detail)
+
+
+def too_deep(value: Any, left: int = MOST_NESTED) -> bool:
+    """Return whether lists and objects stand in each other deeper than ``left``; what writes them recurses."""
+    if not isinstance(value, list | Mapping):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return left == 0 or any(too_deep(one, left - 1) for one in inner)
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -171,9 +222,9 @@ def _normal(value: Any) -> Any:
     return {key: _normal(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def statement_of(problem: Problem) -> str:
-    """Return the problem as its source states it, without what a verifier adds."""
-    return str(problem.extra.get("statement") or problem.prompt)
+def statement_of(row: Mapping[str, Any]) -> str:
+    """Return what a row that is a problem states, or asks last."""
+    return text_of(row, "problem") if "problem" in row else conversation_of(row)[-1].content
 
 
 def uncheckable(problem: Problem) -> tuple[str, str]:
@@ -199,16 +250,21 @@ def own_response(problem: Problem) -> str | None:
     """Return the response that states the reference; ``None`` where a verifier has no such form, or code no
     solution.
     """
-    answer = problem.answer
+    answer = reference_of(problem)
     if problem.verifier == "math":
         return f"\\boxed{{{answer}}}"
     if problem.verifier == "gsm8k":
-        return f"#### {answer.rpartition('####')[2].strip()}"
+        return f"#### {answer}"
     if problem.verifier == "exact":
         return answer
     if problem.verifier == "code" and any(sign in answer for sign in ("\n", "def ", "print(", "lambda")):
         return f"```python\n{answer}\n```"
     return None
+
+
+def reference_of(problem: Problem) -> str:
+    """Return what is compared with other answers: of a rationale that ends in one, that."""
+    return problem.answer.rpartition("####")[2].strip() if problem.verifier == "gsm8k" else problem.answer
 
 
 def _stored(raw: Raw, one: Read) -> dict[str, Any]:
@@ -218,12 +274,12 @@ def _stored(raw: Raw, one: Read) -> dict[str, Any]:
         "source": raw.source,
         "place": raw.place,
         "id": storable(problem.id if problem else str(one.row.get("id") or raw.name)),
-        "statement": storable(statement_of(problem) if problem else _text(one.row.get("problem"))),
-        "answer": storable(problem.answer if problem else _text(one.row.get("answer"))),
+        "statement": storable(one.statement if problem else _text(one.row.get("problem"))),
+        "answer": storable(reference_of(problem) if problem else _text(one.row.get("answer"))),
         "verifier": problem.verifier if problem else "",
         "difficulty": problem.difficulty if problem else None,
         "language": one.language,
-        "domain": domain(statement_of(problem), one.row) if problem else "",
+        "domain": domain(one.statement, one.row) if problem else "",
         "row": json.dumps(one.row, default=str),
         "reason": one.reason,
         "detail": storable(one.detail[:500]),
@@ -245,8 +301,9 @@ class Ids:
 
     def unique(self, name: str, source: int, number: int) -> str:
         """Return ``name``, or where it is taken ``SOURCE/name``, or that with the row's number."""
-        tried = (name, f"{self._names[source]}/{name}", f"{self._names[source]}/{name}#{number}")
-        free = next(one for one in (*tried, f"{tried[-1]}#") if digest(one) not in self._seen)
+        own = f"{self._names[source]}/{name}"
+        tried = chain((name, own), (f"{own}#{number}{'#' * more}" for more in count()))
+        free = next(one for one in tried if digest(one) not in self._seen)
         self._seen.add(digest(free))
         self.renamed += free != name
         return free
@@ -263,23 +320,33 @@ def numbered(table: pa.Table, first: int, ids: Ids) -> pa.Table:
 
 def check_sources(tables: Iterator[pa.Table], sources: Sequence[SourceConfig]) -> None:
     """Raises ``ProblemError`` for a source of which no row is a problem, with the commonest reason."""
-    reasons: dict[int, Counter[tuple[str, str]]] = {}
-    fields: dict[int, list[str]] = {}
-    good: Counter[int] = Counter()
+    reasons: dict[int, Counter[str]] = {}
+    first: dict[tuple[int, str], tuple[str, Mapping[str, Any]]] = {}
+    good: set[int] = set()
     for table in tables:
-        columns = (table.column(name).to_pylist() for name in ("source", "reason", "detail", "row"))
-        for source, reason, detail, row in zip(*columns, strict=True):
-            if reason:
-                reasons.setdefault(source, Counter())[reason, detail] += 1
-                fields.setdefault(source, [*json.loads(row)])
-            else:
-                good[source] += 1
+        columns = (table.column(name).to_pylist() for name in ("source", "reason", "detail"))
+        for at, (source, reason, detail) in enumerate(zip(*columns, strict=True)):
+            if not reason:
+                good.add(source)
+            elif source not in good:
+                reasons.setdefault(source, Counter())[reason] += 1
+                if (source, reason) not in first:
+                    first[source, reason] = detail, json.loads(table.column("row")[at].as_py())
     for index, source in enumerate(sources):
-        if not good[index]:
-            (reason, detail), count = reasons[index].most_common(1)[0]
-            told = f"{reason}: {detail}" if detail else reason
+        if index not in good:
+            reason, most = reasons[index].most_common(1)[0]
+            detail, row = first[index, reason]
+            told = one_line(f"{reason}: {detail}" if detail else reason)
             raise ProblemError(
-                f"{source.path}: none of its {sum(reasons[index].values())} rows is a problem that can be used; of "
-                f"{count}: {told}; the last has {', '.join(fields[index]) or 'no field'}: name other columns "
-                "(--columns '{problem: THEIRS, answer: THEIRS}') or another verifier, or leave the source out"
+                f"{source.path}: none of its {reasons[index].total()} rows is a problem that can be used; {most} of "
+                f"them: {told}; the first of these has {one_line(', '.join(row)) or 'no field'}: {_advice(row, reason)}"
             )
+
+
+def _advice(row: Mapping[str, Any], reason: str) -> str:
+    if reason == UNCHOSEN:
+        return "mend the source's where, or leave the source out"
+    if options := hint(row):
+        return f"try {one_line(options)}"
+    named = "name other columns (--columns '{problem: THEIRS, answer: THEIRS}')"
+    return f"{named} or another verifier, or leave the source out"

@@ -39,7 +39,8 @@ SCHEMA = pa.schema(
     },
     metadata={"k15.curate.rows": "1"},
 )
-"""``number``: from 0, over all sources. ``source``: which one. ``row``: all of it as JSON, normalised, our names.
+"""``number``: from 0, over all sources. ``source``: which one. ``answer``: what other
+answers are compared with; of a rationale its end. ``row``: all of it as JSON, normalised, our names.
 ``reason``: why it is no problem, empty when it is one."""
 Numbers = npt.NDArray[np.int64]
 """[n] numbers of rows, ascending."""

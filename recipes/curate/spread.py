@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -16,6 +18,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 Spread = Callable[[Callable[[T], R], Iterable[T]], Iterator[R]]
 """``spread(work, pieces)`` yields ``work(piece)`` in the order of the pieces. ``work`` and its results are pickled."""
+
+
+class WorkerLost(RuntimeError):
+    """A process that worked on a piece has died; one line."""
 
 
 def cores() -> int:
@@ -29,7 +35,18 @@ _held: list[Callable[[Any], Any]] = []
 
 def _begin(work: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who gave the work, and ends its workers in order
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _held[:] = [pickle.loads(work)]
+
+
+def _end_with_parent() -> None:
+    """End this worker when who gave the work is killed: the pipe of its work, of which it holds both ends, never
+    closes.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _act(piece: Any) -> Any:
@@ -55,6 +72,11 @@ def here(workers: int) -> Spread[Any, Any]:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
+        except BrokenProcessPool as error:
+            raise WorkerLost(
+                "a worker process was killed, for want of memory perhaps: the same command goes on, and with fewer "
+                "--workers takes less"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

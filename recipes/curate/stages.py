@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recipes.curate.asking import Origin
 from recipes.curate.contamination import (
@@ -28,7 +30,7 @@ from recipes.curate.contamination import (
     vocabulary_of,
     write_matches,
 )
-from recipes.curate.coverage import UNKNOWN, choose, clusters_wanted, levels_of
+from recipes.curate.coverage import LEVEL, UNKNOWN, choose, clusters_wanted, levels_of
 from recipes.curate.difficulty import measure_difficulty
 from recipes.curate.duplicates import Drop as Similar
 from recipes.curate.duplicates import exact, near, stricter
@@ -72,12 +74,9 @@ def read(work: Work) -> Outcome:
         shard, count = shard + 1, count + table.num_rows
         work.view.advance(table.num_rows)
     check_sources((rows.read(one, ["source", "reason", "detail", "row"]) for one in range(shard)), sources)
-    drops = [
-        Drop(row["number"], row["reason"], row["detail"])
-        for one in range(shard)
-        for row in rows.read(one, ["number", "reason", "detail"]).to_pylist()
-        if row["reason"]
-    ]
+    tables = (rows.read(one, ["number", "reason", "detail"]) for one in range(shard))
+    lost = (table.filter(pc.not_equal(table.column("reason"), "")) for table in tables)
+    drops = [Drop(**row) for table in lost for row in table.to_pylist()]
     facts = {"renamed": ids.renamed}
     return Outcome(drops, facts=facts, warnings=_renamed(ids.renamed))
 
@@ -146,10 +145,15 @@ def duplicates(work: Work, numbers: Numbers) -> Outcome:
     save_prints(work.out / "duplicates" / PRINTS, numbers, taken)
     statements, answers = work.rows.texts(numbers), work.rows.texts(numbers, "answer")
     rows = np.arange(len(numbers))
-    same = exact(taken, statements, answers, rows)
+    same = exact(taken, statements, without_programs(answers, work.rows.texts(numbers, "verifier")), rows)
     rows = np.setdiff1d(rows, [drop.row for drop in same])
     close = near(taken, statements, answers, rows, least=keys.jaccard, ngram=keys.ngram)
     return Outcome(_numbered([*same, *close], numbers))
+
+
+def without_programs(answers: pa.ChunkedArray, verifiers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return answers [n] with none in the place of programs: two of them that differ do not contradict each other."""
+    return pc.if_else(pc.equal(verifiers, "code"), "", answers)
 
 
 def neighbours(work: Work, numbers: Numbers) -> Outcome:
@@ -251,7 +255,10 @@ def contamination(work: Work, numbers: Numbers) -> Outcome:
     for some in work.spread(Detect(detector), shards()):
         found = found.merge(some)
         work.view.advance(sizes.popleft())
-    write_matches(work.out / "contamination" / MATCHES, [*found.confirmed, *found.others])
+    pairs = [*found.confirmed, *found.others]
+    rows = work.rows.some([int(one.row) for one in pairs], ["id"])
+    ids = {str(number): row["id"] for number, row in rows.items()}
+    write_matches(work.out / "contamination" / MATCHES, pairs, ids)
     drops = [
         Drop(int(row), one.kind or "", f"{one.evaluation_set}: {one.problem}")
         for row, one in confirmed(one for one in found.confirmed if one.kind in keys.drop).items()
@@ -266,7 +273,8 @@ def asked_folder(work: Work, stage: str, keys: Config, free: set[str]) -> Path:
     ``free``: keys that responses do not depend on.
     """
     assert work.asker is not None
-    told = [keys.model_dump(mode="json", exclude=free), work.asker.model.fingerprint, work.asker.context, work.identity]
+    asker = work.asker
+    told = [keys.model_dump(mode="json", exclude=free), asker.model.fingerprint, asker.seed, work.identity]
     return work.out / stage / f"asked-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
 
 
@@ -344,7 +352,7 @@ def coverage(work: Work, numbers: Numbers) -> Outcome:
     ]
     marks = {
         "cluster": clusters[kept].astype("int64"),
-        "level": [None if v == UNKNOWN else int(v) for v in levels[kept]],
+        LEVEL: [None if v == UNKNOWN else int(v) for v in levels[kept]],
     }
     return Outcome(
         drops, marks, numbers[kept], facts={"clusters": int(clusters.max()) + 1}, warnings=_short(size, keys.size)

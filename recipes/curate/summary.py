@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from recipes.curate.contamination import KINDS, MATCHES, Match, confirmed, read_matches
-from recipes.curate.coverage import UNKNOWN
-from recipes.curate.ledger import drops_of
+from recipes.curate.coverage import LEVEL, UNKNOWN
+from recipes.curate.ledger import Drop, Fates
 from recipes.curate.map import chosen_points, project
-from recipes.curate.pipeline import TITLES, Passed
+from recipes.curate.pipeline import EMBEDDED, TITLES, Passed
 from recipes.curate.results import (
     PAIRS,
     POINTS,
@@ -43,25 +42,15 @@ _INTEGER = re.compile(r"[-+]?\d[\d,]*")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*|[-+]?\\d?frac\{?\d+\}?\{?\d+\}?|[-+]?\d+/\d+")
 
 
-@dataclass(frozen=True)
-class Fate:
-    """Of one row that was dropped."""
-
-    stage: str
-    reason: str
-    detail: str
-    other: int | None
-
-
 def results_of(
     work: Work,
     passed: Sequence[Passed],
+    fates: Fates,
     kept: Numbers,
     marks: Mapping[str, Sequence[Any]],
     facts: Facts,
 ) -> CurateResults:
     """Return what there is to show; ``marks``: of the rows ``kept``, by name."""
-    fates = fates_of(work.out, passed)
     found = CurateResults(
         facts=facts,
         warnings=tuple(warning for one in passed for warning in one.warnings),
@@ -81,34 +70,21 @@ def results_of(
         kept=kept_of(work, kept, marks),
         samples=samples_of(work, fates),
         pass_rates=next((_rates(one.facts["rates"]) for one in passed if "rates" in one.facts), None),
-        map=map_of(work, fates, kept, marks)
-        if len(work.pool) and (work.out / "vectors" / "state.json").exists()
-        else None,
+        map=map_of(work, fates, kept, marks) if EMBEDDED & {*work.done} else None,
         contamination=next((contamination_of(work, one) for one in passed if _compared(one)), None),
     )
     return bounded(found)
 
 
-def fates_of(out: Path, passed: Sequence[Passed]) -> dict[int, Fate]:
-    """Return the fates of all rows that were dropped, by number."""
-    found: dict[int, Fate] = {}
-    for one in passed:
-        if not one.skipped:
-            for row in drops_of(out / one.name).to_pylist():
-                found[row["number"]] = Fate(one.name, row["reason"], row["detail"], row["other"])
-    return found
-
-
-def sources_of(work: Work, fates: Mapping[int, Fate]) -> tuple[Source, ...]:
+def sources_of(work: Work, fates: Fates) -> tuple[Source, ...]:
     """Return where the rows of each source went."""
     owner = work.rows.column("source").to_numpy()
-    counts: dict[int, Counter[str]] = {}
-    for number, fate in fates.items():
-        counts.setdefault(int(owner[number]), Counter())[fate.stage] += 1
     found = []
     for index, (name, config) in enumerate(zip(work.names, work.config.sources, strict=True)):
-        rows, dropped = int((owner == index).sum()), counts.get(index, Counter())
-        found.append(Source(name, config.path, rows, dict(dropped), rows - dropped.total()))
+        own = fates.stage[owner == index]
+        dropped = {stage: int((own == at).sum()) for at, stage in enumerate(fates.stages)}
+        lost = {stage: count for stage, count in dropped.items() if count}
+        found.append(Source(name, config.path, len(own), lost, int((own < 0).sum())))
     return tuple(found)
 
 
@@ -117,8 +93,8 @@ def kept_of(work: Work, kept: Numbers, marks: Mapping[str, Sequence[Any]]) -> Ke
     if not len(kept):
         return Kept(0)
     domains, languages, answers = (work.rows.texts(kept, name).to_pylist() for name in ("domain", "language", "answer"))
-    lengths = np.array([len(text) for text in work.rows.texts(kept).to_pylist()])
-    levels = [UNKNOWN if level is None else int(level) for level in marks.get("level", [None] * len(kept))]
+    lengths = pc.utf8_length(work.rows.texts(kept)).to_numpy()
+    levels = [UNKNOWN if level is None else int(level) for level in marks.get(LEVEL, [None] * len(kept))]
     known = sorted({level for level in levels if level != UNKNOWN})
     columns = [*known, *([UNKNOWN] if UNKNOWN in levels else [])]
     crossed = Counter(zip(domains, levels, strict=True))
@@ -142,30 +118,37 @@ def kind_of(answer: str) -> str:
     return "expression" if any(sign in plain for sign in "\\=^+*_/()[]<>") or any(map(str.isdigit, plain)) else "words"
 
 
-def samples_of(work: Work, fates: Mapping[int, Fate]) -> tuple[Sample, ...]:
+def samples_of(work: Work, fates: Fates) -> tuple[Sample, ...]:
     """Return some rows of each stage and reason, drawn by the seed."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number in sorted(fates):
-        groups.setdefault((fates[number].stage, fates[number].reason), []).append(number)
+    dropped = fates.dropped
+    if not len(dropped):
+        return ()
+    reasons = fates.drops.column("reason").combine_chunks().dictionary_encode()
+    kinds = fates.stage[dropped] * np.int64(len(reasons.dictionary)) + reasons.indices.to_numpy()[fates.at[dropped]]
+    _, firsts, owner = np.unique(kinds, return_index=True, return_inverse=True)
     rng = np.random.default_rng([work.config.seed, 0x5A])
-    chosen = [int(n) for own in groups.values() for n in rng.choice(own, min(SAMPLES, len(own)), replace=False)]
-    others = [other for number in chosen if (other := fates[number].other) is not None]
+    chosen: list[int] = []
+    for kind in np.argsort(firsts):
+        own = dropped[owner == kind]
+        chosen += rng.choice(own, min(SAMPLES, len(own)), replace=False).tolist()
+    told = [one for one in fates.of(np.array(chosen, np.int64)) if one is not None]
+    others = [drop.other for _, drop in told if drop.other is not None]
     rows = work.rows.some([*chosen, *others], ["id", "source", "place", "statement", "answer"])
-    return tuple(_sample(work, rows, number, fates[number]) for number in chosen)
+    return tuple(_sample(work, rows, stage, drop) for stage, drop in told)
 
 
-def _sample(work: Work, rows: Mapping[int, Mapping[str, Any]], number: int, fate: Fate) -> Sample:
-    row, like = rows[number], None if fate.other is None else rows[fate.other]
+def _sample(work: Work, rows: Mapping[int, Mapping[str, Any]], stage: str, drop: Drop) -> Sample:
+    row, like = rows[drop.number], None if drop.other is None else rows[drop.other]
     other = None if like is None else Other("like", like["id"], work.names[like["source"]], like["statement"])
     return Sample(
-        stage=fate.stage,
-        reason=fate.reason,
+        stage=stage,
+        reason=drop.reason,
         id=row["id"],
         source=work.names[row["source"]],
         place=row["place"],
         statement=row["statement"],
         answer=row["answer"],
-        detail=fate.detail,
+        detail=drop.detail,
         other=other,
     )
 
@@ -218,19 +201,17 @@ def contamination_of(work: Work, passed: Passed) -> Contamination:
     )
 
 
-def map_of(work: Work, fates: Mapping[int, Fate], kept: Numbers, marks: Mapping[str, Sequence[Any]]) -> Map:
+def map_of(work: Work, fates: Fates, kept: Numbers, marks: Mapping[str, Sequence[Any]]) -> Map:
     """Return a sample of the embedded rows in two dimensions."""
     pool = work.embedded.pool
     owner = work.rows.column("source").to_numpy()[pool]
-    strata = [
-        f"{source} {fates[int(n)].stage if int(n) in fates else ''}" for source, n in zip(owner, pool, strict=True)
-    ]
-    numbers = np.array(chosen_points(pool.tolist(), strata, POINTS, work.config.seed), np.int64)
+    strata = owner.astype(np.int64) * (len(fates.stages) + 1) + fates.stage[pool]
+    numbers = np.array(chosen_points(pool.tolist(), strata.tolist(), POINTS, work.config.seed), np.int64)
     places = project(work.embedded.of(numbers), work.config.seed)
     rows = work.rows.some(numbers.tolist(), ["id", "source", "statement", "domain", "difficulty"])
     rates = dict(zip(kept.tolist(), marks["pass_rate"], strict=True)) if "pass_rate" in marks else {}
     points = []
-    for number, (x, y) in zip(numbers.tolist(), places.tolist(), strict=True):
+    for number, (x, y), lost in zip(numbers.tolist(), places.tolist(), fates.of(numbers), strict=True):
         row = rows[number]
         points.append(
             Point(
@@ -241,7 +222,7 @@ def map_of(work: Work, fates: Mapping[int, Fate], kept: Numbers, marks: Mapping[
                 text=row["statement"],
                 domain=row["domain"],
                 difficulty=rates.get(number) if rates else row["difficulty"],
-                fate=fates[number].stage if number in fates else "",
+                fate=lost[0] if lost else "",
             )
         )
     return Map(

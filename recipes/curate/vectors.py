@@ -1,6 +1,7 @@
 """The embeddings of the rows on disk, a shard at a time, and whitened in one file that is read as it lies.
 
 ``vectors/00000.npz``      numbers of rows and their raw vectors, in half precision
+``vectors/encoder.json``   whose they are: encoder, and rows
 ``vectors/whitener.npz``   fitted on all of them, and on nothing else: never on an evaluation set
 ``vectors/whitened.npy``   [n, k] float32 of length 1, in the order of ``pool.npy``
 """
@@ -23,10 +24,16 @@ from recipes.curate.showing import Showing
 from recipes.curate.spread import Spread
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
 from rollout.embedding.null import Null, null_of
+from rollout.embedding.vectors import VectorsError
 from rollout.embedding.whitening import Whitener, moments
 from rollout.files import replace_file, written_aside
 
+ENCODER = "encoder.json"
+RAW = ("encoder", "rows")
+"""What raw vectors depend on."""
 Vectors = npt.NDArray[np.float32]
+FEWEST = 2
+"""Vectors that have a covariance."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,26 @@ class Embedded:
     encoder: EncoderConfig
     whitening: WhiteningConfig
     seed: int
+    identity: str
+    """Changes when any row does."""
 
     def make(self, spread: Spread, view: Showing) -> None:
-        """Encode what is not encoded yet, and whiten all. Raises ``WhiteningError`` and ``ModelPathError``."""
+        """Encode what is not encoded yet, and whiten all. Raises ``VectorsError`` and ``ModelPathError``."""
+        if len(self.pool) < FEWEST:
+            raise VectorsError(
+                f"{len(self.pool)} row is left, and whitening needs {FEWEST}: name more rows, or leave out what "
+                "compares embeddings (--duplicates null --coverage null, no --against)"
+            )
         told = self._told()
         state = self.folder / "state.json"
         if state.exists() and json.loads(state.read_bytes()) == told:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._encoder_file_matches(told["encoder"]):
+        state.unlink(missing_ok=True)  # what it tells of is about to change, and a kill may come before the rest has
+        if not self._shards_are_of(told):
             for old in self.folder.glob("[0-9]*.npz"):
                 old.unlink()
-            replace_file(self.folder / "encoder.json", json.dumps(told["encoder"]).encode())
+            replace_file(self.folder / ENCODER, json.dumps({name: told[name] for name in RAW}).encode())
         self._encode(spread, view)
         view.stage("whiten")
         self._whiten()
@@ -80,13 +95,14 @@ class Embedded:
     def _told(self) -> dict[str, Any]:
         return {
             "encoder": loaded(self.encoder).fingerprint,
+            "rows": self.identity,
             "whitening": self.whitening.model_dump(mode="json"),
             "pool": hashlib.sha256(self.pool.tobytes()).hexdigest(),
         }
 
-    def _encoder_file_matches(self, fingerprint: str) -> bool:
-        file = self.folder / "encoder.json"
-        return file.exists() and json.loads(file.read_bytes()) == fingerprint
+    def _shards_are_of(self, told: dict[str, Any]) -> bool:
+        file = self.folder / ENCODER
+        return file.exists() and json.loads(file.read_bytes()) == {name: told[name] for name in RAW}
 
     def _encode(self, spread: Spread, view: Showing) -> None:
         done = [shard for shard, own in self._owned() if self._has(shard, own)]

@@ -40,7 +40,7 @@ class Work:
     asker: Asker | None
     """Asks the model; ``None`` without one."""
     identity: str = ""
-    """Changes when any row does."""
+    """Changes when the sources do, and so any row."""
     done: list[str] = field(default_factory=list)
     """Stages that rows have come through, by name."""
     pool: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
@@ -55,7 +55,9 @@ class Work:
     def embedded(self) -> Embedded:
         """The vectors of the pool, made when they are first asked for."""
         config = self.config
-        found = Embedded(self.out / "vectors", self.rows, self.pool, config.encoder, config.whitening, config.seed)
+        found = Embedded(
+            self.out / "vectors", self.rows, self.pool, config.encoder, config.whitening, config.seed, self.identity
+        )
         found.make(self.encoding, self.view)
         return found
 

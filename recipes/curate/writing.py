@@ -3,39 +3,69 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from recipes.curate.ledger import drops_of, marks_of
+from recipes.curate.ledger import Fates, marks_of
 from recipes.curate.rows import Numbers, Rows
 from rollout.files import replacing
+from rollout.problems.config import NO_RULE
 from rollout.strict_json import dumps
 
 SET = "curated"
 FATES = "fates.jsonl"
 KEPT = "kept"
-DIFFICULTY = "source_difficulty"
-"""Where the source's own difficulty goes when a measured one takes its place."""
+SOURCE = "source_"
+"""Before the name of a source's own difficulty or domain, when another takes its place."""
 
 
-def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks: Mapping[str, Any]) -> list[Path]:
-    """Write the rows ``kept`` as JSON Lines and return the files: one, or one for each verifier.
+@dataclass(frozen=True)
+class Written:
+    """A file of the set."""
+
+    path: Path
+    verifier: str
+    """Of all of its problems; empty: none."""
+
+    @property
+    def source(self) -> str:
+        """What ``k15 train --problems.train`` takes: all of the file, whatever part of another file a recipe takes."""
+        keys = {
+            "kind": "jsonl",
+            "path": str(self.path),
+            "verifier": self.verifier or NO_RULE,
+            "where": {},
+            "skip": 0,
+            "limit": None,
+            "max_prompt_chars": None,
+        }
+        return str(
+            yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+        ).strip()
+
+
+def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks: Mapping[str, Any]) -> list[Written]:
+    """Write the rows ``kept`` as JSON Lines and return the files: one, or one for each verifier. Those of an earlier
+    set are removed.
 
     A row has all fields of its source, its id in the set, and the marks of the stages: name -> a value for each of
     ``kept``. A measured pass rate is its difficulty, too: 1 - pass rate. Raises ``OSError``.
     """
     verifiers = sorted(set(rows.texts(kept, "verifier").to_pylist()))
     files = [out / (f"{SET}.jsonl" if len(verifiers) == 1 else f"{SET}-{name or 'none'}.jsonl") for name in verifiers]
-    for old in set(out.glob(f"{SET}*.jsonl")) - set(files):
-        old.unlink()
+    for old in {out / f"{SET}.jsonl", *out.glob(f"{SET}-*.jsonl")} - {*files}:
+        old.unlink(missing_ok=True)
     for verifier, path in zip(verifiers, files, strict=True):
         with replacing(path) as file:
             for row in _rows(rows, kept, names, marks, verifier):
                 file.write(dumps(row, ensure_ascii=False) + "\n")
-    return files
+    return [Written(path, verifier) for verifier, path in zip(verifiers, files, strict=True)]
 
 
 def _rows(
@@ -50,12 +80,13 @@ def _rows(
 
 def row_of(row: Mapping[str, Any], name: str, source: str, domain: str, marks: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the set: the source's fields, and what is known of it now."""
-    known = {key: value for key, value in marks.items() if value is not None}
+    known = {"domain": domain} | {key: value for key, value in marks.items() if value is not None}
     if "pass_rate" in known:
         known["difficulty"] = round(1 - known["pass_rate"], 6)
-        if row.get("difficulty") is not None:
-            known[DIFFICULTY] = row["difficulty"]
-    return {**row, "id": name, "source": row.get("source") or source, "domain": domain, **known}
+    for field in known.keys() & {"difficulty", "domain"}:
+        if row.get(field) not in (None, known[field]) and SOURCE + field not in row:  # of a set curated again the first
+            known[SOURCE + field] = row[field]
+    return {**row, "id": name, "source": row.get("source") or source, **known}
 
 
 def marks_for(kept: Numbers, stages: Sequence[Path]) -> dict[str, list[Any]]:
@@ -74,22 +105,22 @@ def marks_for(kept: Numbers, stages: Sequence[Path]) -> dict[str, list[Any]]:
     return found
 
 
-def write_fates(out: Path, rows: Rows, names: Sequence[str], stages: Sequence[tuple[str, Path]]) -> None:
+def write_fates(out: Path, rows: Rows, names: Sequence[str], fates: Fates) -> None:
     """Write one line for each row of the sources: ``fate`` is ``kept``, or the stage that dropped it. Raises
     ``OSError``.
     """
-    dropped: dict[int, tuple[str, Mapping[str, Any]]] = {}
-    for name, folder in stages:
-        dropped |= {row["number"]: (name, row) for row in drops_of(folder).to_pylist()}
     ids = rows.column("id")
     with replacing(out / FATES) as file:
         for shard in range(rows.shards):
-            for row in rows.read(shard, ["number", "source", "place", "id"]).to_pylist():
-                fate: dict[str, Any] = {"fate": KEPT}
-                if row["number"] in dropped:
-                    stage, drop = dropped[row["number"]]
-                    fate = {"fate": stage, "reason": drop["reason"]}
-                    fate |= {"detail": drop["detail"]} if drop["detail"] else {}
-                    fate |= {} if drop["other"] is None else {"like": ids[drop["other"]].as_py()}
-                told = {"id": row["id"], "source": names[row["source"]], "place": row["place"], **fate}
+            table = rows.read(shard, ["number", "source", "place", "id"])
+            own = fates.of(table.column("number").to_numpy())
+            for row, lost in zip(table.to_pylist(), own, strict=True):
+                told = {"id": row["id"], "source": names[row["source"]], "place": row["place"]}
+                if lost is None:
+                    told |= {"fate": KEPT}
+                else:
+                    stage, drop = lost
+                    told |= {"fate": stage, "reason": drop.reason}
+                    told |= {"detail": drop.detail} if drop.detail else {}
+                    told |= {} if drop.other is None else {"like": ids[drop.other].as_py()}
                 file.write(dumps(told, ensure_ascii=False) + "\n")

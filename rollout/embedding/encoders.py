@@ -82,10 +82,18 @@ def load_encoder(config: EncoderConfig) -> Encoder:
     """Load an encoder. Raises ``ModelPathError`` for a model that is missing, broken or of another kind, and where
     sentence-transformers is not installed.
     """
+    check_encoder(config)
     with _quiet():
         if config.kind == "sentence":
             return _sentence(config)
         return _static(config) if config.kind == "static" else _hidden(config)
+
+
+def check_encoder(config: EncoderConfig) -> None:
+    """Raises ``ModelPathError`` when there is no such model, or none is named that has to be; loads nothing."""
+    if config.kind == "hidden" and not config.path:
+        raise ModelPathError("encoder.kind hidden reads a language model: name it in encoder.path")
+    _path(config)
 
 
 def _sentence(config: EncoderConfig) -> ModelEncoder:
@@ -145,8 +153,6 @@ def _hidden(config: EncoderConfig) -> ModelEncoder:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    if not config.path:
-        raise ModelPathError("encoder.kind hidden reads a language model: name it in encoder.path")
     path, (device, dtype) = _path(config), _computing(config)
     with loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -6,6 +6,7 @@ import codecs
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -30,6 +31,9 @@ OTHERS = {
     b"\xfe\xff": "UTF-16; write it as UTF-8",
 }
 """How files of other forms begin -> which form that is, and what to do."""
+ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|$)")
+"""How a JSON array of objects begins."""
+TABLES = (".csv", ".tsv")
 BOM = codecs.BOM_UTF8
 AN_OBJECT = "each line has to be one JSON object"
 
@@ -58,13 +62,22 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             begins = file.peek(16)  # of a pipe nothing may be lost
-            if other := next((told for magic, told in OTHERS.items() if begins.startswith(magic)), None):
+            if other := _other_form(path, begins):
                 raise ProblemError(f"{path}: not JSON Lines, but {other}")
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.removeprefix(BOM) if number == 1 else line
     except OSError as error:
         raise ProblemError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _other_form(path: Path, begins: bytes) -> str:
+    """Return what a file is that is not JSON Lines, and what to do; empty: nothing else that is known."""
+    if path.suffix.lower() in TABLES:
+        return "a table of text; write it as Parquet (pyarrow.csv.read_csv, pyarrow.parquet.write_table)"
+    if ARRAY.match(begins):
+        return f"one JSON array; write each of its objects on a line (jq -c '.[]' {path.name})"
+    return next((told for magic, told in OTHERS.items() if begins.startswith(magic)), "")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

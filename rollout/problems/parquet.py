@@ -29,6 +29,11 @@ def parquet_rows(path: Path, wanted: Callable[[str], bool] = _all) -> Iterator[t
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # text that is no UTF-8, dates beyond Python's
         reason = " ".join(str(error).split())[:200]
         raise ProblemError(f"{path}: not a readable Parquet file ({reason}); name another") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +24,12 @@ def difficulty_of(row: Mapping[str, Any]) -> float | None:
     """Return the row's ``difficulty``, ``level`` or ``grade`` as a number: ``3``, ``"Level 3"``, ``"hard"``."""
     for name in _DIFFICULTY_FIELDS:
         value = row.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
         if isinstance(value, str):
             match = _RATING.fullmatch(value.strip())
-            if match or value.strip().lower() in _NAMED:
-                return float(match.group(1)) if match else _NAMED[value.strip().lower()]
+            value = float(match.group(1)) if match else _NAMED.get(value.strip().lower())
+        # Neither NaN, nor an infinity, nor a whole number beyond what a float holds.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            return float(value)
     return None
 
 
@@ -49,6 +51,8 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     something else.
     """
     value = row.get(name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, no number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -76,6 +76,15 @@ def test_all_of_a_text_with_two_answers_go() -> None:
     assert drops[0].detail == "'14', '7'"
 
 
+def test_an_answer_that_is_missing_contradicts_none_and_hides_no_contradiction() -> None:
+    assert exactly([TOM, TOM.upper(), TOM], ["", "2", " "]) == [
+        Drop(1, EXACT, "the same text", 0),
+        Drop(2, EXACT, "the same text", 0),
+    ]
+    assert {drop.reason for drop in exactly([TOM, TOM, TOM], ["", "2", "3"])} == {DISAGREE}
+    assert exactly(["Sort (a, b), c.", "Sort a, (b, c)."], ["", ""]) == []
+
+
 def test_texts_that_differ_in_brackets_may_be_two_problems() -> None:
     statements = [r"Compute $(2+3) \cdot 4$.", r"Compute $2+(3 \cdot 4)$.", r"Compute $\left(2+3\right)\cdot 4$"]
     assert canonical(statements[0]) == canonical(statements[1])

@@ -122,6 +122,15 @@ def test_every_row_has_a_fate(curated: Path, sources: tuple[Path, Path, Path]) -
     assert Counter(row["fate"] for row in found.values())["kept"] == summary["kept"]["rows"]
 
 
+def test_pairs_are_told_by_the_ids_of_fates(curated: Path) -> None:
+    told = {row["id"]: row for row in fates(curated).values()}
+    pairs = [json.loads(line) for line in (curated / "contamination" / "matches.jsonl").read_text().splitlines()]
+    confirmed = {(pair["id"], pair["kind"], pair["problem"]) for pair in pairs if pair["kind"] == "same"}
+    dropped = {name: row for name, row in told.items() if row["fate"] == "contamination" and row["reason"] == "same"}
+    assert dropped
+    assert confirmed == {(name, "same", row["detail"].split(": ")[1]) for name, row in dropped.items()}
+
+
 def test_the_set_is_one_that_training_takes(curated: Path) -> None:
     problems = load_jsonl(JsonlSource(path=str(curated / "curated.jsonl")))
     assert len(problems) > 40
@@ -216,10 +225,43 @@ def test_interrupted_in_any_stage_it_goes_on_to_the_same_set(
         assert (out / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
 
 
+def test_what_the_model_was_asked_counts_under_other_keys_of_other_stages(
+    tmp_path: Path, sources: tuple[Path, Path, Path], whole: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "whole")
+    model, arguments = with_model(tmp_path / "whole", sources, monkeypatch)
+    out = tmp_path / "whole" / "out"
+    assert curate(out, *arguments, "--read.max_chars", 9000) == 0
+    assert not model.keys
+    assert curate(out, *(33 if one == 32 else one for one in arguments)) == 0  # difficulty.max_tokens
+    assert 0 < len(model.keys) < whole[1]  # guesses are not drawn again
+    drawn = len(model.keys)
+    assert curate(out, *arguments, "--seed", 1) == 0
+    assert len(model.keys) > drawn
+
+
+def test_a_prompt_that_did_not_fit_is_asked_once_the_context_is_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(tmp_path / "model", lambda name, sample: r"\boxed{1}", context=4096)
+    monkeypatch.setattr(order_module, "Asker", partial(Asker, opener=model.open))
+    long = {"id": "long", "problem": f"How many words has this list: {'word ' * 300}?", "answer": "300"}
+    source = write(tmp_path / "rows.jsonl", [*rows(20, 4), long])
+    keys = ["--difficulty.max_tokens", 32, "--difficulty.samples", 1, "--guess", "null", "--engine.kind", "hf"]
+    monkeypatch.setattr("recipes.curate.asking.PROMPT_ROOM", 100)
+    out, asked = tmp_path / "out", ["--model", model.path, *keys]
+    assert curate(out, source, *asked, "--engine.max_model_len", 256) == 0
+    assert fates(out)[f"{source}:21"]["reason"] == "unfitting"
+    assert curate(out, source, *asked, "--engine.max_model_len", 4096) == 0
+    assert fates(out)[f"{source}:21"]["fate"] == "kept"
+
+
 def test_an_evaluation_set_that_is_the_training_set_leaves_nothing(
     tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "all.jsonl", rows(20, 3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curated.jsonl").write_text("of an earlier run\n")
     assert curate(tmp_path / "out", source, "--against", source) == 1
     told = capsys.readouterr().err
     assert "no row is left: decontamination dropped the last 20 (20 same)" in told
@@ -287,6 +329,7 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
     [
         ((), "name sources"),
         (("missing.jsonl",), "no problem file 'missing.jsonl'"),
+        (("organisation/problems",), "the data set of the hub: hub:organisation/problems"),
         (("FIRST", "FIRST"), "named twice"),
         (("FIRST", "--against", "math50"), "math500"),
         (("FIRST", "--verifier", "maths"), "did you mean 'math'"),
@@ -294,8 +337,30 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
         (("FIRST", "--warmup"), "--model"),
         (("FIRST", "--model", "./nowhere"), "./nowhere: no such model directory"),
         (("FIRST", "--columns", "{problem: question, answer: solution}"), "none of its 43 rows"),
+        (("FIRST", "--columns", "problem=question"), "--columns 'problem=question': expected our fields and theirs"),
+        (("FIRST", "--columns", "{problem: question"), "--columns '{problem: question'"),
+        (("--config", "missing.yaml"), "missing.yaml: No such file"),
+        (("FIRST", "--read.languages", "[english]"), "'english' is no language"),
+        (("OUT/curated.jsonl",), "would write over it"),
     ],
-    ids=["none", "missing", "twice", "benchmark", "verifier", "key", "warmup", "model", "columns"],
+    ids=[
+        *(
+            "none",
+            "missing",
+            "hub",
+            "twice",
+            "benchmark",
+            "verifier",
+            "key",
+            "warmup",
+            "model",
+            "columns",
+            "equals",
+            "yaml",
+            "config",
+        ),
+        *("language", "itself"),
+    ],
 )
 def test_what_is_wrong_is_one_line(
     arguments: tuple[str, ...],
@@ -304,7 +369,31 @@ def test_what_is_wrong_is_one_line(
     sources: tuple[Path, Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [str(sources[0]) if one == "FIRST" else one for one in arguments]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "curated.jsonl").write_text(json.dumps(rows(1, 9)[0]) + "\n")
+    given = [one.replace("FIRST", str(sources[0])).replace("OUT", str(tmp_path / "out")) for one in arguments]
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
+
+
+def test_an_encoder_that_is_not_there_is_told_before_anything_is_read(
+    tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate(tmp_path / "out", sources[0], "--encoder.path", "./nowhere") == 2
+    assert "./nowhere: no such model directory" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows").exists()
+
+
+def test_stages_that_are_off_leave_nothing_of_an_earlier_run(
+    curated: Path, tmp_path: Path, sources: tuple[Path, Path, Path]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(curated, out)
+    first, second, _ = sources
+    assert curate(out, first, second, "--duplicates", "null", "--coverage", "null") == 0
+    results = json.loads((out / "summary.json").read_bytes())["results"]
+    assert (results["map"], results["facts"]["encoder"], results["contamination"]) == (None, None, None)
+    assert {row["fate"] for row in fates(out).values()} == {"kept", "read", "formats"}
+    set_ = [json.loads(line) for line in (out / "curated.jsonl").read_text().splitlines()]
+    assert not any({"cluster", "template_size"} & row.keys() for row in set_)

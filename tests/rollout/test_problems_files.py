@@ -95,15 +95,26 @@ def test_a_bad_line_is_named_by_file_line_and_reason(line: str, reason: str, tmp
         (bz2.compress(b"{}\n"), "compressed by bzip2; unpack it"),
         (lzma.compress(b"{}\n"), "compressed by xz; unpack it"),
         (b"PAR1....PAR1", "Parquet, under a name that does not end in .parquet; rename it"),
+        (
+            b'[\n {"problem": "1 + 1?"}\n]\n',
+            "one JSON array; write each of its objects on a line (jq -c '.[]' f.jsonl)",
+        ),
+        (b'[{"problem": "1 + 1?"}]', "one JSON array; write each of its objects on a line (jq -c '.[]' f.jsonl)"),
         ("{}\n".encode("utf-16"), "UTF-16; write it as UTF-8"),
     ],
-    ids=["gzip", "bzip2", "xz", "parquet", "utf-16"],  # gzip writes the time
+    ids=["gzip", "bzip2", "xz", "parquet", "array", "flat array", "utf-16"],  # gzip writes the time
 )
 def test_a_file_of_another_form_is_told_by_its_first_bytes(data: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_bytes(data)
     with pytest.raises(ProblemError) as caught:
         load_jsonl(JsonlSource(path=str(tmp_path / "f.jsonl")))
     assert str(caught.value) == f"{tmp_path / 'f.jsonl'}: not JSON Lines, but {reason}"
+
+
+def test_a_table_of_text_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("problem,answer\n1 + 1?,2\n")
+    with pytest.raises(ProblemError, match=r"f\.csv: not JSON Lines, but a table of text; write it as Parquet"):
+        load_jsonl(JsonlSource(path=str(tmp_path / "f.csv")))
 
 
 def test_lines_of_a_pipe_are_read_from_the_first_on(tmp_path: Path) -> None:

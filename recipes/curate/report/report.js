@@ -97,7 +97,7 @@ function keptSet() {
   const title = node("h2", {}, "The set");
   if (!kept.rows) return [title, node("p", { class: "card soft" }, "No row is left: there is no set.")];
   const levels = kept.levels.length ? kept.levels : ["all"];
-  const domains = kept.domains?.length ? panel("Domains and levels", levels.length > 1 ? "Rows of each domain, by level of difficulty." : "Rows of each domain.",
+  const domains = kept.domains?.length ? panel("Domains and levels", levels.length > 1 ? "Rows of each domain, by level of difficulty, the easiest first: parts of the pass rate or, without a model, of the source's own scale." : "Rows of each domain.",
     bars(kept.domains.map(([name, counts]) => [name || "not known", counts.map((value, i) => [value, levelColor(i, levels.length), levels[i] ?? ""])])),
     levels.length > 1 ? node("div", { class: "legend" }, ...levels.map((level, i) => node("span", { class: "key" }, node("span", { class: `swatch ${levelColor(i, levels.length)}` }), level))) : null) : null;
   const simple = (heading, rows) => (rows?.length ? panel(heading, "", bars(rows.map(([name, value]) => [name || "not known", [[value, "s0", "rows"]]]))) : null);
