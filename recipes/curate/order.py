@@ -110,7 +110,7 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
             raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
     if config.duplicates or config.coverage or (config.contamination and config.against):
         check_encoder(config.encoder)
-    sources = [{**one.model_dump(mode="json"), "file": _file_state(one.path, folder)} for one in config.sources]
+    sources = [{**one.model_dump(mode="json"), "file": file_state(one.path, folder)} for one in config.sources]
     sets = load_sets(config.against) if config.against else []
     model = ""
     if order.model:
@@ -126,12 +126,16 @@ def written_here(path: Path, out: Path) -> bool:
     return path.resolve().parent == out.resolve() and any(path.resolve().match(name) for name in names)
 
 
-def _file_state(path: str, folder: str | None) -> str:
+def file_state(path: str, folder: str | None) -> str:
     """Return a text that changes when a source does."""
     if path.startswith(HUB):
-        return ""
-    state = file_of(path, folder).stat()
-    return f"{state.st_size} {state.st_mtime_ns}"
+        # A folder of ``datasets``; what the hub has is not looked up.
+        saved = Path(path.removeprefix(HUB).partition(":")[0]).expanduser()
+        files = sorted(saved.rglob("*")) if saved.is_dir() else []
+    else:
+        files = [file_of(path, folder)]
+    states = [file.stat() for file in files]
+    return " ".join(f"{state.st_size} {state.st_mtime_ns}" for state in states)
 
 
 def _set_state(one: EvaluationSet) -> list[str]:

