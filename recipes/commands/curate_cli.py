@@ -27,9 +27,11 @@ stages (k1.5 section 2.1); --STAGE null leaves one out
   difficulty      pass rate of 10 samples; what is always right is dropped: --model
   coverage        with --coverage.size N, a balanced choice over subjects and difficulty
 
+--KEY VALUE sets any key of `k15 config curate`, which says what each means; --dry-run shows them resolved.
+
 sources
-  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]. Of equal
-  problems that of the first source is kept. Each may have columns, a verifier and filters of its own in --config:
+  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]; files are
+  looked up in $K15_DATA, then in the working folder. Of equal problems that of the first source is kept. Each may have columns, a verifier and filters of its own in --config:
   sources: [{path: gsm8k.jsonl, verifier: gsm8k, columns: {problem: question}}, ...]
 
 what is written to --out
