@@ -31,7 +31,8 @@ stages (k1.5 section 2.1); --STAGE null leaves one out
 
 sources
   JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]; files are
-  looked up in $K15_DATA, then in the working folder. Of equal problems that of the first source is kept. Each may have columns, a verifier and filters of its own in --config:
+  looked up in $K15_DATA, then in the working folder. Of equal problems that of the first source is kept. Each may
+  have columns, a verifier and filters of its own in --config:
   sources: [{path: gsm8k.jsonl, verifier: gsm8k, columns: {problem: question}}, ...]
 
 what is written to --out
