@@ -17,7 +17,8 @@ OPTIONS = ("out", "model", "against", "verifier", "columns", "config")
 """Options with a value; every other ``--key value`` is a configuration key."""
 FLAGS = ("warmup",)
 CURATE_HELP = """\
-stages (k1.5 section 2.1); --STAGE null leaves one out
+stages (k1.5 section 2.1); --formats null leaves that one out, --duplicates null that and neighbours, and so on; read is
+always done
   read            schema, encoding, language; each answer must be right by its own grader
   formats         no multiple choice, true/false, proofs, several questions in one
   duplicates      the same text in another spelling, and nearly the same
