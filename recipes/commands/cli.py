@@ -195,9 +195,10 @@ def recipes(_: argparse.Namespace) -> int:
 
 def config(arguments: argparse.Namespace) -> int:
     """``k15 config``."""
+    from recipes.curate.config import CurateConfig
     from rl.config_help import describe
 
-    print(describe(recipe_config(arguments.recipe)))
+    print(describe(CurateConfig() if arguments.recipe == "curate" else recipe_config(arguments.recipe)))
     return 0
 
 
@@ -250,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     add_curate_command(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
-    one.add_argument("recipe", metavar="RECIPE", help="see `k15 recipes`, or FILE.py")
+    one.add_argument("recipe", metavar="RECIPE", help="see `k15 recipes`, or FILE.py; or curate")
     return top
 
 

@@ -17,7 +17,8 @@ OPTIONS = ("out", "model", "against", "verifier", "columns", "config")
 """Options with a value; every other ``--key value`` is a configuration key."""
 FLAGS = ("warmup",)
 CURATE_HELP = """\
-stages (k1.5 section 2.1); --STAGE null leaves one out
+stages (k1.5 section 2.1); --formats null leaves that one out, --duplicates null that and neighbours, and so on; read is
+always done
   read            schema, encoding, language; each answer must be right by its own grader
   formats         no multiple choice, true/false, proofs, several questions in one
   duplicates      the same text in another spelling, and nearly the same
@@ -27,9 +28,12 @@ stages (k1.5 section 2.1); --STAGE null leaves one out
   difficulty      pass rate of 10 samples; what is always right is dropped: --model
   coverage        with --coverage.size N, a balanced choice over subjects and difficulty
 
+--KEY VALUE sets any key of `k15 config curate`, which says what each means; --dry-run shows them resolved.
+
 sources
-  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]. Of equal
-  problems that of the first source is kept. Each may have columns, a verifier and filters of its own in --config:
+  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]; files are
+  looked up in $K15_DATA, then in the working folder. Of equal problems that of the first source is kept. Each may
+  have columns, a verifier and filters of its own in --config:
   sources: [{path: gsm8k.jsonl, verifier: gsm8k, columns: {problem: question}}, ...]
 
 what is written to --out

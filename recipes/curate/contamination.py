@@ -199,6 +199,8 @@ class Detector:
         alike = one.template == other.template or min(shares.words, shares.runs) >= _ALIKE
         if enough and alike:
             return "renumbered", ""
+        if not alike and not same_numbers and sure >= self.config.overlap:
+            return None, "much alike, with other numbers, and not of one template"
         if alike or sure >= self.config.overlap:
             return None, "too short or too common to tell: only the same text would count"
         return None, "other words" if same_numbers else "other words and other numbers"

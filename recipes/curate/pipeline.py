@@ -171,7 +171,8 @@ class Curation:
     ) -> Numbers:
         """Return the rows that a stage leaves of ``numbers``; of all rows for the first one."""
         folder = self._begin(name, inputs)
-        if self.space.note(name) is None:
+        earlier = self.space.note(name) is not None
+        if not earlier:
             began = time.monotonic()
             outcome = act()
             self.work.view.close()
@@ -191,7 +192,7 @@ class Curation:
         passed = Passed(name, len(numbers), reasons, told["seconds"], told["facts"], told["warnings"])
         self.passed.append(passed)
         self.work.done.append(name)
-        self._say(line(passed))
+        self._say(line(passed) + "  (done before)" * earlier)
         for warning in passed.warnings:
             self._say(f"warning: {warning}")
         left = without(numbers, drops)

@@ -214,7 +214,9 @@ class Pair:
     cosine: float | None = None
     """Of the whitened embeddings."""
     overlap: float | None = None
-    """Part of the shorter text's n-grams that stands in the other."""
+    """How sure it is that both say the same, 0 to 1."""
+    reason: str = ""
+    """Why it was not confirmed."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,8 @@ class Contamination:
     """A sample of those that were not, the most alike first."""
     confirmed_total: int
     candidates_total: int
+    drop: tuple[str, ...] | None = None
+    """Kinds whose rows are dropped, others are shown only; ``None``: all are."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,7 @@ def _pair(one: Pair) -> Pair:
         statement=_clip(one.statement, TEXT),
         evaluation_id=_clip(one.evaluation_id, SHORT),
         evaluation_statement=_clip(one.evaluation_statement, TEXT),
+        reason=_clip(one.reason, SHORT),
     )
 
 

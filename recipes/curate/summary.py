@@ -159,6 +159,7 @@ def _compared(one: Passed) -> bool:
 
 def contamination_of(work: Work, passed: Passed) -> Contamination:
     """Return what stands in which evaluation set; of the pairs the most alike."""
+    assert work.config.contamination is not None
     counts: Mapping[str, int] = passed.facts["candidates"]
     every = sorted(read_matches(work.out / "contamination" / MATCHES), key=lambda match: match.strength, reverse=True)
     confirmed_, others = ([match for match in every if bool(match.kind) is found] for found in (True, False))
@@ -182,6 +183,7 @@ def contamination_of(work: Work, passed: Passed) -> Contamination:
             evaluation_statement=texts[match.evaluation_set, match.problem],
             cosine=match.cosine,
             overlap=match.overlap,
+            reason=match.reason,
         )
 
     strongest = confirmed(confirmed_)
@@ -198,6 +200,7 @@ def contamination_of(work: Work, passed: Passed) -> Contamination:
         candidates=tuple(map(pair, others[:PAIRS])),
         confirmed_total=len(confirmed_),
         candidates_total=sum(counts.values()) - len(confirmed_),
+        drop=work.config.contamination.drop,
     )
 
 

@@ -110,6 +110,13 @@ def test_train_recipe_help_lists_keys_with_type_value_and_meaning(capsys: pytest
     assert any("--model.lora.rank" in line for line in lines)  # also what is switched off
 
 
+def test_the_keys_of_curation_are_listed_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "config", "curate")
+    assert code == 0
+    assert "--guess.attempts  int >= 1  = 8" in out
+    assert "Guesses per problem" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

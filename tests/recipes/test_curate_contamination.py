@@ -177,6 +177,19 @@ def hashed(texts, dimension=64):
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-8)
 
 
+def test_what_is_much_alike_and_of_no_template_is_not_called_short():
+    """GSM8K's own, of its training and its test set: another name stands four times."""
+    text = (
+        "{0} bought stamps at the post office. Some of the stamps had a snowflake design, some had a truck design, and "
+        "some had a rose design. {0} bought {1} snowflake stamps. {3} bought {2} more truck stamps than snowflake "
+        "stamps, and {4} fewer rose stamps than truck stamps. How many stamps did {0} buy in all?"
+    )
+    one, other = text.format("Bella", 11, 9, "She", 13), text.format("Max", 16, 3, "He", 9)
+    (match,) = detector(sets=(EvaluationSet("mine", "mine.jsonl", ("stamps",), (other,), ("45",)),)).judge("row", one)
+    assert match.kind is None
+    assert match.reason.startswith("much alike, with other numbers")
+
+
 def test_neighbours_are_candidates_where_words_lead_nowhere():
     """A translation shares no word: only its vector can tell."""
     foreign = "Eine Leiter lehnt an einer Wand und rutscht ab."

@@ -139,7 +139,10 @@ def test_the_set_is_one_that_training_takes(curated: Path) -> None:
 
 
 def test_the_same_command_again_does_nothing_again(
-    curated: Path, sources: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+    curated: Path,
+    sources: tuple[Path, Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = (curated / "curated.jsonl").read_bytes(), (curated / "fates.jsonl").read_bytes()
 
@@ -151,6 +154,9 @@ def test_the_same_command_again_does_nothing_again(
     first, second, held = sources
     assert curate(curated, first, second, "--against", held) == 0
     assert ((curated / "curated.jsonl").read_bytes(), (curated / "fates.jsonl").read_bytes()) == before
+    told = [line for line in capsys.readouterr().err.splitlines() if " ->" in line]
+    assert len(told) == 6
+    assert all(line.endswith("(done before)") for line in told)
 
 
 def test_other_keys_make_only_what_they_change(

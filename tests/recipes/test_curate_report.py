@@ -84,7 +84,8 @@ def point(i: int, draw: random.Random) -> Point:
 
 
 def pair(i: int, kind: str) -> Pair:
-    return Pair("MATH-500", kind, f"r{i}", "sums", statement(i), f"m{i}", statement(i + 1), 0.8, 0.4)
+    why = "" if kind else "other words"
+    return Pair("MATH-500", kind, f"r{i}", "sums", statement(i), f"m{i}", statement(i + 1), 0.8, 0.4, why)
 
 
 def results(rows: int = 100_000) -> CurateResults:
@@ -114,6 +115,7 @@ def results(rows: int = 100_000) -> CurateResults:
             tuple(pair(i, "") for i in range(500)),
             1_000,
             4_000,
+            ("same", "reworded"),
         ),
     )
 
@@ -132,7 +134,7 @@ def hostile() -> CurateResults:
     assert one.map
     assert one.contamination
     row = Sample("duplicates", HOSTILE, text, HOSTILE, text, text, text, text, Other(HOSTILE, text, HOSTILE, text, 0.5))
-    close = Pair(HOSTILE, HOSTILE, text, HOSTILE, text, text, text, 0.5, 0.5)
+    close = Pair(HOSTILE, HOSTILE, text, HOSTILE, text, text, text, 0.5, 0.5, text)
     return replace(
         one,
         facts=Facts(
@@ -321,6 +323,8 @@ def test_a_browser_shows_the_curation(tmp_path: Path) -> None:
         "8 of 80,000 shown",
         "10 right: dropped as trivial",
         "100 of 1,000 pairs",
+        "What was confirmed is dropped, but for: other numbers.",
+        "not confirmed: other words",
         "other numbers",
         "210 · 42.0&nbsp;%",
         "domain 39",

@@ -108,9 +108,9 @@ function kindName(kind) {
 function pairDetail(row) {
   return node("div", {}, sideBySide(row.statement, `Row ${row.id}`, row.evaluation_statement, `${row.set} ${row.evaluation_id}`),
     node("h4", {}, "Found"), definitionList([
-      ["verdict", row.kind ? kindName(row.kind) : "not confirmed"],
+      ["verdict", row.kind ? kindName(row.kind) : `not confirmed${row.reason ? `: ${row.reason}` : ""}`],
       ["cosine", row.cosine === null ? "–" : number(row.cosine)],
-      ["shared n-grams", row.overlap === null ? "–" : percent(row.overlap)],
+      ["how sure", row.overlap === null ? "–" : percent(row.overlap)],
       ["source", row.source]]));
 }
 
@@ -119,7 +119,7 @@ const PAIR_COLUMNS = [
   { name: "Evaluation problem", width: "28%", kind: "problem", cell: (row) => row.evaluation_statement, title: (row) => row.evaluation_statement, order: (row) => row.evaluation_statement },
   { name: "Set", width: "13%", kind: "problem", cell: (row) => row.set, order: (row) => row.set },
   { name: "Cosine", width: "9%", kind: "num", label: "cosine", cell: (row) => (row.cosine === null ? "–" : row.cosine.toFixed(2)), order: (row) => row.cosine ?? -2 },
-  { name: "Overlap", width: "10%", kind: "num", label: "overlap", cell: (row) => (row.overlap === null ? "–" : `${Math.round(100 * row.overlap)}\u00A0%`), order: (row) => row.overlap ?? -1 },
+  { name: "Sure", width: "10%", kind: "num", label: "sure", cell: (row) => (row.overlap === null ? "–" : `${Math.round(100 * row.overlap)}\u00A0%`), order: (row) => row.overlap ?? -1 },
 ];
 
 function pairs(id, heading, rows, total, empty, filters) {
@@ -146,9 +146,11 @@ function contamination() {
     ...found.kinds.map((kind) => ({ name: kindName(kind), width: `${rest}%`, kind: "num", label: kindName(kind), cell: (set) => count(set.confirmed[kind] ?? 0) })),
     { name: "Problems hit", width: "17%", kind: "num", label: "problems hit", cell: (set) => node("b", { class: set.hit ? "badge wrong" : null }, `${count(set.hit)} · ${share(set.hit, set.problems)}`) },
   ];
+  const shown = found.kinds.filter((kind) => found.drop && !found.drop.includes(kind)).map(kindName);
+  const fate = shown.length ? `What was confirmed is dropped, but for: ${shown.join(", ")}.` : "What was confirmed is dropped.";
   const kinds = found.kinds.map((kind) => [kindName(kind), (row) => row.kind === kind]);
   return [title,
-    node("p", { class: "soft" }, "Candidates are near in embedding or share n-grams; what was confirmed is dropped. Problems hit: different evaluation problems of which at least one row was confirmed."),
+    node("p", { class: "soft" }, `Candidates are near in embedding or share words. ${fate} Sure: that both say the same, by words, n-grams, numbers and embedding. Problems hit: different evaluation problems of which at least one row was confirmed.`),
     node("div", { class: "card scroll" }, table(columns, found.sets, "flow")),
     ...pairs("confirmed", "Confirmed", found.confirmed, found.confirmed_total, "None was confirmed.",
       [chips(found.confirmed, "Kinds", [["all", () => true], ...kinds]), chooser(found.confirmed, "set", (row) => row.set)]),
