@@ -83,7 +83,7 @@ def carry_out(order: Order) -> int:
             say(f"stopped; the same command goes on in {order.out}")
             return 128 + (stopper.signal or signal.SIGTERM)
         except VectorsError as error:
-            raise ProblemError(f"embeddings: {error}") from error
+            raise ProblemError(f"embeddings (encoder, whitening): {error}") from error
         except (LaunchError, FormatError, WorkerLost) as error:
             say(str(error))
             return 1

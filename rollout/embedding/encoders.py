@@ -90,10 +90,17 @@ def load_encoder(config: EncoderConfig) -> Encoder:
 
 
 def check_encoder(config: EncoderConfig) -> None:
-    """Raises ``ModelPathError`` when there is no such model, or none is named that has to be; loads nothing."""
+    """Raises ``ModelPathError`` when there is no such model, or none is named that has to be; of one on the
+    hub only the configuration is read, which is a kilobyte.
+    """
     if config.kind == "hidden" and not config.path:
         raise ModelPathError("encoder.kind hidden reads a language model: name it in encoder.path")
-    _path(config)
+    path = _path(config)
+    if not Path(path).is_dir():
+        from transformers import AutoConfig
+
+        with loading(path):
+            AutoConfig.from_pretrained(path)
 
 
 def _sentence(config: EncoderConfig) -> ModelEncoder:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.embedding.config import EncoderConfig
-from rollout.embedding.encoders import Encoder, load_encoder
+from rollout.embedding.encoders import Encoder, check_encoder, load_encoder
 from rollout.embedding.reading import batches, cut
 from rollout.models.pretrained import ModelPathError, folder_of
 from tests.tiny_models import tiny_llama
@@ -196,3 +196,9 @@ def test_libraries_say_nothing_and_are_set_back() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_name_that_the_hub_does_not_know_is_told_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelPathError, match="nonsense: cannot be loaded: no such directory here"):
+        check_encoder(EncoderConfig(kind="sentence", path="nonsense"))
