@@ -139,7 +139,9 @@ class Curation:
             if why := self._off(stage, keys):
                 self.passed.append(Passed(stage.name, len(numbers), {}, 0.0, {}, skipped=why))
                 continue
-            inputs: dict[str, Any] = {"seed": self.work.config.seed, "rows": chain}
+            inputs: dict[str, Any] = {"rows": chain}
+            # The others draw nothing.
+            inputs |= {"seed": self.work.config.seed} if stage.needs_vectors or stage.asks else {}
             inputs |= {name: key.model_dump(mode="json") for name, key in keys.items() if key is not None}
             if stage.asks and self.work.asker is not None:
                 # A longer context lets longer prompts be asked.
