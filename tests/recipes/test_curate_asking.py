@@ -270,7 +270,7 @@ def test_a_model_without_a_template_is_one_error(tmp_path: Path) -> None:
         with pytest.raises(PromptError, match="no chat template"):
             asker.each(QUESTION, problems(2), tmp_path / "out", REDUCTION)
     with pytest.raises(EvalError, match="no/such"):
-        Asker("no/such", EngineConfig(), RayConfig(), 0, 8)
+        Asker("./no/such", EngineConfig(), RayConfig(), 0, 8)
 
 
 def test_chunks_are_longer_where_many_engines_would_run_empty(model: Model, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def embedded(
     found = Embedded(
         folder / "vectors", of, np.array(pool), EncoderConfig(kind="static"), WhiteningConfig(k=k), 0, identity
     )
-    found.make(spread, Showing())
+    with Showing() as view:
+        found.make(spread, view)
     return found
 
 
