@@ -40,7 +40,6 @@ from recipes.curate.writing import FATES, SET, marks_for, write_fates, write_set
 from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
-from rollout.embedding.config import EncoderConfig
 from rollout.embedding.encoders import check_encoder
 from rollout.embedding.vectors import VectorsError
 from rollout.models.pretrained import ModelPathError
@@ -157,20 +156,12 @@ def opened(order: Order, sets: list[EvaluationSet], stopper: Stopper) -> Iterato
             stopper.claim()
             spread = encoding = on_cluster()
         else:
-            spread = here(config.workers or cores())
-            encoding = here(1) if on_gpu(config.encoder) else spread
+            spread, encoding = here(config.workers or cores()), here(1)
         view = stack.enter_context(Showing())
         asker = None
         if order.model:
             asker = stack.enter_context(Asker(order.model, config.engine, config.ray, config.seed, longest(order)))
         yield Work(config, order.out, spread, encoding, view, names_of(config.sources), sets, asker)
-
-
-def on_gpu(encoder: EncoderConfig) -> bool:
-    """Return whether texts are encoded on a GPU, which one process is enough for."""
-    from torch.cuda import is_available
-
-    return encoder.device != "cpu" and is_available()
 
 
 def longest(order: Order) -> int:

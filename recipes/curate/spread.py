@@ -36,8 +36,6 @@ _held: list[Callable[[Any], Any]] = []
 def _begin(work: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who gave the work, and ends its workers in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Before torch or numpy come: two processes of one thread encode twice as much as one of two.
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     _held[:] = [pickle.loads(work)]
 
 
