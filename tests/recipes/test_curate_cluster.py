@@ -13,7 +13,6 @@ from recipes.curate.config import ReadConfig, SourceConfig
 from recipes.curate.reading import Reader, pieces
 from recipes.curate.spread import here, on_cluster
 
-
 pytestmark = pytest.mark.skip(reason="an open fault: a task of Ray Data cannot run the work that it is given")
 
 
