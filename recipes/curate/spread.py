@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
+
+from rollout.plain import first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,19 +97,34 @@ def on_cluster() -> Spread[Any, Any]:
         import ray
         from ray import cloudpickle
         from ray.data import DataContext, from_items
+        from ray.exceptions import RayError
 
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # plans, progress and stack traces
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         held = ray.put(work)
 
         def act(row: dict[str, Any]) -> dict[str, Any]:
-            return {"done": cloudpickle.dumps(ray.get(held)(cloudpickle.loads(row["piece"])))}
+            try:
+                done, error = ray.get(held)(cloudpickle.loads(row["piece"])), None
+            except Exception as raised:  # noqa: BLE001  raised again by who gave the work
+                done, error = None, raised
+            return {"done": cloudpickle.dumps((done, error))}
 
         window = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         rest = iter(pieces)
         while some := [{"piece": cloudpickle.dumps(piece)} for piece in islice(rest, window)]:
-            for row in from_items(some, override_num_blocks=len(some)).map(act).iter_rows():
-                yield cloudpickle.loads(row["done"])
+            try:
+                rows = from_items(some, override_num_blocks=len(some)).map(act).take_all()
+            except RayError as error:
+                raise WorkerLost(
+                    f"the cluster could not do it: {first_line(error)}; the same command goes on"
+                ) from error
+            for row in rows:
+                done, failed = cloudpickle.loads(row["done"])
+                if failed is not None:
+                    raise failed
+                yield done
 
     return spread
