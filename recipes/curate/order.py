@@ -26,7 +26,7 @@ from recipes.curate.evaluation_sets import EvaluationSet
 from recipes.curate.evaluation_sets import load as load_sets
 from recipes.curate.ledger import fates_of
 from recipes.curate.pipeline import EMBEDDED, Curation, Nothing
-from recipes.curate.reading import HUB, file_of, names_of
+from recipes.curate.reading import HUB, file_of, hub_source, names_of
 from recipes.curate.report import write_page
 from recipes.curate.results import Facts, write_results
 from recipes.curate.rows import Numbers
@@ -130,7 +130,7 @@ def file_state(path: str, folder: str | None) -> str:
     """Return a text that changes when a source does."""
     if path.startswith(HUB):
         # A folder of ``datasets``; what the hub has is not looked up.
-        saved = Path(path.removeprefix(HUB).partition(":")[0]).expanduser()
+        saved = Path(hub_source(path).path).expanduser()
         files = sorted(saved.rglob("*")) if saved.is_dir() else []
     else:
         files = [file_of(path, folder)]

@@ -92,10 +92,18 @@ def names_of(sources: Sequence[SourceConfig]) -> tuple[str, ...]:
 def _names(path: str) -> list[str]:
     """Return what a source may be called, the shortest first."""
     if path.startswith(HUB):
-        name, _, split = path.removeprefix(HUB).partition(":")
-        return [name, f"{name}:{split or 'train'}"]
+        found = hub_source(path)
+        return [found.path, ":".join(filter(None, [found.path, found.name, found.split]))]
     parts = Path(path).with_suffix("").parts or (path,)
     return ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+
+
+def hub_source(path: str) -> HubSource:
+    """Return the data set that a path names. Raises ``ProblemError``."""
+    name, *rest = path.removeprefix(HUB).split(":")
+    if not name or len(rest) > 2 or not all(rest):
+        raise ProblemError(f"{path}: expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIGURATION:SPLIT")
+    return HubSource(path=name, name=rest[0] if len(rest) == 2 else None, split=rest[-1] if rest else "train")
 
 
 def raw_rows(source: SourceConfig, index: int, data_folder: str | None) -> Iterator[Raw]:
@@ -110,9 +118,9 @@ def raw_rows(source: SourceConfig, index: int, data_folder: str | None) -> Itera
 
 def _opened(source: SourceConfig, data_folder: str | None) -> Iterator[tuple[str, str, bytes | Mapping[str, Any]]]:
     if source.path.startswith(HUB):
-        name, _, split = source.path.removeprefix(HUB).partition(":")
-        for number, row in enumerate(load_rows(HubSource(path=name, split=split or "train"))):
-            yield f"{name}, row {number}", f"{Path(name).name}-{number}", row
+        found = hub_source(source.path)
+        for number, row in enumerate(load_rows(found)):
+            yield f"{found.path}, row {number}", f"{Path(found.path).name}-{number}", row
         return
     path = file_of(source.path, data_folder)
     if path.is_dir():

@@ -20,7 +20,17 @@ import yaml
 from processes import until, until_gone
 
 from recipes.curate.config import ReadConfig, SourceConfig
-from recipes.curate.reading import Ids, Reader, check_sources, names_of, numbered, own_response, pieces
+from recipes.curate.reading import (
+    Ids,
+    Reader,
+    check_sources,
+    hub_source,
+    names_of,
+    numbered,
+    own_response,
+    pieces,
+    raw_rows,
+)
 from recipes.curate.rows import Rows
 from recipes.curate.spread import WorkerLost, here
 from rollout.problems.source import ProblemError
@@ -126,12 +136,42 @@ def test_ids_are_unique_whatever_they_are(tmp_path: Path) -> None:
             ("hub:org/sums:train", "hub:org/sums:test", "hub:org/other"),
             ("org/sums:train", "org/sums:test", "org/other"),
         ),
+        (("hub:org/sums:main:train", "hub:org/sums:hard:train"), ("org/sums:main:train", "org/sums:hard:train")),
         (("a.jsonl", "a.jsonl"), ("a[0]", "a[1]")),
     ],
-    ids=["folders", "root", "splits", "filters"],
+    ids=["folders", "root", "splits", "configurations", "filters"],
 )
 def test_no_two_sources_have_one_name(paths: tuple[str, ...], names: tuple[str, ...]) -> None:
     assert names_of([SourceConfig(path=path) for path in paths]) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("hub:org/sums", (None, "train")),
+        ("hub:org/sums:test", (None, "test")),
+        ("hub:org/sums:main:test", ("main", "test")),
+    ],
+    ids=["name", "split", "configuration"],
+)
+def test_a_data_set_of_the_hub_has_a_configuration(path: str, parts: tuple[str | None, str]) -> None:
+    found = hub_source(path)
+    assert (found.path, found.name, found.split) == ("org/sums", *parts)
+
+
+@pytest.mark.parametrize("path", ["hub:", "hub:org/sums:", "hub:org/sums::test", "hub:org/sums:a:b:c"])
+def test_a_data_set_with_another_name_is_refused(path: str) -> None:
+    with pytest.raises(ProblemError, match="expected hub:NAME"):
+        hub_source(path)
+
+
+def test_the_configuration_that_is_named_is_read(tmp_path: Path) -> None:
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("main", "hard")]
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    for name in ("main", "hard"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**GOOD, "id": name}) + "\n")
+    rows = list(raw_rows(SourceConfig(path=f"hub:{tmp_path}:hard:train"), 0, None))
+    assert [one.content["id"] for one in rows if isinstance(one.content, Mapping)] == ["hard"]
 
 
 def test_a_field_called_statement_is_not_the_statement(tmp_path: Path) -> None:

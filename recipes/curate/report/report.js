@@ -34,7 +34,7 @@ function sourceColor(name) {
 function sourceTable() {
   if (!data.sources.length) return [];
   const stages = data.stages.filter((stage) => !stage.skipped);
-  const letters = stages.map((stage) => 3 + Math.max(6, stage.title.length)); // heads have the room that they need
+  const letters = stages.map((stage) => 4 + Math.max(...stage.title.split(" ").map((word) => word.length))); // no head breaks in a word
   const width = (i) => `${(62 * letters[i]) / letters.reduce((a, b) => a + b, 0)}%`;
   const columns = [
     { name: "Source", width: "18%", cell: (source) => node("span", { title: source.origin }, node("span", { class: `swatch inline ${sourceColor(source.name)}` }), " ", node("b", { dir: "auto" }, source.name)) },
