@@ -23,6 +23,7 @@ from rollout.lock import locked
 from rollout.types import StopReason
 
 Json = dict[str, Any]
+RESPONSES = "responses.jsonl"
 
 
 class JournalError(RuntimeError):
@@ -42,10 +43,10 @@ class Journal:
         with ExitStack() as stack:
             stack.enter_context(locked(folder, JournalError, "--out"))
             self._check_settings(settings)
-            self._responses = {_key(row): response_from_json(row) for row in _rows(folder / "responses.jsonl")}
+            self._responses = {_key(row): response_from_json(row) for row in _rows(folder / RESPONSES)}
             self._scores = {_key(row): score_from_json(row) for row in _rows(folder / "scores.jsonl")}
             self._files: dict[str, LineWriter] = {}
-            for name in ("responses.jsonl", "scores.jsonl"):
+            for name in (RESPONSES, "scores.jsonl"):
                 self._files[name] = LineWriter(folder / name)
                 stack.callback(self._files[name].close)
             self._stack = stack.pop_all()
@@ -78,7 +79,7 @@ class Journal:
 
     def keep_response(self, key: Key, response: Response) -> None:
         """See ``Record``; a later line replaces an earlier one of the same sample."""
-        self._append("responses.jsonl", {"id": key[0], "sample": key[1], **response_to_json(response)})
+        self._append(RESPONSES, {"id": key[0], "sample": key[1], **response_to_json(response)})
 
     def keep_score(self, key: Key, score: Score) -> None:
         """See ``Record``."""
@@ -105,6 +106,11 @@ def opened(folder: Path, settings: Json) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
+
+
+def drawn(folder: Path) -> set[Key]:
+    """Return the samples whose responses are on record. Raises ``JournalError``."""
+    return {_key(row) for row in _rows(folder / RESPONSES)}
 
 
 def response_to_json(response: Response) -> Json:

@@ -50,9 +50,11 @@ SLOW_TOGETHER = {
 """Files whose slow tests share more than their own fixtures: the cluster below, vLLM's import of ten CPU seconds."""
 RANKS = (
     *(
+        "test_accumulation",
         "test_broadcast",
         "test_classifier",
         "test_movement",
+        "test_offload_learner",
         "test_rank_kit",
         "test_ranks",
         "test_saving",

@@ -265,7 +265,7 @@ class Asker:
             if any(one is None for one in known):
                 n = question.samples
                 earlier = sum(
-                    min(chunk.on_record, len(part) * n) if one is None else len(part) * n
+                    chunk.on_record(part, n) if one is None else len(part) * n
                     for chunk, part, one in zip(chunks, parts, known, strict=True)
                 )
                 view = stack.enter_context(EvalView(question.stage, len(problems) * n, earlier))

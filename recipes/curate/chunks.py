@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from evals.evaluate import Answer
-from evals.journal import JournalError
+from evals.journal import JournalError, drawn
 from rollout.files import replace_file
 from rollout.lines import BrokenLine, read_lines
 from rollout.strict_json import dumps
@@ -24,7 +24,6 @@ from rollout.types import Problem
 T = TypeVar("T")
 Json = dict[str, Any]
 OUTCOMES = "outcomes.jsonl"
-RESPONSES = "responses.jsonl"
 SIZE = "chunks.json"
 
 
@@ -83,14 +82,12 @@ class Chunk:
                 f"{path} cannot be written: {error.strerror}; make room, the same command goes on"
             ) from error
 
-    @property
-    def on_record(self) -> int:
-        """Responses that an earlier process has drawn; those drawn again for a fault count again."""
-        path = self.folder / RESPONSES
-        if not path.exists():
-            return 0
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    def on_record(self, problems: Sequence[Problem], samples: int) -> int:
+        """Return how many of ``samples`` responses to each problem an earlier process has drawn. Raises
+        ``JournalError``.
+        """
+        asked = {problem.id for problem in problems}
+        return sum(id_ in asked and sample < samples for id_, sample in drawn(self.folder))
 
     def _check(self, old: Json) -> None:
         changed = [key for key, value in self._plain(self.settings).items() if old.get(key) != value]

@@ -173,6 +173,18 @@ def test_other_reductions_read_the_record_and_more_samples_draw_only_those(model
     assert {key.rpartition("#")[2] for key in model.keys[18:]} == {"3"}
 
 
+def test_only_what_is_asked_for_counts_as_on_record(model: Model, tmp_path: Path) -> None:
+    asked, folder = problems(4), tmp_path / "out"
+    with model.asker() as asker:
+        asker.each(QUESTION, asked, folder, REDUCTION)
+    chunk = chunks.Chunk(folder / "000000", {}, {})
+    record = chunk.folder / "responses.jsonl"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join([line for line in lines if '"sample": 0' not in line] + lines[-1:]))
+    assert [chunk.on_record(asked, samples) for samples in (1, 2, 3, 9)] == [0, 4, 8, 8]
+    assert chunk.on_record(asked[:1], 3) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [({"temperature": 0.5}, "temperature"), ({"prompt": "{problem}!"}, "prompt"), ({"max_tokens": 41}, "max_tokens")],
