@@ -45,6 +45,7 @@ T = TypeVar("T")
 Opener = Callable[[LocalModel, EngineConfig, RayConfig, int, ExitStack], "Pool"]
 """``(model, engine, ray, seed, stack)`` -> engines that serve the model, which ``stack`` closes."""
 
+BOX = "\\boxed"
 BOXED = frozenset({"math", "gsm8k"})
 """Verifiers that read an answer out of a box."""
 CHUNK = 4096
@@ -81,7 +82,7 @@ class Question:
         """Return the user's turn: the problem as it stands where ``prompt`` speaks of a box and the verifier reads
         none.
         """
-        if "\\boxed" in self.prompt and problem.verifier not in BOXED:
+        if BOX in self.prompt and problem.verifier not in BOXED:
             return problem.prompt
         return self.prompt.replace("{problem}", problem.prompt)
 

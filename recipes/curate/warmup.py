@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import Answer
-from recipes.curate.asking import Asker, Origin, Question, Voice
+from recipes.curate.asking import BOX, BOXED, Asker, Origin, Question, Voice
 from recipes.curate.behaviours import Behaviour, shown
 from recipes.curate.chunks import Reduction
 from recipes.curate.config import WarmupSetConfig
@@ -176,10 +176,12 @@ class Writing:
         """The eliciting prompt without the problem."""
         return self.prompt.replace("{problem}", "\n")
 
-    def unfit(self, response: str) -> str:
-        """Return why a response cannot be learnt as text; empty when it can."""
+    def unfit(self, response: str, problem: Problem) -> str:
+        """Return why a response is none to learn from, though it is right; empty when it is one."""
         if any(token in response for token in self.specials) or "\ufffd" in response:
             return "not the same tokens as text"
+        if BOX in self.prompt and problem.verifier in BOXED and BOX not in response:
+            return "its answer is not in a box, so it may be right by chance"
         quoted = ngrams(words(self.eliciting), QUOTED_WORDS) & ngrams(words(response), QUOTED_WORDS)
         return "it quotes the prompt that called for it" if quoted else ""
 
@@ -200,7 +202,7 @@ def sift(
         response = answer.response.text.removeprefix(writing.opening)
         why = _not_right(answer)
         right += not why
-        why = why or writing.unfit(response)
+        why = why or writing.unfit(response, problem)
         behaviours = () if why else shown(response, prompt)
         if not why and len(behaviours) < config.behaviours:
             why = f"fewer than {config.behaviours} behaviours"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_right_complete_different_with_the_most_behaviours_then_the_shortest() -
         "others of the problem are better": 1,
     }
     assert sift(CONFIG, WRITING, ONE, [], "too long").reasons == ((NOT_ASKED, 4),)
+
+
+def test_where_a_box_is_asked_for_a_number_without_one_is_no_answer() -> None:
+    """A last number is right by chance often enough, and such a response is none to learn from."""
+    boxed = Writing("{problem} Check all, then put the answer within \\boxed{}.")
+    answers = [drawn(0, PLAN + CHECK + "The sum is 1."), drawn(1, PLAN + CHECK + "It is \\boxed{1}.")]
+    assert [one.sample for one in sift(CONFIG, boxed, ONE, answers).kept] == [1]
+    code = replace(ONE, verifier="code")
+    assert [one.sample for one in sift(CONFIG, boxed, code, answers).kept] == [0, 1], "it is asked without the prompt"
 
 
 def test_a_set_is_drawn_and_goes_on(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
