@@ -60,7 +60,9 @@ def test_a_run_outlives_its_engine_and_its_driver_and_stopped_it_leaves_no_proce
     assert run.end(process) == 128 + signal.SIGINT, run.output
     assert "the same command resumes" in run.output
     until_gone(children)
-    assert [row["iteration"] for row in read_metrics(run.directory.root)] == list(range(run.newest())), "it began anew"
+    done = [row["iteration"] for row in read_metrics(run.directory.root)]
+    assert done == list(range(len(done))), "it began anew"
+    assert len(done) in (run.newest(), run.newest() + 1), "every second one is saved, and Ctrl-C may come before it is"
     assert_kept(killed, run.segments(1))
     assert_kept(cut_off, run.segments(3))
     assert whole
