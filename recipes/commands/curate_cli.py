@@ -94,12 +94,17 @@ def resolved(arguments: argparse.Namespace) -> CurateConfig:
     if arguments.against:
         tree["against"] = [part for one in arguments.against for part in one.split(",") if part]
     try:
-        tree = {**(read_file(arguments.config) if arguments.config else {}), **tree}
+        written = read_file(arguments.config) if arguments.config else {}
+        if twice := sorted(written.keys() & tree.keys()):
+            raise UsageError(f"{' and '.join(twice)}: both in the command and in {arguments.config}; name them once")
+        tree = {**written, **tree}
         config = load(CurateConfig(), tree, arguments.pairs)
     except ConfigError as error:
         raise UsageError(*error.lines) from error
     if not config.sources:
         raise UsageError("name sources: k15 curate FILE ... --out DIR")
+    if config.against and config.contamination is None:
+        raise UsageError("--against names evaluation sets, and contamination: null leaves out what looks for them")
     named = [(source.path, source.where) for source in config.sources]
     if twice := next((path for i, (path, where) in enumerate(named) if (path, where) in named[:i]), None):
         raise UsageError(f"the source {twice} is named twice; of equal problems one is kept anyway")

@@ -74,7 +74,7 @@ def _from_name(name: str) -> EvaluationSet:
         try:
             return _from_file(Path(name))
         except ProblemError:
-            if Path(name).name != name:
+            if Path(name).name != name or Path(name).exists():
                 raise
         near = difflib.get_close_matches(name.lower(), [*benchmarks(), ALL], n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"benchmarks: {', '.join(benchmarks())}, or {ALL}"

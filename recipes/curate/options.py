@@ -65,8 +65,9 @@ def has_options(read: Wording) -> bool:
         return True
     if letter and _LETTERS_NAMED.search(read.text):
         return True
+    marks = _MARKS[1:] if letter or read.is_letter else _MARKS  # a letter for an answer is one of two, too
     return (
-        all(read.has(*marks) for marks in _MARKS)
+        all(read.has(*some) for some in marks)
         and (_lettered(read, _MARK, letter, stem) or _lettered(read, _SMALL, read.is_letter, stem))
     ) or (stem and _is_an_index(read))
 
@@ -78,7 +79,7 @@ def _lettered(read: Wording, mark: re.Pattern[str], letter: bool, stem: bool) ->
         if (found[found.lastindex or 0]).lower() == expected:
             starts.append((found.start(), found.end()))
             expected = chr(ord(expected) + 1)
-    if len(starts) < 3:
+    if len(starts) < (2 if letter else 3):
         return False
     texts = [read.plain[end:begin].lower() for (_, end), (begin, _) in pairwise([*starts, (len(read.plain), 0)])]
     if letter or stem:

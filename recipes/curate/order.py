@@ -36,8 +36,8 @@ from recipes.curate.stages import asked_folder, origin
 from recipes.curate.summary import results_of
 from recipes.curate.warmup import WarmupError, gather, write
 from recipes.curate.work import Work
-from recipes.curate.writing import FATES, SET, marks_for, write_fates, write_set
-from recipes.run.workspace import Workspace, WorkspaceError
+from recipes.curate.writing import FATES, SET, marks_for, sets_in, write_fates, write_set
+from recipes.run.workspace import STAGE, Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
 from rollout.embedding.encoders import check_encoder
@@ -50,7 +50,7 @@ from rollout.user_code import UserCodeError
 
 REFUSED = (EvalError, ProblemError, ModelPathError, PromptError, UserCodeError, WorkspaceError)
 """What is wrong with the command, its sources, model or folder."""
-WARMUP = "warmup.jsonl"
+WARMUP, PAGE, SUMMARY = "warmup.jsonl", "report.html", "summary.json"
 LIBRARIES = {"faiss": "faiss-cpu", "datasketch": "datasketch", "sentence_transformers": "sentence-transformers"}
 
 
@@ -108,6 +108,7 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
     for one in config.sources:
         if not one.path.startswith(HUB) and written_here(file_of(one.path, folder), order.out):
             raise ProblemError(f"{one.path}: this command would write over it; choose another --out")
+    check_out(order.out)
     if config.duplicates or config.coverage or (config.contamination and config.against):
         check_encoder(config.encoder)
     sources = [{**one.model_dump(mode="json"), "file": file_state(one.path, folder)} for one in config.sources]
@@ -118,6 +119,17 @@ def checked(order: Order) -> tuple[dict[str, Any], list[EvaluationSet]]:
 
         model = LocalModel.find(order.model).fingerprint
     return {"sources": sources, "against": [_set_state(one) for one in sets], "model": model}, sets
+
+
+def check_out(out: Path) -> None:
+    """Raises ``ProblemError`` for a folder with files of others that would be written over."""
+    if out.exists() and not out.is_dir():
+        raise ProblemError(f"{out}: a file; --out wants a directory")
+    if (out / "read" / STAGE).exists():
+        return
+    named = (*(out / name for name in (FATES, WARMUP, PAGE, SUMMARY, "rows", "vectors")), *sets_in(out))
+    if found := sorted(path.name for path in named if path.exists()):
+        raise ProblemError(f"{out} holds {', '.join(found)}, which k15 curate has not written; choose another --out")
 
 
 def written_here(path: Path, out: Path) -> bool:
@@ -183,16 +195,18 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
     marks = marks_for(kept, [folder for _, folder in folders])
     work.view.stage("write")
+    earlier = sets_in(order.out)
     files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
     fates = fates_of(work.rows.count, folders)
     write_fates(order.out, work.rows, work.names, fates)
     facts = facts_of(order, work, sum(one.seconds for one in curation.passed) or time.monotonic() - began)
     results = results_of(work, curation.passed, fates, kept, marks, facts)
-    write_results(order.out / "summary.json", results)
-    write_page(order.out / "report.html", results)
+    write_results(order.out / SUMMARY, results)
+    write_page(order.out / PAGE, results)
     work.view.close()
     if ended is not None:
-        say(str(ended))
+        gone = ", ".join(path.name for path in earlier if not path.exists())
+        say(f"{ended}" + (f"; {gone} of an earlier command is removed" if gone else ""))
         return 1
     if order.warmup:
         return _warmed(order, work, kept)

@@ -214,7 +214,9 @@ class Curation:
         new = json.loads(json.dumps(inputs, default=str))
         file = self.space.folder(name) / "stage.json"
         if file.exists() and (changed := differences(json.loads(file.read_bytes())["inputs"], new)):
-            keys = [one for one in changed if not one.startswith("rows:")]
+            keys = [one for one in changed if not one.startswith(("rows:", "sources:"))]
+            if any(one.startswith("sources:") for one in changed):
+                keys.insert(0, "the sources or their files are others")
             self._say(f"{name}: made again ({'; '.join(keys[:3]) or 'other rows come to it'})")
             stages.clear(self.space.folder(name))
             if name == "read":

@@ -356,6 +356,8 @@ def check_sources(tables: Iterator[pa.Table], sources: Sequence[SourceConfig]) -
 
 
 def _advice(row: Mapping[str, Any], reason: str) -> str:
+    if not row:
+        return "a source is JSON Lines, one problem in each line, or Parquet; mend it, or leave it out"
     if reason == UNCHOSEN:
         return "mend the source's where, or leave the source out"
     if options := hint(row):

@@ -14,6 +14,7 @@ import yaml
 
 from recipes.curate.ledger import Fates, marks_of
 from recipes.curate.rows import Numbers, Rows
+from rewards.verify import VERIFIERS
 from rollout.files import replacing
 from rollout.problems.config import NO_RULE
 from rollout.strict_json import dumps
@@ -59,13 +60,19 @@ def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks:
     """
     verifiers = sorted(set(rows.texts(kept, "verifier").to_pylist()))
     files = [out / (f"{SET}.jsonl" if len(verifiers) == 1 else f"{SET}-{name or 'none'}.jsonl") for name in verifiers]
-    for old in {out / f"{SET}.jsonl", *out.glob(f"{SET}-*.jsonl")} - {*files}:
+    for old in {*sets_in(out)} - {*files}:
         old.unlink(missing_ok=True)
     for verifier, path in zip(verifiers, files, strict=True):
         with replacing(path) as file:
             for row in _rows(rows, kept, names, marks, verifier):
                 file.write(dumps(row, ensure_ascii=False) + "\n")
     return [Written(path, verifier) for verifier, path in zip(verifiers, files, strict=True)]
+
+
+def sets_in(out: Path) -> list[Path]:
+    """Return the files of a set that lie in a folder: ``curated.jsonl``, or one for each verifier, and no other."""
+    names = [f"{SET}.jsonl", *(f"{SET}-{name}.jsonl" for name in (*VERIFIERS, NO_RULE))]
+    return [out / name for name in names if (out / name).exists()]
 
 
 def _rows(

@@ -72,6 +72,8 @@ CASES = [
     ("multiple_choice", "Half of 12 is: A) 4 B) 5 C) 6 D) 7", "C"),
     ("multiple_choice", "What is half of 12?\n**A.** 4\n**B.** 5\n**C.** 6", "C"),
     ("multiple_choice", "What is half of 12? [A] 4 [B] 5 [C] 6", "C"),
+    ("multiple_choice", "Which is prime? (A) 4 (B) 7", "B"),
+    (None, "The lines (A) x = 2 and (B) x = 5 are parallel. How far are they apart?", "3"),
     ("multiple_choice", "What is half of 12? (a) 4 (b) 5 (c) 6", "c"),
     ("multiple_choice", "12 的一半是（ ）\nA．4 B．5 C．6 D．7", "C"),
     ("multiple_choice", "Which of the following is half of 12: 4, 5, 6?", "6"),

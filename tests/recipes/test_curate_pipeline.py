@@ -264,10 +264,10 @@ def test_an_evaluation_set_that_is_the_training_set_leaves_nothing(
     tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "all.jsonl", rows(20, 3))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "curated.jsonl").write_text("of an earlier run\n")
+    assert curate(tmp_path / "out", source) == 0
     assert curate(tmp_path / "out", source, "--against", source) == 1
     told = capsys.readouterr().err
+    assert "curated.jsonl of an earlier command is removed" in told
     assert "no row is left: decontamination dropped the last 20 (20 same)" in told
     assert {row["fate"] for row in fates(tmp_path / "out").values()} == {"contamination"}
     assert (tmp_path / "out" / "report.html").exists()
@@ -346,6 +346,7 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
         (("--config", "missing.yaml"), "missing.yaml: No such file"),
         (("FIRST", "--read.languages", "[english]"), "'english' is no language"),
         (("OUT/curated.jsonl",), "would write over it"),
+        (("FIRST", "--against", "math500", "--contamination", "null"), "leaves out what looks for them"),
     ],
     ids=[
         *(
@@ -363,7 +364,7 @@ def test_fewer_rows_than_dimensions_are_whitened_with_a_shrink_and_without_refus
             "yaml",
             "config",
         ),
-        *("language", "itself"),
+        *("language", "itself", "against"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -373,12 +374,36 @@ def test_what_is_wrong_is_one_line(
     sources: tuple[Path, Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "curated.jsonl").write_text(json.dumps(rows(1, 9)[0]) + "\n")
+    if any("OUT" in one for one in arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "curated.jsonl").write_text(json.dumps(rows(1, 9)[0]) + "\n")
     given = [one.replace("FIRST", str(sources[0])).replace("OUT", str(tmp_path / "out")) for one in arguments]
     assert curate(tmp_path / "out", *given) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("k15: ")]
     assert told in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["curated.jsonl", "curated-math.jsonl", "fates.jsonl", "report.html", "rows/mine.txt"])
+def test_files_of_others_are_not_written_over(
+    name: str, tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    assert curate(tmp_path / "out", sources[0]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"holds {name.partition('/')[0]}, which k15 curate has not written; choose another --out" in told
+    assert theirs.read_text() == "mine"
+    assert curate(theirs, sources[0]) == 2
+    assert "a file; --out wants a directory" in capsys.readouterr().err
+
+
+def test_sources_are_named_once(
+    tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "keys.yaml").write_text(f"sources: [{{path: {sources[1]}}}]\n")
+    assert curate(tmp_path / "out", sources[0], "--config", tmp_path / "keys.yaml") == 2
+    assert "sources: both in the command and in" in capsys.readouterr().err
 
 
 def test_an_encoder_that_is_not_there_is_told_before_anything_is_read(

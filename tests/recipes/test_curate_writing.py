@@ -39,10 +39,11 @@ def test_a_measured_difficulty_takes_the_place_of_the_sources_own_and_of_a_set_c
 
 
 def test_an_empty_set_takes_an_earlier_one_away_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("curated.jsonl", "curated-math.jsonl", "curated_by_hand.jsonl"):
+    theirs = {"curated_by_hand.jsonl", "curated-v1.jsonl"}
+    for name in ("curated.jsonl", "curated-math.jsonl", "curated-none.jsonl", *theirs):
         (tmp_path / name).touch()
     assert write_set(tmp_path, Rows(tmp_path / "rows"), np.empty(0, np.int64), ["a"], {}) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["curated_by_hand.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == theirs
 
 
 @pytest.mark.parametrize("path", ["FILE", "hub:FOLDER", "hub:FOLDER:test"])
