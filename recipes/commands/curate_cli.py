@@ -95,8 +95,8 @@ def resolved(arguments: argparse.Namespace) -> CurateConfig:
         tree["against"] = [part for one in arguments.against for part in one.split(",") if part]
     try:
         written = read_file(arguments.config) if arguments.config else {}
-        if twice := sorted(written.keys() & tree.keys()):
-            raise UsageError(f"{' and '.join(twice)}: both in the command and in {arguments.config}; name them once")
+        if both := sorted(written.keys() & tree.keys()):
+            raise UsageError(f"{' and '.join(both)}: both in the command and in {arguments.config}; name them once")
         tree = {**written, **tree}
         config = load(CurateConfig(), tree, arguments.pairs)
     except ConfigError as error:
