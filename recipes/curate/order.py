@@ -36,8 +36,8 @@ from recipes.curate.stages import asked_folder, origin
 from recipes.curate.summary import results_of
 from recipes.curate.warmup import WarmupError, gather, write
 from recipes.curate.work import Work
-from recipes.curate.writing import FATES, SET, marks_for, sets_in, write_fates, write_set
-from recipes.run.workspace import STAGE, Workspace, WorkspaceError
+from recipes.curate.writing import FATES, marks_for, set_files, write_fates, write_set
+from recipes.run.workspace import Workspace, WorkspaceError
 from rl.launch import LaunchError, check_run_dir
 from rl.stop import Interrupted, Stopper
 from rollout.embedding.encoders import check_encoder
@@ -125,17 +125,16 @@ def check_out(out: Path) -> None:
     """Raises ``ProblemError`` for a folder with files of others that would be written over."""
     if out.exists() and not out.is_dir():
         raise ProblemError(f"{out}: a file; --out wants a directory")
-    if (out / "read" / STAGE).exists():
+    if (out / ".lock").exists() and (out / "read").is_dir():  # its own; not by what a kill may leave away
         return
-    named = (*(out / name for name in (FATES, WARMUP, PAGE, SUMMARY, "rows", "vectors")), *sets_in(out))
+    named = (*(out / name for name in (FATES, WARMUP, PAGE, SUMMARY, "rows", "vectors")), *set_files(out))
     if found := sorted(path.name for path in named if path.exists()):
         raise ProblemError(f"{out} holds {', '.join(found)}, which k15 curate has not written; choose another --out")
 
 
 def written_here(path: Path, out: Path) -> bool:
     """Return whether a file is one of those that are written to ``out`` for others to read."""
-    names = (f"{SET}.jsonl", f"{SET}-*.jsonl", FATES, WARMUP)
-    return path.resolve().parent == out.resolve() and any(path.resolve().match(name) for name in names)
+    return path.resolve() in {one.resolve() for one in (*set_files(out), out / FATES, out / WARMUP)}
 
 
 def file_state(path: str, folder: str | None) -> str:
@@ -195,7 +194,7 @@ def _curated(order: Order, work: Work, told: Mapping[str, Any]) -> int:
     folders = [(one.name, order.out / one.name) for one in curation.passed if not one.skipped]
     marks = marks_for(kept, [folder for _, folder in folders])
     work.view.stage("write")
-    earlier = sets_in(order.out)
+    earlier = [path for path in set_files(order.out) if path.exists()]
     files = [] if order.warmup else write_set(order.out, work.rows, kept, work.names, marks)
     fates = fates_of(work.rows.count, folders)
     write_fates(order.out, work.rows, work.names, fates)

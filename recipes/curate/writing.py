@@ -60,7 +60,7 @@ def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks:
     """
     verifiers = sorted(set(rows.texts(kept, "verifier").to_pylist()))
     files = [out / (f"{SET}.jsonl" if len(verifiers) == 1 else f"{SET}-{name or 'none'}.jsonl") for name in verifiers]
-    for old in {*sets_in(out)} - {*files}:
+    for old in {*set_files(out)} - {*files}:
         old.unlink(missing_ok=True)
     for verifier, path in zip(verifiers, files, strict=True):
         with replacing(path) as file:
@@ -69,10 +69,9 @@ def write_set(out: Path, rows: Rows, kept: Numbers, names: Sequence[str], marks:
     return [Written(path, verifier) for verifier, path in zip(verifiers, files, strict=True)]
 
 
-def sets_in(out: Path) -> list[Path]:
-    """Return the files of a set that lie in a folder: ``curated.jsonl``, or one for each verifier, and no other."""
-    names = [f"{SET}.jsonl", *(f"{SET}-{name}.jsonl" for name in (*VERIFIERS, NO_RULE))]
-    return [out / name for name in names if (out / name).exists()]
+def set_files(out: Path) -> list[Path]:
+    """Return the files that a set may have in a folder: one, or one for each verifier."""
+    return [out / f"{SET}.jsonl", *(out / f"{SET}-{name}.jsonl" for name in (*VERIFIERS, NO_RULE))]
 
 
 def _rows(

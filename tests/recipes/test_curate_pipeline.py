@@ -383,6 +383,15 @@ def test_what_is_wrong_is_one_line(
     assert told in lines[-1]
 
 
+def test_killed_between_two_results_of_reading_the_folder_is_still_its_own(
+    tmp_path: Path, sources: tuple[Path, Path, Path]
+) -> None:
+    off = ("--duplicates", "null", "--coverage", "null")
+    assert curate(tmp_path / "out", sources[0], *off) == 0
+    (tmp_path / "out" / "read" / "stage.json").unlink()
+    assert curate(tmp_path / "out", sources[0], *off) == 0
+
+
 @pytest.mark.parametrize("name", ["curated.jsonl", "curated-math.jsonl", "fates.jsonl", "report.html", "rows/mine.txt"])
 def test_files_of_others_are_not_written_over(
     name: str, tmp_path: Path, sources: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
