@@ -9,13 +9,15 @@ by the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from rewards.score import Score
-from rollout.types import Author, LogProbs, Prompt, StopReason, TokenIds, WeightVersion
+from rollout.constraints import Constraint, ConstraintError
+from rollout.evidence.windows import Evidence
+from rollout.types import NO_POINTERS, Author, LogProbs, Pointers, Prompt, StopReason, TokenIds, WeightVersion
 
 LIGHT, DEEP = 1, 2
 """Levels of ``Engine.sleep``: weights in host memory, or forgotten."""
@@ -86,6 +88,32 @@ class Request:
     sampling: Sampling
     seed: int | None = None
     """Seed of this stretch; engines that cannot seed per request say so in their docstring."""
+    evidence: Evidence | None = None
+    """Windows that are read beside the prompt, which then holds the question alone: every token is drawn from what all
+    of them say together."""
+    constraint: Constraint | None = None
+    """What the response, from its first token on, may consist of; ``None``: anything."""
+
+    begun: int = 0
+    """Tokens at the end of the prompt that are the response so far."""
+
+    @property
+    def response(self) -> TokenIds:
+        """[begun] the response so far."""
+        return self.prompt.token_ids[len(self.prompt) - self.begun :]
+
+    def fault(self, context: int) -> str:
+        """Return in one line why an engine with this context cannot take the request; empty: it can."""
+        if len(self.prompt) + self.max_new_tokens > context:
+            return f"request exceeds the context of {context} tokens"
+        if self.evidence is not None and (fault := self.evidence.fault(self.begun, self.max_new_tokens, context)):
+            return fault
+        if self.constraint is not None:
+            try:
+                self.constraint.allowed(self.response.tolist())
+            except ConstraintError as error:
+                return str(error)
+        return ""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,10 +140,13 @@ class Delta:
     """Who wrote the tokens."""
     score: Score | None = None
     """Only with ``done``, from an environment that ended the episode with a verdict."""
+    pointers: Pointers = field(default_factory=lambda: NO_POINTERS)
+    """[n] of a request with evidence: the window that spoke for each token."""
 
     def __post_init__(self) -> None:
         self.token_ids = np.asarray(self.token_ids, np.int32)
         self.logprobs = np.asarray(self.logprobs, np.float32)
+        self.pointers = np.asarray(self.pointers, np.int16)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -124,6 +155,7 @@ class Delta:
             == (other.key, other.version, other.done, other.stop, other.error, other.by, other.score)
             and np.array_equal(self.token_ids, other.token_ids)
             and np.array_equal(self.logprobs, other.logprobs)
+            and np.array_equal(self.pointers, other.pointers)
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -120,7 +120,7 @@ def next_stretch(
     if not waits and tokens < 1:
         return None
     prompt = rollout.prompt.followed_by(*(segment.token_ids for segment in rollout.segments))
-    return Stretch(Request(rollout.id, prompt, tokens, sampling, seed_of(seed, rollout.id)), waits)
+    return Stretch(Request(rollout.id, prompt, tokens, sampling, seed_of(seed, rollout.id), begun=rollout.size), waits)
 
 
 @dataclass
@@ -133,7 +133,7 @@ class _Progress:
     score: Score | None = None
 
     def add(self, delta: Delta) -> None:
-        self.tape.add(delta.version, delta.token_ids, delta.logprobs, delta.by)
+        self.tape.add(delta.version, delta.token_ids, delta.logprobs, delta.by, delta.pointers)
         self.stop = delta.stop or self.stop
         self.failures += bool(delta.error)
         self.score = delta.score or self.score

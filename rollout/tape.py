@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rollout.types import Author, LogProbs, Segment, TokenIds, WeightVersion, joined
+from rollout.types import NO_POINTERS, Author, LogProbs, Pointers, Segment, TokenIds, WeightVersion, joined
 
 TOGETHER = 64
 """Pieces that are joined into one array: small ones take ten times their size in objects."""
@@ -15,12 +15,13 @@ TOGETHER = 64
 class _Run:
     """Tokens of one author under one version: large arrays, then the newest pieces."""
 
-    __slots__ = ("by", "logprobs", "new", "tokens", "version")
+    __slots__ = ("by", "logprobs", "new", "pointers", "tokens", "version")
 
     def __init__(self, version: WeightVersion, by: Author) -> None:
         self.version, self.by = version, by
         self.tokens: list[TokenIds] = []
         self.logprobs: list[LogProbs] = []
+        self.pointers: list[Pointers] = []
         self.new = 0
         """Pieces at the end that were not joined yet."""
 
@@ -29,6 +30,7 @@ class _Run:
         if count > 1:
             self.tokens[-count:] = [np.concatenate(self.tokens[-count:])]
             self.logprobs[-count:] = [np.concatenate(self.logprobs[-count:])]
+            self.pointers[-count:] = [np.concatenate(self.pointers[-count:])]
         self.new = 0
 
 
@@ -44,8 +46,15 @@ class Tape:
         self.size = 0
         """All tokens."""
 
-    def add(self, version: WeightVersion, token_ids: TokenIds, logprobs: LogProbs, by: Author = Author.POLICY) -> None:
-        """Add tokens; ``logprobs`` is empty unless the policy drew them."""
+    def add(
+        self,
+        version: WeightVersion,
+        token_ids: TokenIds,
+        logprobs: LogProbs,
+        by: Author = Author.POLICY,
+        pointers: Pointers = NO_POINTERS,
+    ) -> None:
+        """Add tokens; ``logprobs`` is empty unless the policy drew them, ``pointers`` unless it had evidence."""
         count = len(token_ids)
         if not count:
             return
@@ -54,6 +63,7 @@ class Tape:
             self._runs.append(run := _Run(version, by))
         run.tokens.append(token_ids)
         run.logprobs.append(logprobs)
+        run.pointers.append(pointers)
         run.new += 1
         if run.new == TOGETHER:
             run.join(TOGETHER)
@@ -66,7 +76,13 @@ class Tape:
         for run in self._runs:
             run.join(len(run.tokens))
         return [
-            Segment(run.version, joined(run.tokens, np.int32), joined(run.logprobs, np.float32), run.by)
+            Segment(
+                run.version,
+                joined(run.tokens, np.int32),
+                joined(run.logprobs, np.float32),
+                run.by,
+                joined(run.pointers, np.int16),
+            )
             for run in self._runs
         ]
 

@@ -21,6 +21,8 @@ TokenIds = npt.NDArray[np.int32]
 """[n] token ids."""
 LogProbs = npt.NDArray[np.float32]
 """[n] log-probabilities, in nats."""
+Pointers = npt.NDArray[np.int16]
+"""[n] for each token the window of evidence that spoke for it, counted from 1: k* [2403.17552]."""
 Tokens = Sequence[int] | npt.NDArray[Any]
 """Token ids in any form; kept as ``TokenIds``."""
 
@@ -139,6 +141,7 @@ class Prompt:
 
 
 _NONE: LogProbs = np.empty(0, np.float32)
+NO_POINTERS: Pointers = np.empty(0, np.int16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,15 +155,20 @@ class Segment:
     logprobs: LogProbs = field(default_factory=lambda: _NONE)
     """[n] sampler log-probability of each token, in nats, at the sampling temperature; empty for an environment's."""
     by: Author = Author.POLICY
+    pointers: Pointers = field(default_factory=lambda: NO_POINTERS)
+    """[n] of tokens drawn with evidence in windows; empty of all others."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
         object.__setattr__(self, "logprobs", np.asarray(self.logprobs, np.float32))
+        object.__setattr__(self, "pointers", np.asarray(self.pointers, np.int16))
         expected = len(self.token_ids) if self.sampled else 0
         if len(self.logprobs) != expected:
             raise ValueError(
                 f"segment by the {self.by} has {len(self.token_ids)} tokens but {len(self.logprobs)} log-probs"
             )
+        if len(self.pointers) not in (0, len(self.token_ids)):
+            raise ValueError(f"segment has {len(self.token_ids)} tokens but {len(self.pointers)} pointers")
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -171,6 +179,7 @@ class Segment:
             and (self.version, self.by) == (other.version, other.by)
             and np.array_equal(self.token_ids, other.token_ids)
             and np.array_equal(self.logprobs, other.logprobs)
+            and np.array_equal(self.pointers, other.pointers)
         )
 
     def __hash__(self) -> int:
@@ -312,6 +321,7 @@ def _merged(run: Sequence[Segment]) -> Segment:
         joined([segment.token_ids for segment in run], np.int32),
         joined([segment.logprobs for segment in run], np.float32),
         run[0].by,
+        joined([segment.pointers for segment in run], np.int16),
     )
 
 

@@ -19,8 +19,8 @@ def ids(tokens: Any) -> tuple[int, ...]:
 
 def joined(one: Delta, other: Delta) -> Delta:
     """Two pieces of one request's progress as one."""
-    tokens, logprobs = ([getattr(d, name) for d in (one, other)] for name in ("token_ids", "logprobs"))
-    return replace(other, token_ids=np.concatenate(tokens), logprobs=np.concatenate(logprobs))
+    parts = {name: [getattr(d, name) for d in (one, other)] for name in ("token_ids", "logprobs", "pointers")}
+    return replace(other, **{name: np.concatenate(arrays) for name, arrays in parts.items()})
 
 
 def problem(index: int = 0, answer: str = "7") -> Problem:

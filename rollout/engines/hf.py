@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from rollout.engines.hf_windows import Windows
     from rollout.offload import Offload
 
 STREAM_INTERVAL = 16
@@ -48,6 +49,7 @@ class HfEngine:
         self._model_says = attention is None
         self.seed = seed
         self._model: PreTrainedModel | None = None
+        self._windows: Windows
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
         self._queue: deque[Request] = deque()
         self._aborted: set[str] = set()
@@ -62,6 +64,7 @@ class HfEngine:
 
     async def start(self) -> None:
         """See ``Engine``."""
+        from rollout.engines.hf_windows import Windows
         from rollout.models import moba
 
         self._loop = asyncio.get_running_loop()
@@ -70,6 +73,8 @@ class HfEngine:
             if self._model_says:
                 self.attention = await self._in_thread(moba.trained_with, self.model_path)
             self._model = await self._in_thread(load, self.model_path, self.config, self.attention)
+            plain = self.attention.moba is None
+            self._windows = Windows(self._model, self.config.kv_cache_gib * 2**30 if plain else 0.0)
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineDead(f"transformers could not load {self.model_path}: {error}") from error
 
@@ -82,9 +87,8 @@ class HfEngine:
         self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
-            if len(request.prompt) + request.max_new_tokens > self.config.max_model_len:
-                reason = f"request exceeds the context of {self.config.max_model_len} tokens"
-                self._mail.end(request.key, self._version, error=reason)
+            if fault := request.fault(self.config.max_model_len) or self._windows.fault(request):
+                self._mail.end(request.key, self._version, error=fault)
             else:
                 self._queue.append(request)
         if self._pump is None or self._pump.done():
@@ -95,19 +99,39 @@ class HfEngine:
         from rollout.engines.hf_sampling import sample
 
         while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.config.max_concurrency))]
+            batch = self._batch()
             seeds = [
                 seed_of(self.seed, request.key, len(request.prompt)) if request.seed is None else request.seed
                 for request in batch
             ]
             try:
                 await self._in_thread(
-                    sample, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
+                    sample,
+                    self._model,
+                    self._windows,
+                    self._version,
+                    batch,
+                    seeds,
+                    self._deliver,
+                    self._aborted,
+                    STREAM_INTERVAL,
                 )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"
                 self._mail.wake()
                 return
+
+    def _batch(self) -> list[Request]:
+        """Take the next requests from the queue; of those with evidence as many as the key-value cache has room for."""
+        batch: list[Request] = []
+        room = self.config.kv_cache_gib * 2**30
+        while self._queue and len(batch) < self.config.max_concurrency:
+            if any(request.evidence for request in (*batch, self._queue[0])):
+                room -= self._windows.room_of(self._queue[0])
+                if batch and room < 0:
+                    break
+            batch.append(self._queue.popleft())
+        return batch
 
     def _deliver(self, pieces: Sequence[Delta]) -> None:
         """Put progress into the mailbox; called from the sampling thread."""
@@ -116,7 +140,7 @@ class HfEngine:
     def _post(self, pieces: Sequence[Delta]) -> None:
         for piece in pieces:
             if len(piece.token_ids):
-                self._mail.put(piece.key, piece.token_ids, piece.logprobs, piece.version)
+                self._mail.put(piece.key, piece.token_ids, piece.logprobs, piece.version, piece.pointers)
             if piece.done:
                 self._mail.end(piece.key, piece.version, piece.stop, piece.error)
                 self._aborted.discard(piece.key)  # the next request of that name is another
@@ -145,11 +169,12 @@ class HfEngine:
         return await self._in_thread(score, self._model, sequences)
 
     async def update_weights(self, update: WeightUpdate) -> None:
-        """See ``Engine``; reads the learner's shared memory. KV caches live within a batch, so none survives."""
+        """See ``Engine``; reads the learner's shared memory. Keys and values live within a batch, and windows' go."""
         self._check_alive()
         self._rest.awake(bare=True)
         if self._mail.in_flight:
             raise ValueError(f"weights cannot change with {len(self._mail.in_flight)} requests in flight")
+        self._windows.clear()
         try:
             await self._in_thread(load_weights, self._model, self._reader, update.payload)
             await self._in_thread(use_attention, self._model, self.attention, update.version)
@@ -176,6 +201,7 @@ class HfEngine:
         self._rest.fall_asleep(level, self._mail.in_flight)
         model = self._model
         assert model is not None
+        self._windows.clear()
         if self._offload is None:
             self._offload = Offload(self.config.device, lambda: (*model.parameters(), *model.buffers()))
         await self._in_thread(self._offload.away)

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from rollout.engine import Delta, Request, Sampling
+from rollout.engines.hf_windows import Windows, read
+from rollout.evidence.config import MergingConfig
+from rollout.evidence.merge import merge
 from rollout.partial import repeats
 from rollout.seeds import seed_of
-from rollout.types import StopReason, Tokens, WeightVersion
+from rollout.types import StopReason, TokenIds, Tokens, WeightVersion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,15 +34,40 @@ class _Row:
         self.version = version
         self.drawn: list[int] = []
         self.logprobs: list[float] = []
+        self.pointers: list[int] = []
+        self.last = request.evidence.last if request.evidence else 0
+        """The window that spoke for the last token."""
         self.sent = 0
         self.done = False
         self.stop: StopReason | None = None
         self.error = ""
 
+    @property
+    def merging(self) -> MergingConfig | None:
+        """How its lines become one distribution; ``None``: it has one."""
+        evidence = self.request.evidence
+        return None if evidence is None or evidence.merging == "parallel" else evidence.merging
+
+    def one(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits [V] that its next token is drawn from; ``logits`` [lines, V]."""
+        constraint = self.request.constraint
+        if self.done:  # it stays in the batch for a while, and nobody reads what it draws
+            return logits[0]
+        if constraint is not None:
+            allowed = constraint.allowed([*self.request.response.tolist(), *self.drawn])
+            logits = only(logits, allowed)
+        if self.merging is None:
+            return logits[0]
+        found = merge(logits, self.merging, self.last)
+        self.last = found.pointer
+        return found.logits
+
     def add(self, token: int, logprob: float) -> None:
         """Add a token; decides whether it was the last, in vLLM's order: end token, budget, repetition."""
         self.drawn.append(token)
         self.logprobs.append(logprob)
+        if self.merging is not None:
+            self.pointers.append(self.last)
         s = self.request.sampling
         if token in s.stop_token_ids:
             self.done, self.stop = True, StopReason.EOS
@@ -59,12 +87,14 @@ class _Row:
             done=self.done,
             stop=self.stop,
             error=self.error,
+            pointers=np.array(self.pointers[start:], np.int16),
         )
 
 
 @torch.inference_mode()
 def sample(
     model: PreTrainedModel,
+    windows: Windows,
     version: WeightVersion,
     requests: Sequence[Request],
     seeds: Sequence[int],
@@ -75,21 +105,21 @@ def sample(
     """Draw every request to its end by ``model``, which has weights ``version``; tokens are delivered every
     ``interval`` steps and when a request ends.
 
-    Requests that appear in ``aborted`` meanwhile end with that error. Finished rows stay in the batch until they are
-    half of it.
+    A request with evidence has a line of the batch for each row, and its one token is the next of them all. Requests
+    that appear in ``aborted`` meanwhile end with that error. Finished rows stay in the batch until they are half of it.
     """
-    from transformers import DynamicCache
-
     rows = [_Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
-    inputs, mask = _left_padded([row.request.prompt.token_ids for row in rows], model.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    lines = windows.lines(requests)
+    counts = [len(own) for own in lines]
+    state = read(model, [line for own in lines for line in own])
+    logits, cache, mask, positions = state.logits, state.cache, state.mask, state.positions
     step = 0
-    while rows:
-        logits = model(
-            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        ).logits[:, -1]
-        tokens, logprobs = draw(logits, [row.request.sampling for row in rows], [_noise(row) for row in rows])
+    while True:
+        if plain := all(row.merging is None and row.request.constraint is None for row in rows):
+            one = logits
+        else:
+            one = torch.stack([row.one(own) for row, own in zip(rows, logits.split(counts), strict=True)])
+        tokens, logprobs = draw(one, [row.request.sampling for row in rows], [_noise(row) for row in rows])
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             if row.done:
                 continue
@@ -101,15 +131,34 @@ def sample(
         if fresh:
             deliver([row.piece() for row in fresh])
         live = [index for index, row in enumerate(rows) if not row.done]
+        if not live:
+            return
+        inputs = tokens if plain else tokens.repeat_interleave(torch.tensor(counts, device=model.device))
         if len(live) <= len(rows) // 2:
-            rows = [rows[index] for index in live]
-            index = torch.tensor(live, device=model.device, dtype=torch.long)
-            if rows:
-                cache.batch_select_indices(index)
-            tokens, mask, positions = tokens[index], mask[index], positions[index]
-        inputs = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+            index = _lines_of(live, counts).to(model.device)
+            rows, counts = [rows[one] for one in live], [counts[one] for one in live]
+            cache.batch_select_indices(index)
+            inputs, mask, positions = inputs[index], mask[index], positions[index]
+        inputs = inputs[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(inputs), 1)], 1)
         positions = positions[:, -1:] + 1
+        logits = model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        ).logits[:, -1]
+
+
+def _lines_of(rows: Sequence[int], counts: Sequence[int]) -> torch.Tensor:
+    """Return the indices of the lines of some rows, where row i has ``counts[i]`` of them."""
+    starts = np.cumsum([0, *counts])
+    return torch.tensor([line for row in rows for line in range(starts[row], starts[row + 1])], dtype=torch.long)
+
+
+def only(logits: torch.Tensor, allowed: TokenIds | None) -> torch.Tensor:
+    """Return the logits [n, V] with -inf for all tokens but those allowed; ``None``: all are."""
+    if allowed is None:
+        return logits
+    index = torch.from_numpy(np.asarray(allowed, np.int64)).to(logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(-1, index, logits.index_select(-1, index))
 
 
 def _noise(row: _Row) -> float:

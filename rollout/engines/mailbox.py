@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rollout.engine import Delta, EngineStats
-from rollout.types import LogProbs, StopReason, TokenIds, Tokens, WeightVersion, joined
+from rollout.types import NO_POINTERS, LogProbs, Pointers, StopReason, TokenIds, Tokens, WeightVersion, joined
 
 LINGER_S = 0.05
 """After the first piece a poll waits this long for more, unless nothing is in flight: many small polls cost more."""
@@ -24,6 +24,7 @@ class _Piece:
     version: WeightVersion
     token_ids: list[TokenIds] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
+    pointers: list[Pointers] = field(default_factory=list)
     done: bool = False
     stop: StopReason | None = None
     error: str = ""
@@ -31,7 +32,8 @@ class _Piece:
     def delta(self, key: str) -> Delta:
         """Return what the engine hands out."""
         tokens, logprobs = joined(self.token_ids, np.int32), joined(self.logprobs, np.float32)
-        return Delta(key, tokens, logprobs, self.version, self.done, self.stop, self.error)
+        pointers = joined(self.pointers, np.int16)
+        return Delta(key, tokens, logprobs, self.version, self.done, self.stop, self.error, pointers=pointers)
 
 
 class Mailbox:
@@ -56,7 +58,14 @@ class Mailbox:
         self.in_flight.add(key)
         self._idle.clear()
 
-    def put(self, key: str, token_ids: Tokens, logprobs: Sequence[float] | LogProbs, version: WeightVersion) -> None:
+    def put(
+        self,
+        key: str,
+        token_ids: Tokens,
+        logprobs: Sequence[float] | LogProbs,
+        version: WeightVersion,
+        pointers: Pointers = NO_POINTERS,
+    ) -> None:
         """Add tokens of a request that weights ``version`` drew."""
         pieces = self._pieces.setdefault(key, [])
         if not pieces or pieces[-1].version != version:
@@ -64,6 +73,7 @@ class Mailbox:
         piece = pieces[-1]
         piece.token_ids.append(np.asarray(token_ids, np.int32))
         piece.logprobs.append(np.asarray(logprobs, np.float32))
+        piece.pointers.append(pointers)
         self.tokens += len(token_ids)
         self._news.set()
 

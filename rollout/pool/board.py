@@ -15,7 +15,17 @@ from rewards.score import Score
 from rollout.engine import NO_LOGPROBS, NO_TOKENS, Delta, Request
 from rollout.partial import Stretch
 from rollout.tape import Tape
-from rollout.types import Author, LogProbs, Segment, StopReason, TokenIds, WeightVersion, joined
+from rollout.types import (
+    NO_POINTERS,
+    Author,
+    LogProbs,
+    Pointers,
+    Segment,
+    StopReason,
+    TokenIds,
+    WeightVersion,
+    joined,
+)
 
 Progress = Callable[[list[Delta]], None]
 
@@ -78,9 +88,16 @@ class _Track:
         self.error = ""
         self.score: Score | None = None
 
-    def add(self, version: WeightVersion, token_ids: TokenIds, logprobs: LogProbs, by: Author) -> None:
+    def add(
+        self,
+        version: WeightVersion,
+        token_ids: TokenIds,
+        logprobs: LogProbs,
+        by: Author,
+        pointers: Pointers = NO_POINTERS,
+    ) -> None:
         """Add tokens."""
-        self.tape.add(version, token_ids, logprobs, by)
+        self.tape.add(version, token_ids, logprobs, by, pointers)
         self.version = max(self.version, version)
 
     def completion(self) -> Completion:
@@ -95,8 +112,12 @@ class _Track:
         """Return the request for what is left."""
         if not self.tape.size:
             return self.request
-        prompt = self.request.prompt.followed_by(*self.tape.token_ids())
-        return replace(self.request, prompt=prompt, max_new_tokens=self.left(context))
+        segments = self.tape.segments()
+        prompt = self.request.prompt.followed_by(*(segment.token_ids for segment in segments))
+        evidence = self.request.evidence and self.request.evidence.after(segments[-1].pointers)
+        begun = self.request.begun + self.tape.size
+        left = self.left(context)
+        return replace(self.request, prompt=prompt, max_new_tokens=left, evidence=evidence, begun=begun)
 
 
 class Board:
@@ -247,7 +268,7 @@ class Board:
                 self.touch()  # its name is free again
             return
         track = self._tracks[delta.key]
-        track.add(delta.version, delta.token_ids, delta.logprobs, delta.by)
+        track.add(delta.version, delta.token_ids, delta.logprobs, delta.by, delta.pointers)
         if not delta.done:
             return
         recalled = delta.key in self._recalled
