@@ -38,7 +38,7 @@ class Running:
             found: dict[str, Delta] = {}
             while sum(delta.done for delta in found.values()) < len(requests):
                 for delta in await self.engine.poll(1.0):
-                    before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+                    before = found.get(delta.key, replace(delta, token_ids=(), logprobs=(), pointers=()))
                     assert len(delta.token_ids) == len(delta.logprobs)
                     found[delta.key] = joined(before, delta)
             return found

@@ -27,8 +27,9 @@ from rollout.engine import (
 from rollout.engines.guard import Guard
 from rollout.engines.mailbox import Mailbox
 from rollout.engines.rest import Rest
-from rollout.engines.vllm_arguments import SCORE_SEATS, engine_arguments, environment, sampling_params
+from rollout.engines.vllm_arguments import SCORE_SEATS, engine_arguments, environment
 from rollout.engines.vllm_flight import Flight, ending, scored
+from rollout.engines.vllm_rooms import Rooms
 from rollout.models.attention import PLAIN, AttentionConfig
 from rollout.seeds import seed_of
 from rollout.transfer.weights import GONE, LOST
@@ -58,6 +59,7 @@ class VllmEngine:
         self._model_says = attention is None
         self.seed = seed
         self._by_position = False
+        self._rooms: Rooms
         self._llm: Any = None
         self._wire: Any = None
         self._guard: Guard | None = None
@@ -106,6 +108,7 @@ class VllmEngine:
             with _core("it started"):
                 await self._llm.update_weight_version("0")
                 self._by_position = all(await self._llm.collective_rpc("sample_by_position"))
+                self._rooms = Rooms(settings.cache_config, self.config.max_concurrency)
                 await self._enter(0)  # as the learner computes the weights that both are loaded with
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error
@@ -116,13 +119,28 @@ class VllmEngine:
         self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
-            self._queue.append(Flight(request))
+            if fault := self._fault(request):
+                self._mail.end(request.key, self._version, error=fault)
+            else:
+                self._queue.append(Flight(request))
         self._seat()
 
+    def _fault(self, request: Request) -> str:
+        """Return in one line why this engine cannot take a request that vLLM would not refuse itself."""
+        if request.evidence is None and request.constraint is None:
+            return ""
+        if request.evidence is not None and request.evidence.merging == "parallel":
+            return "parallel windows are read by the transformers engine alone: set engine.kind to hf"
+        if not self._by_position or self.config.speculative is not None:
+            return "evidence and constraints need an engine with k15's sampler, and without engine.speculative"
+        return request.fault(self.config.max_model_len) or self._rooms.fault(request)
+
     def _seat(self) -> None:
-        """Hand requests to vLLM: all of them, or, beside which the probe must find seats, as many as may run."""
+        """Hand requests to vLLM: all of them, or, beside which the probe must find seats, as many as may run. Of
+        groups as many as have room: they hold theirs while they wait for their last rows.
+        """
         most = self.config.max_concurrency if self.takes_in_flight else len(self._flights) + len(self._queue)
-        while self._queue and len(self._flights) < most:
+        while self._queue and len(self._flights) < most and self._rooms.take(self._queue[0].request):
             flight = self._queue.popleft()
             self._flights[flight.request.key] = flight
             self._tasks[flight.request.key] = asyncio.create_task(self._follow(flight))
@@ -144,24 +162,24 @@ class VllmEngine:
         finally:
             self._flights.pop(key, None)
             self._tasks.pop(key, None)
+            self._rooms.give_back(flight.request)
             self._seat()
 
     async def _draw(self, flight: Flight) -> tuple[StopReason | None, str]:
         """Take a request through vLLM; returns how it ended, as (stop reason, error)."""
         request = flight.request
         seed = seed_of(self.seed, request.key) if request.seed is None else request.seed
-        params = sampling_params(request.sampling, request.max_new_tokens, seed, self._by_position)
-        await flight.begin(self._llm, params, self._salt)
+        await flight.begin(self._llm, seed, self._by_position, self._salt)
         if flight.recalled or flight.salt != self._salt:  # meanwhile
-            await self._llm.abort(flight.id, internal=True)
+            await self._llm.abort(flight.ids, internal=True)
         finished = False
         while not finished:
-            output, finished = await flight.output()
-            for version, part in flight.pieces(output):
-                logprobs = self._wire.logprobs(flight.id, part.stop - part.start)
-                self._mail.put(request.key, output.token_ids[part], logprobs, version)
-        self._wire.forget(flight.id)
-        return ending(output.finish_reason)
+            output = await flight.output(self._wire)
+            finished = output.finished
+            for piece in output.pieces:
+                self._mail.put(request.key, piece.token_ids, piece.logprobs, piece.version, piece.pointers)
+        flight.forget(self._wire)
+        return ending(output.last)
 
     async def poll(self, wait_s: float) -> list[Delta]:
         """See ``Engine``."""
@@ -186,7 +204,7 @@ class VllmEngine:
             return
         with _core("it stopped requests"):
             async with self._standing_still(clear_cache=False):
-                await self._llm.abort([flight.id for flight in recalled if flight.id], internal=True)
+                await self._llm.abort([name for flight in recalled for name in flight.ids], internal=True)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``Engine``. Sequences must leave room for one more token in the context. With requests in flight they
@@ -267,7 +285,7 @@ class VllmEngine:
         """
         self._updates += 1
         self._salt = f"weights {self._updates}"
-        waiting = [flight.id for flight in self._flights.values() if flight.id and not flight.drawn]
+        waiting = [name for flight in self._flights.values() if not flight.drawn for name in flight.ids]
         await self._llm.abort(waiting, internal=True)
 
     async def _enter(self, version: WeightVersion) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rollout.config import PAGE_TOKENS, EngineConfig, SpeculativeConfig
@@ -117,16 +118,19 @@ def _guessing(config: SpeculativeConfig) -> dict[str, Any]:
     }
 
 
-def sampling_params(sampling: Sampling, max_tokens: int, seed: int, by_position: bool) -> SamplingParams:
+def sampling_params(
+    sampling: Sampling, max_tokens: int, seed: int, by_position: bool, arguments: Mapping[str, Any] | None = None
+) -> SamplingParams:
     """Return vLLM's parameters for one stretch: only the sampled token's log-prob, under the sampling distribution.
 
     ``by_position``: the seed is for ``PositionSampler``; vLLM would make a generator of its own from it.
+    ``arguments``: of a row of a group, or of a request with a constraint (``rollout.engines.vllm_groups``).
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     s = sampling
-    own: dict[str, Any] = {}  # read by rollout.engines.vllm_sampling and vllm_scheduler
+    own: dict[str, Any] = {**(arguments or {})}  # read by rollout.engines.vllm_sampling and vllm_scheduler
     if by_position:
         own["k15_seed"] = seed
     if s.repetition_max_pattern:

@@ -19,6 +19,7 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from rollout.engines.noise import choose, uniforms
+from rollout.engines.vllm_groups import Groups
 
 SEED = "k15_seed"
 """The entry of ``SamplingParams.extra_args`` that holds a request's seed."""
@@ -33,6 +34,8 @@ class PositionSampler(Sampler):
         super().__init__(logprobs_mode="processed_logprobs")
         self._runner = runner
         self._seen: SamplingMetadata | None = None
+        self._groups = Groups([], {})
+        self._pointers: dict[str, int] = {}
         self._seeds: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def forward(
@@ -61,11 +64,36 @@ class PositionSampler(Sampler):
         """
         batch = self._runner.input_batch
         if metadata is not self._seen:
-            self._seeds = np.array([self._seed(key) for key in batch.req_ids], np.uint64)
+            arguments = [self._runner.requests[key].sampling_params.extra_args for key in batch.req_ids]
+            # Scoring has no seed, and throws its one token away.
+            self._seeds = np.array([int((each or {}).get(SEED, 0)) for each in arguments], np.uint64)
+            self._groups = Groups(arguments, self._pointers)
             self._seen = metadata
         noise = torch.from_numpy(uniforms(self._seeds[rows], batch.num_tokens_no_spec[rows] + ahead))
         of = torch.from_numpy(rows).to(logits.device, non_blocking=True)
         logits = logits.float()
+        if self._groups:
+            return self._together(logits, metadata, noise)
+        return self._drawn(logits, metadata, noise, of)
+
+    def _together(
+        self, logits: torch.Tensor, metadata: SamplingMetadata, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw for a batch with groups of rows or constraints in it: a row for each request, nothing guessed."""
+        batch = self._runner.input_batch
+        ends = zip(batch.num_prompt_tokens.tolist(), batch.num_tokens_no_spec.tolist(), strict=True)
+        drawn = [
+            batch.token_ids_cpu[at, slice(*end)].tolist() for at, end in zip(range(len(logits)), ends, strict=False)
+        ]
+        logits, spoke = self._groups.merge(self._groups.restrict(logits, drawn), drawn)
+        noise = noise[self._groups.firsts]
+        tokens, logprobs = self._drawn(logits, metadata, noise, torch.arange(len(logits), device=logits.device))
+        return self._groups.settle(tokens, logprobs, spoke, drawn)
+
+    def _drawn(
+        self, logits: torch.Tensor, metadata: SamplingMetadata, noise: torch.Tensor, of: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and log-probs; ``of`` [m]: the request of the batch that each row of logits belongs to."""
         likeliest = None if metadata.all_random else logits.argmax(-1)
         cool = None
         if metadata.temperature is not None:
@@ -79,11 +107,6 @@ class PositionSampler(Sampler):
             cool = torch.ones_like(likeliest, dtype=torch.bool)
         fixed = None if likeliest is None or cool is None else torch.where(cool, likeliest, -1)
         return choose(logits, noise.to(logits.device, non_blocking=True), fixed)
-
-    def _seed(self, key: str) -> int:
-        """Return the seed that came with a request; scoring has none, and throws its one token away."""
-        arguments = self._runner.requests[key].sampling_params.extra_args or {}
-        return int(arguments.get(SEED, 0))
 
 
 class Verifier(nn.Module):

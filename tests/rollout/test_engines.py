@@ -53,7 +53,7 @@ async def finish(engine: Engine, requests: Sequence[Request]) -> dict[str, Delta
     found: dict[str, Delta] = {}
     while sum(delta.done for delta in found.values()) < len(requests):
         for delta in await engine.poll(1.0):
-            before = found.get(delta.key, replace(delta, token_ids=(), logprobs=()))
+            before = found.get(delta.key, replace(delta, token_ids=(), logprobs=(), pointers=()))
             found[delta.key] = joined(before, delta)
     return found
 
