@@ -331,9 +331,22 @@ class RunConfig(Config):
             raise ValueError(
                 "learner.objective classes trains reward models (k15 train reward), not a policy: choose another kind"
             )
+        self._check_evidence()
         self._check_overlap()
         placement.check(self)
         return self
+
+    def _check_evidence(self) -> None:
+        if self.rollout.evidence is None:
+            return
+        others = {
+            "an environment": self.environment is not None,
+            "a warm-up": self.warmup is not None,
+            "engine.speculative": self.engine.speculative is not None,
+            "learner.ranks.sequence above 1": self.learner.ranks.sequence > 1,
+        }
+        if found := [name for name, there in others.items() if there]:
+            raise ValueError(f"rollout.evidence does not go with {found[0]}: leave one of them out")
 
     def _check_overlap(self) -> None:
         if self.engine.takes_in_flight and (self.overlap is None or self.overlap.mode != "window"):

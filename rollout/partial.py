@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from rewards.score import Score
 from rollout.config import RolloutConfig
 from rollout.engine import Delta, Request, Sampling
+from rollout.evidence.config import MergingConfig
+from rollout.evidence.windows import Evidence
 from rollout.seeds import seed_of
 from rollout.tape import Tape
 from rollout.types import Group, Rollout, Segment, StopReason, WeightVersion
@@ -73,7 +75,7 @@ def room(rollout: Rollout, config: RolloutConfig, context: int) -> int:
     """Return the number of tokens that the policy may still draw, over all iterations: the total cap and the context
     bound it.
     """
-    return min(config.max_tokens - rollout.length, context - len(rollout.prompt) - rollout.size)
+    return min(config.max_tokens - rollout.length, context - rollout.prompt.longest - rollout.size)
 
 
 def budget(rollout: Rollout, version: WeightVersion, config: RolloutConfig, context: int) -> int:
@@ -120,7 +122,11 @@ def next_stretch(
     if not waits and tokens < 1:
         return None
     prompt = rollout.prompt.followed_by(*(segment.token_ids for segment in rollout.segments))
-    return Stretch(Request(rollout.id, prompt, tokens, sampling, seed_of(seed, rollout.id), begun=rollout.size), waits)
+    evidence = None
+    if prompt.windows:
+        evidence = Evidence(prompt.windows, config.evidence or MergingConfig()).after(rollout.pointers)
+    seeds = seed_of(seed, rollout.id)
+    return Stretch(Request(rollout.id, prompt, tokens, sampling, seeds, evidence, begun=rollout.size), waits)
 
 
 @dataclass

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from rewards.score import Score
 from rollout.engine import Delta
-from rollout.types import Author, Group, Message, Problem, Prompt, Rollout, Segment, StopReason, joined
+from rollout.types import NO_POINTERS, Author, Group, Message, Problem, Prompt, Rollout, Segment, StopReason, joined
 
-_IDS, _LOGPROBS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_IDS, _LOGPROBS, _POINTERS = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.list_(pa.int16())
 
 _MOST = 2**31 - 1
 """Most elements of a list column: Arrow's offsets are 32-bit."""
@@ -35,6 +35,7 @@ DELTAS = pa.schema(
         ("stop", pa.string()),
         ("error", pa.string()),
         ("score", pa.string()),  # JSON; null: none
+        ("pointers", _POINTERS),  # empty without evidence
     ]
 )
 """One row per piece of progress."""
@@ -55,6 +56,8 @@ GROUPS = pa.schema(
         ("failures", pa.int32()),
         ("score", pa.string()),
         ("judged", pa.bool_()),
+        ("windows", pa.list_(_IDS)),  # of the prompt
+        ("pointers", _POINTERS),  # of all segments, or of none
     ]
 )
 """One row per rollout, in the order of the groups."""
@@ -90,6 +93,7 @@ def deltas_to_batch(deltas: Sequence[Delta]) -> pa.RecordBatch:
         pa.array([delta.stop for delta in deltas], pa.string()),
         pa.array([delta.error for delta in deltas], pa.string()),
         pa.array([_score_text(delta.score) for delta in deltas], pa.string()),
+        ragged([delta.pointers for delta in deltas], np.int16, _POINTERS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=DELTAS)
 
@@ -98,6 +102,7 @@ def deltas_from_batch(batch: pa.RecordBatch) -> list[Delta]:
     """Inverse of ``deltas_to_batch``."""
     plain = batch.select(["key", "version", "by", "done", "stop", "error", "score"]).to_pylist()
     tokens, logprobs = views(batch.column("token_ids")), views(batch.column("logprobs"))
+    pointers = _pointers(batch)
     return [
         Delta(
             row["key"],
@@ -109,9 +114,17 @@ def deltas_from_batch(batch: pa.RecordBatch) -> list[Delta]:
             row["error"],
             Author(row["by"]),
             _score(row["score"]),
+            told,
         )
-        for row, ids, values in zip(plain, tokens, logprobs, strict=True)
+        for row, ids, values, told in zip(plain, tokens, logprobs, pointers, strict=True)
     ]
+
+
+def _pointers(table: pa.Table | pa.RecordBatch) -> list[np.ndarray]:
+    """Return the pointers of each row; files of before there was evidence have none."""
+    if "pointers" not in table.schema.names:
+        return [NO_POINTERS] * table.num_rows
+    return views(table.column("pointers"))
 
 
 def groups_to_table(groups: Sequence[Group]) -> pa.Table:
@@ -134,6 +147,8 @@ def groups_to_table(groups: Sequence[Group]) -> pa.Table:
         pa.array([rollout.failures for rollout in rollouts], pa.int32()),
         pa.array([_score_text(rollout.score) for rollout in rollouts], pa.string()),
         pa.array([rollout.judged for rollout in rollouts], pa.bool_()),
+        pa.array([[w.token_ids for w in rollout.prompt.windows] for rollout in rollouts], pa.list_(_IDS)),
+        ragged([r.pointers if r.prompt.windows else NO_POINTERS for r in rollouts], np.int16, _POINTERS),
     ]
     return pa.Table.from_arrays(columns, schema=GROUPS)
 
@@ -141,13 +156,14 @@ def groups_to_table(groups: Sequence[Group]) -> pa.Table:
 def groups_from_table(table: pa.Table) -> list[Group]:
     """Inverse of ``groups_to_table``."""
     arrays = {name: views(table.column(name)) for name in ("prompt", "token_ids", "logprobs")}
-    rows = table.drop_columns([*arrays]).to_pylist()
+    pointers = _pointers(table)
+    rows = table.drop_columns([*arrays, *({"pointers"} & {*table.schema.names})]).to_pylist()
     groups: list[Group] = []
     for index, row in enumerate(rows):
-        segments = tuple(_segments(row, arrays["token_ids"][index], arrays["logprobs"][index]))
+        segments = tuple(_segments(row, arrays["token_ids"][index], arrays["logprobs"][index], pointers[index]))
         rollout = Rollout(
             row["rollout"],
-            Prompt(arrays["prompt"][index]),
+            Prompt(arrays["prompt"][index], tuple(map(Prompt, row.get("windows", ())))),
             segments,
             _stop(row["stop"]),
             _score(row["score"]),
@@ -174,12 +190,14 @@ def read_groups(path: Path) -> list[Group]:
         return groups_from_table(pa.ipc.open_file(file).read_all())
 
 
-def _segments(row: Mapping[str, Any], tokens: np.ndarray, logprobs: np.ndarray) -> Iterator[Segment]:
+def _segments(
+    row: Mapping[str, Any], tokens: np.ndarray, logprobs: np.ndarray, pointers: np.ndarray
+) -> Iterator[Segment]:
     start = sampled = 0
     for version, length, name in zip(row["versions"], row["lengths"], row["by"], strict=True):
         by, end = Author(name), start + length
         own = length if by is Author.POLICY else 0
-        yield Segment(version, tokens[start:end], logprobs[sampled : sampled + own], by)
+        yield Segment(version, tokens[start:end], logprobs[sampled : sampled + own], by, pointers[start:end])
         start, sampled = end, sampled + own
 
 

@@ -122,6 +122,9 @@ class Prompt:
     token_ids: TokenIds
     """[n] a rendered conversation (template applied, generation prompt included), and perhaps a part of the response.
     Made from any sequence of ints."""
+    windows: tuple[Prompt, ...] = ()
+    """The same question once for each window of evidence, up to where the response begins; ``token_ids`` then hold it
+    without any evidence. Empty: there is none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
@@ -130,14 +133,23 @@ class Prompt:
         return len(self.token_ids)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prompt) and np.array_equal(self.token_ids, other.token_ids)
+        return (
+            isinstance(other, Prompt)
+            and np.array_equal(self.token_ids, other.token_ids)
+            and self.windows == other.windows
+        )
 
     def __hash__(self) -> int:
-        return hash(self.token_ids.tobytes())
+        return hash((self.token_ids.tobytes(), self.windows))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest of its rows: its own, and those with evidence."""
+        return max(len(self), *map(len, self.windows)) if self.windows else len(self)
 
     def followed_by(self, *more: TokenIds) -> Prompt:
-        """Return this prompt with further tokens behind it."""
-        return Prompt(np.concatenate([self.token_ids, *more])) if more else self
+        """Return this prompt with further tokens behind its own; what windows have stays."""
+        return replace(self, token_ids=np.concatenate([self.token_ids, *more])) if more else self
 
 
 _NONE: LogProbs = np.empty(0, np.float32)
@@ -225,6 +237,12 @@ class Rollout:
         """[size] sampler log-probs of ``token_ids``; NaN where the environment wrote."""
         parts = [s.logprobs if s.sampled else np.full(len(s), np.nan, np.float32) for s in self.segments]
         return joined(parts, np.float32)
+
+    @property
+    def pointers(self) -> Pointers:
+        """[size] the window that spoke for each token, counted from 1; 0: none did."""
+        parts = [s.pointers if len(s.pointers) else np.zeros(len(s), np.int16) for s in self.segments]
+        return joined(parts, np.int16)
 
     @property
     def versions(self) -> npt.NDArray[np.int32]:

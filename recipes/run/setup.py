@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
+from rollout.evidence.asking import asked_with, texts_of
+from rollout.evidence.config import MergingConfig
+from rollout.evidence.windows import EvidenceError
 from rollout.grading import Grader, VerifierGrader
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
@@ -82,7 +85,7 @@ class Setup:
 
     def render(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem."""
-        return renderer(self.tokenizer, self.config.problems)(problem)
+        return renderer(self.tokenizer, self.config.problems, self.config.rollout.evidence)(problem)
 
     def episodes(self, grader: Callable[[], Grader]) -> Episodes | None:
         """Return the run's environment at work, to be closed; see ``open_episodes``."""
@@ -110,10 +113,32 @@ def open_episodes(config: RunConfig, transcript: Transcript, grader: Callable[[]
     return Episodes(environment, transcript, config.environment)
 
 
-def renderer(tokenizer: Any, problems: ProblemsConfig) -> Callable[[Problem], Prompt]:
-    """Return the function from a problem to its prompt. Raises ``PromptError``."""
+def renderer(
+    tokenizer: Any, problems: ProblemsConfig, evidence: MergingConfig | None = None
+) -> Callable[[Problem], Prompt]:
+    """Return the function from a problem to its prompt, with a window for each text of evidence that it brings.
+
+    Raises ``PromptError``, also for a problem with evidence in a run without ``rollout.evidence``.
+    """
     framing = problems.framing
-    return lambda problem: render_chat(tokenizer, framing.messages(problem), **framing.arguments)
+
+    def plain(problem: Problem) -> Prompt:
+        return render_chat(tokenizer, framing.messages(problem), **framing.arguments)
+
+    def render(problem: Problem) -> Prompt:
+        try:
+            texts = texts_of(problem)
+        except EvidenceError as error:
+            raise PromptError(str(error)) from error
+        if texts and evidence is None:
+            raise PromptError(
+                f"problem {problem.id!r} brings evidence, which only a run with rollout.evidence reads: set it to "
+                "entropy, or leave the field out"
+            )
+        windows = tuple(plain(asked_with(problem, (text,))) for text in texts)
+        return replace(plain(problem), windows=windows)
+
+    return render
 
 
 def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
@@ -156,7 +181,7 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
         check_disjoint(train, ProblemList(chosen, "problems.heldout"))
     screen = Screen(
         train,
-        renderer(tokenizer, problems),
+        renderer(tokenizer, problems, config.rollout.evidence),
         limits,
         refuses(problems.overlong, train.size is not None),
         left_out,
@@ -236,7 +261,7 @@ def choose_heldout(
     if source.size is not None and source.size < wanted:
         raise ProblemError(f"problems.heldout has {source.size} problems, fewer than problems.heldout_size {wanted}")
     refuse = refuses(problems.overlong, source.size is not None)
-    screen = Screen(source, renderer(tokenizer, problems), limits, refuse)
+    screen = Screen(source, renderer(tokenizer, problems, config.rollout.evidence), limits, refuse)
     found = distinct(screen, wanted)
     note = screen.note("held-out problems")
     if len(found) < wanted:

@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 import torch
 
+from rl.learner import beside
+from rl.learner.beside import Beside
 from rl.learner.window import Ages, LossOn, carries_loss, has_loss
 from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
@@ -57,6 +59,8 @@ class Batch:
     """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
     labels: torch.Tensor | None = None
     """[n, m] int64: classes of each sequence, for objectives of whole sequences, which say what each column is."""
+    beside: Beside | None = None
+    """What the policy reads beside the sequences: of rollouts that were drawn with evidence, their windows."""
     counts: PackCounts = field(default_factory=PackCounts)
     ages: Ages = field(default_factory=Ages)
     """Of all sequences that were packed."""
@@ -68,6 +72,11 @@ class Batch:
     def lengths(self) -> torch.Tensor:
         """[n] tokens of each sequence, prompt included."""
         return self.cu_seqlens.diff()
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """[n] tokens that are read for each sequence: its own, and those of its windows."""
+        return self.lengths if self.beside is None else self.lengths + self.beside.sizes(len(self))
 
     @property
     def positions(self) -> torch.Tensor:
@@ -92,10 +101,11 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Batch:
         """Return the sequences named, in that order; ``total``, ``counts`` and ``ages`` stay."""
-        spans, reference = pieces(self.cu_seqlens, indices), self.reference_logprobs
-        if reference is not None:
-            ends = torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0))
-            reference = gathered(reference, pieces(ends, indices))
+        spans, reference, rows = pieces(self.cu_seqlens, indices), self.reference_logprobs, self.beside
+        if reference is not None or rows is not None:
+            loss = pieces(torch.nn.functional.pad(self.loss_lengths.cumsum(0), (1, 0)), indices)
+            reference = None if reference is None else gathered(reference, loss)
+            rows = None if rows is None else rows.select(indices, loss)
         return replace(
             self,
             tokens=gathered(self.tokens, spans),
@@ -107,6 +117,7 @@ class Batch:
             groups=tuple(self.groups[i] for i in indices),
             reference_logprobs=reference,
             labels=None if self.labels is None else self.labels[list(indices)],
+            beside=rows,
         )
 
     def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
@@ -120,7 +131,7 @@ class Batch:
 
         Only memory depends on the cut: every part keeps ``total``, so the summed gradient is that of the whole.
         """
-        return [self.select(part) for part in split_by_tokens(self.lengths.tolist(), max_tokens)]
+        return [self.select(part) for part in split_by_tokens(self.sizes.tolist(), max_tokens)]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
@@ -135,6 +146,7 @@ class Batch:
             advantages=self.advantages.to(device),
             reference_logprobs=None if reference is None else reference.to(device),
             labels=None if self.labels is None else self.labels.to(device),
+            beside=None if self.beside is None else self.beside.to(device),
         )
 
 
@@ -159,6 +171,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         total=sum(batch.total for batch in batches),
         reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
         labels=torch.cat(labels) if len(labels) == len(batches) else None,
+        beside=beside.concatenated([(batch.beside, len(batch), int(batch.loss_mask.sum())) for batch in batches]),
         counts=sum((batch.counts for batch in batches), PackCounts()),
         ages=sum((batch.ages for batch in batches), Ages()),
     )
@@ -206,12 +219,14 @@ def pack(
     version: WeightVersion,
     loss_on: LossOn = "current",
     window: int = 0,
+    beta: float = 0.0,
 ) -> Batch:
     """Pack finished groups for training under ``version``.
 
     ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version and of
     the ``window`` before it, or all response tokens (the reference is recomputed for them either way)
-    [2501.12599 §2.6.2]. Sequences without a loss token are dropped and counted. The batch may be empty.
+    [2501.12599 §2.6.2]. ``beta``: how rollouts with evidence were merged. Sequences without a loss token are dropped
+    and counted. The batch may be empty.
     """
     kept: list[tuple[str, Rollout, float]] = []
     masked = stale = small = 0
@@ -231,7 +246,9 @@ def pack(
     parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
     loss = [carries_loss(part, version, loss_on, window) for part in parts]
     ages = Ages.of((rollout for _, rollout, _ in kept), version, loss_on, window)
-    return replace(_tensors(kept, parts, loss, version), counts=PackCounts(len(kept), masked, stale, small), ages=ages)
+    batch = _tensors(kept, parts, loss, version)
+    rows = beside.beside_of([rollout for _, rollout, _ in kept], batch.loss_mask, beta)
+    return replace(batch, counts=PackCounts(len(kept), masked, stale, small), ages=ages, beside=rows)
 
 
 def _tensors(

@@ -16,12 +16,14 @@ from kernels.logprob import LogitTransform, token_logprobs
 from kernels.varlen import boundaries
 from rl.learner.rows import Rows, part_tokens
 from rl.objectives.protocol import At, Head, Needs, Outputs
+from rollout.evidence.merge import contrast
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from transformers import PreTrainedModel
 
     from rl.learner.batch import Batch
+    from rl.learner.beside import Beside
 
 ToAll = Callable[[torch.Tensor], torch.Tensor]
 HEAD_ROWS = 1024
@@ -136,6 +138,37 @@ def lm_logprobs(
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
 
 
+def merged_logprobs(
+    policy: nn.Module,
+    spoke: torch.Tensor,
+    prior: torch.Tensor,
+    targets: torch.Tensor,
+    beta: float,
+    temperature: float = 1.0,
+    compute_dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-prob and entropy [L] of ``targets`` [L] under what two states each merge to [2403.17552]: that of the
+    window that spoke, and that without evidence, [L, d]. As engines draw; in nats and float32.
+
+    ``HEAD_ROWS`` rows of logits at a time, computed again in the backward pass.
+    """
+    model = causal_lm(policy)
+    head, transform = model.get_output_embeddings(), logit_transform(model)
+
+    def part(one: torch.Tensor, other: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(one.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
+            said, before = (
+                transform(head(states.to(compute_dtype)).float()).log_softmax(-1) for states in (one, other)
+            )
+        logprobs = (contrast(said, before, beta) / temperature).log_softmax(-1)
+        entropy = torch.special.entr(logprobs.detach().exp()).sum(-1)
+        return logprobs.gather(1, ids[:, None]).squeeze(1), entropy
+
+    pieces = zip(spoke.split(HEAD_ROWS), prior.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+    parts = [torch.utils.checkpoint.checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
 def packed_logprobs(
     policy: nn.Module,
     tokens: torch.Tensor,
@@ -180,13 +213,21 @@ class PolicyModel(nn.Module):
         """Return what ``needs`` asks for, on the loss tokens of ``batch`` (their log-probs at ``temperature``) or on
         its sequences. Raises ``ValueError`` for what the policy cannot give.
         """
-        hidden = packed_hidden(self.policy, batch.tokens, batch.cu_seqlens, self.compute_dtype, self.sequence)
+        tokens, ends = batch.tokens, batch.cu_seqlens
+        if batch.beside is not None:  # read in one pass with the sequences
+            tokens, ends = batch.beside.behind(tokens, ends)
+        hidden = packed_hidden(self.policy, tokens, ends, self.compute_dtype, self.sequence)
         found: dict[str, torch.Tensor] = {}
         if needs.logprobs:
             rows, ids = self._rows(batch, "tokens"), batch.tokens[batch.positions].long()
             states = hidden.index_select(0, rows.index)
-            logprobs, entropy = lm_logprobs(self.policy, states, ids[rows.own], temperature, self.compute_dtype)
+            if batch.beside is None:
+                logprobs, entropy = lm_logprobs(self.policy, states, ids[rows.own], temperature, self.compute_dtype)
+            else:
+                logprobs, entropy = self._merged(batch, batch.beside, hidden, states, ids, temperature)
             found |= {"logprobs": rows.of_all(logprobs), "entropy": rows.of_all(entropy)}
+        if batch.beside is not None:
+            hidden = hidden[: len(batch.tokens)]
         if needs.hidden is not None:
             states, of_all = self._states(hidden, batch, needs.hidden)
             found["hidden"] = of_all(states)
@@ -196,6 +237,39 @@ class PolicyModel(nn.Module):
             states, of_all = self._states(hidden, batch, needs.head.at)
             found["head"] = of_all(self.head(states.to(self.head.weight.dtype)))
         return Outputs(**found)
+
+    def _merged(
+        self,
+        batch: Batch,
+        beside: Beside,
+        hidden: torch.Tensor,
+        states: torch.Tensor,
+        ids: torch.Tensor,
+        temperature: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-prob and entropy [L] of the loss tokens ``ids``, of those drawn with evidence under what the row
+        without it, whose ``states`` [L, d] predict them, and the window that spoke for them merge to. ``hidden``: of
+        all rows, the windows' behind the others.
+        """
+        if self.sequence is not None:
+            raise ValueError("learner.ranks.sequence has to be 1 for rollouts with evidence in windows")
+        places = beside.predicting(batch.sequence, len(batch))
+        alone, spoken = (places < 0).nonzero().flatten(), (places >= 0).nonzero().flatten()
+        merged = merged_logprobs(
+            self.policy,
+            hidden.index_select(0, len(batch.tokens) + places[spoken]),
+            states.index_select(0, spoken),
+            ids[spoken],
+            beside.beta,
+            temperature,
+            self.compute_dtype,
+        )
+        if not len(alone):
+            return merged
+        plain = lm_logprobs(self.policy, states.index_select(0, alone), ids[alone], temperature, self.compute_dtype)
+        order = torch.cat([spoken, alone]).argsort()
+        logprobs, entropy = (torch.cat(pair).index_select(0, order) for pair in zip(merged, plain, strict=True))
+        return logprobs, entropy
 
     def _states(self, hidden: torch.Tensor, batch: Batch, at: At) -> tuple[torch.Tensor, ToAll]:
         """Return the states of this rank's rows, and what makes values of all rows from values of these."""

@@ -131,7 +131,7 @@ class LearnerHost:
         """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
-        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window)
+        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window, learner.spec.beta)
         stats = learner.train_iteration(batch, (learner.spec.seed, version))
         return replace(stats, metrics=stats.metrics | self._turn)
 
@@ -145,7 +145,8 @@ class LearnerHost:
         """
         learner = self.learner
         learner.enter(version)
-        learner.accumulate(pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window))
+        spec = learner.spec
+        learner.accumulate(pack(groups, advantages, version, spec.loss_on, spec.window, spec.beta))
 
     @spanned(LEARNER, "train")
     def close_iteration(self, version: WeightVersion) -> IterationStats:

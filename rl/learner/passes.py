@@ -95,8 +95,8 @@ class Passes:
         All shares have as many; an empty one stands for a share that is idle.
         """
         unit = objective.unit
-        tokens = minibatch.lengths.view(-1, unit).sum(1).tolist()
-        costs = balance.unit_costs(minibatch.lengths.tolist(), unit, self._cost)
+        tokens = minibatch.sizes.view(-1, unit).sum(1).tolist()
+        costs = balance.unit_costs(minibatch.sizes.tolist(), unit, self._cost)
         found = balance.cut(tokens, costs, self.count, self.max_tokens)
         return [
             [[unit * index + place for index in part for place in range(unit)] for part in share] for share in found

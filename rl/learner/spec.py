@@ -32,6 +32,8 @@ class LearnerSpec:
     """Which tokens of a rollout carry loss: those of the present weights and of a window before them, or all."""
     window: int = 0
     """Weight versions before the present one whose tokens carry loss, too."""
+    beta: float = 0.0
+    """Weight of the contrast by which rollouts with evidence in windows are merged."""
     seed: int = 0
     """Seeds adapters, heads and the cut into minibatches."""
 
@@ -46,6 +48,7 @@ class LearnerSpec:
             longest=run.engine.max_model_len,
             loss_on=run.rollout.loss_on,
             window=window_of(run.overlap),
+            beta=run.rollout.evidence.weight(1) if run.rollout.evidence else 0.0,
             seed=run.seed,
         )
 

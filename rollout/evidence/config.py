@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rollout.config import Config
+from rollout.settings import Config
 
 
 class MergingConfig(Config):
@@ -46,3 +46,22 @@ class MergingConfig(Config):
         if self.top_p is not None:
             return self.top_p
         return 0.95 if self.pooling == "entropy" else 1.0
+
+
+class TrainedMergingConfig(MergingConfig):
+    """A merging that is part of the policy: the learner computes it again, with the windows that spoke for each token.
+
+    That takes one window a token, and its whole distribution: tokens outside of a nucleus that has moved since would
+    have no log-probability.
+    """
+
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    """As drawn: 1, the whole distribution."""
+
+    @model_validator(mode="after")
+    def _again(self) -> Self:
+        if self.pooling != "entropy":
+            raise ValueError(f"pooling {self.pooling} reads all windows for each token: training takes entropy")
+        if self.nucleus < 1:
+            raise ValueError("training takes the whole distribution of each window: set top_p to 1")
+        return self

@@ -108,9 +108,10 @@ class Screen:
             tokens = self.render(problem)
         except PromptError as error:
             raise PromptError(f"{place}: {error}") from error
-        self.limits.check_vocabulary(tokens.token_ids, f"{place}: the prompt of problem {problem.id!r}")
-        if len(tokens) > self.limits.prompt:
-            self.lengths[index] = len(tokens)
+        for row in (tokens, *tokens.windows):
+            self.limits.check_vocabulary(row.token_ids, f"{place}: the prompt of problem {problem.id!r}")
+        if tokens.longest > self.limits.prompt:
+            self.lengths[index] = tokens.longest
         self._measured.add(index)
 
     def _refusal(self, index: int) -> str:

@@ -1,0 +1,36 @@
+"""From texts of evidence to the questions that are asked with them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rollout.evidence.windows import EvidenceError
+from rollout.types import Problem
+
+FIELD = "evidence"
+"""The field of a problem's row that holds its texts."""
+
+
+def texts_of(problem: Problem) -> tuple[str, ...]:
+    """Return the texts that a problem brings itself; none: it has no such field.
+
+    Raises ``EvidenceError`` for a field that is no list of texts, or has an empty one.
+    """
+    found = problem.extra.get(FIELD)
+    if found is None:
+        return ()
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
+        raise EvidenceError(f"problem {problem.id!r}: its field {FIELD} is not a list of texts")
+    if empty := [number for number, text in enumerate(found, 1) if not text.strip()]:
+        raise EvidenceError(f"problem {problem.id!r}: text {empty[0]} of its {FIELD} is empty")
+    return tuple(found)
+
+
+def asked_with(problem: Problem, pieces: Sequence[str]) -> Problem:
+    """Return the problem with these pieces of evidence, each on lines of its own, before its question."""
+    if not pieces:
+        return problem
+    last = problem.messages[-1]
+    text = "\n\n".join(["\n".join(pieces), last.content])
+    return replace(problem, messages=(*problem.messages[:-1], replace(last, content=text)))
