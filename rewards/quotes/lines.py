@@ -1,0 +1,55 @@
+"""The lines of a response as tokens, without the programs and drawings in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from rewards.quotes.numerals import merged
+from rewards.quotes.tokens import Token, tokens_of
+
+ANNOTATION = re.compile(r"<<([^<>\n]{0,300})>>")
+"""A calculator's note, as in GSM8K: ``<<48/2=24>>``."""
+CODE_SPAN = re.compile(r"`[^`\n]{1,300}`")
+FENCE = re.compile(r"^ {0,3}(```|~~~)")
+DRAWING = ("[asy]", "[/asy]")
+"""What begins and ends a program that draws, as in MATH."""
+
+
+def spaces(match: re.Match[str]) -> str:
+    """Return as many spaces as there is text."""
+    return " " * len(match[0])
+
+
+def prose_lines(text: str) -> list[str]:
+    """Return the lines with spaces in the place of programs; each as long as it is."""
+    found: list[str] = []
+    fenced = drawn = False
+    for line in text.split("\n"):
+        if fence := FENCE.match(line):
+            fenced = not fenced
+        drawn |= DRAWING[0] in line
+        hidden = fenced or drawn or fence is not None
+        found.append(" " * len(line) if hidden else CODE_SPAN.sub(spaces, line) if "`" in line else line)
+        drawn &= DRAWING[1] not in line
+    return found
+
+
+def lines_of(text: str) -> list[list[Token]]:
+    """Return the tokens of the lines of a text, in order; places count from the text's begin. The notes of a calculator
+    are lines of their own, before the line that they stand in.
+    """
+    found: list[list[Token]] = []
+    at = 0
+    for line in prose_lines(text):
+        plain = line
+        if "<<" in line:
+            found += [_tokens(note[1], at + note.start(1)) for note in ANNOTATION.finditer(line)]
+            plain = ANNOTATION.sub(spaces, line)
+        found.append(_tokens(plain, at))
+        at += len(line) + 1
+    return found
+
+
+def _tokens(text: str, at: int) -> list[Token]:
+    return [replace(t, start=t.start + at, end=t.end + at) for t in merged(tokens_of(text))] if text.strip() else []
