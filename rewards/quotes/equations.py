@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import pairwise
 
+from rewards.math.words import words
+from rewards.quotes.evaluate import RANK, Reading, computed
 from rewards.quotes.tokens import Kind, Token
 
 MAX_ITEMS = 256
@@ -17,11 +20,10 @@ UNIT_WORDS = 10
 """Most words between an operand and the operator behind it."""
 LEAD_WORDS = 3
 """Most words between an operator or an equals sign and the operand behind it."""
-_STOP = frozenset(
-    "is are was were so then because since and if or but which that who than means gives makes leaves has had"
-    " have".split()
+STOP = words(
+    "is are was were so then because since and if or but which that who than means gives makes leaves has had have"
 )
-_RANK = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
+"""Words that no unit has: an expression ends before them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Expression:
     @cached_property
     def computes(self) -> bool:
         """Whether there is an operation in it."""
-        return len(self.items) > 1 and any(item.text in _RANK and item.kind is Kind.SIGN for item in self.items[1:])
+        return len(self.items) > 1 and any(item.text in RANK and item.kind is Kind.SIGN for item in self.items[1:])
 
     @cached_property
     def values(self) -> list[float]:
@@ -92,6 +94,9 @@ class Expression:
     def algebra(self) -> bool:
         """Whether it has variables, or words in the place of numbers."""
         return any(item.kind is Kind.LETTER for item in self.items)
+
+
+_DONE_BY = {"divided": "/", "multiplied": "*"}
 
 
 class Holds(Enum):
@@ -165,7 +170,7 @@ def equations(tokens: Sequence[Token], found: Sequence[Expression]) -> list[Equa
     """Return the equations between neighbouring expressions."""
     return [
         Equation(left, right)
-        for left, right in zip(found, found[1:], strict=False)
+        for left, right in pairwise(found)
         if left.end < len(tokens)
         and tokens[left.end].kind is Kind.EQUALS
         and right.start - left.end - 1 <= LEAD_WORDS
@@ -174,8 +179,11 @@ def equations(tokens: Sequence[Token], found: Sequence[Expression]) -> list[Equa
 
 
 def _unary(tokens: Sequence[Token], at: int) -> bool:
-    return tokens[at].text == "-" and tokens[at].kind is Kind.SIGN and at + 1 < len(tokens) and (
-        tokens[at + 1].kind is Kind.NUMBER or tokens[at + 1].text == "("
+    return (
+        tokens[at].text == "-"
+        and tokens[at].kind is Kind.SIGN
+        and at + 1 < len(tokens)
+        and (tokens[at + 1].kind is Kind.NUMBER or tokens[at + 1].text == "(")
     )
 
 
@@ -185,7 +193,7 @@ def _expression(tokens: Sequence[Token], start: int) -> Expression | None:
     before = start - 1
     while before > start - MAX_DEPTH and before > 0 and tokens[before].text == "(":
         before -= 1
-    if before >= 0 and tokens[before].kind is Kind.SIGN and tokens[before].text in _RANK:  # total / 3
+    if before >= 0 and tokens[before].kind is Kind.SIGN and tokens[before].text in RANK:  # total / 3
         items.append(Token(Kind.LETTER, "", tokens[start].start, tokens[start].start))
     depth, at, good, good_items = 0, start, start, 0
     while len(items) < MAX_ITEMS:
@@ -239,19 +247,22 @@ def _operator(tokens: Sequence[Token], at: int, items: Sequence[Token]) -> tuple
     end = at
     while end < len(tokens) and end - at <= UNIT_WORDS:
         token = tokens[end]
-        if token.kind is Kind.SIGN and token.text in _RANK:
+        if token.kind is Kind.SIGN and token.text in RANK:
             return (end + 1, token) if _operand_follows(tokens, end + 1) else None
         if token.text == "(" and end == at and (items[-1].text == ")" or items[-1].end == token.start):
             return end, Token(Kind.SIGN, "*", token.start, token.start)
         if not _is_unit(token) or (items[-1].spelled and items[-1].value == 1):
             return None
         if token.text.lower() == "of" and end == at and _is_share(items):
-            return (end + 1, Token(Kind.SIGN, "*", token.start, token.end)) if _operand_follows(tokens, end + 1, 1) else None
-        if token.text.lower() in ("divided", "multiplied") and end + 1 < len(tokens) and tokens[end + 1].text == "by":
-            sign = "/" if token.text.lower() == "divided" else "*"
-            return (end + 2, Token(Kind.SIGN, sign, token.start, token.end)) if _operand_follows(tokens, end + 2) else None
+            return (end + 1, _sign(token, "*")) if _operand_follows(tokens, end + 1, 1) else None
+        if token.text.lower() in _DONE_BY and end + 1 < len(tokens) and tokens[end + 1].text == "by":
+            return (end + 2, _sign(token, _DONE_BY[token.text.lower()])) if _operand_follows(tokens, end + 2) else None
         end += 1
     return None
+
+
+def _sign(token: Token, text: str) -> Token:
+    return Token(Kind.SIGN, text, token.start, token.end)
 
 
 def _is_share(items: Sequence[Token]) -> bool:
@@ -271,7 +282,7 @@ def _led(tokens: Sequence[Token], at: int, most: int = LEAD_WORDS) -> int:
 
 def _is_unit(token: Token) -> bool:
     """Whether a word can stand beside an operand of an expression."""
-    return token.kind is Kind.WORD and token.text.lower() not in _STOP
+    return token.kind is Kind.WORD and token.text.lower() not in STOP
 
 
 def _operand_follows(tokens: Sequence[Token], at: int, most: int = LEAD_WORDS) -> bool:
@@ -287,113 +298,3 @@ def _units_end(tokens: Sequence[Token], at: int) -> int:
     while end < len(tokens) and end - at < UNIT_WORDS and tokens[end].kind is Kind.WORD:
         end += 1
     return end if end < len(tokens) and tokens[end].kind is Kind.EQUALS else at
-
-
-def computed(items: Sequence[Token], reading: Reading, parts: list[float] | None = None) -> float | None:
-    """Return the value of an expression; ``None`` where it has none. ``parts`` takes the values of its brackets."""
-    machine = _Machine()
-    before = "("
-    for at, item in enumerate(items):
-        if item.kind in (Kind.NUMBER, Kind.LETTER):
-            if before in ("n", ")"):
-                machine.sign("*", 2.0)
-            if (value := reading.value(item)) is None:
-                return None
-            machine.values.append(value)
-            before = "n"
-            continue
-        if item.text == "(":
-            if before in ("n", ")"):
-                machine.sign("*", 2.0)
-            machine.signs.append(("(", 0.0))
-        elif item.text == ")":
-            machine.close()
-            if parts is not None and machine.values:
-                parts.append(machine.values[-1])
-        elif item.text == "-" and before not in ("n", ")"):
-            machine.signs.append(("~", 3.0))
-        else:
-            tight = reading.tight and item.text == "/" and items[at - 1].end == item.start
-            machine.sign(item.text, 2.5 if tight else _RANK[item.text])
-        before = item.text
-    return machine.result()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How an expression is read."""
-
-    hundred: float = 100.0
-    """What per cent divides by."""
-    plain: bool = False
-    """Whether millions and dozens are units."""
-    tight: bool = False
-    """Whether ``25 / 1/3`` divides by a third."""
-    letters: float | None = None
-    """Value of variables."""
-
-    def value(self, item: Token) -> float | None:
-        """Return the value of an operand."""
-        if item.kind is Kind.LETTER:
-            return self.letters
-        value = item.plain if self.plain and item.plain is not None else item.value
-        return value / self.hundred if item.percent and value is not None else value
-
-
-class _Machine:
-    """Two stacks, as in Dijkstra's shunting yard; what cannot be computed has no result."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-        self.signs: list[tuple[str, float]] = []
-        self.failed = False
-
-    def sign(self, text: str, rank: float) -> None:
-        """Take an operator with two operands."""
-        while self.signs and self.signs[-1][0] != "(" and self.signs[-1][1] >= rank:
-            self._apply()
-        self.signs.append((text, rank))
-
-    def close(self) -> None:
-        """Take a bracket that closes."""
-        while self.signs and self.signs[-1][0] != "(":
-            self._apply()
-        if self.signs:
-            self.signs.pop()
-        else:
-            self.failed = True
-
-    def result(self) -> float | None:
-        """Return the value of all."""
-        while self.signs and not self.failed:
-            self.failed |= self.signs[-1][0] == "("
-            self._apply()
-        fine = not self.failed and len(self.values) == 1 and abs(self.values[0]) < 1e30
-        return self.values[0] if fine else None
-
-    def _apply(self) -> None:
-        text, _ = self.signs.pop()
-        needed = 1 if text == "~" else 2
-        if self.failed or len(self.values) < needed:
-            self.failed = True
-            return
-        right = self.values.pop()
-        found = -right if text == "~" else _operation(text, self.values.pop(), right)
-        self.failed |= found is None
-        self.values.append(found or 0.0)
-
-
-def _operation(sign: str, left: float, right: float) -> float | None:
-    """Return the result, or ``None`` where there is none that is a number of reasonable size."""
-    if sign == "+":
-        return left + right
-    if sign == "-":
-        return left - right
-    if sign == "*":
-        return left * right
-    if sign == "/":
-        return left / right if right else None
-    if not (0 < abs(left) < 1e6 and abs(right) <= 20) or (left < 0 and right != int(right)):
-        return None
-    found = left**right
-    return found if abs(found) < 1e30 else None

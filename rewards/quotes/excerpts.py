@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from rewards.math.words import words
 from rewards.quotes.lines import FENCE
 
 QUOTED = re.compile(r"[\"“”„«]([^\"“”„«»\n]{1,2000})[\"“”»]")
 CODE = re.compile(r"`([^`\n]{1,300})`")
 IDENTIFIER = re.compile(r"[^\W\d]\w{1,80}")
-CUES = frozenset(
+CUES = words(
     "given states state stated says say said tells told reads read asks asked problem question prompt statement task"
     " provided provides according original mentioned mentions specified specifies described describes supplied"
-    " existing quoted quote".split()
+    " existing quoted quote"
 )
 """Words of a sentence that attribute what it quotes to the prompt."""
 SHORTEST = 12
@@ -25,10 +26,10 @@ MOST = 500
 """Excerpts of a response that are read; the first ones."""
 _WORD = re.compile(r"[^\W\d_]+")
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’ʼ`", "'") | dict.fromkeys("“”„«»", '"'))
-_KEYWORDS = frozenset(
+_KEYWORDS = words(
     "def return class import from for while if elif else in is not and or lambda pass None True False int str float"
     " list dict set tuple bool print len range self try except raise with as assert yield void const let var function"
-    " public static new null true false this auto".split()
+    " public static new null true false this auto"
 )
 
 
@@ -50,16 +51,16 @@ def plain(text: str) -> str:
 
 def judge_excerpts(prompt: str, response: str) -> list[Excerpt]:
     """Return what a response quotes from its prompt, in order; at most the first ``MOST``."""
-    if not any(mark in response for mark in "\"“”„«`"):
+    if not any(mark in response for mark in '"“”„«`'):
         return []
-    body, words = plain(prompt), set(IDENTIFIER.findall(prompt))
+    body, theirs = plain(prompt), set(IDENTIFIER.findall(prompt))
     found: list[Excerpt] = []
     defined: set[str] = set()
     for start, line, block in _parts(response):
         if len(found) >= MOST:
             break
         if block:
-            found += _of_block(line, start, words | defined)
+            found += _of_block(line, start, theirs | defined)
             defined |= set(IDENTIFIER.findall(line))
             continue
         for match in QUOTED.finditer(line):
@@ -70,7 +71,7 @@ def judge_excerpts(prompt: str, response: str) -> list[Excerpt]:
         for match in CODE.finditer(line):
             names = _names(match[1])
             if names and _attributed(line, match.start(), match.end()):
-                supported = names <= words | defined
+                supported = names <= theirs | defined
                 found.append(Excerpt("code", match[1], start + match.start(1), start + match.end(1), supported))
             else:
                 defined |= names
@@ -79,7 +80,9 @@ def judge_excerpts(prompt: str, response: str) -> list[Excerpt]:
 
 def _parts(response: str) -> Iterator[tuple[int, str, bool]]:
     """Yield the lines of a response with their places, and code blocks that are attributed to the prompt as one."""
-    at, fenced, cue, block, begun = 0, False, False, [], 0
+    at = begun = 0
+    fenced = cue = False
+    block: list[str] = []
     for line in response.split("\n"):
         if FENCE.match(line):
             if fenced and block:
@@ -93,11 +96,11 @@ def _parts(response: str) -> Iterator[tuple[int, str, bool]]:
         at += len(line) + 1
 
 
-def _of_block(block: str, start: int, words: set[str]) -> Iterator[Excerpt]:
+def _of_block(block: str, start: int, known: set[str]) -> Iterator[Excerpt]:
     """Yield the lines of a code block whose names are all, or not all, in the prompt."""
     for line in block.split("\n"):
         if names := _names(line):
-            yield Excerpt("code", line.strip(), start, start + len(line), names <= words)
+            yield Excerpt("code", line.strip(), start, start + len(line), names <= known)
         start += len(line) + 1
 
 

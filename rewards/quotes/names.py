@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rewards.math.words import words
 from rewards.quotes.lines import prose_lines
 from rewards.quotes.tokens import Kind, Token
 
@@ -17,7 +18,7 @@ SHORTEST = 3
 """Letters of the shortest name: ``Al`` looks like a variable or an abbreviation."""
 LONGEST = 24
 """Letters of the longest word that is taken for a name."""
-COMMON = frozenset(
+COMMON = words(
     "january february march april may june july august september october november december"
     " monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays"
     " sundays spring summer autumn winter christmas easter halloween thanksgiving new year eve day"
@@ -31,7 +32,7 @@ COMMON = frozenset(
     " mon tue tues wed thu thur thurs fri sat sun jan feb mar apr jun jul aug sep sept oct nov dec"
     " these those this that there they number numbers each both kindergarten grade"
     " let it that he she there here what who how where when why one everyone everybody someone today tomorrow"
-    " celsius fahrenheit kelvin joule watt volt ampere ohm hertz north south east west python".split()
+    " celsius fahrenheit kelvin joule watt volt ampere ohm hertz north south east west python"
 )
 """Words with a capital letter that no problem needs to bring: calendar, titles, languages, mathematics."""
 

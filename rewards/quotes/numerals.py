@@ -1,4 +1,4 @@
-"""Numbers in words, and the forms in which one number is written: ``twenty-five``, ``half``, ``1.5 million``, ``20%``."""
+"""Numbers in words and with words: ``twenty-five``, ``half``, ``1.5 million``, ``1 and 1/2``, ``three-fifths``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _fits(current: float, value: int) -> bool:
     """Whether a word for ``value`` goes on with a number: twenty-five, a hundred and five, but not five six."""
     if current % 100 == 0:
         return True
-    return 20 <= current % 100 and current % 10 == 0 and 0 < value < 10
+    return current % 100 >= 20 and current % 10 == 0 and 0 < value < 10
 
 
 def _joins(tokens: Sequence[Token], at: int) -> bool:

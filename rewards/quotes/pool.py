@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
+from rewards.math.words import words
 from rewards.quotes.equations import Expression
 from rewards.quotes.numerals import SCALES, TIMES, fractions, merged
 from rewards.quotes.tokens import Kind, Token, rounded, tokens_of
@@ -20,7 +22,7 @@ TRIVIAL = frozenset({0.0, 1.0, 2.0, 100.0})
 """Numbers that need no word of their own: none, one, both, the whole in per cent."""
 MOST_LISTED = 12
 """Longest list whose length supports a number."""
-COMPANY = frozenset("friend sibling brother sister roommate neighbor classmate cousin coworker colleague teammate".split())
+COMPANY = words("friend sibling brother sister roommate neighbor classmate cousin coworker colleague teammate")
 """Whom somebody is counted with: with 3 friends there are 4."""
 
 Key = float | str
@@ -60,20 +62,20 @@ def given(prompt: str) -> Given:
         firm |= dict.fromkeys(map(rounded, (share, above, below, 100 * share)))
         for value in (below - above, 1 - share, 100 - 100 * share, 1 + share, below + above):
             hint(value, "rest")
-    words = frozenset(token.text.lower() for token in tokens if token.kind is Kind.WORD)
-    for word in words & TIMES.keys():
+    said = frozenset(token.text.lower() for token in tokens if token.kind is Kind.WORD)
+    for word in said & TIMES.keys():
         hint(TIMES[word], "word")
         if TIMES[word] > 1:  # the one and the twice as many are three parts
             hint(TIMES[word] + 1, "whole")
-    firm |= dict.fromkeys(SCALES[word] for word in words & SCALES.keys())
-    for token, after in zip(tokens, tokens[1:], strict=False):
+    firm |= dict.fromkeys(SCALES[word] for word in said & SCALES.keys())
+    for token, after in pairwise(tokens):
         if token.kind is Kind.NUMBER and token.value is not None:
             noun = after.text.lower().rstrip("s")
             for more in {"time": (1, -1), **dict.fromkeys(COMPANY, (1,))}.get(noun, ()):
                 hint(token.value + more, "whole")
     for count in listed(tokens):
         hint(count, "count")
-    return Given(frozenset(firm), tuple(key for key in firm if isinstance(key, float)), weak, words)
+    return Given(frozenset(firm), tuple(key for key in firm if isinstance(key, float)), weak, said)
 
 
 def forms(token: Token) -> list[Key]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from rewards.math.words import CARDINALS
+from rewards.math.words import CARDINALS, words
 
 EXACT_DIGITS = 15
 """Numbers of more digits are compared by their digits only: a double does not hold them."""
@@ -30,7 +30,7 @@ _TOKEN = re.compile(
 _SIGNS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "[": "(", "]": ")", "{": "(", "}": ")"}
 _TEX_SIGNS = {"times": "*", "cdot": "*", "div": "/"}
 _TEX_FRACTIONS = frozenset({"frac", "dfrac", "tfrac", "cfrac"})
-_TEX_SILENT = frozenset("left right text mathrm textbf boxed quad qquad displaystyle big Big dollar".split())
+_TEX_SILENT = words("left right text mathrm textbf boxed quad qquad displaystyle big Big dollar")
 _WORD_SIGNS = {"plus": "+", "minus": "-", "times": "*"}
 
 
@@ -170,8 +170,10 @@ def _letter(token: Token, before: Token | None, after: Token | None, text: str) 
         return Token(Kind.SIGN, "*", token.start, token.end)
     if token.text in "xX" and beside and after and _begins(after) and after.start == token.end:  # 3x4
         return Token(Kind.SIGN, "*", token.start, token.end)
-    if token.text in UNIT_LETTERS and before is not None and (
-        before.text == "/" or (before.kind is Kind.NUMBER and not beside)
+    if (
+        token.text in UNIT_LETTERS
+        and before is not None
+        and (before.text == "/" or (before.kind is Kind.NUMBER and not beside))
     ):
         return token
     word = text[token.end : token.end + 1] == "-" and text[token.end + 1 : token.end + 2].isalpha()  # T-shirt
@@ -184,16 +186,17 @@ def _number_in_context(token: Token, before: Token | None, after: Token | None, 
     """Return a number, ``named`` where it counts nothing, or as a letter where it is part of a name."""
     if token.start and text[token.start - 1] == "_":
         return _as(token, Kind.LETTER)
-    if before is not None and before.kind is Kind.WORD and before.end == token.start and len(before.text) <= NAME_LETTERS:
+    word = before if before is not None and before.kind is Kind.WORD else None
+    if word is not None and word.end == token.start and len(word.text) <= NAME_LETTERS:
         return _as(token, Kind.LETTER)
     named = False
     if after is not None and after.kind is Kind.WORD and after.start == token.end:
         named = after.text.lower() in ("st", "nd", "rd", "th", "d")
-    if (before is None and not text[:token.start].strip()) or (before and before.text in ("\n", "#")):
+    if (before is None and not text[: token.start].strip()) or (before and before.text in ("\n", "#")):
         closes = text[token.end : token.end + 1] in (".", ")", ":")
         named |= closes and text[token.end + 1 : token.end + 2] in (" ", "\n", "\t", "")
-    if before is not None and before.kind is Kind.WORD:
-        named |= before.text.lower() in ("step", "case", "part", "equation", "question", "method", "option")
+    if word is not None:
+        named |= word.text.lower() in ("step", "case", "part", "equation", "question", "method", "option")
     return replace(token, named=named)
 
 

@@ -43,9 +43,10 @@ _TABLE = {
     "wheel": "2 3 4", "bicycle": "2", "bike": "2", "tricycle": "3", "car": "4", "unicycle": "1", "vehicle": "4",
     "dog": "4", "cat": "4", "cow": "4", "horse": "4", "goat": "4", "sheep": "4", "pig": "4", "chicken": "2",
     "duck": "2", "bird": "2", "spider": "8", "insect": "6", "octopus": "8", "ant": "6", "animal": "4 2",
-    "eye": "2", "ear": "2", "hand": "2 10", "finger": "10 5", "toe": "10 5", "arm": "2", "foot's": "2", "shoe": "2",
-    "sock": "2", "glove": "2", "hands": "2", "feet's": "2", "parent": "2", "sandwich": "2", "wing": "2", "side": "4 2",
-    "alphabet": "26", "watt": "1000", "kwh": "1000", "kw": "1000", "letter": "26", "dozen": "12", "gross": "144", "human": "2", "people": "2", "boot": "2",
+    "eye": "2", "ear": "2", "hand": "2 10", "finger": "10 5", "toe": "10 5", "arm": "2", "shoe": "2",
+    "sock": "2", "glove": "2", "parent": "2", "sandwich": "2", "wing": "2", "side": "4 2",
+    "alphabet": "26", "watt": "1000", "kwh": "1000",
+    "kw": "1000", "letter": "26", "dozen": "12", "gross": "144", "human": "2", "people": "2", "boot": "2",
     "husband": "2", "wife": "2", "brother": "2", "sister": "2", "partner": "2", "daughter": "2",
 }  # fmt: skip
 NUMBERS = {word: tuple(map(float, numbers.split())) for word, numbers in _TABLE.items()}
