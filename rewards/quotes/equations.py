@@ -85,10 +85,10 @@ class Expression:
         return any(item.kind is Kind.LETTER and not item.text for item in self.items)
 
     def parts(self) -> list[float]:
-        """Return what its brackets come to."""
-        machine_parts: list[float] = []
-        computed(self.items, Reading(), machine_parts)
-        return machine_parts
+        """Return what its brackets and products come to."""
+        found: list[float] = []
+        computed(self.items, Reading(), found)
+        return found
 
     @property
     def algebra(self) -> bool:

@@ -14,8 +14,10 @@ HIGHEST = 1e30
 
 
 def computed(items: Sequence[Token], reading: Reading, parts: list[float] | None = None) -> float | None:
-    """Return the value of an expression; ``None`` where it has none. ``parts`` takes the values of its brackets."""
-    machine = _Machine()
+    """Return the value of an expression; ``None`` where it has none. ``parts`` takes the values of its brackets and
+    products.
+    """
+    machine = _Machine(parts)
     before = "("
     for at, item in enumerate(items):
         if item.kind in (Kind.NUMBER, Kind.LETTER):
@@ -32,8 +34,6 @@ def computed(items: Sequence[Token], reading: Reading, parts: list[float] | None
             machine.signs.append(("(", 0.0))
         elif item.text == ")":
             machine.close()
-            if parts is not None and machine.values:
-                parts.append(machine.values[-1])
         elif item.text == "-" and before not in ("n", ")"):
             machine.signs.append(("~", 3.0))
         else:
@@ -67,7 +67,8 @@ class Reading:
 class _Machine:
     """Two stacks, as in Dijkstra's shunting yard; what cannot be computed has no result."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: list[float] | None) -> None:
+        self.parts = parts
         self.values: list[float] = []
         self.signs: list[tuple[str, float]] = []
         self.failed = False
@@ -84,6 +85,8 @@ class _Machine:
             self._apply()
         if self.signs:
             self.signs.pop()
+            if self.parts is not None and self.values:
+                self.parts.append(self.values[-1])
         else:
             self.failed = True
 
@@ -105,6 +108,8 @@ class _Machine:
         found = -right if text == "~" else _operation(text, self.values.pop(), right)
         self.failed |= found is None
         self.values.append(found or 0.0)
+        if self.parts is not None and text in "*/" and found is not None:
+            self.parts.append(found)
 
 
 def _operation(sign: str, left: float, right: float) -> float | None:

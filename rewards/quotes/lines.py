@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from rewards.quotes.numerals import merged
 from rewards.quotes.tokens import Token, tokens_of
@@ -37,19 +36,16 @@ def prose_lines(text: str) -> list[str]:
 
 def lines_of(text: str) -> list[list[Token]]:
     """Return the tokens of the lines of a text, in order; places count from the text's begin. The notes of a calculator
-    are lines of their own, before the line that they stand in.
+    are lines of their own, behind the line that they stand in.
     """
+    body = "\n".join(prose_lines(text))
+    plain = ANNOTATION.sub(spaces, body) if "<<" in body else body
     found: list[list[Token]] = []
     at = 0
-    for line in prose_lines(text):
-        plain = line
+    for line in body.split("\n"):
+        end = at + len(line)
+        found.append(merged(tokens_of(plain, at, end)))
         if "<<" in line:
-            found += [_tokens(note[1], at + note.start(1)) for note in ANNOTATION.finditer(line)]
-            plain = ANNOTATION.sub(spaces, line)
-        found.append(_tokens(plain, at))
-        at += len(line) + 1
+            found += [merged(tokens_of(body, *note.span(1))) for note in ANNOTATION.finditer(body, at, end)]
+        at = end + 1
     return found
-
-
-def _tokens(text: str, at: int) -> list[Token]:
-    return [replace(t, start=t.start + at, end=t.end + at) for t in merged(tokens_of(text))] if text.strip() else []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rewards.quotes.equations import Equation, Expression, Holds, equations, expressions
 from rewards.quotes.numerals import fractions
-from rewards.quotes.pool import Key, Pool
+from rewards.quotes.pool import Key, Pool, listed
 from rewards.quotes.tokens import Kind, Token, rounded
 
 SMALL = 10
@@ -59,6 +59,7 @@ def judge_numbers(prompt: str, lines: Sequence[Sequence[Token]]) -> tuple[list[C
         slips += [Slip(e.left.items[0].start, e.right.items[-1].end) for e in joined if e.holds is Holds.NOT]
         for expression in computing:
             pool.learn(expression)
+        pool.count(listed(line))
         claims += _of_line(line, computing, joined, pool)
         for value in [value for e in computing for value in e.values] + [a / b for a, b in fractions(line) if b]:
             pool.add(value, rounded(value), "computed")
@@ -71,7 +72,10 @@ def _of_line(
     """Yield the claims of a line."""
     results, kinds = _results(computing, joined), _kinds(computing, joined)
     for token in line:
-        if token.kind is not Kind.NUMBER or token.named or (token.spelled and (token.value or 0) <= SMALL):
+        if token.kind is not Kind.NUMBER or token.named:
+            continue
+        if token.spelled and token.value is not None and token.value <= SMALL:
+            pool.say(token.value)
             continue
         by = pool.firmly(token) or ("computed" if token.key in results else "")
         yield Claim(token, by or pool.weakly(token.key, kinds.get(token.start, ANY)))

@@ -31,17 +31,35 @@ TIMES = {
 
 def merged(tokens: Sequence[Token]) -> list[Token]:
     """Return the tokens with each number in words as one token, and a number with its scale as one."""
+    return _with_parts(_in_digits(tokens))
+
+
+def _in_digits(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens with each number in words as one."""
     found: list[Token] = []
     at = 0
     while at < len(tokens):
         token = tokens[at]
-        if token.kind is Kind.WORD and (read := _spelled(tokens, at)):
+        scale = at > 0 and tokens[at - 1].kind is Kind.NUMBER and token.text.lower() in SCALES
+        if token.kind is Kind.WORD and not scale and (read := _spelled(tokens, at)):
             value, end = read
             text = " ".join(t.text for t in tokens[at:end])
             dozens = value / 12 if end - at > 1 and tokens[end - 1].text.lower() == "dozen" else None
             found.append(Token(Kind.NUMBER, text, token.start, tokens[end - 1].end, value, dozens, spelled=True))
             at = end
-        elif (mixed := _mixed(tokens, at)) is not None:
+        else:
+            found.append(token)
+            at += 1
+    return found
+
+
+def _with_parts(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens with each number and its scale, or its fraction, as one."""
+    found: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        token = tokens[at]
+        if (mixed := _mixed(tokens, at)) is not None:
             found.append(mixed[0])
             at = mixed[1]
         elif (scale := _scale_behind(tokens, at)) is not None and token.value is not None:
@@ -54,16 +72,25 @@ def merged(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _mixed(tokens: Sequence[Token], at: int) -> tuple[Token, int] | None:
-    """Return the mixed number that begins at a token, and the place behind it: ``1 1/2``, ``1 and 1/2``."""
-    joined = at + 1 < len(tokens) and tokens[at + 1].text == "and"
-    parts = [tokens[at], *tokens[at + 1 + joined : at + 4 + joined]]
-    if len(parts) < 4 or parts[2].text != "/" or any(parts[k].kind is not Kind.NUMBER for k in (0, 1, 3)):
+    """Return the mixed number that begins at a token, and the place behind it: ``1 1/2``, ``1 and 1/2``, ``one and a
+    half``.
+    """
+    whole = tokens[at].value if tokens[at].kind is Kind.NUMBER and not tokens[at].percent else None
+    if whole is None or whole != int(whole):
         return None
-    whole, above, below = parts[0].value, parts[1].value, parts[3].value
-    if whole is None or not above or not below or above >= below or whole != int(whole) or parts[0].percent:
+    at_once = at + 1
+    for joint in ("and", "a"):
+        at_once += at_once < len(tokens) and tokens[at_once].text.lower() == joint
+    part = tokens[at_once : at_once + 3]
+    if at_once > at + 1 and part and part[0].text.lower() == "half":
+        return replace(tokens[at], text=f"{tokens[at].text} 1/2", end=part[0].end, value=whole + 0.5), at_once + 1
+    if len(part) < 3 or part[1].text != "/" or part[0].kind is not Kind.NUMBER or part[2].kind is not Kind.NUMBER:
         return None
-    text = f"{parts[0].text} {parts[1].text}/{parts[3].text}"
-    return replace(parts[0], text=text, end=parts[3].end, value=whole + above / below), at + 4 + joined
+    above, below = part[0].value, part[2].value
+    if not above or not below or above >= below:
+        return None
+    text = f"{tokens[at].text} {part[0].text}/{part[2].text}"
+    return replace(tokens[at], text=text, end=part[2].end, value=whole + above / below), at_once + 3
 
 
 def _scale_behind(tokens: Sequence[Token], at: int) -> float | None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 
 from rewards.math.words import words
 from rewards.quotes.equations import Expression
 from rewards.quotes.numerals import SCALES, TIMES, fractions, merged
 from rewards.quotes.tokens import Kind, Token, rounded, tokens_of
-from rewards.quotes.units import licensed
+from rewards.quotes.units import converted, licensed
 
 NEAR = 64
 """Numbers of the prompt, the first ones, and of the response, the newest ones, from which one step leads on."""
 STEPS = 400
 """Most numbers of a response for which a step is looked for; others have none."""
+LEAST = 1.0
+"""Numbers up to this one lead no step on."""
 TRIVIAL = frozenset({0.0, 1.0, 2.0, 100.0})
 """Numbers that need no word of their own: none, one, both, the whole in per cent."""
 MOST_LISTED = 12
 """Longest list whose length supports a number."""
+WHOLES = frozenset({7.0, 12.0, 24.0})
+"""Units of which a number may be a part, and leave a rest: days of a week, months of a year, hours of a day."""
 COMPANY = words("friend sibling brother sister roommate neighbor classmate cousin coworker colleague teammate")
 """Whom somebody is counted with: with 3 friends there are 4."""
 
@@ -63,17 +66,20 @@ def given(prompt: str) -> Given:
         for value in (below - above, 1 - share, 100 - 100 * share, 1 + share, below + above):
             hint(value, "rest")
     said = frozenset(token.text.lower() for token in tokens if token.kind is Kind.WORD)
-    for word in said & TIMES.keys():
+    for word in sorted(said & TIMES.keys()):
         hint(TIMES[word], "word")
         if TIMES[word] > 1:  # the one and the twice as many are three parts
             hint(TIMES[word] + 1, "whole")
-    firm |= dict.fromkeys(SCALES[word] for word in said & SCALES.keys())
-    for token, after in pairwise(tokens):
+    firm |= dict.fromkeys(SCALES[word] for word in sorted(said & SCALES.keys()))
+    wholes = sorted(WHOLES & licensed(said))
+    for at, token in enumerate(tokens):
         if token.kind is Kind.NUMBER and token.value is not None:
-            noun = after.text.lower().rstrip("s")
-            for more in {"time": (1, -1), **dict.fromkeys(COMPANY, (1,))}.get(noun, ()):
-                hint(token.value + more, "whole")
-    for count in listed(tokens):
+            for value, by in beside(token.value, [word.text.lower() for word in tokens[at + 1 : at + 4]]):
+                hint(value, by)
+            for whole in wholes:
+                if token.value < whole:
+                    hint(whole - token.value, "rest")
+    for count in sorted(listed(tokens)):
         hint(count, "count")
     return Given(frozenset(firm), tuple(key for key in firm if isinstance(key, float)), weak, said)
 
@@ -102,6 +108,18 @@ def implied(token: Token) -> list[tuple[float, str]]:
     if 0 < value <= 100:
         return [(value / 100, "share"), (1 - value / 100, "rest"), (1 + value / 100, "rest")]
     return []
+
+
+def beside(value: float, behind: Sequence[str]) -> list[tuple[float, str]]:
+    """Return what a given number implies with the words behind it: 3 friends and oneself are 4, 3 times as many and the
+    one are 4, 2 weeks are 14 days.
+    """
+    found = [(value + 1, "whole")] if any(word.rstrip("s") in COMPANY for word in behind) else []
+    if behind[:1] == ["times"]:
+        found += [(value + 1, "whole"), (value - 1, "whole")]
+    for word in behind[:2]:
+        found += [(other, "unit") for other in converted(value, word)]
+    return found
 
 
 def listed(tokens: Sequence[Token]) -> set[int]:
@@ -168,6 +186,15 @@ class Pool:
                 self.hints.setdefault(rounded(constant), "terms")
                 self.hints.setdefault(rounded(whole - constant), "terms")
 
+    def say(self, value: float) -> None:
+        """Take a small number in words, which is no claim but a hint."""
+        self.hints.setdefault(rounded(value), "word")
+
+    def count(self, counts: Iterable[int]) -> None:
+        """Take how many things a line lists."""
+        for count in counts:
+            self.hints.setdefault(float(count), "count")
+
     def firmly(self, token: Token) -> str:
         """Return what supports a number firmly; empty: nothing."""
         keys = [token.key] if token.plain is None else [token.key, rounded(token.plain)]
@@ -189,9 +216,11 @@ class Pool:
         """Whether one operation on two firm numbers, or on one and a unit, gives ``target``."""
         firm, made, units = self.given.firm, self.made, self.units
         for one in (*self.given.order[:NEAR], *self.order[-NEAR:]):
-            results = [target - one, one - target, target + one]
-            factors = [target / one, target * one, one / target if target else 0.0] if one else []
-            if any((key := rounded(value)) in firm or key in made for value in results + factors):
+            if one <= LEAST:  # one more or less is what a slip of the pen is
+                continue
+            others = [other for other in (target - one, one - target, target + one) if other > LEAST]
+            factors = [f for f in (target / one, target * one, one / target if target else 0.0) if f != 1]
+            if any((key := rounded(value)) in firm or key in made for value in others + factors):
                 return True
             if any(rounded(value) in units for value in factors):
                 return True

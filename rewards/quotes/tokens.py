@@ -94,7 +94,7 @@ def number(text: str, start: int, end: int, percent: bool = False, named: bool =
 def tokens_of(text: str, start: int = 0, end: int | None = None) -> list[Token]:
     """Return the tokens of a part of a text; places count from the text's begin."""
     found = list(_raw(text, start, len(text) if end is None else end))
-    return [_in_context(found, at, text) for at in range(len(found))]
+    return [_in_context(found, at, text, start) for at in range(len(found))]
 
 
 def _raw(text: str, start: int, end: int) -> Iterator[Token]:
@@ -136,14 +136,15 @@ def _abbreviates(text: str, end: int) -> bool:
     return text[end : end + 1] == " " and text[end + 1 : end + 2].islower()
 
 
-def _in_context(found: list[Token], at: int, text: str) -> Token:
+def _in_context(found: list[Token], at: int, text: str, start: int) -> Token:
     """Return a token as its neighbours make it: a times sign, the stroke of a unit, a hyphen, a variable."""
     token = found[at]
     before = found[at - 1] if at else None
     after = found[at + 1] if at + 1 < len(found) else None
     if token.kind is Kind.NUMBER:
-        times = at > 1 and before and before.text in "xX" and found[at - 2].end == before.start  # 3x4
-        return _number_in_context(token, None if times and found[at - 2].kind is Kind.NUMBER else before, after, text)
+        if at > 1 and before and before.text in "xX" and found[at - 2].end == before.start:  # 3x4
+            before = None if found[at - 2].kind is Kind.NUMBER else before
+        return _number_in_context(token, before, after, text, start)
     if token.text.lower() == "equals":
         return _as(token, Kind.EQUALS)
     if token.kind is Kind.WORD and (sign := _WORD_SIGNS.get(token.text.lower())):
@@ -182,7 +183,7 @@ def _letter(token: Token, before: Token | None, after: Token | None, text: str) 
     return _as(token, Kind.LETTER)
 
 
-def _number_in_context(token: Token, before: Token | None, after: Token | None, text: str) -> Token:
+def _number_in_context(token: Token, before: Token | None, after: Token | None, text: str, start: int) -> Token:
     """Return a number, ``named`` where it counts nothing, or as a letter where it is part of a name."""
     if token.start and text[token.start - 1] == "_":
         return _as(token, Kind.LETTER)
@@ -192,12 +193,12 @@ def _number_in_context(token: Token, before: Token | None, after: Token | None, 
     named = False
     if after is not None and after.kind is Kind.WORD and after.start == token.end:
         named = after.text.lower() in ("st", "nd", "rd", "th", "d")
-    if (before is None and not text[: token.start].strip()) or (before and before.text in ("\n", "#")):
+    if (before is None and not text[start : token.start].strip()) or (before and before.text in ("\n", "#")):
         closes = text[token.end : token.end + 1] in (".", ")", ":")
         named |= closes and text[token.end + 1 : token.end + 2] in (" ", "\n", "\t", "")
     if word is not None:
         named |= word.text.lower() in ("step", "case", "part", "equation", "question", "method", "option")
-    return replace(token, named=named)
+    return replace(token, named=True) if named else token
 
 
 def _as(token: Token, kind: Kind) -> Token:

@@ -12,7 +12,7 @@ _TABLE = {
     # Time.
     "second": "60 3600", "minute": "60", "hour": "60 24 3600", "day": "24 7 365 30 31 12", "night": "7 24",
     "week": "7 52 4 5", "weekday": "5 2", "workday": "5", "workweek": "5", "weekend": "2 52", "fortnight": "14 2",
-    "biweekly": "26 2", "month": "12 30 31 4 28", "quarter": "4 3 25 15", "season": "4", "year": "12 365 366 52 4",
+    "biweekly": "26 2", "month": "12 30 31 4 28", "quarter": "4 3 25 15 0.25", "season": "4", "year": "12 365 366 52 4",
     "bimonthly": "2 6 24", "semester": "2", "decade": "10", "century": "100", "leap": "366 29", "noon": "12",
     "midnight": "12 24", "am": "12 24", "pm": "12 24", "daily": "7 365 30", "weekly": "52 4 7", "monthly": "12",
     "annual": "12", "annually": "12", "yearly": "12 52 365", "clock": "12 60", "school": "5", "o'clock": "12",
@@ -22,7 +22,8 @@ _TABLE = {
     "monday": "7 5", "tuesday": "7", "wednesday": "7", "thursday": "7", "friday": "7 5", "saturday": "7 2",
     "sunday": "7 2", "hourly": "24 60",
     # Money.
-    "dollar": "100", "cent": "100", "penny": "100 1", "nickel": "5 20 100", "dime": "10 100", "coin": "100",
+    "dollar": "100", "cent": "100", "penny": "100 1 0.01", "nickel": "5 20 100 0.05", "dime": "10 100 0.1",
+    "coin": "100",
     "pound": "16 2000 100", "euro": "100", "price": "100", "interest": "100", "discount": "100", "tax": "100",
     # Length, area, volume, weight.
     "inch": "12 36", "foot": "12 3 5280", "feet": "12 3 5280", "yard": "3 36 1760", "mile": "5280 1760 1.6",
@@ -63,3 +64,8 @@ def licensed(words: Iterable[str]) -> set[float]:
         if word.endswith("ies"):
             found.update(NUMBERS.get(word[:-3] + "y", ()))
     return found
+
+
+def converted(value: float, word: str) -> list[float]:
+    """Return what an amount of a unit is in others: 2 weeks are 14 days; nothing of what is no unit."""
+    return [value * number for number in sorted(licensed([word.lower()])) if number > 1]
