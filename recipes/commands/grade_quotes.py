@@ -7,16 +7,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
-from recipes.commands.grade import Fault, GradeError, Grading, opened, read_row, text_of
+from recipes.commands.grade import Fault, GradeError, Grading, opened, read_row, text_of, written
 from recipes.commands.grade_judged import QUESTIONS
 from recipes.commands.malformed import Malformed
 from rewards.quotes import QuoteReport, quote_report
-from rollout.files import replacing
 from rollout.strict_json import finite
 
 OURS = ("quotes", "unsupported", "miscalculations")
@@ -100,31 +99,33 @@ def reports(source: BinaryIO, fields: Fields, left_out: Malformed) -> Iterator[t
         yield row, quote_report(asked, said)
 
 
+@contextmanager
+def kept_lines(path: Path | None) -> Iterator[TextIO | None]:
+    """Open what gets the faithful lines, which appears only when it is whole. Raises ``GradeError``."""
+    if path is None:
+        yield None
+        return
+    with written(path) as sink:
+        yield sink
+
+
 def run(files: Files, fields: Fields) -> int:
     """Report on a file; returns the exit code: 1 when lines were malformed. Raises ``GradeError``."""
-    for written in (files.out, files.kept):
-        if written is not None and written.exists() and Path(files.file).exists() and written.samefile(files.file):
-            raise GradeError(f"{written} is the input itself; name another file")
+    for target in (files.out, files.kept):
+        if target is not None and target.exists() and Path(files.file).exists() and target.samefile(files.file):
+            raise GradeError(f"{target} is the input itself; name another file")
     if files.kept is not None and files.kept == files.out:
         raise GradeError(f"--out and --kept are both {files.kept}; name two files")
     began, counts = time.monotonic(), Counts()
     left_out = Malformed("standard input" if files.file == "-" else files.file)
-    try:
-        with (
-            opened(files.file, files.out) as (source, sink),
-            replacing(files.kept) if files.kept is not None else nullcontext() as kept,
-        ):
-            for row, report in reports(source, fields, left_out):
-                counts.add(report)
-                print(json.dumps(finite(told(row, report, fields.prefix)), allow_nan=False), file=sink)
-                if kept is not None and not report.unsupported:
-                    print(json.dumps(finite(row), allow_nan=False), file=kept)
-            if not counts.lines:
-                raise GradeError(*(left_out.lines() or [f"{left_out.name}: holds no lines to read"]))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise GradeError(f"cannot write {files.kept}: {error.strerror}") from error
+    with kept_lines(files.kept) as kept, opened(files.file, files.out) as (source, sink):
+        for row, report in reports(source, fields, left_out):
+            counts.add(report)
+            print(json.dumps(finite(told(row, report, fields.prefix)), allow_nan=False), file=sink)
+            if kept is not None and not report.unsupported:
+                print(json.dumps(finite(row), allow_nan=False), file=kept)
+        if not counts.lines:
+            raise GradeError(*(left_out.lines() or [f"{left_out.name}: holds no lines to read"]))
     for line in left_out.lines():
         print(f"k15: {line}", file=sys.stderr)
     print(counts.told(time.monotonic() - began), file=sys.stderr)

@@ -11,6 +11,10 @@ ANNOTATION = re.compile(r"<<([^<>\n]{0,300})>>")
 """A calculator's note, as in GSM8K: ``<<48/2=24>>``."""
 CODE_SPAN = re.compile(r"`[^`\n]{1,300}`")
 FENCE = re.compile(r"^ {0,3}(```|~~~)")
+ANSWER = re.compile(
+    r"(?:#### {0,3}|\\boxed\{|\b(?:A|Answer|answer|ANSWER)\b(?: is| =| of)?:?\*{0,2})[ $\\(]{0,6}-?\$?(?=[\d.])",
+)
+"""What marks the number behind it as the response's answer."""
 DRAWING = ("[asy]", "[/asy]")
 """What begins and ends a program that draws, as in MATH."""
 
@@ -32,6 +36,11 @@ def prose_lines(text: str) -> list[str]:
         found.append(" " * len(line) if hidden else CODE_SPAN.sub(spaces, line) if "`" in line else line)
         drawn &= DRAWING[1] not in line
     return found
+
+
+def answers_of(text: str) -> frozenset[int]:
+    """Return the places of the numbers that a response gives as its answer: its own, and no quotes."""
+    return frozenset(match.end() for match in ANSWER.finditer(text))
 
 
 def lines_of(text: str) -> list[list[Token]]:

@@ -44,10 +44,12 @@ class Slip:
     end: int
 
 
-def judge_numbers(prompt: str, lines: Sequence[Sequence[Token]]) -> tuple[list[Claim], list[Slip]]:
+def judge_numbers(
+    prompt: str, lines: Sequence[Sequence[Token]], answers: frozenset[int] = frozenset()
+) -> tuple[list[Claim], list[Slip]]:
     """Return the numbers of a response with what supports them, and its equations that do not hold.
 
-    ``lines``: the tokens of its lines (``rewards.quotes.lines``).
+    ``lines``: the tokens of its lines; ``answers``: the places of its answers (``rewards.quotes.lines``).
     """
     pool = Pool.of(prompt, frozenset(t.text.lower() for line in lines for t in line if t.kind is Kind.WORD))
     claims: list[Claim] = []
@@ -60,14 +62,18 @@ def judge_numbers(prompt: str, lines: Sequence[Sequence[Token]]) -> tuple[list[C
         for expression in computing:
             pool.learn(expression)
         pool.count(listed(line))
-        claims += _of_line(line, computing, joined, pool)
+        claims += _of_line(line, computing, joined, pool, answers)
         for value in [value for e in computing for value in e.values] + [a / b for a, b in fractions(line) if b]:
             pool.add(value, rounded(value), "computed")
     return claims, slips
 
 
 def _of_line(
-    line: Sequence[Token], computing: Sequence[Expression], joined: Sequence[Equation], pool: Pool
+    line: Sequence[Token],
+    computing: Sequence[Expression],
+    joined: Sequence[Equation],
+    pool: Pool,
+    answers: frozenset[int],
 ) -> Iterator[Claim]:
     """Yield the claims of a line."""
     results, kinds = _results(computing, joined), _kinds(computing, joined)
@@ -78,7 +84,8 @@ def _of_line(
             pool.say(token.value)
             continue
         by = pool.firmly(token) or ("computed" if token.key in results else "")
-        yield Claim(token, by or pool.weakly(token.key, kinds.get(token.start, ANY)))
+        by = by or pool.weakly(token.key, kinds.get(token.start, ANY))
+        yield Claim(token, by or ("answer" if token.start in answers and token.start not in kinds else ""))
         pool.add(token.value, token.key, "earlier")
 
 

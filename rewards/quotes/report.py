@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewards.quotes.excerpts import judge_excerpts
-from rewards.quotes.lines import lines_of
+from rewards.quotes.lines import answers_of, lines_of
 from rewards.quotes.names import judge_names
 from rewards.quotes.numbers import judge_numbers
 
@@ -32,9 +32,9 @@ class Quote:
     end: int
     """Behind its last."""
     by: str
-    """What supports it: ``prompt``, ``earlier`` (a line before), ``computed``, or a number's weak support (``unit``,
-    ``word``, ``rest``, ``share``, ``count``, ``whole``, ``rounded``, ``part``, ``terms``, ``step``; docs/quotes.md).
-    Empty: nothing does."""
+    """What supports it: ``prompt``, ``earlier`` (a line before), ``computed``, ``answer`` (the response's own), or weak
+    support of a number (``unit``, ``word``, ``rest``, ``share``, ``count``, ``whole``, ``rounded``, ``part``,
+    ``terms``, ``step``; docs/quotes.md). Empty: nothing does."""
 
     @property
     def supported(self) -> bool:
@@ -87,7 +87,7 @@ def quote_report(prompt: str, response: str) -> QuoteReport:
         return bisect_right(begins, place)
 
     lines = lines_of(response)
-    claims, slips = judge_numbers(prompt, lines)
+    claims, slips = judge_numbers(prompt, lines, answers_of(response))
     quotes = [
         Quote("number", response[c.token.start : c.token.end], line(c.token.start), c.token.start, c.token.end, c.by)
         for c in claims

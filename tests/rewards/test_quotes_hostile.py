@@ -15,7 +15,8 @@ from rewards.quotes.report import LONGEST
 MEGABYTE = 10**6
 HOSTILE = {
     "digits": "1", "brackets": "(", "nested sums": "(1+(1+", "numbers": "7 ", "equations": "1=2 ", "groups": "1,234,",
-    "fractions": r"\frac{1}{", "quotes": 'given "a', "ticks": "given `a", "notes": "<<1", "lines": "\n", "fences": "```\n",
+    "fractions": r"\frac{1}{", "quotes": 'given "a', "ticks": "given `a", "notes": "<<1", "lines": "\n",
+    "fences": "```\n",
     "letters": "3x", "words": "one hundred and ", "hyphens": "a-", "other digits": "١٢٣ ", "names": "aAb Bcd Given ",
     "drawings": "[asy]", "steps": "1.5 2.25 ", "stops": "given. ", "powers": "9^9^", "percents": "7% of ",
     "surrogates": "\ud800", "null": "\0", "squares": "²½", "braces": "{}", "names' case": "ǅ",
@@ -57,7 +58,8 @@ def test_only_the_begin_of_a_text_is_read() -> None:
 
 PIECES = st.sampled_from(
     ["3", "47", "1,250", "1.5 million", "20%", "half", "twelve", "Bob", "Maila", "+", "-", "*", "/", "=", "(", ")", "x",
-     "eggs", "week", "of", "and", ".", "\n", "$", "<<3*4=12>>", '"he said so and so"', "given", "`solve`", "3/5", "²", ":"]
+     "eggs", "week", "of", "and", ".", "\n", "$", "<<3*4=12>>", '"he said so and so"', "given", "`solve`", "3/5",
+     "²", ":", "answer is", "####"]
 )  # fmt: skip
 TEXTS = st.lists(PIECES, max_size=40).map(" ".join)
 

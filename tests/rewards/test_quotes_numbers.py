@@ -89,6 +89,16 @@ def test_a_number_from_nowhere_is_found(prompt: str, response: str, expected: li
     assert unsupported(prompt, response) == expected
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["#### 137", r"$\boxed{137}$", "Answer: 137", "The answer is $137.", "A: 137", "answer = -137", "**Answer:** 137"],
+)
+def test_an_answer_is_the_responses_own(answer: str) -> None:
+    assert by("How many?", answer) == {"137": "answer"}
+    assert unsupported("How many?", f"We are given 137. {answer}") == ["137"]
+    assert unsupported("How many?", "The answer is 137 / 3 = 45.67") == ["137", "3"]
+
+
 def test_where_and_by_what() -> None:
     report = quote_report("He has 3 hats of $4, for 2 weeks.", "3*4 = 12\nor 9 days, of 14; 12.")
     assert [(q.text, q.line, q.by) for q in report.quotes] == [

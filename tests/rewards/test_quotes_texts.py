@@ -30,7 +30,9 @@ def test_names(prompt: str, response: str, expected: list[str]) -> None:
     assert unsupported(prompt, response) == [("name", name) for name in expected]
 
 
-PROBLEM = "Write a function solve(nums, k).\n'It returns the k-th largest number.'\n```python\ndef solve(nums, k): ...\n```"
+PROBLEM = (
+    "Write a function solve(nums, k).\n'It returns the k-th largest number.'\n```python\ndef solve(nums, k): ...\n```"
+)
 
 
 @pytest.mark.parametrize(
