@@ -138,6 +138,8 @@ def carried(rationale: str, site: Site, new: str) -> Planted | None:
             if old is None or now is None or abs(old - now) < 1e-9 or not NUMBER.fullmatch(result.strip()):
                 if index == site.note or (old != now):
                     return None
+            elif value(result) in results:  # said once more
+                pass
             elif value(result) in {value(n) for n in NUMBER.findall(plain[: note.start() - removed])}:
                 return None
             else:
