@@ -1,4 +1,4 @@
-"""Planting for the benchmark of quotes: what is replaced and what is left alone; figures on real data, if there is any."""
+"""Planting for the benchmark of quotes: what is replaced, what is left alone; figures on real data, if there is any."""
 
 from __future__ import annotations
 
