@@ -116,6 +116,11 @@ class Equation:
     left: Expression
     right: Expression
 
+    @property
+    def numbers(self) -> list[Token]:
+        """Its numbers, in order."""
+        return [*self.left.numbers, *self.right.numbers]
+
     @cached_property
     def holds(self) -> Holds:
         """How far it is true."""

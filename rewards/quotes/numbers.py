@@ -24,7 +24,7 @@ COUNTED = KNOWN | {"count"}
 """The same outside of equations."""
 ANY = COUNTED | {"step"}
 """All weak support: of numbers in prose, in algebra, and in equations that are exactly true."""
-_KINDS = {Holds.EXACTLY: ANY, Holds.ROUNDED: KNOWN, Holds.NOT: frozenset[str]()}
+_KINDS = {Holds.ROUNDED: KNOWN, Holds.NOT: frozenset[str]()}
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,11 @@ def _kinds(computing: Sequence[Expression], joined: Sequence[Equation]) -> dict[
     found: dict[int, frozenset[str]] = {}
     for expression in computing:
         found |= dict.fromkeys((n.start for n in expression.numbers), ANY if expression.algebra else COUNTED)
-    exact = [equation for equation in joined if equation.holds is Holds.EXACTLY]
-    for equation in (*exact, *joined):  # in a chain the worst counts
+    for equation in joined:
+        if equation.holds is Holds.EXACTLY:
+            found |= dict.fromkeys((n.start for n in equation.numbers), ANY)
+    for equation in joined:  # in a chain the worst counts
         if (counted := _KINDS.get(equation.holds)) is not None:
-            for number in (*equation.left.numbers, *equation.right.numbers):
-                known = equation in exact or number.start not in found
-                found[number.start] = counted if known else found[number.start] & counted
+            for number in equation.numbers:
+                found[number.start] = found.get(number.start, counted) & counted
     return found

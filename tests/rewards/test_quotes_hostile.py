@@ -14,7 +14,8 @@ from rewards.quotes.report import LONGEST
 
 MEGABYTE = 10**6
 HOSTILE = {
-    "digits": "1", "brackets": "(", "nested sums": "(1+(1+", "numbers": "7 ", "equations": "1=2 ", "groups": "1,234,",
+    "digits": "1", "brackets": "(", "nested sums": "(1+(1+", "numbers": "7 ", "equations": "1=2 ", "sums": "1+2=3 ",
+    "chains": "1+2=", "groups": "1,234,",
     "fractions": r"\frac{1}{", "quotes": 'given "a', "ticks": "given `a", "notes": "<<1", "lines": "\n",
     "fences": "```\n",
     "letters": "3x", "words": "one hundred and ", "hyphens": "a-", "other digits": "١٢٣ ", "names": "aAb Bcd Given ",
