@@ -83,6 +83,9 @@ class WarmupStage(Config):
     kept: int = Field(1, ge=1)
     """Of the right responses to a problem, learn at most so many, all different. With more the easy problems weigh
     more."""
+    faithful: bool = False
+    """Of the right responses, learn only those that state nothing as given that the problem does not have
+    (docs/quotes.md)."""
     epochs: int = Field(1, ge=1)
     """Passes over the examples."""
     batch_tokens: int = Field(8192, ge=1)
@@ -100,6 +103,8 @@ class WarmupStage(Config):
             raise ValueError("warmup.mixture is for demonstrations of a procedural source, not for path or response")
         if self.sampled is not None and (self.path is not None or self.response is not None or self.mixture):
             raise ValueError("warmup.sampled learns what the model itself says: leave path, response and mixture out")
+        if self.sampled is None and self.faithful:
+            raise ValueError("warmup.faithful chooses among the model's own responses: it goes with warmup.sampled")
         if self.sampled is not None and self.kept > self.sampled:
             raise ValueError(f"warmup.kept {self.kept} is more than the {self.sampled} responses of warmup.sampled")
         return self

@@ -20,6 +20,17 @@ class LengthRewardConfig(Config):
     """Iterations with w = 0 first (a penalty early slows learning)."""
 
 
+class QuotesConfig(Config):
+    """What a response states as given is looked for in its prompt (docs/quotes.md); given as one number it is the
+    ``weight``.
+    """
+
+    shorthand: ClassVar[str] = "weight"
+    weight: float = Field(0.0, ge=0, lt=1)
+    """Subtracted from the reward of a response that states something as given which its prompt does not have; 0: it is
+    only recorded. Below 1 the worst right answer stays above the best wrong one."""
+
+
 class RewardConfig(Config):
     """How finished rollouts are scored; given as one text it is the ``function``, ``--reward my_file.py:name``, or the
     ``model``, ``--reward model:PATH``.
@@ -42,6 +53,9 @@ class RewardConfig(Config):
     """Length reward; ``null``: none."""
     repetition_penalty: float = Field(0.0, ge=0, le=1)
     """Subtracted from the reward of a rollout that was stopped for repetition."""
+    quotes: QuotesConfig | None = None
+    """Faithful quotes: recorded as the parts ``misquotes`` and ``misquoted`` of each score, and rewarded if they have a
+    weight; ``null``: nobody looks."""
     grader_timeout_s: float = Field(GRADER_TIMEOUT_S, gt=0)
     """Wall limit per maths answer; one that spends it is wrong, a grader without processor time is ungradable."""
     judges: int = Field(0, ge=0)

@@ -15,6 +15,7 @@ from rl.config import RewardConfig
 from rl.record.metrics import Row
 from rl.reward_models import HERE, OnDemand, Site, open_model
 from rollout.grading import Answered, Grader, Grading, VerifierGrader, by_name
+from rollout.quoting import MISQUOTES, Quoting
 from rollout.reward_models.grader import RuleThenModel
 from rollout.types import Group, Problem, Rollout, StopReason, TokenIds
 from rollout.user_code import named
@@ -98,7 +99,16 @@ def evaluating(grader: Grader) -> Grader:
 
 
 def build_rule(config: RewardConfig, on_ray: bool = False) -> Grader:
-    """Build a run's grader without its reward model. Raises ``UserCodeError`` and ``SandboxFailure``."""
+    """Build a run's grader without its reward model; it looks at quotes where that is configured.
+
+    Raises ``UserCodeError`` and ``SandboxFailure``.
+    """
+    rule = _rule(config, on_ray)
+    return rule if config.quotes is None else Quoting(rule)
+
+
+def _rule(config: RewardConfig, on_ray: bool) -> Grader:
+    """Build the user's function, or the problems' verifiers."""
     if config.function is not None:
         from rollout.user_reward import Limits, load_reward
 
@@ -112,8 +122,11 @@ def build_rule(config: RewardConfig, on_ray: bool = False) -> Grader:
     return JudgeGrader(JudgeService(ServiceConfig(workers=config.judges)), verifiers)
 
 
-def reward_group(group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float) -> ScoredGroup:
-    """Compute the total rewards r + w * length reward [2501.12599 §2.3.3], computed over the group's gradable rollouts.
+def reward_group(
+    group: Group, scores: Sequence[Score], weight: float, repetition_penalty: float, quotes_weight: float = 0.0
+) -> ScoredGroup:
+    """Compute the total rewards r + w * length reward [2501.12599 §2.3.3], computed over the group's gradable rollouts,
+    less the penalties for repetition and for misquotes.
 
     ``weight`` is w of this iteration. Lengths are full stitched lengths.
     """
@@ -126,7 +139,7 @@ def reward_group(group: Group, scores: Sequence[Score], weight: float, repetitio
         if score.reward is None:
             return None
         penalty = repetition_penalty if rollouts[j].stop is StopReason.REPETITION else 0.0
-        return score.reward + weight * by_index[j] - penalty
+        return score.reward + weight * by_index[j] - penalty - quotes_weight * score.parts.get(MISQUOTES, 0.0)
 
     return ScoredGroup(
         group=group.with_rollouts(rollouts),
@@ -174,7 +187,8 @@ class Rewarder:
         taken = sorted(self._pending.keys() if chosen is None else chosen)
         pending = [self._pending.pop(name) for name in taken]
         weight, penalty = self.length_weight(iteration), self.config.repetition_penalty
-        return [reward_group(group, scores.result(), weight, penalty) for group, scores in pending]
+        quotes = self.config.quotes.weight if self.config.quotes else 0.0
+        return [reward_group(group, scores.result(), weight, penalty, quotes) for group, scores in pending]
 
     def begin(self, iteration: int) -> None:
         """Begin what goes on beside an iteration's sampling: the audit, if there is one."""

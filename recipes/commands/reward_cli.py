@@ -17,6 +17,11 @@ docs/grading.md has all rules.
 FILE may also be a run directory, or a file of its rollouts (rollouts/*.parquet): each rollout is then graded by its own
 problem's verifier as in training, and stored is the verdict that it got there.
 
+With --quotes no answer is judged, and no gold is needed: the fields question (or problem, prompt) and prediction are
+read, and each line comes out with quotes (how many things the response states as given), unsupported (those that its
+question does not have, with their kind and line) and miscalculations (equations that do not hold). docs/quotes.md tells
+what counts.
+
 {MODEL_HELP}
 rules
   boxed   the last \\boxed{{}} after the thinking (default)
@@ -29,6 +34,7 @@ examples
   k15 grade outputs.jsonl --gold-field answer --rule gsm8k
   echo '{{"gold": "1/2", "prediction": "0.5"}}' | k15 grade - --bare
   k15 grade runs/demo --out verdicts.jsonl
+  k15 grade outputs.jsonl --quotes --out quoted.jsonl --kept faithful.jsonl
   k15 grade outputs.jsonl --judge runs/judge --out both.jsonl --page disagreements.html
 """
 JUDGE_HELP = """\
@@ -73,6 +79,8 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--prefix", default="", metavar="TEXT", help="put in front of the names of the fields added")
     one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, processor seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
+    one.add_argument("--quotes", action="store_true", help="tell instead what responses misquote of their questions")
+    one.add_argument("--kept", type=path, metavar="F", help="with --quotes: write the lines that misquote nothing here")
     add_judge_options(one.add_argument_group("a reward model beside the rule"))
     one.add_argument("--question-field", metavar="NAME", help="of the question (question, problem or prompt)")
     one.add_argument("--page", type=path, metavar="F.html", help="write a page on where rule and model disagree")
@@ -107,6 +115,10 @@ def grade(arguments: argparse.Namespace) -> int:
     from rewards.score import GRADER_TIMEOUT_S
 
     judge = judge_of(arguments)
+    if arguments.quotes:
+        return quotes(arguments, judge is not None)
+    if arguments.kept:
+        raise UsageError("--kept goes with --quotes")
     if judge is None and (arguments.rule == "none" or arguments.page or arguments.question_field):
         raise UsageError("--rule none, --page and --question-field go with a reward model: name it with --judge PATH")
     if arguments.page and (arguments.page.is_dir() or not arguments.page.absolute().parent.is_dir()):
@@ -136,6 +148,22 @@ def grade(arguments: argparse.Namespace) -> int:
             files = grade_judged.Files(str(arguments.file), arguments.out, arguments.page)
             return grade_judged.run(files, how, arguments.question_field, judge, arguments.workers)
         return run(str(arguments.file), arguments.out, how, arguments.workers)
+    except GradeError as error:
+        raise UsageError(*error.args) from error
+
+
+def quotes(arguments: argparse.Namespace, judged: bool) -> int:
+    """``k15 grade --quotes``. ``judged``: whether a reward model was named."""
+    from recipes.commands.grade import GradeError
+    from recipes.commands.grade_quotes import Fields, Files, run
+
+    if judged or arguments.bare or arguments.rule != "boxed" or arguments.tolerance_field or arguments.page:
+        raise UsageError("--quotes judges no answer: leave out --rule, --bare, --tolerance-field, --judge and --page")
+    if arguments.file.is_dir() or arguments.file.suffix == ".parquet":
+        raise UsageError("--quotes reads JSON Lines; a run records its quotes itself, with reward.quotes")
+    files = Files(str(arguments.file), arguments.out, arguments.kept)
+    try:
+        return run(files, Fields(arguments.question_field, arguments.prediction_field, arguments.prefix))
     except GradeError as error:
         raise UsageError(*error.args) from error
 

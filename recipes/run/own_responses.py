@@ -16,6 +16,7 @@ from evals.evaluate import Answer, Ask, Watch, by_problem, evaluate
 from evals.journal import opened
 from evals.pooled import PoolResponder
 from recipes.run.setup import Setup
+from rewards.quotes import quote_report
 from rl.config import WarmupStage
 from rl.parts import Watcher
 from rl.warmup import Pair
@@ -41,11 +42,14 @@ class Harvest:
     """Problems without a right response."""
     learnt: int
     """Responses that are learnt."""
+    misquoting: int = 0
+    """Right responses that are not learnt since they misquote their problem (``warmup.faithful``)."""
 
     @property
     def told(self) -> str:
         """One line."""
         failed = f", {self.ungradable} could not be graded" if self.ungradable else ""
+        failed += f", {self.misquoting} of these misquote their problem" if self.misquoting else ""
         return (
             f"{self.responses} responses to {self.problems} problems: {self.right} are right{failed}, {self.learnt} of "
             f"them are learnt; {self.unsolved} problems have no right one"
@@ -79,7 +83,12 @@ class OwnResponses:
         watch = Watch(on_answer=lambda answer: self.watch.advance(1, answer.response.tokens or 0))
         with opened(self.folder / f"stage{number}", settings) as record:
             answers = evaluate(self._responder(), asks, self.grading, record, watch)
-        pairs, harvest = self._harvest(answers, stage.kept)
+        pairs, harvest = self._harvest(answers, stage)
+        if not pairs and harvest.misquoting:
+            raise ProblemError(
+                f"warm-up stage {number}: all {harvest.misquoting} right responses misquote their problems, so there "
+                "is nothing to learn from; draw more (warmup.sampled), or leave warmup.faithful out"
+            )
         if not pairs:
             raise ProblemError(
                 f"warm-up stage {number}: none of {len(answers)} responses is right, so there is nothing to learn "
@@ -98,16 +107,19 @@ class OwnResponses:
             config.engine.max_model_len,
         )
 
-    def _harvest(self, answers: Sequence[Answer], kept: int) -> tuple[list[Pair], Harvest]:
-        """Return the first ``kept`` different right responses to each problem, and what came of all."""
+    def _harvest(self, answers: Sequence[Answer], stage: WarmupStage) -> tuple[list[Pair], Harvest]:
+        """Return the first ``stage.kept`` different right responses to each problem, and what came of all."""
         pairs: list[Pair] = []
         groups = by_problem(answers)
-        unsolved = 0
+        unsolved = misquoting = 0
         for group in groups:
             prompt = self.setup.render(group[0].problem).token_ids
-            right = dict.fromkeys(answer.response.token_ids for answer in group if is_right(answer))
-            pairs += [(prompt, np.array(tokens, np.int32)) for tokens in list(right)[:kept]]
+            right = [answer for answer in group if is_right(answer)]
+            learnt = [answer for answer in right if is_faithful(answer)] if stage.faithful else right
+            different = dict.fromkeys(answer.response.token_ids for answer in learnt)
+            pairs += [(prompt, np.array(tokens, np.int32)) for tokens in list(different)[: stage.kept]]
             unsolved += not right
+            misquoting += len(right) - len(learnt)
         return pairs, Harvest(
             problems=len(groups),
             responses=len(answers),
@@ -115,12 +127,18 @@ class OwnResponses:
             ungradable=sum(not answer.score.gradable for answer in answers),
             unsolved=unsolved,
             learnt=len(pairs),
+            misquoting=misquoting,
         )
 
 
 def is_right(answer: Answer) -> bool:
     """Whether a response is right and whole, so that it can be learnt."""
     return answer.score.correct and answer.response.stop is StopReason.EOS
+
+
+def is_faithful(answer: Answer) -> bool:
+    """Whether a response states nothing as given that its problem does not have."""
+    return not quote_report(answer.problem.prompt, answer.response.text).unsupported
 
 
 def _commonest(answers: Sequence[Answer]) -> str:

@@ -112,6 +112,39 @@ def test_of_a_problem_at_most_so_many_are_learnt(setup: Setup, grading: Grading,
     assert draw(setup, grading, tmp_path, Scripted(setup, by_sample(setup)), stage)[1].learnt == 2
 
 
+def test_only_faithful_responses_are_learnt_where_that_is_asked_for(
+    setup: Setup, grading: Grading, tmp_path: Path
+) -> None:
+    """Right all of them, but two of a problem's speak of a number that it does not have."""
+
+    def says(problem: str, sample: int) -> str:
+        opening = ("we are given 918273645 ", "", "918273645 is given ", "")[sample]
+        return f"{opening}</think>\nAnswer: {answer_of(setup, problem)}"
+
+    for faithful, learnt, misquoting in ((False, 6, 0), (True, 3, 6)):
+        stage = STAGE.model_copy(update={"faithful": faithful})
+        pairs, harvest = draw(setup, grading, tmp_path / str(faithful), Scripted(setup, says), stage)
+        assert (harvest.right, harvest.learnt, harvest.misquoting) == (12, learnt, misquoting)
+        assert any("918273645" in setup.tokenizer.decode(response) for _, response in pairs) != faithful
+    assert "12 are right, 6 of these misquote their problem, 3 of them are learnt" in harvest.told
+
+
+def test_right_responses_that_all_misquote_are_told_apart_from_wrong_ones(
+    setup: Setup, grading: Grading, tmp_path: Path
+) -> None:
+    def says(problem: str, sample: int) -> str:
+        return f"we are given 918273645 </think>\nAnswer: {answer_of(setup, problem)}"
+
+    stage = STAGE.model_copy(update={"faithful": True})
+    with pytest.raises(ProblemError, match="all 12 right responses misquote their problems"):
+        draw(setup, grading, tmp_path, Scripted(setup, says), stage)
+
+
+def test_faithful_goes_with_sampled() -> None:
+    with pytest.raises(ValidationError, match="it goes with"):
+        WarmupStage(faithful=True)
+
+
 def test_no_response_is_drawn_twice(setup: Setup, grading: Grading, tmp_path: Path) -> None:
     whole = draw(setup, grading, tmp_path / "whole", Scripted(setup, by_sample(setup)))
     first = Scripted(setup, by_sample(setup), fails_after=5)
