@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import CACHE, emit, environment, say
-from evals.stats import mean_ci
+from evals.stats import bootstrap_ci, mean_ci
 from rl.config import RunConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Request, Sampling
@@ -174,8 +174,8 @@ def requests_of(number: int, example: Example) -> list[Request]:
     return [*merged, request("parallel", empty, Evidence(rows, "parallel")), *single]
 
 
-def measured(path: Path, problems: int) -> dict[str, Any]:
-    """Return accuracy of each arm, per problem."""
+def measured(path: Path, problems: int) -> tuple[dict[str, list[bool]], float]:
+    """Return for each arm which problems it got right, and how often the vote was for the window with the key."""
     source = random.Random(10**6)
     examples = [draw(source) for _ in range(problems)]
     requests = [request for number, one in enumerate(examples) for request in requests_of(number, one)]
@@ -197,36 +197,43 @@ def measured(path: Path, problems: int) -> dict[str, Any]:
         right["in window"].append(is_right(f"window {one.holds}"))
         pointers = found[f"{number} entropy"].pointers
         voted.append(float((pointers[:VALUE] == one.holds + 1).mean()))
-    accuracy = {arm: float(np.mean(values)) for arm, values in right.items()}
-    return {"accuracy": accuracy, "voted": float(np.mean(voted)), "problems": problems}
+    return right, float(np.mean(voted))
+
+
+def summary(runs: Sequence[tuple[dict[str, list[bool]], float]]) -> dict[str, Any]:
+    """Return accuracies over problems and seeds, with intervals over problems, and those of differences."""
+
+    def estimate(arm: str, less: str = "") -> list[float]:
+        by_problem = [[float(right[arm][n]) for right, _ in runs] for n in range(len(runs[0][0][arm]))]
+        if not less:
+            one = mean_ci(by_problem)
+        else:
+            other = [[float(right[less][n]) for right, _ in runs] for n in range(len(by_problem))]
+            one = bootstrap_ci([[sum(a) / len(a) - sum(b) / len(b)] for a, b in zip(by_problem, other, strict=True)])
+        return [round(value, 4) for value in (one.mean, one.low, one.high)]
+
+    return {
+        "accuracy": {arm: estimate(arm) for arm in ARMS},
+        "entropy less in window": estimate("entropy", "in window"),
+        "voted": round(float(np.mean([voted for _, voted in runs])), 4),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2", help="seeds of weights and examples (0,1,2)")
-    parser.add_argument("--steps", type=int, default=500, help="optimiser steps of 64 examples (500)")
+    parser.add_argument("--steps", type=int, default=700, help="optimiser steps of 64 examples (700)")
     parser.add_argument("--problems", type=int, default=300, help="questions about twelve pairs (300)")
     parser.add_argument("--out", type=Path, default=CACHE / "kv_retrieval", help="folder of the models")
     given = parser.parse_args()
     emit({"environment": environment()})
     for way, absent in (("with absent keys", 0.25), ("always there", 0.0)):
-        rows = []
+        runs = []
         for seed in map(int, given.seeds.split(",")):
             folder = given.out / f"{way.replace(' ', '-')}-{given.steps}-{seed}"
-            row = measured(trained(folder, seed, absent, given.steps), given.problems)
-            rows.append(row)
-            emit({"trained": way, "seed": seed, **row})
-        accuracy = {arm: mean_ci([[row["accuracy"][arm]] for row in rows]) for arm in ARMS}
-        emit(
-            {
-                "trained": way,
-                "seeds": len(rows),
-                "accuracy": {
-                    arm: [round(value, 4) for value in (one.mean, one.low, one.high)] for arm, one in accuracy.items()
-                },
-                "voted": round(float(np.mean([row["voted"] for row in rows])), 4),
-            }
-        )
+            runs.append(measured(trained(folder, seed, absent, given.steps), given.problems))
+            emit({"trained": way, "seed": seed, **summary(runs[-1:])})
+        emit({"trained": way, "seeds": len(runs), "problems": given.problems, **summary(runs)})
 
 
 if __name__ == "__main__":
