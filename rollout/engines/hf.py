@@ -8,6 +8,7 @@ function of its request's seed and its position alone, so on one machine the sam
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,8 +93,10 @@ class HfEngine:
 
     async def _serve(self) -> None:
         """Run batches until the queue is empty."""
-        from rollout.engines.hf_sampling import sample
+        from rollout.engines import hf_drafting, hf_sampling
 
+        guesses = self.config.speculative
+        draw = hf_sampling.sample if guesses is None else functools.partial(hf_drafting.sample, guesses=guesses)
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.config.max_concurrency))]
             seeds = [
@@ -102,7 +105,7 @@ class HfEngine:
             ]
             try:
                 await self._in_thread(
-                    sample, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
+                    draw, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
                 )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"
@@ -225,6 +228,10 @@ def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLA
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, config.dtype))
     if own := own_attention(model.config.get_text_config()):
         model.set_attn_implementation(own)
+    if config.speculative is not None:
+        from rollout.engines.hf_drafting import check
+
+        check(model, attention)
     use_attention(model, attention, version=0)
     return model.to(config.device).eval()
 

@@ -22,8 +22,8 @@ SCORE_TOKENS = 8192
 """Padded tokens per forward pass when scoring."""
 
 
-class _Row:
-    """One request of a batch."""
+class Row:
+    """One request of a batch, and what was drawn for it."""
 
     def __init__(self, request: Request, seed: int, version: WeightVersion) -> None:
         self.request = request
@@ -80,8 +80,8 @@ def sample(
     """
     from transformers import DynamicCache
 
-    rows = [_Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
-    inputs, mask = _left_padded([row.request.prompt.token_ids for row in rows], model.device)
+    rows = [Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
+    inputs, mask = left_padded([row.request.prompt.token_ids for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     step = 0
@@ -89,7 +89,7 @@ def sample(
         logits = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         ).logits[:, -1]
-        tokens, logprobs = draw(logits, [row.request.sampling for row in rows], [_noise(row) for row in rows])
+        tokens, logprobs = draw(logits, [row.request.sampling for row in rows], [noise_of(row) for row in rows])
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             if row.done:
                 continue
@@ -112,12 +112,15 @@ def sample(
         positions = positions[:, -1:] + 1
 
 
-def _noise(row: _Row) -> float:
-    """Return a number uniform in [0, 1), a function of the request's seed and the token's position in the sequence."""
-    return seed_of(row.seed, len(row.request.prompt) + len(row.drawn)) / 2**63
+def noise_of(row: Row, ahead: int = 0) -> float:
+    """Return the number of [0, 1) that draws the row's next token, or the one ``ahead`` further: a function of the
+    request's seed and the token's position in the sequence.
+    """
+    return seed_of(row.seed, len(row.request.prompt) + len(row.drawn) + ahead) / 2**63
 
 
-def _left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sequences side by side [n, longest] and where they are: 1, and 0 before them."""
     width = max(len(sequence) for sequence in sequences)
     inputs = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -167,7 +170,7 @@ def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[li
 
 
 def _score_batch(model: PreTrainedModel, batch: Sequence[Sequence[int]]) -> list[list[float]]:
-    inputs, mask = _left_padded(batch, model.device)
+    inputs, mask = left_padded(batch, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
     logprobs = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
