@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 FARTHEST = 64
 """Tokens that are compared back from a place, at most: of two longer agreements neither is the better."""
+PLACES = 64
+"""Places that are compared, at most: the latest, where text says the same again and again."""
 DOUBT = 2
 """Tokens that a wrong draft adds to the agreement that the next one needs; a right token takes one off."""
 MOST_DOUBT = 8
@@ -85,9 +87,8 @@ class SpanDrafter:
     def _find(self) -> None:
         """Look for the place with the longest agreement: of equals one in the prompt, and then the latest."""
         latest = tuple(self._tokens[len(self._tokens) - self._least :])
-        found = max(
-            ((self._back(p), p < self._prompt, p) for p in self._places.get(latest, ())), default=(0, False, -1)
-        )
+        places = self._places.get(latest, ())[-PLACES:]
+        found = max(((self._back(place), place < self._prompt, place) for place in places), default=(0, False, -1))
         self._agreed, _, self._source = found
 
     def _back(self, place: int) -> int:

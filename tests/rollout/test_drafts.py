@@ -120,3 +120,13 @@ def test_a_token_costs_the_same_in_a_long_text() -> None:
         return time.process_time() - began
 
     assert min(cost(100_000) for _ in range(3)) < 10 * min(cost(2_000) for _ in range(3))
+
+
+def test_a_text_of_one_token_costs_no_more_the_longer_it_is() -> None:
+    def cost(length: int) -> float:
+        made = SpanDrafter([7] * length, 16, 3)
+        began = time.process_time()
+        made.extend([7, 7, 7, 7, 7, 7, 8] * 100)
+        return time.process_time() - began
+
+    assert min(cost(50_000) for _ in range(3)) < 10 * min(cost(500) for _ in range(3))
