@@ -68,6 +68,13 @@ class Counting(Arm):
     def _count(self, *_: Any) -> None:
         self.hf_steps += 1
 
+    async def draw_some_at_a_time(self, asked: list[Request], batch: int) -> Round:
+        """Take the requests to their end, ``batch`` of them after another."""
+        parts = [await self.draw(asked[start : start + batch]) for start in range(0, len(asked), batch)]
+        drawn = {key: tokens for part in parts for key, tokens in part.drawn.items()}
+        sums = (sum(getattr(part, name) for part in parts) for name in ("tokens", "wall_s", "core_s", "front_s"))
+        return Round(*sums, drawn)
+
     @property
     def steps(self) -> int:
         """Steps of the model so far."""
@@ -130,7 +137,7 @@ async def cell(arms: Mapping[str, Counting], asked: list[Request], rounds: int, 
         names = list(arms)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             before = arms[name].steps
-            seen[name].append(await arms[name].draw(asked))
+            seen[name].append(await arms[name].draw_some_at_a_time(asked, labels["batch"]))
             steps[name] += arms[name].steps - before
     off, faster = seen["off"], float("nan")
     for name, found in seen.items():
@@ -178,7 +185,7 @@ async def run(options: argparse.Namespace, model: str) -> dict[str, float]:
     for text in options.texts.split(","):
         for temperature in map(float, options.temperatures.split(",")):
             for batch in map(int, options.batches.split(",")):
-                asked = made(text, batch, temperature)
+                asked = made(text, max(batch, options.least), temperature)
                 first = [Request(f"first {one.key}", one.prompt, 1, one.sampling, 0) for one in asked]
                 for arm in arms.values() if options.engine == "vllm" else ():
                     await arm.draw(first)
@@ -197,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each arm")
     parser.add_argument("--tokens", type=int, default=96, help="longest response")
     parser.add_argument("--batches", default="1,8,32", help="requests in flight")
+    parser.add_argument("--least", type=int, default=6, help="requests of smaller batches, which take turns")
     parser.add_argument("--temperatures", default="0,1")
     parser.add_argument("--texts", default=",".join(work.TEXTS), help="kinds of text")
     options = parser.parse_args(arguments)

@@ -11,7 +11,7 @@ from benchmarks.common import say
 from rollout.engine import Request, Sampling
 from rollout.types import Prompt
 
-VOCABULARY, WORDS, AGAIN, LONGEST, CONTEXT = 128, 64, 0, 64, 256
+VOCABULARY, WORDS, AGAIN, LONGEST, CONTEXT = 128, 64, 0, 64, 768
 
 
 def lines(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
