@@ -85,6 +85,8 @@ class _Batch:
     def step(self) -> None:
         """Draw one token for each row, and as many more as were drafted right."""
         first = not self._mask.shape[1]
+        if not first:
+            self._squeeze()
         drafts = [[] for _ in self.rows] if first else self._drafts()
         if first:
             inputs, real = left_padded([row.request.prompt.token_ids for row in self.rows], self._model.device)
@@ -108,7 +110,7 @@ class _Batch:
             if surplus:
                 self._cache.crop(-surplus)
                 mask = mask[:, :-surplus]
-        self._mask = self._squeezed(mask)
+        self._mask = mask
 
     def leave(self) -> None:
         """Let finished rows go once they are half of all."""
@@ -153,18 +155,22 @@ class _Batch:
                 right[index] += 1
         return right
 
-    def _squeezed(self, mask: torch.Tensor) -> torch.Tensor:
-        """Return the mask without the holes, which leave the cache too, once they are a fifth of the widest row."""
-        longest = int(mask.sum(1).max())
-        if mask.shape[1] <= longest + longest // 4:
-            return mask
-        order = mask.argsort(dim=1, stable=True)[:, -longest:]  # a row's holes first, then its tokens as they were
+    def _squeeze(self) -> None:
+        """Take the holes out of the cache once they are a fifth of the widest row."""
+        longest = int(self._mask.sum(1).max())
+        if self._mask.shape[1] <= longest + longest // 4:
+            return
+        order = self._mask.argsort(dim=1, stable=True)[:, -longest:]  # a row's holes first, then its tokens in order
         for layer in self._cache.layers:
-            heads, size = layer.keys.shape[1], layer.keys.shape[3]
-            layer.keys = layer.keys.gather(2, order[:, None, :, None].expand(-1, heads, -1, size))
-            heads, size = layer.values.shape[1], layer.values.shape[3]
-            layer.values = layer.values.gather(2, order[:, None, :, None].expand(-1, heads, -1, size))
-        return mask.gather(1, order)
+            layer.keys = _columns(layer.keys, order)
+            layer.values = _columns(layer.values, order)
+        self._mask = self._mask.gather(1, order)
+
+
+def _columns(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return the columns ``order`` [rows, kept] of keys or values [rows, heads, columns, size]."""
+    _, heads, _, size = states.shape
+    return states.gather(2, order[:, None, :, None].expand(-1, heads, -1, size))
 
 
 def worthwhile(lengths: Sequence[int]) -> int:

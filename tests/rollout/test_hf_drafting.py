@@ -31,16 +31,20 @@ def requests(count: int, tokens: int = 60, **sampling: Any) -> list[Request]:
 
 
 class Counted(torch.nn.Module):
-    """A model that counts its calls and the columns that it is given."""
+    """A model that counts its calls, how many tokens were drafted for each, and the share of holes in its cache."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.config, self.device = model, model.config, model.device
-        self.calls, self.columns = 0, 0
+        self.calls, self.holes, self.drafted = 0, 0.0, list[int]()
 
     def forward(self, **arguments: Any) -> Any:
         self.calls += 1
-        self.columns += arguments["attention_mask"].shape[1]
+        mask, width = arguments["attention_mask"], arguments["input_ids"].shape[1]
+        if mask.shape[1] > width:
+            longest = int(mask[:, :-width].sum(1).max())
+            self.holes = max(self.holes, (mask.shape[1] - width) / longest - 1)
+            self.drafted.append(width - 1)
         return self.model(**arguments)
 
 
@@ -81,15 +85,17 @@ def test_drafts_leave_tokens_log_probs_and_ends_as_they_are(count: int, sampling
             assert any(delta.stop is StopReason.REPETITION for delta in guessed.values())
 
 
-def test_greedy_text_that_repeats_itself_takes_fewer_steps_and_its_holes_are_squeezed_out() -> None:
-    work = requests(12, tokens=120, temperature=0.0)
-    (_, plain), (_, drafting) = drawn(work, None), drawn(work, replace_tokens(4))
-    assert drafting.calls < 0.7 * plain.calls
-    assert drafting.columns < 1.3 * plain.columns * drafting.calls / plain.calls
+def test_greedy_text_that_repeats_itself_takes_fewer_steps() -> None:
+    work = [[request] for request in requests(4, tokens=150, temperature=0.0)]
+    plain, drafting = (sum(drawn(one, guesses)[1].calls for one in work) for guesses in (None, GUESSES))
+    assert drafting < 0.7 * plain
 
 
-def replace_tokens(tokens: int) -> SpeculativeConfig:
-    return GUESSES.model_copy(update={"tokens": tokens})
+def test_holes_are_squeezed_out_of_the_cache() -> None:
+    """Rows that are right at different times leave holes: a column for each step's longest draft."""
+    _, model = drawn(requests(12, tokens=150, temperature=0.4), GUESSES)
+    assert model.holes <= 0.25
+    assert max(model.drafted) > 0
 
 
 @given(st.lists(st.integers(0, 16), min_size=1, max_size=32))
