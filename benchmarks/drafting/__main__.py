@@ -72,8 +72,13 @@ class Counting(Arm):
         """Take the requests to their end, ``batch`` of them after another."""
         parts = [await self.draw(asked[start : start + batch]) for start in range(0, len(asked), batch)]
         drawn = {key: tokens for part in parts for key, tokens in part.drawn.items()}
-        sums = (sum(getattr(part, name) for part in parts) for name in ("tokens", "wall_s", "core_s", "front_s"))
-        return Round(*sums, drawn)
+        return Round(
+            sum(part.tokens for part in parts),
+            sum(part.wall_s for part in parts),
+            sum(part.core_s for part in parts),
+            sum(part.front_s for part in parts),
+            drawn,
+        )
 
     @property
     def steps(self) -> int:

@@ -37,7 +37,7 @@ def taught(folder: Path, steps: int = 1500) -> str:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, step / 100, (steps - step) / (0.3 * steps))
-        length = int(rng.integers(4, 17 + (LONGEST - 16) * min(1.0, 1.5 * step / steps)))
+        length = int(rng.integers(4, 17 + int((LONGEST - 16) * min(1.0, 1.5 * step / steps))))
         batch = torch.from_numpy(lines(rng, 512 // length, length))
         logits = model(batch[:, :-1]).logits[:, length:]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, length + 1 :].flatten())
