@@ -41,19 +41,26 @@ class SpeculativeConfig(Config):
     """
 
     shorthand: ClassVar[str] = "method"
-    method: Literal["ngram", "suffix"] = "ngram"
-    """``ngram``: what followed the latest tokens where they stood before in prompt or response. ``suffix``: also in
-    earlier responses, as many as are likely to be right; needs the package ``arctic-inference``."""
-    tokens: int = Field(4, ge=1, le=64)
-    """Tokens guessed at a time, at most."""
+    method: Literal["ngram", "span", "suffix"] = "ngram"
+    """``ngram``: what followed the latest tokens where they stood before in prompt or response. ``span``: the same for
+    as long as the response copies, as many as have agreed so far, and fewer where they were wrong: for long quotations
+    and large batches; either kind of engine. ``suffix``: also in earlier responses, as many as are likely to be right;
+    needs the package ``arctic-inference``."""
+    tokens: int | None = Field(None, ge=1, le=64)
+    """Tokens guessed at a time, at most; ``null``: 4, with ``span`` 16."""
     min_ngram: int = Field(3, ge=1)
-    """Of ``ngram``: fewest latest tokens that must have stood there before."""
+    """Of ``ngram`` and ``span``: fewest latest tokens that must have stood there before."""
     max_ngram: int = Field(8, ge=1)
     """Of ``ngram``: most latest tokens that are looked for."""
 
+    @property
+    def longest(self) -> int:
+        """``tokens``, or what stands for it."""
+        return self.tokens or (16 if self.method == "span" else 4)
+
     @model_validator(mode="after")
     def _range(self) -> Self:
-        if self.min_ngram > self.max_ngram:
+        if self.min_ngram > self.max_ngram and self.method != "span":
             raise ValueError(f"min_ngram ({self.min_ngram}) is above max_ngram ({self.max_ngram})")
         return self
 
@@ -122,11 +129,11 @@ class EngineConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _only_vllm_guesses(self) -> Self:
+    def _guesses_known(self) -> Self:
         if self.speculative is None:
             return self
-        if self.kind != "vllm":
-            raise ValueError(f"speculative is of kind vllm; with kind {self.kind} leave it out")
+        if self.kind != "vllm" and self.speculative.method != "span":
+            raise ValueError(f"speculative {self.speculative.method} is of kind vllm; kind {self.kind} has span")
         if self.speculative.method == "suffix" and find_spec("arctic_inference") is None:
             raise ValueError(
                 "speculative.method suffix needs a package that is not installed: pip install arctic-inference"

@@ -8,6 +8,7 @@ function of its request's seed and its position alone, so on one machine the sam
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,17 +88,27 @@ class HfEngine:
         self._rest.awake()
         for request in requests:
             self._mail.open(request.key)
-            if fault := request.fault(self.config.max_model_len) or self._windows.fault(request):
+            if fault := self._fault(request):
                 self._mail.end(request.key, self._version, error=fault)
             else:
                 self._queue.append(request)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
 
+    def _fault(self, request: Request) -> str:
+        """Return in one line why this engine cannot take a request; empty: it can."""
+        if self.config.speculative is not None and (request.evidence or request.constraint):
+            return "evidence and constraints are drawn one token at a time: leave engine.speculative out"
+        return request.fault(self.config.max_model_len) or self._windows.fault(request)
+
     async def _serve(self) -> None:
         """Run batches until the queue is empty."""
-        from rollout.engines.hf_sampling import sample
+        from rollout.engines import hf_drafting, hf_sampling
 
+        guesses = self.config.speculative
+        draw: Callable[..., None] = functools.partial(hf_sampling.sample, windows=self._windows)
+        if guesses is not None:
+            draw = functools.partial(hf_drafting.sample, guesses=guesses)
         while self._queue:
             batch = self._batch()
             seeds = [
@@ -106,15 +117,7 @@ class HfEngine:
             ]
             try:
                 await self._in_thread(
-                    sample,
-                    self._model,
-                    self._windows,
-                    self._version,
-                    batch,
-                    seeds,
-                    self._deliver,
-                    self._aborted,
-                    STREAM_INTERVAL,
+                    draw, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
                 )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"
@@ -251,6 +254,10 @@ def load(model_path: str, config: EngineConfig, attention: AttentionConfig = PLA
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, config.dtype))
     if own := own_attention(model.config.get_text_config()):
         model.set_attn_implementation(own)
+    if config.speculative is not None:
+        from rollout.engines.hf_drafting import check
+
+        check(model, attention)
     use_attention(model, attention, version=0)
     return model.to(config.device).eval()
 

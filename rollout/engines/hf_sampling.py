@@ -25,8 +25,8 @@ SCORE_TOKENS = 8192
 """Padded tokens per forward pass when scoring."""
 
 
-class _Row:
-    """One request of a batch."""
+class Row:
+    """One request of a batch, and what was drawn for it."""
 
     def __init__(self, request: Request, seed: int, version: WeightVersion) -> None:
         self.request = request
@@ -94,13 +94,14 @@ class _Row:
 @torch.inference_mode()
 def sample(
     model: PreTrainedModel,
-    windows: Windows,
     version: WeightVersion,
     requests: Sequence[Request],
     seeds: Sequence[int],
     deliver: Deliver,
     aborted: Collection[str],
     interval: int,
+    *,
+    windows: Windows,
 ) -> None:
     """Draw every request to its end by ``model``, which has weights ``version``; tokens are delivered every
     ``interval`` steps and when a request ends.
@@ -108,7 +109,7 @@ def sample(
     A request with evidence has a line of the batch for each row, and its one token is the next of them all. Requests
     that appear in ``aborted`` meanwhile end with that error. Finished rows stay in the batch until they are half of it.
     """
-    rows = [_Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
+    rows = [Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
     lines = windows.lines(requests)
     counts = [len(own) for own in lines]
     state = read(model, [line for own in lines for line in own])
@@ -119,7 +120,7 @@ def sample(
             one = logits
         else:
             one = torch.stack([row.one(own) for row, own in zip(rows, logits.split(counts), strict=True)])
-        tokens, logprobs = draw(one, [row.request.sampling for row in rows], [_noise(row) for row in rows])
+        tokens, logprobs = draw(one, [row.request.sampling for row in rows], [noise_of(row) for row in rows])
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             if row.done:
                 continue
@@ -161,12 +162,15 @@ def only(logits: torch.Tensor, allowed: TokenIds | None) -> torch.Tensor:
     return torch.full_like(logits, -torch.inf).index_copy(-1, index, logits.index_select(-1, index))
 
 
-def _noise(row: _Row) -> float:
-    """Return a number uniform in [0, 1), a function of the request's seed and the token's position in the sequence."""
-    return seed_of(row.seed, len(row.request.prompt) + len(row.drawn)) / 2**63
+def noise_of(row: Row, ahead: int = 0) -> float:
+    """Return the number of [0, 1) that draws the row's next token, or the one ``ahead`` further: a function of the
+    request's seed and the token's position in the sequence.
+    """
+    return seed_of(row.seed, len(row.request.prompt) + len(row.drawn) + ahead) / 2**63
 
 
-def _left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sequences side by side [n, longest] and where they are: 1, and 0 before them."""
     width = max(len(sequence) for sequence in sequences)
     inputs = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -216,7 +220,7 @@ def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[li
 
 
 def _score_batch(model: PreTrainedModel, batch: Sequence[Sequence[int]]) -> list[list[float]]:
-    inputs, mask = _left_padded(batch, model.device)
+    inputs, mask = left_padded(batch, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
     logprobs = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]

@@ -109,6 +109,9 @@ class VllmEngine:
                 await self._llm.update_weight_version("0")
                 self._by_position = all(await self._llm.collective_rpc("sample_by_position"))
                 self._rooms = Rooms(settings.cache_config, self.config.max_concurrency)
+                guesses = self.config.speculative
+                if guesses is not None and guesses.method == "span":
+                    await self._llm.collective_rpc("draft_spans", args=(guesses.longest, guesses.min_ngram))
                 await self._enter(0)  # as the learner computes the weights that both are loaded with
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise EngineDead(f"vLLM did not start on {self.model_path}: {error}") from error

@@ -107,14 +107,17 @@ def engine_arguments(
 
 
 def _guessing(config: SpeculativeConfig) -> dict[str, Any]:
-    """Return vLLM's section for guessed tokens; whether they are right is told by ``vllm_sampling.Verifier``."""
+    """Return vLLM's section for guessed tokens; whether they are right is told by ``vllm_sampling.Verifier``.
+
+    For ``span`` vLLM makes ready for its n-grams, and ``WorkerExtension.draft_spans`` puts ours in their place.
+    """
     if config.method == "suffix":
-        return {"method": "suffix", "num_speculative_tokens": config.tokens}
+        return {"method": "suffix", "num_speculative_tokens": config.longest}
     return {
         "method": "ngram",
-        "num_speculative_tokens": config.tokens,
+        "num_speculative_tokens": config.longest,
         "prompt_lookup_min": config.min_ngram,
-        "prompt_lookup_max": config.max_ngram,
+        "prompt_lookup_max": max(config.min_ngram, config.max_ngram),
     }
 
 

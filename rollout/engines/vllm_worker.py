@@ -7,6 +7,7 @@ from typing import Any
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 
 from rollout.engines.vllm_sampling import PositionSampler, Verifier
+from rollout.engines.vllm_spans import SpanProposer
 from rollout.models import rotary
 from rollout.models.attention import RotaryStage
 from rollout.models.moba_layer import BlockLayer
@@ -27,6 +28,15 @@ class WorkerExtension:
         if runner.speculative_config is not None:
             runner.rejection_sampler = Verifier(runner.sampler)
         return True
+
+    def draft_spans(self, longest: int, least: int) -> None:
+        """Let ``SpanProposer`` guess tokens from now on, in the place of vLLM's search for n-grams."""
+        worker: Any = self
+        runner = worker.model_runner
+        runner.drafter = SpanProposer(runner, longest, least)
+        # vLLM guesses nothing for the whole batch (and verifies zeros) as soon as one request is this near to the end
+        # of the context; ours minds the end for each.
+        runner.effective_drafter_max_model_len = runner.max_model_len + longest
 
     def switch_moba(self, on: bool) -> int:
         """Switch block attention on or off (time hybrid [2502.13189 §2.2, §3.2]) and return the number of its

@@ -129,7 +129,11 @@ def test_any_value_survives_yaml(lr: float, seed: int, text: str) -> None:
         ),
         (
             [("engine.kind", "hf"), ("engine.speculative", "ngram")],
-            "engine: speculative is of kind vllm; with kind hf leave it out",
+            "engine: speculative ngram is of kind vllm; kind hf has span",
+        ),
+        (
+            [("engine.kind", "hf"), ("engine.speculative", "suffix")],
+            "engine: speculative suffix is of kind vllm; kind hf has span",
         ),
         ([("engine.speculative", "suffix")], "method suffix needs a package that is not installed: pip install arctic"),
         ([("engine.speculative", "eagle")], "engine.speculative.method"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,9 +125,9 @@ def plain(model_path: Path) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def guessing(model_path: Path) -> Iterator[Running]:
-    guesses = SpeculativeConfig(tokens=5, min_ngram=1, max_ngram=4)
+@pytest.fixture(scope="module", params=["ngram", "span"])
+def guessing(model_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    guesses = SpeculativeConfig(method=request.param, tokens=5, min_ngram=1, max_ngram=4)
     with started(VllmEngine(str(model_path), CONFIG.model_copy(update={"speculative": guesses}), 0)) as running:
         yield running
 
@@ -180,6 +181,7 @@ def test_first_tokens_are_spread_as_the_model_says(plain: Running, sampling: dic
 @needs_vllm
 def test_guesses_leave_tokens_log_probs_and_ends_as_they_are(plain: Running, guessing: Running) -> None:
     pattern = {"repetition_min_pattern": 1, "repetition_max_pattern": 8, "repetition_count": 4}
+    steps = [plain.engine._wire.steps, guessing.engine._wire.steps]
     for sampling in ({}, {"temperature": 0.4}, {"temperature": 0.0}, {"top_p": 0.8}, {"temperature": 0.3, **pattern}):
         work = requests(20, 90, stop_token_ids=(3,), **sampling)
         one_by_one, guessed = plain.finish(work), guessing.finish(work)
@@ -192,3 +194,20 @@ def test_guesses_leave_tokens_log_probs_and_ends_as_they_are(plain: Running, gue
             assert looped
             assert all(repeats(ids(delta.token_ids), 1, 8, 4) for delta in looped)
             assert not any(repeats(ids(delta.token_ids)[:-1], 1, 8, 4) for delta in looped)
+    assert guessing.engine._wire.steps - steps[1] < plain.engine._wire.steps - steps[0]
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_text_that_repeats_itself_takes_fewer_steps_up_to_the_end_of_the_context(
+    plain: Running, guessing: Running
+) -> None:
+    """Near it vLLM guesses nothing for a whole batch, but has to verify zeros."""
+    work = [replace(one, max_new_tokens=256 - len(one.prompt)) for one in requests(4, temperature=0.0)]
+    expected = plain.finish(work)
+    before = guessing.engine._wire.steps
+    drawn = guessing.finish(work)
+    assert {key: ids(delta.token_ids) for key, delta in drawn.items()} == {
+        key: ids(delta.token_ids) for key, delta in expected.items()
+    }
+    assert guessing.engine._wire.steps - before < 160
