@@ -18,6 +18,7 @@ from rollout.config import EngineConfig, SpeculativeConfig
 from rollout.engine import Delta, EngineDead, Request, Sampling
 from rollout.engines import hf_drafting, hf_sampling
 from rollout.engines.hf import HfEngine
+from rollout.engines.hf_windows import Windows
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig
 from rollout.types import Prompt, StopReason
 
@@ -58,7 +59,7 @@ def drawn(work: list[Request], guesses: SpeculativeConfig | None) -> tuple[dict[
 
     seeds = [request.seed or 0 for request in work]
     if guesses is None:
-        hf_sampling.sample(model, 0, work, seeds, deliver, (), 16)
+        hf_sampling.sample(model, 0, work, seeds, deliver, (), 16, windows=Windows(model, 0))
     else:
         hf_drafting.sample(model, 0, work, seeds, deliver, (), 16, guesses=guesses)
     return found, model
