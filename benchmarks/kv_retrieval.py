@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import CACHE, emit, environment, say
-from evals.stats import bootstrap_ci, mean_ci
+from rewards.stats import bootstrap_ci, mean_ci
 from rl.config import RunConfig
 from rollout.config import EngineConfig
 from rollout.engine import Delta, Request, Sampling
