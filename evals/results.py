@@ -6,10 +6,10 @@ The schema is stable. A field that changes its meaning or goes raises ``SCHEMA``
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from evals.agreement import agreement, judged, of_score
@@ -103,6 +103,36 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Voting:
+    """Which windows of evidence spoke, over all responses from several windows."""
+
+    tokens: tuple[float, ...]
+    """Mean share of a response's tokens that each window spoke for."""
+    first: tuple[float, ...]
+    """Share of the responses whose first token each window spoke for."""
+    found: float | None
+    """Share of the responses whose first token the window with the answer spoke for; ``None``: not known which it
+    is."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The result with evidence in windows, beside this one of another way on the same problems and seeds."""
+
+    name: str
+    """Of the other result."""
+    difference: float
+    """Its mean rate less this one's."""
+    ci95: tuple[float, float]
+    p: float
+    """Of sign flips."""
+    better: int
+    """Problems at which it is the better."""
+    worse: int
+    problems: int
+
+
+@dataclass(frozen=True)
 class PerProblem:
     """One problem's responses, by sample."""
 
@@ -156,6 +186,10 @@ class BenchmarkResult:
     problems: tuple[PerProblem, ...]
     judge: Judged | None = None
     """Reward model against rule, where a reward model was to judge."""
+    windows: Voting | None = None
+    """Which windows of evidence spoke, where there were several."""
+    beside: Beside | None = None
+    """NBCE beside this way to use the same evidence."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +251,20 @@ def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
         first_prompt=context.first_prompt,
         problems=tuple(_per_problem(group) for group in groups),
         judge=_judged(answers, "judge" in context.settings),
+        windows=_voting(answers),
+    )
+
+
+def _voting(answers: Sequence[Answer]) -> Voting | None:
+    spoke = [answer.response.spoke for answer in answers if answer.response.spoke is not None]
+    if not spoke:
+        return None
+    windows = max(len(one.shares) for one in spoke)
+    known = [one for one in spoke if one.holder]
+    return Voting(
+        tokens=tuple(fmean(one.shares[k] for one in spoke) for k in range(windows)),
+        first=tuple(fmean(one.first == k + 1 for one in spoke) for k in range(windows)),
+        found=fmean(one.first == one.holder for one in known) if known else None,
     )
 
 
@@ -260,7 +308,7 @@ def _lengths(groups: Sequence[Sequence[Answer]]) -> Lengths | None:
     if not flat:
         return None
     mean = bootstrap_ci([[float(tokens) for tokens in row] for row in rows])
-    return Lengths(mean.mean, (mean.low, mean.high), float(statistics.median(flat)), max(flat))
+    return Lengths(mean.mean, (mean.low, mean.high), float(median(flat)), max(flat))
 
 
 def _share(answers: Sequence[Answer], stop: StopReason) -> float:
@@ -358,6 +406,10 @@ def _benchmark_from_json(row: dict[str, Any]) -> BenchmarkResult:
         agreed = _rate_from_json(found["agreement"]) if found["agreement"] else None
         between = tuple(found["kappa95"]) if found["kappa95"] else None
         row["judge"] = Judged(**{**found, "agreement": agreed, "kappa95": between})
+    if found := row.get("windows"):
+        row["windows"] = Voting(tuple(found["tokens"]), tuple(found["first"]), found["found"])
+    if found := row.get("beside"):
+        row["beside"] = Beside(**{**found, "ci95": tuple(found["ci95"])})
     return BenchmarkResult(**row)
 
 

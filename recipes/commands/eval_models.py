@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class LocalModel:
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [len(tokens) for tokens in encoded]
 
     @classmethod
     def find(cls, name: str) -> LocalModel:

@@ -1,0 +1,105 @@
+"""A vote of windows: each answers by itself, and the answer that most of them give is the one (``--beside vote``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from evals.evaluate import Ask, Done, Response, Spoke
+from evals.pooled import PoolResponder, Reading
+from evals.votes import Same, classes
+from rollout.grading import Answered, Verify, verdict
+from rollout.pool.board import Completion
+from rollout.seeds import seed_of
+from rollout.types import Problem, StopReason
+
+SILENT = (StopReason.LENGTH, StopReason.ABORTED, StopReason.REPETITION)
+"""Ends of responses that have no vote."""
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """One window's answer."""
+
+    text: str
+    """The answer that was read out of the response; empty: no vote."""
+    sure: float
+    """Mean log-probability of its tokens, in nats."""
+
+
+def elected(ballots: Sequence[Ballot], same: Same) -> int:
+    """Return the index of the winner: of the answers that most give, equal ones being one, the surest response; of as
+    many votes the surest decides, and where nobody has one, too. The first of equals.
+    """
+    votes = classes([ballot.text for ballot in ballots], same)
+    counts = Counter(vote for vote in votes if vote is not None)
+    most = max(counts.values(), default=0)
+    able = [k for k, vote in enumerate(votes) if vote is None or counts[vote] == most]
+    if most:
+        able = [k for k in able if votes[k] is not None]
+    return max(able, key=lambda k: (ballots[k].sure, -k))
+
+
+@dataclass(frozen=True)
+class VoteResponder:
+    """A ``Responder`` that draws one response from each window of a problem and hands over the elected one."""
+
+    drawing: PoolResponder
+    """How a response is drawn; its ``render`` is not used."""
+    windows: Callable[[Problem], Sequence[Reading]]
+    """What is read for each window."""
+    verify: Verify
+    """Reads the answer out of a response."""
+    same: Same
+    holder: Callable[[Problem], int] = lambda _: 0
+    """See ``Reading``."""
+
+    def respond(self, asks: Sequence[Ask], done: Done) -> None:
+        """See ``Responder``. Raises ``AllEnginesDead``."""
+        waiting: dict[str, tuple[Ask, int, Reading]] = {}
+        open_: dict[tuple[str, int], dict[int, Completion]] = {ask.key: {} for ask in asks}
+        for ask in asks:
+            for k, reading in enumerate(self.windows(ask.problem)):
+                waiting[f"{ask.problem.id}#{ask.sample}@{k + 1}"] = (ask, k, reading)
+
+        def rest(completion: Completion) -> None:
+            ask, k, _ = waiting[completion.key]
+            own = open_[ask.key]
+            own[k] = completion
+            readings = self.windows(ask.problem)
+            if len(own) == len(readings):
+                del open_[ask.key]
+                done(ask, self.elect(ask.problem, readings, [own[k] for k in range(len(readings))]))
+
+        requests = [
+            self.drawing.request(key, reading, seed_of(ask.seed, "window", k))
+            for key, (ask, k, reading) in waiting.items()
+        ]
+        self.drawing.pool.generate(requests, on_rest=rest)
+
+    def elect(self, problem: Problem, readings: Sequence[Reading], drawn: Sequence[Completion]) -> Response:
+        """Return the elected response. One that an engine gave up makes all of it aborted, to be tried once more."""
+        responses = [self.drawing.response(*pair) for pair in zip(readings, drawn, strict=True)]
+        lost = next((one for one in responses if one.stop is StopReason.ABORTED), None)
+        if lost is not None:
+            return lost
+        ballots = [
+            Ballot(self.answer(problem, response), sureness(completion))
+            for response, completion in zip(responses, drawn, strict=True)
+        ]
+        winner = elected(ballots, self.same)
+        shares = tuple(float(k == winner) for k in range(len(responses)))
+        return replace(responses[winner], spoke=Spoke(winner + 1, shares, self.holder(problem)))
+
+    def answer(self, problem: Problem, response: Response) -> str:
+        """Return the answer that a response gives; empty without one. Whether it is right plays no part."""
+        if response.stop in SILENT:
+            return ""
+        return verdict(Answered(problem, response.text, response.stop), self.verify).extracted
+
+
+def sureness(completion: Completion) -> float:
+    """Return the mean log-probability of the tokens that were drawn, in nats; -inf without any."""
+    logprobs = [float(value) for segment in completion.segments for value in segment.logprobs]
+    return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
