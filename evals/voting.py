@@ -25,7 +25,7 @@ class Ballot:
     text: str
     """The answer that was read out of the response; empty: no vote."""
     sure: float
-    """Mean log-probability of its tokens, in nats."""
+    """See ``sureness``."""
 
 
 def elected(ballots: Sequence[Ballot], same: Same) -> int:
@@ -85,7 +85,7 @@ class VoteResponder:
         if lost is not None:
             return lost
         ballots = [
-            Ballot(self.answer(problem, response), sureness(completion))
+            Ballot(self.answer(problem, response), sureness(completion, self.drawing.constraint is not None))
             for response, completion in zip(responses, drawn, strict=True)
         ]
         winner = elected(ballots, self.same)
@@ -99,7 +99,11 @@ class VoteResponder:
         return verdict(Answered(problem, response.text, response.stop), self.verify).extracted
 
 
-def sureness(completion: Completion) -> float:
-    """Return the mean log-probability of the tokens that were drawn, in nats; -inf without any."""
+def sureness(completion: Completion, restricted: bool) -> float:
+    """Return the mean log-probability of the tokens that were drawn, in nats; -inf without any. Of a ``restricted``
+    response the sum: most of a label's tokens are forced, which says nothing about how sure it is.
+    """
     logprobs = [float(value) for segment in completion.segments for value in segment.logprobs]
-    return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
+    if not logprobs:
+        return float("-inf")
+    return sum(logprobs) if restricted else sum(logprobs) / len(logprobs)

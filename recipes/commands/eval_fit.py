@@ -76,11 +76,12 @@ def fit(item: Item, longest: Longest, context: int, options: Options, hint: Call
     if room < 1 or (fixed and wanted > room):
         what = f"{'--max-tokens' if options.max_tokens is not None else 'a label of'} {wanted}"
         helps = [f"use --max-tokens {room} or less"] if room >= 1 and options.max_tokens is not None else []
-        helps += [hint()] if hint else [] if helps else ["use a model with a longer context"]
+        helps += [found] if hint and (found := hint()) else []
         raise EvalError(
             f"{item.benchmark.name}: the model's context of {context} tokens has no room for "
             f"{what if room >= 1 else 'an answer'} after the longest prompt, {place}{longest.tokens} tokens of problem "
-            f"{longest.problem!r} of {item.loaded.origin}; {', or '.join(helps)}"
+            f"{longest.problem!r} of {item.loaded.origin}; "
+            + (", or ".join(helps) or "use a model with a longer context")
         )
     if wanted > room:
         warn(
@@ -92,7 +93,9 @@ def fit(item: Item, longest: Longest, context: int, options: Options, hint: Call
 
 
 def more_windows(renderer: WindowRenderer, problem: Problem, room: int) -> str:
-    """Return how many windows would each have at most ``room`` tokens for this problem, as a hint."""
+    """Return how many windows would each have at most ``room`` tokens for this problem, as a hint; empty: no number
+    would do.
+    """
     spread = renderer.spread
     whole = len(WindowRenderer(renderer.tokenizer, replace(spread, windows=1))(problem).windows[0])
     alone = len(renderer(problem).question)
@@ -106,7 +109,7 @@ def more_windows(renderer: WindowRenderer, problem: Problem, room: int) -> str:
         if len(found.windows[found.longest - 1]) <= room:
             return f"spread it over more windows: --nbce {count}"
         count += max(1, count // 16)
-    return "no number of windows would do: one piece of it alone is too long, so use a model with a longer context"
+    return ""
 
 
 def spread_of(item: Item, windows: int, model: LocalModel) -> Spread:

@@ -291,7 +291,9 @@ def asked_of(item: Item, model: LocalModel, options: Options) -> Asked:
     def hint() -> str:
         assert isinstance(renderer, WindowRenderer)
         worst = next(problem for problem in item.loaded.problems if problem.id == longest.problem)
-        return more_windows(renderer, worst, model.context - (options.max_tokens or 1))
+        fixed = options.max_tokens is not None or item.benchmark.labels
+        answer = item.benchmark.max_tokens if fixed else min(item.benchmark.max_tokens, model.context // 4)
+        return more_windows(renderer, worst, model.context - answer)
 
     fitted = fit(item, longest, model.context, options, hint if options.windows else None)
     return Asked(fitted, renderer, transcript, longest, constraint)
