@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -133,12 +133,16 @@ class WindowRenderer:
             self._known[problem.id] = Windowed(question, tuple(windows), chats.holder)
         return self._known[problem.id]
 
-    def text(self, problem: Problem) -> str:
-        """Return the prompts as text, with special tokens shown, each under its number."""
+    def text(self, problem: Problem, window: int = 0) -> str:
+        """Return the prompts as text, with special tokens shown, each under its number; or that of one window alone,
+        counted from 1.
+        """
         found = self(problem)
+        if window:
+            return self._decoded(found.windows[window - 1])
         names = ["question alone", *(f"window {k}" for k in range(1, len(found.windows) + 1))]
-        prompts: Mapping[str, Prompt] = dict(zip(names, (found.question, *found.windows), strict=True))
-        return "\n\n".join(
-            f"[{name}]\n{self.tokenizer.decode(prompt.token_ids.tolist(), skip_special_tokens=False)}"
-            for name, prompt in prompts.items()
-        )
+        prompts = zip(names, (found.question, *found.windows), strict=True)
+        return "\n\n".join(f"[{name}]\n{self._decoded(prompt)}" for name, prompt in prompts)
+
+    def _decoded(self, prompt: Prompt) -> str:
+        return str(self.tokenizer.decode(prompt.token_ids.tolist(), skip_special_tokens=False))

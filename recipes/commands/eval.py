@@ -44,7 +44,8 @@ def evaluate_all(options: Options) -> int:
             engine, tasks = pool_tasks(options, stack)
         found: list[tuple[BenchmarkResult, list[Answer]]] = []
         for task in tasks:
-            show_prompt(task)
+            if not task.against:  # the others are of the same windows
+                show_prompt(task)
             folder = None if options.predictions is not None else out / task.place
             result, answers = run_task(task, folder)
             other = next((known for known, _ in found if known.name == task.against), None)

@@ -38,6 +38,8 @@ class LocalModel:
     """Rows of its embedding."""
     fingerprint: str
     run: RunConfig | None = None
+    cached_values: int = 0
+    """Numbers that a token's keys and values are, over all layers; 0: not known."""
 
     @property
     def framing(self) -> Framing:
@@ -92,9 +94,23 @@ class LocalModel:
             end=end,
             context=context,
             vocabulary=vocabulary,
+            cached_values=cached_values(config),
             fingerprint=files_fingerprint(Path(path)) if Path(path).is_dir() else path,
             run=_read_run(file) if file.is_file() else None,
         )
+
+
+def cached_values(config: Any) -> int:
+    """Return how many numbers the keys and values of a token are, over all layers of a model with this config; 0 where
+    it does not say.
+    """
+    text = config.get_text_config()
+    attending = getattr(text, "num_attention_heads", 0)
+    if not attending:
+        return 0
+    heads = getattr(text, "num_key_value_heads", None) or attending
+    size = getattr(text, "head_dim", None) or text.hidden_size // attending
+    return int(2 * text.num_hidden_layers * heads * size)
 
 
 def _read_run(file: Path) -> RunConfig:

@@ -17,7 +17,7 @@ from evals.prompting import Conversation, Renderer
 from evals.windows import WindowRenderer
 from recipes.commands.eval_fit import Item, Longest, fit, longest_prompt, more_windows, spread_of
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
-from recipes.commands.eval_windows import arms_of, check_windows, labelled
+from recipes.commands.eval_windows import arms_of, check_windows, labelled, warn_of_room
 from recipes.commands.judging import Judges, check_judge, own_site
 from rollout.engine import Sampling
 from rollout.grading import Grader, Grading, Through, VerifierGrader
@@ -211,6 +211,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     for one in asked:
         if isinstance(one.renderer, WindowRenderer):
             check_windows(one.item, one.renderer, options, engine.kind, engine.max_model_len)
+            warn_of_room(one.item, one.renderer, model, engine)
     seed = options.seed if options.seed is not None else model.seed
     if options.judge is not None:
         check_judge(options.judge, engine, ray)
@@ -228,9 +229,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         own = model.run if one.item.benchmark.name == HELDOUT else None
         grader, episodes = _as_in(own, one.transcript, Site(engine, ray), stack) if own else (None, None)
         drawing = replace(one.drawing(pool, model, engine.max_model_len), episodes=episodes)
-        first = one.renderer.text(one.item.loaded.problems[0])
         for arm in arms_of(one.item, one.renderer, drawing, options, cached=engine.kind == "hf"):
-            task = _task(arm.item, options, arm.responder, seed, {"model": model.fingerprint}, first, grader)
+            task = _task(arm.item, options, arm.responder, seed, {"model": model.fingerprint}, arm.first, grader)
             settings = {**task.settings, **arm.settings}
             task = replace(task, busy=busy, settings=settings, against=arm.against)
             tasks.append(with_judge(task, judges, stack))

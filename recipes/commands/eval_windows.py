@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from evals.labels import LabelError, one_of
@@ -13,7 +14,7 @@ from evals.votes import same_text
 from evals.voting import VoteResponder
 from evals.windows import WindowRenderer
 from recipes.commands.eval_fit import Item
-from recipes.commands.eval_options import EvalError, Options, Windowing
+from recipes.commands.eval_options import EvalError, Options, Windowing, warn
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.windows import Evidence
 from rollout.types import Problem
@@ -21,6 +22,7 @@ from rollout.types import Problem
 if TYPE_CHECKING:
     from evals.evaluate import Responder
     from recipes.commands.eval_models import LocalModel
+    from rollout.config import EngineConfig
     from rollout.constraints import OneOf
     from rollout.models.prompts import Transcript
 
@@ -37,6 +39,8 @@ class Arm:
     responder: Responder
     settings: dict[str, Any]
     """Beside those of every evaluation."""
+    first: str
+    """The first problem's prompt as text."""
     against: str = ""
     """See ``evals.offline.Task``."""
 
@@ -49,9 +53,10 @@ def arms_of(
     ``drawing``: how a response is drawn. ``cached``: the engine keeps keys and values of windows of evidence, so that a
     window by itself is cheaper as evidence than as a prompt.
     """
+    problem = item.loaded.problems[0]
     labels = {"labels": list(item.benchmark.labels)} if item.benchmark.labels else {}
     if isinstance(renderer, Renderer):
-        return [Arm(item, replace(drawing, render=renderer), labels)]
+        return [Arm(item, replace(drawing, render=renderer), labels, renderer.text(problem))]
     windowing = options.windows
     assert windowing is not None
     count = windowing.count
@@ -60,7 +65,8 @@ def arms_of(
         name = f"{item.benchmark.name} {word}" if word else item.benchmark.name
         own = item.changed(replace(item.benchmark, name=name, title=f"{item.benchmark.title}, {title}"))
         settings = {**labels, "windows": count, "merging": merging}
-        return Arm(own, responder, settings, item.benchmark.name if word else "")
+        first = renderer.text(problem, 1) if word == "truncated" else renderer.text(problem)
+        return Arm(own, responder, settings, first, item.benchmark.name if word else "")
 
     nbce = replace(drawing, render=_together(renderer, windowing.merging))
     found = [arm("", f"{count} windows by NBCE", nbce, written(windowing))]
@@ -124,6 +130,20 @@ def check_windows(item: Item, renderer: WindowRenderer, options: Options, engine
     windows = renderer(item.loaded.problems[0]).windows
     if fault := Evidence(windows, "parallel").fault(0, item.benchmark.max_tokens, context):
         raise EvalError(f"{item.benchmark.name}: --beside parallel: {fault}")
+
+
+def warn_of_room(item: Item, renderer: WindowRenderer, model: LocalModel, engine: EngineConfig) -> None:
+    """Say when the transformers engine cannot keep the windows that all questions share, and would read them again."""
+    if engine.kind != "hf" or renderer.spread.own:
+        return
+    tokens = sum(map(len, renderer(item.loaded.problems[0]).windows))
+    size = tokens * model.cached_values * (4 if engine.dtype == "float32" else 2) / 2**30
+    if size > engine.kv_cache_gib:
+        warn(
+            f"{item.benchmark.name}: keys and values of the windows take {size:.1f} GiB, of which the engine keeps "
+            f"{engine.kv_cache_gib:g}, so it reads windows again for every question; --kv-cache-gib {ceil(2 * size)} "
+            "holds them and a question's own copy"
+        )
 
 
 def labelled(item: Item, model: LocalModel, transcript: Transcript, options: Options) -> tuple[Item, OneOf | None]:

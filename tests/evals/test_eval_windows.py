@@ -431,3 +431,13 @@ def test_the_text_of_all_prompts_can_be_read(model: Path) -> None:
     assert "[window 2]\n<user>2?" in shown
     assert isinstance(Renderer(render.tokenizer, render.spread.conversation)(problem(3)), Prompt)
     assert np.array_equal(render(problem(3)).question.token_ids, render(problem(3)).question.token_ids)
+
+
+def test_windows_that_the_engine_cannot_keep_are_said(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = command(model, data, tmp_path, "agnews", "--shots", "8", "--nbce", "4", "--limit", "1")
+    assert main([*given, "--kv-cache-gib", "0.0001"]) == 0
+    assert "so it reads windows again for every question; --kv-cache-gib 1 holds them" in capsys.readouterr().err
+    assert main([*given, "--kv-cache-gib", "1"]) == 0
+    assert "reads windows again" not in capsys.readouterr().err
