@@ -96,6 +96,10 @@ class Model:
         chat = asked.messages(Problem.ask("q", text))
         return render_chat(self.tokenizer, chat).token_ids
 
+    def rows(self, framing: Framing, shots: Pairs, texts: Texts) -> list[TokenIds]:
+        """The prompts that put each text behind the same examples."""
+        return [self.tokens(framing, shots, text) for text in texts.texts]
+
     @torch.inference_mode()
     def say_labels(self, rows: Sequence[TokenIds], heads: Sequence[TokenIds], first: Sequence[int]) -> np.ndarray:
         """[questions, labels] logits of each row; ``heads`` are what all rows begin with, read once. Several stand in
@@ -134,19 +138,12 @@ class Texts:
 
 
 def measured(model: Model, framing: Framing, shots: Pairs, texts: Texts, windows: Sequence[int]) -> dict[str, Any]:
-    """Logits of the labels for each row that a way reads: ``none``, ``window k``, ``parallel n``, ``whole n``."""
+    """Logits of the labels for each row that a way reads: ``none``, ``window k``, ``parallel n``."""
     labels = get("agnews").labels
     first = model.labels(framing, labels)
     parts = [shots[SHOTS * k : SHOTS * (k + 1)] for k in range(max(windows))]
-
-    def rows(own: Pairs) -> list[TokenIds]:
-        return [model.tokens(framing, own, text) for text in texts.texts]
-
-    def head(own: Sequence[TokenIds]) -> TokenIds:
-        return own[0][: min(common(own[0], row) for row in own[1:])]
-
-    found: dict[str, Any] = {"none": model.say_labels(rows(()), [], first)}
-    by_window = [rows(part) for part in parts]
+    found: dict[str, Any] = {"none": model.say_labels(model.rows(framing, (), texts), [], first)}
+    by_window = [model.rows(framing, part, texts) for part in parts]
     heads = [head(own) for own in by_window]
     for k, own in enumerate(by_window):
         found[f"window {k + 1}"] = model.say_labels(own, [heads[k]], first)
@@ -154,10 +151,27 @@ def measured(model: Model, framing: Framing, shots: Pairs, texts: Texts, windows
     for n in windows:
         if n > 1:
             found[f"parallel {n}"] = model.say_labels(by_window[0], heads[:n], first)
-            whole = rows(shots[: SHOTS * n])
-            found[f"whole {n}"] = model.say_labels(whole, [head(whole)], first)
-            say(f"{framing.name}: {n} windows in parallel, and as a whole")
+            say(f"{framing.name}: {n} windows in parallel")
     return found
+
+
+def measured_whole(
+    model: Model, framing: Framing, shots: Pairs, texts: Texts, windows: Sequence[int]
+) -> dict[str, Any]:
+    """The same for ``whole n``: the examples of n windows in one prompt."""
+    first = model.labels(framing, get("agnews").labels)
+    found: dict[str, Any] = {}
+    for n in windows:
+        if n > 1:
+            rows = model.rows(framing, shots[: SHOTS * n], texts)
+            found[f"whole {n}"] = model.say_labels(rows, [head(rows)], first)
+            say(f"{framing.name}: {SHOTS * n} examples as a whole")
+    return found
+
+
+def head(rows: Sequence[TokenIds]) -> TokenIds:
+    """What all rows begin with."""
+    return rows[0][: min(common(rows[0], row) for row in rows[1:])]
 
 
 def answers(found: dict[str, Any], way: str, n: int) -> np.ndarray:
@@ -319,6 +333,7 @@ def run(
     loaded = load(benchmark, data, Choice(limit=tested))
     texts = Texts.of(loaded.problems, benchmark.labels)
     by_seed = []
+    drawn = {}
     for seed in seeds:
         shots = load_shots(
             benchmark.shots, SHOTS * max(WINDOWS), data, lambda problem: problem.prompt, seed, loaded.asked
@@ -327,6 +342,10 @@ def run(
         by_seed.append(kept(path, lambda s=shots: measured(model, framing, s, texts, WINDOWS)))
         say(f"seed {seed}: measured")
         emit({"seed": seed, "spoke": {n: pointers(by_seed[-1], n) for n in WINDOWS}})
+        drawn[seed] = shots
+    for seed, found in zip(seeds, by_seed, strict=True):
+        path = folder / f"{framing.name}-{seed}-{tested}-whole.npz"
+        found.update(kept(path, lambda s=drawn[seed]: measured_whole(model, framing, s, texts, WINDOWS)))
     return {
         (way, n): np.array([answers(found, way, n) == texts.answers for found in by_seed])
         for n in WINDOWS
