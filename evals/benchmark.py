@@ -63,6 +63,10 @@ class Divided:
     holder: int | None = None
     """Index of the piece that holds the answer, where that is known."""
 
+    def __post_init__(self) -> None:
+        if not self.pieces or not self.question.strip():
+            raise ValueError("a divided problem has at least one piece of evidence, and a question")
+
     def text(self, pieces: Sequence[str]) -> str:
         """Return the problem's text with these pieces for its evidence."""
         return "\n\n".join(["\n".join(pieces), self.question] if pieces else [self.question])

@@ -9,12 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from evals.agreement import agreement, judged, of_score
 from evals.benchmark import Benchmark
 from evals.evaluate import Answer, by_problem
+from evals.result_windows import Beside, Voting, voting
 from evals.stats import average, bootstrap, majority, passed, powers, rerun_error
 from evals.votes import ballot
 from rewards.stats import Estimate, bootstrap_ci
@@ -100,36 +101,6 @@ class Judged:
     """Share of the responses that both have judged on which they say the same."""
     kappa: float | None
     kappa95: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Voting:
-    """Which windows of evidence spoke, over all responses from several windows."""
-
-    tokens: tuple[float, ...]
-    """Mean share of a response's tokens that each window spoke for."""
-    first: tuple[float, ...]
-    """Share of the responses whose first token each window spoke for."""
-    found: float | None
-    """Share of the responses whose first token the window with the answer spoke for; ``None``: not known which it
-    is."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """The result with evidence in windows, beside this one of another way on the same problems and seeds."""
-
-    name: str
-    """Of the other result."""
-    difference: float
-    """Its mean rate less this one's."""
-    ci95: tuple[float, float]
-    p: float
-    """Of sign flips."""
-    better: int
-    """Problems at which it is the better."""
-    worse: int
-    problems: int
 
 
 @dataclass(frozen=True)
@@ -251,20 +222,7 @@ def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
         first_prompt=context.first_prompt,
         problems=tuple(_per_problem(group) for group in groups),
         judge=_judged(answers, "judge" in context.settings),
-        windows=_voting(answers),
-    )
-
-
-def _voting(answers: Sequence[Answer]) -> Voting | None:
-    spoke = [answer.response.spoke for answer in answers if answer.response.spoke is not None]
-    if not spoke:
-        return None
-    windows = max(len(one.shares) for one in spoke)
-    known = [one for one in spoke if one.holder]
-    return Voting(
-        tokens=tuple(fmean(one.shares[k] for one in spoke) for k in range(windows)),
-        first=tuple(fmean(one.first == k + 1 for one in spoke) for k in range(windows)),
-        found=fmean(one.first == one.holder for one in known) if known else None,
+        windows=voting(answers),
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evals.evaluate import Ask, Done, Response, Spoke
+from evals.evaluate import Ask, Done, Key, Response, Spoke
 from evals.pooled import PoolResponder, Reading
 from evals.votes import Same, classes
 from rollout.grading import Answered, Verify, verdict
@@ -52,29 +52,28 @@ class VoteResponder:
     verify: Verify
     """Reads the answer out of a response."""
     same: Same
-    holder: Callable[[Problem], int] = lambda _: 0
-    """See ``Reading``."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``. Raises ``AllEnginesDead``."""
-        waiting: dict[str, tuple[Ask, int, Reading]] = {}
-        open_: dict[tuple[str, int], dict[int, Completion]] = {ask.key: {} for ask in asks}
-        for ask in asks:
-            for k, reading in enumerate(self.windows(ask.problem)):
-                waiting[f"{ask.problem.id}#{ask.sample}@{k + 1}"] = (ask, k, reading)
+        readings = {ask.problem.id: self.windows(ask.problem) for ask in asks}
+        waiting = {
+            f"{ask.problem.id}#{ask.sample}@{k + 1}": (ask, k)
+            for ask in asks
+            for k in range(len(readings[ask.problem.id]))
+        }
+        drawn: dict[Key, dict[int, Completion]] = {ask.key: {} for ask in asks}
 
         def rest(completion: Completion) -> None:
-            ask, k, _ = waiting[completion.key]
-            own = open_[ask.key]
+            ask, k = waiting[completion.key]
+            own, read = drawn[ask.key], readings[ask.problem.id]
             own[k] = completion
-            readings = self.windows(ask.problem)
-            if len(own) == len(readings):
-                del open_[ask.key]
-                done(ask, self.elect(ask.problem, readings, [own[k] for k in range(len(readings))]))
+            if len(own) == len(read):
+                del drawn[ask.key]
+                done(ask, self.elect(ask.problem, read, [own[k] for k in range(len(read))]))
 
         requests = [
-            self.drawing.request(key, reading, seed_of(ask.seed, "window", k))
-            for key, (ask, k, reading) in waiting.items()
+            self.drawing.request(key, readings[ask.problem.id][k], seed_of(ask.seed, "window", k))
+            for key, (ask, k) in waiting.items()
         ]
         self.drawing.pool.generate(requests, on_rest=rest)
 
@@ -90,7 +89,7 @@ class VoteResponder:
         ]
         winner = elected(ballots, self.same)
         shares = tuple(float(k == winner) for k in range(len(responses)))
-        return replace(responses[winner], spoke=Spoke(winner + 1, shares, self.holder(problem)))
+        return replace(responses[winner], spoke=Spoke(winner + 1, shares, readings[winner].holder))
 
     def answer(self, problem: Problem, response: Response) -> str:
         """Return the answer that a response gives; empty without one. Whether it is right plays no part."""

@@ -83,7 +83,6 @@ def arms_of(
                 lambda problem: _alone(renderer, problem, cached),
                 item.benchmark.verify,
                 item.benchmark.same or same_text,
-                lambda problem: renderer(problem).holder,
             )
             found.append(arm(way, f"vote of {count} windows", vote, way))
     return found
@@ -101,8 +100,8 @@ def _alone(renderer: WindowRenderer, problem: Problem, cached: bool) -> list[Rea
     """Return each window of a problem by itself."""
     found = renderer(problem)
     if not cached:
-        return [Reading(window) for window in found.windows]
-    return [Reading(found.question, Evidence((window,), ALONE)) for window in found.windows]
+        return [Reading(window, holder=found.holder) for window in found.windows]
+    return [Reading(found.question, Evidence((window,), ALONE), found.holder) for window in found.windows]
 
 
 def written(windowing: Windowing) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from browser_kit import body_of, drawn, needs_browser
 from eval_kit import CHARACTERS, problem, write_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -353,6 +354,27 @@ def test_a_haystack_longer_than_the_context(tmp_path_factory: pytest.TempPathFac
     assert result.windows.found is not None
 
 
+def test_a_benchmark_of_ones_own_says_what_is_evidence(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "from evals.benchmark import Benchmark, Divided\n"
+        "def divide(problem):\n    *facts, question = problem.prompt.split('. ')\n"
+        "    return Divided(tuple(facts), question)\n"
+        "BENCHMARK = Benchmark('own', 'Own', 'Ours alone.', file='own.jsonl', verifier='exact', evidence=divide,\n"
+        "    max_tokens=4)\n"
+    )
+    (tmp_path / "own.py").write_text(text)
+    write_rows(tmp_path / "own.jsonl", [{"problem": "Ann is 7. Bob is 9. How old is Bob?", "answer": "9"}])
+    given = command(model, tmp_path, tmp_path / "out", str(tmp_path / "own.py"), "--nbce", "2")
+    assert main(given) == 0
+    assert "[window 2]\n<user>Bob is 9\n\nHow old is Bob?<assistant>" in capsys.readouterr().out
+    write_rows(tmp_path / "own.jsonl", [{"problem": "How old is Bob?", "answer": "9"}])
+    assert main(given) == 2
+    assert "own.py" in (error := capsys.readouterr().err)
+    assert "at least one piece of evidence" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words_"),
     [
@@ -441,3 +463,17 @@ def test_windows_that_the_engine_cannot_keep_are_said(
     assert "so it reads windows again for every question; --kv-cache-gib 1 holds them" in capsys.readouterr().err
     assert main([*given, "--kv-cache-gib", "1"]) == 0
     assert "reads windows again" not in capsys.readouterr().err
+
+
+@needs_browser
+def test_the_report_says_which_windows_spoke(model: Path, data: Path, tmp_path: Path) -> None:
+    more = ("agnews", "--shots", "8", "--nbce", "2", "--beside", "truncated")
+    assert main(command(model, data, tmp_path / "out", *more)) == 0
+    body = body_of(drawn(tmp_path / "out" / "report.html", tmp_path / "profile"))
+    for shown in (
+        "windows by the share of tokens that they spoke for: ",
+        "AG News, the first of 2 windows",
+        "agnews +",
+        "p 1",
+    ):
+        assert shown in body.replace("agnews −", "agnews +"), shown
