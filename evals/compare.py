@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evals.results import BenchmarkResult, Beside, PerProblem, Results, ResultsError
+from evals.result_windows import Beside
+from evals.results import BenchmarkResult, PerProblem, Results, ResultsError
 from evals.stats import Paired, paired
 from evals.store import read_rights
 
