@@ -213,14 +213,12 @@ def kept(path: Path, make: Any) -> dict[str, Any]:
         return {name: file[name] for name in file.files}
 
 
-def compared(right: dict[tuple[str, int], np.ndarray], ways: Sequence[str]) -> list[dict[str, Any]]:
+def compared(right: dict[tuple[str, int], np.ndarray]) -> list[dict[str, Any]]:
     """Per way and number of windows ([seeds, questions] each): the score over seeds and questions, and the difference
     of NBCE by entropy from it: over questions with these draws of examples, and over draws of examples.
     """
     lines = []
     for (way, n), own in right.items():
-        if way not in ways:
-            continue
         score = average(own.T.tolist())
         line: dict[str, Any] = {
             "way": way,
@@ -279,6 +277,8 @@ def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
     names |= {"truncated": "first window alone", "vote": "vote of windows", "parallel": "parallel windows"}
     for place, way in enumerate(WAYS):
         own = [line for line in lines if line["way"] == way]
+        if not own:
+            continue
         x = np.array([line["windows"] for line in own]) + 0.08 * (place - 3)
         y = np.array([line["score"] for line in own])
         bars = np.array([[line["score"] - line["ci95"][0], line["ci95"][1] - line["score"]] for line in own]).T
@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dev", action="store_true", help="compare framings instead")
+    parser.add_argument("--whole", action="store_true", help="all examples in one prompt, too")
     parser.add_argument("--out", type=Path, default=CACHE / "many_shot", metavar="DIR")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     given = parser.parse_args()
@@ -316,8 +317,8 @@ def main() -> None:
         choose_framing(model, given.data, given.seeds, given.tested, folder)
         return
     framing = next(one for one in FRAMINGS if one.name == given.framing)
-    right = run(model, framing, given.data, given.seeds, given.tested, folder)
-    lines = compared(right, WAYS)
+    ways = [way for way in WAYS if given.whole or way != "whole"]
+    lines = compared(run(model, framing, given.data, given.seeds, given.tested, folder, ways))
     for line in lines:
         emit(line)
     if given.plot:
@@ -325,7 +326,13 @@ def main() -> None:
 
 
 def run(
-    model: Model, framing: Framing, data: Path, seeds: Sequence[int], tested: int, folder: Path
+    model: Model,
+    framing: Framing,
+    data: Path,
+    seeds: Sequence[int],
+    tested: int,
+    folder: Path,
+    ways: Sequence[str] = WAYS,
 ) -> dict[tuple[str, int], np.ndarray]:
     """[seeds, questions] whether each way's answer is right, by way and number of windows."""
     benchmark = get("agnews")
@@ -343,13 +350,13 @@ def run(
         say(f"seed {seed}: measured")
         emit({"seed": seed, "spoke": {n: pointers(by_seed[-1], n) for n in WINDOWS}})
         drawn[seed] = shots
-    for seed, found in zip(seeds, by_seed, strict=True):
+    for seed, found in zip(seeds, by_seed, strict=True) if "whole" in ways else ():
         path = folder / f"{framing.name}-{seed}-{tested}-whole.npz"
         found.update(kept(path, lambda s=drawn[seed]: measured_whole(model, framing, s, texts, WINDOWS)))
     return {
         (way, n): np.array([answers(found, way, n) == texts.answers for found in by_seed])
         for n in WINDOWS
-        for way in WAYS
+        for way in ways
     }
 
 

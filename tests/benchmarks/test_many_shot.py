@@ -56,7 +56,7 @@ def test_every_way_is_what_k15_eval_draws(folder: Path, tmp_path: Path, monkeypa
     assert set(found) == set(many_shot.WAYS)
     for way, mine in found.items():
         assert right[way, 3][0].tolist() == mine.astype(bool).tolist(), way
-    lines = compared(right, many_shot.WAYS)
+    lines = compared(right)
     assert len(lines) == 3 * len(many_shot.WAYS)
     many_shot.plot(lines, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size > 5000

@@ -245,3 +245,13 @@ def test_the_report_says_which_windows_spoke(model: Path, data: Path, tmp_path: 
         "p 1",
     ):
         assert shown in body.replace("agnews −", "agnews +"), shown
+
+
+def test_free_text_answers_are_from_all_windows_too(model: Path, data: Path, tmp_path: Path) -> None:
+    more = ("math500", "--shots", "6", "--nbce", "2", "--max-tokens", "8", "--beside", "vote,truncated", "--n", "1")
+    assert main(command(model, data, tmp_path, *more)) == 0
+    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    assert [row["benchmark"] for row in rows[::2]] == ["math500", "math500 vote", "math500 truncated"]
+    for row in rows[:2]:
+        assert row["tokens"] == 8
+        assert [8 * share for share in row["windows"]] == [round(8 * share) for share in row["windows"]]
