@@ -174,10 +174,11 @@ def load_shots(
     usable = [row for _, row in rows if not row.get("defect") and row.get("problem") not in asked]
     if len(usable) < count:
         raise ProblemError(f"{shots.file}: {len(usable)} solved examples, fewer than --shots {count}")
-    Random(seed_of("shots", *([seed] if seed else []))).shuffle(usable)
+    random = Random(seed_of("shots", *([seed] if seed else [])))
+    random.shuffle(usable)
     if shots.balanced:
         values = [str(row.get(shots.balanced)) for row in usable]
-        usable = [usable[index] for index in in_turn(values, range(len(usable)))]
+        usable = [usable[index] for index in in_turn(values, random)]
     pairs = []
     for index, row in enumerate(usable[:count]):
         # The reference does not show; some hub rows have it inside of the solution only.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 from rewards.response import after_thinking
@@ -55,13 +55,16 @@ def verify_label(problem: Problem, response: str) -> Score:
     return Score.right(said) if right else Score.wrong("another label", said)
 
 
-def in_turn(values: Sequence[str], order: Sequence[int]) -> list[int]:
-    """Return the indices ``order`` so that their values take turns: a round holds each value that is left once, in the
-    order in which its next index comes.
+def in_turn(values: Sequence[str], random: Random) -> list[int]:
+    """Return all indices so that their values take turns: a round holds each value that is left once, in an order of
+    its own. Drawn from ``random`` round by round, so that what comes first does not depend on how many are taken.
     """
-    seen: Counter[str] = Counter()
-    rounds: dict[int, int] = {}
-    for index in order:
-        rounds[index] = seen[values[index]]
-        seen[values[index]] += 1
-    return sorted(order, key=rounds.__getitem__)
+    left: dict[str, list[int]] = {}
+    for index, value in enumerate(values):
+        left.setdefault(value, []).append(index)
+    found: list[int] = []
+    for at in range(max(map(len, left.values()), default=0)):
+        turn = [own[at] for own in left.values() if at < len(own)]
+        random.shuffle(turn)
+        found += turn
+    return found

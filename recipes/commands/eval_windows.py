@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evals.labels import LabelError, one_of
 from evals.pooled import PoolResponder, Reading
@@ -88,7 +88,7 @@ def arms_of(
     return found
 
 
-def _together(renderer: WindowRenderer, merging: Any) -> Callable[[Problem], Reading]:
+def _together(renderer: WindowRenderer, merging: MergingConfig | Literal["parallel"]) -> Callable[[Problem], Reading]:
     def read(problem: Problem) -> Reading:
         found = renderer(problem)
         return Reading(found.question, Evidence(found.windows, merging), found.holder)

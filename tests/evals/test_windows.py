@@ -137,7 +137,12 @@ def test_balanced_examples_take_turns_and_are_never_the_problems(tmp_path: Path)
     assert load_shots(benchmark.shots, 16, tmp_path, benchmark.ask, 1, frozenset({"news 0"})) != found
     with pytest.raises(ProblemError, match="16 solved examples, fewer than --shots 17"):
         load_shots(benchmark.shots, 17, tmp_path, benchmark.ask, 0, frozenset({"news 0"}))
-    assert in_turn("aabab", range(5)) == [0, 2, 1, 4, 3]
+    turns = in_turn("aabab" * 40, Random(0))
+    rounds = ["".join("aabab"[index % 5] for index in turns[start : start + 2]) for start in range(0, 160, 2)]
+    assert set(rounds) == {"ab", "ba"}
+    assert 25 < rounds.count("ab") < 55  # one that is ahead in a round has no better chance in the next
+    assert sorted(turns) == list(range(200))
+    assert {"aabab"[index % 5] for index in turns[160:]} == {"a"}  # those without a counterpart come last
 
 
 def test_labels_become_their_tokens_and_the_end_token() -> None:
