@@ -12,6 +12,7 @@ from typing import Any
 from evals.votes import Same, same_maths
 from rollout.grading import Verify, by_name
 from rollout.problems.config import HubSource
+from rollout.problems.source import ProblemError
 from rollout.types import Problem
 
 Row = Mapping[str, Any]
@@ -44,6 +45,41 @@ class Shots:
     """The assistant's turn: a worked solution that ends the way the instruction asks for."""
     convert: Callable[[Row], Row] = dict
     """From a row of the hub's data set to a row of the local layout."""
+    balanced: str = ""
+    """Field by whose values examples take turns, each value once in a round: no class is rarer than another by more
+    than one example. Empty: as they are drawn."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A problem's text as evidence and question, so that the evidence can be spread over windows (``k15 eval
+    --nbce``).
+    """
+
+    pieces: tuple[str, ...]
+    """The evidence in order. Windows are cut between pieces; within one they stand on lines of their own."""
+    question: str
+    """What stands behind the evidence, and alone where there is none."""
+    holder: int | None = None
+    """Index of the piece that holds the answer, where that is known."""
+
+    def __post_init__(self) -> None:
+        if not self.pieces or not self.question.strip():
+            raise ValueError("a divided problem has at least one piece of evidence, and a question")
+
+    def text(self, pieces: Sequence[str]) -> str:
+        """Return the problem's text with these pieces for its evidence."""
+        return "\n\n".join(["\n".join(pieces), self.question] if pieces else [self.question])
+
+
+def given(problem: Problem) -> Divided:
+    """Return the evidence that a row brings itself: the texts of its field ``evidence``, and its problem as the
+    question. Raises ``ProblemError`` for a problem without.
+    """
+    found = problem.extra.get("evidence")
+    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
+        raise ProblemError(f"problem {problem.id!r}: its field evidence is no list of texts; give it one or more")
+    return Divided(tuple(found), problem.prompt)
 
 
 @dataclass(frozen=True)
@@ -103,6 +139,11 @@ class Benchmark:
     """Field with the date of a problem (ISO), for ``--from`` and ``--until``."""
     shots: Shots | None = None
     """Solved examples for ``--shots``."""
+    evidence: Callable[[Problem], Divided] | None = None
+    """What of a problem is evidence: it stands before the question, and ``--nbce`` spreads it over windows; ``given``:
+    the row's own texts. ``None``: nothing, and of many solved examples those are spread."""
+    labels: tuple[str, ...] = ()
+    """The only answers that there are: our engines can say nothing else (restricted decoding). Empty: anything."""
     code: str = ""
     """SHA-256 of the user's files that problems and verdicts are from; a record goes on only under the same ones.
     Empty: ours."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evals.result_windows import Beside
 from evals.results import BenchmarkResult, PerProblem, Results, ResultsError
 from evals.stats import Paired, paired
 from evals.store import read_rights
 
-_MATTERS = ("temperature", "top_p", "max_tokens", "shots", "thinking", "system", "prompt")
+_MATTERS = (
+    *("temperature", "top_p", "max_tokens", "shots", "thinking", "system", "prompt"),
+    *("labels", "windows", "merging"),
+)
 """Settings that are reported when they differ: then the comparison is not one of the models alone."""
 
 
@@ -40,6 +44,19 @@ def compare(first: Results, second: Results) -> list[Comparison]:
             "the same benchmark"
         )
     return [_compare(a, b) for a, b in shared]
+
+
+def beside(result: BenchmarkResult, other: BenchmarkResult) -> BenchmarkResult:
+    """Return ``result`` with ``other`` beside it, problem by problem; as it is where they share no graded problem."""
+    left, right = _shared(_rows(result.problems), _rows(other.problems))
+    if not left:
+        return result
+    found = paired(left, right)
+    limits = (found.low, found.high)
+    return replace(
+        result,
+        beside=Beside(other.name, found.difference, limits, found.p, found.better, found.worse, found.problems),
+    )
 
 
 def change(before: Path, after: Path) -> Paired | None:

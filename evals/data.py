@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Shots
+from evals.labels import in_turn
 from rollout.problems.config import HubSource
 from rollout.problems.jsonl import read_rows
 from rollout.problems.rows import problem_of
@@ -47,6 +48,8 @@ class Loaded:
     """SHA-256 of what is asked and expected, whatever the limit."""
     defects: int
     """Problems among them that are marked as defective."""
+    asked: frozenset[str] = frozenset()
+    """Texts of all problems, whatever the limit: none of them may be a solved example."""
 
 
 def load(benchmark: Benchmark, data: Path | None, choice: Choice) -> Loaded:
@@ -74,7 +77,8 @@ def choose(problems: ProblemList, origin: str, choice: Choice) -> Loaded:
         order = sorted(range(len(kept)), key=lambda i: seed_of("limit", kept[i].id))
         kept = [kept[i] for i in sorted(order[: choice.limit])]
     defects = sum(bool(problem.extra.get("defect")) for problem in kept)
-    return Loaded(tuple(kept), origin, problems[0], problems.fingerprint, defects)
+    asked = frozenset(problem.prompt for problem in problems)
+    return Loaded(tuple(kept), origin, problems[0], problems.fingerprint, defects, asked)
 
 
 def _chosen(row: Row, dated: str, choice: Choice) -> bool:
@@ -157,17 +161,24 @@ def _converted(hub: HubSource, index: int, row: Mapping[str, Any], convert: Any)
     return converted
 
 
-def load_shots(shots: Shots, count: int, data: Path | None, ask: Any) -> tuple[tuple[str, str], ...]:
+def load_shots(
+    shots: Shots, count: int, data: Path | None, ask: Any, seed: int = 0, asked: frozenset[str] = frozenset()
+) -> tuple[tuple[str, str], ...]:
     """Return ``count`` pairs of user's and assistant's turn, the same for every problem and nested in ``count``.
 
-    A folder given as ``data`` is looked into first. Raises ``ProblemError``.
+    ``seed``: of which ones; texts that are ``asked`` are none. A folder given as ``data`` is looked into first. Raises
+    ``ProblemError``.
     """
     folder = data if data is not None and data.is_dir() and (data / shots.file).is_file() else None
     _, rows = _rows(shots.file, shots.hub, shots.convert, folder)
-    usable = [row for _, row in rows if not row.get("defect")]
+    usable = [row for _, row in rows if not row.get("defect") and row.get("problem") not in asked]
     if len(usable) < count:
         raise ProblemError(f"{shots.file}: {len(usable)} solved examples, fewer than --shots {count}")
-    Random(seed_of("shots")).shuffle(usable)
+    random = Random(seed_of("shots", *([seed] if seed else [])))
+    random.shuffle(usable)
+    if shots.balanced:
+        values = [str(row.get(shots.balanced)) for row in usable]
+        usable = [usable[index] for index in in_turn(values, random)]
     pairs = []
     for index, row in enumerate(usable[:count]):
         # The reference does not show; some hub rows have it inside of the solution only.

@@ -45,6 +45,18 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Spoke:
+    """Which windows of evidence spoke in a response [2403.17552]; windows are counted from 1."""
+
+    first: int
+    """The one that spoke for the first token."""
+    shares: tuple[float, ...]
+    """Share of the tokens that each of the windows spoke for."""
+    holder: int = 0
+    """The one that holds the answer; 0: not known."""
+
+
+@dataclass(frozen=True)
 class Response:
     """The response to an ``Ask``."""
 
@@ -61,6 +73,8 @@ class Response:
     """Why it was aborted."""
     score: Score | None = None
     """The verdict of its environment, where that gave one; the grader is then not asked."""
+    spoke: Spoke | None = None
+    """Of a response from several windows of evidence."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.evaluate import Key, Response
+from evals.evaluate import Key, Response, Spoke
 from rewards.score import Score
 from rollout.files import replace_file
 from rollout.lines import BrokenLine, LineWriter, read_lines
@@ -121,6 +122,7 @@ def response_to_json(response: Response) -> Json:
         "tokens": response.tokens,
         "error": response.error,
         **({} if response.score is None else {"judged": score_to_json(response.score)}),
+        **({} if response.spoke is None else {"windows": asdict(response.spoke)}),
         "token_ids": list(response.token_ids),
     }
 
@@ -129,7 +131,9 @@ def response_from_json(row: Json) -> Response:
     """Inverse of ``response_to_json``."""
     stop = None if row["stop"] is None else StopReason(row["stop"])
     score = score_from_json(row["judged"]) if "judged" in row else None
-    return Response(row["response"], stop, row["tokens"], tuple(row["token_ids"]), row["error"], score)
+    said = row.get("windows")
+    spoke = None if said is None else Spoke(said["first"], tuple(said["shares"]), said["holder"])
+    return Response(row["response"], stop, row["tokens"], tuple(row["token_ids"]), row["error"], score, spoke)
 
 
 def score_to_json(score: Score) -> Json:

@@ -42,6 +42,13 @@ class Task:
     busy: BusySeconds | None = None
     grader: Grader | None = None
     """A run's own grader, which then judges in place of the benchmark's ``verify``."""
+    against: str = ""
+    """The benchmark whose result is put beside this one, by its name; it comes before. Empty: none."""
+
+    @property
+    def place(self) -> Path:
+        """Where its record lies within the output folder; the name of an arm is its benchmark's and one more word."""
+        return Path(*self.benchmark.name.split(" "))
 
 
 def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Answer]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from evals.benchmark import Benchmark
+from evals.benchmark import Benchmark, given
 from rollout.user_code import UserCodeError, explain, is_file, load, names_of, source_of
 
 GROUP = "k15.benchmarks"
@@ -50,6 +50,7 @@ def load_own(spec: str, taken: Collection[str]) -> Benchmark:
         keep=_explained(found.keep, file),
         convert=_explained(found.convert, file),
         make=_explained(found.make, file) if found.make else None,
+        evidence=_explained(found.evidence, file) if found.evidence not in (None, given) else found.evidence,
     )
 
 

@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from evals.evaluate import Ask, Done, Response
+import numpy as np
+
+from evals.evaluate import Ask, Done, Response, Spoke
+from rollout.constraints import Constraint
 from rollout.engine import Request, Sampling
 from rollout.environments.episodes import Episodes
+from rollout.evidence.windows import Evidence
 from rollout.pool.board import Completion, Turns
-from rollout.types import Problem, Prompt, Rollout, StopReason, TokenIds
+from rollout.types import Pointers, Problem, Prompt, Rollout, StopReason, TokenIds, joined
 
 
 class Generator(Protocol):
@@ -27,12 +31,29 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is read for a problem."""
+
+    prompt: Prompt
+    evidence: Evidence | None = None
+    """Windows beside the prompt."""
+    holder: int = 0
+    """The window that holds the answer, counted from 1; 0: not known."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        windows = self.evidence.windows if self.evidence else ()
+        return max(map(len, (self.prompt, *windows)))
+
+
+@dataclass(frozen=True)
 class PoolResponder:
     """A ``Responder`` that asks the pool, with prompts rendered by the model's own template."""
 
     pool: Generator
-    render: Callable[[Problem], Prompt]
-    """The prompt of a problem; at least one token must be left of the context."""
+    render: Callable[[Problem], Prompt | Reading]
+    """The prompt of a problem, perhaps with windows beside it; at least one token must be left of the context."""
     graded: Callable[[TokenIds, TokenIds], str]
     """Tokens before a turn and of the turn -> the text that is graded
     (``rollout.models.prompts.Transcript.graded``)."""
@@ -43,32 +64,56 @@ class PoolResponder:
     """Most tokens of prompt and response together."""
     episodes: Episodes | None = None
     """Answers when the policy has ended a turn; ``None``: the end token ends the response."""
+    constraint: Constraint | None = None
+    """What a response may consist of; ``None``: anything."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``. Raises ``AllEnginesDead``; a response that failed too often is handed over aborted."""
-        prompts = {ask.problem.id: self.render(ask.problem) for ask in asks}
+        readings = {ask.problem.id: as_reading(self.render(ask.problem)) for ask in asks}
         waiting = {f"{ask.problem.id}#{ask.sample}": ask for ask in asks}
-        requests = [
-            Request(
-                key=key,
-                prompt=prompts[ask.problem.id],
-                max_new_tokens=min(self.max_tokens, self.context - len(prompts[ask.problem.id])),
-                sampling=self.sampling,
-                seed=ask.seed,
-            )
-            for key, ask in waiting.items()
-        ]
+        requests = [self.request(key, readings[ask.problem.id], ask.seed) for key, ask in waiting.items()]
 
         def rest(completion: Completion) -> None:
             ask = waiting[completion.key]
-            stop = StopReason.ABORTED if completion.error else completion.stop or StopReason.LENGTH
-            rollout = Rollout(completion.key, prompts[ask.problem.id], completion.segments, stop)
-            text = self.graded(rollout.before_last_turn(), rollout.last_turn())
-            tokens = tuple(rollout.token_ids.tolist())
-            done(ask, Response(text, stop, rollout.length, tokens, completion.error, completion.score))
+            done(ask, self.response(readings[ask.problem.id], completion))
 
         turns = None
         if self.episodes is not None:
-            begun = {key: (ask.problem, Rollout(key, prompts[ask.problem.id])) for key, ask in waiting.items()}
+            begun = {key: (ask.problem, Rollout(key, readings[ask.problem.id].prompt)) for key, ask in waiting.items()}
             turns = self.episodes.turns_of(begun.__getitem__)
         self.pool.generate(requests, on_rest=rest, turns=turns)
+
+    def request(self, key: str, reading: Reading, seed: int) -> Request:
+        """Return the request for a response."""
+        return Request(
+            key=key,
+            prompt=reading.prompt,
+            max_new_tokens=min(self.max_tokens, self.context - reading.longest),
+            sampling=self.sampling,
+            seed=seed,
+            evidence=reading.evidence,
+            constraint=self.constraint,
+        )
+
+    def response(self, reading: Reading, completion: Completion) -> Response:
+        """Return the response that a completion is."""
+        stop = StopReason.ABORTED if completion.error else completion.stop or StopReason.LENGTH
+        rollout = Rollout(completion.key, reading.prompt, completion.segments, stop)
+        text = self.graded(rollout.before_last_turn(), rollout.last_turn())
+        tokens = tuple(rollout.token_ids.tolist())
+        spoke = spoke_of(reading, joined([segment.pointers for segment in completion.segments], np.int16))
+        return Response(text, stop, rollout.length, tokens, completion.error, completion.score, spoke)
+
+
+def as_reading(given: Prompt | Reading) -> Reading:
+    """Return a prompt as a ``Reading`` without windows."""
+    return given if isinstance(given, Reading) else Reading(given)
+
+
+def spoke_of(reading: Reading, pointers: Pointers) -> Spoke | None:
+    """Return which windows spoke; ``None`` where there were not several, or no token was drawn from them."""
+    windows = len(reading.evidence.windows) if reading.evidence else 0
+    if windows < 2 or not len(pointers):
+        return None
+    counts = np.bincount(pointers, minlength=windows + 1)[1:]
+    return Spoke(int(pointers[0]), tuple((counts / counts.sum()).tolist()), reading.holder)

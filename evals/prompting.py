@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from evals.benchmark import Benchmark
 from rollout.models.framing import Framing
 from rollout.models.prompts import render_chat
 from rollout.models.templates import check_template
-from rollout.types import Problem, Prompt
+from rollout.types import Message, Problem, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Thinking = Literal["default", "on", "off"]
+Chat = list[dict[str, str]]
+"""A conversation as chat templates take it."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,19 @@ class Conversation:
     template: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the chat template."""
 
-    def messages(self, problem: Problem) -> list[dict[str, str]]:
-        """Return the conversation: system message, solved examples, the problem."""
-        framing = Framing(self.benchmark.system, self.shots)
-        return framing.messages(problem, self.benchmark.ask(problem))
+    def messages(self, problem: Problem) -> Chat:
+        """Return the conversation: system message, solved examples, the problem with all of its evidence."""
+        if self.benchmark.evidence is None:
+            return self.put(problem, problem.prompt)
+        divided = self.benchmark.evidence(problem)
+        return self.put(problem, divided.text(divided.pieces))
+
+    def put(self, problem: Problem, text: str) -> Chat:
+        """Return the conversation with ``text`` in the place of the problem's own."""
+        if text != problem.prompt:
+            last = Message("user", text)
+            problem = replace(problem, messages=(*problem.messages[:-1], last))
+        return Framing(self.benchmark.system, self.shots).messages(problem, self.benchmark.ask(problem))
 
     @property
     def arguments(self) -> dict[str, Any]:

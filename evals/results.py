@@ -6,15 +6,16 @@ The schema is stable. A field that changes its meaning or goes raises ``SCHEMA``
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from evals.agreement import agreement, judged, of_score
 from evals.benchmark import Benchmark
 from evals.evaluate import Answer, by_problem
+from evals.result_windows import Beside, Voting, voting
 from evals.stats import average, bootstrap, majority, passed, powers, rerun_error
 from evals.votes import ballot
 from rewards.stats import Estimate, bootstrap_ci
@@ -156,6 +157,10 @@ class BenchmarkResult:
     problems: tuple[PerProblem, ...]
     judge: Judged | None = None
     """Reward model against rule, where a reward model was to judge."""
+    windows: Voting | None = None
+    """Which windows of evidence spoke, where there were several."""
+    beside: Beside | None = None
+    """NBCE beside this way to use the same evidence."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ def measure(context: Context, answers: Sequence[Answer]) -> BenchmarkResult:
         first_prompt=context.first_prompt,
         problems=tuple(_per_problem(group) for group in groups),
         judge=_judged(answers, "judge" in context.settings),
+        windows=voting(answers),
     )
 
 
@@ -260,7 +266,7 @@ def _lengths(groups: Sequence[Sequence[Answer]]) -> Lengths | None:
     if not flat:
         return None
     mean = bootstrap_ci([[float(tokens) for tokens in row] for row in rows])
-    return Lengths(mean.mean, (mean.low, mean.high), float(statistics.median(flat)), max(flat))
+    return Lengths(mean.mean, (mean.low, mean.high), float(median(flat)), max(flat))
 
 
 def _share(answers: Sequence[Answer], stop: StopReason) -> float:
@@ -358,6 +364,10 @@ def _benchmark_from_json(row: dict[str, Any]) -> BenchmarkResult:
         agreed = _rate_from_json(found["agreement"]) if found["agreement"] else None
         between = tuple(found["kappa95"]) if found["kappa95"] else None
         row["judge"] = Judged(**{**found, "agreement": agreed, "kappa95": between})
+    if found := row.get("windows"):
+        row["windows"] = Voting(tuple(found["tokens"]), tuple(found["first"]), found["found"])
+    if found := row.get("beside"):
+        row["beside"] = Beside(**{**found, "ci95": tuple(found["ci95"])})
     return BenchmarkResult(**row)
 
 

@@ -36,13 +36,16 @@ SCHEMA = pa.schema(
         ("rule", pa.string()),  # verdict of the rule alone: correct, wrong; null: it gave none
         ("model", pa.float64()),  # probability of being right by the reward model; null: not asked, or no opinion
         ("opinion", pa.string()),  # what the reward model wrote of it last
+        ("window", pa.int32()),  # window of evidence that spoke for the first token, from 1; null: not from several
+        ("windows", pa.list_(pa.float64())),  # share of the tokens that each window spoke for
+        ("holder", pa.int32()),  # the window that holds the answer; null: not known
         ("fields", pa.string()),  # the problem's further fields without its tests, as JSON
     ],
     metadata={b"k15.samples": VERSION},
 )
-_LATER = {"rule": None, "model": None, "opinion": ""}
+_LATER = {"rule": None, "model": None, "opinion": "", "window": None, "windows": None, "holder": None}
 """Columns that files of the same version may lack, with their values then."""
-_LARGE = ("tests", "test", "test_list", "challenge_test_list", "solution", "rationale", "statement")
+_LARGE = ("tests", "test", "test_list", "challenge_test_list", "solution", "rationale", "statement", "evidence")
 """Fields that would multiply the file's size."""
 
 
@@ -50,6 +53,7 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
     """Yield one row of ``SCHEMA`` per answer."""
     for answer in answers:
         problem, response, score = answer.problem, answer.response, answer.score
+        spoke = response.spoke
         fields = {key: value for key, value in problem.extra.items() if key not in _LARGE}
         yield {
             "benchmark": benchmark,
@@ -68,6 +72,9 @@ def to_rows(benchmark: str, answers: Sequence[Answer]) -> Iterable[dict[str, obj
             "rule": rule_of(score),
             "model": score.parts.get("model"),
             "opinion": storable(score.opinion),
+            "window": spoke.first if spoke else None,
+            "windows": list(spoke.shares) if spoke else None,
+            "holder": spoke.holder or None if spoke else None,
             "fields": dumps(fields, default=str),
         }
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from random import Random
 
-from evals.benchmark import Benchmark, Needs
+from evals.benchmark import Benchmark, Divided, Needs
 from evals.votes import same_text
 from rewards.response import after_thinking
 from rewards.score import Score
@@ -43,8 +43,12 @@ def _secret(ship: str, number: int) -> str:
     return f"The registration number of the {ship} is {number}."
 
 
-def haystack(random: Random, length: int, depth: int, count: Callable[[str], int]) -> tuple[str, str, int]:
-    """Return a text of about ``length`` tokens, the needle at ``depth`` per cent of its lines, its ship and number."""
+def haystack(
+    random: Random, length: int, depth: int, count: Callable[[str], int]
+) -> tuple[Sequence[str], int, str, int]:
+    """Return the lines of a text of about ``length`` tokens, the needle's at ``depth`` per cent of them, its ship and
+    number.
+    """
     ships: dict[str, int] = {}
     while len(ships) < 1 + DECOYS:
         ships[_ship(random)] = random.randrange(10**6, 10**7)
@@ -54,8 +58,9 @@ def haystack(random: Random, length: int, depth: int, count: Callable[[str], int
     lines = [_line(random) for _ in range(max(1, int(length / per_line) - 1 - DECOYS))]
     for decoy in decoys:
         lines.insert(random.randrange(len(lines) + 1), _secret(*decoy))
-    lines.insert(round(depth / 100 * len(lines)), _secret(ship, number))
-    return "\n".join(lines), ship, number
+    at = round(depth / 100 * len(lines))
+    lines.insert(at, _secret(ship, number))
+    return lines, at, ship, number
 
 
 def make(needs: Needs) -> Sequence[Problem]:
@@ -65,18 +70,25 @@ def make(needs: Needs) -> Sequence[Problem]:
         for depth in needs.depths:
             for trial in range(needs.trials):
                 random = Random(seed_of(needs.seed, "needle", length, depth, trial))
-                text, ship, number = haystack(random, length, depth, needs.count)
+                lines, at, ship, number = haystack(random, length, depth, needs.count)
+                question = f"What is the registration number of the {ship}? Answer with the number only."
                 problems.append(
                     Problem.ask(
                         id=f"needle-{length}-{depth}-{trial}",
-                        prompt=f"{text}\n\nWhat is the registration number of the {ship}? Answer with the number only.",
+                        prompt=Divided(tuple(lines), question).text(lines),
                         answer=str(number),
                         verifier="exact",
                         source="needle",
-                        extra={"length": length, "depth": depth},
+                        extra={"length": length, "depth": depth, "line": at},
                     )
                 )
     return problems
+
+
+def divide(problem: Problem) -> Divided:
+    """Return the reports, and the question about one of them."""
+    text, _, question = problem.prompt.rpartition("\n\n")
+    return Divided(tuple(text.split("\n")), question, int(problem.extra["line"]))
 
 
 def verify(problem: Problem, response: str) -> Score:
@@ -99,6 +111,7 @@ BENCHMARK = Benchmark(
     verify=verify,
     verifier="exact",
     same=same_text,
+    evidence=divide,
     max_tokens=256,
     breakdown=("length", "depth"),
 )

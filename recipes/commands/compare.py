@@ -34,7 +34,7 @@ def table(first: str, second: str, found: Sequence[Comparison]) -> str:
     for item in found:
         p, interval = item.paired, f"[{100 * item.paired.low:+.1f}, {100 * item.paired.high:+.1f}]"
         rates = f"{100 * item.first:>8.1f}{100 * item.second:>8.1f}{100 * p.difference:>+9.1f}  {interval:<16}"
-        counts = f"{_p(p.p):>8}{p.better:>8}{p.worse:>7}{p.problems:>7}"
+        counts = f"{chance(p.p):>8}{p.better:>8}{p.worse:>7}{p.problems:>7}"
         lines.append(f"{one_line(item.benchmark, 15):<16}{rates}{counts}")
         lines.append(f"{'':<16}{verdict(item)}")
         if item.left_out:
@@ -49,8 +49,9 @@ def verdict(item: Comparison) -> str:
     p = item.paired
     if p.p >= 0.05:
         return f"no difference shown: anything from {100 * p.low:+.1f} to {100 * p.high:+.1f} points is possible"
-    return f"{'B' if p.difference > 0 else 'A'} is better: chance alone gives this in {_p(p.p)} of cases"
+    return f"{'B' if p.difference > 0 else 'A'} is better: chance alone gives this in {chance(p.p)} of cases"
 
 
-def _p(value: float) -> str:
+def chance(value: float) -> str:
+    """Return a p-value as text."""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.agreement import of_score
+from evals.compare import beside
 from evals.evaluate import Answer
 from evals.offline import Task, run_task
 from evals.report.agreement import FILE as AGREEMENT
@@ -18,6 +19,7 @@ from evals.report.agreement import Judgement, write_page
 from evals.report.evaluation import write_report
 from evals.results import BenchmarkResult, Judged, Results, write_results
 from evals.store import write_samples
+from recipes.commands.compare import chance
 from recipes.commands.eval_options import EvalError, Options
 from recipes.commands.eval_tasks import endpoint_tasks, pool_tasks, prediction_tasks
 from rollout.plain import clip, one_line, visible
@@ -42,9 +44,12 @@ def evaluate_all(options: Options) -> int:
             engine, tasks = pool_tasks(options, stack)
         found: list[tuple[BenchmarkResult, list[Answer]]] = []
         for task in tasks:
-            show_prompt(task)
-            folder = None if options.predictions is not None else out / task.benchmark.name
-            found.append(run_task(task, folder))
+            if not task.against:  # the others are of the same windows
+                show_prompt(task)
+            folder = None if options.predictions is not None else out / task.place
+            result, answers = run_task(task, folder)
+            other = next((known for known, _ in found if known.name == task.against), None)
+            found.append((beside(result, other) if other else result, answers))
             results = Results(options.model or str(options.predictions), facts(engine), tuple(r for r, _ in found))
             write_all(out, results, [(result.name, answers) for result, answers in found])
     print(table([result for result, _ in found]))
@@ -132,15 +137,16 @@ def judgement(benchmark: str, answer: Answer) -> Judgement:
 
 def table(results: Sequence[BenchmarkResult]) -> str:
     """Return the scores as a table for the terminal."""
-    lines = [f"{'':<16}{'score':>8}  {'95 % interval':<16}{'tokens':>8}{'truncated':>11}{'ungradable':>12}  over"]
+    wide = max([15, *(len(one_line(result.name, 31)) for result in results)]) + 1
+    lines = [f"{'':<{wide}}{'score':>8}  {'95 % interval':<16}{'tokens':>8}{'truncated':>11}{'ungradable':>12}  over"]
     for result in results:
-        name, over = one_line(result.name, 15), f"{len(result.problems)} problems, {result.responses} responses"
+        name, over = one_line(result.name, 31), f"{len(result.problems)} problems, {result.responses} responses"
         score = f"{100 * result.score.mean:.1f} %" if result.score else "-"
         interval = "[{:.1f}, {:.1f}]".format(*(100 * v for v in result.score.ci95)) if result.score else "-"
         tokens = f"{result.tokens.mean:.0f}" if result.tokens else "-"
         cut, lost = f"{100 * result.truncated:.1f} %", f"{100 * result.ungradable:.1f} %"
-        lines.append(f"{name:<16}{score:>8}  {interval:<16}{tokens:>8}{cut:>11}{lost:>12}  {over}")
-        lines += [f"{'':<16}{text}" for text in details(result)]
+        lines.append(f"{name:<{wide}}{score:>8}  {interval:<16}{tokens:>8}{cut:>11}{lost:>12}  {over}")
+        lines += [f"{'':<{wide}}{text}" for text in details(result)]
     return "\n".join(lines)
 
 
@@ -160,6 +166,28 @@ def judge_lines(judge: Judged) -> list[str]:
     ]
 
 
+def window_lines(result: BenchmarkResult) -> list[str]:
+    """Return which windows of evidence spoke, what the answers cost, and NBCE beside this way."""
+    lines = []
+    if result.settings.get("merging") == "vote":
+        lines.append(f"{result.settings['windows']} responses drawn for each answer")
+    elif voting := result.windows:
+        order = sorted(range(len(voting.tokens)), key=lambda k: -voting.tokens[k])[:8]
+        said = ", ".join(f"{k + 1} {100 * voting.tokens[k]:.0f} %" for k in order)
+        lines.append(f"windows by the share of tokens that they spoke for: {said}")
+    if result.windows and result.windows.found is not None:
+        lines.append(f"the window with the answer spoke first in {100 * result.windows.found:.1f} %")
+    if "windows" in result.settings and result.speed:
+        lines.append(f"{result.speed.seconds / result.speed.responses:.2f} s an answer")
+    if found := result.beside:
+        low, high = (100 * limit for limit in found.ci95)
+        lines.append(
+            f"{found.name} against it: {100 * found.difference:+.1f} points [{low:+.1f}, {high:+.1f}], "
+            f"p {chance(found.p)}; better at {found.better} and worse at {found.worse} of {found.problems} problems"
+        )
+    return lines
+
+
 def details(result: BenchmarkResult) -> list[str]:
     """Return further lines of a benchmark: pass@k, maj@k, and cautions about the score."""
     lines = []
@@ -172,6 +200,7 @@ def details(result: BenchmarkResult) -> list[str]:
         lines.append(f"a second run on the same problems: within {277 * result.rerun_error:.1f} points, 19 times in 20")
     if result.judge:
         lines += judge_lines(result.judge)
+    lines += window_lines(result)
     missing = result.problems_in_data - len(result.problems)
     if missing:
         lines.append(f"score over {len(result.problems)} of {result.problems_in_data} problems: {missing} not answered")

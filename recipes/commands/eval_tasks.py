@@ -7,43 +7,37 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.benchmark import Benchmark, Needs
-from evals.data import Loaded, choose, load, load_shots
+from evals.data import choose, load, load_shots
 from evals.evaluate import asks_of
 from evals.offline import GRADERS, Task
 from evals.prompting import Conversation, Renderer
+from evals.windows import WindowRenderer
+from recipes.commands.eval_fit import Item, Longest, fit, longest_prompt, more_windows, spread_of
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
+from recipes.commands.eval_windows import arms_of, check_windows, labelled, warn_of_room
 from recipes.commands.judging import Judges, check_judge, own_site
 from rollout.engine import Sampling
 from rollout.grading import Grader, Grading, Through, VerifierGrader
-from rollout.models.templates import PromptError
-from rollout.problems.fit import Limits
 from rollout.problems.source import ProblemList
 from rollout.progress import waiting
 from rollout.types import Problem
 
 if TYPE_CHECKING:
+    from evals.pooled import Generator, PoolResponder
     from recipes.commands.eval_models import LocalModel
     from rl.config import RayConfig, RunConfig
     from rl.reward_models import Site
     from rollout.config import EngineConfig
+    from rollout.constraints import Constraint
     from rollout.environments.episodes import Episodes
     from rollout.models.prompts import Transcript
 
 LONGEST_NEEDLE = 131_072
 SHARE_FOR_ANSWER = 512
 """Tokens that a needle test leaves for question, template and answer."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A benchmark with its problems and the conversation that asks them."""
-
-    benchmark: Benchmark
-    loaded: Loaded
-    conversation: Conversation
 
 
 def settings_of(item: Item, options: Options, seed: int) -> dict[str, Any]:
@@ -58,6 +52,7 @@ def settings_of(item: Item, options: Options, seed: int) -> dict[str, Any]:
         "seed": seed,
         "system": benchmark.system,
         "shots": len(item.conversation.shots),
+        **({"shots_seed": options.shots_seed} if options.shots_seed else {}),
         "thinking": item.conversation.thinking,
         "limit": choice.limit,
         "from": choice.since,
@@ -77,26 +72,32 @@ def items_of(
     items = []
     for benchmark in benchmarks:
         if benchmark.make is not None:
-            needs = Needs(count, lengths(options, context), options.depths, options.trials, options.seed or 0)
+            windows = options.windows.count if options.windows else 1
+            needs = Needs(count, lengths(options, context, windows), options.depths, options.trials, options.seed or 0)
             made = ProblemList(benchmark.make(needs), benchmark.name)
             loaded = choose(made, "generated", options.choice)
         else:
             loaded = load(benchmark, options.data, options.choice)
         shots: tuple[tuple[str, str], ...] = ()
         if options.shots and benchmark.shots:
-            shots = load_shots(benchmark.shots, options.shots, options.data, benchmark.ask)
+            shots = load_shots(
+                benchmark.shots, options.shots, options.data, benchmark.ask, options.shots_seed, loaded.asked
+            )
         items.append(Item(benchmark, loaded, Conversation(benchmark, shots, options.thinking)))
     return items
 
 
-def lengths(options: Options, context: int) -> tuple[int, ...]:
-    """Return the context lengths of a needle test. Raises ``EvalError`` when one does not fit the model."""
-    room = context - SHARE_FOR_ANSWER
+def lengths(options: Options, context: int, windows: int = 1) -> tuple[int, ...]:
+    """Return the context lengths of a needle test. Raises ``EvalError`` when one does not fit the model's context, or
+    so many windows of it.
+    """
+    room = (context - SHARE_FOR_ANSWER) * windows
     found = options.lengths or tuple(n for i in range(10, 18) if (n := 2**i) <= min(room, LONGEST_NEEDLE))
     if not found or max(found) > room:
         raise EvalError(
             f"the model's context of {context} tokens is too short for a needle test of "
-            f"{max(found, default=1024)} tokens (and {SHARE_FOR_ANSWER} for question and answer); choose --lengths"
+            f"{max(found, default=1024)} tokens{f' in {windows} windows' if windows > 1 else ''} (and "
+            f"{SHARE_FOR_ANSWER} for question and answer); choose --lengths"
         )
     return found
 
@@ -172,7 +173,9 @@ def endpoint_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]
     for whole in items:
         sizes = {problem.id: _characters(whole, problem) // 3 for problem in whole.loaded.problems}
         longest = Longest(*max(sizes.items(), key=lambda item: item[1]))
-        item = _fit(whole, longest, limit, options) if limit else whole
+        item = fit(whole, longest, limit, options) if limit else whole
+        if item.benchmark.labels:
+            warn(f"{item.benchmark.name}: a server's answers are not restricted to the labels")
         benchmark, conversation = item.benchmark, item.conversation
         responder = EndpointResponder(
             server,
@@ -194,31 +197,21 @@ def _characters(item: Item, problem: Problem) -> int:
 
 def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     """Return the tasks for a checkpoint or run directory on engines of our own, which ``stack`` closes."""
-    from evals.pooled import PoolResponder
-    from recipes.commands.eval_models import LocalModel, engine_config, heldout
+    from recipes.commands.eval_models import LocalModel, engine_config
     from rl.alone import open_pool
     from rl.reward_models import Site
-    from rollout.models.prompts import Transcript
 
     benchmarks = chosen(options)  # before anything is loaded
     model = LocalModel.find(options.model)
     if options.judge is not None:
         model = model.without_reward_model()
-    items = items_of(benchmarks, options, model.count, model.context)
-    if HELDOUT in options.benchmarks:
-        benchmark, loaded = heldout(model, options.choice)
-        benchmark = with_settings(benchmark, options)
-        framing = model.framing
-        asked = Conversation(benchmark, framing.shots, options.thinking, framing.arguments)
-        items.append(Item(benchmark, loaded, asked))
-    renderers = [Renderer(model.tokenizer, item.conversation) for item in items]
-    longest = [_longest(item, renderer, model) for item, renderer in zip(items, renderers, strict=True)]
-    items = [
-        item if item.benchmark.name == HELDOUT else _fit(item, most, model.context, options)
-        for item, most in zip(items, longest, strict=True)
-    ]
-    needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
+    asked = [asked_of(item, model, options) for item in _all_items(benchmarks, model, options)]
+    needed = max(one.longest.tokens + one.item.benchmark.max_tokens for one in asked)
     engine, ray = engine_config(model, options, needed)
+    for one in asked:
+        if isinstance(one.renderer, WindowRenderer):
+            check_windows(one.item, one.renderer, options, engine.kind, engine.max_model_len)
+            warn_of_room(one.item, one.renderer, model, engine)
     seed = options.seed if options.seed is not None else model.seed
     if options.judge is not None:
         check_judge(options.judge, engine, ray)
@@ -232,24 +225,78 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         return sum(one.busy_seconds for one in stats.engines), len(stats.engines)
 
     tasks = []
-    for item, renderer in zip(items, renderers, strict=True):
-        benchmark, asked = item.benchmark, item.conversation
-        transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, asked.arguments)
-        own = model.run if benchmark.name == HELDOUT else None
-        grader, episodes = _as_in(own, transcript, Site(engine, ray), stack) if own else (None, None)
-        responder = PoolResponder(
-            pool,
-            renderer,
-            transcript.graded,
-            Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end),
-            benchmark.max_tokens,
-            engine.max_model_len,
-            episodes,
-        )
-        first = renderer.text(item.loaded.problems[0])
-        task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
-        tasks.append(with_judge(replace(task, busy=busy), judges, stack))
+    for one in asked:
+        own = model.run if one.item.benchmark.name == HELDOUT else None
+        grader, episodes = _as_in(own, one.transcript, Site(engine, ray), stack) if own else (None, None)
+        drawing = replace(one.drawing(pool, model, engine.max_model_len), episodes=episodes)
+        for arm in arms_of(one.item, one.renderer, drawing, options, cached=engine.kind == "hf"):
+            task = _task(arm.item, options, arm.responder, seed, {"model": model.fingerprint}, arm.first, grader)
+            settings = {**task.settings, **arm.settings}
+            task = replace(task, busy=busy, settings=settings, against=arm.against)
+            tasks.append(with_judge(task, judges, stack))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
+
+
+def _all_items(benchmarks: Sequence[Benchmark], model: LocalModel, options: Options) -> list[Item]:
+    """Return the items of the benchmarks, and a run's held-out problems if they are asked for."""
+    from recipes.commands.eval_models import heldout
+
+    items = items_of(benchmarks, options, model.count, model.context)
+    if HELDOUT in options.benchmarks:
+        benchmark, loaded = heldout(model, options.choice)
+        benchmark = with_settings(benchmark, options)
+        framing = model.framing
+        asked = Conversation(benchmark, framing.shots, options.thinking, framing.arguments)
+        items.append(Item(benchmark, loaded, asked))
+    return items
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An item as a model is asked it."""
+
+    item: Item
+    renderer: Renderer | WindowRenderer
+    transcript: Transcript
+    longest: Longest
+    constraint: Constraint | None
+
+    def drawing(self, pool: Generator, model: LocalModel, context: int) -> PoolResponder:
+        """Return how its responses are drawn."""
+        from evals.pooled import PoolResponder
+
+        benchmark = self.item.benchmark
+        sampling = Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end)
+        graded, render = self.transcript.graded, cast("Renderer", self.renderer)
+        return PoolResponder(pool, render, graded, sampling, benchmark.max_tokens, context, constraint=self.constraint)
+
+
+def asked_of(item: Item, model: LocalModel, options: Options) -> Asked:
+    """Render all prompts of an item and see to it that they fit, with an answer. Raises ``EvalError``,
+    ``PromptError``, ``WindowError``.
+    """
+    from rollout.models.prompts import Transcript
+
+    transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, item.conversation.arguments)
+    item, constraint = labelled(item, model, transcript, options)
+    renderer: Renderer | WindowRenderer
+    if options.windows is None:
+        renderer = Renderer(model.tokenizer, item.conversation)
+    else:
+        renderer = WindowRenderer(model.tokenizer, spread_of(item, options.windows.count, model))
+    longest = longest_prompt(item, renderer, model)
+    if item.benchmark.name == HELDOUT:
+        return Asked(item, renderer, transcript, longest, constraint)
+
+    def hint() -> str:
+        assert isinstance(renderer, WindowRenderer)
+        worst = next(problem for problem in item.loaded.problems if problem.id == longest.problem)
+        fixed = options.max_tokens is not None or item.benchmark.labels
+        answer = item.benchmark.max_tokens if fixed else min(item.benchmark.max_tokens, model.context // 4)
+        return more_windows(renderer, worst, model.context - answer)
+
+    fitted = fit(item, longest, model.context, options, hint if options.windows else None)
+    return Asked(fitted, renderer, transcript, longest, constraint)
 
 
 def _as_in(run: RunConfig, transcript: Transcript, site: Site, stack: ExitStack) -> tuple[Grader, Episodes | None]:
@@ -290,51 +337,3 @@ def _task(
         pass_ks=options.pass_ks,
         grader=grader,
     )
-
-
-@dataclass(frozen=True)
-class Longest:
-    """The longest prompt of a benchmark."""
-
-    problem: str
-    """Its id."""
-    tokens: int
-
-
-def _longest(item: Item, renderer: Renderer, model: LocalModel) -> Longest:
-    """Render all prompts and return the longest. Raises ``PromptError`` naming the problem that cannot be asked."""
-    limits = Limits(model.context, 1, model.vocabulary, model.path)
-    sizes: dict[str, int] = {}
-    for problem in item.loaded.problems:
-        what = f"{item.loaded.origin}: problem {problem.id!r}"
-        try:
-            tokens = renderer(problem)
-        except PromptError as error:
-            raise PromptError(f"{what}: {error}") from error
-        limits.check_vocabulary(tokens.token_ids, f"{what}: the prompt")
-        sizes[problem.id] = len(tokens)
-    return Longest(*max(sizes.items(), key=lambda pair: pair[1]))
-
-
-def _fit(item: Item, longest: Longest, context: int, options: Options) -> Item:
-    """Return the item with ``max_tokens`` within the model's context.
-
-    The benchmark's own limit gives way, and that is said. Raises ``EvalError`` when ``--max-tokens`` was given and does
-    not fit, or a prompt leaves no room at all.
-    """
-    room, wanted = context - longest.tokens, item.benchmark.max_tokens
-    if room < 1 or (options.max_tokens is not None and wanted > room):
-        what = f"--max-tokens {wanted}" if room >= 1 else "an answer"
-        hint = f"use --max-tokens {room} or less" if room >= 1 else "use a model with a longer context"
-        raise EvalError(
-            f"{item.benchmark.name}: the model's context of {context} tokens has no room for {what} after the longest "
-            f"prompt, {longest.tokens} tokens of problem {longest.problem!r} of {item.loaded.origin}; {hint}"
-        )
-    if wanted > room:
-        warn(
-            f"{item.benchmark.name}: at most {room} tokens per answer instead of {wanted}: the context is {context}, "
-            f"the prompt of problem {longest.problem!r} {longest.tokens}"
-        )
-        benchmark = replace(item.benchmark, max_tokens=room)
-        return replace(item, benchmark=benchmark, conversation=replace(item.conversation, benchmark=benchmark))
-    return item

@@ -77,6 +77,10 @@ class Transcript:
             opened = unended_thinking(opened[1:])
         return opened
 
+    def begun(self) -> str:
+        """Return the thinking that the template begins in front of every answer; empty when it begins none."""
+        return unended_thinking(self._head) if self._head.strip() else ""
+
     def decode(self, response: Tokens) -> str:
         """Return what the model said, without the end token. Other special tokens stay visible: a policy must not be
         able to hide text from the grader or to glue it together.

@@ -29,10 +29,10 @@ from rollout.types import Problem
 DATA = Path(os.environ.get("K15_DATA", "data"))
 WANTED = {
     *("aime2024", "aime2025", "aime1983_2023", "amc2023", "math500", "gsm8k", "olympiadbench", "minerva"),
-    *("livecodebench", "humaneval", "mbpp", "needle"),
+    *("livecodebench", "humaneval", "mbpp", "needle", "agnews"),
 }
 SIZES = {"aime2024": 30, "aime2025": 30, "amc2023": 40, "math500": 500, "gsm8k": 1319, "minerva": 272}
-SIZES |= {"olympiadbench": 675, "humaneval": 164, "mbpp": 500, "aime1983_2023": 975}
+SIZES |= {"olympiadbench": 675, "humaneval": 164, "mbpp": 500, "aime1983_2023": 975, "agnews": 7600}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -106,7 +106,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownBenchmark, match="did you mean 'math500'"):
         get("math50")
     assert get("AIME-2024").name == "aime2024"
-    with pytest.raises(UnknownBenchmark, match="there are: aime1983_2023"):
+    with pytest.raises(UnknownBenchmark, match="there are: agnews, aime1983_2023"):
         get("zzz")
 
 

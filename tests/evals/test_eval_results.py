@@ -133,6 +133,8 @@ FROZEN = {
     "first_prompt": "str",
     "problems": [{"id": "str", "verdicts": ["str"], "tokens": ["int"]}],
     "judge": "NoneType",
+    "windows": "NoneType",
+    "beside": "NoneType",
 }
 
 

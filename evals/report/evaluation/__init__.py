@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.agreement import of_score
-from evals.evaluate import Answer
+from evals.evaluate import Answer, Spoke
 from evals.report.page import render, script_of
 from evals.report.page.choice import choose
 from evals.results import Results
@@ -81,8 +81,17 @@ def shown(benchmark: str, answer: Answer, limit: int) -> dict[str, Any]:
         "reason": clip(score.reason or response.error, 400),
         "stop": response.stop,
         "tokens": response.tokens,
+        "window": windows_of(response.spoke) if response.spoke else "",
         "fields": dumps(small, default=str) if small else "",
     }
+
+
+def windows_of(spoke: Spoke) -> str:
+    """Return in words which windows of evidence spoke in a response."""
+    shares = sorted(((share, k) for k, share in enumerate(spoke.shares, 1) if share), key=lambda one: (-one[0], one[1]))
+    said = ", ".join(f"{k} for {100 * share:.0f} %" for share, k in shares[:8])
+    holder = f"; {spoke.holder} holds the answer" if spoke.holder else ""
+    return f"{spoke.first} spoke first; of the tokens {said}{holder}"
 
 
 def histogram(answers: Sequence[Answer], longest: int = 0) -> dict[str, Any] | None:

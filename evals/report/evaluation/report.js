@@ -40,6 +40,23 @@ const SCORE_COLUMNS = [
   { name: "Ungradable", width: "9%", kind: "num", label: "ungradable", cell: (b) => rate(b.ungradable) },
 ];
 
+function points(share) {
+  const value = (100 * share).toFixed(1);
+  return share < 0 ? value.replace("-", "−") : `+${value}`;
+}
+
+function chance(p) {
+  return p >= 0.001 ? p.toFixed(3) : p.toExponential(0);
+}
+
+// Which windows of evidence spoke; of many, those that did most.
+function spoke(windows) {
+  const order = windows.tokens.map((share, k) => [share, k + 1]).sort((x, y) => y[0] - x[0]).slice(0, 8);
+  const parts = [`windows by the share of tokens that they spoke for: ${order.map(([share, k]) => `${k} ${percent(share)}`).join(", ")}`];
+  if (windows.found !== null) parts.push(`the window with the answer spoke first in ${percent(windows.found)}`);
+  return parts;
+}
+
 // What is said below the row of a benchmark.
 function more(b) {
   const parts = [`bootstrap over problems and samples ${between(b.bootstrap95)}`];
@@ -47,6 +64,8 @@ function more(b) {
   if (Object.keys(b.maj_at).length) parts.push(`maj${at(b.maj_at)}`.replaceAll(" · @", " · maj@"));
   if (b.rerun_error !== null) parts.push(`a second run on the same problems: within ${(277 * b.rerun_error).toFixed(1)} points`);
   if (b.judge?.agreement) parts.push(`rule and reward model agree on ${percent(b.judge.agreement.mean)} ${between(b.judge.agreement.ci95)} (agreement.html)`);
+  if (b.windows) parts.push(...spoke(b.windows));
+  if (b.beside) parts.push(`${b.beside.name} ${points(b.beside.difference)} points [${b.beside.ci95.map(points).join(", ")}], p ${chance(b.beside.p)}`);
   if (b.repetition) parts.push(`${rate(b.repetition)} stopped for repetition`);
   if (b.defects) parts.push(`${b.defects} problems marked as defective count`);
   return parts.join("; ");
@@ -118,6 +137,7 @@ function definitions(row) {
     row.reason ? ["reason", row.reason] : null,
     ["stopped by", row.stop ?? "not known"],
     ["tokens", row.tokens === null ? "not known" : String(row.tokens)],
+    row.window ? ["window", row.window] : null,
     ...Object.entries(row.parts).map(([name, value]) => [`· ${name}`, number(value)]),
     ["problem", `${row.benchmark} · ${row.id} · sample ${row.sample}`],
     row.fields ? ["fields", row.fields] : null]);
