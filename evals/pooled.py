@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from evals.evaluate import Ask, Done, Response, Spoke
 from rollout.constraints import Constraint
 from rollout.engine import Request, Sampling
 from rollout.environments.episodes import Episodes
+from rollout.evidence.config import MergingConfig
 from rollout.evidence.windows import Evidence
 from rollout.pool.board import Completion, Turns
 from rollout.types import Pointers, Problem, Prompt, Rollout, StopReason, TokenIds, joined
@@ -66,10 +67,12 @@ class PoolResponder:
     """Answers when the policy has ended a turn; ``None``: the end token ends the response."""
     constraint: Constraint | None = None
     """What a response may consist of; ``None``: anything."""
+    merging: MergingConfig = field(default_factory=MergingConfig)
+    """How the windows of a prompt that has some are merged."""
 
     def respond(self, asks: Sequence[Ask], done: Done) -> None:
         """See ``Responder``. Raises ``AllEnginesDead``; a response that failed too often is handed over aborted."""
-        readings = {ask.problem.id: as_reading(self.render(ask.problem)) for ask in asks}
+        readings = {ask.problem.id: as_reading(self.render(ask.problem), self.merging) for ask in asks}
         waiting = {f"{ask.problem.id}#{ask.sample}": ask for ask in asks}
         requests = [self.request(key, readings[ask.problem.id], ask.seed) for key, ask in waiting.items()]
 
@@ -105,9 +108,11 @@ class PoolResponder:
         return Response(text, stop, rollout.length, tokens, completion.error, completion.score, spoke)
 
 
-def as_reading(given: Prompt | Reading) -> Reading:
-    """Return a prompt as a ``Reading`` without windows."""
-    return given if isinstance(given, Reading) else Reading(given)
+def as_reading(given: Prompt | Reading, merging: MergingConfig) -> Reading:
+    """Return a prompt as a ``Reading``, with the windows that it has itself."""
+    if isinstance(given, Reading):
+        return given
+    return Reading(given, Evidence(given.windows, merging) if given.windows else None)
 
 
 def spoke_of(reading: Reading, pointers: Pointers) -> Spoke | None:

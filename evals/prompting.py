@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from evals.benchmark import Benchmark
+from rollout.evidence.asking import windowed
 from rollout.models.framing import Framing
 from rollout.models.prompts import render_chat
 from rollout.models.templates import check_template
@@ -58,16 +59,20 @@ class Renderer:
 
     tokenizer: PreTrainedTokenizerBase
     conversation: Conversation
+    windows: bool = False
+    """Whether a problem's own evidence is read in windows, a text in each, as in a run with ``rollout.evidence``."""
     _known: dict[str, Prompt] = field(default_factory=dict)
 
     def __call__(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem. Raises ``PromptError`` when the template cannot be used."""
         if problem.id not in self._known:
-            chat, arguments = self.conversation.messages(problem), self.conversation.arguments
             if not self._known:
-                check_template(self.tokenizer, chat, arguments)
-            self._known[problem.id] = render_chat(self.tokenizer, chat, **arguments)
+                check_template(self.tokenizer, self.conversation.messages(problem), self.conversation.arguments)
+            self._known[problem.id] = windowed(problem, self._plain) if self.windows else self._plain(problem)
         return self._known[problem.id]
+
+    def _plain(self, problem: Problem) -> Prompt:
+        return render_chat(self.tokenizer, self.conversation.messages(problem), **self.conversation.arguments)
 
     def text(self, problem: Problem) -> str:
         """Return the prompt as text, with special tokens shown."""

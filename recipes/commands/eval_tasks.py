@@ -20,6 +20,7 @@ from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pas
 from recipes.commands.eval_windows import arms_of, check_windows, labelled, warn_of_room
 from recipes.commands.judging import Judges, check_judge, own_site
 from rollout.engine import Sampling
+from rollout.evidence.config import MergingConfig
 from rollout.grading import Grader, Grading, Through, VerifierGrader
 from rollout.problems.source import ProblemList
 from rollout.progress import waiting
@@ -260,6 +261,8 @@ class Asked:
     transcript: Transcript
     longest: Longest
     constraint: Constraint | None
+    evidence: MergingConfig | None = None
+    """How a run's own problems with evidence are read."""
 
     def drawing(self, pool: Generator, model: LocalModel, context: int) -> PoolResponder:
         """Return how its responses are drawn."""
@@ -268,7 +271,10 @@ class Asked:
         benchmark = self.item.benchmark
         sampling = Sampling(temperature=benchmark.temperature, top_p=benchmark.top_p, stop_token_ids=model.end)
         graded, render = self.transcript.graded, cast("Renderer", self.renderer)
-        return PoolResponder(pool, render, graded, sampling, benchmark.max_tokens, context, constraint=self.constraint)
+        merging = self.evidence or MergingConfig()
+        return PoolResponder(
+            pool, render, graded, sampling, benchmark.max_tokens, context, constraint=self.constraint, merging=merging
+        )
 
 
 def asked_of(item: Item, model: LocalModel, options: Options) -> Asked:
@@ -279,14 +285,15 @@ def asked_of(item: Item, model: LocalModel, options: Options) -> Asked:
 
     transcript = Transcript(model.tokenizer, model.end, item.benchmark.system, item.conversation.arguments)
     item, constraint = labelled(item, model, transcript, options)
+    own = model.run.rollout.evidence if model.run and item.benchmark.name == HELDOUT else None
     renderer: Renderer | WindowRenderer
     if options.windows is None:
-        renderer = Renderer(model.tokenizer, item.conversation)
+        renderer = Renderer(model.tokenizer, item.conversation, windows=own is not None)
     else:
         renderer = WindowRenderer(model.tokenizer, spread_of(item, options.windows.count, model))
     longest = longest_prompt(item, renderer, model)
     if item.benchmark.name == HELDOUT:
-        return Asked(item, renderer, transcript, longest, constraint)
+        return Asked(item, renderer, transcript, longest, constraint, own)
 
     def hint() -> str:
         assert isinstance(renderer, WindowRenderer)

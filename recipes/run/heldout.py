@@ -16,6 +16,7 @@ from rl.parts import Watcher
 from rl.record.log import Evaluation
 from rollout.engine import Sampling
 from rollout.environments.episodes import Episodes
+from rollout.evidence.config import MergingConfig
 from rollout.grading import Grading
 from rollout.pool.pool import Pool
 from rollout.types import Problem
@@ -64,6 +65,7 @@ class Heldout:
             config.rollout.max_tokens,
             config.engine.max_model_len,
             self.episodes,
+            merging=config.rollout.evidence or MergingConfig(),
         )
         asks = asks_of(problems, samples, config.seed)
         watch = Watch(on_response=lambda response: self.watch.advance(1, response.tokens or 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
-from rollout.evidence.asking import asked_with, texts_of
+from rollout.evidence.asking import windowed
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.windows import EvidenceError
 from rollout.grading import Grader, VerifierGrader
@@ -127,16 +127,15 @@ def renderer(
 
     def render(problem: Problem) -> Prompt:
         try:
-            texts = texts_of(problem)
+            prompt = windowed(problem, plain)
         except EvidenceError as error:
             raise PromptError(str(error)) from error
-        if texts and evidence is None:
+        if prompt.windows and evidence is None:
             raise PromptError(
                 f"problem {problem.id!r} brings evidence, which only a run with rollout.evidence reads: set it to "
                 "entropy, or leave the field out"
             )
-        windows = tuple(plain(asked_with(problem, (text,))) for text in texts)
-        return replace(plain(problem), windows=windows)
+        return prompt
 
     return render
 

@@ -62,14 +62,14 @@ class Beside:
     def select(self, indices: Sequence[int], spans: Sequence[tuple[int, int]]) -> Beside:
         """Return what belongs to the sequences named, in that order; ``spans``: the loss tokens of each of them."""
         rows = [(self.owner == index).nonzero().flatten() for index in indices]
-        order = torch.cat(rows) if rows else self.owner[:0]
+        order = torch.cat([self.owner[:0], *rows])
         parts = self.tokens.split(self.lengths.tolist())
-        loss = torch.cat([torch.arange(*span) for span in spans]) if spans else self.row[:0]
+        loss = torch.cat([self.row[:0], *(torch.arange(*span) for span in spans)])
         return replace(
             self,
             tokens=torch.cat([parts[row] for row in order.tolist()]) if len(order) else self.tokens[:0],
             lengths=self.lengths[order],
-            owner=torch.repeat_interleave(torch.arange(len(indices)), torch.tensor([len(one) for one in rows])),
+            owner=torch.tensor([place for place, own in enumerate(rows) for _ in own], dtype=torch.int64),
             row=self.row[loss],
             place=self.place[loss],
         )

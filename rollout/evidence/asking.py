@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rollout.evidence.windows import EvidenceError
-from rollout.types import Problem
+from rollout.types import Problem, Prompt
 
 FIELD = "evidence"
 """The field of a problem's row that holds its texts."""
@@ -34,3 +34,12 @@ def asked_with(problem: Problem, pieces: Sequence[str]) -> Problem:
     last = problem.messages[-1]
     text = "\n\n".join(["\n".join(pieces), last.content])
     return replace(problem, messages=(*problem.messages[:-1], replace(last, content=text)))
+
+
+def windowed(problem: Problem, render: Callable[[Problem], Prompt]) -> Prompt:
+    """Return the prompt of a problem with a window for each text of evidence that it brings itself.
+
+    ``render``: the prompt of a problem as it stands. Raises ``EvidenceError``, see ``texts_of``.
+    """
+    windows = tuple(render(asked_with(problem, (text,))) for text in texts_of(problem))
+    return replace(render(problem), windows=windows)
