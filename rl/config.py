@@ -352,6 +352,8 @@ class RunConfig(Config):
         }
         if found := [name for name, there in others.items() if there]:
             raise ValueError(f"rollout.evidence does not go with {found[0]}: leave one of them out")
+        if self.engine.kind == "vllm" and self.engine.device == "cuda" and not self.engine.windows:
+            raise ValueError("rollout.evidence on a GPU needs engine.windows: set it to true")
 
     def _check_overlap(self) -> None:
         if self.engine.takes_in_flight and (self.overlap is None or self.overlap.mode != "window"):

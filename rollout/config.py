@@ -107,6 +107,10 @@ class EngineConfig(Config):
     speculative: SpeculativeConfig | None = None
     """Guess tokens ahead and draw them together; ``null``: one token a step."""
 
+    windows: bool = False
+    """Have vLLM on a GPU take requests with evidence in windows, or with constraints: by its older model runner, whose
+    sampler k15 has in its hands. On CPUs, and of kind hf, they are always taken."""
+
     start_timeout_s: float = Field(300.0, gt=0)
     """Limit for loading the model; then the engine counts as dead."""
     call_timeout_s: float = Field(120.0, gt=0)

@@ -158,10 +158,12 @@ def heldout(model: LocalModel, choice: Choice) -> tuple[Benchmark, Loaded]:
     return benchmark, choose(source, "the run's held-out problems", choice)
 
 
-def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[EngineConfig, RayConfig]:
+def engine_config(
+    model: LocalModel, options: Options, needed: int, windows: bool = False
+) -> tuple[EngineConfig, RayConfig]:
     """Return engine and Ray settings: the run's own where there is a run, with what the command line changes.
 
-    ``needed``: tokens of the longest prompt and answer.
+    ``needed``: tokens of the longest prompt and answer. ``windows``: there will be evidence, or constraints.
     """
     if model.run is not None:
         base, ray = model.run.engine, model.run.ray
@@ -176,6 +178,7 @@ def engine_config(model: LocalModel, options: Options, needed: int) -> tuple[Eng
         "dtype": options.dtype,
         "tensor_parallel": options.tensor_parallel,
         "kv_cache_gib": options.kv_cache_gib,
+        "windows": windows or None,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     tree = {**base.model_dump(), **changes, "max_model_len": max(8, min(length, model.context))}

@@ -208,7 +208,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         model = model.without_reward_model()
     asked = [asked_of(item, model, options) for item in _all_items(benchmarks, model, options)]
     needed = max(one.longest.tokens + one.item.benchmark.max_tokens for one in asked)
-    engine, ray = engine_config(model, options, needed)
+    windows = options.windows is not None or any(one.constraint or one.evidence for one in asked)
+    engine, ray = engine_config(model, options, needed, windows)
     for one in asked:
         if isinstance(one.renderer, WindowRenderer):
             check_windows(one.item, one.renderer, options, engine.kind, engine.max_model_len)

@@ -134,8 +134,10 @@ class VllmEngine:
             return ""
         if request.evidence is not None and request.evidence.merging == "parallel":
             return "parallel windows are read by the transformers engine alone: set engine.kind to hf"
-        if not self._by_position or self.config.speculative is not None:
-            return "evidence and constraints need an engine with k15's sampler, and without engine.speculative"
+        if not self._by_position:
+            return "on a GPU vLLM takes evidence and constraints with engine.windows alone: set it to true"
+        if self.config.speculative is not None:
+            return "evidence and constraints are drawn one token at a time: leave engine.speculative out"
         return request.fault(self.config.max_model_len) or self._rooms.fault(request)
 
     def _seat(self) -> None:

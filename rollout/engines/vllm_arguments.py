@@ -22,8 +22,9 @@ def environment(config: EngineConfig) -> dict[str, str]:
     """Return the environment variables of a process that hosts a ``VllmEngine``, set before vLLM is imported."""
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
     env["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-    if config.speculative is not None:
-        env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the newer one draws guessed tokens and others from different noise
+    if config.speculative is not None or config.windows:
+        # The newer one draws guessed tokens and others from different noise, and has no place for our sampler.
+        env["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if config.device == "cpu":
         threads = config.threads or len(os.sched_getaffinity(0))
         env |= {
