@@ -15,6 +15,8 @@ from typing import Any
 from evals.agreement import agreement, judged, of_score
 from evals.benchmark import Benchmark
 from evals.evaluate import Answer, by_problem
+from evals.fused import Fused
+from evals.fused import from_json as fused_from_json
 from evals.stats import average, bootstrap, majority, passed, powers, rerun_error
 from evals.votes import ballot
 from rewards.stats import Estimate, bootstrap_ci
@@ -156,6 +158,8 @@ class BenchmarkResult:
     problems: tuple[PerProblem, ...]
     judge: Judged | None = None
     """Reward model against rule, where a reward model was to judge."""
+    fused: tuple[Fused, ...] = ()
+    """fused@k beside maj@k, where answers were to be fused; one for each pooling."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,7 @@ def _benchmark_from_json(row: dict[str, Any]) -> BenchmarkResult:
     row["problems"] = tuple(
         PerProblem(item["id"], tuple(item["verdicts"]), tuple(item["tokens"])) for item in row["problems"]
     )
+    row["fused"] = tuple(fused_from_json(one) for one in row.get("fused", ()))
     if found := row.get("judge"):
         agreed = _rate_from_json(found["agreement"]) if found["agreement"] else None
         between = tuple(found["kappa95"]) if found["kappa95"] else None

@@ -12,6 +12,7 @@ from evals.benchmark import Benchmark
 from evals.benchmarks import get
 from evals.data import Choice
 from evals.prompting import Thinking
+from rollout.evidence.config import MergingConfig
 from rollout.plain import one_line
 from rollout.reward_models.config import RewardModelConfig
 
@@ -57,6 +58,8 @@ class Options:
     served_model: str | None = None
     judge: RewardModelConfig | None = None
     """A reward model behind the rule, in place of a run's own."""
+    fuse: tuple[MergingConfig, ...] = ()
+    """Ways in which the answers to a problem are fused into one, beside the vote."""
 
 
 def chosen(options: Options) -> list[Benchmark]:

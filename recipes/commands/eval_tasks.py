@@ -14,6 +14,7 @@ from evals.data import Loaded, choose, load, load_shots
 from evals.evaluate import asks_of
 from evals.offline import GRADERS, Task
 from evals.prompting import Conversation, Renderer
+from recipes.commands.eval_fusion import check_fuse, with_fusing
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from recipes.commands.judging import Judges, check_judge, own_site
 from rollout.engine import Sampling
@@ -134,6 +135,8 @@ def prediction_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task
     from evals.predictions import read_predictions
 
     assert options.predictions is not None
+    if options.fuse:
+        raise EvalError("--fuse draws answers by a model's own engines; it does not go with --predictions")
     if len(options.benchmarks) != 1 or options.benchmarks[0] == HELDOUT:
         raise EvalError("--predictions needs exactly one benchmark: --bench NAME")
     (benchmark,) = chosen(options)
@@ -162,6 +165,8 @@ def endpoint_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]
 
     if HELDOUT in options.benchmarks:
         raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name the run with --model")
+    if options.fuse:
+        raise EvalError("--fuse needs engines of our own, not a server: name a run, a model directory or a hub name")
     benchmarks = chosen(options)
     server = find_server(options.model, options.served_model)
     # Four characters a token: on the safe side for English and code.
@@ -218,6 +223,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         for item, most in zip(items, longest, strict=True)
     ]
     needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
+    check_fuse(options, [item.benchmark for item in items], model.run if HELDOUT in options.benchmarks else None)
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
     if options.judge is not None:
@@ -248,7 +254,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         )
         first = renderer.text(item.loaded.problems[0])
         task = _task(item, options, responder, seed, {"model": model.fingerprint}, first, grader)
-        tasks.append(with_judge(replace(task, busy=busy), judges, stack))
+        task = with_fusing(replace(task, busy=busy), options.fuse, pool, renderer, transcript, engine.max_model_len)
+        tasks.append(with_judge(task, judges, stack))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
 
 
