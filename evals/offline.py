@@ -14,7 +14,7 @@ from evals.benchmark import Benchmark
 from evals.data import Loaded
 from evals.evaluate import Answer, Ask, Responder, Response, Watch, by_problem, evaluate
 from evals.fused import Fused, measured
-from evals.fusion import FusingResponder, Fusing, settings
+from evals.fusion import Fusing, FusingResponder, settings
 from evals.journal import opened
 from evals.results import BenchmarkResult, Context, Speed, measure
 from evals.view import EvalView
