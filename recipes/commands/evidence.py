@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from recipes.commands.usage import UsageError, count, not_negative, path
 from rollout.plain import one_line
 
 if TYPE_CHECKING:
     from rollout.evidence.config import MergingConfig
-
-LARGEST = 16
-"""MiB of one file."""
+    from rollout.evidence.files import Piece
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One text of evidence."""
-
-    name: str
-    """Of its file, and which part of it."""
-    text: str
-
-
-def add_evidence_options(one: argparse._ActionsContainer) -> None:
-    """Add files, windows and merging."""
+def add_evidence_options(one: argparse._ActionsContainer, least: Literal["*", "+"] = "+") -> None:
+    """Add files, of which there may be none (``*``), windows and merging."""
     one.add_argument(
-        "--evidence", nargs="+", type=path, default=[], metavar="FILE", help="text files, each read in a window"
+        "--evidence", nargs=least, type=path, metavar="FILE", help="text files, each read in a window of its own"
     )
     one.add_argument("--window", type=count, metavar="TOKENS", help="split longer files, between paragraphs or lines")
     one.add_argument(
@@ -54,31 +42,32 @@ def merging_of(arguments: argparse.Namespace, **more: float | None) -> MergingCo
 
 def read_files(files: Sequence[Path]) -> list[Piece]:
     """Return the texts of the files. Raises ``UsageError`` with a line for each that cannot be used."""
+    from rollout.evidence.files import Piece, read_text
+    from rollout.evidence.windows import EvidenceError
+
     found, faults = [], []
     for file in files:
         try:
-            found.append(Piece(one_line(str(file), 120), _read(file)))
-        except ValueError as error:
+            found.append(Piece(one_line(str(file), 120), read_text(file)))
+        except EvidenceError as error:
             faults.append(f"--evidence {one_line(str(file), 200)}: {error}")
     if faults:
         raise UsageError(*faults)
     return found
 
 
-def _read(file: Path) -> str:
-    if file.is_dir():
-        raise ValueError("a directory; name the files in it")
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST * 2**20 + 1)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
-    if len(data) > LARGEST * 2**20:
-        raise ValueError(f"has more than {LARGEST} MiB; name the part of it that matters")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start}); convert it, or take its text out") from error
-    if not text.strip():
-        raise ValueError("holds no text")
-    return text
+def evidence_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of ``reward.model`` for a judge that reads evidence; none without ``--evidence``. Raises
+    ``UsageError``.
+    """
+    if arguments.evidence is None:
+        given = {name: vars(arguments)[name] for name in ("window", "pooling", "beta")}
+        if odd := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"--{odd[0]} is of evidence in windows: name files with --evidence FILE ...")
+        return {}
+    if arguments.judge is None:
+        raise UsageError("--evidence is read by a judge: name a causal LM with --judge PATH")
+    read_files(arguments.evidence)  # what is wrong with them is said before anything is loaded
+    merging = merging_of(arguments, eta=0, top_p=1)
+    files = [str(file) for file in arguments.evidence]
+    return {"evidence": {"files": files, "window": arguments.window, "merging": merging.model_dump()}}

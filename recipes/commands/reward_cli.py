@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from recipes.commands.evidence import add_evidence_options, evidence_of
 from recipes.commands.judging import MODEL_HELP, add_judge_options, judge_of
 from recipes.commands.usage import AddCommand, UsageError, count, path, positive, seed
 
@@ -30,6 +31,10 @@ examples
   echo '{{"gold": "1/2", "prediction": "0.5"}}' | k15 grade - --bare
   k15 grade runs/demo --out verdicts.jsonl
   k15 grade outputs.jsonl --judge runs/judge --out both.jsonl --page disagreements.html
+  k15 grade outputs.jsonl --rule none --judge DIR --evidence rubric.md style.md --window 1000
+
+With --evidence the judge is asked for one word, and the files are read in windows of their own, beside the reference
+and the texts of a row's field evidence, {{"name": "text"}}. opinion then says which of them decided.
 """
 JUDGE_HELP = """\
 P and S are JSON Lines. A problem has id and its tests (docs/code_rewards.md lists the forms); a program has id (of its
@@ -74,6 +79,10 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--timeout", type=positive, metavar="S", help="limit of one comparison, processor seconds (1)")
     one.add_argument("--workers", type=count, metavar="N", help="processes (all cores)")
     add_judge_options(one.add_argument_group("a reward model beside the rule"))
+    add_evidence_options(
+        one.add_argument_group("a judge that says one word by long evidence in windows (docs/long_evidence.md)"),
+        "*",
+    )
     one.add_argument("--question-field", metavar="NAME", help="of the question (question, problem or prompt)")
     one.add_argument("--page", type=path, metavar="F.html", help="write a page on where rule and model disagree")
     one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
@@ -106,7 +115,7 @@ def grade(arguments: argparse.Namespace) -> int:
     from recipes.commands.grade import JUDGED, OURS, GradeError, Grading, regrade, run
     from rewards.score import GRADER_TIMEOUT_S
 
-    judge = judge_of(arguments)
+    judge = judge_of(arguments, evidence_of(arguments))
     if judge is None and (arguments.rule == "none" or arguments.page or arguments.question_field):
         raise UsageError("--rule none, --page and --question-field go with a reward model: name it with --judge PATH")
     if arguments.page and (arguments.page.is_dir() or not arguments.page.absolute().parent.is_dir()):

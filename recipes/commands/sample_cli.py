@@ -48,7 +48,7 @@ def sample(arguments: argparse.Namespace) -> int:
     given = {name: vars(arguments)[name] for name in ("window", "pooling", "beta", "eta", "beside")}
     if not arguments.evidence and (odd := [name for name, value in given.items() if value is not None]):
         raise UsageError(f"--{odd[0]} is of evidence in windows: name files with --evidence FILE ...")
-    pieces = read_files(arguments.evidence)  # before anything heavy is loaded
+    pieces = read_files(arguments.evidence or [])  # before anything heavy is loaded
     merging = merging_of(arguments, eta=arguments.eta)
 
     from recipes.commands.sample import SampleError, find_model, sample_responses

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from evals.votes import classes, same_text
-from recipes.commands.evidence import Piece
 from recipes.commands.sample import Chosen, Response, SampleError, streamer
 from rewards.models.defusing import defused
 from rollout.config import EngineConfig
 from rollout.engine import Engine, EngineDead, Request, Sampling
 from rollout.evidence.config import MergingConfig
+from rollout.evidence.files import Piece
 from rollout.evidence.splitting import split
 from rollout.evidence.windows import Evidence, EvidenceError, shared_ending
 from rollout.models.endings import end_tokens

@@ -20,6 +20,7 @@ from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
+from rollout.evidence.files import texts_digest
 from rollout.grading import Grader, VerifierGrader
 from rollout.models.endings import end_tokens
 from rollout.models.prompts import PromptError, Transcript, render_chat
@@ -195,6 +196,8 @@ def judging_code(config: RunConfig) -> dict[str, str]:
     code = {spec: digest_of(spec, group) for spec, group in used.items()}
     if model is not None:
         code[f"{RewardConfig.MODEL}{model.path}"] = files_digest(find(model.path))
+        if model.evidence is not None:
+            code["reward.model.evidence"] = texts_digest(model.evidence.files)
     return code
 
 
