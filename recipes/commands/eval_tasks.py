@@ -216,6 +216,7 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         framing = model.framing
         asked = Conversation(benchmark, framing.shots, options.thinking, framing.arguments)
         items.append(Item(benchmark, loaded, asked))
+    check_fuse(options, [item.benchmark for item in items], model.run if HELDOUT in options.benchmarks else None)
     renderers = [Renderer(model.tokenizer, item.conversation) for item in items]
     longest = [_longest(item, renderer, model) for item, renderer in zip(items, renderers, strict=True)]
     items = [
@@ -223,7 +224,6 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
         for item, most in zip(items, longest, strict=True)
     ]
     needed = max(most.tokens + item.benchmark.max_tokens for item, most in zip(items, longest, strict=True))
-    check_fuse(options, [item.benchmark for item in items], model.run if HELDOUT in options.benchmarks else None)
     engine, ray = engine_config(model, options, needed)
     seed = options.seed if options.seed is not None else model.seed
     if options.judge is not None:
