@@ -70,7 +70,7 @@ def example(draw: random.Random) -> tuple[str, str, str, bool, bool]:
     return text_of(window), fact[0], digit, right, known
 
 
-def train(out: Path, steps: int, seed: int, batch: int = 256) -> None:
+def train(out: Path, steps: int, seed: int, batch: int = 128) -> None:
     """Train the judge and write it to ``out``."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

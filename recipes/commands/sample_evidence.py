@@ -107,7 +107,8 @@ class Rendering:
         most = max(map(len, windows))
         if self.context is not None and most >= self.context:
             which = own[[len(row) for row in windows].index(most)]
-            fits = max(1, self.context - len(bare) - min(max_tokens, self.context // 4))
+            around = most - self.count(which.text)
+            fits = max(1, self.context - around - min(max_tokens, self.context // 4))
             raise SampleError(
                 f"{which.name}: {most} tokens with the question, the model's context is {self.context}: split it into "
                 f"several files, or have it split: --window {fits}"
