@@ -24,7 +24,6 @@ from typing import Any
 from rewards.stats import wilson
 from rl.reward_models import HERE, open_model
 from rollout.config import EngineConfig
-from rollout.evidence.config import MergingConfig
 from rollout.grading import Answered
 from rollout.models.tokenizer import build_tokenizer
 from rollout.reward_models.asking import judge_card
@@ -177,11 +176,11 @@ def compare(path: Path, count: int, windows: int, seed: int) -> list[dict[str, A
         return said
 
     rows: list[dict[str, Any]] = []
-    single = EvidenceConfig(merging=MergingConfig(eta=0, top_p=1))
+    single = EvidenceConfig()
     scored("the text that decides", [{"it": text_of(texts[at])} for texts, at, *_ in asked], single, False)
     said = scored("windows, entropy", named, single.model_copy(update={"each": True}), True)
     for pooling in ("mean", "exact"):
-        how = EvidenceConfig(merging=MergingConfig(pooling=pooling, eta=0, top_p=1))
+        how = EvidenceConfig.model_validate({"merging": {"pooling": pooling}})
         scored(f"windows, {pooling}", named, how, True)
     votes = [[one.parts[f"window {k}"] >= 0.5 for k in range(1, windows + 1)] for one in said]
     rows.append(row("vote of the windows", [(2 * sum(v) > len(v)) == t for v, t in zip(votes, truth, strict=True)]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rewards.models.template import check
 from rollout.config import Config, EngineConfig
@@ -32,6 +33,18 @@ class AlarmConfig(Config):
     """Fewest compared verdicts in a window: with fewer, nothing is said."""
 
 
+TextFile = Annotated[str, AfterValidator(lambda file: str(Path(file).expanduser().absolute()))]
+
+
+class VerdictMerging(MergingConfig):
+    """NBCE on one token of two: nothing is cut off, and no window has spoken before."""
+
+    eta: float = Field(0.0, ge=0)
+    """Nats taken off the entropy of the window that spoke for the token before: of labels that begin alike."""
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    """Nucleus that each window keeps of the labels; below 1 a sure window is certain."""
+
+
 class EvidenceConfig(Config):
     """A judge that reads long evidence in windows beside one another and says one word (docs/long_evidence.md).
 
@@ -39,15 +52,15 @@ class EvidenceConfig(Config):
     """
 
     shorthand: ClassVar[str] = "files"
-    files: tuple[str, ...] = ()
-    """Text files that all responses are judged by: a rubric, a specification."""
+    files: tuple[TextFile, ...] = ()
+    """Text files that all responses are judged by: a rubric, a specification. Recorded with their absolute paths."""
     window: int | None = Field(None, ge=1)
     """Tokens from which on a text is split into several windows; ``null``: none is, and a longer one is not read."""
     labels: tuple[str, str] = ("correct", "incorrect")
     """What it may say: that a response is right, and that it is wrong."""
     template: str | None = None
     """What it reads, with the evidence of one window as {reference}; ``null``: what its card says, or ours."""
-    merging: MergingConfig = MergingConfig(eta=0, top_p=1)
+    merging: VerdictMerging = VerdictMerging()
     """How windows become one verdict."""
     each: bool = False
     """Have each window judge by itself, too: as many more requests as there are windows."""

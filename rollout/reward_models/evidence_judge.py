@@ -122,11 +122,15 @@ def label_tokens(
 
 
 def shared_pieces(config: EvidenceConfig) -> list[Piece]:
-    """Return the evidence that is the same for all responses. Raises ``EvidenceError``."""
+    """Return the evidence that is the same for all responses, by the files' names, or paths where two have one name.
+
+    Raises ``EvidenceError``.
+    """
+    names = [Path(file).name for file in config.files]
     found = []
-    for file in config.files:
+    for file, name in zip(config.files, names, strict=True):
         try:
-            found.append(Piece(one_line(file, 120), read_text(Path(file))))
+            found.append(Piece(one_line(name if names.count(name) == 1 else file, 120), read_text(Path(file))))
         except EvidenceError as error:
             raise EvidenceError(f"evidence {one_line(file, 200)}: {error}") from error
     return found

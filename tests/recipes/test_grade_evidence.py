@@ -43,8 +43,8 @@ def test_rows_bring_evidence_of_their_own_and_files_are_shared(
     assert main([*command, *ENGINE, *LABELS, "--judge-set", "evidence.each=true", "--evidence", str(rubric)]) == 0
     found = [json.loads(line) for line in out.read_text().splitlines()]
     opinions = [json.loads(row["opinion"]) for row in found[:2]]
-    assert list(opinions[0]["each"]) == ["reference", "log", str(rubric)]
-    assert list(opinions[1]["each"]) == [str(rubric)]
+    assert list(opinions[0]["each"]) == ["reference", "log", "rubric.md"]
+    assert list(opinions[1]["each"]) == ["rubric.md"]
     for row, opinion in zip(found, opinions, strict=False):
         assert row["model"] == pytest.approx(opinion["right"], abs=1e-6)
         assert row["verdict"] == {"good": "correct", "bad": "wrong"}[opinion["verdict"]]

@@ -86,7 +86,7 @@ def by_hand(model: Path, evidence: Sequence[str], response: str, merging: Mergin
 )
 def test_the_verdict_is_what_the_windows_merge_to_over_the_labels(model: Path, merging: MergingConfig) -> None:
     answer = claim("4", "It is 4.", rubric="All of it.", log="ok 4")
-    settings = config(model, merging=merging, each=True)
+    settings = config(model, merging=merging.model_dump(), each=True)
     (opinion,), counts = judge(settings, answer)
     evidence = ("It is 4.", "All of it.", "ok 4")
     right, pointer = by_hand(model, evidence, "4", merging)
@@ -120,9 +120,9 @@ def test_files_are_shared_and_long_texts_are_split(model: Path, tmp_path: Path) 
         None,
     )
     assert whole.right is None
-    assert f"cannot be put to the judge: {rubric}: the judge's prompt has " in whole.reason
+    assert "cannot be put to the judge: rubric.md: the judge's prompt has " in whole.reason
     assert split.parts["windows"] == 5
-    assert f"{rubric} (" in json.loads(split.text)["evidence"]
+    assert "rubric.md (" in json.loads(split.text)["evidence"]
 
 
 @pytest.mark.parametrize(
