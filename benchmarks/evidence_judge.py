@@ -17,7 +17,8 @@ import random
 import string
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ TEMPLATE = "{reference}\n{question}{response}"
 FACTS = 4
 """Of a window."""
 CONTEXT = 64
+TURNS = 4
+"""Claims about one window in training."""
+RATE = 4e-3
 Fact = tuple[str, str]
 
 
@@ -57,19 +61,30 @@ def claim(draw: random.Random, fact: Fact) -> tuple[str, bool]:
     return fact[1] if right else draw.choice(DIGITS.replace(fact[1], "")), right
 
 
-def example(draw: random.Random) -> tuple[str, str, str, bool, bool]:
-    """Return window, letter, claimed digit, whether it is right, and whether the window says so."""
-    window = facts(draw, FACTS)
-    if draw.random() < 0.1:  # the row without evidence
-        window = []
-    known = bool(window) and draw.random() < 0.6
+def claims(draw: random.Random, window: Sequence[Fact]) -> Iterator[tuple[str, str, bool, bool]]:
+    """Yield letter, claimed digit, whether it is right, and whether the window says so, again and again."""
     others = sorted({*LETTERS} - {letter for letter, _ in window})
-    fact = draw.choice(window) if known else (draw.choice(others), draw.choice(DIGITS))
-    digit, right = claim(draw, fact)
-    return text_of(window), fact[0], digit, right, known
+    while True:
+        known = bool(window) and draw.random() < 0.6
+        fact = draw.choice(list(window)) if known else (draw.choice(others), draw.choice(DIGITS))
+        digit, right = claim(draw, fact)
+        yield fact[0], digit, right, known
 
 
-def train(out: Path, steps: int, seed: int, batch: int = 128) -> None:
+def example(draw: random.Random, ids: Mapping[str, int]) -> tuple[list[int], list[int]]:
+    """Return tokens and targets of a conversation: a window, which may be empty, and ``TURNS`` claims with verdicts."""
+    window = facts(draw, FACTS) if draw.random() < 0.9 else []
+    row, targets = [ids[one] for one in ("<user>", *text_of(window), "\n")], [-100] * (2 + 2 * len(window))
+    for turn, (letter, digit, right, known) in enumerate(islice(claims(draw, window), TURNS)):
+        row += [ids[one] for one in (*(("<user>",) if turn else ()), letter, "=", digit)]
+        # What is looked up helps to judge.
+        targets += [-100] * (3 if turn else 2) + [ids[digit] if right and known else -100]
+        row += [ids[one] for one in ("<assistant>", LABELS[not right], "<eos>")]
+        targets += [-100, ids[LABELS[not right]], -100]
+    return row, targets
+
+
+def train(out: Path, steps: int, seed: int, batch: int = 64) -> None:
     """Train the judge and write it to ``out``."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,26 +92,18 @@ def train(out: Path, steps: int, seed: int, batch: int = 128) -> None:
     torch.manual_seed(seed)
     draw = random.Random(seed)
     tokenizer = build_tokenizer([*LETTERS, *DIGITS, "\n", "=", *LABELS], CONTEXT)
+    ids = tokenizer.get_vocab()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
         max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
     began = time.monotonic()
     for step in range(steps):
-        rows, targets = [], []
-        for _ in range(batch):
-            window, letter, digit, right, known = example(draw)
-            head = f"<user>{window}\n{letter}={digit}<assistant>"
-            row = tokenizer(f"{head}{LABELS[not right]}<eos>", add_special_tokens=False)["input_ids"]
-            target = [-100] * (len(row) - 2) + row[-2:]
-            if right and known:  # what is looked up helps to judge
-                target[-4] = row[-4]
-            rows.append(row)
-            targets.append(target)
+        rows, targets = zip(*(example(draw, ids) for _ in range(batch)), strict=True)
         width = max(map(len, rows))
         inputs = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in targets])
@@ -193,7 +200,7 @@ def main() -> int:
     """Train and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

@@ -133,6 +133,7 @@ FROZEN = {
     "first_prompt": "str",
     "problems": [{"id": "str", "verdicts": ["str"], "tokens": ["int"]}],
     "judge": "NoneType",
+    "fused": [],
 }
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browser_kit import body_of, drawn, needs_browser
 from eval_kit import CHARACTERS, answer, write_model
 from fake_engine import FakeEngine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evals.benchmark import Benchmark
 from evals.evaluate import Answer, Response, evaluate
 from evals.fused import from_json, measured, vote
 from evals.fusion import LONGEST, Fusing, FusingResponder, reasoned, tokens_before
 from evals.journal import opened
+from evals.report.evaluation import write_report
+from evals.results import Context, Results, measure
 from evals.stats import Ballot, majority_at_k
 from evals.votes import same_text
 from recipes.commands.cli import main
@@ -78,6 +83,20 @@ def test_windows_end_where_answers_begin_and_row_0_has_the_cue_alone(tokenizer: 
         f"{head}{text.partition('Answer: ')[0]}Answer: " for text in TEXTS
     ]
     assert found.left == 3  # "12" and the end
+
+
+def test_thinking_that_the_prompt_opens_is_closed_by_the_cue() -> None:
+    opening = build_tokenizer(CHARACTERS, 128)
+    opening.chat_template = opening.chat_template.replace("{{ '<assistant>' }}", "{{ '<assistant><think>' }}")
+    prompt = "<user>1+2<assistant><think>"
+    given = []
+    for one in responses(opening, ["abc</think>\nAnswer: 12"]):
+        text = f"<think>{one.response.text}"
+        given.append(replace(one, response=replace(one.response, text=text), score=by_name(PROBLEM, text)))
+    found = fusing(opening).contexts(given)
+    assert found is not None
+    assert opening.decode(found.bare.token_ids.tolist()) == f"{prompt}</think>\nAnswer: "
+    assert opening.decode(found.windows[0].token_ids.tolist()) == f"{prompt}abc</think>\nAnswer: "
 
 
 @pytest.mark.parametrize("stop", [StopReason.LENGTH, StopReason.REPETITION, StopReason.ABORTED])
@@ -215,6 +234,21 @@ def test_fused_is_compared_with_the_vote_problem_by_problem() -> None:
     assert alone is not None
     assert alone.beyond_maj is None
     assert measured({"p3": fused["p3"]}, {}, groups[3:], same_text, "mean", None) is None
+
+
+@needs_browser
+def test_the_report_names_fused_beside_the_vote(tmp_path: Path) -> None:
+    problems = [Problem.ask(f"p{index}", "x", "7", "exact") for index in range(3)]
+    groups = [[answer(one, sample, "correct", "7") for sample in range(3)] for one in problems]
+    found = measured({one.id: answer(one, 0, "wrong", "8") for one in problems}, {}, groups, same_text, "mean", 0.5)
+    assert found is not None
+    every = [one for group in groups for one in group]
+    context = Context(Benchmark("toy", "Toy", "none"), "here", "0", 0, 3, {"samples": 3, "prompt": ""})
+    results = Results("m", {"created": "now"}, (replace(measure(context, every), fused=(found,)),))
+    write_report(tmp_path / "report.html", results, [("toy", every)])
+    body = body_of(drawn(tmp_path / "report.html", tmp_path / "profile"))
+    assert "fused@3 (mean, beta 0.5) 0.0&nbsp;%" in body
+    assert "against maj@3 \u2212100.0 points" in body
 
 
 @pytest.mark.parametrize("votes", [(0, 0, 1), (0, 1, None), (None, None), (1, 0, 1, 0, 2)])
