@@ -3,7 +3,7 @@ pointer name the text that decided?
 
     python -m benchmarks.evidence_judge --out runs/evidence_judge
 
-A small Llama from scratch learns to judge claims (``k=7``) by a window of four facts (``k7q2z9a4``); whether a claim
+A small Llama from scratch learns to judge claims (``k7``) by a window of four facts (``k7q2z9a4``); whether a claim
 is so of which its window says nothing it cannot know. Then each claim comes with twelve facts in three texts, one of
 which decides.
 """
@@ -42,6 +42,8 @@ CONTEXT = 64
 TURNS = 4
 """Claims about one window in training."""
 RATE = 4e-3
+WORDS = (*(letter + digit for letter in LETTERS for digit in DIGITS), *LETTERS, *DIGITS, "\n", *LABELS)
+"""A fact is one token."""
 Fact = tuple[str, str]
 
 
@@ -61,26 +63,25 @@ def claim(draw: random.Random, fact: Fact) -> tuple[str, bool]:
     return fact[1] if right else draw.choice(DIGITS.replace(fact[1], "")), right
 
 
-def claims(draw: random.Random, window: Sequence[Fact]) -> Iterator[tuple[str, str, bool, bool]]:
-    """Yield letter, claimed digit, whether it is right, and whether the window says so, again and again."""
+def claims(draw: random.Random, window: Sequence[Fact]) -> Iterator[tuple[str, str, bool]]:
+    """Yield letter, claimed digit, and whether that is right, again and again; of some the window says nothing."""
     others = sorted({*LETTERS} - {letter for letter, _ in window})
     while True:
         known = bool(window) and draw.random() < 0.6
         fact = draw.choice(list(window)) if known else (draw.choice(others), draw.choice(DIGITS))
         digit, right = claim(draw, fact)
-        yield fact[0], digit, right, known
+        yield fact[0], digit, right
 
 
 def example(draw: random.Random, ids: Mapping[str, int]) -> tuple[list[int], list[int]]:
     """Return tokens and targets of a conversation: a window, which may be empty, and ``TURNS`` claims with verdicts."""
     window = facts(draw, FACTS) if draw.random() < 0.9 else []
-    row, targets = [ids[one] for one in ("<user>", *text_of(window), "\n")], [-100] * (2 + 2 * len(window))
-    for turn, (letter, digit, right, known) in enumerate(islice(claims(draw, window), TURNS)):
-        row += [ids[one] for one in (*(("<user>",) if turn else ()), letter, "=", digit)]
-        # What is looked up helps to judge.
-        targets += [-100] * (3 if turn else 2) + [ids[digit] if right and known else -100]
-        row += [ids[one] for one in ("<assistant>", LABELS[not right], "<eos>")]
-        targets += [-100, ids[LABELS[not right]], -100]
+    row, targets = [ids[one] for one in ("<user>", *map("".join, window), "\n")], [-100] * (2 + len(window))
+    for turn, (letter, digit, right) in enumerate(islice(claims(draw, window), TURNS)):
+        row += [ids[one] for one in (*(("<user>",) if turn else ()), letter + digit, "<assistant>")]
+        targets += [-100] * (len(row) - len(targets))
+        row += [ids[LABELS[not right]], ids["<eos>"]]
+        targets += [ids[LABELS[not right]], -100]
     return row, targets
 
 
@@ -91,7 +92,7 @@ def train(out: Path, steps: int, seed: int, batch: int = 64) -> None:
 
     torch.manual_seed(seed)
     draw = random.Random(seed)
-    tokenizer = build_tokenizer([*LETTERS, *DIGITS, "\n", "=", *LABELS], CONTEXT)
+    tokenizer = build_tokenizer(WORDS, CONTEXT)
     ids = tokenizer.get_vocab()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
@@ -129,7 +130,7 @@ def questions(count: int, windows: int, seed: int) -> list[tuple[list[list[Fact]
         texts = [every[at : at + FACTS] for at in range(0, len(every), FACTS)]
         fact = draw.choice(every)
         digit, right = claim(draw, fact)
-        problem = Problem.ask(f"q{index}", f"{fact[0]}=")
+        problem = Problem.ask(f"q{index}", fact[0])
         found.append((texts, every.index(fact) // FACTS, Answered(problem, digit), right))
     return found
 

@@ -7,24 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence_judge import (
-    CONTEXT,
-    DIGITS,
-    FACTS,
-    LABELS,
-    LETTERS,
-    TURNS,
-    compare,
-    example,
-    questions,
-    text_of,
-    train,
-)  # fmt: skip
+from benchmarks.evidence_judge import CONTEXT, FACTS, LABELS, TURNS, WORDS, compare, example, questions, text_of, train
 from rollout.models.tokenizer import build_tokenizer
 
 
 def test_verdicts_are_taught_on_claims_that_a_window_decides_and_guesses_on_others() -> None:
-    ids = build_tokenizer([*LETTERS, *DIGITS, "\n", "=", *LABELS], CONTEXT).get_vocab()
+    ids = build_tokenizer(WORDS, CONTEXT).get_vocab()
     words = {number: word for word, number in ids.items()}
     draw = random.Random(0)
     decided = unknown = 0
@@ -39,7 +27,7 @@ def test_verdicts_are_taught_on_claims_that_a_window_decides_and_guesses_on_othe
         assert len(turns) == TURNS
         for turn in turns:
             claim, _, label = turn.removeprefix("<user>").partition("<assistant>")
-            letter, _, digit = claim.partition("=")
+            letter, digit = claim
             if letter in known:
                 assert label == LABELS[known[letter] != digit]
             decided += letter in known
