@@ -3,9 +3,9 @@ pointer name the text that decided?
 
     python -m benchmarks.evidence_judge --out runs/evidence_judge
 
-A small Llama from scratch learns to judge claims (``k7``) by a window of four facts (``k7q2z9a4``); whether a claim
-is so of which its window says nothing it cannot know. Then each claim comes with twelve facts in three texts, one of
-which decides.
+A small Llama from scratch learns to judge claims (``?k``: ``k7``) by a window of four facts (``k7q2z9a4``); whether
+one is so of which its window says nothing it cannot know. Then each claim comes with twelve facts in three texts, one
+of which decides.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ FACTS = 4
 CONTEXT = 64
 TURNS = 4
 """Claims about one window in training."""
-RATE = 4e-3
-WORDS = (*(letter + digit for letter in LETTERS for digit in DIGITS), *LETTERS, *DIGITS, "\n", *LABELS)
+RATE = 3e-3
+WORDS = (*(letter + digit for letter in LETTERS for digit in DIGITS), *LETTERS, *DIGITS, "?", "\n", *LABELS)
 """A fact is one token."""
 Fact = tuple[str, str]
 
@@ -63,23 +63,24 @@ def claim(draw: random.Random, fact: Fact) -> tuple[str, bool]:
     return fact[1] if right else draw.choice(DIGITS.replace(fact[1], "")), right
 
 
-def claims(draw: random.Random, window: Sequence[Fact]) -> Iterator[tuple[str, str, bool]]:
-    """Yield letter, claimed digit, and whether that is right, again and again; of some the window says nothing."""
+def claims(draw: random.Random, window: Sequence[Fact]) -> Iterator[tuple[Fact, str, bool, bool]]:
+    """Yield a fact, a digit that is claimed of its letter, whether that is right, and whether the window says so."""
     others = sorted({*LETTERS} - {letter for letter, _ in window})
     while True:
         known = bool(window) and draw.random() < 0.6
         fact = draw.choice(list(window)) if known else (draw.choice(others), draw.choice(DIGITS))
         digit, right = claim(draw, fact)
-        yield fact[0], digit, right
+        yield fact, digit, right, known
 
 
 def example(draw: random.Random, ids: Mapping[str, int]) -> tuple[list[int], list[int]]:
     """Return tokens and targets of a conversation: a window, which may be empty, and ``TURNS`` claims with verdicts."""
     window = facts(draw, FACTS) if draw.random() < 0.9 else []
     row, targets = [ids[one] for one in ("<user>", *map("".join, window), "\n")], [-100] * (2 + len(window))
-    for turn, (letter, digit, right) in enumerate(islice(claims(draw, window), TURNS)):
-        row += [ids[one] for one in (*(("<user>",) if turn else ()), letter + digit, "<assistant>")]
-        targets += [-100] * (len(row) - len(targets))
+    for turn, ((letter, so), digit, right, known) in enumerate(islice(claims(draw, window), TURNS)):
+        row += [ids[one] for one in (*(("<user>",) if turn else ()), "?", letter, letter + digit, "<assistant>")]
+        targets += [-100] * (len(row) - len(targets) - 2)
+        targets += [ids[letter + so] if known else -100, -100]  # to look a fact up comes before judging by it
         row += [ids[LABELS[not right]], ids["<eos>"]]
         targets += [ids[LABELS[not right]], -100]
     return row, targets
@@ -130,8 +131,8 @@ def questions(count: int, windows: int, seed: int) -> list[tuple[list[list[Fact]
         texts = [every[at : at + FACTS] for at in range(0, len(every), FACTS)]
         fact = draw.choice(every)
         digit, right = claim(draw, fact)
-        problem = Problem.ask(f"q{index}", fact[0])
-        found.append((texts, every.index(fact) // FACTS, Answered(problem, digit), right))
+        problem = Problem.ask(f"q{index}", f"?{fact[0]}")
+        found.append((texts, every.index(fact) // FACTS, Answered(problem, fact[0] + digit), right))
     return found
 
 
