@@ -202,7 +202,7 @@ def main() -> int:
     """Train and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
