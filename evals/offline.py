@@ -12,7 +12,9 @@ from typing import Any
 
 from evals.benchmark import Benchmark
 from evals.data import Loaded
-from evals.evaluate import Answer, Ask, Responder, Response, Watch, evaluate
+from evals.evaluate import Answer, Ask, Responder, Response, Watch, by_problem, evaluate
+from evals.fused import Fused, measured
+from evals.fusion import Fusing, FusingResponder, settings
 from evals.journal import opened
 from evals.results import BenchmarkResult, Context, Speed, measure
 from evals.view import EvalView
@@ -44,6 +46,8 @@ class Task:
     """A run's own grader, which then judges in place of the benchmark's ``verify``."""
     against: str = ""
     """The benchmark whose result is put beside this one, by its name; it comes before. Empty: none."""
+    fusing: tuple[Fusing, ...] = ()
+    """Ways in which the answers to a problem are fused into one, beside the vote."""
 
     @property
     def place(self) -> Path:
@@ -57,10 +61,12 @@ def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Ans
         record = stack.enter_context(opened(folder, _settings(task))) if folder else None
         wanted = {ask.key for ask in task.asks}
         on_record = sum(key in wanted for key in record.responses) if record else 0
-        view = stack.enter_context(EvalView(task.benchmark.title, len(task.asks), on_record))
-        clock = Clock(view.watch, task.busy)
         grading = stack.enter_context(Grading(task.grader or VerifierGrader(task.benchmark.verify, GRADERS)))
-        answers = evaluate(task.responder, task.asks, grading, record, clock.watch)
+        with EvalView(task.benchmark.title, len(task.asks), on_record) as view:
+            clock = Clock(view.watch, task.busy)
+            answers = evaluate(task.responder, task.asks, grading, record, clock.watch)
+        speed = clock.speed()
+        fused = [found for one in task.fusing if (found := fuse(task, one, answers, grading, folder))]
     context = Context(
         benchmark=task.benchmark,
         origin=task.loaded.origin,
@@ -69,10 +75,36 @@ def run_task(task: Task, folder: Path | None) -> tuple[BenchmarkResult, list[Ans
         problems_in_data=len(task.loaded.problems),
         settings=task.settings,
         pass_ks=task.pass_ks,
-        speed=clock.speed(),
+        speed=speed,
         first_prompt=task.first_prompt,
     )
-    return measure(context, answers), answers
+    return replace(measure(context, answers), fused=tuple(fused)), answers
+
+
+def fuse(task: Task, fusing: Fusing, answers: Sequence[Answer], grading: Grading, folder: Path | None) -> Fused | None:
+    """Draw and grade one answer for each problem from all of its ``answers``; with a ``folder``, a record of them is in
+    one below. ``None`` when none could be graded.
+    """
+    groups = by_problem(answers)
+    contexts = [one for group in groups if (one := fusing.contexts(group)) is not None]
+    asks = [one.ask for one in contexts]
+    with ExitStack() as stack:
+        record = None
+        if folder is not None:
+            record = stack.enter_context(opened(folder / fusing.name, {**_settings(task), **settings(fusing.merging)}))
+        wanted = {ask.key for ask in asks}
+        on_record = sum(key in wanted for key in record.responses) if record else 0
+        title = f"{task.benchmark.title}, {fusing.name}"
+        view = stack.enter_context(EvalView(title, len(asks), on_record))
+        found = evaluate(FusingResponder(fusing, contexts), asks, grading, record, view.watch)
+    return measured(
+        {answer.problem.id: answer for answer in found},
+        {one.problem.id: len(one.windows) for one in contexts},
+        groups,
+        task.benchmark.same,
+        fusing.merging.pooling,
+        fusing.merging.beta,
+    )
 
 
 def _settings(task: Task) -> dict[str, Any]:

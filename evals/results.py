@@ -15,6 +15,8 @@ from typing import Any
 from evals.agreement import agreement, judged, of_score
 from evals.benchmark import Benchmark
 from evals.evaluate import Answer, by_problem
+from evals.fused import Fused
+from evals.fused import from_json as fused_from_json
 from evals.result_windows import Beside, Voting, voting
 from evals.stats import average, bootstrap, majority, passed, powers, rerun_error
 from evals.votes import ballot
@@ -161,6 +163,8 @@ class BenchmarkResult:
     """Which windows of evidence spoke, where there were several."""
     beside: Beside | None = None
     """NBCE beside this way to use the same evidence."""
+    fused: tuple[Fused, ...] = ()
+    """fused@k beside maj@k, where answers were to be fused; one for each pooling."""
 
 
 @dataclass(frozen=True)
@@ -360,6 +364,7 @@ def _benchmark_from_json(row: dict[str, Any]) -> BenchmarkResult:
     row["problems"] = tuple(
         PerProblem(item["id"], tuple(item["verdicts"]), tuple(item["tokens"])) for item in row["problems"]
     )
+    row["fused"] = tuple(fused_from_json(one) for one in row.get("fused", ()))
     if found := row.get("judge"):
         agreed = _rate_from_json(found["agreement"]) if found["agreement"] else None
         between = tuple(found["kappa95"]) if found["kappa95"] else None

@@ -7,7 +7,7 @@ Problems are the independent units: several responses to one problem are not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -113,10 +113,19 @@ def majority_at_k(ballot: Ballot, k: int, seed: int = 0) -> float:
 
 
 def _vote(counts: dict[int | None, int] | Counter[int | None], right: frozenset[int]) -> float:
+    tied = _tied(counts)
+    return sum(name in right for name in tied) / len(tied) if tied else 0.0
+
+
+def _tied(counts: Mapping[int | None, int]) -> list[int]:
     cast = {name: count for name, count in counts.items() if name is not None and count}
     most = max(cast.values(), default=0)
-    tied = [name for name, count in cast.items() if count == most]
-    return sum(name in right for name in tied) / len(tied) if tied else 0.0
+    return [name for name, count in cast.items() if count == most]
+
+
+def winners(votes: Sequence[int | None]) -> list[int]:
+    """Return the classes that have the most votes; more than one where there is a tie, none without a vote."""
+    return _tied(Counter(votes))
 
 
 def majority(ballots: Sequence[Ballot], k: int) -> Estimate | None:

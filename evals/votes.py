@@ -10,6 +10,8 @@ from rollout.types import StopReason
 
 Same = Callable[[str, str], bool]
 """Whether two extracted answers are equal."""
+SILENT = (StopReason.LENGTH, StopReason.ABORTED, StopReason.REPETITION)
+"""Ends of responses that have no vote, whatever they say."""
 
 
 def same_maths(one: str, other: str) -> bool:
@@ -54,8 +56,7 @@ def ballot(answers: Sequence[Answer], same: Same) -> Ballot:
     verifier
     found one of its answers right.
     """
-    silent = (StopReason.LENGTH, StopReason.ABORTED, StopReason.REPETITION)
-    texts = ["" if answer.response.stop in silent else answer.score.extracted for answer in answers]
+    texts = ["" if answer.response.stop in SILENT else answer.score.extracted for answer in answers]
     votes = classes(texts, same)
     right = {vote for vote, answer in zip(votes, answers, strict=True) if vote is not None and answer.score.correct}
     return Ballot(tuple(votes), frozenset(right))

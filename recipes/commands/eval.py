@@ -13,6 +13,7 @@ from typing import Any
 from evals.agreement import of_score
 from evals.compare import beside
 from evals.evaluate import Answer
+from evals.fused import told
 from evals.offline import Task, run_task
 from evals.report.agreement import FILE as AGREEMENT
 from evals.report.agreement import Judgement, write_page
@@ -195,6 +196,7 @@ def details(result: BenchmarkResult) -> list[str]:
         lines.append("  ".join(f"pass@{k} {100 * rate.mean:.1f} %" for k, rate in result.pass_at.items()))
     if result.maj_at:
         lines.append("  ".join(f"maj@{k} {100 * rate.mean:.1f} %" for k, rate in result.maj_at.items()))
+    lines += [told(one) for one in result.fused]
     if result.rerun_error:
         # The difference of two runs has twice the variance of one.
         lines.append(f"a second run on the same problems: within {277 * result.rerun_error:.1f} points, 19 times in 20")

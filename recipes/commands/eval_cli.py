@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from recipes.commands.eval_fusion import add_fuse_options, fuse_of
 from recipes.commands.judging import add_judge_options, judge_of
 from recipes.commands.usage import AddCommand, UsageError, count, not_negative, number, path, positive, seed
 
@@ -30,6 +31,7 @@ examples
   k15 eval needle --model DIR --nbce 4 --lengths 8000,32000
   k15 eval --predictions answers.jsonl --bench math500 --data DIR --out DIR
   k15 eval heldout --model runs/mine --judge runs/judge
+  k15 eval heldout --model runs/mine --n 8 --fuse nbce
   k15 compare evaluations/a evaluations/b
 """
 COMPARE_HELP = """\
@@ -80,6 +82,7 @@ def add_commands(command: AddCommand) -> None:
         "--pass-k", type=_numbers, default=(), metavar="K,K", help="k of pass@k and maj@k (1, 2, 4, ... n)"
     )
     add_window_options(one.add_argument_group("evidence in windows: solved examples, or the text of needle"))
+    add_fuse_options(one.add_argument_group("one answer from all responses to a problem (docs/long_evidence.md)"))
     pick = one.add_argument_group("which problems")
     pick.add_argument("--limit", type=count, metavar="N", help="so many, drawn by a fixed seed")
     pick.add_argument("--from", dest="since", type=_date, metavar="DATE", help="dated problems: not before")
@@ -211,6 +214,7 @@ def options_of(arguments: argparse.Namespace, wanted: tuple[str, ...]) -> Any:
         concurrency=arguments.concurrency,
         served_model=arguments.served_model,
         judge=judge_of(arguments),
+        fuse=fuse_of(arguments),
     )
 
 

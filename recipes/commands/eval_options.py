@@ -79,6 +79,8 @@ class Options:
     served_model: str | None = None
     judge: RewardModelConfig | None = None
     """A reward model behind the rule, in place of a run's own."""
+    fuse: tuple[MergingConfig, ...] = ()
+    """Ways in which the answers to a problem are fused into one, beside the vote."""
 
 
 def windowing(

@@ -16,6 +16,7 @@ from evals.offline import GRADERS, Task
 from evals.prompting import Conversation, Renderer
 from evals.windows import WindowRenderer
 from recipes.commands.eval_fit import Item, Longest, fit, longest_prompt, more_windows, spread_of
+from recipes.commands.eval_fusion import check_fuse, with_fusing
 from recipes.commands.eval_options import HELDOUT, EvalError, Options, check_pass_ks, chosen, warn, with_settings
 from recipes.commands.eval_windows import arms_of, check_windows, labelled, warn_of_room
 from recipes.commands.judging import Judges, check_judge, own_site
@@ -136,6 +137,8 @@ def prediction_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task
     from evals.predictions import read_predictions
 
     assert options.predictions is not None
+    if options.fuse:
+        raise EvalError("--fuse draws answers by a model's own engines; it does not go with --predictions")
     if len(options.benchmarks) != 1 or options.benchmarks[0] == HELDOUT:
         raise EvalError("--predictions needs exactly one benchmark: --bench NAME")
     (benchmark,) = chosen(options)
@@ -164,6 +167,8 @@ def endpoint_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]
 
     if HELDOUT in options.benchmarks:
         raise EvalError(f"{HELDOUT!r} are the held-out problems of a run directory; name the run with --model")
+    if options.fuse:
+        raise EvalError("--fuse needs engines of our own, not a server: name a run, a model directory or a hub name")
     benchmarks = chosen(options)
     server = find_server(options.model, options.served_model)
     # Four characters a token: on the safe side for English and code.
@@ -206,9 +211,11 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
     model = LocalModel.find(options.model)
     if options.judge is not None:
         model = model.without_reward_model()
-    asked = [asked_of(item, model, options) for item in _all_items(benchmarks, model, options)]
+    items = _all_items(benchmarks, model, options)
+    check_fuse(options, [item.benchmark for item in items], model.run if HELDOUT in options.benchmarks else None)
+    asked = [asked_of(item, model, options) for item in items]
     needed = max(one.longest.tokens + one.item.benchmark.max_tokens for one in asked)
-    windows = options.windows is not None or any(one.constraint or one.evidence for one in asked)
+    windows = bool(options.windows or options.fuse) or any(one.constraint or one.evidence for one in asked)
     engine, ray = engine_config(model, options, needed, windows)
     for one in asked:
         if isinstance(one.renderer, WindowRenderer):
@@ -235,6 +242,8 @@ def pool_tasks(options: Options, stack: ExitStack) -> tuple[str, list[Task]]:
             task = _task(arm.item, options, arm.responder, seed, {"model": model.fingerprint}, arm.first, grader)
             settings = {**task.settings, **arm.settings}
             task = replace(task, busy=busy, settings=settings, against=arm.against)
+            if isinstance(one.renderer, Renderer):
+                task = with_fusing(task, options.fuse, pool, one.renderer, one.transcript, engine.max_model_len)
             tasks.append(with_judge(task, judges, stack))
     return f"{engine.kind} {engine.dtype} on {engine.device}", tasks
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from rollout.grading import Answered, VerifierGrader
 from rollout.plain import one_line
 from rollout.progress import waiting
 from rollout.reward_models.config import RewardModelConfig
+from rollout.reward_models.evidence_judge import FIELD, evidence_named
 from rollout.reward_models.load import find
 from rollout.strict_json import finite
 from rollout.types import Message, Problem
@@ -37,6 +38,8 @@ AHEAD = 16
 """So many times as many lines are read ahead of it: a judge's engines need work."""
 UNASKED = "(no question)"
 """Stands for the question where the reward model reads none."""
+SHOWN = 8
+"""Most texts of evidence that are named in the end."""
 QUESTIONS = ("question", "problem", "prompt")
 """Names of the field with the question; of several the first counts."""
 
@@ -78,6 +81,7 @@ class Reader:
             "tolerance": tolerance_of(row, how.tolerance),
             "source": row.get("source"),
             "tokens": row.get("tokens"),
+            FIELD: evidence_in(row),
         }
         name = str(row.get("id") or number)
         return Answered(Problem(name, (Message("user", self._question(row)),), gold, extra=extra), prediction)
@@ -87,6 +91,21 @@ class Reader:
         if name not in row and "{question}" not in self.template:
             return UNASKED
         return text_of(row, name, "--question-field")
+
+
+def template_of(config: RewardModelConfig) -> str:
+    """Return what the reward model reads. The evidence of a window is no reference that a row has to have."""
+    if config.evidence is None:
+        return find(config.path).card.template
+    return "{question}" if config.evidence.template is None else config.evidence.template.replace("{reference}", "")
+
+
+def evidence_in(row: dict[str, Any]) -> dict[str, str]:
+    """Return the texts of a row by which it is judged, by name. Raises ``Fault``."""
+    found = row.get(FIELD) or {}
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise Fault(f"field '{FIELD}' is no object of texts by name")
+    return found
 
 
 def rule_of(how: Grading, workers: int) -> VerifierGrader:
@@ -175,11 +194,12 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise GradeError(f"--out {out} is the input itself; name another file")
     started = time.monotonic()
-    reader = Reader("standard input" if file == "-" else file, how, question, find(config.path).card.template)
+    reader = Reader("standard input" if file == "-" else file, how, question, template_of(config))
     counts: Counter[str] = Counter()
     verdicts: list[Verdicts] = []
     judgements: list[Judgement] = []
     reasons: Counter[str] = Counter()
+    pointers: Counter[str] = Counter()
     with opened(file, out) as (source, sink), ExitStack() as stack:
         lines = reader.lines(source)
         if (first := next(lines, None)) is None:  # before a model is started in vain
@@ -191,6 +211,8 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
             counts[score.verdict] += 1
             if not score.gradable:
                 reasons[score.reason] += 1
+            if config.evidence is not None and (name := evidence_named(score.opinion)):
+                pointers[name] += 1
             verdicts.append(of_score(line.answer.problem.id, score))
             if page is not None:
                 judgements.append(judgement(line, score))
@@ -198,7 +220,7 @@ def run(files: Files, how: Grading, question: str | None, config: RewardModelCon
     for fault in reader.left_out.lines():
         print(f"k15: {fault}", file=sys.stderr)
     counts["malformed"] = reader.left_out.total
-    say(summary(counts, time.monotonic() - started), verdicts, reasons)
+    say(summary(counts, time.monotonic() - started), verdicts, reasons, pointed(pointers))
     if page is not None:
         show(page, reader.left_out.name, config, judgements)
     return 1 if reader.left_out.total else 0
@@ -213,11 +235,19 @@ def opened_judges(config: RewardModelConfig, stack: ExitStack) -> Judges:
         raise GradeError(str(error)) from error
 
 
-def say(summed: str, verdicts: list[Verdicts], reasons: Counter[str]) -> None:
-    """Print how many are right and how both compare, to standard error."""
-    lines = [summed, *agreement(verdicts).lines]
+def say(summed: str, verdicts: list[Verdicts], reasons: Counter[str], decided: Sequence[str]) -> None:
+    """Print how many are right, how both compare, and what evidence ``decided``, to standard error."""
+    lines = [summed, *agreement(verdicts).lines, *decided]
     lines += [f"{count} ungradable: {one_line(reason, 200)}" for reason, count in reasons.most_common(3)]
     print("\n".join(lines), file=sys.stderr)
+
+
+def pointed(pointers: Counter[str]) -> list[str]:
+    """Return a line on which evidence decided how often."""
+    total = pointers.total()
+    parts = [f"{one_line(name, 60)} {100 * count / total:.0f} %" for name, count in pointers.most_common(SHOWN)]
+    more = f", {len(pointers) - SHOWN} others" if len(pointers) > SHOWN else ""
+    return [f"decided by {', '.join(parts)}{more}"] if parts else []
 
 
 def show(page: Path, title: str, config: RewardModelConfig, judgements: list[Judgement]) -> None:

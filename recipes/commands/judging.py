@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.commands.usage import UsageError
 
@@ -34,8 +35,10 @@ def add_judge_options(one: argparse._ActionsContainer) -> None:
     one.add_argument("--judge-set", action="append", default=[], metavar="KEY=VALUE", help="a key of reward.model")
 
 
-def judge_of(arguments: argparse.Namespace) -> RewardModelConfig | None:
-    """Return the reward model that a command line asks for; ``None``: none. Raises ``UsageError``."""
+def judge_of(arguments: argparse.Namespace, more: Mapping[str, Any] | None = None) -> RewardModelConfig | None:
+    """Return the reward model that a command line asks for, with ``more`` keys; ``None``: none. Raises
+    ``UsageError``.
+    """
     if arguments.judge is None:
         if arguments.judge_when or arguments.judge_set:
             raise UsageError("--judge-when and --judge-set are of a reward model: name it with --judge PATH")
@@ -51,7 +54,7 @@ def judge_of(arguments: argparse.Namespace) -> RewardModelConfig | None:
         raise UsageError(f"--judge-set {odd[0]}: KEY=VALUE is wanted, e.g. samples=4")
     if arguments.judge_when:
         pairs.append(("when", arguments.judge_when))
-    defaults = {"path": arguments.judge, "audit": 1.0, "alarm": None}
+    defaults = {"path": arguments.judge, "audit": 1.0, "alarm": None, **(more or {})}
     try:
         found = load(RewardModelConfig.model_validate(defaults), overrides=pairs)
         find(found.path)  # a wrong path is said before anything is drawn
@@ -107,10 +110,14 @@ class Judges:
 
     def settings(self) -> dict[str, object]:
         """Return what a record must not mix: the model's files, and how it is asked."""
+        from rollout.evidence.files import texts_digest
         from rollout.reward_models.load import digest, find
 
         asked = ("when", "audit", "reward", "threshold", "samples", "vote", "temperature", "max_tokens", "seed")
+        evidence = self.config.evidence
+        read = {"evidence": [texts_digest(evidence.files), evidence.model_dump(mode="json")]} if evidence else {}
         return {
+            **read,
             "path": self.config.path,
             "files": digest(find(self.config.path))[:16],
             **self.config.model_dump(mode="json", include=set(asked)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from recipes.commands.evidence import add_evidence_options, evidence_of
 from recipes.commands.judging import MODEL_HELP, add_judge_options, judge_of
 from recipes.commands.usage import AddCommand, UsageError, count, path, positive, seed
 
@@ -36,6 +37,10 @@ examples
   k15 grade runs/demo --out verdicts.jsonl
   k15 grade outputs.jsonl --quotes --out quoted.jsonl --kept faithful.jsonl
   k15 grade outputs.jsonl --judge runs/judge --out both.jsonl --page disagreements.html
+  k15 grade outputs.jsonl --rule none --judge DIR --evidence rubric.md style.md --window 1000
+
+With --evidence the judge is asked for one word, and the files are read in windows of their own, beside the reference
+and the texts of a row's field evidence, {{"name": "text"}}. opinion then says which of them decided.
 """
 JUDGE_HELP = """\
 P and S are JSON Lines. A problem has id and its tests (docs/code_rewards.md lists the forms); a program has id (of its
@@ -82,6 +87,10 @@ def add_commands(command: AddCommand) -> None:
     one.add_argument("--quotes", action="store_true", help="tell instead what responses misquote of their questions")
     one.add_argument("--kept", type=path, metavar="F", help="with --quotes: write the lines that misquote nothing here")
     add_judge_options(one.add_argument_group("a reward model beside the rule"))
+    add_evidence_options(
+        one.add_argument_group("a judge that says one word by long evidence in windows (docs/long_evidence.md)"),
+        "*",
+    )
     one.add_argument("--question-field", metavar="NAME", help="of the question (question, problem or prompt)")
     one.add_argument("--page", type=path, metavar="F.html", help="write a page on where rule and model disagree")
     one = command("judge", judge, "judge programs on the tests of coding problems", epilog=JUDGE_HELP)
@@ -114,7 +123,7 @@ def grade(arguments: argparse.Namespace) -> int:
     from recipes.commands.grade import JUDGED, OURS, GradeError, Grading, regrade, run
     from rewards.score import GRADER_TIMEOUT_S
 
-    judge = judge_of(arguments)
+    judge = judge_of(arguments, evidence_of(arguments))
     if arguments.quotes:
         return quotes(arguments, judge is not None)
     if arguments.kept:

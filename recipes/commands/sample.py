@@ -112,7 +112,7 @@ def load(chosen: Chosen) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:
+def streamer(tokenizer: Any, end: Sequence[int], out: TextIO) -> Any:
     """Return a streamer that writes text as it is sampled, without codes that would steer the terminal."""
     from transformers import TextStreamer
 
@@ -161,7 +161,7 @@ def respond(
             max_new_tokens=max_tokens if context is None else min(max_tokens, context - len(prompt)),
             eos_token_id=list(end),
             pad_token_id=end[0],
-            streamer=_streamer(transcript.tokenizer, end, out),
+            streamer=streamer(transcript.tokenizer, end, out),
             **draw,
         )
     tokens = output[0, len(prompt) :].tolist()

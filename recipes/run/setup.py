@@ -22,6 +22,7 @@ from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
 from rollout.evidence.asking import windowed
 from rollout.evidence.config import MergingConfig
+from rollout.evidence.files import texts_digest
 from rollout.evidence.windows import EvidenceError
 from rollout.grading import Grader, VerifierGrader
 from rollout.models.endings import end_tokens
@@ -219,6 +220,8 @@ def judging_code(config: RunConfig) -> dict[str, str]:
     code = {spec: digest_of(spec, group) for spec, group in used.items()}
     if model is not None:
         code[f"{RewardConfig.MODEL}{model.path}"] = files_digest(find(model.path))
+        if model.evidence is not None:
+            code["reward.model.evidence"] = texts_digest(model.evidence.files)
     return code
 
 

@@ -100,11 +100,7 @@ def final_box(text: str) -> Found:
         return Found("", "no \\boxed{} answer after the thinking", marked=False)
     if found[-1][2] < 0:
         return Found("", f"a box of more than {MAX_CONTENT} characters")
-    chosen = [found[-1]]
-    for earlier in reversed(found[:-1]):
-        if earlier[2] < 0 or not _connects(text[earlier[2] + 1 : chosen[0][0]]):
-            break
-        chosen.insert(0, earlier)
+    chosen = _offered(text, found)
     contents = [unboxed(text[content:end]) for _, content, end in chosen]
     if not contents[-1]:
         return Found("", "empty \\boxed{}")
@@ -114,6 +110,27 @@ def final_box(text: str) -> Found:
     contents += offered_after(text, last[2] + 1) + others
     answers = {look(content): content for content in contents if content}
     return Found(", ".join(answers.values()), offered=tuple(answers.values()))
+
+
+def answer_box(text: str) -> tuple[int, int] | None:
+    """Return start and start of content of the box in which the answer begins that ``final_box`` reads; ``None`` where
+    it reads none.
+    """
+    found = boxes(text)
+    if breaks_off(text, found):
+        return None
+    found = _without_denied(text, _without_mentions(text, found))
+    return _offered(text, found)[0][:2] if found and found[-1][2] >= 0 else None
+
+
+def _offered(text: str, found: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Return the last box, and those before it that are offered together with it."""
+    chosen = [found[-1]]
+    for earlier in reversed(found[:-1]):
+        if earlier[2] < 0 or not _connects(text[earlier[2] + 1 : chosen[0][0]]):
+            break
+        chosen.insert(0, earlier)
+    return chosen
 
 
 def breaks_off(text: str, found: Sequence[tuple[int, int, int]] = ()) -> bool:

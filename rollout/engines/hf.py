@@ -41,14 +41,22 @@ class HfEngine:
     takes_in_flight = False
 
     def __init__(
-        self, model_path: str, config: EngineConfig, seed: int = 0, attention: AttentionConfig | None = None
+        self,
+        model_path: str,
+        config: EngineConfig,
+        seed: int = 0,
+        attention: AttentionConfig | None = None,
+        interval: int = STREAM_INTERVAL,
     ) -> None:
-        """``attention`` of ``None`` becomes, at the start, what the model was trained with."""
+        """``attention`` of ``None`` becomes, at the start, what the model was trained with; ``interval``: decoding
+        steps between two deliveries.
+        """
         self.model_path = model_path
         self.config = config
         self.attention = PLAIN if attention is None else attention
         self._model_says = attention is None
         self.seed = seed
+        self._interval = interval
         self._model: PreTrainedModel | None = None
         self._windows: Windows
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
@@ -117,7 +125,7 @@ class HfEngine:
             ]
             try:
                 await self._in_thread(
-                    draw, self._model, self._version, batch, seeds, self._deliver, self._aborted, STREAM_INTERVAL
+                    draw, self._model, self._version, batch, seeds, self._deliver, self._aborted, self._interval
                 )
             except RuntimeError as error:  # torch's: out of memory, a broken kernel
                 self._dead = f"transformers failed while sampling: {error}"

@@ -159,12 +159,18 @@ class Windows:
         if not any(request.evidence for request in requests):
             return [[Line(request.prompt.token_ids)] for request in requests]
         rows = [_rows(request) for request in requests]
-        heads = [self._heads(request, own, rows) for request, own in zip(requests, rows, strict=True)]
+        heads = [
+            self._heads(request, rows[at], [*rows[max(at - 1, 0) : at], *rows[at + 1 : at + 2]])
+            for at, request in enumerate(requests)
+        ]
         known = self._compute([head for own in heads for head in own])
         return [_laid(*each, known) for each in zip(requests, rows, heads, strict=True)]
 
-    def _heads(self, request: Request, own: Sequence[TokenIds], rows: Sequence[Sequence[TokenIds]]) -> list[TokenIds]:
-        """Return for each window the tokens whose keys and values are to be had apart from those behind them."""
+    def _heads(self, request: Request, own: Sequence[TokenIds], beside: Sequence[Sequence[TokenIds]]) -> list[TokenIds]:
+        """Return for each window the tokens whose keys and values are to be had apart from those behind them.
+
+        ``beside``: rows of the requests before and behind this one, which mostly are about the same windows.
+        """
         if request.evidence is None:
             return []
         windows = own[1:]
@@ -172,19 +178,19 @@ class Windows:
             question = shared_ending(windows)
             return [row[: len(row) - question] for row in windows]
         return [
-            row[: self._worth(row, [other[k] for other in rows if len(other) > k])] for k, row in enumerate(own) if k
+            row[: self._worth(row, [other[k] for other in beside if len(other) > k])] for k, row in enumerate(own) if k
         ]
 
     def _worth(self, row: TokenIds, others: Sequence[TokenIds]) -> int:
         """Return how many of the first tokens of a window's row are had already, or worth to be computed by themselves
-        because rows of other requests, perhaps of later ones, share them.
+        because ``others`` share them. Of a row without others all are: later ones may.
         """
         if not self.room:
             return 0
         most = len(row) - 1
         had = max((min(common(row, tokens), most) for tokens, _ in self._kept.values()), default=0)
-        shared = max((min(common(row, other), most) for other in others if other is not row), default=0)
-        if not shared and 2 * had < len(row):
+        shared = max((min(common(row, other), most) for other in others), default=0)
+        if not others and 2 * had < len(row):
             shared = most
         worth = max(had, shared)
         return worth if worth >= LEAST else 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from rewards.models.template import check
 from rollout.config import Config, EngineConfig
+from rollout.evidence.config import MergingConfig
 
 When = Literal["undecided", "not_right", "always"]
 
@@ -28,6 +31,54 @@ class AlarmConfig(Config):
     """Iterations that agreement is averaged over."""
     verdicts: int = Field(50, ge=1)
     """Fewest compared verdicts in a window: with fewer, nothing is said."""
+
+
+TextFile = Annotated[str, AfterValidator(lambda file: str(Path(file).expanduser().absolute()))]
+
+
+class VerdictMerging(MergingConfig):
+    """NBCE on one token of two: nothing is cut off, and no window has spoken before."""
+
+    eta: float = Field(0.0, ge=0)
+    """Nats taken off the entropy of the window that spoke for the token before: of labels that begin alike."""
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    """Nucleus that each window keeps of the labels; below 1 a sure window is certain."""
+
+
+class EvidenceConfig(Config):
+    """A judge that reads long evidence in windows beside one another and says one word (docs/long_evidence.md).
+
+    Each is a window of its own: the reference answer, the texts of a row's field ``evidence``, and the files.
+    """
+
+    shorthand: ClassVar[str] = "files"
+    files: tuple[TextFile, ...] = ()
+    """Text files that all responses are judged by: a rubric, a specification. Recorded with their absolute paths."""
+    window: int | None = Field(None, ge=1)
+    """Tokens from which on a text is split into several windows; ``null``: none is, and a longer one is not read."""
+    labels: tuple[str, str] = ("correct", "incorrect")
+    """What it may say: that a response is right, and that it is wrong."""
+    template: str | None = None
+    """What it reads, with the evidence of one window as {reference}; ``null``: what its card says, or ours."""
+    merging: VerdictMerging = VerdictMerging()
+    """How windows become one verdict."""
+    each: bool = False
+    """Have each window judge by itself, too: as many more requests as there are windows."""
+
+    @classmethod
+    def spelled_out(cls, value: str | float) -> dict[str, Any]:
+        """Return the keys that one text in the place of the section sets: one file."""
+        return {cls.shorthand: [value]}
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if not all(label.strip() for label in self.labels) or len(set(self.labels)) < 2:
+            raise ValueError("labels are two different words, for right and for wrong")
+        if self.template is not None:
+            check(self.template)
+            if "{reference}" not in self.template:
+                raise ValueError("template has no {reference}, in whose place the evidence is put; add it")
+        return self
 
 
 class RewardModelConfig(Config):
@@ -58,6 +109,8 @@ class RewardModelConfig(Config):
     """Of a judge's verdicts; 0 is greedy."""
     max_tokens: int = Field(1024, ge=1)
     """Longest reasoning and verdict of a judge."""
+    evidence: EvidenceConfig | None = None
+    """Have a judge say one word by long evidence in windows, instead of reasoning; ``null``: no."""
     timeout_s: float = Field(300.0, gt=0)
     """Longest time that a judge writes on one verdict, from its first token; then it says nothing."""
     seed: int = Field(0, ge=0, lt=2**32)

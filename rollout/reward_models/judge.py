@@ -205,15 +205,21 @@ class JudgeModel:
         The time runs from its first tokens: waiting behind others is no fault of its own, and an engine that draws
         nothing is the pool's to replace.
         """
-        key, most = f"verdict {next(self._keys)}", min(self.config.max_tokens, self._context - len(prompt))
-        asked = self._stream.ask(Request(key, prompt, most, self._sampling, seed))
+        most = min(self.config.max_tokens, self._context - len(prompt))
+        return await self._ended(Request(self._key(), prompt, most, self._sampling, seed))
+
+    def _key(self) -> str:
+        return f"verdict {next(self._keys)}"
+
+    async def _ended(self, request: Request) -> Completion:
+        asked = self._stream.ask(request)
         try:
             begun, ended = asyncio.wrap_future(asked.begun), asyncio.wrap_future(asked.ended)
             ended.add_done_callback(_heard)
             await asyncio.wait((begun, ended), return_when=asyncio.FIRST_COMPLETED)
             return await asyncio.wait_for(ended, self.config.timeout_s)
         finally:
-            self._stream.drop([key])
+            self._stream.drop([request.key])
 
     def _read(self, prompt: Prompt, completion: Completion) -> tuple[Verdict, str]:
         """Return what a judge's tokens say, and their text. What has not ended says nothing, however it looks."""

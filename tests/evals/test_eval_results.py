@@ -135,6 +135,7 @@ FROZEN = {
     "judge": "NoneType",
     "windows": "NoneType",
     "beside": "NoneType",
+    "fused": [],
 }
 
 

@@ -57,11 +57,20 @@ function spoke(windows) {
   return parts;
 }
 
+// One answer from all responses to a problem, beside the vote.
+function fusedAt(f) {
+  const how = f.beta === null ? f.pooling : `${f.pooling}, beta ${f.beta}`;
+  const pair = f.beyond_maj;
+  return `fused@${f.k} (${how}) ${percent(f.mean)} ${between(f.ci95)}`
+    + (pair ? `, against maj@${f.k} ${points(pair.difference)} points [${pair.ci95.map(points).join(", ")}]` : "");
+}
+
 // What is said below the row of a benchmark.
 function more(b) {
   const parts = [`bootstrap over problems and samples ${between(b.bootstrap95)}`];
   if (b.settings.samples > 1) parts.push(`pass${at(b.pass_at)}`.replaceAll(" · @", " · pass@"));
   if (Object.keys(b.maj_at).length) parts.push(`maj${at(b.maj_at)}`.replaceAll(" · @", " · maj@"));
+  for (const f of b.fused ?? []) parts.push(fusedAt(f));
   if (b.rerun_error !== null) parts.push(`a second run on the same problems: within ${(277 * b.rerun_error).toFixed(1)} points`);
   if (b.judge?.agreement) parts.push(`rule and reward model agree on ${percent(b.judge.agreement.mean)} ${between(b.judge.agreement.ci95)} (agreement.html)`);
   if (b.windows) parts.push(...spoke(b.windows));
