@@ -175,8 +175,10 @@ def head(rows: Sequence[TokenIds]) -> TokenIds:
 
 
 def answers(found: dict[str, Any], way: str, n: int) -> np.ndarray:
-    """[questions] the label that a way gives with n windows, by its number."""
+    """[questions] the label that a way gives with n windows, by its number; ``none``: without any example."""
     rows = np.stack([found["none"], *(found[f"window {k + 1}"] for k in range(n))], 1)
+    if way == "none":
+        return np.asarray(rows[:, 0].argmax(-1))
     if way == "truncated" or (n == 1 and way in ("vote", "parallel", "whole")):
         return np.asarray(rows[:, 1].argmax(-1))
     if way in ("parallel", "whole"):
@@ -284,7 +286,11 @@ def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
         bars = np.array([[line["score"] - line["ci95"][0], line["ci95"][1] - line["score"]] for line in own]).T
         style = "-" if way in POOLINGS else "--"
         axes.errorbar(x, y, bars, fmt=style + "o", color=f"C{place}", label=names[way], markersize=4, linewidth=1.2)
-    axes.axhline(25, color="gray", linewidth=0.8)
+    alone = next((line["score"] for line in lines if line["way"] == "none"), None)
+    for height, label in ((25.0, "chance"), (alone, "no example")):
+        if height is not None:
+            axes.axhline(height, color="gray", linewidth=0.8)
+            axes.text(WINDOWS[-1], height + 0.5, label, color="gray", ha="right", fontsize=9)
     axes.set_xticks(WINDOWS)
     axes.set_xlabel(f"windows of {SHOTS} solved examples")
     axes.set_ylabel("right, per cent")
@@ -317,7 +323,7 @@ def main() -> None:
         choose_framing(model, given.data, given.seeds, given.tested, folder)
         return
     framing = next(one for one in FRAMINGS if one.name == given.framing)
-    ways = [way for way in WAYS if given.whole or way != "whole"]
+    ways = ["none", *(way for way in WAYS if given.whole or way != "whole")]
     lines = compared(run(model, framing, given.data, given.seeds, given.tested, folder, ways))
     for line in lines:
         emit(line)
