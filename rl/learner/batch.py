@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from rl.learner.copies import Labeller, of_pairs, of_rollouts
 from rl.learner.window import Ages, LossOn, carries_loss, has_loss
 from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
@@ -57,6 +58,8 @@ class Batch:
     """[L] float32: log-probs of the loss tokens under the policy frozen at the start of the iteration."""
     labels: torch.Tensor | None = None
     """[n, m] int64: classes of each sequence, for objectives of whole sequences, which say what each column is."""
+    copies: torch.Tensor | None = None
+    """[T] int8: which tokens are copied, as ``rollout.copying.labels`` has it; with ``learner.copying`` only."""
     counts: PackCounts = field(default_factory=PackCounts)
     ages: Ages = field(default_factory=Ages)
     """Of all sequences that were packed."""
@@ -107,6 +110,7 @@ class Batch:
             groups=tuple(self.groups[i] for i in indices),
             reference_logprobs=reference,
             labels=None if self.labels is None else self.labels[list(indices)],
+            copies=None if self.copies is None else gathered(self.copies, spans),
         )
 
     def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
@@ -135,19 +139,21 @@ class Batch:
             advantages=self.advantages.to(device),
             reference_logprobs=None if reference is None else reference.to(device),
             labels=None if self.labels is None else self.labels.to(device),
+            copies=None if self.copies is None else self.copies.to(device),
         )
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
     """Return the sequences of all ``batches``, in order; without any an empty batch.
 
-    They have reference log-probs if all of them had, and labels if all had.
+    They have reference log-probs if all of them had, and labels of either kind if all had.
     """
     if not batches:
         return pack((), (), version=0)
     references = [batch.reference_logprobs for batch in batches]
     known = [values for values in references if values is not None]
     labels = [batch.labels for batch in batches if batch.labels is not None]
+    copies = [batch.copies for batch in batches if batch.copies is not None]
     return Batch(
         tokens=torch.cat([batch.tokens for batch in batches]),
         cu_seqlens=cumulative([length for batch in batches for length in batch.lengths.tolist()]),
@@ -159,6 +165,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         total=sum(batch.total for batch in batches),
         reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
         labels=torch.cat(labels) if len(labels) == len(batches) else None,
+        copies=torch.cat(copies) if len(copies) == len(batches) else None,
         counts=sum((batch.counts for batch in batches), PackCounts()),
         ages=sum((batch.ages for batch in batches), Ages()),
     )
@@ -206,12 +213,14 @@ def pack(
     version: WeightVersion,
     loss_on: LossOn = "current",
     window: int = 0,
+    label: Labeller | None = None,
 ) -> Batch:
     """Pack finished groups for training under ``version``.
 
     ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version and of
     the ``window`` before it, or all response tokens (the reference is recomputed for them either way)
     [2501.12599 §2.6.2]. Sequences without a loss token are dropped and counted. The batch may be empty.
+    ``label``: what tells which tokens are copied, where that is trained.
     """
     kept: list[tuple[str, Rollout, float]] = []
     masked = stale = small = 0
@@ -231,7 +240,9 @@ def pack(
     parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
     loss = [carries_loss(part, version, loss_on, window) for part in parts]
     ages = Ages.of((rollout for _, rollout, _ in kept), version, loss_on, window)
-    return replace(_tensors(kept, parts, loss, version), counts=PackCounts(len(kept), masked, stale, small), ages=ages)
+    copies = None if label is None else torch.from_numpy(of_rollouts([rollout for _, rollout, _ in kept], label))
+    counts = PackCounts(len(kept), masked, stale, small)
+    return replace(_tensors(kept, parts, loss, version), counts=counts, ages=ages, copies=copies)
 
 
 def _tensors(
@@ -261,8 +272,11 @@ def _prompt(rollout: Rollout) -> Segment:
     return Segment(-1, rollout.prompt.token_ids, by=Author.ENVIRONMENT)
 
 
-def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
-    """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts."""
+def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]], label: Labeller | None = None) -> Batch:
+    """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts.
+
+    ``label``: what tells which tokens are copied, where that is trained.
+    """
     for index, (prompt, response) in enumerate(pairs):
         if not len(prompt) or not len(response):
             raise ValueError(
@@ -282,6 +296,7 @@ def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
         groups=("",) * len(pairs),
         total=len(pairs),
         counts=PackCounts(sequences=len(pairs)),
+        copies=None if label is None else torch.from_numpy(of_pairs(pairs, label)),
     )
 
 
