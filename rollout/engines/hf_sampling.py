@@ -81,7 +81,7 @@ def sample(
     from transformers import DynamicCache
 
     rows = [_Row(request, seed, version) for request, seed in zip(requests, seeds, strict=True)]
-    inputs, mask = _left_padded([row.request.prompt.token_ids for row in rows], model.device)
+    inputs, mask = left_padded([row.request.prompt.token_ids for row in rows], model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     step = 0
@@ -117,7 +117,8 @@ def _noise(row: _Row) -> float:
     return seed_of(row.seed, len(row.request.prompt) + len(row.drawn)) / 2**63
 
 
-def _left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(sequences: Sequence[Tokens], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask [n, longest] of ``sequences``, zeros before the shorter ones."""
     width = max(len(sequence) for sequence in sequences)
     inputs = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -167,7 +168,7 @@ def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[li
 
 
 def _score_batch(model: PreTrainedModel, batch: Sequence[Sequence[int]]) -> list[list[float]]:
-    inputs, mask = _left_padded(batch, model.device)
+    inputs, mask = left_padded(batch, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
     logprobs = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]

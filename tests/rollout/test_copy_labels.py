@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.copying.labels import B, CopyLabels, I, O, copy_labels, digits, spelled
@@ -93,6 +93,7 @@ def check(found: CopyLabels, source: Sequence[int], target: Sequence[int]) -> No
             assert origin == found.origin[at - 1] + 1
 
 
+@settings(deadline=None)
 @given(SEQUENCES, SEQUENCES, st.sampled_from(["lcs", "ngram"]), st.none() | ALONE)
 def test_every_span_is_an_ngram_of_the_source(source, target, mode, alone) -> None:
     check(copy_labels(source, target, mode, None if alone is None else np.array(alone)), source, target)
@@ -107,6 +108,7 @@ def subsequence(source: Sequence[int], target: Sequence[int]) -> int:
     return table[-1][-1]
 
 
+@settings(deadline=None)
 @given(SEQUENCES, SEQUENCES)
 def test_lcs_is_a_longest_one_in_the_order_of_the_source_and_both_sides_agree(source, target) -> None:
     found = copy_labels(source, target, "lcs")
@@ -122,6 +124,7 @@ def occurs(source: Sequence[int], part: Sequence[int]) -> bool:
     return any([*source[i : i + len(part)]] == [*part] for i in range(len(source) - len(part) + 1))
 
 
+@settings(deadline=None)
 @given(SEQUENCES, SEQUENCES)
 def test_longest_matches_are_those_of_looking_everywhere(source, target) -> None:
     lengths, starts = longest_matches(np.array(source, np.int64), np.array(target, np.int64))
@@ -132,6 +135,7 @@ def test_longest_matches_are_those_of_looking_everywhere(source, target) -> None
         assert [*source[start : start + length]] == target[at : at + length] or not length
 
 
+@settings(deadline=None)
 @given(SEQUENCES, SEQUENCES)
 def test_what_is_left_out_of_ngrams_has_no_copy_before_its_next_span(source, target) -> None:
     """Greedy from left to right: an O begins no n-gram of two tokens."""
