@@ -298,8 +298,8 @@ class Learner:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
         A copy head is a file beside them. What was trained on classes becomes a sequence classifier with the learner's
-        head; of an encoder the head is a file of its own. Of many ranks the first writes what all of them gather, a layer at a time. Raises
-        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
+        head; of an encoder the head is a file of its own. Of many ranks the first writes what all of them gather, a
+        layer at a time. Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
         first = self.ranks is None or self.ranks.first
