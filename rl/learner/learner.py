@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from rl.learner.accumulation import Accumulation
 from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
 from rl.learner.forward import PolicyModel, beside, causal_lm, new_head
-from rl.learner.labeller import labeller
+from rl.learner.labeller import copy_head, labeller
 from rl.learner.movement import Watch
 from rl.learner.passes import Passed, Passes, divisor_of, opens, step_of, with_signal
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
@@ -28,9 +28,9 @@ from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
 from rl.objectives.build import build
 from rl.objectives.config import ClassesConfig
-from rl.objectives.copying import TAGS, with_copying
+from rl.objectives.copying import with_copying
 from rl.objectives.cross_entropy import CrossEntropy
-from rl.objectives.protocol import Head, Needs, Objective, Outputs
+from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
 from rl.optim.shards import local
@@ -41,7 +41,6 @@ from rollout.models.classifier import save_classifier, save_encoder
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
 from rollout.models.shards import gathered
-from rollout.seeds import seed_of
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Learner:
         self.label: Labeller | None = None
         """What labels batches for it."""
         if copying is not None:
-            self.copying = new_head(self.model, Head(len(TAGS)), seed_of(spec.seed, "copying"))
+            self.copying = copy_head(self.model, self.source, spec.seed)
             self.label = labeller(copying, self.source, len(causal_lm(self.model).get_input_embeddings().weight))
         dtype = getattr(torch, spec.model.compute_dtype)
         self.policy = PolicyModel(self.model, dtype, self.head, together, self.copying)

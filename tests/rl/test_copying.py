@@ -314,6 +314,21 @@ def test_an_export_has_the_head_beside_the_model_and_not_in_it(folder: Path, tmp
         load_head(tmp_path / "off")
 
 
+def test_a_model_with_a_head_beside_it_goes_on_from_that(folder: Path, tmp_path: Path) -> None:
+    learner = learner_of(folder, LCS)
+    learner.step(pack_demonstrations(PAIRS, plain), learner.supervised)
+    learner.export_hf(tmp_path)
+    assert learner.copying is not None
+    again = learner_of(tmp_path, LCS).copying
+    assert again is not None
+    assert again.weight.equal(learner.copying.weight)
+    assert again.bias.equal(learner.copying.bias)
+    assert again.weight.requires_grad
+    save_head(torch.zeros(3, 4), torch.zeros(3), tmp_path)
+    with pytest.raises(PolicyError, match="states of 4 numbers, and this model's have 32"):
+        learner_of(tmp_path, LCS)
+
+
 def test_a_warm_up_teaches_it_and_tells(folder: Path) -> None:
     spec = learner_spec(copying={"mode": "ngram"}, optimizer={"lr": 3e-3})
     host = LearnerHost(spec, folder, Receivers("local"))
