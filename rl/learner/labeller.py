@@ -10,6 +10,7 @@ from rl.learner.policy import PolicyError
 from rl.objectives.protocol import Head
 from rollout.copying.head import FILE, HeadError, load_head
 from rollout.copying.labels import NAMES, Alone, copy_labels, digits
+from rollout.models.pretrained import resolve_model
 from rollout.seeds import seed_of
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from rl.objectives.config import CopyingConfig
 
 
-def copy_head(policy: nn.Module, source: Path, seed: int) -> nn.Linear:
+def copy_head(policy: nn.Module, source: Path | None, seed: int) -> nn.Linear:
     """Return the copy head of ``policy``: the one that lies beside its files in ``source``, or one drawn from ``seed``.
 
     Raises ``PolicyError`` for a file that is none, or that is another model's.
     """
     head = new_head(policy, Head(len(NAMES)), seed_of(seed, "copying"))
-    if not (source / FILE).is_file():
+    if source is None or not (source / FILE).is_file():
         return head
     try:
         saved = load_head(source)
@@ -38,21 +39,21 @@ def copy_head(policy: nn.Module, source: Path, seed: int) -> nn.Linear:
     return head
 
 
-def labeller(config: CopyingConfig, source: Path, size: int) -> Labeller:
-    """Return what labels by ``config``. ``source``: the model's directory, whose tokenizer says which of ``size`` token
-    ids stand alone.
+def labeller(config: CopyingConfig, model: str, size: int) -> Labeller:
+    """Return what labels by ``config``. ``model``: directory, hub name or ``package:NAME``, whose tokenizer says which of
+    ``size`` token ids stand alone.
 
-    Raises ``PolicyError`` for a directory without a tokenizer.
+    Raises ``PolicyError`` for a model without a tokenizer.
     """
-    alone = _alone(source, size) if config.mode == "ngram" else None
+    alone = _alone(model, size) if config.mode == "ngram" else None
     return lambda prompt, response: copy_labels(prompt, response, config.mode, alone).target
 
 
-def _alone(source: Path, size: int) -> Alone:
+def _alone(model: str, size: int) -> Alone:
     from transformers import AutoTokenizer
 
     try:
-        return digits(AutoTokenizer.from_pretrained(source), size)
+        return digits(AutoTokenizer.from_pretrained(resolve_model(model)), size)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise PolicyError(f"learner.copying.mode ngram needs the tokenizer of {source}: {reason}") from error
+        raise PolicyError(f"learner.copying.mode ngram needs the tokenizer of {model}: {reason}") from error

@@ -96,7 +96,7 @@ class Learner:
         """What labels batches for it."""
         if copying is not None:
             self.copying = copy_head(self.model, self.source, spec.seed)
-            self.label = labeller(copying, self.source, len(causal_lm(self.model).get_input_embeddings().weight))
+            self.label = labeller(copying, str(model_path), len(causal_lm(self.model).get_input_embeddings().weight))
         dtype = getattr(torch, spec.model.compute_dtype)
         self.policy = PolicyModel(self.model, dtype, self.head, together, self.copying)
         if ranks is not None:

@@ -101,7 +101,8 @@ class _Tagged(_Row):
 
     def __init__(self, source: Source) -> None:
         super().__init__()
-        self.source, self.span, self.choice = source, OUTSIDE, Choice(O)
+        self.source, self.choice = source, Choice(O)
+        self.span: Span = OUTSIDE
 
     def allowed(self, probabilities: Sequence[float]) -> Allowed:
         """See ``_Row``."""
@@ -110,7 +111,7 @@ class _Tagged(_Row):
 
     def add(self, token: int) -> None:
         """See ``_Row``."""
-        self.span: Span = follow(self.source, self.span, self.choice, token)
+        self.span = follow(self.source, self.span, self.choice, token)
         self.fallbacks += self.choice.fell
         self.drawn.append(token)
         self.tags.append(self.choice.tag)
