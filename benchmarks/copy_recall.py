@@ -56,12 +56,12 @@ ARMS = ("base", "bio", "masked")
 class Settings:
     """What a measurement is of."""
 
-    examples: int = 12_000
+    examples: int = 10_000
     batch_tokens: int = 1000
     lr: float = 4e-3
     weight: float = 0.5
     """``learner.copying.weight`` of the second model."""
-    tests: int = 100
+    tests: int = 60
     """Items of each length."""
 
 

@@ -40,8 +40,8 @@ def copy_head(policy: nn.Module, source: Path | None, seed: int) -> nn.Linear:
 
 
 def labeller(config: CopyingConfig, model: str, size: int) -> Labeller:
-    """Return what labels by ``config``. ``model``: directory, hub name or ``package:NAME``, whose tokenizer says which of
-    ``size`` token ids stand alone.
+    """Return what labels by ``config``. ``model``: directory, hub name or ``package:NAME``, whose tokenizer says which
+    of ``size`` token ids stand alone.
 
     Raises ``PolicyError`` for a model without a tokenizer.
     """

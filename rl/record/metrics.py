@@ -127,7 +127,7 @@ METRICS = {
     "clip_share": Metric(
         "share", "Tokens (GSPO: sequences) whose ratio was clipped or capped, over the steps (GRPO and its kin, CISPO)."
     ),
-    # The copy head, with learner.copying (`docs/copying.md`); in a warm-up they are in `warmup.json`.
+    # The copy head, with learner.copying (`docs/copying.md`); in a warm-up they are in `warmup/warmup.json`.
     "copying/loss": Metric("nats", "Cross-entropy of the copy labels of trained tokens, without any weight."),
     "copying/f1_outside": Metric("share", "F1 of the tokens that are not copied from the prompt."),
     "copying/f1_begin": Metric("share", "F1 of those that begin a copy."),
