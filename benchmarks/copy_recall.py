@@ -9,12 +9,14 @@ masked    the second model, greedy, its copies held to spans of the prompt (``ro
 
 One JSON line per seed and arm: exact recall by length of the spans (trained on 3 to 8, tested beyond), accuracy of
 tokens within spans, recall of rare tokens, F1 of the tags; then the arms over all seeds, and whether the order is the
-expected one.
+expected one. What is finished is kept in ``runs/bench/copy_recall``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
 import tempfile
 import time
@@ -30,7 +32,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from benchmarks.common import emit, environment, say
+from benchmarks.common import CACHE, emit, environment, say
 from benchmarks.copy_task import EOS, Item, Recall, item, recall, tokenizer
 from rl.config import WarmupStage
 from rl.learner.config import LearnerConfig, ModelConfig, ScratchModel
@@ -43,6 +45,7 @@ from rl.warmup import warm_up
 from rollout.copying.decode import Decoded, Decoding, masked_decode, structured_decode
 from rollout.copying.head import load_head
 from rollout.copying.labels import NAMES, copy_labels
+from rollout.files import replace_file
 from rollout.progress import progress
 
 MODEL = ScratchModel(layers=2, width=128, heads=4, kv_heads=4, mlp_width=256, context=256)
@@ -154,6 +157,18 @@ def measure(keys: Settings, seed: int) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def measured(keys: Settings, seed: int) -> dict[str, dict[str, Any]]:
+    """Return the rows of one seed; those measured before with the same settings and instructions are not repeated."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    name = hashlib.sha256(json.dumps(asdict(keys)).encode()).hexdigest()[:12]
+    file = CACHE / "copy_recall" / f"{name}-{capability}-{seed}.json"
+    if not file.exists():
+        say(f"seed {seed}, {capability}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(measure(keys, seed)).encode())
+    return json.loads(file.read_text())
+
+
 def over_seeds(all_of: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
     """Emit each arm's mean over the seeds, and what of the expected order holds."""
     for arm in ARMS:
@@ -187,8 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     emit({"environment": environment(), "cpu_capability": capability, "settings": asdict(keys)})
     all_of = []
     for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
-        say(f"seed {seed}")
-        all_of.append(measure(keys, seed))
+        all_of.append(measured(keys, seed))
         for arm, row in all_of[-1].items():
             emit({"seed": seed, "arm": arm, **row})
     over_seeds(all_of)
