@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rollout.copying.labels import Labels
+from rollout.copying.labels import SEAM, Labels
 from rollout.types import Rollout, TokenIds, Tokens, joined
 
 Labeller = Callable[[Tokens, Tokens], Labels]
 """From source and target ids to the labels of the target."""
-SEAM = np.array([-1], np.int32)
-"""Between parts of a source, which no span crosses."""
 
 
 def of_rollout(rollout: Rollout, label: Labeller) -> Labels:
@@ -23,10 +21,11 @@ def of_rollout(rollout: Rollout, label: Labeller) -> Labels:
     parts: list[TokenIds] = [rollout.prompt.token_ids]
     found: list[Labels] = []
     turn: list[TokenIds] = []
+    seam = np.array([SEAM], np.int32)
 
     def labelled() -> None:
         if turn:
-            source = joined([piece for part in parts for piece in (SEAM, part)][1:], np.int32)
+            source = joined([piece for part in parts for piece in (seam, part)][1:], np.int32)
             found.append(label(source, joined(turn, np.int32)))
             turn.clear()
 

@@ -28,6 +28,8 @@ Alone = Bools
 """[V] whether a token id stands alone."""
 O, B, I = 0, 1, 2  # noqa: E741  the names of the field
 NAMES = "OBI"
+SEAM = -1
+"""In a source: no span goes across it."""
 SHORTEST = 2
 """Tokens of the shortest n-gram that is a copy although none of its tokens stands alone."""
 LCS_LONGEST = 8192

@@ -13,12 +13,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from rollout.copying.labels import B, I, O
+from rollout.copying.labels import SEAM, B, I, O
 from rollout.types import Tokens
 
 Ints = npt.NDArray[np.int64]
-SEAM = -1
-"""In a source: no span goes across it."""
 _NOWHERE: Ints = np.empty(0, np.int64)
 
 
