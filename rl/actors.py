@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rl.learner.stats import IterationStats, Step
     from rl.objectives.protocol import Needs, Objective, Outputs
     from rl.state.checkpoint import Sum
-    from rl.warmup import Pair
+    from rl.warmup import Pair, Taught
 
 MOST = 200
 """Characters of a message of Ray's or of a rank's that are told, at most."""
@@ -248,7 +248,7 @@ class RayPolicy:
         return self.call("close_iteration", version)
 
     @spanned(LEARNER, "train")
-    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
+    def sft(self, pairs: Sequence[Pair], lr: float) -> Taught:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)
 

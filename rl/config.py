@@ -17,6 +17,7 @@ from rl.learner.window import window_of
 from rl.objectives.config import ClassesConfig
 from rl.reward_config import LengthRewardConfig, RewardConfig
 from rollout.config import PAGE_TOKENS, Config, EngineConfig, Preset, RolloutConfig
+from rollout.copying.labels import LCS_LONGEST
 from rollout.environments.config import EnvironmentConfig
 from rollout.models.attention import block_attention_fault
 from rollout.models.framing import RESERVED, Framing
@@ -338,6 +339,7 @@ class RunConfig(Config):
             )
         self._check_evidence()
         self._check_overlap()
+        self._check_copying()
         placement.check(self)
         return self
 
@@ -349,6 +351,7 @@ class RunConfig(Config):
             "a warm-up": self.warmup is not None,
             "engine.speculative": self.engine.speculative is not None,
             "learner.ranks.sequence above 1": self.learner.ranks.sequence > 1,
+            "learner.copying, which knows no windows": self.learner.copying is not None,
         }
         if found := [name for name, there in others.items() if there]:
             raise ValueError(f"rollout.evidence does not go with {found[0]}: leave one of them out")
@@ -383,6 +386,21 @@ class RunConfig(Config):
             raise ValueError(
                 f"overlap.mode on_policy takes one optimiser step an iteration, and learner.updates is "
                 f"{self.learner.updates}: set it to 1"
+            )
+
+    def _check_copying(self) -> None:
+        copying, longest = self.learner.copying, self.engine.max_model_len
+        if copying is None:
+            return
+        if self.overlap is not None and self.overlap.mode == "on_policy":
+            raise ValueError(
+                "learner.copying is divided by an iteration's loss tokens, which overlap.mode on_policy does not know "
+                "while it adds up gradients: set one of them to null, or overlap.mode to window"
+            )
+        if copying.mode == "lcs" and longest > LCS_LONGEST:
+            raise ValueError(
+                f"learner.copying.mode lcs costs prompt x response, too much beyond {LCS_LONGEST} tokens, and "
+                f"engine.max_model_len is {longest}: set it to ngram"
             )
 
     def _check_moba(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
@@ -30,11 +30,21 @@ SHOWN_STEPS = 20
 """Number of newest steps whose mean loss is shown, since that of one step is mostly noise."""
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What one step tells."""
+
+    loss: float
+    """Nats per response token."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of an auxiliary loss, by their names in ``rl.record.metrics``."""
+
+
 class Trainee(Kept, Protocol):
     """The part of the learner that the warm-up uses."""
 
-    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
-        """Take one optimiser step on masked cross-entropy; return the loss in nats per response token."""
+    def sft(self, pairs: Sequence[Pair], lr: float) -> Taught:
+        """Take one optimiser step on masked cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +132,9 @@ def warm_up(
     watch: Progress,
     stopper: Stopper,
     seed: int,
-    record: Callable[[int, float], None],
+    record: Callable[[int, Taught], None],
 ) -> WarmupReport:
-    """Train on the demonstrations of each stage; resumes from ``checkpoints``. Each step calls ``record(step, loss)``.
+    """Train on the demonstrations of each stage; resumes from ``checkpoints``. Each step calls ``record``.
 
     Before demonstrations are drawn from the model it is checkpointed. On a stop signal it is, too, and ``Interrupted``
     is raised.
@@ -133,8 +143,9 @@ def warm_up(
     losses: list[float] = []
 
     def act(number: int, step: Step) -> str:
-        losses.append(policy.sft([known[step.stage][index] for index in step.examples], step.lr))
-        record(number, losses[-1])
+        taught = policy.sft([known[step.stage][index] for index in step.examples], step.lr)
+        losses.append(taught.loss)
+        record(number, taught)
         return f"loss {fmean(losses[-SHOWN_STEPS:]):.3f}"
 
     def train(last: bool) -> list[Step]:

@@ -12,7 +12,7 @@ from recipes.run.own_responses import Harvest, OwnResponses
 from rl.config import WarmupStage
 from rl.record.live import LiveView
 from rl.stop import Stopper
-from rl.warmup import Pair, Trainee, warm_up
+from rl.warmup import Pair, Taught, Trainee, warm_up
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Warming:
 
         Raises ``Interrupted``, and ``ProblemError`` for a stage that has nothing to learn.
         """
-        losses: list[tuple[int, float]] = []
+        taught: dict[int, Taught] = {}
         harvests: dict[int, Harvest] = {}
         report = warm_up(
             self.stages,
@@ -54,13 +54,15 @@ class Warming:
             self.watch,
             self.stopper,
             self.own.setup.config.seed,
-            lambda step, loss: losses.append((step, loss)),
+            taught.__setitem__,
         )
         sampled = {number: asdict(harvest) for number, harvest in harvests.items()}
+        metrics = [(step, dict(one.metrics)) for step, one in taught.items() if one.metrics]
         return {
             "steps": report.steps,
             "tokens": report.tokens,
-            "losses": losses,
+            "losses": [(step, one.loss) for step, one in taught.items()],
+            **({"metrics": metrics} if metrics else {}),
             **({"sampled": sampled} if sampled else {}),
         }
 

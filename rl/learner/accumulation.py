@@ -31,7 +31,7 @@ class Accumulation:
     def add(self, batch: Batch) -> None:
         """Take sequences, and run those that wait as often as they fill a micro-batch of every share."""
         self._arrived.append(batch)
-        self._waiting.append(with_signal(batch) if opens(self._objective) else batch)
+        self._waiting.append(with_signal(batch, self._objective) if opens(self._objective) else batch)
         waiting, unit = concatenated(self._waiting), self._objective.unit
         while units := filling(
             waiting.lengths.view(-1, unit).sum(1).tolist(), self._passes.count, self._passes.max_tokens

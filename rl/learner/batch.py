@@ -11,6 +11,7 @@ import torch
 
 from rl.learner import beside
 from rl.learner.beside import Beside
+from rl.learner.copies import Labeller, of_pairs, of_rollouts
 from rl.learner.window import Ages, LossOn, carries_loss, has_loss
 from rollout.types import Author, Group, Rollout, Segment, Tokens, WeightVersion, joined
 
@@ -61,6 +62,8 @@ class Batch:
     """[n, m] int64: classes of each sequence, for objectives of whole sequences, which say what each column is."""
     beside: Beside | None = None
     """What the policy reads beside the sequences: of rollouts that were drawn with evidence, their windows."""
+    copies: torch.Tensor | None = None
+    """[T] int8: which tokens are copied, as ``rollout.copying.labels`` has it; with ``learner.copying`` only."""
     counts: PackCounts = field(default_factory=PackCounts)
     ages: Ages = field(default_factory=Ages)
     """Of all sequences that were packed."""
@@ -118,6 +121,7 @@ class Batch:
             reference_logprobs=reference,
             labels=None if self.labels is None else self.labels[list(indices)],
             beside=rows,
+            copies=None if self.copies is None else gathered(self.copies, spans),
         )
 
     def minibatches(self, updates: int, seed: Seed) -> list[Batch]:
@@ -147,19 +151,21 @@ class Batch:
             reference_logprobs=None if reference is None else reference.to(device),
             labels=None if self.labels is None else self.labels.to(device),
             beside=None if self.beside is None else self.beside.to(device),
+            copies=None if self.copies is None else self.copies.to(device),
         )
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
     """Return the sequences of all ``batches``, in order; without any an empty batch.
 
-    They have reference log-probs if all of them had, and labels if all had.
+    They have reference log-probs if all of them had, and labels of either kind if all had.
     """
     if not batches:
         return pack((), (), version=0)
     references = [batch.reference_logprobs for batch in batches]
     known = [values for values in references if values is not None]
     labels = [batch.labels for batch in batches if batch.labels is not None]
+    copies = [batch.copies for batch in batches if batch.copies is not None]
     return Batch(
         tokens=torch.cat([batch.tokens for batch in batches]),
         cu_seqlens=cumulative([length for batch in batches for length in batch.lengths.tolist()]),
@@ -172,6 +178,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         reference_logprobs=torch.cat(known) if len(known) == len(references) else None,
         labels=torch.cat(labels) if len(labels) == len(batches) else None,
         beside=beside.concatenated([(batch.beside, len(batch), int(batch.loss_mask.sum())) for batch in batches]),
+        copies=torch.cat(copies) if len(copies) == len(batches) else None,
         counts=sum((batch.counts for batch in batches), PackCounts()),
         ages=sum((batch.ages for batch in batches), Ages()),
     )
@@ -220,13 +227,14 @@ def pack(
     loss_on: LossOn = "current",
     window: int = 0,
     beta: float = 0.0,
+    label: Labeller | None = None,
 ) -> Batch:
     """Pack finished groups for training under ``version``.
 
     ``advantages`` [groups][k], one a rollout; ``None`` masks it. ``loss_on``: the tokens of the current version and of
     the ``window`` before it, or all response tokens (the reference is recomputed for them either way)
-    [2501.12599 §2.6.2]. ``beta``: how rollouts with evidence were merged. Sequences without a loss token are dropped
-    and counted. The batch may be empty.
+    [2501.12599 §2.6.2]. ``beta``: how rollouts with evidence were merged. ``label``: what tells which tokens are
+    copied, where that is trained. Sequences without a loss token are dropped and counted. The batch may be empty.
     """
     kept: list[tuple[str, Rollout, float]] = []
     masked = stale = small = 0
@@ -246,9 +254,11 @@ def pack(
     parts = [part for _, rollout, _ in kept for part in (_prompt(rollout), *rollout.segments)]
     loss = [carries_loss(part, version, loss_on, window) for part in parts]
     ages = Ages.of((rollout for _, rollout, _ in kept), version, loss_on, window)
+    copies = None if label is None else torch.from_numpy(of_rollouts([rollout for _, rollout, _ in kept], label))
+    counts = PackCounts(len(kept), masked, stale, small)
     batch = _tensors(kept, parts, loss, version)
     rows = beside.beside_of([rollout for _, rollout, _ in kept], batch.loss_mask, beta)
-    return replace(batch, counts=PackCounts(len(kept), masked, stale, small), ages=ages, beside=rows)
+    return replace(batch, counts=counts, ages=ages, beside=rows, copies=copies)
 
 
 def _tensors(
@@ -278,8 +288,11 @@ def _prompt(rollout: Rollout) -> Segment:
     return Segment(-1, rollout.prompt.token_ids, by=Author.ENVIRONMENT)
 
 
-def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
-    """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts."""
+def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]], label: Labeller | None = None) -> Batch:
+    """Pack (prompt ids, response ids) pairs for supervised training: loss on every response token, none on prompts.
+
+    ``label``: what tells which tokens are copied, where that is trained.
+    """
     for index, (prompt, response) in enumerate(pairs):
         if not len(prompt) or not len(response):
             raise ValueError(
@@ -299,6 +312,7 @@ def pack_demonstrations(pairs: Sequence[tuple[Tokens, Tokens]]) -> Batch:
         groups=("",) * len(pairs),
         total=len(pairs),
         counts=PackCounts(sequences=len(pairs)),
+        copies=None if label is None else torch.from_numpy(of_pairs(pairs, label)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rl.objectives.config import ChosenObjective, MirrorDescentConfig
+from rl.objectives.config import ChosenObjective, ClassesConfig, CopyingConfig, MirrorDescentConfig
 from rollout.config import Config
 from rollout.models.attention import AttentionConfig
 
@@ -157,9 +157,19 @@ class LearnerConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     objective: ChosenObjective = MirrorDescentConfig()
     """What is minimised (``docs/objectives.md``)."""
+    copying: CopyingConfig | None = None
+    """A second, auxiliary loss: which tokens are copied from the prompt; ``null``: none (``docs/copying.md``)."""
 
     @field_validator("objective", mode="before")
     @classmethod
     def _kind(cls, value: Any) -> Any:
         """Files from before there was a choice name no kind."""
         return {"kind": "mirror_descent", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _copies(self) -> Self:
+        if self.copying is not None and isinstance(self.objective, ClassesConfig):
+            raise ValueError(
+                "learner.copying labels tokens of responses, and objective classes judges whole ones: set one"
+            )
+        return self

@@ -200,11 +200,14 @@ class PolicyModel(nn.Module):
         compute_dtype: torch.dtype,
         head: nn.Linear | None = None,
         sequence: ProcessGroup | None = None,
+        copying: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.policy, self.compute_dtype = policy, compute_dtype
         self.head = head
         """A head beside the LM head; ``None`` when no objective needs one."""
+        self.copying = copying
+        """The copy head (``rl.objectives.copying``); ``None`` when ``learner.copying`` is."""
         self.sequence = sequence
         """The ranks that share each batch: all are given the whole of it, and get the outputs of all of it. Each
         computes a part, also of the gradient: those of all ranks add up. ``None``: this process is alone."""
@@ -236,6 +239,11 @@ class PolicyModel(nn.Module):
                 raise ValueError("this learner has no head of its own: its own objective did not ask for one")
             states, of_all = self._states(hidden, batch, needs.head.at)
             found["head"] = of_all(self.head(states.to(self.head.weight.dtype)))
+        if needs.copying:
+            if self.copying is None:
+                raise ValueError("this learner has no copy head: learner.copying is null")
+            states, of_all = self._states(hidden, batch, "tokens")
+            found["copying"] = of_all(self.copying(states.to(self.copying.weight.dtype)))
         return Outputs(**found)
 
     def _merged(
@@ -294,6 +302,13 @@ def means(hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     sequence = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
     sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32).index_add(0, sequence, hidden.float())
     return sums / lengths[:, None]
+
+
+def beside(head: nn.Module | None, copying: nn.Module | None) -> nn.Module | None:
+    """Return what is trained beside the model as one module: an objective's ``head``, the copy head, both, or none."""
+    if copying is None:
+        return head
+    return nn.ModuleDict({"copying": copying} | ({} if head is None else {"own": head}))
 
 
 def new_head(policy: nn.Module, head: Head, seed: int) -> nn.Linear:

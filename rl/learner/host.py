@@ -18,12 +18,11 @@ from rl.learner.held import held
 from rl.learner.learner import Learner
 from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
-from rl.learner.stats import IterationStats, Step
-from rl.objectives.cross_entropy import CrossEntropy
+from rl.learner.stats import IterationStats, Step, known
 from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.state.checkpoint import Sum
 from rl.state.disk import writing
-from rl.warmup import Pair
+from rl.warmup import Pair, Taught
 from rollout.engine import WeightUpdate
 from rollout.offload import Offload
 from rollout.timeline import LEARNER, spanned
@@ -105,9 +104,11 @@ class LearnerHost:
         self._learner = Learner(spec, model_path, self.ranks)
 
     @spanned(LEARNER, "train")
-    def sft(self, pairs: Sequence[Pair], lr: float) -> float:
+    def sft(self, pairs: Sequence[Pair], lr: float) -> Taught:
         """See ``rl.warmup.Trainee``."""
-        return self.learner.step(pack_demonstrations(pairs), CrossEntropy(), lr).loss
+        learner = self.learner
+        step = learner.step(pack_demonstrations(pairs, learner.label), learner.supervised, lr)
+        return Taught(step.loss, known({name: tally.value for name, tally in step.tallies.items()}))
 
     @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:
@@ -131,9 +132,16 @@ class LearnerHost:
         """See ``rl.parts.Policy``."""
         learner = self.learner
         learner.enter(version)
-        batch = pack(groups, advantages, version, learner.spec.loss_on, learner.spec.window, learner.spec.beta)
+        batch = self._packed(groups, advantages, version)
         stats = learner.train_iteration(batch, (learner.spec.seed, version))
         return replace(stats, metrics=stats.metrics | self._turn)
+
+    def _packed(
+        self, groups: Sequence[Group], advantages: Sequence[Sequence[float | None]], version: WeightVersion
+    ) -> Batch:
+        spec = self.learner.spec
+        label = self.learner.label
+        return pack(groups, advantages, version, spec.loss_on, spec.window, spec.beta, label)
 
     @spanned(LEARNER, "train")
     def accumulate(
@@ -145,8 +153,7 @@ class LearnerHost:
         """
         learner = self.learner
         learner.enter(version)
-        spec = learner.spec
-        learner.accumulate(pack(groups, advantages, version, spec.loss_on, spec.window, spec.beta))
+        learner.accumulate(self._packed(groups, advantages, version))
 
     @spanned(LEARNER, "train")
     def close_iteration(self, version: WeightVersion) -> IterationStats:

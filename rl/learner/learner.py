@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from rl.learner.accumulation import Accumulation
 from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
-from rl.learner.forward import PolicyModel, causal_lm, new_head
+from rl.learner.forward import PolicyModel, beside, causal_lm, new_head
+from rl.learner.labeller import copy_head, labeller
 from rl.learner.movement import Watch
 from rl.learner.passes import Passed, Passes, divisor_of, opens, step_of, with_signal
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
@@ -27,18 +28,25 @@ from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
 from rl.objectives.build import build
 from rl.objectives.config import ClassesConfig
+from rl.objectives.copying import with_copying
+from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.objectives.sequences import reference_of
 from rl.optim.build import build_optimizer
 from rl.optim.shards import local
 from rl.state.checkpoint import Sum
+from rollout.copying.head import save_head
 from rollout.models import moba
 from rollout.models.classifier import save_classifier, save_encoder
 from rollout.models.export import save_model
 from rollout.models.pretrained import files_of
+from rollout.models.shards import gathered
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rl.learner.copies import Labeller
     from rl.learner.ranks import Ranks
 
 SCORING = Needs(tempered=False, reference=False)
@@ -64,7 +72,10 @@ class Learner:
         self.spec = spec
         self.ranks = ranks
         self.device = spec.model.device
-        self.objective = build(spec.learner.objective, spec.max_tokens)
+        copying = spec.learner.copying
+        self.objective = with_copying(build(spec.learner.objective, spec.max_tokens), copying)
+        self.supervised = with_copying(CrossEntropy(), copying)
+        """What demonstrations are trained on."""
         self.source = files_of(model_path)
         """Directory that the model was loaded from; an export copies some of its files."""
         # Many ranks bring the layers of a model to their devices one by one: it may fit on no single one.
@@ -79,7 +90,15 @@ class Learner:
         """A head beside the model's own, if the objective asks for one: trained and checkpointed, but exported with
         classifiers only."""
         together = None if ranks is None else ranks.sequence
-        self.policy = PolicyModel(self.model, getattr(torch, spec.model.compute_dtype), self.head, together)
+        self.copying: nn.Linear | None = None
+        """The copy head: trained, checkpointed, and exported beside the model; ``None`` when it is off."""
+        self.label: Labeller | None = None
+        """What labels batches for it."""
+        if copying is not None:
+            self.copying = copy_head(self.model, self.source, spec.seed)
+            self.label = labeller(copying, str(model_path), len(causal_lm(self.model).get_input_embeddings().weight))
+        dtype = getattr(torch, spec.model.compute_dtype)
+        self.policy = PolicyModel(self.model, dtype, self.head, together, self.copying)
         if ranks is not None:
             from rl.learner.sharding import shard
 
@@ -87,9 +106,10 @@ class Learner:
             self.enter(0)
         self.passes = Passes(self.policy, spec, ranks)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.parameters += [] if self.head is None else [*self.head.parameters()]
-        self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, self.head)
-        self.saver = Saver(self.model, self.head, self.optimizer)
+        heads = beside(self.head, self.copying)
+        self.parameters += [] if heads is None else [*heads.parameters()]
+        self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, heads)
+        self.saver = Saver(self.model, heads, self.optimizer)
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
         self._open: Accumulation | None = None
@@ -146,7 +166,7 @@ class Learner:
         pass is saved. While it is 0, sequences without advantage (groups all right or all wrong) have no gradient:
         they count, but are run only if there are no others.
         """
-        loud = with_signal(minibatch)
+        loud = with_signal(minibatch, self.objective)
         run = loud if len(loud) else minibatch
         return self._descend(run, self.objective, divisor_of(minibatch, self.objective), None, opening=True)
 
@@ -276,9 +296,9 @@ class Learner:
     def export_hf(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write model files that transformers and vLLM load, adapters merged; the tokenizer is the caller's.
 
-        What was trained on classes becomes a sequence classifier with the learner's head; of an encoder the head is a
-        file of its own. Of many ranks the first writes what all of them gather, a layer at a time. Raises
-        ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
+        A copy head is a file beside them. What was trained on classes becomes a sequence classifier with the learner's
+        head; of an encoder the head is a file of its own. Of many ranks the first writes what all of them gather, a
+        layer at a time. Raises ``rollout.models.export.ExportError``, and ``NonFiniteGradients`` as ``save`` does.
         """
         self._check_finite()
         first = self.ranks is None or self.ranks.first
@@ -288,6 +308,10 @@ class Learner:
             save(self.model, self.head, Path(folder), dtype, first)
         else:
             save_model(self.model, Path(folder), self.source, dtype, first)
+        if self.copying is not None:
+            weight, bias = gathered(self.copying.weight), gathered(self.copying.bias)
+            if first:
+                save_head(weight, bias, Path(folder))
 
     def _check_finite(self) -> None:
         if name := first_not_finite(self.model):

@@ -113,7 +113,7 @@ class Passes:
 
         ``objective``: whose units are not to be parted and whose temperature counts.
         """
-        needs = replace(objective.needs, logprobs=True, hidden=None, head=None)
+        needs = replace(objective.needs, logprobs=True, hidden=None, head=None, copying=False)
         found: list[_Logprobs] = []
         for cut in self._cuts(batch, objective):
             part = batch.select(cut) if cut else IDLE
@@ -149,6 +149,7 @@ class Passes:
         ``opening``: the policy still is its own reference, and these log-probs become the minibatch's.
         """
         own: list[Part] = []
+        tokens = int(minibatch.loss_mask.sum())
         for cut in self._cuts(minibatch, objective):
             if not cut:
                 self._idle(objective)
@@ -158,7 +159,10 @@ class Passes:
             if opening:
                 part = replace(part, reference_logprobs=outputs.logprobs.detach())
             loss = objective.loss(outputs, part)
-            (loss.value / divisor).backward()  # type: ignore[no-untyped-call]
+            value = loss.value / divisor
+            if loss.by_token is not None:
+                value = value + loss.by_token / tokens
+            value.backward()  # type: ignore[no-untyped-call]
             own.append(Part.of(cut, part, outputs, loss))
         parts = self._together(own)
         if opening:
@@ -176,7 +180,9 @@ class Passes:
     def _idle(self, objective: Objective) -> None:
         """Take part in a micro-batch of the others, without any loss."""
         outputs = self.policy(IDLE.to(self.spec.model.device), objective.needs)
-        nothing = sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head)) * 0.0
+        nothing = (
+            sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head, outputs.copying)) * 0.0
+        )
         nothing.backward()
 
     def _temperature(self, objective: Objective) -> float:
@@ -206,8 +212,13 @@ def opens(objective: Objective) -> bool:
     return objective.opens_on_reference and objective.needs.logprobs
 
 
-def with_signal(minibatch: Batch) -> Batch:
-    """Return the sequences that have an advantage: while the log-ratio is 0, the others have no gradient."""
+def with_signal(minibatch: Batch, objective: Objective) -> Batch:
+    """Return the sequences that have an advantage: while the log-ratio is 0, the others have no gradient.
+
+    All of them where an auxiliary loss gives them one.
+    """
+    if objective.needs.copying:
+        return minibatch
     return minibatch.select(minibatch.advantages.nonzero().flatten().tolist())
 
 

@@ -44,7 +44,7 @@ class Step:
     """Statistics of one optimiser step, those of the policy from the forward pass, before the update."""
 
     loss: float
-    """The loss as minimised: per sequence (or pair) or per token, as the objective says."""
+    """The objective's loss as minimised, per sequence (or pair) or per token as it says; no auxiliary one."""
     grad_norm: float
     """Global norm before clipping; NaN or infinite when the step was skipped."""
     skipped: bool

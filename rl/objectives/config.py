@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from rollout.config import Config, UserCode
 
 LengthNorm = Literal["none", "response", "max_tokens"]
 """What each sequence's loss is divided by."""
+
+Weight = Annotated[float, Field(ge=0)]
 
 Pooled = Literal["ends", "starts", "means"]
 """Which hidden state stands for a whole sequence (``rl.objectives.protocol.At``)."""
@@ -109,6 +111,21 @@ class PythonObjectiveConfig(Config):
     ``rl.objectives.protocol.Objective``, or what returns one. Learners on other machines need the file, too."""
     options: dict[str, Any] = {}
     """Keyword arguments for what returns one."""
+
+
+class CopyingConfig(Config):
+    """An auxiliary loss in warm-up and RL: a head tells which response tokens are copied from the prompt
+    [2109.12533]; given as a number it is ``weight``. See docs/copying.md.
+    """
+
+    shorthand: ClassVar[str] = "weight"
+    weight: float = Field(0.5, ge=0)
+    """Factor on its cross-entropy, mean over the loss tokens; the paper's is 2. 0: the head learns nothing."""
+    mode: Literal["ngram", "lcs"] = "ngram"
+    """What is a copy. ``ngram``: two tokens or more that are anywhere in the prompt, and single ones with a digit.
+    ``lcs``: the paper's longest common subsequence, in the prompt's order, for short texts."""
+    class_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
+    """Factors on the cross-entropy of tokens that are not copied, that begin a copy, and that go on with one."""
 
 
 ObjectiveConfig = (

@@ -49,6 +49,8 @@ class Needs:
     """Hidden states."""
     head: Head | None = None
     """Outputs of a head."""
+    copying: bool = False
+    """Logits of the copy head at each loss token (``rl.objectives.copying``)."""
 
 
 EMPTY = torch.empty(0)
@@ -66,6 +68,8 @@ class Outputs:
     """[L, d] or [n, d], with gradient."""
     head: torch.Tensor = EMPTY
     """[L, outputs] or [n, outputs], with gradient."""
+    copying: torch.Tensor = EMPTY
+    """[L, 3] logits of O, B and I, with gradient."""
 
 
 pytree.register_dataclass(Outputs)  # so that hooks on the forward pass find its tensors
@@ -79,6 +83,8 @@ class Loss:
     """Scalar: the sum over the sequences; the learner divides by what ``Objective.per`` counts in the minibatch."""
     metrics: Tallies = field(default_factory=dict)
     """Names of its own begin with ``objective/``; ``rl.record`` knows the others."""
+    by_token: torch.Tensor | None = None
+    """Scalar: an auxiliary loss, summed over the loss tokens; the learner divides it by those of the minibatch."""
 
 
 class Objective(Protocol):

@@ -127,6 +127,14 @@ METRICS = {
     "clip_share": Metric(
         "share", "Tokens (GSPO: sequences) whose ratio was clipped or capped, over the steps (GRPO and its kin, CISPO)."
     ),
+    # The copy head, with learner.copying (`docs/copying.md`); in a warm-up they are in `warmup/warmup.json`.
+    "copying/loss": Metric("nats", "Cross-entropy of the copy labels of trained tokens, without any weight."),
+    "copying/f1_outside": Metric("share", "F1 of the tokens that are not copied from the prompt."),
+    "copying/f1_begin": Metric("share", "F1 of those that begin a copy."),
+    "copying/f1_inside": Metric("share", "F1 of those that go on with one."),
+    "copying/probability": Metric("share", "Mean probability of a copy, as the head has it."),
+    "copying/share": Metric("share", "Trained tokens that are copied."),
+    "copying/without": Metric("share", "Trained sequences that copy nothing."),
     "steps/done": Metric("steps", "Optimiser steps that changed the weights."),
     "steps/skipped": Metric("steps", "Optimiser steps skipped for NaN or infinite gradients (invariant 7)."),
     "update_rms/muon": Metric("", "RMS of Muon's parameter update over the learning rate [2502.16982 §2.2]."),

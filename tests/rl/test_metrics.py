@@ -20,18 +20,19 @@ from rl.record.log import read_evaluations, read_metrics
 from rl.record.measure import of_rollouts
 from rl.record.metrics import FAMILIES, METRICS, PHASES, Row, about, page, unknown
 from rl.rewarding import reward_group
+from rollout.copying.head import load_head
 from rollout.types import StopReason
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process with all that only some runs report: block attention, importance weights, evaluations,
-    turns.
+    """A run in one process with all that only some runs report: block attention, importance weights, a copy head,
+    evaluations, turns.
     """
     folder = tmp_path_factory.mktemp("runs") / "everything"
     base = tiny().model_dump(mode="json")
     model = base["model"] | {"attention": {"moba": {"block_size": 16, "top_k": 1}}}
-    learner = {"updates": 2, "objective": {"importance": {}}}
+    learner = {"updates": 2, "objective": {"importance": {}}, "copying": {}}
     ray = {"in_process": True, "deployment": "hybrid"}
     changes = {"model": model, "learner": learner, "eval": {"every": 1, "samples": 1}, "ray": ray}
     assert run(tiny(iterations=3, diversity={}, **changes), folder) == 0
@@ -85,6 +86,13 @@ def test_runs_write_every_name_of_the_table_and_no_other(
     assert METRICS.keys() - written == set()
     assert unknown(written) == []
     assert all(isinstance(value, int | float) and math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_a_copy_head_is_taught_from_the_warm_up_on_and_exported(everything: Path, rows: list[Row]) -> None:
+    steps = json.loads((everything / "warmup" / "warmup.json").read_text())["metrics"]
+    assert all("copying/loss" in found and not unknown(found) for _, found in steps)
+    assert any("copying/loss" in row for row in rows)
+    assert load_head(everything / "model").weight.any()
 
 
 def test_rows_tell_of_evaluations_and_checkpoints(everything: Path, rows: list[Row]) -> None:

@@ -14,7 +14,7 @@ from recipes.run.setup import prepare
 from rl.config import RunConfig, WarmupConfig, WarmupStage
 from rl.state.checkpoint import Sum
 from rl.stop import Interrupted, Stopper
-from rl.warmup import Pair, Step, plan, warm_up
+from rl.warmup import Pair, Step, Taught, plan, warm_up
 from rollout.progress import Lines, Progress, Track
 
 STAGES = (
@@ -32,11 +32,11 @@ class Recorder:
         self.taken: list[str] = []
         self.stop_after, self.stopper = stop_after, stopper
 
-    def sft(self, pairs: list[Pair], lr: float) -> float:
+    def sft(self, pairs: list[Pair], lr: float) -> Taught:
         self.taken.append(f"{[prompt for prompt, _ in pairs]} {lr:.6e}")
         if self.stopper and len(self.taken) == self.stop_after:
             self.stopper.signal = 15
-        return 1.0
+        return Taught(1.0)
 
     def save(self, folder: Path) -> None:
         (folder / "taken").write_text("\n".join(self.taken))
@@ -152,7 +152,7 @@ class Slow(Recorder):
         self.seconds, self.out = 0.0, io.StringIO()
         self.view = Lines(Console(file=self.out, width=200), lambda: self.seconds)
 
-    def sft(self, pairs: list[Pair], lr: float) -> float:
+    def sft(self, pairs: list[Pair], lr: float) -> Taught:
         for _ in range(4):
             self.seconds += 1
             self.view.tick()
