@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rollout.copying.spans import CopyBetween
 from rollout.types import TokenIds
 
 
@@ -23,7 +24,7 @@ class ConstraintError(ValueError):
 class Constraint(Protocol):
     """Forbids tokens. A dataclass of plain data, named in ``KINDS``."""
 
-    def allowed(self, drawn: Sequence[int]) -> TokenIds | None:
+    def allowed(self, drawn: Sequence[int], /) -> TokenIds | None:
         """Return the tokens that may follow those drawn so far; ``None``: any."""
 
 
@@ -61,7 +62,7 @@ class OneOf:
         return self._next[begin]
 
 
-KINDS: dict[str, type[Any]] = {"one_of": OneOf}
+KINDS: dict[str, type[Any]] = {"one_of": OneOf, "copy_between": CopyBetween}
 """Constraints by the name under which they cross process borders."""
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from rollout.constraints import Constraint
 from rollout.copying.labels import Labels, O
 from rollout.copying.masking import Allowed, allowed_mask, masked_logits
 from rollout.copying.spans import OUTSIDE, Choice, Source, Span, choose, follow, tag_of
@@ -52,13 +52,6 @@ class Decoded:
     """Spans that went on beyond what the source has, and were begun anew."""
     stopped: bool
     """Whether a stop token ended it."""
-
-
-class Constraint(Protocol):
-    """A pure function of the response so far, such as ``rollout.copying.spans.CopyBetween``."""
-
-    def allowed(self, drawn: Sequence[int], /) -> npt.NDArray[np.int32] | None:
-        """Return the ids that may follow; ``None``: any."""
 
 
 class _Row:

@@ -15,7 +15,8 @@ from factories import ids, joined
 from tiny_models import tiny_llama
 
 from rollout.config import EngineConfig
-from rollout.constraints import OneOf
+from rollout.constraints import OneOf, packed, unpacked
+from rollout.copying.spans import CopyBetween
 from rollout.engine import Delta, Engine, Request, Sampling
 from rollout.engines.hf import HfEngine
 from rollout.evidence.config import MergingConfig
@@ -210,6 +211,27 @@ def test_labels_are_all_that_can_be_drawn_and_the_vote_is_over_them(model_path: 
     ]
     found = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, sampled))
     assert {ids(delta.token_ids) for delta in found.values()} <= set(labels.labels)
+
+
+def test_a_copy_between_markers_is_a_span_of_the_source_also_in_windows(model_path: Path) -> None:
+    source, opening, closing = tokens(77, 12), (3,), (4,)
+    held = CopyBetween(tuple(source), opening, closing, least=2, stops=(30,))
+    work = [request(number, new=40, sampling=Sampling(), constraint=held) for number in range(6)]
+    work += [replace(one, key=f"alone{one.key}", evidence=None) for one in work]
+    found = run(HfEngine(str(model_path), CONFIG), lambda engine: finish(engine, work))
+    spans = {tuple(source[i:j]) for i in range(12) for j in range(i + 1, 13)}
+    copies = 0
+    for delta in found.values():
+        drawn = ids(delta.token_ids)
+        at = 0
+        while 3 in drawn[at:]:
+            begin = drawn.index(3, at) + 1
+            end = drawn.index(4, begin) if 4 in drawn[begin:] else len(drawn)
+            assert drawn[begin:end] in spans | {()}
+            copies += end > begin
+            at = end + 1
+    assert copies > 5
+    assert unpacked(packed(held)) == held
 
 
 def test_parallel_windows_are_one_row_that_sees_them_all_at_the_same_positions(model_path: Path) -> None:
