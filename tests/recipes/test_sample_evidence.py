@@ -206,3 +206,23 @@ def test_bad_files_are_told_without_loading_torch(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_stands_between_markers_is_a_copy_of_one_file(
+    model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A random model writes any letter sooner or later: here ``h`` opens a quote and ``x`` closes it."""
+    texts = [file.read_text() for file in files]
+    copies = 0
+    for seed in range(6):
+        given = ["--evidence", *map(str, files), "--quote", "h", "x", "--max-tokens", "40", "--seed", str(seed)]
+        assert main(["sample", str(model), QUESTION, *given]) == 0
+        said = capsys.readouterr().out.removesuffix("\n").split("h", 1)
+        while len(said) == 2:
+            quoted, closed, rest = said[1].partition("x")
+            assert any(quoted in text for text in texts) or not closed
+            copies += len(quoted) > 1
+            said = rest.split("h", 1)
+    assert copies
+    assert main([*sampled(model, "--evidence", str(files[0]), "--quote", "x", "x")]) == 1
+    assert "two different markers" in capsys.readouterr().err
