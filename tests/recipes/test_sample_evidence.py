@@ -13,7 +13,7 @@ from eval_kit import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.commands.cli import main
-from recipes.commands.sample import find_model
+from recipes.commands.sample import SampleError, find_model
 from recipes.commands.sample_evidence import How, Rendering, sample_with_evidence, spoke
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.files import LARGEST, Piece
@@ -208,21 +208,19 @@ def test_bad_files_are_told_without_loading_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_what_stands_between_markers_is_a_copy_of_one_file(
-    model: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A random model writes any letter sooner or later: here ``h`` opens a quote and ``x`` closes it."""
-    texts = [file.read_text() for file in files]
-    copies = 0
-    for seed in range(6):
-        given = ["--evidence", *map(str, files), "--quote", "h", "x", "--max-tokens", "40", "--seed", str(seed)]
-        assert main(["sample", str(model), QUESTION, *given]) == 0
-        said = capsys.readouterr().out.removesuffix("\n").split("h", 1)
-        while len(said) == 2:
-            quoted, closed, rest = said[1].partition("x")
-            assert any(quoted in text for text in texts) or not closed
-            copies += len(quoted) > 1
-            said = rest.split("h", 1)
-    assert copies
-    assert main([*sampled(model, "--evidence", str(files[0]), "--quote", "x", "x")]) == 1
-    assert "two different markers" in capsys.readouterr().err
+def test_what_stands_between_markers_is_a_copy_of_one_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rendering = Rendering(find_model(str(model)), QUESTION)
+    rows = rendering.rows([Piece("a", "one two"), Piece("b", "otter")], None, 8)
+    held = rendering.quoting(rows, ("<", ">"))
+
+    def next_to(text: str) -> set[str] | None:
+        found = held.allowed(rendering.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return None if found is None else {rendering.tokenizer.decode([token]) for token in found}
+
+    assert next_to("say ") is None
+    assert next_to("say <") == set("one two" + "otter")
+    assert next_to("say <o") == {"n", "t", ">"}
+    assert next_to("say <two") == {">"}  # the other file begins with what would go on
+    assert next_to("say <ott> and") is None
+    with pytest.raises(SampleError, match="two different markers"):
+        rendering.quoting(rows, ("x", "x"))
