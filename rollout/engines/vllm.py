@@ -164,6 +164,8 @@ class VllmEngine:
             self._die(f"vLLM's core died: {failure}")
         except Exception as failure:  # noqa: BLE001 - the request fails alone, and its caller is told
             self._mail.end(key, self._version, error=f"{type(failure).__name__}: {failure}")
+            if flight.ids:  # of a group other rows may still be there
+                await self._llm.abort(flight.ids, internal=True)
         finally:
             self._flights.pop(key, None)
             self._tasks.pop(key, None)
