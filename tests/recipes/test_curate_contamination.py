@@ -377,7 +377,7 @@ def test_sets_from_files(tmp_path, monkeypatch):
     ("name", "told"),
     [
         ("math50", "evaluation set 'math50': neither a benchmark nor a file; did you mean 'math500'?"),
-        ("qqqqq", "evaluation set 'qqqqq': neither a benchmark nor a file; benchmarks: aime1983_2023"),
+        ("qqqqq", "evaluation set 'qqqqq': neither a benchmark nor a file; benchmarks: agnews"),
         ("needle", "evaluation set 'needle': its problems are generated anew each time"),
         ("gone.jsonl", "no problem file 'gone.jsonl' in"),
         ("empty.jsonl", "no problems in it; an evaluation set has at least one"),
