@@ -348,7 +348,7 @@ class RunConfig(Config):
             return
         others = {
             "an environment": self.environment is not None,
-            "a warm-up": self.warmup is not None,
+            "a warm-up (--warmup null)": self.warmup is not None,
             "engine.speculative": self.engine.speculative is not None,
             "learner.ranks.sequence above 1": self.learner.ranks.sequence > 1,
             "learner.copying, which knows no windows": self.learner.copying is not None,

@@ -99,7 +99,7 @@ def lengths(options: Options, context: int, windows: int = 1) -> tuple[int, ...]
         raise EvalError(
             f"the model's context of {context} tokens is too short for a needle test of "
             f"{max(found, default=1024)} tokens{f' in {windows} windows' if windows > 1 else ''} (and "
-            f"{SHARE_FOR_ANSWER} for question and answer); choose --lengths"
+            f"{SHARE_FOR_ANSWER} for question and answer): --lengths up to {max(room, 0)}, or --nbce with more windows"
         )
     return found
 

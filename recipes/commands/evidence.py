@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def add_evidence_options(one: argparse._ActionsContainer, least: Literal["*", "+"] = "+") -> None:
     """Add files, of which there may be none (``*``), windows and merging."""
     one.add_argument(
-        "--evidence", nargs=least, type=path, metavar="FILE", help="text files, each read in a window of its own"
+        "--evidence",
+        nargs=least,
+        type=path,
+        metavar="FILE",
+        help="text files, each read in a window of its own; last on the line, or before another option",
     )
     one.add_argument("--window", type=count, metavar="TOKENS", help="split longer files, between paragraphs or lines")
     one.add_argument(
@@ -33,6 +37,8 @@ def merging_of(arguments: argparse.Namespace, **more: float | None) -> MergingCo
 
     from rollout.evidence.config import MergingConfig
 
+    if more.get("eta") and arguments.pooling in ("mean", "exact"):
+        raise UsageError(f"--eta is of --pooling entropy alone; leave it out with {arguments.pooling}")
     keys = {"pooling": arguments.pooling, "beta": arguments.beta, **more}
     try:
         return MergingConfig.model_validate({key: value for key, value in keys.items() if value is not None})
@@ -46,6 +52,8 @@ def read_files(files: Sequence[Path]) -> list[Piece]:
     from rollout.evidence.windows import EvidenceError
 
     found, faults = [], []
+    if twice := [file for number, file in enumerate(files) if file in files[:number]]:
+        raise UsageError(f"--evidence {one_line(str(twice[0]), 200)}: named twice, and would vote twice; leave one out")
     for file in files:
         try:
             found.append(Piece(one_line(str(file), 120), read_text(file)))

@@ -235,9 +235,18 @@ def opened_judges(config: RewardModelConfig, stack: ExitStack) -> Judges:
         raise GradeError(str(error)) from error
 
 
+FEW = 3
+"""Responses from which on it is told that a judge says the same of all."""
+
+
 def say(summed: str, verdicts: list[Verdicts], reasons: Counter[str], decided: Sequence[str]) -> None:
     """Print how many are right, how both compare, and what evidence ``decided``, to standard error."""
     lines = [summed, *agreement(verdicts).lines, *decided]
+    opinions = {one.model for one in verdicts if one.model is not None}
+    if decided and len(verdicts) >= FEW and len(opinions) == 1:
+        lines.append(
+            "every response got the same verdict: see by evidence.each=true what the judge says of each window"
+        )
     lines += [f"{count} ungradable: {one_line(reason, 200)}" for reason, count in reasons.most_common(3)]
     print("\n".join(lines), file=sys.stderr)
 

@@ -92,6 +92,8 @@ def reports(source: BinaryIO, fields: Fields, left_out: Malformed) -> Iterator[t
             row = read_row(line, how)
             question = fields.question or next((name for name in QUESTIONS if name in row), QUESTIONS[0])
             asked = text_of(row, question, "--question-field")
+            if question in row and not isinstance(row[question], str):
+                raise Fault(f"field {question!r} is no text")
             said = text_of(row, fields.prediction, "--prediction-field")
         except Fault as fault:
             left_out.add(number, fault.kind, fault.detail)

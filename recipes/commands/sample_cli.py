@@ -50,6 +50,10 @@ def add_command(command: AddCommand) -> None:
 
 def sample(arguments: argparse.Namespace) -> int:
     """``k15 sample``."""
+    if arguments.evidence and arguments.question is None and arguments.prompt is None:
+        raise UsageError(
+            "--evidence takes every word behind it: put the question before it, k15 sample MODEL QUESTION ..."
+        )
     if (arguments.question is None) == (arguments.prompt is None):
         raise UsageError("give the question once: k15 sample MODEL QUESTION, or --prompt TEXT")
     given = {name: vars(arguments)[name] for name in ("window", "pooling", "beta", "eta", "quote", "beside")}

@@ -136,6 +136,8 @@ class Rendering:
         opening, closing = (self._ids(marker) for marker in markers)
         if not opening or not closing or opening == closing:
             raise SampleError("--quote takes two different markers, such as '<quote>' '</quote>'")
+        if {*opening, *closing} & {*self.transcript.end}:
+            raise SampleError("--quote: a marker holds a token that ends the answer; take others")
         # A copy lies within one text: texts are parted.
         source = [token for piece in rows.pieces for token in (*self._ids(piece.text), SEAM)]
         return CopyBetween(tuple(source), tuple(opening), tuple(closing), stops=self.transcript.end)
@@ -218,6 +220,8 @@ async def _answered(
             response, pointers = await drawn(engine, request, rendering.transcript, stream=True)
             told = f"[{index + 1}/{len(requests)}: {response.tokens} tokens, stopped by {response.stop}]"
             print(f"{told}\n{spoke(pointers, rows.pieces, how.merging)}", file=sys.stderr, flush=True)
+            if how.quote is not None and how.quote[0] not in response.text:
+                print(f"[no quote: the answer never writes {visible(how.quote[0])}]", file=sys.stderr, flush=True)
             responses.append(response)
             if how.beside is not None:
                 responses.append(await _beside(engine, rendering, rows, request, how.beside))

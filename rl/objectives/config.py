@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rollout.config import Config, UserCode
 
@@ -126,6 +126,15 @@ class CopyingConfig(Config):
     ``lcs``: the paper's longest common subsequence, in the prompt's order, for short texts."""
     class_weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
     """Factors on the cross-entropy of tokens that are not copied, that begin a copy, and that go on with one."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not any(value):
+            raise ValueError(
+                "class_weights are all 0: the head would learn nothing; set learner.copying to null instead"
+            )
+        return value
 
 
 ObjectiveConfig = (

@@ -34,7 +34,9 @@ class Evidence:
         if not self.windows:
             raise EvidenceError("no window of evidence")
         if len(self.windows) > MOST_WINDOWS:
-            raise EvidenceError(f"{len(self.windows)} windows of evidence; at most {MOST_WINDOWS} are taken")
+            raise EvidenceError(
+                f"{len(self.windows)} windows of evidence; at most {MOST_WINDOWS} are taken: make them larger"
+            )
         for number, window in enumerate(self.windows, 1):
             if not len(window):
                 raise EvidenceError(f"window {number} of {len(self.windows)} is empty")

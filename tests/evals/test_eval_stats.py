@@ -145,12 +145,29 @@ def test_sampled_p_is_close_to_the_exact_one() -> None:
     assert sign_flip_p(differences) == pytest.approx(2 * (1 - NormalDist().cdf(normal)), abs=0.02)
 
 
-def test_equal_runs_have_an_interval_with_a_width() -> None:
-    rows = [[False]] * 30
+@pytest.mark.parametrize("right", [0, 15, 30])
+def test_equal_runs_have_an_interval_with_a_width(right: int) -> None:
+    rows = [[True]] * right + [[False]] * (30 - right)
     found = paired(rows, rows)
     assert found.p == 1.0
     assert found.difference == 0.0
     assert found.low < -0.03 < 0.03 < found.high
+
+
+def test_the_paired_interval_is_newcombes() -> None:
+    """Newcombe (1998), method 10, on counts 36, 12, 2, 0: his own formula in plain words."""
+    a, b, c, d = 36, 12, 2, 0
+    n, p1, p2 = a + b + c + d, (a + b) / 50, (a + c) / 50
+    (l1, u1), (l2, u2) = wilson(p1, n), wilson(p2, n)
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    numerator = a * d - b * c
+    phi = (max(numerator - n / 2, 0) if numerator > 0 else numerator) / sqrt(product)
+    low = p1 - p2 - sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    high = p1 - p2 + sqrt((p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2)
+    first = [[True]] * (a + c) + [[False]] * (b + d)
+    second = [[True]] * a + [[False]] * c + [[True]] * b + [[False]] * d
+    found = paired(first, second)
+    assert (found.difference, found.low, found.high) == pytest.approx((p1 - p2, low, high), abs=1e-6)
 
 
 def test_paired_interval_covers_as_often_as_it_says() -> None:

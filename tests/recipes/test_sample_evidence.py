@@ -185,7 +185,9 @@ def test_what_does_not_fit_is_one_line(
         ([" ", "--evidence", "{file}"], "the prompt is empty"),
         (["q", "--window", "5"], "--window is of evidence in windows"),
         (["q", "--beside", "vote"], "--beside is of evidence in windows"),
-        (["--evidence", "{file}"], "give the question once"),
+        (["--evidence", "{file}"], "put the question before it"),
+        (["q", "--evidence", "{file}", "{file}"], "named twice"),
+        (["q", "--evidence", "{file}", "--pooling", "mean", "--eta", "0.3"], "--eta is of --pooling entropy alone"),
     ],
 )
 def test_wrong_commands(

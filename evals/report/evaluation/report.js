@@ -52,7 +52,7 @@ function chance(p) {
 // Which windows of evidence spoke; of many, those that did most.
 function spoke(windows) {
   const order = windows.tokens.map((share, k) => [share, k + 1]).sort((x, y) => y[0] - x[0]).slice(0, 8);
-  const parts = [`windows by the share of tokens that they spoke for: ${order.map(([share, k]) => `${k} ${percent(share)}`).join(", ")}`];
+  const parts = [`spoke for tokens: ${order.map(([share, k]) => `window ${k} ${percent(share)}`).join(", ")}`];
   if (windows.found !== null) parts.push(`the window with the answer spoke first in ${percent(windows.found)}`);
   return parts;
 }
@@ -74,7 +74,7 @@ function more(b) {
   if (b.rerun_error !== null) parts.push(`a second run on the same problems: within ${(277 * b.rerun_error).toFixed(1)} points`);
   if (b.judge?.agreement) parts.push(`rule and reward model agree on ${percent(b.judge.agreement.mean)} ${between(b.judge.agreement.ci95)} (agreement.html)`);
   if (b.windows) parts.push(...spoke(b.windows));
-  if (b.beside) parts.push(`${b.beside.name} ${points(b.beside.difference)} points [${b.beside.ci95.map(points).join(", ")}], p ${chance(b.beside.p)}`);
+  if (b.beside) parts.push(`${b.beside.name} against it ${points(b.beside.difference)} points [${b.beside.ci95.map(points).join(", ")}], p ${chance(b.beside.p)}`);
   if (b.repetition) parts.push(`${rate(b.repetition)} stopped for repetition`);
   if (b.defects) parts.push(`${b.defects} problems marked as defective count`);
   return parts.join("; ");
