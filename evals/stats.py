@@ -154,9 +154,9 @@ class Paired:
 def paired(first: Rows, second: Rows, seed: int = 0) -> Paired:
     """Compare two runs problem by problem; row i of both belongs to the same problem, no row is empty.
 
-    The interval is Newcombe's for paired proportions (method 10), with clustered Wilson limits and the rates' correlation:
-    of their covariance his correction takes 1 / (2 n), so that it has a width also when the runs agree everywhere. With
-    one response per problem the p-value is exact McNemar's.
+    The interval is Newcombe's for paired proportions (method 10), with clustered Wilson limits and the correlation of
+    rates; of their covariance his correction takes 1 / (2 n), so that it has a width also when the runs agree
+    everywhere. With one response per problem the p-value is exact McNemar's.
     Raises ``ValueError`` when there is no problem or a row is empty.
     """
     if not first or len(first) != len(second) or not all(first) or not all(second):
