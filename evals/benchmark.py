@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.votes import Same, same_maths
+from rollout.evidence.asking import FIELD, before, texts_of
+from rollout.evidence.windows import EvidenceError
 from rollout.grading import Verify, by_name
 from rollout.problems.config import HubSource
 from rollout.problems.source import ProblemError
@@ -69,17 +71,20 @@ class Divided:
 
     def text(self, pieces: Sequence[str]) -> str:
         """Return the problem's text with these pieces for its evidence."""
-        return "\n\n".join(["\n".join(pieces), self.question] if pieces else [self.question])
+        return before(self.question, pieces)
 
 
 def given(problem: Problem) -> Divided:
     """Return the evidence that a row brings itself: the texts of its field ``evidence``, and its problem as the
     question. Raises ``ProblemError`` for a problem without.
     """
-    found = problem.extra.get("evidence")
-    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
-        raise ProblemError(f"problem {problem.id!r}: its field evidence is no list of texts; give it one or more")
-    return Divided(tuple(found), problem.prompt)
+    try:
+        texts = texts_of(problem)
+    except EvidenceError as error:
+        raise ProblemError(str(error)) from error
+    if not texts:
+        raise ProblemError(f"problem {problem.id!r}: it has no field {FIELD}; give it a list of texts")
+    return Divided(texts, problem.prompt)
 
 
 @dataclass(frozen=True)

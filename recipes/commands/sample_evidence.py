@@ -18,6 +18,7 @@ from rollout.config import EngineConfig
 from rollout.copying.labels import SEAM
 from rollout.copying.spans import CopyBetween
 from rollout.engine import Engine, EngineDead, Request, Sampling
+from rollout.evidence.asking import before
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.files import Piece
 from rollout.evidence.splitting import split
@@ -82,7 +83,7 @@ class Rendering:
     def prompt(self, evidence: str = "") -> Prompt:
         """Return the prompt of the question behind some evidence."""
         question = self._framing.question(self._problem)
-        whole = f"{evidence}\n\n{question}" if evidence else question
+        whole = before(question, [evidence] if evidence else [])
         return render_chat(self.tokenizer, self._framing.messages(self._problem, whole), **self._framing.arguments)
 
     def count(self, text: str) -> int:

@@ -27,13 +27,15 @@ def texts_of(problem: Problem) -> tuple[str, ...]:
     return tuple(found)
 
 
-def asked_with(problem: Problem, pieces: Sequence[str]) -> Problem:
-    """Return the problem with these pieces of evidence, each on lines of its own, before its question."""
-    if not pieces:
-        return problem
+def before(question: str, pieces: Sequence[str]) -> str:
+    """Return a question with pieces of evidence before it, each on lines of its own."""
+    return "\n\n".join(["\n".join(pieces), question] if pieces else [question])
+
+
+def asked_with(problem: Problem, text: str) -> Problem:
+    """Return the problem with a text of evidence before its question."""
     last = problem.messages[-1]
-    text = "\n\n".join(["\n".join(pieces), last.content])
-    return replace(problem, messages=(*problem.messages[:-1], replace(last, content=text)))
+    return replace(problem, messages=(*problem.messages[:-1], replace(last, content=before(last.content, [text]))))
 
 
 def windowed(problem: Problem, render: Callable[[Problem], Prompt]) -> Prompt:
@@ -41,5 +43,5 @@ def windowed(problem: Problem, render: Callable[[Problem], Prompt]) -> Prompt:
 
     ``render``: the prompt of a problem as it stands. Raises ``EvidenceError``, see ``texts_of``.
     """
-    windows = tuple(render(asked_with(problem, (text,))) for text in texts_of(problem))
+    windows = tuple(render(asked_with(problem, text)) for text in texts_of(problem))
     return replace(render(problem), windows=windows)

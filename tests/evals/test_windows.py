@@ -122,7 +122,7 @@ def test_a_row_may_bring_its_evidence_itself() -> None:
         WindowError, match=r"3 pieces of evidence of problem 'p1' leave some of 4 windows empty; --nbce 3"
     ):
         renderer(benchmark, 4)(item)
-    with pytest.raises(ProblemError, match="'p2': its field evidence is no list of texts"):
+    with pytest.raises(ProblemError, match="'p2': it has no field evidence"):
         Conversation(benchmark).messages(problem(2))
 
 

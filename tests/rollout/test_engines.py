@@ -6,13 +6,14 @@ import asyncio
 import functools
 import math
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engine_kit import finish, run
 from factories import ids, joined
 from fake_engine import FakeEngine, Faults
 from tiny_models import log_probs, tiny_llama
@@ -34,28 +35,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama")
     tiny_llama().save_pretrained(path)
     return path
-
-
-def run(engine: Engine, work: Callable[[Engine], Awaitable[Any]]) -> Any:
-    async def main() -> Any:
-        await engine.start()
-        try:
-            return await work(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-async def finish(engine: Engine, requests: Sequence[Request]) -> dict[str, Delta]:
-    """Submit and poll to the end; the pieces of each request joined."""
-    await engine.submit(requests)
-    found: dict[str, Delta] = {}
-    while sum(delta.done for delta in found.values()) < len(requests):
-        for delta in await engine.poll(1.0):
-            before = found.get(delta.key, replace(delta, token_ids=(), logprobs=(), pointers=()))
-            found[delta.key] = joined(before, delta)
-    return found
 
 
 def requests(count: int = 6, tokens: int = 20, prompt: int = 5, **sampling: Any) -> list[Request]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_kit import finish, run
 from factories import ids, joined
 from tiny_models import tiny_llama
 
@@ -34,27 +33,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama")
     tiny_llama().save_pretrained(path)
     return path
-
-
-def run(engine: Engine, work: Callable[[Engine], Awaitable[Any]]) -> Any:
-    async def main() -> Any:
-        await engine.start()
-        try:
-            return await work(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-async def finish(engine: Engine, requests: Sequence[Request]) -> dict[str, Delta]:
-    await engine.submit(requests)
-    found: dict[str, Delta] = {}
-    while sum(delta.done for delta in found.values()) < len(requests):
-        for delta in await engine.poll(1.0):
-            before = found.get(delta.key, replace(delta, token_ids=(), logprobs=(), pointers=()))
-            found[delta.key] = joined(before, delta)
-    return found
 
 
 def tokens(seed: int, count: int) -> list[int]:

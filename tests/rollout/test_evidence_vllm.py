@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_kit import finish, run
 from factories import ids
-from test_evidence_hf import finish, request, run
+from test_evidence_hf import request
 from tiny_models import tiny_llama
 from vllm_kit import Running, started
 
