@@ -43,6 +43,8 @@ VALUE = 2
 windows."""
 VOCABULARY = FILLERS.stop
 LR = 1e-2
+WAYS = {"with absent keys": 0.25, "always there": 0.0}
+"""Ways of learning, and their share of questions about a key that is not there."""
 ARMS = ("entropy", "mean", "exact", "parallel", "surest", "truncated", "in window")
 
 
@@ -224,10 +226,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="seeds of weights and examples (0,1,2)")
     parser.add_argument("--steps", type=int, default=700, help="optimiser steps of 64 examples (700)")
     parser.add_argument("--problems", type=int, default=300, help="questions about twelve pairs (300)")
+    parser.add_argument("--ways", default=",".join(WAYS), help="ways of learning (both)")
     parser.add_argument("--out", type=Path, default=CACHE / "kv_retrieval", help="folder of the models")
     given = parser.parse_args()
     emit({"environment": environment()})
-    for way, absent in (("with absent keys", 0.25), ("always there", 0.0)):
+    for way in given.ways.split(","):
+        absent = WAYS[way]
         runs = []
         for seed in map(int, given.seeds.split(",")):
             folder = given.out / f"{way.replace(' ', '-')}-{given.steps}-{seed}"
