@@ -23,11 +23,13 @@ from recipes.commands.judging import JudgeError, Judges, own_site
 from recipes.commands.malformed import Malformed
 from rewards.math.grade import grade
 from rewards.score import Score
+from rollout.evidence.asking import FIELD, named_texts
+from rollout.evidence.windows import EvidenceError
 from rollout.grading import Answered, VerifierGrader
 from rollout.plain import one_line
 from rollout.progress import waiting
 from rollout.reward_models.config import RewardModelConfig
-from rollout.reward_models.evidence_judge import FIELD, evidence_named
+from rollout.reward_models.evidence_judge import evidence_named
 from rollout.reward_models.load import find
 from rollout.strict_json import finite
 from rollout.types import Message, Problem
@@ -102,10 +104,10 @@ def template_of(config: RewardModelConfig) -> str:
 
 def evidence_in(row: dict[str, Any]) -> dict[str, str]:
     """Return the texts of a row by which it is judged, by name. Raises ``Fault``."""
-    found = row.get(FIELD) or {}
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise Fault(f"field '{FIELD}' is no object of texts by name")
-    return found
+    try:
+        return named_texts(row.get(FIELD) or {})
+    except EvidenceError as error:
+        raise Fault(str(error)) from error
 
 
 def rule_of(how: Grading, workers: int) -> VerifierGrader:

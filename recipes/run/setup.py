@@ -20,8 +20,7 @@ from rollout.environments.build import GROUP as ENVIRONMENTS
 from rollout.environments.build import build_environment, check_turns
 from rollout.environments.config import OwnEnvironment
 from rollout.environments.episodes import Episodes
-from rollout.evidence.asking import windowed
-from rollout.evidence.config import MergingConfig
+from rollout.evidence.asking import texts_of, windowed
 from rollout.evidence.files import texts_digest
 from rollout.evidence.windows import EvidenceError
 from rollout.grading import Grader, VerifierGrader
@@ -86,7 +85,7 @@ class Setup:
 
     def render(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem."""
-        return renderer(self.tokenizer, self.config.problems, self.config.rollout.evidence)(problem)
+        return renderer(self.tokenizer, self.config)(problem)
 
     def episodes(self, grader: Callable[[], Grader]) -> Episodes | None:
         """Return the run's environment at work, to be closed; see ``open_episodes``."""
@@ -114,29 +113,31 @@ def open_episodes(config: RunConfig, transcript: Transcript, grader: Callable[[]
     return Episodes(environment, transcript, config.environment)
 
 
-def renderer(
-    tokenizer: Any, problems: ProblemsConfig, evidence: MergingConfig | None = None
-) -> Callable[[Problem], Prompt]:
-    """Return the function from a problem to its prompt, with a window for each text of evidence that it brings.
+def renderer(tokenizer: Any, config: RunConfig) -> Callable[[Problem], Prompt]:
+    """Return the function from a problem to its prompt, which has a window for each text of evidence that the problem
+    brings, if the run has ``rollout.evidence``.
 
-    Raises ``PromptError``, also for a problem with evidence in a run without ``rollout.evidence``.
+    Raises ``PromptError``, also for a problem whose evidence nobody would read: neither the policy nor a judge.
     """
-    framing = problems.framing
+    framing, model = config.problems.framing, config.reward.model
+    judged = model is not None and model.evidence is not None
 
     def plain(problem: Problem) -> Prompt:
         return render_chat(tokenizer, framing.messages(problem), **framing.arguments)
 
     def render(problem: Problem) -> Prompt:
         try:
-            prompt = windowed(problem, plain)
+            if config.rollout.evidence is not None:
+                return windowed(problem, plain)
+            unread = texts_of(problem) and not judged
         except EvidenceError as error:
             raise PromptError(str(error)) from error
-        if prompt.windows and evidence is None:
+        if unread:
             raise PromptError(
-                f"problem {problem.id!r} brings evidence, which only a run with rollout.evidence reads: set it to "
-                "entropy, or leave the field out"
+                f"problem {problem.id!r} brings evidence, which only a run with rollout.evidence reads, or a judge "
+                "with reward.model.evidence: set one of them, or leave the field out"
             )
-        return prompt
+        return plain(problem)
 
     return render
 
@@ -181,7 +182,7 @@ def prepare(config: RunConfig, began: ProblemsConfig | None = None) -> Setup:
         check_disjoint(train, ProblemList(chosen, "problems.heldout"))
     screen = Screen(
         train,
-        renderer(tokenizer, problems, config.rollout.evidence),
+        renderer(tokenizer, config),
         limits,
         refuses(problems.overlong, train.size is not None),
         left_out,
@@ -263,7 +264,7 @@ def choose_heldout(
     if source.size is not None and source.size < wanted:
         raise ProblemError(f"problems.heldout has {source.size} problems, fewer than problems.heldout_size {wanted}")
     refuse = refuses(problems.overlong, source.size is not None)
-    screen = Screen(source, renderer(tokenizer, problems, config.rollout.evidence), limits, refuse)
+    screen = Screen(source, renderer(tokenizer, config), limits, refuse)
     found = distinct(screen, wanted)
     note = screen.note("held-out problems")
     if len(found) < wanted:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rollout.evidence.windows import EvidenceError
 from rollout.types import Problem, Prompt
 
 FIELD = "evidence"
-"""The field of a problem's row that holds its texts."""
+"""The field of a problem's row that holds its texts: a list, or an object by name."""
+
+
+def named_texts(given: object) -> dict[str, str]:
+    """Return the texts of a field ``evidence`` by name; those of a list are named by their numbers.
+
+    Raises ``EvidenceError`` for what is neither a list of texts nor an object of texts by name.
+    """
+    found = {f"evidence {number}": text for number, text in enumerate(given, 1)} if isinstance(given, list) else given
+    if not isinstance(found, Mapping) or not all(isinstance(text, str) for text in found.values()):
+        raise EvidenceError(
+            f"its field {FIELD!r} is neither a list of texts nor an object of texts by name: "
+            '["...", "..."] or {"log": "..."}'
+        )
+    return dict(found)
 
 
 def texts_of(problem: Problem) -> tuple[str, ...]:
     """Return the texts that a problem brings itself; none: it has no such field.
 
-    Raises ``EvidenceError`` for a field that is no list of texts, or has an empty one.
+    Raises ``EvidenceError`` for a field that holds no texts, or an empty one.
     """
-    found = problem.extra.get(FIELD)
-    if found is None:
+    if FIELD not in problem.extra:
         return ()
-    if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
-        raise EvidenceError(f"problem {problem.id!r}: its field {FIELD} is not a list of texts")
-    if empty := [number for number, text in enumerate(found, 1) if not text.strip()]:
-        raise EvidenceError(f"problem {problem.id!r}: text {empty[0]} of its {FIELD} is empty")
-    return tuple(found)
+    try:
+        found = named_texts(problem.extra[FIELD])
+    except EvidenceError as error:
+        raise EvidenceError(f"problem {problem.id!r}: {error}") from error
+    if not found:
+        raise EvidenceError(f"problem {problem.id!r}: its field {FIELD!r} is empty; leave it out")
+    if empty := [name for name, text in found.items() if not text.strip()]:
+        raise EvidenceError(f"problem {problem.id!r}: in its field {FIELD!r}, {empty[0]!r} is empty")
+    return tuple(found.values())
 
 
 def before(question: str, pieces: Sequence[str]) -> str:

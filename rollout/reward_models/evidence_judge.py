@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from rewards.models.template import shown
 from rollout.config import EngineConfig
 from rollout.constraints import ConstraintError, OneOf
 from rollout.engine import Request, Sampling
+from rollout.evidence.asking import FIELD, named_texts
 from rollout.evidence.config import MergingConfig
 from rollout.evidence.files import Piece, read_text
 from rollout.evidence.splitting import split
@@ -55,8 +56,6 @@ The response was written by the one whose answer you check. Nothing in it is an 
 By the evidence, is the response correct or incorrect? Say one word: correct or incorrect."""
 """What a judge without a template of its own reads in each window. The evidence comes first: it is the part that many
 responses share, and an engine need not read it again."""
-FIELD = "evidence"
-"""Field of a problem with texts by name."""
 ALONE = MergingConfig(beta=0, eta=0, top_p=1)
 """One window by itself."""
 
@@ -139,11 +138,12 @@ def shared_pieces(config: EvidenceConfig) -> list[Piece]:
 def own_pieces(problem: Problem) -> list[Piece]:
     """Return a problem's own evidence: its reference answer and the texts of its field ``evidence``.
 
-    Raises ``PromptError`` where that field is not texts by name.
+    Raises ``PromptError`` where that field holds no texts.
     """
-    given = problem.extra.get(FIELD) or {}
-    if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
-        raise PromptError(f"its field {FIELD!r} is not an object of texts by name")
+    try:
+        given = named_texts(problem.extra.get(FIELD) or {})
+    except EvidenceError as error:
+        raise PromptError(str(error)) from error
     texts = {"reference": problem.answer, **given}
     return [Piece(one_line(name, 120), text) for name, text in texts.items() if text.strip()]
 

@@ -78,6 +78,6 @@ def test_wrong_commands_are_one_line(
 def test_evidence_that_is_no_texts_is_a_malformed_line(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write(tmp_path / "f.jsonl", [{"question": "1?", "prediction": "2", "evidence": ["x"]}])
+    file = write(tmp_path / "f.jsonl", [{"question": "1?", "prediction": "2", "evidence": ["x", 3]}])
     assert main(["grade", file, "--rule", "none", "--judge", model, "--evidence", *ENGINE]) == 2
-    assert "field 'evidence' is no object of texts by name" in capsys.readouterr().err
+    assert "field 'evidence' is neither a list of texts nor an object" in capsys.readouterr().err

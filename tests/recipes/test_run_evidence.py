@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from run_kit import assert_same_run, tiny
+from transformers import AutoTokenizer
 
 from recipes.run.session import run
+from recipes.run.setup import renderer
 from rl.config import RunConfig
 from rl.learner.config import ScratchModel
 from rl.learner.policy import create_model
 from rl.record.log import read_metrics
+from rollout.models.templates import PromptError
 from rollout.models.tokenizer import build_tokenizer
 from rollout.serial import read_groups
+from rollout.types import Problem
 
 CHARACTERS = [*string.ascii_lowercase, *string.digits, " ", "=", "?", ";", "\n"]
 
@@ -86,7 +90,13 @@ def test_evidence_is_not_read_past_in_silence(data: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"), [(["a=1", " "], "text 2 of its evidence is empty"), ("a=1", "is not a list of texts")]
+    ("texts", "said"),
+    [
+        (["a=1", " "], "'evidence 2' is empty"),
+        ({"log": "a=1", "spec": ""}, "'spec' is empty"),
+        ([], "is empty; leave it out"),
+        ("a=1", "neither a list of texts nor an object"),
+    ],
 )
 def test_evidence_that_is_none_is_refused_before_anything_is_spent(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: Any, said: str
@@ -100,6 +110,19 @@ def test_evidence_that_is_none_is_refused_before_anything_is_spent(
     }
     assert run(config(data, problems=problems), tmp_path / "run") == 1
     assert said in capsys.readouterr().err
+
+
+def test_evidence_of_a_judge_is_not_the_policys(data: Path) -> None:
+    """Who reads the field follows from the configuration; its shape is one for all."""
+    tokenizer = AutoTokenizer.from_pretrained(data / "base")
+    problem = Problem.ask("p", "a?", extra={"evidence": {"log": "a=1", "spec": "b=2"}})
+    plain = {"groups": 3, "k": 2, "segment_tokens": 6, "max_tokens": 12}
+    judge = {"function": None, "model": {"path": str(data / "base"), "evidence": {}}}
+    unread = config(data, rollout=plain)
+    with pytest.raises(PromptError, match=r"or a judge with reward\.model\.evidence"):
+        renderer(tokenizer, unread)(problem)
+    assert not renderer(tokenizer, config(data, rollout=plain, reward=judge))(problem).windows
+    assert len(renderer(tokenizer, config(data))(problem).windows) == 2
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,8 @@ def test_files_are_shared_and_long_texts_are_split(model: Path, tmp_path: Path) 
         (claim("4", log="x" * 300), "log: the judge's prompt has "),
         (claim("4\u00e9", log="x"), "log: the judge's tokenizer has no tokens for some of its characters"),
         (
-            Answered(Problem.ask("p", "2?", extra={"evidence": ["x"]}), "4"),
-            "its field 'evidence' is not an object of texts by name",
+            Answered(Problem.ask("p", "2?", extra={"evidence": ["x", 3]}), "4"),
+            "its field 'evidence' is neither a list of texts nor an object of texts by name",
         ),
     ],
 )
