@@ -52,7 +52,7 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, limit: float
             for process, (_, theirs) in zip(ranks, pipes, strict=True):
                 process.start()
                 theirs.close()  # so that a rank's death ends its pipe
-            return _collect([ours for ours, _ in pipes], limit + GRACE)
+            return _collect([ours for ours, _ in pipes], ranks, limit + GRACE)
         finally:
             for process in ranks:
                 if process.pid is not None:
@@ -60,7 +60,7 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, limit: float
                     process.join()
 
 
-def _collect(pipes: list[Connection], limit: float) -> list[Any]:
+def _collect(pipes: list[Connection], ranks: list[Any], limit: float) -> list[Any]:
     results: dict[int, Any] = {}
     end = time.monotonic() + limit
     while len(results) < len(pipes):
@@ -72,7 +72,9 @@ def _collect(pipes: list[Connection], limit: float) -> list[Any]:
             try:
                 done, results[rank] = pickle.loads(pipes[rank].recv_bytes())
             except EOFError:
-                raise RankFailed(f"rank {rank} of {len(pipes)} died or hung; its stderr may tell where") from None
+                ranks[rank].join(GRACE)
+                how = f"exit code {ranks[rank].exitcode}"
+                raise RankFailed(f"rank {rank} of {len(pipes)} died or hung ({how}); stderr may tell where") from None
             if not done:
                 raise RankFailed(f"rank {rank} of {len(pipes)}:\n{results[rank]}")
     return [results[rank] for rank in range(len(pipes))]
@@ -81,6 +83,7 @@ def _collect(pipes: list[Connection], limit: float) -> list[Any]:
 def _rank(
     rank: int, world: int, folder: str, limit: float, pipe: Connection, function: Callable[..., Any], args: tuple
 ) -> None:
+    faulthandler.enable()  # a rank that a signal ends says where it was
     faulthandler.dump_traceback_later(limit, exit=True)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
