@@ -14,8 +14,36 @@ from rollout.config import Config
 from rollout.models.attention import AttentionConfig
 
 
+class ExpertsConfig(Config):
+    """A mixture of experts in DeepSeek-V3's layout, as Moonlight has it [2502.16982 §3.3]: a gate of sigmoids, experts
+    that all tokens share, latent attention.
+    """
+
+    routed: int = Field(8, ge=2)
+    """Experts that the gate chooses among."""
+    active: int = Field(2, ge=1)
+    """Of them for each token."""
+    shared: int = Field(1, ge=0)
+    """Experts that every token has."""
+    width: int = Field(64, ge=8)
+    """Inner width of an expert."""
+    dense_layers: int = Field(1, ge=0)
+    """First layers without experts."""
+    latent: int = Field(32, ge=8)
+    """Width of what keys and values are made from (multi-head latent attention)."""
+    scaling: float | None = Field(None, gt=0)
+    """Factor on what the routed experts say; ``null``: computed, so that it has the size of one expert's at the start
+    (2.446 for 6 of 64) [2502.16982 App. C]."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.active > self.routed:
+            raise ValueError(f"active ({self.active}) is above routed ({self.routed})")
+        return self
+
+
 class ScratchModel(Config):
-    """A small Llama built from scratch with a character-level tokenizer (the quickstart)."""
+    """A small model built from scratch: a Llama, or with ``experts`` a DeepSeek-V3 as Moonlight is one."""
 
     kind: Literal["scratch"] = "scratch"
     layers: int = Field(4, ge=1)
@@ -32,9 +60,21 @@ class ScratchModel(Config):
     """Positions."""
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary embedding."""
+    tied: bool = True
+    """Whether the LM head is the embedding."""
+    experts: ExpertsConfig | None = None
+    """Experts; ``null``: a dense model."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
+        if self.experts is not None and self.experts.dense_layers >= self.layers:
+            raise ValueError(
+                f"experts.dense_layers ({self.experts.dense_layers}) leaves none of {self.layers} layers for experts"
+            )
+        if self.experts is not None and self.kv_heads != self.heads:
+            raise ValueError(
+                f"kv_heads ({self.kv_heads}) differs from heads ({self.heads}): latent attention has keys for each head"
+            )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.heads % self.kv_heads:
@@ -90,6 +130,12 @@ class OptimizerConfig(Config):
     """``adamw`` is the control arm: AdamW for everything."""
     lr: float = Field(3e-4, gt=0)
     """Learning rate of both parts; Muon's update RMS is matched to AdamW's [2502.16982 §2.2]."""
+    target_rms: float = Field(0.2, gt=0)
+    """RMS of Muon's update over the learning rate; AdamW's is 0.2 to 0.4 [2502.16982 §2.2, App. A]."""
+    matching: Literal["shape", "width", "measured", "none"] = "shape"
+    """How Muon's step gets that RMS. ``shape``: by 0.2 sqrt(max(A, B)), the paper's. ``width``: by 0.2 sqrt(hidden
+    size), for all matrices alike. ``measured``: exactly. ``none``: not at all, sqrt(max(1, A / B)) as Muon was first
+    published, which takes learning rates some 0.2 sqrt(max(A, B)) times as large [2502.16982 App. A]."""
     adamw_lr_scale: float = Field(1.0, gt=0)
     """Factor on ``lr`` for the AdamW part (embeddings, head, norms, 1-D)."""
     weight_decay: float = Field(0.1, ge=0)
@@ -157,6 +203,9 @@ class LearnerConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     objective: ChosenObjective = MirrorDescentConfig()
     """What is minimised (``docs/objectives.md``)."""
+    qk_clip: float | None = Field(None, gt=0)
+    """Largest attention logit: after a step, heads that had a larger one get shorter queries and keys (QK-clip; 100 in
+    Kimi K2); ``null``: no bound [2502.16982 App. D]."""
     copying: CopyingConfig | None = None
     """A second, auxiliary loss: which tokens are copied from the prompt; ``null``: none (``docs/copying.md``)."""
 

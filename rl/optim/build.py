@@ -12,7 +12,7 @@ from torch import nn
 
 from rl.learner.config import OptimizerConfig
 from rl.optim.distributed import ShardedMuon
-from rl.optim.muon import Muon
+from rl.optim.muon import Matching, Muon
 from rl.optim.routing import Route, head_routes, routes
 from rl.optim.shards import Shards, local
 
@@ -43,7 +43,8 @@ def adamw_update_rms(optimizer: torch.optim.AdamW, shards: Shards | None = None)
 class PolicyOptimizer:
     """Muon and AdamW under one learning rate, with a ramp after each reset [2501.12599 §2.3.2; 2502.16982 §2.2]."""
 
-    def __init__(self, parts: Sequence[Route], config: OptimizerConfig, device: str = "cpu") -> None:
+    def __init__(self, parts: Sequence[Route], config: OptimizerConfig, device: str = "cpu", width: int = 0) -> None:
+        """``width``: the model's hidden size, which some ``matching`` asks for."""
         self.config = config
         matrices = [route for route in parts if config.kind == "muon" and route.role == "matrix"]
         rest = [route for route in parts if route not in matrices]
@@ -51,7 +52,7 @@ class PolicyOptimizer:
         """The ranks that share the parameters; ``None`` for whole ones. All methods that step or measure are collective
         then.
         """
-        self.muon = _muon(matrices, config, device, sharded=self.shards is not None) if matrices else None
+        self.muon = _muon(matrices, config, device, width, sharded=self.shards is not None) if matrices else None
         self.adamw = _adamw(rest, config) if rest else None
         self.steps = 0
         """Steps since the last reset; drives the ramp."""
@@ -110,7 +111,7 @@ class PolicyOptimizer:
         return [part for part in (self.muon, self.adamw) if part is not None]
 
 
-def _muon(matrices: Sequence[Route], config: OptimizerConfig, device: str, sharded: bool) -> Muon:
+def _muon(matrices: Sequence[Route], config: OptimizerConfig, device: str, width: int, sharded: bool) -> Muon:
     native = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(config.ns_dtype, config.ns_dtype)
     kind = partial(ShardedMuon, names=[route.name for route in matrices]) if sharded else Muon
     optimizer = kind(
@@ -122,6 +123,7 @@ def _muon(matrices: Sequence[Route], config: OptimizerConfig, device: str, shard
         ns_steps=config.ns_steps,
         dtype=getattr(torch, native),
         momentum_dtype=getattr(torch, config.momentum_dtype),
+        matching=Matching(config.matching, config.target_rms, width),
     )
     optimizer.param_groups[0]["lr_scale"] = 1.0
     return optimizer
@@ -155,4 +157,6 @@ def build_optimizer(
     [2502.16982 §2.2].
     """
     parts = [*routes(model), *(head_routes(head) if head is not None else ())]
-    return PolicyOptimizer(parts, config, device)
+    given: Any = getattr(model, "config", None)
+    width = 0 if given is None else given.get_text_config().hidden_size
+    return PolicyOptimizer(parts, config, device, width)

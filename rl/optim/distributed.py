@@ -17,7 +17,7 @@ from torch import nn
 
 from rl.optim import ownership
 from rl.optim.exchange import Exchange
-from rl.optim.muon import Muon, orthogonal, scale, squares
+from rl.optim.muon import Matching, Muon, orthogonal
 from rl.optim.routing import Split, parts
 from rl.optim.shards import ShardingError, Shards, chunk, local
 
@@ -64,6 +64,7 @@ class ShardedMuon(Muon):
         ns_steps: int = 5,
         dtype: torch.dtype = torch.float32,
         momentum_dtype: torch.dtype | None = None,
+        matching: Matching = Matching(),  # noqa: B008 - frozen
         *,
         names: Sequence[str],
         bucket: int = BUCKET,
@@ -71,7 +72,7 @@ class ShardedMuon(Muon):
         shards = Shards.of(zip(names, params, strict=True))
         if shards is None:
             raise ShardingError(f"parameter {names[0]} is whole on every rank; Muon steps such parameters")
-        super().__init__(params, splits, lr, weight_decay, momentum, ns_steps, dtype, momentum_dtype)
+        super().__init__(params, splits, lr, weight_decay, momentum, ns_steps, dtype, momentum_dtype, matching)
         self._params, self._names, self._shards = list(params), list(names), shards
         self._plan = ownership.plan([p.shape for p in params], splits, shards.ranks, bucket)
         self._rounds = [(members, Exchange(layout, shards, dtype)) for members, layout in self._plan.rounds]
@@ -89,7 +90,11 @@ class ShardedMuon(Muon):
         """Return the blocks of a parameter's matrices that lie in this rank's rows."""
         rows = chunk(self._params[i].shape[0], self._shards.ranks, self._shards.rank)
         return [
-            _Piece(slice(run.start, run.stop), slice(part.columns.start, part.columns.stop), scale(part.shape))
+            _Piece(
+                slice(run.start, run.stop),
+                slice(part.columns.start, part.columns.stop),
+                self._matching.scale(part.shape),
+            )
             for part in parts(self._params[i].shape, self._split[self._params[i]])
             for run in part.within(rows)
         ]
@@ -132,11 +137,11 @@ class ShardedMuon(Muon):
         matrices = [m.view(params[i].shape) for m, i in zip(owned, exchange.owned, strict=True)]
         splits = [self._split[params[i]] for i in exchange.owned]
         total = torch.zeros((), device=self._shards.device)
-        outputs = orthogonal(matrices, splits, group["ns_steps"], self._dtype)
+        outputs = orthogonal(matrices, splits, group["ns_steps"], self._dtype, self._matching)
         for matrix, split, cut in zip(matrices, splits, outputs, strict=True):
             for view, output in zip(split(matrix), cut, strict=True):
                 view.copy_(output.reshape(view.shape))
-                total += squares(output)
+                total += self._matching.squares(output)
         del outputs
         for i, p, update in zip(members, params, exchange.to_rows(owned), strict=True):
             if p.grad is not None:

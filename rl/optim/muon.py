@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,14 +20,42 @@ from kernels.newton_schulz import orthogonalize
 from rl.optim.routing import Split
 from rl.optim.shards import local
 
-TARGET_RMS = 0.2
-"""Update RMS that Muon's steps are scaled to, so that AdamW's learning rates carry over [2502.16982 §2.2]."""
 MOMENTUM = "momentum_buffer"
 
 
-def scale(shape: Sequence[int]) -> float:
-    """Return the factor on the orthogonal update of a matrix [A, B] [2502.16982 §2.2]."""
-    return TARGET_RMS * math.sqrt(max(shape))
+@dataclass(frozen=True)
+class Matching:
+    """How long Muon's steps are: matched in RMS to AdamW's, so that its learning rates carry over
+    [2502.16982 §2.2, App. A].
+    """
+
+    kind: Literal["shape", "width", "measured", "none"] = "shape"
+    """``shape``: rms x sqrt(max(A, B)), which full rank has. ``width``: rms x sqrt(hidden size), for all matrices alike.
+    ``measured``: to ``rms`` exactly, whatever the rank. ``none``: sqrt(max(1, A / B)), as Muon was first published.
+    """
+    rms: float = 0.2
+    """RMS of an update over the learning rate."""
+    width: int = 0
+    """Hidden size of the model, for ``width``."""
+
+    def scale(self, shape: Sequence[int]) -> float:
+        """Return the factor on the orthogonal update of a matrix [A, B]."""
+        rows, columns = shape
+        if self.kind == "none":
+            return math.sqrt(max(1, rows / columns))
+        return self.rms * math.sqrt(self.width if self.kind == "width" else max(rows, columns))
+
+    def settle(self, output: torch.Tensor) -> torch.Tensor:
+        """Return an orthogonal update [A, B] as ``scale`` is meant for it: ``measured``, of full rank's norm."""
+        if self.kind != "measured":
+            return output
+        norm = torch.linalg.vector_norm(output, dtype=torch.promote_types(output.dtype, torch.float32))
+        return output * (math.sqrt(min(output.shape)) / norm.clamp(min=1e-7)).to(output.dtype)
+
+    def squares(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the sum of squares of the update that an orthogonal matrix makes, without the learning rate."""
+        precise = torch.promote_types(output.dtype, torch.float32)
+        return (self.scale(output.shape) * torch.linalg.vector_norm(output, dtype=precise)).square()
 
 
 def nesterov(grads: Sequence[torch.Tensor], momenta: Sequence[torch.Tensor], momentum: float) -> list[torch.Tensor]:
@@ -46,26 +75,22 @@ def nesterov(grads: Sequence[torch.Tensor], momenta: Sequence[torch.Tensor], mom
 
 
 def orthogonal(
-    updates: Sequence[torch.Tensor], splits: Sequence[Split], steps: int, dtype: torch.dtype
+    updates: Sequence[torch.Tensor], splits: Sequence[Split], steps: int, dtype: torch.dtype, matching: Matching
 ) -> list[list[torch.Tensor]]:
     """Return the orthogonalised matrices [A, B] of each update, in the order and dtype of its split."""
     # A part may be a strided view of more than two dimensions: its rows are all but the last one.
     parts = [[part.flatten(0, -2) for part in split(update)] for update, split in zip(updates, splits, strict=True)]
-    outputs = iter(orthogonalize([part for cut in parts for part in cut], steps, dtype))
+    outputs = map(matching.settle, orthogonalize([part for cut in parts for part in cut], steps, dtype))
     return [[next(outputs) for _ in cut] for cut in parts]
 
 
-def squares(output: torch.Tensor) -> torch.Tensor:
-    """Return the sum of squares of the scaled update that an orthogonal matrix makes, without the learning rate."""
-    precise = torch.promote_types(output.dtype, torch.float32)
-    return (scale(output.shape) * torch.linalg.vector_norm(output, dtype=precise)).square()
-
-
-def move(weight: torch.Tensor, split: Split, outputs: Sequence[torch.Tensor], lr: float, decay: float) -> None:
+def move(
+    weight: torch.Tensor, split: Split, outputs: Sequence[torch.Tensor], lr: float, decay: float, matching: Matching
+) -> None:
     """Step a parameter, in place: decay it, then subtract the scaled orthogonal matrices of its split."""
     weight.mul_(decay)
     for view, output in zip(split(weight), outputs, strict=True):
-        view.add_(output.reshape(view.shape).to(view), alpha=-lr * scale(output.shape))
+        view.add_(output.reshape(view.shape).to(view), alpha=-lr * matching.scale(output.shape))
 
 
 class Muon(torch.optim.Optimizer):
@@ -88,13 +113,16 @@ class Muon(torch.optim.Optimizer):
         ns_steps: int = 5,
         dtype: torch.dtype = torch.float32,
         momentum_dtype: torch.dtype | None = None,
+        matching: Matching = Matching(),
     ) -> None:
+        self._matching = matching
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps})
         self._split = dict(zip(params, splits, strict=True))
         self._dtype = dtype
         self._momentum_dtype = momentum_dtype
         self.update_rms = 0.0
-        """RMS of the last step's update over the learning rate, decay left out; about 0.2 for full-rank gradients."""
+        """RMS of the last step's update over the learning rate, decay left out; about ``matching.rms`` for full-rank
+        gradients."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -126,12 +154,12 @@ class Muon(torch.optim.Optimizer):
         """
         splits = [self._split[p] for p in params]
         updates = [update.to(device or update.device) for update in self._nesterov(params, group["momentum"])]
-        outputs = orthogonal(updates, splits, group["ns_steps"], self._dtype)
+        outputs = orthogonal(updates, splits, group["ns_steps"], self._dtype, self._matching)
         total = torch.zeros((), device=device)
         for p, split, cut in zip(params, splits, outputs, strict=True):
-            move(local(p), split, cut, group["lr"], 1 - group["lr"] * group["weight_decay"])
+            move(local(p), split, cut, group["lr"], 1 - group["lr"] * group["weight_decay"], self._matching)
             for output in cut:
-                total = total.to(output.device) + squares(output)
+                total = total.to(output.device) + self._matching.squares(output)
         return total
 
     def _nesterov(self, params: Sequence[nn.Parameter], momentum: float) -> list[torch.Tensor]:

@@ -7,10 +7,11 @@ tokenizer of transformers: it saves, loads, and carries a chat template, so all 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("<pad>", "<eos>", "<unk>", "<user>", "<assistant>")
@@ -33,7 +34,6 @@ def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerF
     from tokenizers.decoders import Fuse
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split
-    from transformers import PreTrainedTokenizerFast
 
     if len(set(tokens)) != len(tokens) or not all(tokens):
         raise ValueError("tokens must be distinct and non-empty")
@@ -43,6 +43,13 @@ def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerF
     pattern = "|".join(re.escape(token).replace("\\\n", "\\n") for token in longest_first)
     core.pre_tokenizer = Split(Regex(pattern), behavior="isolated")
     core.decoder = Fuse()
+    return _fast(core, context)
+
+
+def _fast(core: Tokenizer, context: int, **more: Any) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of transformers with our special tokens and chat template."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
@@ -52,4 +59,29 @@ def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerF
         chat_template=CHAT_TEMPLATE,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
+        **more,
     )
+
+
+def byte_tokenizer(context: int, texts: Iterable[str] = (), vocabulary: int = 0) -> PreTrainedTokenizerFast:
+    """Build a tokenizer for any text: a token for each byte, and, learnt from ``texts``, for frequent pairs of them.
+
+    ``vocabulary``: tokens in all, bytes and special ones included; as many as there are pairs for. ``texts`` are read
+    only if that is more than the bytes. Digits stay single. A special token that occurs in a text is text.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: number for number, token in enumerate([*SPECIALS, *letters])}
+    core = Tokenizer(BPE(vocab=words, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    if vocabulary > len(words):
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=list(SPECIALS), initial_alphabet=letters, show_progress=False
+        )
+        core.train_from_iterator(texts, trainer)
+    return _fast(core, context)
