@@ -1,8 +1,8 @@
 """Biases that share tokens out among experts, in the place of an auxiliary loss [2502.16982 App. C].
 
 After each step the bias of an expert that had fewer tokens than the mean goes up and that of one that had more goes
-down, by as much: b_i <- b_i + u (sign(e_i) - mean(sign(e))), e_i = mean load - load_i. The last term is Moonlight's: the
-biases' mean stays where it is. They choose who speaks, and do not weigh what is said.
+down, by as much: b_i <- b_i + u (sign(e_i) - mean(sign(e))), e_i = mean load - load_i. The last term is Moonlight's:
+the mean of the biases stays where it is. They choose who speaks, and do not weigh what is said.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Loads:
             gate.register_forward_hook(self._counting(name))
 
     def _counting(self, name: str) -> Any:
-        def count(gate: nn.Module, _: Any, output: Any) -> None:
+        def count(_: nn.Module, __: Any, output: Any) -> None:
             if not torch.is_grad_enabled():
                 return
             chosen = [part for part in output if isinstance(part, torch.Tensor) and not part.is_floating_point()]

@@ -19,6 +19,7 @@ from rl.learner.learner import Learner
 from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
 from rl.learner.stats import IterationStats, Step, known
+from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.state.checkpoint import Sum
 from rl.state.disk import writing
@@ -28,7 +29,7 @@ from rollout.offload import Offload
 from rollout.timeline import LEARNER, spanned
 from rollout.transfer.sender import sender
 from rollout.transfer.weights import WeightSender
-from rollout.types import Group, WeightVersion
+from rollout.types import Group, Tokens, WeightVersion
 
 
 class LearnerHost:
@@ -109,6 +110,16 @@ class LearnerHost:
         learner = self.learner
         step = learner.step(pack_demonstrations(pairs, learner.label), learner.supervised, lr)
         return Taught(step.loss, known({name: tally.value for name, tally in step.tallies.items()}))
+
+    @spanned(LEARNER, "train")
+    def pretrain(self, rows: Sequence[Tokens], lr: float, step: int, balance: float) -> Taught:
+        """See ``rl.pretraining.Trainee``."""
+        learner = self.learner
+        learner.enter(step)
+        done = learner.step(pack_demonstrations([(row[:1], row[1:]) for row in rows]), CrossEntropy(), lr)
+        told = {"grad_norm": done.grad_norm, "skipped": float(done.skipped)}
+        told |= {f"update_rms/{name}": value for name, value in learner.optimizer.update_rms().items()}
+        return Taught(done.loss, told | known({"experts/overload": learner.loads.balance(balance)}))
 
     @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:

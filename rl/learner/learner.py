@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from rl.learner.accumulation import Accumulation
 from rl.learner.batch import Batch, Seed, pack_demonstrations, split_by_tokens
+from rl.learner.experts import Loads
 from rl.learner.forward import PolicyModel, beside, causal_lm, new_head
 from rl.learner.labeller import copy_head, labeller
 from rl.learner.movement import Watch
@@ -110,6 +111,8 @@ class Learner:
         self.parameters += [] if heads is None else [*heads.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, heads)
         self.saver = Saver(self.model, heads, self.optimizer)
+        self.loads = Loads(self.model, ranks)
+        """What experts had to do; of models with biases that share it out."""
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
         self._open: Accumulation | None = None

@@ -77,13 +77,15 @@ def experts_config(base: ScratchModel, words: int, **changes: Any) -> DeepseekV3
     experts = base.experts
     assert experts is not None
     shared = scratch_config(base, words, **changes).to_dict()
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    kept += ("num_key_value_heads", "max_position_embeddings", "rope_parameters", "tie_word_embeddings")
-    kept += ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")
+    kept = {
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "max_position_embeddings", "rope_parameters", "tie_word_embeddings"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
+    }
     head = base.width // base.heads
     rotated = head // 4 * 2
     return DeepseekV3Config(
-        **{name: shared[name] for name in kept},
+        **{name: value for name, value in shared.items() if name in kept},
         n_routed_experts=experts.routed,
         num_experts_per_tok=experts.active,
         n_shared_experts=experts.shared,

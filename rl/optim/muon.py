@@ -30,7 +30,7 @@ class Matching:
     """
 
     kind: Literal["shape", "width", "measured", "none"] = "shape"
-    """``shape``: rms x sqrt(max(A, B)), which full rank has. ``width``: rms x sqrt(hidden size), for all matrices alike.
+    """``shape``: rms x sqrt(max(A, B)), right for full rank. ``width``: rms x sqrt(hidden size), for all alike.
     ``measured``: to ``rms`` exactly, whatever the rank. ``none``: sqrt(max(1, A / B)), as Muon was first published.
     """
     rms: float = 0.2

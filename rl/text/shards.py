@@ -170,6 +170,8 @@ class _Making:
                 self._flush()
 
     def _flush(self) -> None:
+        if not self._waiting:  # tokenizers of transformers refuse to encode no text
+            return
         for stretch, ids in zip(self._waiting, self._encode([one.text for one in self._waiting]), strict=True):
             tokens: Ids = np.array([*ids, self._end] if stretch.ends else ids, dtype=self._type)
             size = len(stretch.text.encode())
