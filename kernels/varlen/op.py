@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.varlen.host import PLANS, Boundaries, boundaries, index
+from kernels.varlen.largest import watched
 from kernels.varlen.tiles import Scoring, tiled_attention
 
 NAME = "k15_packed"
@@ -222,6 +223,7 @@ def attention_forward(
     refuse_unknown(NAME, module, options)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (part[0].transpose(0, 1) for part in one_dtype(query, key, value))
+    watched(module, q, k, cu_seq_lens_q, scale)
     out = packed_attention(q, k, v, cu_seq_lens_q, scale, sliding_window, softcap, _is_causal(module))
     return out.unsqueeze(0), None
 

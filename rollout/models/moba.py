@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kernels.moba import MobaConfig, Span, coverage, moba_attention
-from kernels.varlen import boundaries, one_dtype, packed_attention, refuse_unknown
+from kernels.varlen import boundaries, one_dtype, packed_attention, refuse_unknown, watched
 from rollout.models.attention import AttentionConfig, BlockAttentionConfig
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def attention_forward(
         cu_seq_lens_q, cu_seq_lens_k = _boundaries(query, key, position_ids)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     ends_k = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    if q.shape[0] == k.shape[0]:
+        watched(module, q, k, cu_seq_lens_q, scale)
     out = block_attention(q, k, v, cu_seq_lens_q, ends_k, moba, full, scale)
     return out.unflatten(0, (query.shape[0], -1)), None
 
