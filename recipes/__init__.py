@@ -9,6 +9,8 @@ RECIPES: dict[str, str] = {
     "tool_math": "recipes.tool_math",
     "smollm2": "recipes.smollm2",
     "qwen3_math": "recipes.qwen3_math",
+    "moonlight": "recipes.moonlight",
     "long2short": "recipes.long2short",
 }
-"""Recipe name -> module: ``DESCRIPTION: str`` (one line) and ``config() -> RunConfig``, or ``ShortenConfig``."""
+"""Recipe name -> module: ``DESCRIPTION: str`` (one line) and ``config()``, which returns a ``RunConfig``, a
+``PretrainConfig`` or a ``ShortenConfig``."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rollout.engine import WeightUpdate
 from rollout.plain import first_line
 from rollout.timeline import LEARNER, spanned
-from rollout.types import Group, WeightVersion
+from rollout.types import Group, Tokens, WeightVersion
 
 if TYPE_CHECKING:
     import torch
@@ -251,6 +251,11 @@ class RayPolicy:
     def sft(self, pairs: Sequence[Pair], lr: float) -> Taught:
         """See ``rl.warmup.Trainee``."""
         return self.call("sft", pairs, lr)
+
+    @spanned(LEARNER, "train")
+    def pretrain(self, rows: Sequence[Tokens], lr: float, step: int, balance: float) -> Taught:
+        """See ``rl.pretraining.Trainee``."""
+        return self.call("pretrain", rows, lr, step, balance)
 
     @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:

@@ -85,11 +85,15 @@ class Texts:
 
     def rows(self, step: PretrainStep) -> list[Ids]:
         """Return the sequences of a step. Raises ``rl.text.documents.TextError``."""
-        found = []
-        for name, count, first in zip(self.shards, step.counts, step.first, strict=True):
-            windows = self._windows.setdefault((name, step.length), Windows(self.shards[name], step.length, self._seed))
-            found += [windows[first + place] for place in range(count)]
-        return found
+        return [
+            self.windows(name, step.length)[first + place]
+            for name, count, first in zip(self.shards, step.counts, step.first, strict=True)
+            for place in range(count)
+        ]
+
+    def windows(self, name: str, length: int) -> Windows:
+        """Return the windows of so many tokens of a text."""
+        return self._windows.setdefault((name, length), Windows(self.shards[name], length, self._seed))
 
 
 def apart(rows: Sequence[Ids], end: int) -> list[Ids]:

@@ -219,6 +219,8 @@ class PretrainConfig(Config):
     tokenizer: TokenizerConfig = TokenizerConfig()
     text: dict[str, TextSource] = {"prose": PythonText(), "sums": ProblemsText()}
     """The texts, by names that mixtures use."""
+    cache: str | None = None
+    """Folder for the texts as tokens, which several trainings may share; ``null``: in the run's own."""
     documents: Literal["together", "apart"] = "together"
     """Whether a token may attend to the documents before its own in a packed sequence."""
     schedule: Schedule = CosineSchedule()

@@ -16,6 +16,7 @@ from recipes.commands.usage import UsageError
 
 if TYPE_CHECKING:
     from rl.config import Config, RunConfig
+    from rl.pretraining_config import PretrainConfig
 
 GROUP = "k15.recipes"
 """Entry points that name recipes of installed packages: a module with ``config()``, or such a function."""
@@ -39,7 +40,7 @@ def short_name(recipe: str) -> str:
 
 
 def recipe_config(name: str) -> Config:
-    """Return the configuration of a recipe: a ``RunConfig``, or a ``ShortenConfig``.
+    """Return the configuration of a recipe: a ``RunConfig``, ``PretrainConfig`` or ``ShortenConfig``.
 
     ``name`` is one of ours, an entry point of ``k15.recipes``, or a file with ``config()``. Raises ``UsageError``.
     """
@@ -69,6 +70,7 @@ def _own_config(name: str) -> Config:
     from recipes.shorten.config import ShortenConfig
     from rl.config import RunConfig
     from rl.config_io import explained
+    from rl.pretraining_config import PretrainConfig
     from rollout.user_code import UserCodeError, explain, load, source_of
 
     try:
@@ -82,12 +84,12 @@ def _own_config(name: str) -> Config:
     try:
         config = make()
     except ValidationError as error:
-        kind = next((kind for kind in (RunConfig, ShortenConfig) if kind.__name__ == error.title), None)
+        kind = next((kind for kind in (RunConfig, PretrainConfig, ShortenConfig) if kind.__name__ == error.title), None)
         told = explained(error, kind).with_traceback(error.__traceback__) if kind else error
         raise UsageError(f"{explain(told, file)} (while it made its configuration)") from error
     except Exception as error:
         raise UsageError(f"{explain(error, file)} (while it made its configuration)") from error
-    if isinstance(config, RunConfig):
+    if isinstance(config, RunConfig | PretrainConfig):
         return config.model_copy(update={"recipe": full_name(name)})
     if isinstance(config, ShortenConfig):
         return config
@@ -107,17 +109,18 @@ def described() -> Iterator[tuple[str, str]]:
             yield name, f"cannot be loaded: {error}"
 
 
-def training_recipe(name: str) -> RunConfig:
+def training_recipe(name: str) -> RunConfig | PretrainConfig:
     """Return the configuration of a recipe for ``k15 train``. Raises ``UsageError`` for any other."""
     from rl.config import RunConfig
+    from rl.pretraining_config import PretrainConfig
 
     config = recipe_config(name)
-    if not isinstance(config, RunConfig):
+    if not isinstance(config, RunConfig | PretrainConfig):
         raise UsageError(f"recipe '{name}' shortens a trained model: k15 shorten MODEL_OR_RUN --recipe {name} ...")
     return config
 
 
-def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig:
+def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, str]]) -> RunConfig | PretrainConfig:
     """Apply recipe, then file, then keys. Without a recipe the file's own ``recipe`` is the base, if it names one."""
     from rl.config_io import ConfigError, load, read_file
 
@@ -136,13 +139,16 @@ def resolve(recipe: str | None, file: Path | None, pairs: Sequence[tuple[str, st
         raise UsageError(*error.lines) from error
 
 
-def _base(recipe: str, is_named: bool, tree: Mapping[str, Any]) -> RunConfig:
+def _base(recipe: str, is_named: bool, tree: Mapping[str, Any]) -> RunConfig | PretrainConfig:
     """Return the configuration that a file's values change: its recipe's, unless the file is complete."""
     from rl.config import RunConfig
+    from rl.pretraining_config import PretrainConfig
     from rollout.user_code import is_file, names_of
 
     if is_named or recipe in RECIPES:
         return training_recipe(recipe)
-    complete = RunConfig.model_fields.keys() <= tree.keys()  # as a run writes it: goes on without the recipe's file
+    kinds: tuple[type[RunConfig | PretrainConfig], ...] = (RunConfig, PretrainConfig)
+    # As a run writes it: goes on without the recipe's file.
+    complete = next((kind for kind in kinds if kind.model_fields.keys() <= tree.keys()), None)
     known = not complete and recipe and (is_file(recipe) or recipe in names_of(GROUP))
-    return training_recipe(recipe) if known else RunConfig()
+    return training_recipe(recipe) if known else (complete or RunConfig)()

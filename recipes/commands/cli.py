@@ -138,6 +138,7 @@ def split_keys(
 def train(arguments: argparse.Namespace) -> int:
     """``k15 train``."""
     from rl.config_io import dump
+    from rl.pretraining_config import PretrainConfig
 
     config = resolve(arguments.recipe, arguments.config, arguments.pairs)
     if arguments.dry_run:
@@ -145,10 +146,20 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     from rollout.progress import console_on, waiting
 
+    folder = arguments.run_dir or Path("runs") / short_name(config.recipe)
+    if isinstance(config, PretrainConfig):
+        with waiting("loading libraries", console_on("stdout")):
+            from recipes.pretrain.session import run as pretrain
+            from recipes.run.workspace import WorkspaceError
+
+        try:
+            return pretrain(config, folder)
+        except WorkspaceError as error:
+            raise UsageError(str(error)) from error
     with waiting("loading libraries", console_on("stdout")):
         from recipes.run.session import run
 
-    return run(config, arguments.run_dir or Path("runs") / short_name(config.recipe))
+    return run(config, folder)
 
 
 def report(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rollout.environments.episodes import Episodes
 
 T = TypeVar("T")
+PRETRAINING = "pretraining.yaml"
+"""Marks the folder of a pretraining, whose model has no run behind it."""
 EXPORTS = ("model", "warmup")
 """Exports of a run by preference: after RL, after the warm-up."""
 
@@ -66,6 +68,10 @@ def find_model(name: str) -> Chosen:
     Raises ``SampleError`` when there is none.
     """
     run = Path(name).expanduser()
+    if (run / PRETRAINING).is_file():
+        if not (run / EXPORTS[0] / "config.json").is_file():
+            raise SampleError(f"{run} has exported no model yet; let the pretraining finish, or resume it")
+        return Chosen(str(run / EXPORTS[0]))
     if (run / "config.yaml").is_file():
         from rl.config_io import ConfigError, read_file, validate
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,8 @@ from recipes.reward.config import HeadTrainingConfig
 from recipes.reward.data import CLASSES, prepare
 from recipes.reward.results import RESULTS, table
 from recipes.reward.train import Task, train
-from recipes.run.workspace import STAGE, Workspace, WorkspaceError
-from rl.launch import check_run_dir
+from recipes.run.work import in_workspace
 from rl.learner.config import PretrainedModel
-from rl.state.run_dir import CHANGEABLE, flatten
-from rl.stop import Interrupted, Stopper
-from rollout.files import remove_asides
-from rollout.lock import locked
-from rollout.progress import Progress, progress
 from rollout.reward_models.card import Card
 from rollout.reward_models.reading import Reader, check_fits, vocabulary_digest
 
@@ -101,64 +92,10 @@ def reader_of(base: str, described: Any, card: Card) -> Reader:
     return Reader(card, tokenizer, vocabulary, limit)
 
 
-def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys, dotted, that a training that goes on must share with the one that began."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE)
-    }
-
-
 def carry_out(order: Order) -> int:
     """Train as ``order`` says, or go on with it, and print the results; returns 0, 1, or 128 + signal.
 
     Raises as ``task_of``, and ``WorkspaceError`` for a folder that holds another training.
     """
     task = task_of(order)
-    return in_workspace(order.out, task.told, lambda stopper, watch: table(train(task, stopper, watch)))
-
-
-def check_room(out: Path) -> None:
-    """Refuse a folder with files of something else, a run's, say, that a training would replace or remove.
-
-    Raises ``WorkspaceError``.
-    """
-    if (out / STAGE).exists():
-        return
-    if there := [name for name in WRITTEN if (out / name).exists()]:
-        raise WorkspaceError(f"{out} holds {' and '.join(there)} of something else; choose another --out")
-
-
-def in_workspace(out: Path, told: Mapping[str, Any], work: Callable[[Stopper, Progress], str]) -> int:
-    """Do ``work`` in the folder ``out``, and print what it returns; 0, 1, or 128 + signal.
-
-    Work that was done is not done again. ``told``: what it depends on. Raises ``WorkspaceError`` for a folder that
-    holds another's.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    from recipes.run.failures import EXPECTED, located
-
-    disable_progress_bar()  # loading bars of transformers would tear ours
-    with Stopper() as stopper, locked(out, WorkspaceError, "--out"):
-        try:
-            check_run_dir(out.resolve())
-            check_room(out)
-            space, name = Workspace(out.resolve().parent), out.resolve().name
-            space.begin(name, {**told, "config": fixed(told["config"])})
-            remove_asides(out)
-            if (note := space.note(name)) is None:
-                with progress() as watch:
-                    note = work(stopper, watch)
-                space.finish(name, note)
-        except Interrupted:
-            print(f"k15: stopped; the same command goes on in {out}", file=sys.stderr)
-            return 128 + (stopper.signal or signal.SIGTERM)
-        except WorkspaceError:
-            raise
-        except EXPECTED as error:
-            print(f"k15: {located(error, out)}", file=sys.stderr)
-            return 1
-    print(note)
-    return 0
+    return in_workspace(order.out, task.told, WRITTEN, lambda stopper, watch: table(train(task, stopper, watch)))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.reward.order import config_of, in_workspace, reader_of
+from recipes.reward.order import WRITTEN, config_of, reader_of
 from recipes.reward.verifier import VerifierTask, train
 from recipes.reward.verifier_config import VerifierTrainingConfig
 from recipes.reward.verifier_data import prepare
 from recipes.reward.verifier_results import table
+from recipes.run.work import in_workspace
 from rl.learner.config import PretrainedModel
 
 
@@ -71,4 +72,4 @@ def carry_out(order: VerifierOrder) -> int:
     Raises as ``task_of``, and ``WorkspaceError`` for a folder that holds another training.
     """
     task = task_of(order)
-    return in_workspace(order.out, task.told, lambda stopper, watch: table(train(task, stopper, watch)))
+    return in_workspace(order.out, task.told, WRITTEN, lambda stopper, watch: table(train(task, stopper, watch)))

@@ -24,8 +24,9 @@ class WorkspaceError(ValueError):
 class Workspace:
     """The stages in an output folder, and the check that their inputs are still the same."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, option: str = "--out") -> None:
         self.root = root
+        self._option = option
 
     def folder(self, name: str) -> Path:
         """Return the folder of a stage."""
@@ -51,7 +52,7 @@ class Workspace:
             if changed:
                 raise WorkspaceError(
                     f"{folder} was made from other inputs ({'; '.join(changed[:5])}); remove that folder to make it "
-                    "again, or choose another --out"
+                    f"again, or choose another {self._option}"
                 )
             return folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ class Workspace:
         """Lock the folder for one process. Raises ``WorkspaceError`` when another is at work or nothing can be
         written.
         """
-        return locked(self.root, WorkspaceError, "--out")
+        return locked(self.root, WorkspaceError, self._option)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
