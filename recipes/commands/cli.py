@@ -19,6 +19,7 @@ from recipes.commands.curate_cli import OPTIONS as CURATE_OPTIONS
 from recipes.commands.curate_cli import add_command as add_curate_command
 from recipes.commands.eval_cli import add_commands as add_eval_commands
 from recipes.commands.eval_cli import split_extra
+from recipes.commands.findings_cli import add_command as add_evidence_command
 from recipes.commands.reward_cli import add_commands as add_reward_commands
 from recipes.commands.reward_models_cli import KINDS as REWARD_MODELS
 from recipes.commands.reward_models_cli import add_commands as add_reward_model_commands
@@ -229,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     add_eval_commands(command)
     add_shorten_command(command)
     add_curate_command(command)
+    add_evidence_command(command)
     command("recipes", recipes, "list the recipes")
     one = command("config", config, "list every configuration key of a recipe: type, value, meaning")
     one.add_argument("recipe", metavar="RECIPE", help="see `k15 recipes`, or FILE.py; or curate")

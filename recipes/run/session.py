@@ -69,7 +69,7 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
             directory = RunDir(run_dir.resolve())
             check_run_dir(directory.root)
             with directory.lock():
-                return _run(config, directory, stopper, launcher)
+                return train(config, directory, stopper, launcher)
         except Interrupted:
             if stopper.why is not None and stopper.signal is None:  # cut short by its own end, not by anybody's signal
                 print(f"k15: {stopper.why}", file=sys.stderr)
@@ -81,7 +81,11 @@ def run(config: RunConfig, run_dir: Path, launcher: Launcher = launch) -> int:
             return 1
 
 
-def _run(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher) -> int:
+def train(config: RunConfig, directory: RunDir, stopper: Stopper, launcher: Launcher = launch) -> int:
+    """Do all that ``directory`` does not hold yet; whoever calls has it locked. Returns the exit code.
+
+    Raises ``recipes.run.failures.EXPECTED``, and ``Interrupted`` on a stop signal.
+    """
     with waiting("reading problems", console_on("stdout")):
         setup = prepare(config, directory.began_with(config))
         data = Data.of(setup, directory)

@@ -1,0 +1,126 @@
+"""A trial: one training of an arm with one seed. Trials that several findings share are made once.
+
+A trial is known by the hash of its configuration and of the trial whose model it starts from, so a result is never
+taken for that of another setting, and whatever was done is done for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recipes.pretrain.results import Result, read_result
+from recipes.run.work import fixed
+from rl.config import RunConfig
+from rl.learner.config import PretrainedModel
+from rl.pretraining_config import PretrainConfig
+from rl.record.log import Evaluation, find_evaluation, read_metrics
+from rl.record.metrics import Row
+from rollout.files import replace_file
+
+DONE = "trial.json"
+RUN = "run"
+"""Folder of the training, in that of the trial."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training, by the product's own recipes."""
+
+    config: PretrainConfig | RunConfig
+    base: Trial | None = None
+    """The trial whose model it starts from; its folder takes the place of ``config.model.base``."""
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that its result depends on, but for rounding."""
+        tree = fixed(self.config.model_dump(mode="json", exclude={"cache", "recipe"}))
+        text = json.dumps([tree, self.base.key if self.base else None], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def chain(self) -> Iterator[Trial]:
+        """The trials that it starts from, first things first, and itself."""
+        if self.base is not None:
+            yield from self.base.chain
+        yield self
+
+    def folder(self, root: Path) -> Path:
+        """Return where it is kept."""
+        return root / "trials" / self.key
+
+    def placed(self, root: Path) -> PretrainConfig | RunConfig:
+        """Return its configuration with the model that it starts from."""
+        changes: dict[str, Any] = {}
+        if isinstance(self.config, PretrainConfig):
+            changes["cache"] = str(root / "text")
+        if self.base is not None:
+            path = str(self.base.folder(root) / RUN / "model")
+            changes["model"] = self.config.model.model_copy(update={"base": PretrainedModel(path=path)})
+        return self.config.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial has come to."""
+
+    trial: Trial
+    folder: Path
+    seconds: float
+    """Of all processes that worked on it."""
+    failed: str | None = None
+    """Why it came to no result (its loss was not finite); ``None``: it did."""
+    cpu: str = ""
+    """On what it was made."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Its steps, or iterations."""
+        return read_metrics(self.folder / RUN)
+
+    @cached_property
+    def pretraining(self) -> Result:
+        """The results of a pretraining."""
+        found = read_result(self.folder / RUN)
+        assert found is not None
+        return found
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The summary of a run."""
+        found: dict[str, Any] = json.loads((self.folder / RUN / "summary.json").read_bytes())
+        return found
+
+    def evaluation(self, name: str = "after") -> Evaluation:
+        """Return a held-out evaluation of a run: ``before`` or ``after`` RL, or ``it0010``."""
+        trial = self.trial.config
+        assert isinstance(trial, RunConfig)
+        at = {"before": 0, "after": trial.iterations}.get(name)
+        found = find_evaluation(self.folder / RUN, name, int(name[2:]) if at is None else at)
+        assert found is not None
+        return found
+
+
+def write_outcome(outcome: Outcome) -> None:
+    """Write that a trial is done. Raises ``OSError``."""
+    told = {"seconds": outcome.seconds, "failed": outcome.failed, "cpu": outcome.cpu}
+    replace_file(outcome.folder / DONE, (json.dumps(told) + "\n").encode())
+
+
+def read_outcome(trial: Trial, root: Path) -> Outcome | None:
+    """Return what a trial has come to; ``None`` while it is not done. One whose base failed has failed."""
+    if trial.base is not None:
+        before = read_outcome(trial.base, root)
+        if before is None or before.failed is not None:
+            return before and Outcome(
+                trial, trial.folder(root), 0.0, f"what it starts from has failed: {before.failed}"
+            )
+    file = trial.folder(root) / DONE
+    if not file.exists():
+        return None
+    return Outcome(trial, trial.folder(root), **json.loads(file.read_bytes()))

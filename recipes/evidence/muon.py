@@ -1,0 +1,92 @@
+"""Muon against AdamW: the scaling law, and the FLOPs for the same loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recipes.evidence.bench.drawing import COLORS
+from recipes.evidence.bench.finding import Arms, Bench, Floats, Judgement, Results, Row, above, estimate, shown
+from recipes.evidence.bench.trial import Trial
+from recipes.evidence.scale import SIZES, Size, loss, pretraining
+from rl.learner.config import OptimizerConfig
+
+TITLE = "Muon reaches AdamW's loss with fewer FLOPs"
+PAPER = "Moonlight §3.2"
+CLAIM = "Compute-optimal training with Muon needs about half of AdamW's training FLOPs for the same loss."
+PUBLISHED = "0.519 of the FLOPs"
+SCALE = (
+    "Four dense models of 27 to 333 thousand parameters over bytes, 20 tokens each, instead of 399 million to 1.5 "
+    "billion. Learning rates of both are tuned alike on the two smaller sizes, on a seed of their own, and follow a "
+    "power law from there."
+)
+KINDS = ("muon", "adamw")
+RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+TUNING_SEED = 100
+
+
+def trial(kind: str, size: Size, rate: float, seed: int) -> Trial:
+    """Return a pretraining of a size."""
+    return pretraining(size, OptimizerConfig(kind=kind, lr=rate, weight_decay=0.1), seed)  # type: ignore[arg-type]
+
+
+def rates(bench: Bench, kind: str) -> tuple[dict[Size, float] | None, list[Trial]]:
+    """Return the learning rate of every size, or ``None`` while it is being tuned; and the trials of that."""
+    grid = {size: {rate: trial(kind, size, rate, TUNING_SEED) for rate in RATES} for size in SIZES[:2]}
+    every = [one for each in grid.values() for one in each.values()]
+    best = {size: bench.best(choices, lambda outcome: -loss(outcome)) for size, choices in grid.items()}
+    small, next_one = (best[size] for size in SIZES[:2])
+    if small is None or next_one is None:
+        return None, every
+    slope = np.log(next_one / small) / np.log(SIZES[1].parameters / SIZES[0].parameters)
+    found = {size: round(float(next_one * (size.parameters / SIZES[1].parameters) ** slope), 6) for size in SIZES[2:]}
+    return {SIZES[0]: small, SIZES[1]: next_one, **found}, every
+
+
+def arms(bench: Bench) -> Arms:
+    """Tune, then train every size with every seed."""
+    found: dict[str, list[Trial]] = {}
+    for kind in KINDS:
+        chosen, tuning = rates(bench, kind)
+        found[f"{kind}, tuning"] = tuning
+        for size, rate in (chosen or {}).items():
+            found[f"{kind} {size.width}"] = [trial(kind, size, rate, seed) for seed in bench.seeds]
+    return found
+
+
+def judge(results: Results) -> Judgement:
+    """Fit L = a C^b to each optimiser with each seed; compare the C of AdamW's loss at the largest size."""
+    flops = np.array([size.flops for size in SIZES])
+    losses = {kind: np.array([results.values(f"{kind} {size.width}", loss) for size in SIZES]) for kind in KINDS}
+    ratios = np.array(
+        [ratio(flops, *(losses[kind][:, number] for kind in KINDS)) for number in range(len(results.bench.seeds))]
+    )
+    share = estimate(ratios)
+    ruling = above(estimate(1 - ratios))
+
+    def draw(axes: Any) -> None:
+        for kind, color in zip(KINDS, COLORS, strict=False):
+            axes.loglog(flops, losses[kind], "o", color=color, alpha=0.5, markersize=4)
+            mean = losses[kind].mean(axis=1)
+            slope, start = np.polyfit(np.log(flops), np.log(mean), 1)
+            name = {"muon": "Muon", "adamw": "AdamW"}[kind]
+            label = f"{name}: {np.exp(start):.3g} C^{slope:.4f}"
+            axes.loglog(flops, np.exp(start) * flops**slope, color=color, label=label)
+        axes.set(xlabel="training FLOPs, 6 N D", ylabel="held-out nats per byte")
+        axes.legend(frameon=False)
+
+    text = f"For the same loss Muon takes {shown(share, 2)} of AdamW's FLOPs."
+    differences = [estimate(each) for each in losses["adamw"] - losses["muon"]]
+    gaps = [
+        Row(f"AdamW's loss less Muon's, width {size.width}", difference, "nats/byte")
+        for size, difference in zip(SIZES, differences, strict=True)
+    ]
+    return Judgement(ruling, text, (Row("FLOPs of Muon / AdamW at equal loss", share), *gaps), draw)
+
+
+def ratio(flops: Floats, muon: Floats, adamw: Floats) -> float:
+    """Return the share of FLOPs that Muon's law needs for what AdamW's reaches with the most of ``flops``."""
+    (b, a), (d, c) = (np.polyfit(np.log(flops), np.log(each), 1) for each in (muon, adamw))
+    reached = c + d * np.log(flops[-1])
+    return float(np.exp((reached - a) / b) / flops[-1])
