@@ -122,13 +122,15 @@ def pretrain(
 ) -> int:
     """Train on all steps; resumes from ``checkpoints``. Returns the tokens read. Each step calls ``record``.
 
-    ``end`` ends documents. Raises ``TextError``, ``NonFiniteGradients``, and ``Interrupted`` on a stop signal.
+    ``end`` ends documents. ``measure`` is asked before step 0 and after every so many. Raises ``TextError``,
+    ``NonFiniteGradients``, and ``Interrupted`` on a stop signal.
     """
     steps = plan(config)
     losses: list[float] = []
     every = config.measure.every
 
     def act(number: int, step: PretrainStep) -> str:
+        before = measure(number) if every and number % every == 0 else {}
         began = time.perf_counter()
         rows = texts.rows(step)
         taught = policy.pretrain(
@@ -137,9 +139,7 @@ def pretrain(
         seconds = time.perf_counter() - began
         losses.append(taught.loss)
         values: dict[str, float | None] = {"loss": taught.loss, "lr": step.lr, "tokens": step.tokens}
-        values |= {"seconds": seconds, "stage": step.stage, **taught.metrics}
-        if every and (number + 1) % every == 0 and number + 1 < len(steps):
-            values |= measure(number + 1)
+        values |= {"seconds": seconds, "stage": step.stage, **taught.metrics, **before}
         record(number, values)
         recent = [loss for loss in losses[-SHOWN_STEPS:] if math.isfinite(loss)]
         return f"loss {fmean(recent):.3f}" if recent else "loss not finite"

@@ -190,7 +190,7 @@ class MeasureConfig(Config):
     """Held-out loss."""
 
     every: int = Field(200, ge=0)
-    """Steps between measurements; 0: at the end only."""
+    """Steps between measurements, from before the first step on; 0: at the end only."""
     tokens: int = Field(32_768, ge=1)
     """Held-out tokens of each text."""
     bins: int = Field(8, ge=1)

@@ -7,5 +7,16 @@ from __future__ import annotations
 
 FINDINGS: dict[str, str] = {
     "muon": "recipes.evidence.muon",
+    "decay": "recipes.evidence.decay",
+    "rms": "recipes.evidence.rms",
+    "matching": "recipes.evidence.matching",
+    "entropy": "recipes.evidence.entropy",
+    "moba": "recipes.evidence.moba",
+    "blocks": "recipes.evidence.blocks",
+    "layers": "recipes.evidence.layers",
+    "hybrid": "recipes.evidence.hybrid",
+    "trailing": "recipes.evidence.trailing",
+    "positions": "recipes.evidence.positions",
+    "extension": "recipes.evidence.extension",
 }
 """Name -> module (``recipes.evidence.bench.finding.Finding``)."""

@@ -17,12 +17,13 @@ PAPER = "Moonlight §3.2"
 CLAIM = "Compute-optimal training with Muon needs about half of AdamW's training FLOPs for the same loss."
 PUBLISHED = "0.519 of the FLOPs"
 SCALE = (
-    "Four dense models of 27 to 333 thousand parameters over bytes, 20 tokens each, instead of 399 million to 1.5 "
-    "billion. Learning rates of both are tuned alike on the two smaller sizes, on a seed of their own, and follow a "
+    "Four dense models of 15 to 213 thousand parameters over bytes, 20 tokens for each, instead of 399 million to 1.5 "
+    "billion. Learning rates of both are tuned alike on the two middle sizes, on a seed of their own, and follow a "
     "power law from there."
 )
 KINDS = ("muon", "adamw")
 RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+TUNED = SIZES[1:3]
 TUNING_SEED = 100
 
 
@@ -33,15 +34,14 @@ def trial(kind: str, size: Size, rate: float, seed: int) -> Trial:
 
 def rates(bench: Bench, kind: str) -> tuple[dict[Size, float] | None, list[Trial]]:
     """Return the learning rate of every size, or ``None`` while it is being tuned; and the trials of that."""
-    grid = {size: {rate: trial(kind, size, rate, TUNING_SEED) for rate in RATES} for size in SIZES[:2]}
+    grid = {size: {rate: trial(kind, size, rate, TUNING_SEED) for rate in RATES} for size in TUNED}
     every = [one for each in grid.values() for one in each.values()]
-    best = {size: bench.best(choices, lambda outcome: -loss(outcome)) for size, choices in grid.items()}
-    small, next_one = (best[size] for size in SIZES[:2])
-    if small is None or next_one is None:
+    small, large = (bench.best(choices, lambda outcome: -loss(outcome)) for choices in grid.values())
+    if small is None or large is None:
         return None, every
-    slope = np.log(next_one / small) / np.log(SIZES[1].parameters / SIZES[0].parameters)
-    found = {size: round(float(next_one * (size.parameters / SIZES[1].parameters) ** slope), 6) for size in SIZES[2:]}
-    return {SIZES[0]: small, SIZES[1]: next_one, **found}, every
+    slope = np.log(large / small) / np.log(TUNED[1].parameters / TUNED[0].parameters)
+    law = {size: large * (size.parameters / TUNED[1].parameters) ** slope for size in SIZES}
+    return {size: float(f"{rate:.3g}") for size, rate in law.items()}, every
 
 
 def arms(bench: Bench) -> Arms:

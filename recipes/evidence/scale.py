@@ -47,7 +47,7 @@ class Size:
     @property
     def model(self) -> ScratchModel:
         """Return it."""
-        heads = self.width // 16
+        heads = max(1, self.width // 16)
         return ScratchModel(
             layers=self.layers,
             width=self.width,
@@ -59,8 +59,8 @@ class Size:
         )
 
 
-SIZES = (Size(2, 32), Size(3, 48), Size(4, 64), Size(4, 80))
-MIDDLE = SIZES[1]
+SIZES = (Size(2, 24), Size(2, 32), Size(3, 48), Size(4, 64))
+MIDDLE = SIZES[2]
 """For what does not depend on size."""
 
 

@@ -46,6 +46,8 @@ class ScratchModel(Config):
     """A small model built from scratch: a Llama, or with ``experts`` a DeepSeek-V3 as Moonlight is one."""
 
     kind: Literal["scratch"] = "scratch"
+    architecture: Literal["llama", "gpt_neox", "gpt2"] = "llama"
+    """``gpt2`` has learned positions; ``gpt_neox`` is made of the same layers, with rotary ones."""
     layers: int = Field(4, ge=1)
     """Decoder layers."""
     width: int = Field(192, ge=16)
@@ -60,6 +62,8 @@ class ScratchModel(Config):
     """Positions."""
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary embedding."""
+    head_dim: int | None = Field(None, ge=2)
+    """Width of a head; ``null``: width over heads. ``llama`` only."""
     tied: bool = True
     """Whether the LM head is the embedding."""
     experts: ExpertsConfig | None = None
@@ -74,6 +78,10 @@ class ScratchModel(Config):
         if self.experts is not None and self.kv_heads != self.heads:
             raise ValueError(
                 f"kv_heads ({self.kv_heads}) differs from heads ({self.heads}): latent attention has keys for each head"
+            )
+        if self.architecture != "llama" and (self.experts or self.head_dim or self.kv_heads != self.heads):
+            raise ValueError(
+                f"architecture {self.architecture} has no experts, no head_dim, and as many kv_heads as heads"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")

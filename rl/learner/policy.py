@@ -23,7 +23,7 @@ from rollout.models.pretrained import ModelPathError, resolve_model
 from rollout.types import WeightVersion
 
 if TYPE_CHECKING:
-    from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DeepseekV3Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def scratch_config(base: ScratchModel, words: int, **changes: Any) -> LlamaConfi
             "num_hidden_layers": base.layers,
             "num_attention_heads": base.heads,
             "num_key_value_heads": base.kv_heads,
+            "head_dim": base.head_dim or base.width // base.heads,
             "max_position_embeddings": base.context,
             "rope_parameters": {"rope_type": "default", "rope_theta": base.rope_theta},
             "tie_word_embeddings": base.tied,
@@ -103,6 +104,40 @@ def experts_config(base: ScratchModel, words: int, **changes: Any) -> DeepseekV3
     )
 
 
+def gpt_config(base: ScratchModel, words: int, **changes: Any) -> PreTrainedConfig:
+    """Return the architecture of a GPT-2 or a GPT-NeoX from scratch: the same layers, which differ in their positions.
+
+    One block after the other, LayerNorms, an MLP with GELU, no dropout.
+    """
+    from transformers import GPT2Config, GPTNeoXConfig
+
+    shared = {"vocab_size": words, "tie_word_embeddings": base.tied, "dtype": "float32", **changes}
+    if base.architecture == "gpt2":
+        return GPT2Config(
+            n_positions=base.context,
+            n_embd=base.width,
+            n_layer=base.layers,
+            n_head=base.heads,
+            n_inner=base.mlp_width,
+            activation_function="gelu",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **shared,
+        )
+    return GPTNeoXConfig(
+        hidden_size=base.width,
+        num_hidden_layers=base.layers,
+        num_attention_heads=base.heads,
+        intermediate_size=base.mlp_width,
+        max_position_embeddings=base.context,
+        hidden_act="gelu",
+        use_parallel_residual=False,
+        rope_parameters={"rope_type": "default", "rope_theta": base.rope_theta, "partial_rotary_factor": 1.0},
+        **shared,
+    )
+
+
 @functools.cache
 def gate_scaling(routed: int, active: int, draws: int = 100_000) -> float:
     """Return the factor on the routed experts of a gate of sigmoids: E[1 / |p|] of its normed weights p
@@ -123,7 +158,8 @@ def create_model(base: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: i
 
     check_tokenizer(tokenizer, "the scratch model")
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = (scratch_config if base.experts is None else experts_config)(base, len(tokenizer), **special)
+    described = {"llama": scratch_config, "gpt2": gpt_config, "gpt_neox": gpt_config}[base.architecture]
+    config = (described if base.experts is None else experts_config)(base, len(tokenizer), **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config)

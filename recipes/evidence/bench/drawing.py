@@ -50,9 +50,7 @@ def dots(axes: Any, arms: Mapping[str, Floats], label: str) -> None:
     axes.set_ylabel(label)
 
 
-def courses(
-    axes: Any, arms: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], x: str, y: str, markers: str = ""
-) -> None:
+def courses(axes: Any, arms: Mapping[str, Sequence[tuple[Any, Any]]], x: str, y: str, markers: str = "") -> None:
     """Draw each arm's curves (x, y), one for each seed, thin, and their mean where all have the same x."""
     for (name, lines), color in zip(arms.items(), _colors(len(arms)), strict=True):
         for xs, ys in lines:

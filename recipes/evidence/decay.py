@@ -1,0 +1,80 @@
+"""Weight decay and Muon in a training that is much longer than optimal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recipes.evidence.bench.drawing import courses
+from recipes.evidence.bench.finding import Arms, Bench, Judgement, Results, Row, above, all_of, estimate, shown
+from recipes.evidence.bench.trial import Outcome
+from recipes.evidence.muon import rates
+from recipes.evidence.scale import MIDDLE, MIXTURE, loss, pretraining
+from rl.learner.config import OptimizerConfig
+from rl.pretraining_config import MeasureConfig
+
+TITLE = "Without weight decay Muon leads early and falls behind late"
+PAPER = "Moonlight §2.2"
+CLAIM = "Over-trained five times, Muon without decay leads at first, and with decay it wins later and beats AdamW."
+PUBLISHED = "0.023 ahead at step 24,000, 0.017 behind at 66,000"
+SCALE = "90 thousand parameters and 80 tokens for each, four times the optimum, instead of 800 million and 125."
+ARMS = {"Muon": ("muon", 0.1), "Muon, no decay": ("muon", 0.0), "AdamW": ("adamw", 0.1)}
+LONGER = 4
+POINTS = 12
+UNIT = "held-out nats per byte"
+
+
+def arms(bench: Bench) -> Arms:
+    """Train each arm for four times the optimum, at the tuned learning rates."""
+    found = {}
+    tokens = LONGER * MIDDLE.tokens
+    every = MeasureConfig(every=tokens // 2048 // POINTS, tokens=50_000)
+    for name, (kind, decay) in ARMS.items():
+        chosen, tuning = rates(bench, kind)
+        if chosen is None:
+            found[f"{kind}, tuning"] = tuning
+            continue
+        optimizer = OptimizerConfig(kind=kind, lr=chosen[MIDDLE], weight_decay=decay)  # type: ignore[arg-type]
+        found[name] = [pretraining(MIDDLE, optimizer, seed, tokens, measure=every) for seed in bench.seeds]
+    return found
+
+
+def course(outcome: Outcome) -> tuple[list[float], list[float]]:
+    """Return tokens and held-out losses, in the order of training."""
+    tokens, points = 0.0, []
+    for row in outcome.rows:
+        if "heldout/code/loss" in row:
+            points.append((tokens, sum(share * row[f"heldout/{name}/loss"] for name, share in MIXTURE.items())))
+        tokens += row["tokens"]
+    points.append((tokens, loss(outcome)))
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def judge(results: Results) -> Judgement:
+    """Compare after a quarter of the training, which is the optimum, and at its end."""
+    curves = {name: [course(one) for one in results.arms[name] if one.failed is None] for name in ARMS}
+    end = {name: results.values(name, loss) for name in ARMS}
+    lead = np.array(
+        [
+            np.interp(MIDDLE.tokens, *with_decay) - np.interp(MIDDLE.tokens, *without)
+            for with_decay, without in zip(curves["Muon"], curves["Muon, no decay"], strict=True)
+        ]
+    )
+    early, late = estimate(lead), estimate(end["Muon, no decay"] - end["Muon"])
+    adamw = estimate(end["AdamW"] - end["Muon"])
+    ruling = all_of([above(early), above(late), above(adamw)])
+    text = (
+        f"Without decay Muon is {shown(early, 4)} nats ahead at the optimum of tokens and {shown(late, 4)} behind at "
+        f"four times as many; AdamW is then {shown(adamw, 4)} behind Muon with decay."
+    )
+
+    def draw(axes: Any) -> None:
+        courses(axes, {name: [(x[2:], y[2:]) for x, y in each] for name, each in curves.items()}, "tokens", UNIT)
+
+    rows = (
+        Row("lead without decay, at the optimum", early, "nats/byte"),
+        Row("loss without decay less with it, at the end", late, "nats/byte"),
+        Row("AdamW's loss less Muon's, at the end", adamw, "nats/byte"),
+    )
+    return Judgement(ruling, text, rows, draw)
