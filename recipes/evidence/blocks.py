@@ -24,7 +24,7 @@ def arms(bench: Bench) -> Arms:
 def judge(results: Results) -> Judgement:
     """Compare the coarsest with the finest."""
     gaps = {f"{size} x {SPAN // size}": gap(results, f"blocks of {size}") for size in SIZES}
-    first, last = list(gaps.values())[0], list(gaps.values())[-1]
+    first, last = gaps[f"{SIZES[0]} x {SPAN // SIZES[0]}"], gaps[f"{SIZES[-1]} x {SPAN // SIZES[-1]}"]
     difference = estimate(first - last)
     text = (
         f"Blocks of {SIZES[0]} lose {shown(difference, 4)} nats to blocks of {SIZES[-1]}, {SPAN} keys in sight of each."

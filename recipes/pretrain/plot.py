@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -18,15 +18,18 @@ SMOOTHED = 0.95
 """Weight of the past in the line of the training loss."""
 
 
-def write_png(path: Path, rows: Sequence[Row], title: str) -> None:
+def write_png(path: Path, rows: Sequence[Row], final: Mapping[str, float], title: str) -> None:
     """Write ``figure`` as a picture, atomically. Raises ``OSError``."""
     buffer = BytesIO()
-    figure(rows, title).savefig(buffer, format="png")
+    figure(rows, final, title).savefig(buffer, format="png")
     replace_file(path, buffer.getvalue())
 
 
-def figure(rows: Sequence[Row], title: str) -> Any:
-    """Return a matplotlib figure: the loss of each step and the held-out losses against tokens, and the rate below."""
+def figure(rows: Sequence[Row], final: Mapping[str, float], title: str) -> Any:
+    """Return a matplotlib figure: the loss of each step and the held-out losses against tokens, and the rate below.
+
+    ``final``: held-out losses in the end, by the texts' names.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,15 +47,16 @@ def figure(rows: Sequence[Row], title: str) -> Any:
             linewidth=1.2,
             label="training",
         )
-    names = sorted({name for row in rows for name in row if name.startswith("heldout/") and name.endswith("/loss")})
-    for number, name in enumerate(names):
-        points = [(x, row[name]) for x, row in zip(read, rows, strict=True) if name in row]
-        label = f"{name.split('/')[1]}, held out"
-        above.plot(*zip(*points, strict=True), "o-", color=COLORS[number % len(COLORS)], markersize=4, label=label)
+    start = [x - row["tokens"] for x, row in zip(read, rows, strict=True)]
+    for number, (name, last) in enumerate(final.items()):
+        key = f"heldout/{name}/loss"
+        points = [(x, row[key]) for x, row in zip(start, rows, strict=True) if key in row] + [(read[-1], last)]
+        color = COLORS[number % len(COLORS)]
+        above.plot(*zip(*points, strict=True), "o-", color=color, markersize=4, label=f"{one_line(name, 30)}, held out")
     below.plot(read, [row["lr"] for row in rows], color="#14181f", linewidth=1.2)
     above.set(ylabel="nats per token")
     above.set_title(one_line(title, 80), parse_math=False, fontsize=10)
-    if steps or names:
+    if steps or final:
         above.legend(loc="upper right", fontsize=9, frameon=False)
     below.set(xlabel="tokens", ylabel="learning rate", ylim=(0, None))
     for axes in (above, below):

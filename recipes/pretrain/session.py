@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.commands.choose import short_name
 from recipes.commands.sample import PRETRAINING
 from recipes.pretrain.plot import write_png
 from recipes.pretrain.results import Result, lines, read_result, write_result
@@ -177,7 +178,8 @@ class _Session:
             with safe_open(file, "np") as weights:
                 size += sum(_count(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
         result = Result(dict(final), tokens, size, seconds, str(self.folder / MODEL))
-        write_png(self.folder / "loss.png", read_metrics(self.folder), self.config.recipe)
+        losses = {name: one.loss for name, one in final.items()}
+        write_png(self.folder / "loss.png", read_metrics(self.folder), losses, short_name(self.config.recipe))
         write_result(self.folder, result)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return result
