@@ -1,0 +1,1 @@
+"""Small reproductions of the papers' findings, each arm one of the product's own runs."""
