@@ -35,8 +35,8 @@ warm-up of 80 seconds: most groups would tell RL nothing."""
 def warmed(seed: int) -> RunConfig:
     """Return the supervised warm-up that all arms of a seed start from: its folder ``warmup`` is their ``base``.
 
-    Two layers of 128 are as right after it as three (27 % and 26 %), for three quarters of the time. Columns first, then
-    all efforts, as in the quickstart, for the reasons it gives.
+    Two layers of 128 are as right after it as three (27 % and 26 %), for three quarters of the time. Columns first,
+    then all efforts, as in the quickstart, for the reasons it gives.
     """
     return RunConfig(
         recipe="evidence-warmed",
