@@ -1,11 +1,16 @@
 """The setting that every RL arm of the reproductions shares: a tiny model, sums of one to three steps, a minute a run.
 
-One supervised warm-up per seed (`warmed`), then any number of policies from its folder (`policy`): what an arm changes
+One supervised warm-up per seed (``warmed``), then any number of policies from it (``policy``): what an arm changes
 is the only thing that differs. Sizes are measured on two cores of a CPU, one thread a run and two runs at a time.
 """
 
 from __future__ import annotations
 
+from statistics import fmean
+from typing import Any
+
+from recipes.evidence.bench.finding import Bench
+from recipes.evidence.bench.trial import Outcome, Trial
 from rl.config import (
     CheckpointConfig,
     EngineConfig,
@@ -19,10 +24,17 @@ from rl.config import (
     WarmupConfig,
     WarmupStage,
 )
+from rl.config_io import load
 from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, PretrainedModel, ScratchModel
 from rl.objectives.config import MirrorDescentConfig
 from rollout.problems.config import ArithmeticSource
 
+ITERATIONS, EVERY = 20, 5
+"""Of RL; between evaluations."""
+SCALE = (
+    "A model of 0.4 million parameters from scratch, warmed up on reasoning paths; 20 iterations of 128 responses to "
+    "sums of one to three steps, instead of a large model on mathematics and code."
+)
 LONGEST = 160
 """Tokens of the longest response: three steps done twice take some 150."""
 CONTEXT = 256
@@ -32,14 +44,13 @@ SOURCE = ArithmeticSource(steps=(1, 3), careful=0.35, mixed=0.1, jumps=0.2)
 warm-up of 80 seconds: most groups would tell RL nothing."""
 
 
-def warmed(seed: int) -> RunConfig:
-    """Return the supervised warm-up that all arms of a seed start from: its folder ``warmup`` is their ``base``.
+def warmed(seed: int) -> Trial:
+    """Return the supervised warm-up that all arms of a seed start from.
 
     Two layers of 128 are as right after it as three (27 % and 26 %), for three quarters of the time. Columns first,
     then all efforts, as in the quickstart, for the reasons it gives.
     """
-    return RunConfig(
-        recipe="evidence-warmed",
+    config = RunConfig(
         seed=seed,
         iterations=0,
         model=ModelConfig(
@@ -60,20 +71,20 @@ def warmed(seed: int) -> RunConfig:
         log=LogConfig(live=False),
         ray=RayConfig(in_process=True),
     )
+    return Trial(config)
 
 
-def policy(seed: int, base: str) -> RunConfig:
-    """Return RL from the warmed model in the folder ``base``.
+def policy(seed: int, base: Trial | None = None, **keys: Any) -> Trial:
+    """Return RL from a model, that of ``warmed`` without. ``keys``: sections with what an arm changes in them.
 
     Of an iteration a half is sampling and a half training; 16 groups of 8 make both a second or two. A segment is a
     whole response: arms with partial rollouts set less. No length reward: arms that have one say when it begins. One
     checkpoint, at the end.
     """
-    return RunConfig(
-        recipe="evidence-policy",
+    config = RunConfig(
         seed=seed,
-        iterations=20,
-        model=ModelConfig(base=PretrainedModel(path=base), threads=1),
+        iterations=ITERATIONS,
+        model=ModelConfig(base=PretrainedModel(path="of another trial"), threads=1),
         problems=_problems(),
         engine=_engine(),
         rollout=_rollout(),
@@ -88,10 +99,43 @@ def policy(seed: int, base: str) -> RunConfig:
         log=LogConfig(live=False),
         ray=RayConfig(in_process=True),
     )
+    return Trial(load(config, keys, ()), base or warmed(seed))
+
+
+def arm(bench: Bench, **keys: Any) -> list[Trial]:
+    """Return a run of RL for each seed."""
+    return [policy(seed, **keys) for seed in bench.seeds]
+
+
+def learning(outcome: Outcome) -> float:
+    """Return the mean accuracy of the training responses over all iterations: it is high for a run that learns soon."""
+    return fmean(row["accuracy"] for row in outcome.rows if "accuracy" in row)
+
+
+def held_out(outcome: Outcome) -> float:
+    """Return the held-out accuracy after RL."""
+    return outcome.evaluation().accuracy.mean
+
+
+def along(outcome: Outcome) -> float:
+    """Return the mean of the held-out accuracies during RL and after it."""
+    names = [f"it{number:04d}" for number in range(EVERY, ITERATIONS, EVERY)]
+    return fmean([*(outcome.evaluation(name).accuracy.mean for name in names), held_out(outcome)])
+
+
+def tokens(outcome: Outcome) -> float:
+    """Return the mean tokens of held-out responses after RL."""
+    return outcome.evaluation().tokens.mean
+
+
+def curve(outcome: Outcome, name: str = "accuracy") -> tuple[list[float], list[float]]:
+    """Return a metric by iteration."""
+    rows = [row for row in outcome.rows if name in row]
+    return [row["iteration"] for row in rows], [row[name] for row in rows]
 
 
 def _problems() -> ProblemsConfig:
-    return ProblemsConfig(train=SOURCE, heldout=SOURCE, heldout_size=128)
+    return ProblemsConfig(train=SOURCE, heldout=SOURCE, heldout_size=256)
 
 
 def _engine() -> EngineConfig:
@@ -104,5 +148,5 @@ def _rollout() -> RolloutConfig:
 
 
 def _evaluation() -> EvalConfig:
-    """Before and after RL, at temperature 1, which is what RL changes; training accuracy shows the way between."""
-    return EvalConfig(every=0, samples=2, greedy=False)
+    """At temperature 1, which is what RL changes."""
+    return EvalConfig(every=EVERY, samples=2, interim_problems=128, greedy=False)

@@ -10,22 +10,29 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from recipes.pretrain.results import Result, read_result
-from recipes.run.work import fixed
 from rl.config import RunConfig
 from rl.learner.config import PretrainedModel
 from rl.pretraining_config import PretrainConfig
 from rl.record.log import Evaluation, find_evaluation, read_metrics
 from rl.record.metrics import Row
+from rl.state.run_dir import flatten
 from rollout.files import replace_file
 
 DONE = "trial.json"
+FREE = ("recipe", "cache", "log.", "ray.", "checkpoint.", "promise")
+"""Keys that a result does not depend on."""
 RUN = "run"
 """Folder of the training, in that of the trial."""
+
+
+@cache
+def _defaults(kind: type[PretrainConfig | RunConfig]) -> dict[str, Any]:
+    return flatten(json.loads(kind().model_dump_json()))
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,19 @@ class Trial:
     """The trial whose model it starts from; its folder takes the place of ``config.model.base``."""
 
     @cached_property
+    def keys(self) -> dict[str, Any]:
+        """All that its result depends on, but for rounding and what it starts from: dotted keys and their values."""
+        flat = flatten(json.loads(self.config.model_dump_json()))
+        return {key: value for key, value in flat.items() if not key.startswith(FREE)}
+
+    @cached_property
     def key(self) -> str:
-        """Hash of all that its result depends on, but for rounding."""
-        tree = fixed(self.config.model_dump(mode="json", exclude={"cache", "recipe"}))
-        text = json.dumps([tree, self.base.key if self.base else None], sort_keys=True)
+        """Hash of the keys that differ from their defaults, and of what it starts from: keys that a later version adds
+        leave it as it is.
+        """
+        default = _defaults(type(self.config))
+        own = {key: value for key, value in self.keys.items() if key not in default or default[key] != value}
+        text = json.dumps([type(self.config).__name__, own, self.base.key if self.base else None], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -108,7 +124,7 @@ class Outcome:
 
 def write_outcome(outcome: Outcome) -> None:
     """Write that a trial is done. Raises ``OSError``."""
-    told = {"seconds": outcome.seconds, "failed": outcome.failed, "cpu": outcome.cpu}
+    told = {"seconds": outcome.seconds, "failed": outcome.failed, "cpu": outcome.cpu, "keys": outcome.trial.keys}
     replace_file(outcome.folder / DONE, (json.dumps(told) + "\n").encode())
 
 
@@ -123,4 +139,8 @@ def read_outcome(trial: Trial, root: Path) -> Outcome | None:
     file = trial.folder(root) / DONE
     if not file.exists():
         return None
-    return Outcome(trial, trial.folder(root), **json.loads(file.read_bytes()))
+    told = json.loads(file.read_bytes())
+    then = told.pop("keys")
+    if any(trial.keys[key] != value for key, value in then.items() if key in trial.keys):
+        return None  # of a version with other defaults
+    return Outcome(trial, trial.folder(root), **told)
