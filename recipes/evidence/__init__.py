@@ -6,6 +6,15 @@ Importing a finding loads no torch. ``FINDINGS`` has the order in which they are
 from __future__ import annotations
 
 FINDINGS: dict[str, str] = {
+    "negative": "recipes.evidence.negative",
+    "longer": "recipes.evidence.longer",
+    "curriculum": "recipes.evidence.curriculum",
+    "prioritised": "recipes.evidence.prioritised",
+    "length_reward": "recipes.evidence.length_reward",
+    "reset": "recipes.evidence.reset",
+    "baseline": "recipes.evidence.baseline",
+    "partial": "recipes.evidence.partial",
+    "objectives": "recipes.evidence.objectives",
     "muon": "recipes.evidence.muon",
     "decay": "recipes.evidence.decay",
     "rms": "recipes.evidence.rms",

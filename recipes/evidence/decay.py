@@ -10,7 +10,7 @@ from recipes.evidence.bench.drawing import courses
 from recipes.evidence.bench.finding import Arms, Bench, Judgement, Results, Row, above, all_of, estimate, shown
 from recipes.evidence.bench.trial import Outcome
 from recipes.evidence.muon import rates
-from recipes.evidence.scale import MIDDLE, MIXTURE, loss, pretraining
+from recipes.evidence.scale import LENGTH, MIDDLE, MIXTURE, loss, pretraining
 from rl.learner.config import OptimizerConfig
 from rl.pretraining_config import MeasureConfig
 
@@ -29,7 +29,7 @@ def arms(bench: Bench) -> Arms:
     """Train each arm for four times the optimum, at the tuned learning rates."""
     found = {}
     tokens = LONGER * MIDDLE.tokens
-    every = MeasureConfig(every=tokens // 2048 // POINTS, tokens=50_000)
+    every = MeasureConfig(every=tokens // (LENGTH * MIDDLE.batch) // POINTS, tokens=50_000)
     for name, (kind, decay) in ARMS.items():
         chosen, tuning = rates(bench, kind)
         if chosen is None:

@@ -22,7 +22,7 @@ SCALE = (
     "power law from there."
 )
 KINDS = ("muon", "adamw")
-RATES = (2e-3, 4e-3, 8e-3, 16e-3)
+RATES = (4e-3, 8e-3, 16e-3, 32e-3, 64e-3)
 TUNED = SIZES[1:3]
 TUNING_SEED = 100
 

@@ -10,7 +10,7 @@ from recipes.evidence.bench.drawing import courses
 from recipes.evidence.bench.finding import Arms, Bench, Judgement, Results, Row, above, estimate, shown
 from recipes.evidence.bench.trial import Trial
 from recipes.evidence.decay import course
-from recipes.evidence.scale import BATCH, LENGTH, MIDDLE, pretraining
+from recipes.evidence.scale import LENGTH, MIDDLE, pretraining
 from rl.learner.config import ModelConfig, OptimizerConfig, ScratchModel
 from rl.pretraining_config import MeasureConfig
 
@@ -39,7 +39,7 @@ def trial(architecture: str, seed: int) -> Trial:
         context=LENGTH,
         tied=False,
     )
-    every = MeasureConfig(every=MIDDLE.tokens // (LENGTH * BATCH) // POINTS, tokens=50_000)
+    every = MeasureConfig(every=MIDDLE.tokens // (LENGTH * MIDDLE.batch) // POINTS, tokens=50_000)
     adamw = OptimizerConfig(kind="adamw", lr=RATE, weight_decay=0.1)
     return pretraining(MIDDLE, adamw, seed, measure=every, model=ModelConfig(base=model, threads=1))
 

@@ -16,8 +16,8 @@ from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, Scrat
 from rl.pretraining_config import CosineSchedule, MeasureConfig, PretrainConfig
 from rl.text.config import PythonText
 
-LENGTH, BATCH = 256, 8
-"""Tokens of a sequence, sequences of a step."""
+LENGTH = 256
+"""Tokens of a sequence."""
 TOKENS_PER_PARAMETER = 20
 MIXTURE = {"code": 0.8, "prose": 0.2}
 
@@ -28,6 +28,8 @@ class Size:
 
     layers: int
     width: int
+    batch: int
+    """Sequences of a step: fewer for smaller models, which have fewer tokens."""
 
     @property
     def parameters(self) -> int:
@@ -59,19 +61,19 @@ class Size:
         )
 
 
-SIZES = (Size(2, 24), Size(2, 32), Size(3, 48), Size(4, 64))
+SIZES = (Size(2, 24, 2), Size(2, 32, 4), Size(3, 48, 8), Size(4, 64, 8))
 MIDDLE = SIZES[2]
 """For what does not depend on size."""
 
 
 def pretraining(size: Size, optimizer: OptimizerConfig, seed: int, tokens: int | None = None, **changes: Any) -> Trial:
     """Return the pretraining of a model, with a cosine to a tenth; ``changes`` are other keys of ``PretrainConfig``."""
-    steps = (tokens or size.tokens) // (LENGTH * BATCH)
+    steps = (tokens or size.tokens) // (LENGTH * size.batch)
     keys: dict[str, Any] = {
         "seed": seed,
         "model": ModelConfig(base=size.model, threads=1),
         "text": {"code": PythonText(part="code"), "prose": PythonText(part="prose")},
-        "schedule": CosineSchedule(steps=steps, batch=BATCH, lr=optimizer.lr, ramp=0.03, mixture=MIXTURE),
+        "schedule": CosineSchedule(steps=steps, batch=size.batch, lr=optimizer.lr, ramp=0.03, mixture=MIXTURE),
         "learner": LearnerConfig(optimizer=optimizer),
         "measure": MeasureConfig(every=0, tokens=100_000),
         "checkpoint": CheckpointConfig(every=500),
