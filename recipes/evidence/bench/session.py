@@ -35,12 +35,10 @@ def run(names: Sequence[str], bench: Bench, jobs: int, docs: Path | None) -> int
     Returns 0, 1 when some trials could not be carried out, or 128 + signal. Raises ``WorkspaceError`` for a folder that
     another process works in.
     """
-    failures: dict[str, str] = {}
     with Stopper() as stopper, locked(bench.root, WorkspaceError, "--out"):
         try:
             with progress() as watch:
-                for name in names:
-                    failures |= _trials(load(name), name, bench, jobs, watch, stopper)
+                failures = _trials([load(name) for name in names], bench, jobs, watch, stopper)
         except Interrupted:
             print(f"k15: stopped; the same command goes on in {bench.root}", file=sys.stderr)
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -56,17 +54,17 @@ def run(names: Sequence[str], bench: Bench, jobs: int, docs: Path | None) -> int
 
 
 def _trials(
-    finding: Finding, name: str, bench: Bench, jobs: int, watch: Progress, stopper: Stopper
+    findings: Sequence[Finding], bench: Bench, jobs: int, watch: Progress, stopper: Stopper
 ) -> Mapping[str, str]:
-    """Carry the trials of a finding out; return why some could not be."""
+    """Carry the trials of findings out, those of the first one first; return why some could not be."""
 
     def ask() -> Sequence[Trial]:
-        return [trial for trials in finding.arms(bench).values() for trial in trials]
+        return [trial for finding in findings for trials in finding.arms(bench).values() for trial in trials]
 
     def told(running: Sequence[Trial]) -> None:
         every = _all(ask())
         done = sum(bench.outcome(trial) is not None for trial in every)
-        watch.stage(f"{name} ({len(running)} at work)", len(every), earlier=done)
+        watch.stage(f"trials ({len(running)} at work)", len(every), earlier=done)
         watch.advance(done)
 
     return carry_out(ask, bench.root, jobs, told, stopper)
