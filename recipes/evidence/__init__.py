@@ -20,6 +20,8 @@ FINDINGS: dict[str, str] = {
     "rms": "recipes.evidence.rms",
     "matching": "recipes.evidence.matching",
     "entropy": "recipes.evidence.entropy",
+    "sft": "recipes.evidence.sft",
+    "muon_rl": "recipes.evidence.muon_rl",
     "moba": "recipes.evidence.moba",
     "blocks": "recipes.evidence.blocks",
     "layers": "recipes.evidence.layers",
