@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
+from pathlib import Path
 from random import Random
 from typing import Literal
 
@@ -17,7 +18,7 @@ from rl.text.carried import NoPackage, files_of
 from rl.text.carried import documents as carried
 from rl.text.config import FactsText, FilesText, HubText, ProblemsText, PythonText, TextSource
 from rl.text.files import read_files, state_of, text_files, text_of_row
-from rl.text.stretch import Stretch, TextError, stretches
+from rl.text.stretch import Stretch, TextError, conversation, stretches
 from rollout.problems.build import build_generator
 from rollout.problems.source import ProblemError
 from rollout.seeds import seed_of
@@ -52,7 +53,8 @@ def open_source(config: TextSource, folder: str | None, seed: int) -> Documents:
         paths = text_files(config.path, folder)
         return Documents(lambda start, _: read_files(paths, config.field, start), f"{config!r} {state_of(paths)}")
     if isinstance(config, HubText):
-        return Documents(lambda start, _: _of_hub(config, start), repr(config))
+        local = sorted(file for file in Path(config.path).rglob("*") if file.is_file())  # none of a name on the hub
+        return Documents(lambda start, _: _of_hub(config, start), f"{config!r} {state_of(local)}")
     if isinstance(config, PythonText):
         return Documents(lambda start, _: islice(_of_packages(config), start, None), f"{config!r} {_sizes(config)}")
     if isinstance(config, FactsText):
@@ -105,5 +107,4 @@ def _problems(config: ProblemsText, start: int, split: Split, seed: int) -> Iter
     for number in count(start):
         problem = generator.problem(number, split)
         said = generator.demonstration(problem, Random(seed_of(seed, "demonstration", number)))
-        assert isinstance(said, str), "only sources of users' own have demonstrations of several turns"
-        yield iter([Stretch(said, True, problem.messages)])
+        yield iter([conversation(problem.messages, said)])

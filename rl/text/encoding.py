@@ -12,6 +12,7 @@ from rl.text.documents import Documents
 from rl.text.stretch import Stretch
 from rollout.models.endings import end_tokens
 from rollout.models.templates import text_of
+from rollout.models.turns import Feeder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,8 +35,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     The text of a special token in a document is text and never becomes that token. A conversation is what the warm-up
     teaches and what the model is asked later: the prompt as the chat template writes it, the answer, and its end token.
     """
-    end, turn_end = document_end(tokenizer), end_tokens(tokenizer)[0]
-    closing = [turn_end] if turn_end == end else [turn_end, end]
+    end, turn_end, feeder = document_end(tokenizer), end_tokens(tokenizer)[0], Feeder(tokenizer)
 
     def tokens(texts: Sequence[str], split: bool) -> Sequence[Sequence[int]]:
         if not texts:  # which tokenizers of transformers refuse
@@ -45,23 +45,26 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
 
     def encode(found: Sequence[Stretch]) -> Sequence[Sequence[int]]:
         plain = iter(tokens([one.text for one in found if not one.asked], split=True))
-        chats = [one for one in found if one.asked]
-        prompts = iter(tokens([_prompt(tokenizer, one) for one in chats], split=False))
-        answers = iter(tokens([one.text for one in chats], split=False))
-        rows = []
+        chats = iter(tokens([text for one in found if one.asked for text in _written(feeder, one)], split=False))
+        rows: list[list[int]] = []
         for one in found:
-            if one.asked:
-                rows.append([*next(prompts), *next(answers), *closing])
-            else:
+            if not one.asked:
                 rows.append([*next(plain), *([end] if one.ends and one.text else [])])
+                continue
+            rows.append([*next(chats)])
+            for turn in one.turns:
+                rows[-1] += [*next(chats), *([turn_end] if turn.role == "assistant" else [])]
+            rows[-1] += [] if turn_end == end else [end]
         return rows
 
     return encode
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, one: Stretch) -> str:
+def _written(feeder: Feeder, one: Stretch) -> list[str]:
+    """Return the prompt and the turns of a conversation as the chat template writes them, without end tokens."""
     chat = [{"role": message.role, "content": message.content} for message in one.asked]
-    return text_of(tokenizer, chat, generate=True)
+    prompt = text_of(feeder.tokenizer, chat, generate=True)
+    return [prompt, *(turn.content if turn.role == "assistant" else feeder.text([turn]) for turn in one.turns)]
 
 
 def cache_folder(root: Path, name: str, source: Documents, tokenizer: PreTrainedTokenizerBase) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rollout.types import Message
@@ -23,12 +23,20 @@ class Stretch:
     ends: bool
     """Whether the document ends with it."""
     asked: tuple[Message, ...] = ()
-    """The messages that ``text`` answers; none in what is no conversation."""
+    """Of a conversation, the messages that are answered; ``text`` is then what all turns of the answer say."""
+    turns: tuple[Message, ...] = ()
+    """Of a conversation, the answer: the assistant's turns, and what it reads in between."""
 
     @property
     def bytes(self) -> int:
         """UTF-8 bytes of the text and of what was asked."""
-        return sum(len(text.encode()) for text in (*(message.content for message in self.asked), self.text))
+        return len(self.text.encode()) + sum(len(message.content.encode()) for message in self.asked)
+
+
+def conversation(asked: Sequence[Message], answer: str | Sequence[Message]) -> Stretch:
+    """Return a document that is a problem and its demonstration."""
+    turns = (Message("assistant", answer),) if isinstance(answer, str) else tuple(answer)
+    return Stretch("".join(message.content for message in turns), True, tuple(asked), turns)
 
 
 def stretches(parts: Iterable[str]) -> Iterator[Stretch]:
