@@ -32,7 +32,7 @@ Ids = npt.NDArray[Any]
 SHARD = 1 << 22
 """Tokens after which a shard is full."""
 AT_ONCE = 1 << 18
-"""Characters that are encoded together; a shard is over its size by no more than these."""
+"""Bytes of text that are encoded together; a shard is over its size by little more than these."""
 OPEN = 8
 """Files of tokens that are open at a time: the limit of a process may be a thousand."""
 HELD_OUT = 64
@@ -197,7 +197,7 @@ class _Making:
         self._encode, self._type, self._apart = encode, kind, apart
         self._at_once = min(AT_ONCE, size)
         self._waiting: list[Stretch] = []
-        self._characters = 0
+        self._bytes_waiting = 0
         self._train: list[Ids] = []
         self._heldout: list[Ids] = []
         self.size = 0
@@ -209,8 +209,8 @@ class _Making:
     def add(self, stretch: Stretch) -> None:
         """Take a stretch in."""
         self._waiting.append(stretch)
-        self._characters += 1 + len(stretch.text)
-        if self._characters >= self._at_once:
+        self._bytes_waiting += 1 + stretch.bytes
+        if self._bytes_waiting >= self._at_once:
             self._flush()
 
     def _flush(self) -> None:
@@ -223,7 +223,7 @@ class _Making:
                 self._heldout_bytes += stretch.bytes
             else:
                 self._train.append(tokens)
-        self._waiting, self._characters = [], 0
+        self._waiting, self._bytes_waiting = [], 0
 
     def parts(self, first: bool) -> tuple[Ids, Ids, int]:
         """Return what is trained on, what is held out, and the bytes of the latter. ``first``: something has to be."""

@@ -93,7 +93,7 @@ def test_wsd_has_as_many_steps_as_it_says(steps: int, ramp: float, decay: float)
     if ramp + decay <= 1:
         stages = WsdSchedule(steps=steps, ramp=ramp, decay=decay).stages()
         assert sum(stage.steps for stage in stages) == steps
-        assert all(0 < rate <= WsdSchedule().lr for rate in rates(stages))
+        assert all(0 < rate <= WsdSchedule().lr * (1 + 1e-12) for rate in rates(stages))
 
 
 def test_the_mixture_is_of_all_texts_alike_unless_it_names_some() -> None:
@@ -116,12 +116,12 @@ STAGE = {"steps": 4, "lr": 1e-3}
         ({"schedule": {"kind": "cosine", "mixture": {"sums": math.inf}}}, "finite number"),
         ({"schedule": {"kind": "cosine", "length": 1}}, "greater than or equal to 2"),
         ({"schedule": {"kind": "wsd", "ramp": 0.5, "decay": 0.6}}, r"ramp \(0.5\) and decay \(0.6\) are more than all"),
-        ({"schedule": {"kind": "moonlight", "first": 0.5, "cooldown": 0.5}}, r"first \(0.5\) and cooldown \(0.5\) leave"),
+        ({"schedule": {"kind": "moonlight", "first": 0.5, "cooldown": 0.5}}, r"first \(0.5\) and cooldown \(0.5\)"),
         ({"schedule": {"kind": "stages", "list": []}}, "at least 1 item"),
-        ({"schedule": {"kind": "stages", "list": [STAGE | {"ramp": 5}]}}, r"ramp \(5\) is longer than the stage's steps"),
+        ({"schedule": {"kind": "stages", "list": [STAGE | {"ramp": 5}]}}, r"ramp \(5\) is longer than the stage's"),
         ({"schedule": {"kind": "stages", "list": [STAGE | {"grows": [4, 9]}]}}, "grows is at step 4, .* one of 1 to 3"),
         ({"schedule": {"kind": "stages", "list": [STAGE | {"grows": [2, 0]}]}}, "grows to 0 sequences"),
-        ({"model": {"base": "some/model"}}, "give length, the tokens of a sequence, for a model that exists already"),
+        ({"model": {"base": {"kind": "pretrained", "path": "some/model"}}}, "give length, the tokens of a sequence"),
         ({"schedule": {"kind": "cosine", "length": 9999}}, r"length \(9999\) is above model.base.context"),
         ({"texts": {}}, "Extra inputs"),
     ],

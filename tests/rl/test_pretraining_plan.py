@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_each_step_takes_the_windows_behind_those_before() -> None:
     assert [sum(step.counts) for step in steps] == [3] * 5 + [4] * 2 + [6] * 4 + [2] * 2
     assert [step.lr for step in steps] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, *[1] * 6, 0.5, 0.25])
     assert [step.balance for step in steps] == [1e-3] * 5 + [0.5] * 6 + [0.0] * 2
-    for before, step in zip(steps[:10], steps[1:11], strict=True):
+    for before, step in pairwise(steps[:11]):
         assert step.first == tuple(np.add(before.first, before.counts))
     read = np.add(steps[10].first, steps[10].counts) * 8
     assert sum(read) == 8 * (15 + 32)

@@ -132,23 +132,34 @@ MAKER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{here!r}]
-from test_text_shards import TEXTS, of_texts, shards
-found = shards(of_texts(TEXTS), Path(sys.argv[1]), 40)
+from test_text_shards import TEXTS, encode, of_texts, shards
+from rl.text.shards import Shards
+encoded = []
+def counted(found):
+    encoded.extend(found)
+    return encode(found)
+print("ready", flush=True)
 sys.stdin.readline()
-found.fill(10**9)
+Shards("prose", of_texts(TEXTS), Path(sys.argv[1]), counted, 257, 40).fill(10**9)
+print(len(encoded))
 """
 
 
-def test_processes_that_make_the_same_shards_at_once_take_turns(tmp_path: Path) -> None:
+def test_processes_that_make_the_same_shards_at_once_make_each_once(tmp_path: Path) -> None:
     alone = shards(of_texts(TEXTS), tmp_path / "alone", 40)
     alone.fill(10**9)
     command = [sys.executable, "-c", MAKER.format(here=str(Path(__file__).parent)), str(tmp_path / "shared")]
-    makers = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(3)]
+    makers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "ready\n"
     for maker in makers:
         assert maker.stdin is not None
-        maker.stdin.write(b"\n")
-        maker.stdin.close()
-    assert [maker.wait(120) for maker in makers] == [0, 0, 0]
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+    done = [maker.communicate(timeout=120)[0] for maker in makers]
+    assert [maker.returncode for maker in makers] == [0, 0, 0]
+    assert sum(map(int, done)) == len(TEXTS), "something was encoded twice"
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
