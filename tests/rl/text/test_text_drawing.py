@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_text_shards import END, TEXTS, everything, of_texts, shards
 
 from rl.text.drawing import Windows, shares
 from rl.text.stretch import TextError
+from tests.text_kit import END, TEXTS, everything, of_texts, shards
 
 weights = st.lists(st.floats(0, 10), min_size=1, max_size=8).filter(lambda found: sum(found) > 0.01)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -16,33 +15,9 @@ from hypothesis import strategies as st
 
 from rl.text.config import FactsText
 from rl.text.documents import Documents, Split, open_source
-from rl.text.shards import Shards
 from rl.text.stretch import Stretch, TextError, stretches
-
-END = 256
-
-
-def encode(found: Sequence[Stretch]) -> list[list[int]]:
-    return [[*one.text.encode(), *([END] if one.ends and one.text else [])] for one in found]
-
-
-def of_texts(texts: Sequence[str]) -> Documents:
-    return Documents(lambda start, _: (stretches([text]) for text in texts[start:]), "texts")
-
-
-def shards(source: Documents, folder: Path, size: int = 300) -> Shards:
-    return Shards("prose", source, folder, encode, 257, size)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
-
-
-def everything(found: Shards) -> list[int]:
-    return [int(token) for number in range(len(found)) for token in found.train(number)]
-
-
-TEXTS = [f"document {n} " + "word " * (n % 17) for n in range(200)]
+from tests.paths import ROOT
+from tests.text_kit import END, TEXTS, contents, encode, everything, of_texts, shards
 
 
 def test_all_of_a_source_is_trained_on_or_held_out_in_order(tmp_path: Path) -> None:
@@ -131,8 +106,7 @@ def test_a_kill_between_any_two_files_changes_nothing(tmp_path: Path) -> None:
 MAKER = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{here!r}]
-from test_text_shards import TEXTS, encode, of_texts, shards
+from tests.text_kit import TEXTS, encode, of_texts, shards
 from rl.text.shards import Shards
 encoded = []
 def counted(found):
@@ -148,8 +122,10 @@ print(len(encoded))
 def test_processes_that_make_the_same_shards_at_once_make_each_once(tmp_path: Path) -> None:
     alone = shards(of_texts(TEXTS), tmp_path / "alone", 40)
     alone.fill(10**9)
-    command = [sys.executable, "-c", MAKER.format(here=str(Path(__file__).parent)), str(tmp_path / "shared")]
-    makers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "shared")]
+    makers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)
+    ]
     for maker in makers:
         assert maker.stdout is not None
         assert maker.stdout.readline() == "ready\n"
