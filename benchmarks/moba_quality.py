@@ -1,6 +1,6 @@
 """Language-model quality of block attention, the MoBA paper in miniature: ``python -m benchmarks.moba_quality``.
 
-A small Llama learns procedural text with facts to recall (``benchmarks.recall_text``) from scratch: from facts alone,
+A small Llama learns procedural text with facts to recall (``rl.text.facts``) from scratch: from facts alone,
 then from short texts, then from long ones. As long as a sequence is no longer than ``top_k`` blocks, block attention
 *is* full attention, so the short stages are the same training for every arm and are done once per seed; the long stage
 is done once per arm and seed, on the same sequences in the same order. One JSON line per arm and seed, with held-out
@@ -21,16 +21,17 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks.common import CACHE, emit, environment, say, spread
-from benchmarks.recall_text import VOCABULARY, Facts, Language, Sequences
 from kernels.rope import install
 from kernels.varlen import NAME as FULL
 from kernels.varlen import register
 from rl.learner.config import OptimizerConfig
 from rl.learner.forward import packed_logprobs
 from rl.optim.build import PolicyOptimizer, build_optimizer
+from rl.text.facts import KEYS, LETTERS, VALUES, Language
 from rollout.models import moba
 from rollout.models.attention import BlockAttentionConfig
 
@@ -49,6 +50,8 @@ HELD_OUT = 10**6
 """Seed of the sequences that are measured on."""
 WARMUP = 20
 """Steps over which the learning rate rises."""
+TOKENS = LETTERS + KEYS + VALUES
+"""Letters by token id."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,25 @@ class Settings:
     """Of the model."""
 
 
-FACTS_ALONE = Facts(words=0.0, keys=8, recent=0)
+FACTS_ALONE = Language(words=0.0, keys=8, recent=0)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch."""
+
+    tokens: npt.NDArray[np.int64]
+    """Token ids [n, length]."""
+    distance: npt.NDArray[np.int64]
+    """[n, length]: where a token is a recalled value, tokens back to its key's last occurrence; 0 elsewhere."""
+
+
+def sequences(language: Language, count: int, length: int, seed: tuple[int, ...]) -> Sequences:
+    """``count`` sequences of ``length`` tokens; equal seeds give equal sequences."""
+    rng = np.random.default_rng([*seed, 1])
+    drawn = [language.draw(length, rng) for _ in range(count)]
+    tokens = np.array([[TOKENS.index(letter) for letter in one.text] for one in drawn], np.int64)
+    return Sequences(tokens, np.stack([one.distance for one in drawn]))
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,7 @@ def new_model(seed: int, length: int, width: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=len(TOKENS),
             hidden_size=width,
             intermediate_size=11 * width // 4,
             num_hidden_layers=LAYERS,
@@ -153,7 +174,7 @@ def start(settings: Settings, seed: int, path: Path) -> dict[str, Any]:
         moba.use(model, None, otherwise=FULL)
         optimizer = build_optimizer(model, optimizer_config(settings))
         facts = short_batches(settings, FACTS_ALONE, settings.fact_steps, SPAN // 3, seed)
-        texts = short_batches(settings, Facts(), settings.short_steps, SPAN, seed)
+        texts = short_batches(settings, Language(), settings.short_steps, SPAN, seed)
         for step, batch in enumerate(chain(facts, texts)):
             loss = update(model, optimizer, batch, settings.lr * min(1.0, (step + 1) / WARMUP))
             if step % 50 == 49:
@@ -163,11 +184,11 @@ def start(settings: Settings, seed: int, path: Path) -> dict[str, Any]:
     return state
 
 
-def short_batches(settings: Settings, facts: Facts, steps: int, length: int, seed: int) -> Iterator[Sequences]:
+def short_batches(settings: Settings, language: Language, steps: int, length: int, seed: int) -> Iterator[Sequences]:
     """Sequences of ``length`` tokens, in batches with about as many tokens as a long one."""
-    language, count = Language(facts), max(1, settings.batch * settings.length // length)
+    count = max(1, settings.batch * settings.length // length)
     for step in range(steps):
-        yield language.draw(count, length, (seed, length, step))
+        yield sequences(language, count, length, (seed, length, step))
 
 
 def optimizer_config(settings: Settings) -> OptimizerConfig:
@@ -176,8 +197,8 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
 
 def held_out_texts(settings: Settings) -> list[Sequences]:
     """What all arms and seeds are measured on."""
-    language = Language(Facts(settings.words))
-    batches = [language.draw(settings.batch, settings.length, (HELD_OUT, n)) for n in range(settings.held_out)]
+    language = Language(settings.words)
+    batches = [sequences(language, settings.batch, settings.length, (HELD_OUT, n)) for n in range(settings.held_out)]
     if not any((batch.distance > SPAN).any() for batch in batches):
         raise SystemExit(f"no held-out fact lies more than {SPAN} tokens back: longer texts (--length) are needed")
     return batches
@@ -188,7 +209,7 @@ def train(
 ) -> dict[str, Any]:
     """The long stage of one arm, and its losses on ``held_out``, with the attention that it ended with."""
     began = time.process_time()
-    language, model = Language(Facts(settings.words)), new_model(seed, settings.length, settings.width)
+    language, model = Language(settings.words), new_model(seed, settings.length, settings.width)
     moba.use(model, None, otherwise=FULL)
     optimizer = build_optimizer(model, optimizer_config(settings))
     model.load_state_dict(state["model"])
@@ -196,7 +217,7 @@ def train(
     losses = []
     for step in range(settings.steps):
         moba.use(model, arm.block.at(step) if arm.block else None, otherwise=FULL)
-        batch = language.draw(settings.batch, settings.length, (seed, settings.length, step))
+        batch = sequences(language, settings.batch, settings.length, (seed, settings.length, step))
         # Constant, then down to 0 over the second half.
         losses.append(update(model, optimizer, batch, settings.lr * min(1.0, 2 - 2 * step / settings.steps)))
     return {

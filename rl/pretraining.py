@@ -57,7 +57,11 @@ class Trainee(Kept, Protocol):
 
 
 def plan(config: PretrainConfig) -> list[PretrainStep]:
-    """Return all steps. A stage goes on in each text where the stage before has stopped."""
+    """Return all steps.
+
+    A stage goes on in each text behind as many tokens as the stages before have read: exactly there with the same
+    length; with another the windows of the shard that was begun are shuffled anew, and some of it is read again.
+    """
     steps: list[PretrainStep] = []
     read = np.zeros(len(config.text), np.int64)
     before = 0.0
@@ -77,14 +81,14 @@ def plan(config: PretrainConfig) -> list[PretrainStep]:
 
 
 class Texts:
-    """The texts of a configuration, and the windows that steps take of them."""
+    """The texts of a configuration, in its order, and the windows that steps take of them."""
 
     def __init__(self, shards: Mapping[str, Shards], seed: int) -> None:
         self.shards, self._seed = shards, seed
         self._windows: dict[tuple[str, int], Windows] = {}
 
     def rows(self, step: PretrainStep) -> list[Ids]:
-        """Return the sequences of a step. Raises ``rl.text.documents.TextError``."""
+        """Return the sequences of a step. Raises ``rl.text.stretch.TextError``."""
         return [
             self.windows(name, step.length)[first + place]
             for name, count, first in zip(self.shards, step.counts, step.first, strict=True)

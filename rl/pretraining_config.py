@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -42,7 +43,9 @@ class PretrainStage(Config):
         if self.ramp > self.steps:
             raise ValueError(f"ramp ({self.ramp}) is longer than the stage's steps ({self.steps})")
         if self.grows is not None and not 0 < self.grows[0] < self.steps:
-            raise ValueError(f"grows is at step {self.grows[0]}, and the stage has steps 0 to {self.steps - 1}")
+            raise ValueError(f"grows is at step {self.grows[0]}, which has to be one of 1 to {self.steps - 1}")
+        if self.grows is not None and self.grows[1] < 1:
+            raise ValueError(f"grows to {self.grows[1]} sequences; a step has one or more")
         return self
 
     @property
@@ -110,6 +113,12 @@ class WsdSchedule(_Plain):
     floor: float = Field(0.0, ge=0, le=1)
     """Share of the peak that it ends at."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.ramp + self.decay > 1:
+            raise ValueError(f"ramp ({self.ramp}) and decay ({self.decay}) are more than all steps; lower one")
+        return self
+
     def stages(self) -> tuple[PretrainStage, ...]:
         """Return ramp and peak as one stage, the decay as another."""
         last = min(self.steps - 1, max(1, round(self.decay * self.steps)))
@@ -124,7 +133,8 @@ class MoonlightSchedule(Config):
     """The three stages of Moonlight [2502.16982 §3.3]: a ramp, a cosine to a tenth, and a cooldown on the best text.
 
     The paper's: 33 billion tokens with a ramp of 2,000 steps; to 5.2 trillion, the batch doubled at 200 billion; 0.5
-    trillion with 0.24 of the peak after 100 steps, then a line to 0. The shares below are these.
+    trillion with 0.24 of the peak after 100 steps, then a line to 0: some 176,000 steps. The shares below are close to
+    these, and the first stage is longer, since a short run needs more than a hundredth of its steps to warm up.
     """
 
     kind: Literal["moonlight"] = "moonlight"
@@ -137,9 +147,9 @@ class MoonlightSchedule(Config):
     lr: float = Field(3e-3, gt=0)
     """Peak learning rate (4.2e-4)."""
     first: float = Field(0.02, gt=0, lt=1)
-    """Share of the steps in the first stage, all of it ramp (the paper: 2,000 of some 165,000)."""
+    """Share of the steps in the first stage, all of it ramp (the paper: 2,000 of some 176,000)."""
     grown: float = Field(0.075, ge=0, lt=1)
-    """Share of the steps after which the batch doubles (12,000 of some 165,000)."""
+    """Share of the steps after which the batch doubles (12,000 of some 176,000)."""
     cooldown: float = Field(0.1, gt=0, lt=1)
     """Share of the steps in the third stage (0.5 of 5.7 trillion tokens)."""
     mixture: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -149,11 +159,21 @@ class MoonlightSchedule(Config):
     balance: float = Field(1e-3, ge=0)
     """Step of the experts' biases in the first two stages; 0 in the cooldown [2502.16982 App. C]."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self._steps[1] < 1:
+            raise ValueError(f"first ({self.first}) and cooldown ({self.cooldown}) leave no step in between; lower one")
+        return self
+
+    @property
+    def _steps(self) -> tuple[int, int, int]:
+        """Of each stage."""
+        first, last = (max(1, round(share * self.steps)) for share in (self.first, self.cooldown))
+        return first, self.steps - first - last, last
+
     def stages(self) -> tuple[PretrainStage, ...]:
         """Return the three."""
-        first = max(1, round(self.first * self.steps))
-        last = max(1, round(self.cooldown * self.steps))
-        main = max(1, self.steps - first - last)
+        first, main, last = self._steps
         grown = min(main - 1, max(1, round(self.grown * self.steps) - first))
         whole = PretrainStage(
             steps=first,
@@ -265,13 +285,15 @@ class PretrainConfig(Config):
     def _across(self) -> Self:
         if not self.text:
             raise ValueError("text: name at least one")
+        for name in self.text:
+            if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+                raise ValueError(f"text: {name!r} names files and metrics; use letters, digits, '_', '-' and '.'")
         for stage in self.stages:
             if unknown := sorted(stage.mixture.keys() - self.text.keys()):
                 raise ValueError(f"schedule: mixture names {unknown[0]!r}; text has: {', '.join(self.text)}")
             if not any(self.mixture(stage).values()):
                 raise ValueError("schedule: a mixture has no text with a share above 0")
-            if self.length(stage) < 2:
-                raise ValueError("schedule: length is below 2, so that nothing could be predicted")
+            self.length(stage)
         base = self.model.base
         if isinstance(base, ScratchModel) and self.longest > base.context and not self.model.attention.rotary:
             raise ValueError(

@@ -16,10 +16,23 @@ def locked(folder: Path, error: type[Exception], option: str) -> Iterator[None]:
     Raises ``error`` with one line when another process holds it or it cannot be written; the line says to choose
     another ``option``, e.g. ``--out``.
     """
+    with _held(folder, error, option, blocking=False):
+        yield
+
+
+@contextmanager
+def taking_turns(folder: Path, error: type[Exception], option: str) -> Iterator[None]:
+    """Hold ``folder`` as ``locked`` does, but wait while another process holds it."""
+    with _held(folder, error, option, blocking=True):
+        yield
+
+
+@contextmanager
+def _held(folder: Path, error: type[Exception], option: str, blocking: bool) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=blocking)
     except Timeout:
         raise error(f"another process is working on {folder}; wait for it or choose another {option}") from None
     except OSError as reason:

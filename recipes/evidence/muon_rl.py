@@ -33,7 +33,8 @@ def arms(bench: Bench) -> Arms:
             trials: list[Trial] = []
             for seed in bench.seeds if rate is not None else ():
                 start = tuning.start(before, before, seed)
-                assert start is not None and rate is not None
+                assert start is not None
+                assert rate is not None
                 trials.append(reinforced(start, kind, rate, seed))
             found[name(before, kind)] = trials
     return {"tuning": tuning.trials} | {arm: trials for arm, trials in found.items() if trials}

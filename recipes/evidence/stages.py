@@ -22,8 +22,8 @@ TUNING_RATES = (1e-3, 3e-3, 6e-3)
 RL_RATES = (1e-4, 3e-4, 1e-3)
 TUNING_SEED = 100
 SCALE = (
-    "A model of 0.4 million parameters over bytes: 2 million tokens of code, prose and sums, then 7,000 reasoning paths, "
-    "then 20 iterations of RL; each learning rate tuned by the same budget on a seed of its own."
+    "A model of 0.4 million parameters over bytes: 2 million tokens of code, prose and sums, then 7,000 reasoning "
+    "paths, then 20 iterations of RL; each learning rate tuned by the same budget on a seed of its own."
 )
 
 

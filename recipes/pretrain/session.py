@@ -23,7 +23,7 @@ from recipes.commands.choose import short_name
 from recipes.commands.sample import PRETRAINING
 from recipes.pretrain.plot import write_png
 from recipes.pretrain.results import Result, lines, read_result, write_result
-from recipes.pretrain.texts import FOLDER, held_out_rows, open_texts, sources_of, tokenizer_of
+from recipes.pretrain.texts import FOLDER, check_same, held_out_rows, open_texts, sources_of, tokenizer_of
 from recipes.run.launching import Site
 from recipes.run.work import in_workspace
 from rl.config_io import dump
@@ -33,8 +33,9 @@ from rl.pretraining_config import PretrainConfig
 from rl.record.log import MetricsLog, read_metrics
 from rl.state.disk import writing
 from rl.stop import Stopper
+from rl.text.encoding import document_end
 from rollout.files import replace_file, replacing_folder
-from rollout.models.endings import declare_end
+from rollout.models.endings import declare_end, end_tokens
 from rollout.models.export import save_model, save_tokenizer
 from rollout.progress import Progress
 
@@ -87,6 +88,7 @@ class _Session:
             self.tokenizer = tokenizer_of(config, sources, folder / "tokenizer")
             root = Path(config.cache).expanduser() if config.cache else folder / FOLDER
             self.texts = open_texts(config, sources, self.tokenizer, root)
+            check_same(self.texts, folder / "texts.json")
             rows = self._check(self.texts)
         watch.stage("starting the learner")
         with self.stopper.interruptible():
@@ -104,7 +106,7 @@ class _Session:
             tokens = pretrain(
                 config,
                 self.texts,
-                self.tokenizer.eos_token_id,
+                document_end(self.tokenizer),
                 self.policy,
                 lambda _: _named(measured()),
                 folder / "checkpoints",
@@ -168,7 +170,7 @@ class _Session:
             self.policy.export(aside, self.config.model.export_dtype)
             with writing(aside):
                 save_tokenizer(self.tokenizer, aside, source)
-                declare_end(aside, (self.tokenizer.eos_token_id,))
+                declare_end(aside, end_tokens(self.tokenizer))
 
     def _conclude(self, final: Mapping[str, HeldOut], tokens: int, seconds: float) -> Result:
         from safetensors import safe_open

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 from rl.learner.config import ScratchModel
 from rl.pretraining import Texts
 from rl.pretraining_config import PretrainConfig
-from rl.text.documents import Documents, TextError, open_source
+from rl.text.documents import Documents, open_source
+from rl.text.encoding import cache_folder, encoder
 from rl.text.shards import Shards
-from rollout.files import replacing_folder
+from rl.text.stretch import TextError
+from rollout.files import replace_file, replacing_folder
 from rollout.models.export import save_tokenizer
 from rollout.models.tokenizer import byte_tokenizer
-from rollout.reward_models.reading import vocabulary_digest
-from rollout.seeds import seed_of
 
 FOLDER = "text"
 """Of the tokens, in the run's folder, unless ``cache`` names another."""
@@ -58,32 +59,37 @@ def _some(config: PretrainConfig, sources: dict[str, Documents]) -> Iterator[str
     for source in sources.values():
         left = config.tokenizer.learnt_from // len(sources)
         for stretch in chain.from_iterable(source.read(0, "train")):
-            yield stretch.text[:left]
-            left -= len(stretch.text)
+            text = "\n".join([*(message.content for message in stretch.asked), stretch.text])[:left]
+            yield text
+            left -= len(text)
             if left <= 0:
                 break
 
 
 def open_texts(config: PretrainConfig, sources: dict[str, Documents], tokenizer: Any, root: Path) -> Texts:
-    """Return the texts, as tokens in folders below ``root``. Raises ``TextError`` for a tokenizer without an end."""
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise TextError("the model's tokenizer has no end token (eos_token) to part documents with; add one")
+    """Return the texts, as tokens in folders below ``root``. Raises ``PromptError`` for a tokenizer without an end."""
+    encode = encoder(tokenizer)
+    shards = {
+        name: Shards(name, source, cache_folder(root, name, source, tokenizer), encode, len(tokenizer))
+        for name, source in sources.items()
+    }
+    return Texts(shards, config.seed)
 
-    def encode(parts: Sequence[str]) -> list[list[int]]:
-        found = tokenizer(list(parts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-        ids: list[list[int]] = found["input_ids"]
-        return ids
 
-    words = vocabulary_digest(tokenizer)
+def check_same(texts: Texts, record: Path) -> None:
+    """Check that the texts are those that the training began with, which ``record`` tells from then on.
 
-    def folder(source: Documents) -> Path:
-        return root / f"{seed_of(source.identity, words):016x}"
-
-    return Texts(
-        {name: Shards(name, source, folder(source), encode, end, len(tokenizer)) for name, source in sources.items()},
-        config.seed,
-    )
+    Raises ``TextError``.
+    """
+    now = {name: shards.folder.name for name, shards in texts.shards.items()}
+    if not record.exists():
+        replace_file(record, (json.dumps(now, indent=1) + "\n").encode())
+        return
+    began = json.loads(record.read_bytes())
+    if changed := [name for name, folder in now.items() if began.get(name, folder) != folder]:
+        raise TextError(
+            f"text {changed[0]!r} has changed since {record.parent} began; restore it, or choose another --run-dir"
+        )
 
 
 def held_out_rows(shards: Shards, length: int, tokens: int) -> tuple[list[Any], float]:

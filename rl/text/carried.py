@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
@@ -37,11 +39,11 @@ def folder_of(package: str) -> Path:
 def files_of(package: str) -> list[Path]:
     """Return the package's Python files, in the order of their names. Raises ``NoPackage``."""
     root = folder_of(package)
-    found = [
-        path
-        for path in root.rglob("*.py")
-        if package != STDLIB or not LEFT_OUT & set(path.relative_to(root).parts[:-1])
-    ]
+    found = []
+    for folder, below, names in os.walk(root):
+        if package == STDLIB:  # not even looked into: other packages may lie there
+            below[:] = set(below) - LEFT_OUT
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
     return sorted(found, key=lambda path: path.relative_to(root).parts)
 
 
@@ -57,7 +59,9 @@ def documents(package: str, part: Literal["prose", "code"]) -> Iterator[str]:
     for path in files_of(package):
         try:
             source = path.read_text(encoding="utf-8")
-            tree = ast.parse(source)
+            with warnings.catch_warnings():  # of other people's code
+                warnings.simplefilter("ignore")
+                tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError):  # templates, other versions, other encodings
             continue
         text = "\n\n".join(_documentation(tree)) if part == "prose" else _code(source, tree)
@@ -83,4 +87,5 @@ def _documentation(tree: ast.AST) -> list[str]:
 def _code(source: str, tree: ast.AST) -> str:
     """Return the source without its documentation strings."""
     gone = {line for one in _documented(tree) for line in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
-    return "".join(line for number, line in enumerate(source.splitlines(keepends=True), 1) if number not in gone)
+    lines = source.split("\n")  # as Python counts them; splitlines() would also cut at form feeds
+    return "\n".join(line for number, line in enumerate(lines, 1) if number not in gone)

@@ -11,7 +11,9 @@ from rollout.problems.config import ArithmeticSource, ProceduralSource
 
 
 class FilesText(Config):
-    """Documents in files: ``.txt`` and ``.md`` (each file one document), ``.jsonl`` and ``.parquet`` (each row one)."""
+    """Documents in files: ``.txt`` and ``.md`` (each file one document), ``.jsonl`` and ``.parquet`` (each row one, in
+    memory as a whole).
+    """
 
     kind: Literal["files"] = "files"
     path: str
@@ -25,7 +27,7 @@ class HubText(Config):
 
     kind: Literal["hub"] = "hub"
     path: str
-    """Name on the hub."""
+    """Name on the hub, or a folder of data files."""
     name: str | None = None
     """Its configuration (subset), if it has several."""
     split: str = "train"
@@ -46,7 +48,9 @@ class PythonText(Config):
 
 
 class ProblemsText(Config):
-    """Problems of a procedural source with their demonstrations, without end."""
+    """Problems of a procedural source with their demonstrations, without end: written by the tokenizer's chat template,
+    as the model is asked them later.
+    """
 
     kind: Literal["problems"] = "problems"
     source: Annotated[ProceduralSource, Field(discriminator="kind")] = ArithmeticSource()

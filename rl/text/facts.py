@@ -34,7 +34,7 @@ class Document:
 
 
 class Language:
-    """Words and their order, fixed by ``seed``; documents differ by the seed that they are drawn with.
+    """Words and their order, fixed by ``seed``; documents differ by the generator that they are drawn with.
 
     ``words``: between facts on average. ``keys``: that a document is about, drawn anew for each; with few, facts repeat
     soon, and a model learns fast that they do. ``recent``: half of the facts repeat one of so many before, as texts
@@ -48,9 +48,8 @@ class Language:
         self._words = ["".join(LETTERS[i] for i in rng.integers(0, 26, n)) + " " for n in lengths]
         self._next = rng.integers(0, WORDS, (WORDS, SUCCESSORS))
 
-    def draw(self, length: int, seed: tuple[int, ...]) -> Document:
-        """Return a document of ``length`` letters; equal seeds give equal ones."""
-        rng = np.random.default_rng([*seed, 1])
+    def draw(self, length: int, rng: np.random.Generator) -> Document:
+        """Return a document of ``length`` letters."""
         values = rng.integers(0, len(VALUES), len(KEYS)).tolist()
         # Every draw gives at least two letters, so that so many always do.
         which = rng.integers(0, SUCCESSORS, length).tolist()

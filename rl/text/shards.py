@@ -2,34 +2,39 @@
 
 FOLDER/00000.train.npy     tokens of the first documents, each followed by the end token
 FOLDER/00000.heldout.npy   tokens of what is held out of them
-FOLDER/00000.json          how many documents were read by then, and whether there are more; written last
+FOLDER/00000.json          how far the source was read by then, and whether there is more; written last
 
 A shard is a pure function of the source and its number, so a kill at any moment costs one shard at most, and what is
-drawn never depends on when it was made.
+drawn never depends on when it was made, or by whom: processes that share a folder take turns.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rl.text.documents import Documents, Split, Stretch, TextError
-from rollout.files import replace_file, written_aside
+from rl.text.documents import Documents, Split
+from rl.text.encoding import Encode
+from rl.text.stretch import Stretch, TextError
+from rollout.files import remove_asides, replace_file, written_aside
+from rollout.lock import taking_turns
 from rollout.seeds import seed_of
 
 Ids = npt.NDArray[Any]
-Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-"""Tokens of each text."""
 SHARD = 1 << 22
 """Tokens after which a shard is full."""
-AT_ONCE = 256
-"""Stretches that are encoded together."""
+AT_ONCE = 1 << 18
+"""Bytes of text that are encoded together; a shard is over its size by little more than these."""
+OPEN = 8
+"""Files of tokens that are open at a time: the limit of a process may be a thousand."""
 HELD_OUT = 64
 """One stretch in so many is held out of a source that ends, by its text: what occurs twice is on one side."""
 LEAST_HELD_OUT = 8
@@ -41,7 +46,9 @@ class Shard:
     """What a shard's ``.json`` says."""
 
     documents: int
-    """Read by its end, from the source's first on."""
+    """Read to their end by then, from the source's first on."""
+    stretches: int
+    """Read of the next one."""
     tokens: int
     """That are trained on."""
     heldout: int
@@ -53,30 +60,28 @@ class Shard:
 
 
 class Shards:
-    """The shards of one source in ``folder``. ``encode`` makes tokens below ``vocabulary``; ``end`` ends a document.
-
-    ``name`` is the source's, for messages.
+    """The shards of one source in ``folder`` (``rl.text.encoding.cache_folder``). ``encode`` makes tokens below
+    ``vocabulary``. ``name`` is the source's, for messages. ``size``: tokens after which a shard is full.
     """
 
     def __init__(
-        self, name: str, source: Documents, folder: Path, encode: Encode, end: int, vocabulary: int, size: int = SHARD
+        self, name: str, source: Documents, folder: Path, encode: Encode, vocabulary: int, size: int = SHARD
     ) -> None:
         self.name, self.source, self.folder = name, source, folder
-        self._encode, self._end, self._size = encode, end, size
+        self._encode, self._size = encode, size
         self._type = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+        self.tokens = 0
+        """To train on, of the shards that are known."""
         self._known: list[Shard] = []
         self._open: dict[tuple[int, Split], Ids] = {}
+        self._reading: tuple[tuple[int, int], Iterator[Stretch]] | None = None
+        """Documents and stretches that the iterator is behind of, so that shard after shard can be made of it."""
 
     def __len__(self) -> int:
         return len(self._known)
 
     def __getitem__(self, number: int) -> Shard:
         return self._known[number]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens to train on, of the shards that there are."""
-        return sum(shard.tokens for shard in self._known)
 
     @property
     def ended(self) -> bool:
@@ -88,10 +93,15 @@ class Shards:
 
         Raises ``TextError`` and ``OSError``.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         while self.tokens < tokens and not self.ended:
-            found = self._read(len(self._known))
-            self._known.append(found or self._make(len(self._known)))
+            number = len(self._known)
+            if (found := self._read(number)) is None:
+                with taking_turns(self.folder, TextError, "folder for it"):
+                    if (found := self._read(number)) is None:  # nobody has made it in the meantime
+                        remove_asides(self.folder)
+                        found = self._make(number)
+            self._known.append(found)
+            self.tokens += found.tokens
             told(self.tokens)
 
     def train(self, number: int) -> Ids:
@@ -99,90 +109,121 @@ class Shards:
         return self._tokens(number, "train")
 
     def heldout(self, tokens: int) -> tuple[Ids, int]:
-        """Return up to ``tokens`` held-out tokens, and the bytes of text that they stand for, as far as shards go."""
+        """Return up to ``tokens`` held-out tokens, and the bytes of text that they stand for, as far as shards go.
+
+        Raises ``TextError`` when there are none.
+        """
         parts, size, share = [], 0, 0.0
         for number, shard in enumerate(self._known):
-            taken = self._tokens(number, "heldout")[: max(0, tokens - size)]
+            if size >= tokens:
+                break
+            taken = self._tokens(number, "heldout")[: tokens - size]
             parts.append(np.asarray(taken))
             size += len(taken)
             share += shard.heldout_bytes * len(taken) / max(1, shard.heldout)
+        if not size:
+            raise TextError(f"text {self.name!r} is too short to hold anything out of it; add text")
         return np.concatenate(parts), round(share)
 
     def _path(self, number: int, what: str) -> Path:
         return self.folder / f"{number:05d}.{what}"
 
     def _tokens(self, number: int, split: Split) -> Ids:
-        if (number, split) not in self._open:
-            self._open[number, split] = np.load(self._path(number, f"{split}.npy"), mmap_mode="r")
-        return self._open[number, split]
+        found = self._open.pop((number, split), None)
+        if found is None:
+            if len(self._open) >= OPEN:
+                del self._open[next(iter(self._open))]
+            found = np.load(self._path(number, f"{split}.npy"), mmap_mode="r")
+        self._open[number, split] = found  # behind the others, the last to be closed
+        return found
 
     def _read(self, number: int) -> Shard | None:
         path = self._path(number, "json")
-        return Shard(**json.loads(path.read_bytes())) if path.exists() else None
+        try:
+            return Shard(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise TextError(f"{path}: damaged ({error}); remove {self.folder}, and it is made again") from error
+
+    def _from(self, documents: int, stretches: int) -> Iterator[Stretch]:
+        """Yield the stretches of the source behind so many documents and stretches of the next."""
+        for number, document in enumerate(self.source.read(documents, "train")):
+            yield from islice(document, stretches if number == 0 else 0, None)
 
     def _make(self, number: int) -> Shard:
-        start = self._known[-1].documents if self._known else 0
-        made = _Making(self._encode, self._end, self._type, apart=self.source.endless)
-        documents, last = start, not self.source.endless
-        for document in self.source.read(start, "train"):
-            made.add(document)
-            documents += 1
+        at = (self._known[-1].documents, self._known[-1].stretches) if number else (0, 0)
+        stream = self._reading[1] if self._reading and self._reading[0] == at else self._from(*at)
+        self._reading = None  # should it fail, it is begun anew
+        made = _Making(self._encode, self._type, self._size, apart=self.source.endless)
+        (documents, stretches), last = at, True
+        for stretch in stream:
+            made.add(stretch)
+            documents, stretches = (documents + 1, 0) if stretch.ends else (documents, stretches + 1)
             if made.size >= self._size:
                 last = False
                 break
+        if not documents and not stretches:
+            raise TextError(f"text {self.name!r} has no document; name another")
         train, heldout, held_bytes = made.parts(first=number == 0)
         if self.source.endless and number == 0:
-            drawn = _Making(self._encode, self._end, self._type, apart=True)
-            for document in self.source.read(0, "heldout"):
-                drawn.add(document)
-                if drawn.size >= self._size // HELD_OUT:
-                    break
-            heldout, _, _ = drawn.parts(first=False)
-            held_bytes = drawn.bytes
-        if last and not start and not documents:
-            raise TextError(f"text {self.name!r} has no document; name another")
+            heldout, held_bytes = self._drawn_apart()
         for split, tokens in (("train", train), ("heldout", heldout)):
             with written_aside(self._path(number, f"{split}.npy")) as aside, aside.open("wb") as file:
                 np.save(file, tokens)
-        shard = Shard(documents, len(train), len(heldout), held_bytes, last)
+                file.flush()
+                os.fsync(file.fileno())
+        shard = Shard(documents, stretches, len(train), len(heldout), held_bytes, last)
         replace_file(self._path(number, "json"), (json.dumps(asdict(shard)) + "\n").encode())
+        self._reading = (documents, stretches), stream
         return shard
+
+    def _drawn_apart(self) -> tuple[Ids, int]:
+        size = self._size // HELD_OUT
+        made = _Making(self._encode, self._type, size, apart=True)
+        for document in self.source.read(0, "heldout"):
+            for stretch in document:
+                made.add(stretch)
+            if made.size >= size:
+                break
+        tokens, _, _ = made.parts(first=False)
+        return tokens, made.bytes
 
 
 class _Making:
-    """The tokens of a shard while its documents are read. ``apart``: nothing of them is held out."""
+    """The tokens of a shard of ``size`` while its stretches are read. ``apart``: nothing of them is held out."""
 
-    def __init__(self, encode: Encode, end: int, kind: type, apart: bool) -> None:
-        self._encode, self._end, self._type, self._apart = encode, end, kind, apart
+    def __init__(self, encode: Encode, kind: type, size: int, apart: bool) -> None:
+        self._encode, self._type, self._apart = encode, kind, apart
+        self._at_once = min(AT_ONCE, size)
         self._waiting: list[Stretch] = []
+        self._bytes_waiting = 0
         self._train: list[Ids] = []
         self._heldout: list[Ids] = []
         self.size = 0
+        """Tokens of what was encoded so far."""
         self.bytes = 0
-        """Of the text of all that was added."""
+        """Of its text."""
         self._heldout_bytes = 0
 
-    def add(self, document: Iterable[Stretch]) -> None:
-        """Take a document in."""
-        for stretch in document:
-            self._waiting.append(stretch)
-            if len(self._waiting) == AT_ONCE:
-                self._flush()
+    def add(self, stretch: Stretch) -> None:
+        """Take a stretch in."""
+        self._waiting.append(stretch)
+        self._bytes_waiting += 1 + stretch.bytes
+        if self._bytes_waiting >= self._at_once:
+            self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:  # tokenizers of transformers refuse to encode no text
-            return
-        for stretch, ids in zip(self._waiting, self._encode([one.text for one in self._waiting]), strict=True):
-            tokens: Ids = np.array([*ids, self._end] if stretch.ends else ids, dtype=self._type)
-            size = len(stretch.text.encode())
-            self.bytes += size
+        for stretch, ids in zip(self._waiting, self._encode(self._waiting), strict=True):
+            tokens: Ids = np.array(ids, dtype=self._type)
+            self.bytes += stretch.bytes
             self.size += len(tokens)
             if not self._apart and seed_of("held out", stretch.text) % HELD_OUT == 0:
                 self._heldout.append(tokens)
-                self._heldout_bytes += size
+                self._heldout_bytes += stretch.bytes
             else:
                 self._train.append(tokens)
-        self._waiting = []
+        self._waiting, self._bytes_waiting = [], 0
 
     def parts(self, first: bool) -> tuple[Ids, Ids, int]:
         """Return what is trained on, what is held out, and the bytes of the latter. ``first``: something has to be."""

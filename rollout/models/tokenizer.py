@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,7 +46,7 @@ def build_tokenizer(tokens: Sequence[str], context: int) -> PreTrainedTokenizerF
     return _fast(core, context)
 
 
-def _fast(core: Tokenizer, context: int, **more: Any) -> PreTrainedTokenizerFast:
+def _fast(core: Tokenizer, context: int) -> PreTrainedTokenizerFast:
     """Return a tokenizer of transformers with our special tokens and chat template."""
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +59,6 @@ def _fast(core: Tokenizer, context: int, **more: Any) -> PreTrainedTokenizerFast
         chat_template=CHAT_TEMPLATE,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
-        **more,
     )
 
 
@@ -67,7 +66,8 @@ def byte_tokenizer(context: int, texts: Iterable[str] = (), vocabulary: int = 0)
     """Build a tokenizer for any text: a token for each byte, and, learnt from ``texts``, for frequent pairs of them.
 
     ``vocabulary``: tokens in all, bytes and special ones included; as many as there are pairs for. ``texts`` are read
-    only if that is more than the bytes. Digits stay single. A special token that occurs in a text is text.
+    only if that is more than the bytes. Digits stay single. The text of a special token becomes that token, as with any
+    tokenizer of transformers, unless it is called with ``split_special_tokens=True``.
     """
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE

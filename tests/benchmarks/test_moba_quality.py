@@ -14,6 +14,7 @@ from benchmarks import moba_quality
 from benchmarks.moba_quality import (
     FACTS_ALONE,
     SPAN,
+    TOKENS,
     Arm,
     Settings,
     arms,
@@ -21,20 +22,22 @@ from benchmarks.moba_quality import (
     new_model,
     plot,
     seed_rows,
+    sequences,
     summary,
 )
-from benchmarks.recall_text import KEY_0, KEYS, VALUE_0, VALUES, VOCABULARY, Facts, Language
 from kernels.varlen import NAME as FULL
+from rl.text.facts import KEYS, VALUES, Language
 from rollout.models import moba
 
 torch.set_num_threads(1)
+KEY_0, VALUE_0 = TOKENS.index(KEYS[0]), TOKENS.index(VALUES[0])
 TINY = Settings(fact_steps=1, short_steps=1, steps=10, length=512, batch=2, held_out=1, words=1.0, lr=1e-2, width=64)
 
 
 def test_a_recalled_value_is_the_one_that_its_distance_points_to() -> None:
-    drawn = Language(Facts()).draw(3, 700, (7,))
+    drawn = sequences(Language(), 3, 700, (7,))
     assert drawn.tokens.shape == drawn.distance.shape == (3, 700)
-    assert 0 <= drawn.tokens.min() <= drawn.tokens.max() < VOCABULARY
+    assert 0 <= drawn.tokens.min() <= drawn.tokens.max() < len(TOKENS)
     for tokens, distance in zip(drawn.tokens.tolist(), drawn.distance.tolist(), strict=True):
         last: dict[int, int] = {}
         for at, token in enumerate(tokens):
@@ -50,20 +53,20 @@ def test_a_recalled_value_is_the_one_that_its_distance_points_to() -> None:
     owners = {
         (tokens[at - 1], tokens[at]) for tokens in drawn.tokens.tolist() for at in range(700) if tokens[at] >= VALUE_0
     }
-    assert len({value for _, value in owners}) == VALUES
-    assert len(owners) > 2 * KEYS, "a value tells its key"
+    assert len({value for _, value in owners}) == len(VALUES)
+    assert len(owners) > 2 * len(KEYS), "a value tells its key"
     assert (drawn.distance > SPAN).sum() > 20, "nothing that a sparse query could miss"
 
 
 def test_sequences_follow_from_their_seed() -> None:
-    first, again, other = (Language(Facts()).draw(2, 100, seed).tokens for seed in [(1, 2), (1, 2), (1, 3)])
+    first, again, other = (sequences(Language(), 2, 100, seed).tokens for seed in [(1, 2), (1, 2), (1, 3)])
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert (Language(Facts(words=0.0)).draw(1, 50, (1,)).tokens >= KEY_0).all()
+    assert (sequences(Language(words=0.0), 1, 50, (1,)).tokens >= KEY_0).all()
 
 
 def test_facts_alone_are_about_few_keys_so_that_they_repeat_soon() -> None:
-    drawn = Language(FACTS_ALONE).draw(4, 64, (0,)).tokens
+    drawn = sequences(FACTS_ALONE, 4, 64, (0,)).tokens
     per_sequence = [{token for token in tokens if KEY_0 <= token < VALUE_0} for tokens in drawn.tolist()]
     assert all(len(keys) <= FACTS_ALONE.keys for keys in per_sequence)
     assert len(set().union(*per_sequence)) > FACTS_ALONE.keys, "each sequence draws keys of its own"
@@ -75,7 +78,7 @@ def test_all_arms_are_full_attention_up_to_the_span_and_none_beyond() -> None:
     def under(arm: Arm, length: int) -> torch.Tensor:
         moba.use(model, arm.block, otherwise=FULL)
         with torch.no_grad():
-            return logprobs(model, Language(Facts()).draw(2, length, (0,)))
+            return logprobs(model, sequences(Language(), 2, length, (0,)))
 
     full, *sparse = arms(steps=100)
     for arm in sparse:
