@@ -96,6 +96,8 @@ def experts_config(base: ScratchModel, words: int, **changes: Any) -> DeepseekV3
         norm_topk_prob=True,
         n_group=1,
         topk_group=1,
+        topk_method="noaux_tc",  # these two for readers other than transformers, which knows no other gate
+        scoring_func="sigmoid",
         kv_lora_rank=experts.latent,
         q_lora_rank=None,
         qk_rope_head_dim=rotated,
