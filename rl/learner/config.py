@@ -73,8 +73,8 @@ class ScratchModel(Config):
             )
         if self.experts is not None and self.width // self.heads < 4:
             raise ValueError(
-                f"width {self.width} gives {self.heads} heads {self.width // self.heads} each, and with experts half of "
-                "that is rotated in pairs: at least 4"
+                f"width {self.width} gives {self.heads} heads {self.width // self.heads} each; with experts, which come "
+                "with latent attention, it is at least 4: half of it is rotated in pairs"
             )
         if self.experts is not None and self.kv_heads != self.heads:
             raise ValueError(

@@ -132,7 +132,9 @@ def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, 
     added |= {old: written[new] for old, new in names.items() if new in written and old not in written}
     if isinstance(written.get("dtype"), str):
         added["torch_dtype"] = written["dtype"]
-    added |= {key: value for key, value in _NOT_WRITTEN.get(written.get("model_type", ""), {}).items() if key not in written}
+    added |= {
+        key: value for key, value in _NOT_WRITTEN.get(written.get("model_type", ""), {}).items() if key not in written
+    }
     if isinstance(written.get("rope_parameters"), dict):
         added |= _old_rotary(written["rope_parameters"], written.get("model_type", ""))
     return {**written, **added}
