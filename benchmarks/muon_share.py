@@ -2,7 +2,7 @@
 
     python -m benchmarks.muon_share --threads 2
 
-One JSON line for each number of tokens: seconds of the whole step, of the optimiser in it, and of both optimisers of the
+One JSON line for each number of tokens: seconds of the whole step and of the optimiser in it, with Muon and in the
 control arm, by the clock of the process's CPUs (``--clock wall``: by the wall). A Llama of four layers from scratch
 learns bytes at random: what is in them does not matter here.
 """

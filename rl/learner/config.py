@@ -73,8 +73,8 @@ class ScratchModel(Config):
             )
         if self.experts is not None and self.width // self.heads < 4:
             raise ValueError(
-                f"width {self.width} gives {self.heads} heads {self.width // self.heads} each; with experts, which come "
-                "with latent attention, it is at least 4: half of it is rotated in pairs"
+                f"width {self.width} gives {self.heads} heads {self.width // self.heads} each; experts come with "
+                "latent attention, which rotates half of that in pairs: at least 4"
             )
         if self.experts is not None and self.kv_heads != self.heads:
             raise ValueError(

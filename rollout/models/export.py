@@ -123,7 +123,7 @@ def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, 
     Nested configurations (of a text model inside of another one) likewise. ``config``: what it was written from, which
     knows other names of its keys (``num_experts`` of what is now ``num_local_experts``).
     """
-    added = {
+    added: dict[str, Any] = {
         key: in_both_spellings(value, getattr(config, key, None))
         for key, value in written.items()
         if _is_config(key, value)
@@ -132,9 +132,8 @@ def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, 
     added |= {old: written[new] for old, new in names.items() if new in written and old not in written}
     if isinstance(written.get("dtype"), str):
         added["torch_dtype"] = written["dtype"]
-    added |= {
-        key: value for key, value in _NOT_WRITTEN.get(written.get("model_type", ""), {}).items() if key not in written
-    }
+    unknown = _NOT_WRITTEN.get(written.get("model_type", ""), {})
+    added |= {key: kind for key, kind in unknown.items() if key not in written}
     if isinstance(written.get("rope_parameters"), dict):
         added |= _old_rotary(written["rope_parameters"], written.get("model_type", ""))
     return {**written, **added}
