@@ -28,6 +28,11 @@ PARTIAL = _rope("default", partial_rotary_factor=0.25)
 UNLIKE = "packed sequences would be computed wrongly"
 MIXED = ["sliding_attention", "full_attention"]
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+LATENT = {"kv_lora_rank": 32, "q_lora_rank": None, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32,
+          "num_key_value_heads": 2}  # fmt: skip
+DEEPSEEK3 = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32,
+             "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5,
+             "topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # fmt: skip
 LLAMA4 = {"num_local_experts": 2, "attention_chunk_size": WINDOW, "interleave_moe_layer_step": 2,
           "intermediate_size_mlp": 64, "no_rope_layers": [1, 0],
           "layer_types": ["chunked_attention", "full_attention"]}  # fmt: skip
@@ -80,6 +85,8 @@ MODELS = (
     Model("Qwen 2", "Qwen2", {**SIZES, "tie_word_embeddings": True}, "biases on queries, keys and values"),
     Model("Qwen 3", "Qwen3", {**HEADS, "tie_word_embeddings": False}, "normed queries and keys"),
     Model("Qwen 3 MoE", "Qwen3Moe", {**HEADS, **EXPERTS}, "experts"),
+    Model("DeepSeek-V3, Moonlight", "DeepseekV3", {**SIZES, **LATENT, **DEEPSEEK3},
+          "latent attention, experts chosen by biases"),
     Model("Mistral", "Mistral", {**HEADS, "sliding_window": WINDOW}, "sliding window in every layer"),
     Model("Mixtral", "Mixtral", {**HEADS, "num_local_experts": 4, "sliding_window": None}, "experts"),
     Model("Gemma 2", "Gemma2", {**HEADS, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, "layer_types": MIXED,
@@ -123,7 +130,9 @@ def save(model: Model, folder: Path, tokenizer: Any = None, seed: int = 0) -> Pa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = AutoModelForCausalLM.from_config(model.config(), dtype=torch.float32)
-        for parameter in built.parameters():  # also norms and biases: losing one has to show, as has a cap or a scale
+        kept = set(built.state_dict())
+        buffers = [buffer for name, buffer in built.named_buffers() if name in kept]
+        for parameter in (*built.parameters(), *buffers):  # also norms and biases: losing one has to show, as has a cap
             parameter.data.add_(torch.randn_like(parameter), alpha=0.2 if parameter.ndim > 1 else 0.05)
     built.save_pretrained(folder)
     if tokenizer is not None:

@@ -20,9 +20,22 @@ def newton_schulz(stack: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Orthogonalise every matrix of ``stack`` [n, A, B] with A <= B, in the dtype given; returns [n, A, B]."""
     a, b, c = COEFFICIENTS
     x = stack / (torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + EPS)
+    if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return _single(x[0], steps).unsqueeze(0)
     for _ in range(steps):
         polynomial = _polynomial(x, b, c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x
+
+
+def _single(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Do to one matrix what is done to a stack. A CPU's plain products of bfloat16 are faster than batched ones (1.5 to
+    1.7 times with AMX, to the same bits); those of float32 are as fast either way.
+    """
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 

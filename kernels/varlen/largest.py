@@ -22,12 +22,13 @@ def largest_logits(q: torch.Tensor, k: torch.Tensor, cu_seqlens: Boundaries, sca
     q [T, H, D], k [T, H_kv, D]. What block attention leaves out counts, too: it is a bound for that.
     """
     heads, groups = q.shape[1], q.shape[1] // k.shape[1]
-    found = torch.full((heads,), -torch.inf, device=q.device)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    found = torch.full((heads,), -torch.inf, dtype=precise, device=q.device)
     for start, end in pairwise(boundaries(cu_seqlens)):
-        keys = k[start:end].permute(1, 2, 0).float()
+        keys = k[start:end].permute(1, 2, 0).to(precise)
         for first in range(start, end, ROWS):
             last = min(first + ROWS, end)
-            queries = q[first:last].float().permute(1, 0, 2).unflatten(0, (-1, groups))
+            queries = q[first:last].to(precise).permute(1, 0, 2).unflatten(0, (-1, groups))
             logits = queries @ keys[:, None, :, : last - start] * scale
             rows = torch.arange(first, last, device=q.device)[:, None]
             later = torch.arange(start, last, device=q.device) > rows

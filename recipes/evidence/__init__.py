@@ -14,6 +14,7 @@ FINDINGS: dict[str, str] = {
     "reset": "recipes.evidence.reset",
     "baseline": "recipes.evidence.baseline",
     "partial": "recipes.evidence.partial",
+    "long2short": "recipes.evidence.long2short",
     "objectives": "recipes.evidence.objectives",
     "muon": "recipes.evidence.muon",
     "decay": "recipes.evidence.decay",

@@ -7,7 +7,7 @@ from typing import Any
 from recipes.evidence.base import CONTEXT, SOURCE, held_out, learning, policy, warmed
 from recipes.evidence.bench.finding import Bench
 from recipes.evidence.bench.trial import Trial
-from rl.config import CheckpointConfig
+from rl.config import CheckpointConfig, RunConfig
 from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, ScratchModel
 from rl.pretraining_config import CosineSchedule, MeasureConfig, PretrainConfig
 from rl.text.config import ProblemsText, PythonText
@@ -46,7 +46,7 @@ def pretrained(kind: str, rate: float, seed: int) -> Trial:
 def finetuned(base: Trial, kind: str, rate: float, seed: int) -> Trial:
     """Return the supervised fine-tuning of a pretrained model on reasoning paths."""
     scratch = warmed(seed).config
-    assert not isinstance(scratch, PretrainConfig)
+    assert isinstance(scratch, RunConfig)
     warmup = scratch.warmup
     assert warmup is not None
     later = warmup.then[0].model_copy(update={"examples": 2000, "lr": rate})

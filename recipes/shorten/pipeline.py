@@ -256,10 +256,7 @@ def shorten(order: Order) -> int:
     disable_progress_bar()  # loading bars of transformers would tear ours
     with Stopper() as stopper:
         try:
-            check_run_dir(order.out.resolve())
-            space = Workspace(order.out)
-            with space.lock(), Workers(stopper) as workers:
-                return Shortening(order, workers, stopper).run()
+            return carry_out(order, stopper)
         except Interrupted:
             say(f"stopped; the same command goes on in {order.out}")
             return 128 + (stopper.signal or signal.SIGTERM)
@@ -268,6 +265,13 @@ def shorten(order: Order) -> int:
         except EXPECTED as error:
             print(f"k15: {located(error, order.out)}", file=sys.stderr)
             return 1
+
+
+def carry_out(order: Order, stopper: Stopper) -> int:
+    """Do what the folder does not hold yet; returns the exit code. Raises what ends it, ``Interrupted`` among that."""
+    check_run_dir(order.out.resolve())
+    with Workspace(order.out).lock(), Workers(stopper) as workers:
+        return Shortening(order, workers, stopper).run()
 
 
 def say(text: str) -> None:

@@ -75,6 +75,11 @@ class ScratchModel(Config):
             raise ValueError(
                 f"experts.dense_layers ({self.experts.dense_layers}) leaves none of {self.layers} layers for experts"
             )
+        if self.experts is not None and self.width // self.heads < 4:
+            raise ValueError(
+                f"width {self.width} gives {self.heads} heads {self.width // self.heads} each; experts come with "
+                "latent attention, which rotates half of that in pairs: at least 4"
+            )
         if self.experts is not None and self.kv_heads != self.heads:
             raise ValueError(
                 f"kv_heads ({self.kv_heads}) differs from heads ({self.heads}): latent attention has keys for each head"

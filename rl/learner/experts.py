@@ -7,23 +7,28 @@ the mean of the biases stays where it is. They choose who speaks, and do not wei
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from rl.learner.ranks import Ranks
+if TYPE_CHECKING:
+    from rl.learner.passes import Passes
 
 BIAS = "e_score_correction_bias"
 """Name of the biases in transformers' models of this layout (DeepSeek-V3, GLM-4, Kimi K2)."""
 
 
 class Loads:
-    """How many tokens each expert of a model had in passes with gradients, since the last step."""
+    """How many tokens each expert of a model had in passes with gradients, since they were last asked for.
 
-    def __init__(self, model: nn.Module, ranks: Ranks | None = None) -> None:
-        self._ranks = ranks
+    What gradient checkpointing computes twice counts twice.
+    """
+
+    def __init__(self, model: nn.Module, passes: Passes | None = None) -> None:
+        """``passes``: those that run the model, whose ranks count together; ``None``: whatever runs it counts."""
+        self._passes = passes
         self.gates = {
             name: module
             for name, module in model.named_modules()
@@ -36,7 +41,7 @@ class Loads:
 
     def _counting(self, name: str) -> Any:
         def count(_: nn.Module, __: Any, output: Any) -> None:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or (self._passes is not None and self._passes.idle):
                 return
             chosen = [part for part in output if isinstance(part, torch.Tensor) and not part.is_floating_point()]
             if chosen:
@@ -46,10 +51,11 @@ class Loads:
 
     def total(self) -> dict[str, torch.Tensor]:
         """Return tokens per expert [experts] of every gate, over all ranks, and begin anew."""
+        ranks = None if self._passes is None else self._passes.ranks
         found = {}
         for name, counts in self._counts.items():
             found[name] = counts.clone()
-            if self._ranks is not None and self._ranks.size > 1:
+            if ranks is not None and ranks.size > 1:
                 dist.all_reduce(found[name])
             counts.zero_()
         return found

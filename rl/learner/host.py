@@ -18,7 +18,7 @@ from rl.learner.held import held
 from rl.learner.learner import Learner
 from rl.learner.ranks import Seat, join
 from rl.learner.spec import LearnerSpec, Receivers
-from rl.learner.stats import IterationStats, Step, known
+from rl.learner.stats import IterationStats, Step, known, of_clipping
 from rl.objectives.cross_entropy import CrossEntropy
 from rl.objectives.protocol import Needs, Objective, Outputs
 from rl.state.checkpoint import Sum
@@ -109,7 +109,8 @@ class LearnerHost:
         """See ``rl.warmup.Trainee``."""
         learner = self.learner
         step = learner.step(pack_demonstrations(pairs, learner.label), learner.supervised, lr)
-        return Taught(step.loss, known({name: tally.value for name, tally in step.tallies.items()}))
+        told = {name: tally.value for name, tally in step.tallies.items()}
+        return Taught(step.loss, known(told | of_clipping([step])))
 
     @spanned(LEARNER, "train")
     def pretrain(self, rows: Sequence[Tokens], lr: float, step: int, balance: float) -> Taught:
@@ -119,7 +120,8 @@ class LearnerHost:
         done = learner.step(pack_demonstrations([(row[:1], row[1:]) for row in rows]), CrossEntropy(), lr)
         told = {"grad_norm": done.grad_norm, "skipped": float(done.skipped)}
         told |= {f"update_rms/{name}": value for name, value in learner.optimizer.update_rms().items()}
-        return Taught(done.loss, told | known({"experts/overload": learner.loads.balance(balance)}))
+        overload = learner.loads.balance(0.0 if done.skipped else balance)
+        return Taught(done.loss, told | known({"experts/overload": overload} | of_clipping([done])))
 
     @spanned(LEARNER, "train")
     def step(self, batch: Batch, objective: Objective, lr: float) -> Step:

@@ -24,6 +24,7 @@ from rl.learner.labeller import copy_head, labeller
 from rl.learner.movement import Watch
 from rl.learner.passes import Passed, Passes, divisor_of, opens, step_of, with_signal
 from rl.learner.policy import PolicyError, load_model, prepare, use_attention
+from rl.learner.qk_clip import Clipped, clipper
 from rl.learner.saving import Saver, first_not_finite
 from rl.learner.spec import LearnerSpec
 from rl.learner.stats import IterationStats, Step, known, of_batch, of_steps
@@ -104,14 +105,16 @@ class Learner:
             from rl.learner.sharding import shard
 
             shard(self.policy, ranks, spec.learner.ranks.offload)
-            self.enter(0)
         self.passes = Passes(self.policy, spec, ranks)
+        self._clip = clipper(self.model, spec, self.passes)
+        if ranks is not None or self._clip is not None:
+            self.enter(0)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         heads = beside(self.head, self.copying)
         self.parameters += [] if heads is None else [*heads.parameters()]
         self.optimizer = build_optimizer(self.model, spec.learner.optimizer, self.device, heads)
         self.saver = Saver(self.model, heads, self.optimizer)
-        self.loads = Loads(self.model, ranks)
+        self.loads = Loads(self.model, self.passes)
         """What experts had to do; of models with biases that share it out."""
         self.bad_streak = 0
         """Steps with non-finite gradients in a row."""
@@ -336,7 +339,16 @@ class Learner:
     def _step(self, passed: Sequence[Passed], divisor: int, lr: float | None = None) -> Step:
         """Take an optimiser step on the gradient that ``passed`` left."""
         grad_norm, skipped = self._update(lr)
-        return step_of(passed, divisor, grad_norm, skipped, self.optimizer.last_lr)
+        return step_of(passed, divisor, grad_norm, skipped, self.optimizer.last_lr, self._clipped(skipped))
+
+    def _clipped(self, skipped: bool) -> Clipped | None:
+        """Bound the attention logits after a step, if that is asked for."""
+        if self._clip is None:
+            return None
+        if skipped:
+            self._clip.forget()
+            return None
+        return self._clip.clip()
 
     def _update(self, lr: float | None) -> tuple[float, bool]:
         """Clip and step; with non-finite gradients leave the weights alone. Return (norm before clipping, skipped)."""

@@ -19,6 +19,7 @@ from rl.objectives.sequences import sequence_sums
 from rl.objectives.tally import Tallies, add_up
 
 if TYPE_CHECKING:
+    from rl.learner.qk_clip import Clipped
     from rl.learner.ranks import Ranks
 
 T = TypeVar("T")
@@ -77,6 +78,8 @@ class Passes:
 
     def __init__(self, policy: PolicyModel, spec: LearnerSpec, ranks: Ranks | None) -> None:
         self.policy, self.spec, self.ranks = policy, spec, ranks
+        self.idle = False
+        """Whether what is computed is only for the others' sake, and nothing that watches the policy should count."""
         self._cost = balance.Cost(1.0, 0.0) if ranks is None else balance.cost_of(causal_lm(policy.policy))
 
     @property
@@ -179,17 +182,23 @@ class Passes:
 
     def _idle(self, objective: Objective) -> None:
         """Take part in a micro-batch of the others, without any loss."""
-        outputs = self.policy(IDLE.to(self.spec.model.device), objective.needs)
-        nothing = (
-            sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head, outputs.copying)) * 0.0
-        )
-        nothing.backward()
+        self.idle = True
+        try:
+            outputs = self.policy(IDLE.to(self.spec.model.device), objective.needs)
+            nothing = (
+                sum(values.sum() for values in (outputs.logprobs, outputs.hidden, outputs.head, outputs.copying)) * 0.0
+            )
+            nothing.backward()
+        finally:
+            self.idle = False
 
     def _temperature(self, objective: Objective) -> float:
         return self.spec.temperature if objective.needs.tempered else 1.0
 
 
-def step_of(passed: Sequence[Passed], divisor: int, grad_norm: float, skipped: bool, lr: float) -> Step:
+def step_of(
+    passed: Sequence[Passed], divisor: int, grad_norm: float, skipped: bool, lr: float, clipped: Clipped | None = None
+) -> Step:
     """Return the statistics of the step on the gradient that ``passed`` left, whose loss is over ``divisor``."""
     parts = [part for each in passed for part in each.parts]
     entropy, ratios = (torch.cat([getattr(part, name) for part in parts]) for name in ("entropy", "log_ratio"))
@@ -204,6 +213,7 @@ def step_of(passed: Sequence[Passed], divisor: int, grad_norm: float, skipped: b
         entropy=entropy.mean().item() if len(entropy) else None,
         log_ratio=LogRatio.of(ratios, tokens) if len(ratios) else None,
         tallies=add_up(part.tallies for part in parts),
+        clipped=clipped,
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from kernels.rope import install as install_rotary
 from kernels.varlen import NAME as PACKED_ATTENTION
+from kernels.varlen import WATCH
 from kernels.varlen import register as register_packed_attention
 from rl.learner import probe
 from rl.learner.config import LoraConfig, ModelConfig, ScratchModel
@@ -96,6 +97,8 @@ def experts_config(base: ScratchModel, words: int, **changes: Any) -> DeepseekV3
         norm_topk_prob=True,
         n_group=1,
         topk_group=1,
+        topk_method="noaux_tc",  # these two for readers other than transformers, which knows no other gate
+        scoring_func="sigmoid",
         kv_lora_rank=experts.latent,
         q_lora_rank=None,
         qk_rope_head_dim=rotated,
@@ -269,11 +272,13 @@ def use_attention(policy: nn.Module, config: ModelConfig, version: WeightVersion
     """Set the attention of RL iteration ``version``: block or full attention
     [2502.13189 §2.2, §3.2], and the context stage.
 
-    transformers' flash attention takes windows and soft-capping from the model as ours does.
+    transformers' flash attention takes windows and soft-capping from the model as ours does. It tells nobody its
+    logits, so a model whose logits are watched has ours.
     """
     from transformers.utils import is_flash_attn_2_available
 
     flash = config.device == "cuda" and config.compute_dtype == "bfloat16" and is_flash_attn_2_available()
+    flash = flash and not any(WATCH in vars(module) for module in policy.modules())
     full = "flash_attention_2" if flash else PACKED_ATTENTION
     try:
         rotary.use(causal_lm(policy), config.attention.stage(version))

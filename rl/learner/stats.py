@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -14,6 +14,9 @@ from rl.learner.batch import Batch
 from rl.objectives.importance import EffectiveShare
 from rl.objectives.sequences import reference_of
 from rl.objectives.tally import Mean, Tallies, add_up
+
+if TYPE_CHECKING:
+    from rl.learner.qk_clip import Clipped
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Step:
     """``None`` without a reference."""
     tallies: Tallies = field(default_factory=dict)
     """The objective's own metrics."""
+    clipped: Clipped | None = None
+    """What was done to the attention; ``None`` where nothing watches it."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,22 @@ def of_steps(steps: Sequence[Step]) -> dict[str, float | None]:
         "entropy": last.entropy,
         "lr": last.lr,
         **{name: tally.value for name, tally in add_up(step.tallies for step in done).items()},
+        **of_clipping(done),
     }
     if ratio := last.log_ratio:
         found |= {f"logratio/{name}": getattr(ratio, name) for name in ("mean", "std", "max", "per_token")}
     return found
+
+
+def of_clipping(steps: Sequence[Step]) -> dict[str, float]:
+    """Return the metrics of what bounds attention logits; none where nothing does."""
+    clipped = [step.clipped for step in steps if step.clipped is not None]
+    if not clipped:
+        return {}
+    return {
+        "attention/largest_logit": max(each.largest for each in clipped),
+        "attention/clipped_heads": sum(each.heads for each in clipped),
+    }
 
 
 def of_batch(batch: Batch, referenced: Sequence[Batch]) -> dict[str, float | None]:

@@ -45,12 +45,17 @@ class Matching:
             return math.sqrt(max(1, rows / columns))
         return self.rms * math.sqrt(self.width if self.kind == "width" else max(rows, columns))
 
-    def settle(self, output: torch.Tensor) -> torch.Tensor:
-        """Return an orthogonal update [A, B] as ``scale`` is meant for it: ``measured``, of full rank's norm."""
+    def settle(self, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return an orthogonal update [A, B] as ``scale`` is meant for it: ``measured``, of full rank's norm.
+
+        Rounded to ``dtype``, that of the iteration, whatever it comes in: so ranks, which send it in that, have the
+        same bits as one process.
+        """
         if self.kind != "measured":
             return output
-        norm = torch.linalg.vector_norm(output, dtype=torch.promote_types(output.dtype, torch.float32))
-        return output * (math.sqrt(min(output.shape)) / norm.clamp(min=1e-7)).to(output.dtype)
+        precise = output.to(torch.promote_types(output.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(precise).clamp(min=1e-7)
+        return (precise * (math.sqrt(min(output.shape)) / norm)).to(dtype).to(output.dtype)
 
     def squares(self, output: torch.Tensor) -> torch.Tensor:
         """Return the sum of squares of the update that an orthogonal matrix makes, without the learning rate."""
@@ -80,7 +85,8 @@ def orthogonal(
     """Return the orthogonalised matrices [A, B] of each update, in the order and dtype of its split."""
     # A part may be a strided view of more than two dimensions: its rows are all but the last one.
     parts = [[part.flatten(0, -2) for part in split(update)] for update, split in zip(updates, splits, strict=True)]
-    outputs = map(matching.settle, orthogonalize([part for cut in parts for part in cut], steps, dtype))
+    flat = orthogonalize([part for cut in parts for part in cut], steps, dtype)
+    outputs = iter([matching.settle(output, dtype) for output in flat])
     return [[next(outputs) for _ in cut] for cut in parts]
 
 

@@ -157,6 +157,12 @@ METRICS = {
     "attention/full_share": Metric(
         "share", "Their tokens that saw their whole past in block layers too, as early positions do; likewise."
     ),
+    "attention/largest_logit": Metric(
+        "", "Largest attention logit of the steps' forward passes; only with a bound on them (`learner.qk_clip`)."
+    ),
+    "attention/clipped_heads": Metric(
+        "heads", "Heads that were above the bound, over all layers and steps, and got shorter queries and keys."
+    ),
     # What the learner was given.
     "sequences/trained": Metric("rollouts", "In the batch."),
     "sequences/masked": Metric("rollouts", "Left out of it: ungradable or aborted, in groups that were kept."),

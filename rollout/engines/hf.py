@@ -274,13 +274,13 @@ def load_weights(model: PreTrainedModel, reader: ShmReader, payload: dict[str, A
     """Copy an update into the model. Raises ``KeyError`` naming a tensor that the model lacks or that did not come."""
     import torch
 
-    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    missing = {name for name, _ in model.named_parameters()}  # a tied head may come as well, and need not
+    targets: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)  # parameters and persistent buffers
+    missing = {name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in targets}
     with torch.no_grad():
         for name, tensor in reader.read(payload):
-            if name not in parameters:
+            if name not in targets:
                 raise KeyError(f"the update has a tensor {name!r} that {type(model).__name__} does not have")
-            parameters[name].copy_(tensor)
-            missing.discard(name)
+            targets[name].copy_(tensor)
+            missing.discard(name)  # a tied head may come as well, and need not
     if missing:
         raise KeyError(f"the update lacks {len(missing)} tensors of {type(model).__name__}, e.g. {min(missing)!r}")

@@ -44,6 +44,9 @@ def environment(config: EngineConfig) -> dict[str, str]:
             # Attention reads the whole key-value cache at every step; huge pages spare most of the address look-ups,
             # 10 to 20 % of its time.
             "THP_MEM_ALLOC_ENABLE": "1",
+            # Latent attention on CPUs is for DeepSeek's own sizes and for bfloat16 only; expanded to keys and values it
+            # is attention like any other.
+            "VLLM_MLA_DISABLE": "1",
         }
     else:
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles reach vLLM's own child process pickled

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+EXACT = ("e_score_correction_bias",)
+"""Tensors that are written as they are, whatever the type of the others: biases by which experts are chosen, which move
+in steps far below what bfloat16 tells apart. transformers and vLLM keep them in float32, too.
+"""
 SHARD = "5GB"
 """Largest file that weights are written in; a larger tensor has a file of its own."""
 TOKENIZER = (
@@ -119,7 +123,7 @@ def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, 
     Nested configurations (of a text model inside of another one) likewise. ``config``: what it was written from, which
     knows other names of its keys (``num_experts`` of what is now ``num_local_experts``).
     """
-    added = {
+    added: dict[str, Any] = {
         key: in_both_spellings(value, getattr(config, key, None))
         for key, value in written.items()
         if _is_config(key, value)
@@ -128,6 +132,8 @@ def in_both_spellings(written: dict[str, Any], config: Any = None) -> dict[str, 
     added |= {old: written[new] for old, new in names.items() if new in written and old not in written}
     if isinstance(written.get("dtype"), str):
         added["torch_dtype"] = written["dtype"]
+    unknown = _NOT_WRITTEN.get(written.get("model_type", ""), {})
+    added |= {key: kind for key, kind in unknown.items() if key not in written}
     if isinstance(written.get("rope_parameters"), dict):
         added |= _old_rotary(written["rope_parameters"], written.get("model_type", ""))
     return {**written, **added}
@@ -156,6 +162,8 @@ def _old_rotary(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
     return old
 
 
+_NOT_WRITTEN = {"deepseek_v3": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}}
+"""What transformers 5 has no key for, since its model of that type knows no other; vLLM looks for it."""
 _OLD_NAMES = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
 """Keys that were outside of the scaling, with their names."""
 _OF_GPT_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
@@ -183,8 +191,8 @@ def _write_weights(metadata: list[Bucket], buckets: Iterable[Bucket], folder: Pa
 
     wanted: torch.dtype = getattr(torch, dtype)
 
-    def stored(tensor: torch.Tensor) -> torch.dtype:
-        return wanted if tensor.is_floating_point() else tensor.dtype
+    def stored(tensor: torch.Tensor, name: str = "") -> torch.dtype:
+        return wanted if tensor.is_floating_point() and not name.endswith(EXACT) else tensor.dtype
 
     plan = split_state_dict_into_shards_factory(
         {name: tensor for bucket in metadata for name, tensor in bucket},
@@ -196,7 +204,7 @@ def _write_weights(metadata: list[Bucket], buckets: Iterable[Bucket], folder: Pa
         old.unlink(missing_ok=True)
     # A copy where the type stays too: two names may share memory, which the format does not allow.
     stream = (
-        (name, tensor.to("cpu", stored(tensor), copy=True).contiguous())
+        (name, tensor.to("cpu", stored(tensor, name), copy=True).contiguous())
         for bucket in buckets
         for name, tensor in bucket
     )

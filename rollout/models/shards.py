@@ -89,14 +89,15 @@ class Weights:
 
 
 def for_engine(policy: nn.Module, names: Names = "checkpoint") -> Weights:
-    """Return every weight that an engine must receive, adapters merged.
+    """Return every weight that an engine must receive, adapters merged, and the buffers that a checkpoint has: they
+    may be what training moves, too (the biases by which experts are chosen).
 
     An ``hf`` engine is the same architecture, so it has the learner's own names; a checkpoint may name, fuse and stack
     otherwise (GPT-NeoX, experts, the text model of Gemma 3). It also gets a tied LM head although the model stores it
     only once: vLLM packs it separately, and without it a publish reports success and serves a stale head.
     """
     model = _without_peft(policy)
-    parts = _parameters(model)
+    parts = _parameters(model) + _buffers(model)
     head = model.get_output_embeddings() if names == "checkpoint" else None
     if head is not None:
         prefix = next(name for name, module in model.named_modules() if module is head)
@@ -108,9 +109,7 @@ def for_engine(policy: nn.Module, names: Names = "checkpoint") -> Weights:
 def for_checkpoint(policy: nn.Module) -> Weights:
     """Return every tensor of a checkpoint of ``policy``, under its name there, adapters merged, tied ones once."""
     model = _without_peft(policy)
-    kept = set(model.state_dict())
-    buffers = [_Part(_plain(name), buffer) for name, buffer in model.named_buffers() if name in kept]
-    return _weights(model, _parameters(model) + buffers, "checkpoint")
+    return _weights(model, _parameters(model) + _buffers(model), "checkpoint")
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
@@ -202,6 +201,12 @@ def _parameters(model: Any) -> list[_Part]:
             adapters[f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
     named = [(_plain(name), parameter) for name, parameter in model.named_parameters() if ".lora_" not in name]
     return [_Part(name, parameter, adapters.get(name)) for name, parameter in named]
+
+
+def _buffers(model: Any) -> list[_Part]:
+    """Return the persistent buffers of the model."""
+    kept = set(model.state_dict())
+    return [_Part(_plain(name), buffer) for name, buffer in model.named_buffers() if name in kept]
 
 
 def _merged(part: _Part, take: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -42,7 +42,9 @@ PIECE = 2**28
 
 
 def register() -> None:
-    """vLLM plug-in, run in each vLLM process: makes our receiving end and our attention backend known."""
+    """vLLM plug-in, run in each vLLM process: makes our receiving end and our attention backend known, and mends what
+    vLLM computes wrongly.
+    """
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
@@ -51,6 +53,10 @@ def register() -> None:
     # Only imported where vLLM picks its CPU backend; without a ``moba`` entry in the model it is that backend.
     register_backend(AttentionBackendEnum.CPU_ATTN, "rollout.engines.moba_vllm.MobaCpuBackend")
     register_backend(AttentionBackendEnum.CUSTOM, "rollout.engines.moba_vllm_gpu.MobaFlashBackend")
+
+    from rollout.engines.vllm_rotary import mend
+
+    mend()
 
 
 def receivable(

@@ -7,6 +7,7 @@ import torch
 
 from kernels.newton_schulz import newton_schulz, newton_schulz_reference, orthogonalize
 from kernels.newton_schulz.op import MAX_STACK, at_once
+from kernels.newton_schulz.reference import COEFFICIENTS, EPS
 
 SHAPES = [(8, 8), (16, 48), (48, 16), (1, 7), (7, 1)]
 
@@ -34,6 +35,20 @@ def test_a_matrix_comes_out_the_same_alone_and_among_others(shape, dtype):
     for first, last in ((0, 1), (1, 3), (2, 5)):
         for ours, theirs in zip(orthogonalize(matrices[first:last], dtype=dtype), together[first:last], strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("shape", [*SHAPES[:2], (7, 47), (128, 344), (64, 192)])
+def test_a_cpus_plain_products_are_those_of_a_stack(shape):
+    """Those that bfloat16 takes, one matrix at a time, against the formula in batched products."""
+    matrix = gaussian(*shape).to(torch.bfloat16)
+    a, b, c = COEFFICIENTS
+    (alone,) = newton_schulz(matrix[None])
+    x = matrix[None] / (torch.linalg.vector_norm(matrix[None], dim=(1, 2), keepdim=True) + EPS)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    torch.testing.assert_close(alone, x[0], rtol=0, atol=0.05)  # bitwise with AMX; others may sum up otherwise
 
 
 @pytest.mark.parametrize("shape", SHAPES)

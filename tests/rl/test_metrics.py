@@ -26,13 +26,13 @@ from rollout.types import StopReason
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process with all that only some runs report: block attention, importance weights, a copy head,
-    evaluations, turns.
+    """A run in one process with all that only some runs report: block attention, bounded logits, importance weights, a
+    copy head, evaluations, turns.
     """
     folder = tmp_path_factory.mktemp("runs") / "everything"
     base = tiny().model_dump(mode="json")
     model = base["model"] | {"attention": {"moba": {"block_size": 16, "top_k": 1}}}
-    learner = {"updates": 2, "objective": {"importance": {}}, "copying": {}}
+    learner = {"updates": 2, "objective": {"importance": {}}, "copying": {}, "qk_clip": 100.0}
     ray = {"in_process": True, "deployment": "hybrid"}
     changes = {"model": model, "learner": learner, "eval": {"every": 1, "samples": 1}, "ray": ray}
     assert run(tiny(iterations=3, diversity={}, **changes), folder) == 0

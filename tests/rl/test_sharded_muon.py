@@ -12,7 +12,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from rl.optim.distributed import ShardedMuon
-from rl.optim.muon import MOMENTUM, Muon
+from rl.optim.muon import MOMENTUM, Matching, Muon
 from rl.optim.routing import along, convolution, interleaved, whole
 from tests.rank_kit import run_ranks
 
@@ -102,6 +102,10 @@ def steps(rank, replicas, shards, settings):
         (1, 3, {"dtype": torch.bfloat16, "bucket": 1 << 27, "momentum_dtype": torch.bfloat16}),
         (2, 2, {"dtype": torch.bfloat16, "bucket": 1 << 27}),
         (2, 1, {"dtype": torch.float32, "bucket": 1 << 27}),
+        (1, 2, {"dtype": torch.float32, "bucket": 1 << 27, "matching": Matching("measured", 0.3)}),
+        (1, 3, {"dtype": torch.bfloat16, "bucket": 1 << 12, "matching": Matching("measured")}),
+        (1, 2, {"dtype": torch.float32, "bucket": 1 << 12, "matching": Matching("width", 0.2, 64)}),
+        (1, 2, {"dtype": torch.float32, "bucket": 1 << 27, "matching": Matching("none")}),
     ],
 )
 def test_bitwise_the_single_process(replicas, shards, settings):

@@ -24,9 +24,27 @@ CONFIG = EngineConfig(
     max_model_len=128, max_concurrency=4, max_batched_tokens=64, kv_cache_gib=0.05, threads=1, weight_transfer="shm"
 )
 PROBE = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11], [(5 * i * i) % 32 for i in range(40)]]
-FAMILIES = {  # experts of 48: vLLM pads them to 64 before it packs them
+FAMILIES: dict[str, dict[str, Any]] = {  # experts of 48: vLLM pads them to 64 before it packs them
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
     "Mixtral": {"num_local_experts": 4, "intermediate_size": 48},
+    "DeepseekV3": {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 48,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "kv_lora_rank": 32,
+        "q_lora_rank": None,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 24,
+    },
 }
 
 
@@ -45,12 +63,12 @@ def mixture(family: str) -> Any:
 
 
 def moved(model: Any, part: str) -> Any:
-    """``model`` with noise on the weights whose names contain ``part``."""
+    """``model`` with noise on the weights and buffers whose names contain ``part``."""
     other = copy.deepcopy(model)
     with torch.no_grad():
-        for name, parameter in other.named_parameters():
+        for name, tensor in other.state_dict(keep_vars=True).items():
             if part in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                tensor.add_(0.1 * torch.randn_like(tensor))
     return other
 
 
@@ -71,6 +89,8 @@ def test_experts_are_published_exactly(family: str, tmp_path: Path, environment:
     adapters = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = moved(peft.get_peft_model(copy.deepcopy(model), adapters), "lora_B")
     versions = [model, moved(model, "experts"), moved(model, "gate"), moved(model, ""), adapted]
+    if biases := [name for name in model.state_dict() if name.endswith("e_score_correction_bias")]:
+        versions.append(moved(model, biases[0]))
 
     async def gaps() -> list[tuple[float, float]]:
         """To the weights sent, and to those that the engine was loaded with."""

@@ -61,11 +61,19 @@ def _trials(
     def ask() -> Sequence[Trial]:
         return [trial for finding in findings for trials in finding.arms(bench).values() for trial in trials]
 
+    total = done = -1
+
     def told(running: Sequence[Trial]) -> None:
+        nonlocal total, done
         every = _all(ask())
-        done = sum(bench.outcome(trial) is not None for trial in every)
-        watch.stage(f"trials ({len(running)} at work)", len(every), earlier=done)
-        watch.advance(done)
+        now = sum(bench.outcome(trial) is not None for trial in every)
+        if len(every) != total:  # tuning is done, and tells what comes next
+            total, done = len(every), now
+            watch.stage("trials", total, earlier=done)
+            watch.advance(done)
+        watch.advance(now - done)
+        done = now
+        watch.say(f"{len(running)} at work")
 
     return carry_out(ask, bench.root, jobs, told, stopper)
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from recipes.pretrain.results import Result, read_result
+from recipes.shorten.config import ShortenConfig
+from recipes.shorten.report import read_results
+from recipes.shorten.results import Variant
 from rl.config import RunConfig
 from rl.learner.config import PretrainedModel
 from rl.pretraining_config import PretrainConfig
@@ -23,6 +26,7 @@ from rl.record.metrics import Row
 from rl.state.run_dir import flatten
 from rollout.files import replace_file
 
+Config = PretrainConfig | RunConfig | ShortenConfig
 DONE = "trial.json"
 FREE = ("recipe", "cache", "log.", "ray.", "checkpoint.", "promise")
 """Keys that a result does not depend on."""
@@ -31,7 +35,7 @@ RUN = "run"
 
 
 @cache
-def _defaults(kind: type[PretrainConfig | RunConfig]) -> dict[str, Any]:
+def _defaults(kind: type[Config]) -> dict[str, Any]:
     return flatten(json.loads(kind().model_dump_json()))
 
 
@@ -39,7 +43,7 @@ def _defaults(kind: type[PretrainConfig | RunConfig]) -> dict[str, Any]:
 class Trial:
     """One training, by the product's own recipes."""
 
-    config: PretrainConfig | RunConfig
+    config: Config
     base: Trial | None = None
     """The trial whose model it starts from; its folder takes the place of ``config.model.base``."""
 
@@ -70,13 +74,17 @@ class Trial:
         """Return where it is kept."""
         return root / "trials" / self.key
 
-    def placed(self, root: Path) -> PretrainConfig | RunConfig:
+    def model(self, root: Path) -> Path:
+        """Return where its model is, once it is done."""
+        return self.folder(root) / RUN / "model"
+
+    def placed(self, root: Path) -> Config:
         """Return its configuration with the model that it starts from."""
         changes: dict[str, Any] = {}
         if isinstance(self.config, PretrainConfig):
             changes["cache"] = str(root / "text")
-        if self.base is not None:
-            path = str(self.base.folder(root) / RUN / "model")
+        if self.base is not None and not isinstance(self.config, ShortenConfig):  # whose models are arguments
+            path = str(self.base.model(root))
             changes["model"] = self.config.model.model_copy(update={"base": PretrainedModel(path=path)})
         return self.config.model_copy(update=changes)
 
@@ -111,6 +119,11 @@ class Outcome:
         """The summary of a run."""
         found: dict[str, Any] = json.loads((self.folder / RUN / "summary.json").read_bytes())
         return found
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The models of a shortening, by their names."""
+        return {one.name: one for one in read_results(self.folder / RUN / "results.json")[0]}
 
     def evaluation(self, name: str = "after") -> Evaluation:
         """Return a held-out evaluation of a run: ``before`` or ``after`` RL, or ``it0010``."""

@@ -16,6 +16,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from recipes.evidence.bench.trial import RUN, Outcome, Trial, read_outcome, write_outcome
+from recipes.shorten.config import ShortenConfig
 from rl.pretraining_config import PretrainConfig
 from rl.stop import Interrupted, Stopper
 from rollout.files import replace_file
@@ -153,10 +154,21 @@ def _train(trial: Trial, folder: Path, root: Path) -> None:
     from recipes.pretrain.session import train as pretrain
     from recipes.run.session import train
     from recipes.run.workspace import WorkspaceError
+    from recipes.shorten.pipeline import Order
+    from recipes.shorten.pipeline import carry_out as shorten
+    from recipes.shorten.results import METHODS
     from rl.state.run_dir import RunDir
 
     config = trial.placed(root)
     with Stopper() as stopper:
+        if isinstance(config, ShortenConfig):
+            long = trial.base
+            assert long is not None
+            assert long.base is not None
+            order = Order(long.model(root), long.base.model(root), None, None, METHODS, config, folder)
+            if code := shorten(order, stopper):
+                raise RuntimeError(f"shortening ended with exit code {code}")
+            return
         if isinstance(config, PretrainConfig):
             with locked(folder, WorkspaceError, "--out"), progress() as watch:
                 pretrain(config, folder, stopper, watch)
