@@ -23,7 +23,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "CISPO": {"kind": "cispo"},
     "ReST": {"kind": "rest"},
 }
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100
 MARGIN = 0.03
 

@@ -19,7 +19,7 @@ MODEL = ScratchModel(layers=2, width=128, heads=4, kv_heads=4, mlp_width=384, co
 PRETRAINING_RATES = (4e-3, 8e-3, 16e-3)
 TUNING_RATES = (1e-3, 3e-3, 6e-3)
 """Of fine-tuning."""
-RL_RATES = (1e-4, 3e-4, 1e-3)
+RL_RATES = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100
 SCALE = (
     "A model of 0.4 million parameters over bytes: 2 million tokens of code, prose and sums, then 7,000 reasoning "

@@ -80,7 +80,7 @@ class Bench:
     def best(self, choices: Mapping[float, Trial], score: Callable[[Outcome], float]) -> float | None:
         """Return the choice (a learning rate, say) whose trial scores highest; ``None`` while one is not done.
 
-        What failed scores less than anything; of nothing else it is the smallest.
+        What failed scores less than anything; if all did, it is the smallest.
         """
         outcomes = {choice: self.outcome(trial) for choice, trial in choices.items()}
         if None in outcomes.values():
