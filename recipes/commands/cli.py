@@ -167,9 +167,12 @@ def report(arguments: argparse.Namespace) -> int:
     """``k15 report``."""
     from evals.report.run.build import build_report
     from evals.report.run.data import ReportError
+    from recipes.commands.sample import PRETRAINING
+    from recipes.pretrain.report import write_report
 
+    folder = arguments.run_dir
     try:
-        print(build_report(arguments.run_dir))
+        print(write_report(folder) if (folder / PRETRAINING).is_file() else build_report(folder))
     except ReportError as error:
         raise UsageError(str(error)) from error
     return 0

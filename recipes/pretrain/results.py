@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -50,6 +51,17 @@ def read_result(folder: Path) -> Result | None:
         raise WorkspaceError(f"{path}: not what k15 wrote; remove it, and the same command writes it again") from error
     if found.schema != SCHEMA:
         raise WorkspaceError(f"{path}: schema {found.schema!r}, this k15 reads {SCHEMA!r}; remove it")
+    return found
+
+
+def parameters_of(model: Path) -> int:
+    """Return how many numbers the weights of a model's folder hold, from their heads. Raises ``OSError``."""
+    from safetensors import safe_open
+
+    found = 0
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, "np") as weights:
+            found += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     return found
 
 

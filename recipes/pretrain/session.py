@@ -6,7 +6,8 @@ text/             tokens of the texts
 initial/, model/  Hugging Face files: before, after
 metrics.jsonl     one line per step
 checkpoints/      see ``rl.state.checkpoint``
-results.json, loss.png
+run.json          when, with which versions
+results.json, loss.png, report.html
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 from recipes.commands.choose import short_name
 from recipes.commands.sample import PRETRAINING
 from recipes.pretrain.plot import write_png
-from recipes.pretrain.results import Result, lines, read_result, write_result
+from recipes.pretrain.report import INFO, write_report
+from recipes.pretrain.results import Result, lines, parameters_of, read_result, write_result
 from recipes.pretrain.texts import FOLDER, check_same, held_out_rows, open_texts, sources_of, tokenizer_of
 from recipes.run.launching import Site
 from recipes.run.work import in_workspace
@@ -32,12 +34,14 @@ from rl.pretraining import HeldOut, Texts, held_out, plan, pretrain
 from rl.pretraining_config import PretrainConfig
 from rl.record.log import MetricsLog, read_metrics
 from rl.state.disk import writing
+from rl.state.run_dir import provenance
 from rl.stop import Stopper
 from rl.text.encoding import document_end
 from rollout.files import replace_file, replacing_folder
 from rollout.models.endings import declare_end, end_tokens
 from rollout.models.export import save_model, save_tokenizer
 from rollout.progress import Progress
+from rollout.strict_json import dumps
 
 MODEL = "model"
 WRITTEN = (MODEL, "initial", "checkpoints", "metrics.jsonl", "results.json", "config.yaml")
@@ -65,6 +69,8 @@ def train(config: PretrainConfig, folder: Path, stopper: Stopper, watch: Progres
     if (done := read_result(folder)) is not None:
         return done
     replace_file(folder / PRETRAINING, dump(config).encode())
+    if not (folder / INFO).exists():
+        replace_file(folder / INFO, (dumps(provenance(), indent=1) + "\n").encode())
     with ExitStack() as stack:
         return _Session(config, folder, stopper, watch, stack).train()
 
@@ -173,25 +179,14 @@ class _Session:
                 declare_end(aside, end_tokens(self.tokenizer))
 
     def _conclude(self, final: Mapping[str, HeldOut], tokens: int, seconds: float) -> Result:
-        from safetensors import safe_open
-
-        size = 0
-        for file in sorted((self.folder / MODEL).glob("*.safetensors")):
-            with safe_open(file, "np") as weights:
-                size += sum(_count(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        size = parameters_of(self.folder / MODEL)
         result = Result(dict(final), tokens, size, seconds, str(self.folder / MODEL))
         losses = {name: one.loss for name, one in final.items()}
         write_png(self.folder / "loss.png", read_metrics(self.folder), losses, short_name(self.config.recipe))
         write_result(self.folder, result)
+        write_report(self.folder)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return result
-
-
-def _count(shape: list[int]) -> int:
-    found = 1
-    for size in shape:
-        found *= size
-    return found
 
 
 class _Recorder:

@@ -179,6 +179,15 @@ def _versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
+def provenance() -> dict[str, Any]:
+    """Return what ``run.json`` says of its making: when it began, the commit of this checkout, versions."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(Path(__file__).parent),
+        "versions": _versions(),
+    }
+
+
 class RunDir:
     """Paths of a run, and the rules for using a directory that already holds one."""
 
@@ -246,9 +255,7 @@ class RunDir:
         info = {
             "recipe": config.recipe,
             "seed": config.seed,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_revision": git_revision(Path(__file__).parent),
-            "versions": _versions(),
+            **provenance(),
             "problems_sha256": fingerprint,
             "heldout_sha256": heldout,
             "problems": config.problems.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-// Small SVG charts: their parts, and charts over iterations. Colours come from classes; text is only ever set as text.
+// Small SVG charts: their parts, and charts over iterations or something else. Colours come from classes; text is only ever set as text.
 
 // Horizontal lines at the ticks of a y axis, labelled.
 function yGrid(svg, ticks, left, right, Y, text) {
@@ -94,16 +94,24 @@ function spark(values) {
   return svg;
 }
 
-// The iteration under the pointer, shared by all charts.
-const cursor = {
-  x: null,
-  listeners: [],
-  set(x) {
-    if (x === this.x) return;
-    this.x = x;
-    this.listeners.forEach((listener) => listener(x));
-  },
-};
+// A horizontal axis: the place under the pointer, which all of its charts share; its labels; a place in words; and what
+// arrow keys move through.
+function axisOf(label, words, plural) {
+  return {
+    label,
+    words,
+    plural,
+    x: null,
+    listeners: [],
+    set(x) {
+      if (x === this.x) return;
+      this.x = x;
+      this.listeners.forEach((listener) => listener(x));
+    },
+  };
+}
+
+const ITERATIONS = axisOf(String, (x) => `iteration ${x}`, "iterations");
 
 function logTicks(low, high) {
   const first = Math.ceil(Math.log10(low) - 1e-9);
@@ -191,17 +199,17 @@ function drawStack(svg, panel, X, Y, step) {
   }
 }
 
-function describe(panel, format) {
+function describe(panel, format, plural) {
   const parts = panel.series.filter((s) => s.legend).map((s) => {
     const values = s.y.filter((v) => v !== null);
     return values.length ? `${s.name} from ${format(values[0])} to ${format(values.at(-1))}` : `${s.name}: no data`;
   });
-  return `${panel.title}. ${parts.join("; ")}. Left and right arrow keys move through the iterations.`;
+  return `${panel.title}. ${parts.join("; ")}. Left and right arrow keys move through the ${plural}.`;
 }
 
-function chart(panel, xRange) {
+function chart(panel, xRange, axis = ITERATIONS) {
   const format = FORMATS[panel.format];
-  const svg = shape("svg", { role: "img", tabindex: "0", "aria-label": describe(panel, format) });
+  const svg = shape("svg", { role: "img", tabindex: "0", "aria-label": describe(panel, format, axis.plural) });
   const readouts = panel.series.filter((s) => s.legend).map((s) => [s, node("span", { class: "now" })]);
   const at = node("span", { class: "at" });
   const legend = node(
@@ -233,24 +241,24 @@ function chart(panel, xRange) {
     const Y = (v) => top + (1 - (map(v) - a) / (b - a)) * (height - top - bottom);
     const unit = panel.log ? (v) => `1e${Math.round(Math.log10(v))}`.replace("e-", "e\u2212") : format;
     yGrid(svg, panel.log ? logTicks(low, high) : niceTicks(low, high, 4), left, width - right, Y, unit);
-    xLabels(svg, niceTicks(xRange[0], xRange[1], Math.min(8, width / 70)).filter(Number.isInteger), X, height - 6, String);
+    xLabels(svg, niceTicks(xRange[0], xRange[1], Math.min(8, width / 70)).filter(Number.isInteger), X, height - 6, axis.label);
     svg.append(shape("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }));
     if (panel.stacked) drawStack(svg, panel, X, Y, step);
     else {
       const drawable = panel.log ? (s) => ({ ...s, y: s.y.map((v) => (v > 0 ? v : null)) }) : (s) => s;
-      const marked = panel.series.filter((s) => s.kind === "points"); // side by side where they share an iteration
-      const dodge = (s) => (s.kind === "points" ? 7 * (marked.indexOf(s) - (marked.length - 1) / 2) : 0);
+      const marked = panel.series.filter((s) => s.kind === "points" && s.low); // intervals side by side, not one on another
+      const dodge = (s) => (marked.includes(s) ? 7 * (marked.indexOf(s) - (marked.length - 1) / 2) : 0);
       for (const s of [...panel.series].sort((p, q) => (q.kind === "faint") - (p.kind === "faint"))) {
         drawLine(svg.appendChild(shape("g", { class: `s${s.color}` })), drawable(s), (x) => X(x) + dodge(s), Y);
       }
     }
     marker = svg.appendChild(shape("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" }));
     scale = { X, width };
-    show(cursor.x);
+    show(axis.x);
   }
 
   function show(x) {
-    at.textContent = x === null ? "" : `iteration ${x}`;
+    at.textContent = x === null ? "" : axis.words(x);
     for (const [s, value] of readouts) {
       const i = x === null ? s.y.findLastIndex((v) => v !== null) : s.x.indexOf(x);
       value.textContent = i >= 0 && s.y[i] !== null && s.y[i] !== undefined ? format(s.y[i]) : "\u2013";
@@ -265,17 +273,17 @@ function chart(panel, xRange) {
     const pixel = ((event.clientX - bounds.left) / bounds.width) * scale.width;
     return xs.reduce((best, x) => (Math.abs(scale.X(x) - pixel) < Math.abs(scale.X(best) - pixel) ? x : best), xs[0]);
   }
-  svg.addEventListener("pointermove", (event) => cursor.set(nearest(event)));
-  svg.addEventListener("pointerleave", () => cursor.set(null));
-  svg.addEventListener("blur", () => cursor.set(null));
+  svg.addEventListener("pointermove", (event) => axis.set(nearest(event)));
+  svg.addEventListener("pointerleave", () => axis.set(null));
+  svg.addEventListener("blur", () => axis.set(null));
   svg.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
     if (move === undefined) return;
     event.preventDefault();
-    const here = cursor.x === null ? (move < 0 ? xs.length : -1) : xs.indexOf(cursor.x);
-    cursor.set(xs[Math.min(xs.length - 1, Math.max(0, here + move))]);
+    const here = axis.x === null ? (move < 0 ? xs.length : -1) : xs.indexOf(axis.x);
+    axis.set(xs[Math.min(xs.length - 1, Math.max(0, here + move))]);
   });
-  cursor.listeners.push(show);
+  axis.listeners.push(show);
   queueMicrotask(draw); // when it is on the page, without waiting for a frame
   new ResizeObserver(draw).observe(box);
   return box;
