@@ -81,9 +81,17 @@ def _section(path: str, cls: type[Config], values: Config | None, note: str) -> 
         yield from _line(key, field, value_text(getattr(values, name)) if values is not None else default)
     for key, name, field in inner:
         value = getattr(values, name) if values is not None else field.default
+        if isinstance(value, dict):
+            yield ""
+            yield f"{key}: as chosen"
+            yield from (f"  {each}: {value_text(one.model_dump())}" for each, one in value.items())
         for kind, section in sections(field.annotation).items():
             active = isinstance(value, section)
             state = "" if active else f" (off; any of its keys switches it on, --{key} null off)"
+            if get_origin(field.annotation) is dict:
+                whole = f" [kind {kind}] (given whole, by names: --{key} '{{NAME: {{kind: {kind}, ...}}}}')"
+                yield from _section(f"{key}.NAME", section, None, whole)
+                continue
             if get_origin(field.annotation) is tuple:
                 yield from _section(f"{key}[i]", section, None, f" (a list of these: --{key} '[{{...}}, ...]')")
                 continue

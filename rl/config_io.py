@@ -98,8 +98,14 @@ def paths(cls: type[Config] = RunConfig, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key that some configuration can have, sections and all their kinds included."""
     for name, field in cls.model_fields.items():
         yield prefix + name
-        for section in sections(field.annotation).values():
+        for section in () if get_origin(field.annotation) is dict else sections(field.annotation).values():
             yield from paths(section, f"{prefix}{name}.")
+
+
+def named_sections(path: str, cls: type[Config]) -> dict[str, type[Config]]:
+    """Return, by kind, what the field that a dotted key begins with maps names to; empty for one that maps none."""
+    field = cls.model_fields.get(path.partition(".")[0])
+    return sections(field.annotation) if field and get_origin(field.annotation) is dict else {}
 
 
 def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
@@ -107,12 +113,17 @@ def unknown_key(path: str, cls: type[Config] = RunConfig) -> str:
     if path in cls.MOVED:
         return f"'{path}' has moved: set {cls.MOVED[path]}"
     known = list(dict.fromkeys([*cls.presets, *paths(cls)]))
-    parent = path.rpartition(".")[0]
+    parent, _, leaf = path.rpartition(".")
+    if parent and (kinds := named_sections(path, cls)):
+        inner = [name for kind in kinds.values() for name in kind.model_fields]
+        if leaf not in inner and (near := difflib.get_close_matches(leaf, inner, n=1, cutoff=0.6)):
+            return f"unknown key '{path}'; did you mean '{parent}.{near[0]}'?"
+        head = path.partition(".")[0]
+        return f"unknown key '{path}'; {head} is given whole: --{head} '{{name: {{kind: {next(iter(kinds))}, ...}}}}'"
     if parent in known and not any(key.startswith(parent + ".") for key in known):
         return f"unknown key '{path}': '{parent}' is one value; give it whole, e.g. --{parent} '{{name: value}}'"
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     if not near:  # the right name under another section
-        leaf = path.rpartition(".")[2]
         near = [key for key in known if key.rpartition(".")[2] == leaf][:1]
     return f"unknown key '{path}'" + (f"; did you mean '{near[0]}'?" if near else f"; {cls.listed} lists all keys")
 
@@ -171,6 +182,8 @@ def types_of(cls: type[Config], path: str) -> Iterator[Any]:
     name, _, rest = path.partition(".")
     if name in cls.model_fields:
         annotation = cls.model_fields[name].annotation
+        if get_origin(annotation) is dict and rest:
+            annotation, rest = get_args(annotation)[1], rest.partition(".")[2]
         if not rest:
             yield annotation
         for section in sections(annotation).values() if rest else ():
@@ -318,13 +331,18 @@ def dotted(location: Sequence[str | int], cls: type[Config] = RunConfig) -> str:
     """Return pydantic's location of an error as the key that a user wrote, without the tags of unions."""
     names: list[str] = []
     choices: dict[str, type[Config]] = {"": cls}
+    is_name = False
     for part in location:
-        if "" not in choices and str(part) in choices:  # the tag that says which kind was chosen
+        if is_name:  # of an entry in a mapping
+            names.append(str(part))
+            is_name = False
+        elif "" not in choices and str(part) in choices:  # the tag that says which kind was chosen
             choices = {"": choices[str(part)]}
         elif "" in choices and isinstance(part, str):
             names.append(part)
             field = choices[""].model_fields.get(part)
             choices = sections(field.annotation) if field else {}
+            is_name = bool(choices) and field is not None and get_origin(field.annotation) is dict
         elif isinstance(part, int):
             names[-1] += f"[{part}]"
     return ".".join(names)
@@ -334,7 +352,8 @@ def _explain(path: str, detail: Mapping[str, Any], cls: type[Config]) -> str:
     """Return one line on a mistake."""
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        if path in set(paths(cls)):
+        named = named_sections(path, cls).values()
+        if path in set(paths(cls)) or any(path.rpartition(".")[2] in kind.model_fields for kind in named):
             return f"'{path}' does not go with the chosen {path.rpartition('.')[0]}.kind"
         return unknown_key(path, cls)
     if kind in ("union_tag_invalid", "union_tag_not_found"):

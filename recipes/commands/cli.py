@@ -53,6 +53,15 @@ evaluate
   k15 compare evaluations/a evaluations/b       is B better than A? difference, interval, p-value
   k15 serve runs/quickstart                     an OpenAI-compatible server with the run's model
 
+pretrain (docs/pretraining.md)
+  k15 train moonlight                           a small mixture of experts with Muon, in three stages, on this CPU
+  k15 train moonlight --text '{mine: {kind: files, path: corpus}}' --schedule '{kind: wsd, steps: 2000}'
+                                                on text of your own, another schedule; then SFT and RL from its model
+
+the papers' findings, tried in small (docs/evidence.md)
+  k15 evidence --list                           what there is, with the verdicts so far
+  k15 evidence muon --seeds 1                   one of them: its trials, a verdict, a page
+
 make it short
   k15 shorten runs/demo --method all --out runs/short   merge, shortest rejection, DPO and RL, on one plot
 
@@ -86,7 +95,8 @@ same run resumes it; how long, how visibly and with what memory, time and patien
 --device cuda puts learner and engines on GPUs, in bfloat16: they share a single one; of more the learner has its own
 and the engines have the rest. Keys that it sets (model.device, engine.dtype, ...) win where they are given, too.
 
-RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION. Reward and problems may be
+RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION. A config() -> PretrainConfig
+pretrains on text instead, as the recipe moonlight does (docs/pretraining.md). Reward and problems may be
 code of your own, too: FILE.py:NAME (looked up from here, recorded absolute), package.module:NAME, or the name of an
 entry point of k15.rewards, k15.problems, k15.recipes. Errors in it are told with file and line; a response that a
 reward fails on is counted and left out of training. docs/rewards.md has one of each, in less than 20 lines.
@@ -100,12 +110,29 @@ examples
   k15 train qwen3_math --run-dir runs/qwen3_math       on GPUs; with another recipe: --device cuda
   k15 train smollm2 --problems.train '{kind: python, path: my_file.py:problems}'
   k15 train ./my_recipe.py --run-dir runs/mine
+  k15 train moonlight --run-dir runs/pretrained        pretraining, then supervised from its model:
+  k15 train warmup --model.base '{kind: pretrained, path: runs/pretrained/model}' --engine.max_model_len 256
 
 exit codes
   0 done   1 failed; the message says what to do, and mostly the same command goes on   2 wrong command or key
   3 complete, with all files, but short of what the recipe promises (key `promise`; not judged once the recipe's keys
     are changed, but for the seed and those that say where and how visibly it runs)   130, 143 stopped by a signal
 """
+
+
+RL_ONLY = (
+    *("learner.optimizer.lr", "learner.optimizer.warmup_steps", "learner.optimizer.reset_each_iteration"),
+    *("learner.updates", "learner.objective", "learner.copying"),
+)
+"""Keys of the learner that say nothing about a pretraining, whose ``schedule`` has the learning rate."""
+
+
+def check_pretraining(pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse keys that would change nothing. Raises ``UsageError``."""
+    for key, _ in pairs:
+        if any(key == one or key.startswith(f"{one}.") for one in RL_ONLY):
+            what = "set schedule.lr" if key.endswith("lr") else "leave it out"
+            raise UsageError(f"{key} is of RL, and a pretraining goes by its schedule; {what}")
 
 
 def split_keys(
@@ -142,6 +169,8 @@ def train(arguments: argparse.Namespace) -> int:
     from rl.pretraining_config import PretrainConfig
 
     config = resolve(arguments.recipe, arguments.config, arguments.pairs)
+    if isinstance(config, PretrainConfig):
+        check_pretraining(arguments.pairs)
     if arguments.dry_run:
         print(dump(config), end="")
         return 0

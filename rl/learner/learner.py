@@ -367,7 +367,7 @@ class Learner:
         if self.bad_streak >= config.max_bad_steps:
             raise NonFiniteGradients(
                 f"{self.bad_streak} optimiser steps in a row had gradients of norm {norm}; the weights are those from "
-                "before them. Lower learner.optimizer.lr, or resume from an earlier checkpoint"
+                "before them. Lower the learning rate, or resume from an earlier checkpoint"
             )
         return norm, True
 

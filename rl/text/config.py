@@ -11,8 +11,9 @@ from rollout.problems.config import ArithmeticSource, ProceduralSource
 
 
 class FilesText(Config):
-    """Documents in files: ``.txt`` and ``.md`` (each file one document), ``.jsonl`` and ``.parquet`` (each row one, in
-    memory as a whole).
+    """Documents in files: ``.txt``, ``.md`` (each file is one), ``.jsonl``, ``.parquet`` (each row).
+
+    A row is in memory as a whole.
     """
 
     kind: Literal["files"] = "files"
@@ -48,8 +49,9 @@ class PythonText(Config):
 
 
 class ProblemsText(Config):
-    """Problems of a procedural source with their demonstrations, without end: written by the tokenizer's chat template,
-    as the model is asked them later.
+    """Problems of a procedural source with their demonstrations, without end.
+
+    They are written by the tokenizer's chat template, as the model is asked them later.
     """
 
     kind: Literal["problems"] = "problems"
@@ -58,8 +60,9 @@ class ProblemsText(Config):
 
 
 class FactsText(Config):
-    """Made-up words with facts to recall, without end (``rl.text.facts``): what attention that looks far back is good
-    for.
+    """Made-up words with facts to recall, without end (``rl.text.facts``).
+
+    What attention that looks far back is good for.
     """
 
     kind: Literal["facts"] = "facts"
