@@ -53,7 +53,7 @@ def evidence(arguments: argparse.Namespace) -> int:
 
     bench = Bench(Path(arguments.out).resolve(), tuple(range(arguments.seeds)))
     if arguments.list:
-        print(listing())
+        print(listing(bench))
         return 0
     jobs = arguments.jobs or min(2, os.cpu_count() or 1)
     try:

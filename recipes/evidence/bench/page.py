@@ -114,11 +114,27 @@ def _section(entry: Entry) -> str:
     return "\n".join(lines)
 
 
+def ruling_of(entry: Entry) -> str:
+    """Return the verdict, or how far a finding is: ``7 of 9 trials``; empty before its first one."""
+    if not entry.left:
+        return entry.judgement.ruling
+    done = entry.trials - entry.left
+    return f"{done} of {entry.trials} trials" if done > 0 else ""
+
+
 def table(entries: Sequence[Entry]) -> str:
     """Return the verdicts for the terminal."""
-    width = max((len(entry.name) for entry in entries), default=0) + 2
-    lines = [f"{'finding':<{width}}{'verdict':<14}{'trials':>8}{'left':>6}{'minutes':>9}"]
-    for entry in entries:
-        ruling = entry.judgement.ruling if not entry.left else "-"
-        lines.append(f"{entry.name:<{width}}{ruling:<14}{entry.trials:>8}{entry.left:>6}{entry.minutes:>9.1f}")
-    return "\n".join(lines)
+    rows = [
+        [one.name, ruling_of(one) or "not begun", str(one.trials), str(one.left), f"{one.minutes:.1f}"] for one in entries
+    ]
+    return columns([["finding", "verdict", "trials", "left", "minutes"], *rows], right=(2, 3, 4))
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows of cells as lines, each column as wide as its longest cell; ``right``: columns that end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        lines.append("  ".join(cell.rjust(width) if at in right else cell.ljust(width) for at, (cell, width) in cells))
+    return "\n".join(line.rstrip() for line in lines)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from recipes.evidence import FINDINGS
 from recipes.evidence.bench.finding import Bench, Finding, Judgement, Results
-from recipes.evidence.bench.page import Entry, table, write_docs, write_page
+from recipes.evidence.bench.page import Entry, columns, ruling_of, table, write_docs, write_page
 from recipes.evidence.bench.trial import Trial
 from recipes.evidence.bench.work import WorkerKilled, carry_out, cpu
 from recipes.run.workspace import WorkspaceError
@@ -120,10 +120,13 @@ def publish(names: Sequence[str], bench: Bench, docs: Path | None) -> None:
         print(write_docs(docs, list(entries.values()), facts))
 
 
-def listing() -> str:
-    """Return all findings, with what they say."""
-    lines = []
+def listing(bench: Bench) -> str:
+    """Return all findings with what they say, and, where there are trials, what has come of them so far."""
+    begun = (bench.root / "trials").exists()
+    rows = []
     for name in FINDINGS:
-        one = load(name)
-        lines.append(f"{name:<22}{one.PAPER:<18}{one.TITLE}")
-    return "\n".join(lines)
+        one = entry(name, bench) if begun else None
+        told = [ruling_of(one), f"{one.minutes:.0f} min" if one.minutes else ""] if one else []
+        finding = one.finding if one else load(name)
+        rows.append([name, *told, finding.PAPER, finding.TITLE])
+    return columns(rows, right=(2,) if begun else ())
