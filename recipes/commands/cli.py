@@ -95,8 +95,8 @@ same run resumes it; how long, how visibly and with what memory, time and patien
 --device cuda puts learner and engines on GPUs, in bfloat16: they share a single one; of more the learner has its own
 and the engines have the rest. Keys that it sets (model.device, engine.dtype, ...) win where they are given, too.
 
-RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION. A config() -> PretrainConfig
-pretrains on text instead, as the recipe moonlight does (docs/pretraining.md). Reward and problems may be
+RECIPE is one of `k15 recipes`, or a Python file with config() -> RunConfig and DESCRIPTION; with config() ->
+PretrainConfig it pretrains on text, as `k15 train moonlight` does (docs/pretraining.md). Reward and problems may be
 code of your own, too: FILE.py:NAME (looked up from here, recorded absolute), package.module:NAME, or the name of an
 entry point of k15.rewards, k15.problems, k15.recipes. Errors in it are told with file and line; a response that a
 reward fails on is counted and left out of training. docs/rewards.md has one of each, in less than 20 lines.

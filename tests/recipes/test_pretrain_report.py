@@ -40,9 +40,19 @@ CONFIG = PretrainConfig(
 
 def row(step: int, **more: float) -> dict[str, float]:
     return {
-        **{"iteration": step, "loss": 5.0 - 0.1 * step, "lr": 1e-3, "tokens": 34, "seconds": 0.5, "stage": 0},
-        **{"grad_norm": 1.0, "skipped": 0.0, "update_rms/muon": 0.2, "experts/overload": 1.5, "nonfinite": 0},
-        **{"attention/largest_logit": 60.0, "attention/clipped_heads": 3.0},
+        "iteration": step,
+        "loss": 5.0 - 0.1 * step,
+        "lr": 1e-3,
+        "tokens": 34,
+        "seconds": 0.5,
+        "stage": 0,
+        "grad_norm": 1.0,
+        "skipped": 0.0,
+        "update_rms/muon": 0.2,
+        "experts/overload": 1.5,
+        "nonfinite": 0,
+        "attention/largest_logit": 60.0,
+        "attention/clipped_heads": 3.0,
         **more,
     }
 
@@ -79,7 +89,10 @@ def test_losses_are_told_over_the_tokens_that_were_read(tmp_path: Path) -> None:
     faint, smoothed, prose, facts = panels["Training and held-out loss"]
     assert faint["x"] == smoothed["x"] == [34 * step for step in range(1, 21)]
     assert faint["y"] == [5.0 - 0.1 * step for step in range(20)]
-    assert (prose["x"], prose["y"]) == ((0, 340, 680), (5.5, 4.5, 1.5))  # measured before steps 0 and 10, and at the end
+    assert (prose["x"], prose["y"]) == (
+        (0, 340, 680),
+        (5.5, 4.5, 1.5),
+    )  # measured before steps 0 and 10, and at the end
     assert facts["y"] == (None, None, 1.5)
     assert panels["Trailing loss"][0]["y"] == (5.7, 4.7, 1.3)
     assert panels["Attention logits"][2]["y"] == [50.0] * 20  # the bound
@@ -97,7 +110,10 @@ def test_positions_are_the_middles_of_the_stretches(tmp_path: Path) -> None:
 def test_texts_have_first_and_last_loss_and_what_was_read(tmp_path: Path) -> None:
     prose, facts = payload(read_course(finished(tmp_path)))["texts"]
     assert {key: prose[key] for key in ("first", "loss", "bits", "trailing")} == {
-        **{"first": 5.5, "loss": 1.5, "bits": 2.2, "trailing": 1.3}
+        "first": 5.5,
+        "loss": 1.5,
+        "bits": 2.2,
+        "trailing": 1.3,
     }
     assert facts["first"] is None
     rows = sum(stage["tokens"] for stage in stages(CONFIG))

@@ -125,7 +125,8 @@ def ruling_of(entry: Entry) -> str:
 def table(entries: Sequence[Entry]) -> str:
     """Return the verdicts for the terminal."""
     rows = [
-        [one.name, ruling_of(one) or "not begun", str(one.trials), str(one.left), f"{one.minutes:.1f}"] for one in entries
+        [one.name, ruling_of(one) or "not begun", str(one.trials), str(one.left), f"{one.minutes:.1f}"]
+        for one in entries
     ]
     return columns([["finding", "verdict", "trials", "left", "minutes"], *rows], right=(2, 3, 4))
 

@@ -109,7 +109,9 @@ def texts(course: Course) -> list[dict[str, Any]]:
     for name in course.texts:
         keys = {what: f"heldout/{name}/{what}" for what in ("loss", "bits", "trailing")}
         measured = [row for row in course.rows if keys["loss"] in row]
-        last: dict[str, float | None] = {what: measured[-1].get(key) if measured else None for what, key in keys.items()}
+        last: dict[str, float | None] = {
+            what: measured[-1].get(key) if measured else None for what, key in keys.items()
+        }
         if course.result and (end := course.result.heldout.get(name)):
             last = {"loss": end.loss, "bits": end.bits, "trailing": end.positions[-1]}
         first = measured[0][keys["loss"]] if measured else None

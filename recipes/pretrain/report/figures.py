@@ -56,12 +56,16 @@ class Course:
         """Names of the texts that are measured."""
         if self.config is not None:
             return list(self.config.text)
-        names = {found[1]: None for row in self.rows for key in row if (found := re.fullmatch("heldout/(.*)/loss", key))}
+        names = {
+            found[1]: None for row in self.rows for key in row if (found := re.fullmatch("heldout/(.*)/loss", key))
+        }
         return list(names | dict.fromkeys(self.result.heldout if self.result else ()))
 
     def measured(self) -> list[int]:
         """Return the steps before which there was a measurement, an even spread of them."""
-        return evenly([step for step, row in enumerate(self.rows) if any(key.startswith("heldout/") for key in row)], MEASURED)
+        return evenly(
+            [step for step, row in enumerate(self.rows) if any(key.startswith("heldout/") for key in row)], MEASURED
+        )
 
     def shown(self) -> list[int]:
         """Return the steps that lines have: an even spread, the last one, and those after which was measured, so that
@@ -106,7 +110,9 @@ def _held_out(course: Course, what: str) -> list[Series]:
     found = []
     for number, name in enumerate(course.texts):
         key = f"heldout/{name}/{what}"
-        points = [(course.read[step] - course.rows[step]["tokens"], course.rows[step].get(key)) for step in course.measured()]
+        points = [
+            (course.read[step] - course.rows[step]["tokens"], course.rows[step].get(key)) for step in course.measured()
+        ]
         if course.result and course.rows and (end := course.result.heldout.get(name)):
             points.append((course.read[-1], end.loss if what == "loss" else end.positions[-1]))
         if points:
