@@ -167,7 +167,9 @@ def _train(trial: Trial, folder: Path, root: Path) -> None:
             assert long.base is not None
             order = Order(long.model(root), long.base.model(root), None, None, METHODS, config, folder)
             if code := shorten(order, stopper):
-                raise RuntimeError(f"shortening ended with exit code {code}")
+                if stopper.requested:
+                    raise Interrupted("stopped while shortening")
+                raise WorkspaceError(f"shortening ended with exit code {code}")
             return
         if isinstance(config, PretrainConfig):
             with locked(folder, WorkspaceError, "--out"), progress() as watch:
