@@ -116,7 +116,7 @@ def _section(entry: Entry) -> str:
 
 def table(entries: Sequence[Entry]) -> str:
     """Return the verdicts for the terminal."""
-    width = max((len(entry.name) for entry in entries), default=0) + 2
+    width = max(len(name) for name in ("finding", *(entry.name for entry in entries))) + 2
     lines = [f"{'finding':<{width}}{'verdict':<14}{'trials':>8}{'left':>6}{'minutes':>9}"]
     for entry in entries:
         ruling = entry.judgement.ruling if not entry.left else "-"
