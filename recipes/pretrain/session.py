@@ -11,6 +11,7 @@ results.json, loss.png
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -116,6 +117,7 @@ class _Session:
             )
             watch.stage("measuring and writing the model")
             final = measured()
+            check_finite(final)
         self._write(folder / MODEL)
         return self._conclude(final, tokens, time.monotonic() - began)
 
@@ -192,6 +194,17 @@ def _count(shape: list[int]) -> int:
     for size in shape:
         found *= size
     return found
+
+
+def check_finite(final: Mapping[str, HeldOut]) -> None:
+    """Raise ``NonFiniteGradients`` for held-out losses that are not numbers: such a model is of no use."""
+    from rl.learner.learner import NonFiniteGradients
+
+    if lost := [name for name, one in final.items() if not math.isfinite(one.loss)]:
+        raise NonFiniteGradients(
+            f"the loss on what is held out of text {lost[0]!r} is not finite in the end; lower the schedule's lr, in "
+            "another --run-dir"
+        )
 
 
 class _Recorder:
