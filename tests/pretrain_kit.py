@@ -29,8 +29,8 @@ def save_text(path: Path, documents: int = 120) -> Path:
     return path
 
 
-def keys(text: Path, **changes: Any) -> dict[str, Any]:
-    """Keys of a configuration over ``text``, read under two names. Made-up texts take seconds to be made (``SUMS``)."""
+def keys(file: Path, **changes: Any) -> dict[str, Any]:
+    """Keys of a configuration over ``file``, read under two names. Made-up texts take seconds to be made (``SUMS``)."""
     base = {
         "kind": "scratch",
         "layers": 2,
@@ -43,7 +43,7 @@ def keys(text: Path, **changes: Any) -> dict[str, Any]:
     }
     return {
         "model": {"base": base, "threads": 1},
-        "text": {"prose": {"kind": "files", "path": str(text)}, "again": {"kind": "files", "path": str(text)}},
+        "text": {"prose": {"kind": "files", "path": str(file)}, "again": {"kind": "files", "path": str(file)}},
         "schedule": {"kind": "cosine", "steps": 8, "batch": 3, "length": 64, "lr": 3e-3, "ramp": 0.2},
         "measure": {"every": 3, "tokens": 512, "bins": 4},
         "checkpoint": {"every": 3},
@@ -51,8 +51,8 @@ def keys(text: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def small(text: Path, **changes: Any) -> PretrainConfig:
-    return PretrainConfig.model_validate(keys(text, **changes))
+def small(file: Path, **changes: Any) -> PretrainConfig:
+    return PretrainConfig.model_validate(keys(file, **changes))
 
 
 def with_base(text: Path, **changes: Any) -> dict[str, Any]:

@@ -23,17 +23,17 @@ from rl.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, Scrat
 from rl.pretraining_config import CosineSchedule, MeasureConfig, PretrainConfig
 from rl.record.log import read_metrics
 from rl.stop import Stopper
-from rl.text.config import FactsText, FilesText
+from rl.text.config import FilesText
 from tests.processes import until, until_gone
 
 SMALL = ScratchModel(layers=1, width=16, heads=2, kv_heads=2, mlp_width=32, context=96)
 
 
-def pretraining(seed: int = 0, steps: int = 4, lr: float = 1e-3, text: str = "") -> Trial:
+def pretraining(seed: int = 0, steps: int = 4, lr: float = 1e-3, text: str = str(ROOT / "README.md")) -> Trial:
     config = PretrainConfig(
         seed=seed,
         model=ModelConfig(base=SMALL, threads=1),
-        text={"facts": FilesText(path=text) if text else FactsText(length=64)},
+        text={"prose": FilesText(path=text)},
         schedule=CosineSchedule(steps=steps, batch=2, length=32, lr=lr),
         learner=LearnerConfig(optimizer=OptimizerConfig(lr=lr)),
         measure=MeasureConfig(every=0, tokens=128),
@@ -87,7 +87,7 @@ def test_what_comes_next_is_asked_for_after_each(tmp_path: Path) -> None:
     choices = {rate: pretraining(lr=rate) for rate in (1e-4, 1e-2)}
 
     def ask() -> list[Trial]:
-        best = bench.best(choices, lambda one: -one.pretraining.heldout["facts"].loss)
+        best = bench.best(choices, lambda one: -one.pretraining.heldout["prose"].loss)
         return [*choices.values()] if best is None else [policy(choices[best])]
 
     heard: list[int] = []
@@ -228,7 +228,7 @@ def arms(bench):
 
 
 def judge(results):
-    values = [results.values(arm, lambda one: one.pretraining.heldout["facts"].loss) for arm in results.arms]
+    values = [results.values(arm, lambda one: one.pretraining.heldout["prose"].loss) for arm in results.arms]
     one = estimate(values[0] - values[1])
     return Judgement(above(one), "It is so.", (Row("gain", one),))
 """
