@@ -101,7 +101,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from recipes.evidence.bench.work import WorkerKilled, carry_out
-from rl.stop import Stopper
+from rl.stop import Interrupted, Stopper
 from tests.recipes.test_trials_run import pretraining
 
 if __name__ == "__main__":
