@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 from pretrain_kit import keys, save_text, small, trained
 from run_kit import tiny
 
@@ -42,11 +46,11 @@ def test_rl_goes_on_from_its_model(pretrained: Path, tmp_path: Path) -> None:
 
 
 def test_its_model_is_evaluated(pretrained: Path, tmp_path: Path) -> None:
-    problems = tmp_path / "sums.jsonl"
-    problems.write_text("".join(json.dumps({"problem": f"{n} + 1 = ?", "answer": str(n + 1)}) + "\n" for n in range(4)))
+    row = {"problem": "1 + 1 = ?", "answer": "2", "unique_id": "a", "level": 1, "subject": "Algebra", "solution": ""}
+    (tmp_path / "math500.jsonl").write_text(json.dumps(row) + "\n")
     out = tmp_path / "eval"
-    arguments = ["eval", str(problems), "--model", str(pretrained), "--engine", "hf", "--max-tokens", "8"]
-    assert main([*arguments, "--samples", "1", "--out", str(out)]) == 0
+    given = ["eval", "math500", "--model", str(pretrained), "--data", str(tmp_path), "--engine", "hf", "--n", "2"]
+    assert main([*given, "--max-tokens", "8", "--out", str(out)]) == 0
     assert (out / "samples.parquet").exists()
 
 
@@ -55,8 +59,13 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, ray_cluster: str) -> None
     schedule = {"kind": "cosine", "steps": 4, "batch": 4, "length": 64, "lr": 1e-3}
     one, two = (tmp_path / name for name in ("one", "two"))
     trained(small(text, schedule=schedule), one)
-    ranks = {"learner": {"ranks": 2}, "ray": {"address": ray_cluster}}
-    trained(small(text, schedule=schedule, **ranks), two)
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(keys(text, schedule=schedule, learner={"ranks": 2}) | {"recipe": "moonlight"}))
+    program = "import sys; from recipes.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--config", str(file), "--run-dir", str(two)]
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     losses = [[row["loss"] for row in read_metrics(folder)] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     held = [json.loads((folder / "results.json").read_bytes())["heldout"]["prose"]["loss"] for folder in (one, two)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from recipes.evidence.bench.trial import RUN, Outcome, Trial, claim_folder, read_outcome, write_outcome
@@ -63,9 +63,7 @@ def carry_out(
     failures: dict[str, str] = {}
     running: dict[Future[str | None], Trial] = {}
     stopped: set[int] = set()
-    with ProcessPoolExecutor(
-        jobs, get_context("spawn"), _begin, (os.getpid(),), max_tasks_per_child=ONE_PROCESS
-    ) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, max_tasks_per_child=ONE_PROCESS) as pool:
         while True:
             _begin_some(ask, root, jobs, pool, running, failures, stopper)
             told([*running.values()])
@@ -122,21 +120,27 @@ def _next_done(
                     os.kill(process.pid, signal.SIGINT)  # which those without a trial do not hear
 
 
-def _begin(parent: int) -> None:
+def _begin() -> None:
     """Prepare a worker: everything in it has one thread, so that trials side by side do not wait for each other. It
-    stops when ``parent`` is gone, so that the same command finds nobody at work.
+    stops when the first process is gone, so that the same command finds nobody at work.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between trials; within one it has a handler of its own
     os.setpgid(0, 0)  # Ctrl-C reaches the first process alone, which passes it on
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit
+    _end_if_alone()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
     disable_progress_bar()
+
+
+def _end_if_alone() -> None:
+    """End a worker whose first process is gone: it would wait for another trial for ever."""
+    first = parent_process()
+    if first is not None and not first.is_alive():
+        os._exit(1)
 
 
 def work(trial: Trial, root: Path) -> str | None:
@@ -157,6 +161,7 @@ def work(trial: Trial, root: Path) -> str | None:
         except NonFiniteGradients as error:
             failed = str(error)
         except Interrupted as error:
+            _end_if_alone()
             return f"stopped: {error}"
         except EXPECTED as error:
             return located(error, folder)
