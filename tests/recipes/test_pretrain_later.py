@@ -58,11 +58,12 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, ray_cluster: str) -> None
     text = save_text(tmp_path / "prose.txt")
     schedule = {"kind": "cosine", "steps": 4, "batch": 4, "length": 64, "lr": 1e-3}
     one, two = (tmp_path / name for name in ("one", "two"))
-    trained(small(text, schedule=schedule), one)
-    file = tmp_path / "two.yaml"
-    file.write_text(yaml.safe_dump(keys(text, schedule=schedule, learner={"ranks": 2}) | {"recipe": "moonlight"}))
+    file = tmp_path / "some.yaml"
+    file.write_text(yaml.safe_dump(keys(text, schedule=schedule) | {"recipe": "moonlight"}))
+    assert main(["train", "--config", str(file), "--run-dir", str(one)]) == 0
     program = "import sys; from recipes.commands.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "train", "--config", str(file), "--run-dir", str(two)]
+    command += ["--learner.ranks", "2"]
     environment = os.environ | {"RAY_ADDRESS": ray_cluster}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -105,7 +105,7 @@ from rl.stop import Interrupted, Stopper
 from tests.recipes.test_trials_run import pretraining
 
 if __name__ == "__main__":
-    trials = [pretraining(seed, steps) for seed, steps in ((0, 2), (1, 150))]
+    trials = [pretraining(seed, steps) for seed, steps in ((0, 2), (1, 400))]
     with Stopper() as stopper:
         try:
             carry_out(lambda: trials, Path(sys.argv[1]), 2, lambda _: None, stopper)
@@ -124,7 +124,7 @@ def started(root: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, str(file), str(root)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
-    long = pretraining(1, 150).folder(root) / RUN
+    long = pretraining(1, 400).folder(root) / RUN
 
     def at_work() -> bool:
         assert process.poll() is None, process.communicate()
@@ -136,10 +136,10 @@ def started(root: Path) -> subprocess.Popen[str]:
 
 def goes_on(root: Path) -> None:
     """The same is done by the next command, from where it was."""
-    trials = [pretraining(0, 2), pretraining(1, 150)]
+    trials = [pretraining(0, 2), pretraining(1, 400)]
     assert carried_out(trials, root) == {}
     long = trials[1].folder(root)
-    assert [row["iteration"] for row in read_metrics(long / RUN)] == list(range(150))
+    assert [row["iteration"] for row in read_metrics(long / RUN)] == list(range(400))
     alone = root / "alone"
     assert work(trials[1], alone) is None
     for found in zip(*(read_metrics(folder / RUN) for folder in (long, trials[1].folder(alone))), strict=True):
@@ -155,9 +155,9 @@ def test_a_stop_signal_stops_the_trials_where_they_can_go_on(tmp_path: Path, num
     _, errors = process.communicate(timeout=600)
     assert errors.strip() == "stopped"
     until_gone(workers)
-    trial = pretraining(1, 150)
+    trial = pretraining(1, 400)
     assert read_outcome(trial, tmp_path) is None
-    assert 0 < len(read_metrics(trial.folder(tmp_path) / RUN)) < 150
+    assert 0 < len(read_metrics(trial.folder(tmp_path) / RUN)) < 400
     assert "Traceback" not in (trial.folder(tmp_path) / "log.txt").read_text()
     goes_on(tmp_path)
 
