@@ -34,8 +34,8 @@ def arms(bench: Bench) -> Arms:
     every = MeasureConfig(every=tokens // (LENGTH * SIZE.batch) // POINTS, tokens=50_000)
     for name, (kind, decay) in ARMS.items():
         chosen, tuning = rates(bench, kind)
+        found[f"{kind}, tuning"] = tuning
         if chosen is None:
-            found[f"{kind}, tuning"] = tuning
             continue
         optimizer = OptimizerConfig(kind=kind, lr=chosen[SIZE], weight_decay=decay)  # type: ignore[arg-type]
         found[name] = [pretraining(SIZE, optimizer, seed, tokens, measure=every) for seed in bench.seeds]

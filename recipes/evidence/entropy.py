@@ -25,9 +25,8 @@ def arms(bench: Bench) -> Arms:
     found = {}
     for kind in KINDS:
         chosen, tuning = rates(bench, kind)
-        if chosen is None:
-            found[f"{kind}, tuning"] = tuning
-        else:
+        found[f"{kind}, tuning"] = tuning
+        if chosen is not None:
             found[kind] = [trial(kind, SIZE, chosen[SIZE], seed) for seed in bench.seeds]
     return found
 

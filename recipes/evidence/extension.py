@@ -48,7 +48,9 @@ def arms(bench: Bench) -> Arms:
     if chosen is None:
         return {"muon, tuning": tuning}
     starts = {seed: trial("muon", MIDDLE, chosen[MIDDLE], seed) for seed in bench.seeds}
-    return {name: [extended(name, base, seed) for seed, base in starts.items()] for name in STAGES}
+    return {"muon, tuning": tuning} | {
+        name: [extended(name, base, seed) for seed, base in starts.items()] for name in STAGES
+    }
 
 
 def at_once(outcome: Outcome) -> float:

@@ -28,9 +28,9 @@ MARGIN = 0.005
 def arms(bench: Bench) -> Arms:
     """Train with each way, at AdamW's learning rate."""
     chosen, tuning = rates(bench, "adamw")
+    found = {"adamw, tuning": tuning}
     if chosen is None:
-        return {"adamw, tuning": tuning}
-    found = {}
+        return found
     for name, matching in ARMS.items():
         muon = OptimizerConfig(kind="muon", lr=chosen[MIDDLE], weight_decay=0.1, matching=matching)  # type: ignore[arg-type]
         found[name] = [pretraining(MIDDLE, muon, seed) for seed in bench.seeds]

@@ -21,9 +21,8 @@ def arms(bench: Bench) -> Arms:
     found: dict[str, Any] = {}
     for name in ("mirror descent", "ReST"):
         rate, tuning = best_rate(bench, name)
-        if rate is None:
-            found[f"{name}, tuning"] = tuning
-        else:
+        found[f"{name}, tuning"] = tuning
+        if rate is not None:
             found[name] = arm(bench, learner={"objective": TUNED[name], "optimizer": {"lr": rate}})
     return found
 

@@ -27,7 +27,7 @@ def arms(bench: Bench) -> Arms:
         return {"adamw, tuning": tuning}
     rate = chosen[MIDDLE]
     adamw = OptimizerConfig(kind="adamw", lr=rate, weight_decay=0.1)
-    found = {"AdamW": [pretraining(MIDDLE, adamw, seed) for seed in bench.seeds]}
+    found = {"adamw, tuning": tuning, "AdamW": [pretraining(MIDDLE, adamw, seed) for seed in bench.seeds]}
     for target in TARGETS:
         muon = OptimizerConfig(kind="muon", lr=rate, weight_decay=0.1, target_rms=target)
         found[f"{target}"] = [pretraining(MIDDLE, muon, seed) for seed in bench.seeds]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Encode = Callable[[Sequence[Stretch]], Sequence[Sequence[int]]]
 """Tokens of each stretch, with the end token where a document ends."""
-FORM = 1
+FORM = 2
 """Raised when the same source and tokenizer come to give other tokens."""
 
 

@@ -31,6 +31,10 @@ from rollout.seeds import seed_of
 Ids = npt.NDArray[Any]
 SHARD = 1 << 22
 """Tokens after which a shard is full."""
+MADE_UP = 1 << 19
+"""Of a source without end, which a short training would else wait for."""
+MADE_UP_HELD_OUT = 1 << 17
+"""Tokens that are held out of one."""
 AT_ONCE = 1 << 18
 """Bytes of text that are encoded together; a shard is over its size by little more than these."""
 OPEN = 8
@@ -65,10 +69,10 @@ class Shards:
     """
 
     def __init__(
-        self, name: str, source: Documents, folder: Path, encode: Encode, vocabulary: int, size: int = SHARD
+        self, name: str, source: Documents, folder: Path, encode: Encode, vocabulary: int, size: int | None = None
     ) -> None:
         self.name, self.source, self.folder = name, source, folder
-        self._encode, self._size = encode, size
+        self._encode, self._size = encode, size or (MADE_UP if source.endless else SHARD)
         self._type = np.uint16 if vocabulary <= 1 << 16 else np.uint32
         self.tokens = 0
         """To train on, of the shards that are known."""
@@ -179,7 +183,7 @@ class Shards:
         return shard
 
     def _drawn_apart(self) -> tuple[Ids, int]:
-        size = self._size // HELD_OUT
+        size = min(self._size, MADE_UP_HELD_OUT)
         made = _Making(self._encode, self._type, size, apart=True)
         for document in self.source.read(0, "heldout"):
             for stretch in document:

@@ -9,13 +9,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pytest
-from browser_kit import PROBE, body_of, drawn, needs_browser, noted
 
-from evals.report.page import render, script_of
 from recipes.evidence.bench.drawing import courses, dots
 from recipes.evidence.bench.finding import Finding, Judgement, Row, Ruling, estimate
-from recipes.evidence.bench.page import Entry, _row, markdown, table, write_docs, write_page
+from recipes.evidence.bench.page import Entry, markdown, table, write_docs, write_page
 
 HOSTILE = (
     "</script><script>document.title='pwned'</script>\x1b[31m\u202e<img src=x onerror=document.title='pwned'> $x^2"
@@ -56,22 +53,6 @@ def test_a_title_may_hold_anything(tmp_path: Path) -> None:
     assert data["findings"][2]["plot"] == ""
 
 
-@needs_browser
-@pytest.mark.parametrize("text", ["", HOSTILE], ids=["plain", "hostile"])
-def test_a_browser_draws_it(tmp_path: Path, text: str) -> None:
-    payload = {"findings": [_row(one) for one in entries(text)], "facts": [["date", f"today {text}"]]}
-    path = tmp_path / "page.html"
-    script = PROBE + script_of("recipes.evidence.bench", "page.js")
-    path.write_text(render("findings", payload, script, "findings"), "utf-8")
-    document = drawn(path, tmp_path / "profile")
-    noted(document)
-    body = body_of(document)
-    assert "pwned" not in re.findall("<title>(.*?)</title>", document)[0]
-    assert body.count("<img") == 2, "two plots, and nothing else"
-    for words in ("not finished", "does not", "k15 evidence muon: 12 trials", "3 trials", "1 of 3", "no result"):
-        assert words in body, words
-
-
 def test_the_page_of_nothing(tmp_path: Path) -> None:
     write_page(tmp_path / "evidence.html", [], [])
     assert "# Evidence" in markdown([], [])
@@ -92,14 +73,6 @@ def test_the_documentation_has_the_plots_beside_it(tmp_path: Path) -> None:
     assert "- seeds: 0, 1, 2" in text
     for target in re.findall(r"\]\(#(\w+)\)", text):
         assert f"{{: #{target} }}" in text
-
-
-def test_the_table_of_the_terminal() -> None:
-    lines = [line.split() for line in table(entries()).splitlines()]
-    assert lines[0] == ["finding", "verdict", "trials", "left", "minutes"]
-    assert lines[1] == ["muon", "holds", "12", "0", "3.2"]
-    assert lines[2] == ["rms", "does", "not", "12", "0", "3.2"]
-    assert lines[3] == ["decay", "-", "5", "3", "0.0"]
 
 
 def test_courses_of_different_lengths_have_no_mean() -> None:

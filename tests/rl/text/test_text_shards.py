@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.text.config import FactsText
@@ -55,6 +55,7 @@ def test_what_occurs_again_is_on_the_side_where_it_was(tmp_path: Path) -> None:
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=30),
     st.integers(1, 60),
 )
+@settings(deadline=None)
 def test_shards_of_any_size_hold_the_same(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int
 ) -> None:
