@@ -12,6 +12,9 @@ from safetensors.numpy import save_file
 from recipes.evidence.bench.finding import Bench, Finding
 from recipes.evidence.bench.trial import RUN, Outcome, Trial, write_outcome
 from recipes.pretrain.results import Result, write_result
+from recipes.shorten.config import ShortenConfig
+from recipes.shorten.report import write_results
+from recipes.shorten.results import TITLES, Variant
 from rewards.stats import Estimate
 from rl.config import RunConfig
 from rl.pretraining import HeldOut
@@ -29,6 +32,8 @@ def invent(trial: Trial, root: Path, failed: str | None = None) -> None:
     run.mkdir(parents=True)
     if isinstance(trial.config, PretrainConfig):
         _pretraining(trial.config, run, rng, failed is not None)
+    elif isinstance(trial.config, ShortenConfig):
+        _shortening(run, rng, failed is not None)
     else:
         _run(trial.config, run, rng, failed is not None)
     write_outcome(Outcome(trial, folder, 60.0, failed, "AVX2 (x86_64)"))
@@ -74,6 +79,17 @@ def _run(config: RunConfig, run: Path, rng: np.random.Generator, failed: bool) -
             write_evaluation(run, Evaluation(name, iteration, accuracy, Estimate(60 + rng.random(), 50, 70, 128), 2))
     if not failed:
         (run / "summary.json").write_text(json.dumps({"tokens_generated": 100_000}))
+
+
+def _shortening(run: Path, rng: np.random.Generator, failed: bool) -> None:
+    if failed:
+        return
+    variants = []
+    for name in TITLES:
+        accuracy, tokens = 0.4 + 0.1 * rng.random(), 60 + 20 * rng.random()
+        estimates = (Estimate(one, 0.9 * one, 1.1 * one, 128) for one in (accuracy, tokens))
+        variants.append(Variant(name, "a model", *estimates, tokens, 0.0, 0.0, 2))
+    write_results(run / "results.json", variants, {})
 
 
 def invent_all(finding: Finding, bench: Bench, fails: Callable[[Trial], bool] = lambda _: False) -> list[Trial]:

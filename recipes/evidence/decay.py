@@ -53,17 +53,18 @@ def course(outcome: Outcome) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
+def early_loss(outcome: Outcome) -> float:
+    """Return the held-out loss after a quarter of the training."""
+    return float(np.interp(EARLY * SIZE.tokens, *course(outcome)))
+
+
 def judge(results: Results) -> Judgement:
     """Compare after a quarter of the training and at its end."""
     curves = {name: [course(one) for one in results.arms[name] if one.failed is None] for name in ARMS}
     end = {name: results.values(name, loss) for name in ARMS}
-    lead = np.array(
-        [
-            np.interp(EARLY * SIZE.tokens, *with_decay) - np.interp(EARLY * SIZE.tokens, *without)
-            for with_decay, without in zip(curves["Muon"], curves["Muon, no decay"], strict=True)
-        ]
-    )
-    early, late = estimate(lead), estimate(end["Muon, no decay"] - end["Muon"])
+    soon = {name: results.values(name, early_loss) for name in ARMS}
+    early = estimate(soon["Muon"] - soon["Muon, no decay"])
+    late = estimate(end["Muon, no decay"] - end["Muon"])
     adamw = estimate(end["AdamW"] - end["Muon"])
     ruling = all_of([above(early), above(late), above(adamw)])
     text = (

@@ -9,7 +9,7 @@ from recipes.evidence.bench.finding import Arms, Bench, Judgement, Results, Row,
 from recipes.evidence.bench.trial import Outcome, Trial
 from recipes.evidence.muon import rates, trial
 from recipes.evidence.scale import LENGTH, MIDDLE, MIXTURE, pretraining
-from rl.learner.config import ModelConfig, OptimizerConfig
+from rl.learner.config import ModelConfig, OptimizerConfig, PretrainedModel
 from rl.pretraining_config import CosineSchedule, MeasureConfig
 from rollout.models.attention import AttentionConfig, RotaryStage
 
@@ -34,7 +34,8 @@ TUNING = CosineSchedule(steps=100, batch=4, length=FACTOR * LENGTH, lr=1e-3, ram
 
 def extended(name: str, base: Trial, seed: int) -> Trial:
     """Return a short training at four times the length."""
-    model = ModelConfig(base=MIDDLE.model, threads=1, attention=AttentionConfig(rotary=STAGES[name]))
+    attention = AttentionConfig(rotary=STAGES[name])
+    model = ModelConfig(base=PretrainedModel(path="of another trial"), threads=1, attention=attention)
     measure = MeasureConfig(every=100, tokens=100_000, bins=FACTOR)
     muon = OptimizerConfig(kind="muon", lr=TUNING.lr, weight_decay=0.1)
     config = pretraining(MIDDLE, muon, seed, model=model, schedule=TUNING, measure=measure).config

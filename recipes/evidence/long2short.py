@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from recipes.evidence.base import LONGEST, policy
 from recipes.evidence.base import SCALE as SCALE
 from recipes.evidence.bench.drawing import COLORS
@@ -39,7 +41,7 @@ def judge(results: Results) -> Judgement:
     """Compare accuracy per token, in points per 100 tokens, of RL with each of the others."""
 
     def values(name: str) -> Floats:
-        return results.values("shortened", lambda outcome: efficiency(outcome.variants[name]).mean)
+        return results.values("shortened", lambda outcome: _efficiency(outcome, name))
 
     gains = {name: estimate(values("rl") - values(name)) for name in OTHERS}
     told = "; ".join(f"{TITLES[name]} {shown(gain, 1)}" for name, gain in gains.items())
@@ -49,12 +51,23 @@ def judge(results: Results) -> Judgement:
     def draw(axes: Any) -> None:
         for number, name in enumerate(TITLES):
             points = [_place(one, name) for one in known if name in one.variants]
-            axes.plot(*zip(*points, strict=True), "o", color=COLORS[number % len(COLORS)], label=TITLES[name])
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                "o",
+                color=COLORS[number % len(COLORS)],
+                label=TITLES[name],
+            )
         axes.set(xlabel="held-out tokens of a response", ylabel="held-out accuracy")
         axes.legend(frameon=False, fontsize=8)
 
     rows = [Row(f"{title}, points per 100 tokens", estimate(values(name))) for name, title in TITLES.items()]
     return Judgement(all_of([above(gain) for gain in gains.values()]), text, tuple(rows), draw)
+
+
+def _efficiency(outcome: Outcome, name: str) -> float:
+    """Return it; NaN for a way that could not be gone, without pairs, say."""
+    return efficiency(outcome.variants[name]).mean if name in outcome.variants else np.nan
 
 
 def _place(outcome: Outcome, name: str) -> tuple[float, float]:

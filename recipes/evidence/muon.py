@@ -68,8 +68,10 @@ def judge(results: Results) -> Judgement:
     def draw(axes: Any) -> None:
         for kind, color in zip(KINDS, COLORS, strict=False):
             axes.loglog(flops, losses[kind], "o", color=color, alpha=0.5, markersize=4)
-            mean = losses[kind].mean(axis=1)
-            slope, start = np.polyfit(np.log(flops), np.log(mean), 1)
+            mean = np.array([estimate(each).mean for each in losses[kind]])
+            known = np.isfinite(mean)
+            law = np.polyfit(np.log(flops[known]), np.log(mean[known]), 1) if known.sum() > 1 else (np.nan, np.nan)
+            slope, start = law
             name = {"muon": "Muon", "adamw": "AdamW"}[kind]
             label = f"{name}: {np.exp(start):.3g} C^{slope:.4f}"
             axes.loglog(flops, np.exp(start) * flops**slope, color=color, label=label)
@@ -86,7 +88,11 @@ def judge(results: Results) -> Judgement:
 
 
 def ratio(flops: Floats, muon: Floats, adamw: Floats) -> float:
-    """Return the share of FLOPs that Muon's law needs for what AdamW's reaches with the most of ``flops``."""
+    """Return the share of FLOPs that Muon's law needs for what AdamW's reaches with the most of ``flops``; NaN where a
+    training has failed.
+    """
+    if not np.isfinite([muon, adamw]).all():  # NaNs make least squares raise on some machines
+        return np.nan
     (b, a), (d, c) = (np.polyfit(np.log(flops), np.log(each), 1) for each in (muon, adamw))
     reached = c + d * np.log(flops[-1])
     return float(np.exp((reached - a) / b) / flops[-1])

@@ -37,7 +37,9 @@ def judge(results: Results) -> Judgement:
         f"Over all iterations mirror descent is {shown(difference, 1, 100)} points above ReST, held out in the end "
         f"{shown(ends, 1, 100)}."
     )
-    curves = {name: [curve(one) for one in results.arms[name]] for name in ("mirror descent", "ReST")}
+    curves = {
+        name: [curve(one) for one in results.arms[name] if one.failed is None] for name in ("mirror descent", "ReST")
+    }
 
     def draw(axes: Any) -> None:
         courses(axes, curves, "iteration", "accuracy of the training responses")

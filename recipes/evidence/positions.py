@@ -52,8 +52,12 @@ def arms(bench: Bench) -> Arms:
 def judge(results: Results) -> Judgement:
     """Ask after which share of the tokens rotary positions have the loss that learned ones end with."""
     curves = {name: [course(one) for one in outcomes if one.failed is None] for name, outcomes in results.arms.items()}
-    rotary, learned = (curves[name] for name in ARMS)
-    shares = np.array([reached(fast, slow[1][-1]) / slow[0][-1] for fast, slow in zip(rotary, learned, strict=False)])
+    pairs = [
+        [course(one) for one in pair]
+        for pair in zip(*(results.arms[name] for name in ARMS), strict=True)
+        if all(one.failed is None for one in pair)
+    ]
+    shares = np.array([reached(rotary, learned[1][-1]) / learned[0][-1] for rotary, learned in pairs])
     share = estimate(shares)
     text = f"Rotary positions have the loss that learned ones end with after {shown(share, 2)} of the tokens."
 

@@ -38,21 +38,25 @@ def judge(results: Results) -> Judgement:
     """Compare the better of 0.2 and 0.4 with both ends."""
     losses = {target: results.values(f"{target}", loss) for target in TARGETS}
     adamw = results.values("AdamW", loss)
-    middle = min((0.2, 0.4), key=lambda target: float(np.nanmean(losses[target])))
+    means = {target: estimate(values).mean for target, values in losses.items()}
+    known = {target: mean if np.isfinite(mean) else np.inf for target, mean in means.items()}
+    middle = min((0.2, 0.4), key=known.__getitem__)
     low, high = (estimate(losses[end] - losses[middle]) for end in (TARGETS[0], TARGETS[-1]))
-    least = min(TARGETS, key=lambda target: float(np.nanmean(losses[target])))
+    least = min(TARGETS, key=known.__getitem__)
     ruling = all_of([above(low), above(high), "holds" if least in (0.2, 0.4) else "does not"])
     text = (
         f"The loss is least at {least}; at {middle} it is lower than at both ends."
         if ruling == "holds"
-        else (f"The loss is least at {least}.")
+        else f"The loss is least at {least}."
     )
+    if not np.isfinite(known[least]):
+        ruling, text = "cannot tell", "No loss was finite."
 
     def draw(axes: Any) -> None:
         values = np.array([losses[target] for target in TARGETS])
         axes.semilogx(TARGETS, values, "o", color=COLORS[0], alpha=0.5, markersize=4)
-        axes.semilogx(TARGETS, np.nanmean(values, axis=1), color=COLORS[0], label="Muon")
-        axes.axhline(np.nanmean(adamw), color=COLORS[1], linestyle="--", label="AdamW")
+        axes.semilogx(TARGETS, [means[target] for target in TARGETS], color=COLORS[0], label="Muon")
+        axes.axhline(estimate(adamw).mean, color=COLORS[1], linestyle="--", label="AdamW")
         axes.set_xticks(TARGETS, [str(target) for target in TARGETS])
         axes.minorticks_off()
         axes.set(xlabel="RMS of the update over the learning rate", ylabel="held-out nats per byte")

@@ -12,6 +12,7 @@ results.json, loss.png, report.html
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -122,6 +123,7 @@ class _Session:
             )
             watch.stage("measuring and writing the model")
             final = measured()
+            check_finite(final)
         self._write(folder / MODEL)
         return self._conclude(final, tokens, time.monotonic() - began)
 
@@ -187,6 +189,17 @@ class _Session:
         write_report(self.folder)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return result
+
+
+def check_finite(final: Mapping[str, HeldOut]) -> None:
+    """Raise ``NonFiniteGradients`` for held-out losses that are not numbers: such a model is of no use."""
+    from rl.learner.learner import NonFiniteGradients
+
+    if lost := [name for name, one in final.items() if not math.isfinite(one.loss)]:
+        raise NonFiniteGradients(
+            f"the loss on what is held out of text {lost[0]!r} is not finite in the end; lower the schedule's lr, in "
+            "another --run-dir"
+        )
 
 
 class _Recorder:

@@ -15,7 +15,8 @@ from recipes.evidence.bench.drawing import png
 from recipes.evidence.bench.finding import Bench, Judgement, Results
 from recipes.evidence.bench.page import markdown, write_page
 from recipes.evidence.bench.session import entry, load
-from recipes.evidence.bench.trial import Outcome, Trial
+from recipes.evidence.bench.trial import Trial
+from recipes.shorten.config import ShortenConfig
 from rl.pretraining_config import PretrainConfig
 
 SEEDS = (0, 1, 2)
@@ -33,6 +34,10 @@ def results(name: str, tmp_path_factory: pytest.TempPathFactory) -> Results:
     bench = Bench(tmp_path_factory.mktemp(name), SEEDS)
     invent_all(load(name), bench)
     return results_of(name, bench)
+
+
+def seed_of(trial: Trial) -> int:
+    return trial.config.run.seed if isinstance(trial.config, ShortenConfig) else trial.config.seed
 
 
 def results_of(name: str, bench: Bench) -> Results:
@@ -82,7 +87,7 @@ def test_each_arm_has_a_trial_for_every_seed(name: str, results: Results) -> Non
     for arm, outcomes in results.arms.items():
         if "tuning" in arm:
             continue
-        assert [one.trial.config.seed for one in outcomes] == list(SEEDS), arm
+        assert [seed_of(one.trial) for one in outcomes] == list(SEEDS), arm
         assert len({one.trial.key for one in outcomes}) == len(SEEDS), arm
 
 
@@ -123,7 +128,7 @@ def test_one_seed_never_holds(name: str, tmp_path: Path) -> None:
 def test_it_is_on_the_page_when_a_seed_has_failed(name: str, tmp_path: Path) -> None:
     """From files alone, and where what others start from has failed."""
     bench = Bench(tmp_path, SEEDS)
-    invent_all(load(name), bench, fails=lambda trial: trial.config.seed == 1)
+    invent_all(load(name), bench, fails=lambda trial: seed_of(trial) == 1)
     one = entry(name, bench)
     assert one.left == 0
     assert one.failed
@@ -134,11 +139,5 @@ def test_it_is_on_the_page_when_a_seed_has_failed(name: str, tmp_path: Path) -> 
 
 def test_tuning_that_failed_altogether_goes_on(name: str, tmp_path: Path) -> None:
     bench = Bench(tmp_path, SEEDS)
-    invent_all(load(name), bench, fails=lambda trial: trial.config.seed == 100)
+    invent_all(load(name), bench, fails=lambda trial: seed_of(trial) == 100)
     assert entry(name, bench).left == 0
-
-
-def outcome(trial: Trial, bench: Bench) -> Outcome:
-    found = bench.outcome(trial)
-    assert found is not None
-    return found

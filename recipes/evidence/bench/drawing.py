@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recipes.evidence.bench.finding import Floats, Judgement, estimate
+from rollout.plain import one_line
 
 INK = "#14181f"
 COLORS = ("#2563eb", "#d9660a", "#0b8f60", "#d02f6b", "#7c3aed", "#7b8494", "#b58900", "#0e7490")
@@ -25,7 +26,7 @@ def png(judgement: Judgement, title: str) -> bytes:
     FigureCanvasAgg(drawn)
     axes = drawn.add_subplot()
     judgement.draw(axes)
-    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    axes.set_title(one_line(title, 100), fontsize=11, loc="left", parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = BytesIO()

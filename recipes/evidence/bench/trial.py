@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,6 +29,7 @@ from rollout.files import replace_file
 
 Config = PretrainConfig | RunConfig | ShortenConfig
 DONE = "trial.json"
+BEGUN = "begun.json"
 FREE = ("recipe", "cache", "log.", "ray.", "checkpoint.", "promise")
 """Keys that a result does not depend on."""
 RUN = "run"
@@ -62,6 +64,12 @@ class Trial:
         own = {key: value for key, value in self.keys.items() if key not in default or default[key] != value}
         text = json.dumps([type(self.config).__name__, own, self.base.key if self.base else None], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def all_keys(self) -> dict[str, Any]:
+        """Its own keys, and those of what it starts from behind ``base.``."""
+        below = self.base.all_keys if self.base is not None else {}
+        return self.keys | {f"base.{key}": value for key, value in below.items()}
 
     @property
     def chain(self) -> Iterator[Trial]:
@@ -137,7 +145,7 @@ class Outcome:
 
 def write_outcome(outcome: Outcome) -> None:
     """Write that a trial is done. Raises ``OSError``."""
-    told = {"seconds": outcome.seconds, "failed": outcome.failed, "cpu": outcome.cpu, "keys": outcome.trial.keys}
+    told = {"seconds": outcome.seconds, "failed": outcome.failed, "cpu": outcome.cpu, "keys": outcome.trial.all_keys}
     replace_file(outcome.folder / DONE, (json.dumps(told) + "\n").encode())
 
 
@@ -153,7 +161,26 @@ def read_outcome(trial: Trial, root: Path) -> Outcome | None:
     if not file.exists():
         return None
     told = json.loads(file.read_bytes())
-    then = told.pop("keys")
-    if any(trial.keys[key] != value for key, value in then.items() if key in trial.keys):
-        return None  # of a version with other defaults
+    if not _same(trial, told.pop("keys")):
+        return None
     return Outcome(trial, trial.folder(root), **told)
+
+
+def claim_folder(trial: Trial, root: Path) -> None:
+    """Note what is made in a trial's folder from now on; what a version with other defaults has begun or made there,
+    under the same key, is removed.
+    """
+    folder = trial.folder(root)
+    for name in (DONE, BEGUN):
+        if (file := folder / name).exists() and not _same(trial, json.loads(file.read_bytes())["keys"]):
+            shutil.rmtree(folder / RUN, ignore_errors=True)
+            for gone in (DONE, BEGUN, "seconds.json"):
+                (folder / gone).unlink(missing_ok=True)
+    if not (folder / BEGUN).exists():
+        replace_file(folder / BEGUN, (json.dumps({"keys": trial.all_keys}) + "\n").encode())
+
+
+def _same(trial: Trial, then: dict[str, Any]) -> bool:
+    """Whether all keys that both know have the same values."""
+    now = trial.all_keys
+    return all(now[key] == value for key, value in then.items() if key in now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -12,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
-from recipes.evidence.bench.trial import RUN, Outcome, Trial, read_outcome, write_outcome
+from recipes.evidence.bench.trial import RUN, Outcome, Trial, claim_folder, read_outcome, write_outcome
 from recipes.shorten.config import ShortenConfig
 from rl.pretraining_config import PretrainConfig
 from rl.stop import Interrupted, Stopper
@@ -28,6 +29,8 @@ SPENT = ("checkpoints", "journal", "rollouts", "initial", "warmup-responses", "t
 ONE_PROCESS = 25
 """Trials after which a worker makes room for another: what libraries hold on to would pile up."""
 LOG = "log.txt"
+PR_SET_PDEATHSIG = 1
+"""Of prctl: the signal for when the parent ends."""
 
 
 class WorkerKilled(RuntimeError):
@@ -59,17 +62,20 @@ def carry_out(
     """
     failures: dict[str, str] = {}
     running: dict[Future[str | None], Trial] = {}
+    stopped: set[int] = set()
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, max_tasks_per_child=ONE_PROCESS) as pool:
         while True:
             _begin_some(ask, root, jobs, pool, running, failures, stopper)
             told([*running.values()])
             if not running:
                 break
-            for future in _next_done(running, stopper):
+            for future in _next_done(running, stopper, stopped):
                 trial = running.pop(future)
                 try:
                     why = future.result()
                 except BrokenProcessPool as error:
+                    if stopper.requested:  # one that had only been started
+                        raise Interrupted("stopped between trials") from error
                     raise WorkerKilled(
                         "a process of a trial was killed (too little memory?); the same command goes on"
                     ) from error
@@ -97,28 +103,44 @@ def _begin_some(
         running[pool.submit(work, trial, root)] = trial
 
 
-def _next_done(running: Mapping[Future[str | None], Trial], stopper: Stopper) -> set[Future[str | None]]:
-    """Wait for the next trial to end; a stop signal is passed on, so that all of them stop where they can go on."""
-    passed_on = False
+def _next_done(
+    running: Mapping[Future[str | None], Trial], stopper: Stopper, stopped: set[int]
+) -> set[Future[str | None]]:
+    """Wait for the next trial to end; a stop signal is passed on, so that all of them stop where they can go on: once
+    to each process, which ``stopped`` remembers, since a second one would not let it write a checkpoint.
+    """
     while True:
         done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
         if done:
             return done
-        if stopper.requested and not passed_on:
-            passed_on = True
+        if stopper.requested:
             for process in active_children():
-                process.terminate()
+                if process.pid is not None and process.pid not in stopped:
+                    stopped.add(process.pid)
+                    os.kill(process.pid, signal.SIGINT)  # which those without a trial do not hear
 
 
 def _begin() -> None:
-    """Prepare a worker: everything in it has one thread, so that trials side by side do not wait for each other."""
+    """Prepare a worker: everything in it has one thread, so that trials side by side do not wait for each other. It
+    stops when the first process is gone, so that the same command finds nobody at work.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between trials; within one it has a handler of its own
+    os.setpgid(0, 0)  # Ctrl-C reaches the first process alone, which passes it on
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    _end_if_alone()
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
     disable_progress_bar()
+
+
+def _end_if_alone() -> None:
+    """End a worker whose first process is gone: it would wait for another trial for ever."""
+    first = parent_process()
+    if first is not None and not first.is_alive():
+        os._exit(1)
 
 
 def work(trial: Trial, root: Path) -> str | None:
@@ -132,12 +154,14 @@ def work(trial: Trial, root: Path) -> str | None:
     folder = trial.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     began, failed = time.monotonic(), None
-    with (folder / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+    with Stopper() as stopper, (folder / LOG).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        claim_folder(trial, root)
         try:
-            _train(trial, folder / RUN, root)
+            _train(trial, folder / RUN, root, stopper)
         except NonFiniteGradients as error:
             failed = str(error)
         except Interrupted as error:
+            _end_if_alone()
             return f"stopped: {error}"
         except EXPECTED as error:
             return located(error, folder)
@@ -150,7 +174,7 @@ def work(trial: Trial, root: Path) -> str | None:
     return None
 
 
-def _train(trial: Trial, folder: Path, root: Path) -> None:
+def _train(trial: Trial, folder: Path, root: Path, stopper: Stopper) -> None:
     from recipes.pretrain.session import train as pretrain
     from recipes.run.session import train
     from recipes.run.workspace import WorkspaceError
@@ -160,19 +184,19 @@ def _train(trial: Trial, folder: Path, root: Path) -> None:
     from rl.state.run_dir import RunDir
 
     config = trial.placed(root)
-    with Stopper() as stopper:
-        if isinstance(config, ShortenConfig):
-            long = trial.base
-            assert long is not None
-            assert long.base is not None
-            order = Order(long.model(root), long.base.model(root), None, None, METHODS, config, folder)
-            if code := shorten(order, stopper):
-                raise RuntimeError(f"shortening ended with exit code {code}")
-            return
-        if isinstance(config, PretrainConfig):
-            with locked(folder, WorkspaceError, "--out"), progress() as watch:
-                pretrain(config, folder, stopper, watch)
-            return
+    if isinstance(config, ShortenConfig):
+        long = trial.base
+        assert long is not None
+        assert long.base is not None
+        order = Order(long.model(root), long.base.model(root), None, None, METHODS, config, folder)
+        if code := shorten(order, stopper):
+            if stopper.requested:
+                raise Interrupted("stopped while shortening")
+            raise WorkspaceError(f"shortening ended with exit code {code}")
+    elif isinstance(config, PretrainConfig):
+        with locked(folder, WorkspaceError, "--out"), progress() as watch:
+            pretrain(config, folder, stopper, watch)
+    else:
         directory = RunDir(folder)
         with directory.lock():
             train(config, directory, stopper)
