@@ -128,6 +128,7 @@ def test_metrics_have_a_line_for_each_step(whole: Path, config: PretrainConfig) 
     assert rows[0]["heldout/prose/loss"] == pytest.approx(uniform, abs=0.3)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "finished" in (whole / "report.html").read_text()
     assert not (whole / "checkpoints").exists()
 
 
