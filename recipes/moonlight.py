@@ -26,10 +26,10 @@ def config() -> PretrainConfig:
             base=ScratchModel(
                 layers=4,
                 width=64,
-                heads=4,
-                kv_heads=4,
+                heads=2,
+                kv_heads=2,
                 mlp_width=192,
-                context=256,
+                context=384,
                 tied=False,
                 experts=ExpertsConfig(routed=8, active=2, shared=1, width=64, dense_layers=1, latent=32),
             ),
@@ -40,7 +40,7 @@ def config() -> PretrainConfig:
             "sums": ProblemsText(),
         },
         schedule=MoonlightSchedule(
-            steps=800,
+            steps=600,
             batch=16,
             lr=6e-3,
             mixture={"prose": 0.5, "code": 0.3, "sums": 0.2},
