@@ -28,7 +28,7 @@ def trial(seed: int) -> Trial:
     long = policy(seed)
     assert isinstance(long.config, RunConfig)
     config = recipe()
-    phase = config.rl.model_copy(update={"iterations": 20, "max_tokens": 2 * LONGEST // 3})
+    phase = config.rl.model_copy(update={"max_tokens": 2 * LONGEST // 3})
     return Trial(config.model_copy(update={"run": long.config, "rl": phase}), long)
 
 
