@@ -15,7 +15,7 @@ DESCRIPTION = "pretrains a small mixture of experts with Muon in Moonlight's thr
 
 
 def config() -> PretrainConfig:
-    """Return a DeepSeek-V3 of 4 layers, 64 wide, over bytes, on 6.3 million of them.
+    """Return a DeepSeek-V3 of 4 layers, 64 wide, over bytes, on 7.1 million of them.
 
     Muon's learning rate and the shares of the stages are the paper's, scaled to so few steps: 176,000 steps of
     millions of tokens take a peak of 4.2e-4.

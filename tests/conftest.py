@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from paths import ROOT
 from xdist.scheduler import LoadScopeScheduling
+
+settings.register_profile("k15", deadline=None)  # how long an example takes on a busy machine says nothing of it
+settings.load_profile("k15")
 
 START_ATTEMPTS = 3
 """Ray gives its own processes 30 s to come up, and no setting changes that: too little beside enough other work."""

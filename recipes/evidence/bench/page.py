@@ -84,7 +84,7 @@ def markdown(entries: Sequence[Entry], facts: Sequence[tuple[str, str]]) -> str:
     parts = ["# Evidence\n", INTRODUCTION]
     parts.append("| finding | paper | verdict | published |\n| --- | --- | --- | --- |")
     parts += [
-        f"| [{entry.finding.TITLE}](#{entry.name}) | {entry.finding.PAPER} | **{entry.judgement.ruling}** | "
+        f"| [{entry.finding.TITLE}](#{entry.name}) | {entry.finding.PAPER} | **{verdict_of(entry)}** | "
         f"{entry.finding.PUBLISHED} |"
         for entry in entries
     ]
@@ -99,7 +99,7 @@ def _section(entry: Entry) -> str:
     finding, judgement = entry.finding, entry.judgement
     lines = [
         f"\n## {finding.TITLE} {{: #{entry.name} }}\n",
-        f"**Verdict: {judgement.ruling}.** {judgement.text}\n",
+        f"**Verdict: {verdict_of(entry)}.** {judgement.text}\n",
         f"- The paper ({finding.PAPER}): {finding.CLAIM} Published: {finding.PUBLISHED}",
         f"- Here: {finding.SCALE}",
         f"- `k15 evidence {entry.name}`: {entry.trials} trials, {entry.minutes:.0f} minutes of one core"
@@ -120,6 +120,11 @@ def ruling_of(entry: Entry) -> str:
         return entry.judgement.ruling
     done = entry.trials - entry.left
     return f"{done} of {entry.trials} trials" if done > 0 else ""
+
+
+def verdict_of(entry: Entry) -> str:
+    """Return the verdict in words, for a finding that is not finished, too."""
+    return "not finished" if entry.left else entry.judgement.ruling
 
 
 def table(entries: Sequence[Entry]) -> str:
