@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,8 @@ def markdown(entries: Sequence[Entry], facts: Sequence[tuple[str, str]]) -> str:
     parts = ["# Evidence\n", INTRODUCTION]
     parts.append("| finding | paper | verdict | published |\n| --- | --- | --- | --- |")
     parts += [
-        f"| [{entry.finding.TITLE}](#{entry.name}) | {entry.finding.PAPER} | **{verdict_of(entry)}** | "
-        f"{entry.finding.PUBLISHED} |"
+        f"| [{entry.finding.TITLE}](#{anchor(entry.finding.TITLE)}) | {entry.finding.PAPER} | "
+        f"**{verdict_of(entry)}** | {entry.finding.PUBLISHED} |"
         for entry in entries
     ]
     for entry in entries:
@@ -95,10 +96,15 @@ def markdown(entries: Sequence[Entry], facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(parts)
 
 
+def anchor(heading: str) -> str:
+    """Return what links name a heading by, here and on code hosts."""
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
 def _section(entry: Entry) -> str:
     finding, judgement = entry.finding, entry.judgement
     lines = [
-        f"\n## {finding.TITLE} {{: #{entry.name} }}\n",
+        f"\n## {finding.TITLE}\n",
         f"**Verdict: {verdict_of(entry)}.** {judgement.text}\n",
         f"- The paper ({finding.PAPER}): {finding.CLAIM} Published: {finding.PUBLISHED}",
         f"- Here: {finding.SCALE}",
