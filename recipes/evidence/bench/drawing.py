@@ -11,7 +11,6 @@ import numpy as np
 from recipes.evidence.bench.finding import Floats, Judgement, estimate
 from rollout.plain import one_line
 
-INK = "#14181f"
 COLORS = ("#2563eb", "#d9660a", "#0b8f60", "#d02f6b", "#7c3aed", "#7b8494", "#b58900", "#0e7490")
 
 
